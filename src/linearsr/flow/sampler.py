@@ -1,0 +1,116 @@
+"""From noise to data: the loop over pairs of times that solves dz/dt = v(z, t) backwards, and its two
+solvers.
+
+On the straight path both solvers are one formula. With x0 = z - s v the estimate of the data at time s, a
+step from s to t < s is z_t = x + (t / s) (z_s - x), where x = x0 for Euler, and x = x0 extrapolated in
+log-SNR for the second-order multistep DPM-Solver++ (arXiv 2211.01095, algorithm 2, midpoint form).
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from linearsr.flow.snr import log_snr
+
+Solver = Literal["dpmsolver++", "euler"]
+Velocity = Callable[[Tensor, float], Tensor]
+"""(z (B, ...), t in (0, 1]) -> velocity (B, ...)."""
+OnStep = Callable[[int, float, Tensor, Tensor], Tensor | None]
+"""(step index, time reached, z at that time, the step's estimate of the data) -> another z to go on with, or
+None.
+"""
+
+_SHORT_LOOP = 15
+"""With fewer steps DPM-Solver++ takes the last one at first order, as the authors advise; ending at t = 0,
+always.
+"""
+
+
+def sample(
+    velocity: Velocity,
+    z: Tensor,
+    times: Sequence[float],
+    solver: Solver = "dpmsolver++",
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Carry `z` (B, ...) at `times[0]` along the flow to `times[-1]`; one velocity evaluation for each step.
+
+    `times` fall strictly inside [0, 1]; t = 1 is pure noise and t = 0 gives the last estimate of the data
+    itself. The state is kept in float32 (float64 if `z` is), whatever the velocity's dtype, and returned so.
+    `on_step` is called after each step. Gradients are kept: call it under `torch.inference_mode()` when none
+    are wanted. ValueError for other times or another solver.
+    """
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver {solver!r} is not one of {', '.join(get_args(Solver))}")
+    _check_times(times)
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    first_order_end = times[-1] == 0 or len(times) - 1 < _SHORT_LOOP
+    previous: tuple[float, Tensor] | None = None
+    for i, (s, t) in enumerate(pairwise(times)):
+        x0 = z - s * velocity(z, s).to(z.dtype)
+        x = x0
+        last = i == len(times) - 2
+        if solver == "dpmsolver++" and previous is not None and not (last and first_order_end):
+            x = torch.lerp(previous[1], x0, 1 + _half_step_ratio(previous[0], s, t))
+        z = torch.lerp(x, z, t / s)
+        previous = (s, x0)
+        if on_step is not None:
+            replaced = on_step(i, t, z, x0)
+            z = z if replaced is None else replaced.to(z)
+    return z
+
+
+def _half_step_ratio(before: float, s: float, t: float) -> float:
+    """Half the coming step over the step before, in log-SNR: how far beyond the last estimate to extrapolate.
+
+    From before = 1 it is 0, the limit of an infinitely long step: nothing can be extrapolated from pure
+    noise.
+    """
+    return 0.5 * (log_snr(t) - log_snr(s)) / (log_snr(s) - log_snr(before))
+
+
+def _check_times(times: Sequence[float]) -> None:
+    inside = all(0 <= t <= 1 for t in times)
+    if len(times) < 2 or not inside or any(s <= t for s, t in pairwise(times)):
+        raise ValueError(f"times must be two or more, falling strictly inside [0, 1], not {list(times)}")
+
+
+def timesteps(num: int, shift: float = 1.0) -> list[float]:
+    """The `num` + 1 times from exactly 1 to exactly 0 for `num` steps: uniform, then t' = s t / (1 + (s - 1)
+    t).
+
+    `shift` s > 1 spends more steps near the noise (arXiv 2403.03206, eq. 23; SANA uses 3). ValueError unless
+    `num` >= 1 and `shift` > 0.
+    """
+    if num < 1:
+        raise ValueError(f"the number of steps must be 1 or more, not {num}")
+    if not shift > 0:
+        raise ValueError(f"shift must be above 0, not {shift}")
+    uniform = [1 - i / num for i in range(num + 1)]
+    # Written so that both ends come out exact: the usual 1 + (s - 1) t may round t = 1 to above 1.
+    return [shift * t / (shift * t + (1 - t)) for t in uniform]
+
+
+def initial_noise(
+    shape: Sequence[int],
+    seed: int | Sequence[int],
+    scale: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """`scale` times standard normal noise of `shape` (B, ...), float32, on `device`.
+
+    Each image has its own generator, on the CPU, so its noise depends on its seed and size only: not on the
+    device, nor on its place in a batch. One number seeds every image alike; a sequence has one seed an image,
+    else ValueError.
+    """
+    batch, *rest = shape
+    seeds = [seed] * batch if isinstance(seed, int) else list(seed)
+    if len(seeds) != batch:
+        raise ValueError(f"{len(seeds)} seeds for {batch} images: give one seed, or one for each image")
+    noise = torch.empty(batch, *rest)
+    for image, image_seed in zip(noise, seeds, strict=True):
+        image.normal_(generator=torch.Generator().manual_seed(image_seed))
+    return (scale * noise).to(device)
