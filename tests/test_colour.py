@@ -1,0 +1,104 @@
+"""Luma against scikit-image, colour fixes against direct float64 versions of their definitions."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.color import rgb2ycbcr
+from torch.nn import functional as F
+
+from linearsr.images.colour import adain_colour_fix, rgb_to_y, wavelet_colour_fix
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def random_pair(size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(2, 2, 3, *size, generator=generator, dtype=torch.float64)).unbind(0)
+
+
+def test_luma_agrees_with_scikit_image():
+    rgb = np.random.default_rng(0).random((2, 9, 7, 3))
+    expected = rgb2ycbcr(rgb)[..., 0] / 255
+    got = rgb_to_y(torch.from_numpy(rgb).permute(0, 3, 1, 2))
+    assert got.shape == (2, 1, 9, 7)
+    # scikit-image keeps rounded coefficients (65.481 ...), hence not exact.
+    np.testing.assert_allclose(got[:, 0].numpy(), expected, atol=1e-5)
+
+
+def test_luma_has_the_studio_range():
+    black_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    assert rgb_to_y(black_white).flatten().tolist() == pytest.approx([16 / 255, 235 / 255])
+
+
+def decompose(x, levels=5):
+    """The published two-part form, with a full 3x3 kernel and a real convolution."""
+    kernel = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=x.dtype) / 16
+    high = torch.zeros_like(x)
+    for level in range(levels):
+        padded = F.pad(x, [2**level] * 4, mode="replicate")
+        low = F.conv2d(padded, kernel.expand(3, 1, 3, 3), groups=3, dilation=2**level)
+        high, x = high + x - low, low
+    return high, x
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes, st.integers(0, 100))
+def test_wavelet_agrees_with_the_two_part_form(size, seed):
+    image, reference = random_pair(size, seed)
+    expected = decompose(image)[0] + decompose(reference)[1]
+    torch.testing.assert_close(wavelet_colour_fix(image, reference), expected)
+
+
+def test_wavelet_removes_a_colour_shift_and_keeps_detail():
+    image, _ = random_pair((64, 64), 1)
+    shift = torch.tensor([0.2, -0.1, 0.05], dtype=image.dtype).view(1, 3, 1, 1)
+    torch.testing.assert_close(wavelet_colour_fix(image + shift, image), image)
+
+
+def test_wavelet_is_local():
+    """31 pixels of context are enough, so tiles and the whole image agree."""
+    image, reference = random_pair((20, 120), 2)
+    whole = wavelet_colour_fix(image, reference)
+    tile = wavelet_colour_fix(image[..., 20:100], reference[..., 20:100])
+    torch.testing.assert_close(tile[..., 31:-31], whole[..., 51:69])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(st.integers(2, 20), st.integers(2, 20)), st.integers(0, 100))
+def test_adain_takes_over_mean_and_deviation(size, seed):
+    image, reference = random_pair(size, seed)
+    fixed = adain_colour_fix(image, 0.3 * reference + 0.2)
+    target = (0.3 * reference + 0.2).flatten(2)
+    torch.testing.assert_close(fixed.flatten(2).mean(-1), target.mean(-1))
+    torch.testing.assert_close(fixed.flatten(2).std(-1), target.std(-1), rtol=5e-3, atol=1e-4)
+
+
+def test_adain_does_not_mix_images_or_channels():
+    image, reference = random_pair((8, 9), 3)
+    together = adain_colour_fix(image, reference)
+    alone = adain_colour_fix(image[1:, 2:], reference[1:, 2:])
+    torch.testing.assert_close(together[1:, 2:], alone)
+
+
+@pytest.mark.parametrize("fix", [wavelet_colour_fix, adain_colour_fix])
+def test_one_pixel_takes_the_reference_colour(fix):
+    image, reference = random_pair((1, 1), 4)
+    torch.testing.assert_close(fix(image, reference), reference)
+
+
+@pytest.mark.parametrize("fix", [wavelet_colour_fix, adain_colour_fix])
+def test_inputs_stay_untouched_and_shapes_are_checked(fix):
+    image, reference = random_pair((8, 8), 5)
+    before = image.clone(), reference.clone()
+    fix(image, reference)
+    assert torch.equal(image, before[0])
+    assert torch.equal(reference, before[1])
+    with pytest.raises(ValueError, match="resize the reference"):
+        fix(image, reference[..., :4])
+
+
+def test_luma_refuses_grey():
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        rgb_to_y(torch.rand(1, 1, 4, 4))
