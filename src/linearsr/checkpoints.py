@@ -1,0 +1,281 @@
+"""A folder on disk and the weights in it: `config.json` beside safetensors, named as in `diffusers`.
+
+Only safetensors are read: a pickle can run code when it is opened, so a folder that holds nothing else is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+_Self = TypeVar("_Self", bound="PretrainedModule")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, unsafe or made for another network; the message is one line."""
+
+
+def resolve_folder(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder that a user's `--model` means.
+
+    An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the Hugging Face
+    hub (JSON and safetensors files only).
+
+    Raises:
+        CheckpointError: neither a folder nor a hub id, or the download failed.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    name = os.fspath(name_or_path)
+    if path.exists():
+        raise CheckpointError(f"{name} is a file; name the folder that holds its {CONFIG_NAME}")
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{name}: no such folder, and not a hub id of the form owner/name[@revision]")
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{name}: no such folder, and not to be had from the hub: {reason}") from error
+
+
+def save_weights(
+    folder: str | os.PathLike[str], config: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> None:
+    """Write `config.json` and `diffusion_pytorch_model.safetensors` into `folder`, each by rename, weights first.
+
+    Tensors may lie on any device and may share memory: each is written whole.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    _write_by_rename(folder / WEIGHTS_NAME, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    _write_by_rename(folder / CONFIG_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of `folder/config.json`.
+
+    Raises:
+        CheckpointError: the file is missing or no JSON object.
+    """
+    return _read_json(Path(folder) / CONFIG_NAME)
+
+
+def load_weights(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """All tensors of `folder`, from one safetensors file or from the shards that an `*.index.json` lists.
+
+    Raises:
+        CheckpointError: nothing to read, a damaged file, or only pickles.
+    """
+    state: dict[str, Tensor] = {}
+    for path in _weight_files(Path(folder)):
+        if not path.is_file():
+            raise CheckpointError(f"{path}: this part of the checkpoint is missing; download it again")
+        try:
+            state.update(load_file(path, device=str(device)))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: damaged or no safetensors file ({error}); download it again"
+            ) from error
+    return state
+
+
+def check_state(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor | torch.Size], where: str | os.PathLike[str]
+) -> None:
+    """Compare names and shapes of a state with those a network needs.
+
+    Raises:
+        CheckpointError: names the tensors that are missing, unexpected or of another shape.
+    """
+    shapes = {name: tuple(getattr(value, "shape", value)) for name, value in expected.items()}
+    missing = [name for name in shapes if name not in state]
+    unexpected = [name for name in state if name not in shapes]
+    other = [
+        f"{name} is {tuple(state[name].shape)}, not {shape}"
+        for name, shape in shapes.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    problems = [
+        f"{kind} {_some(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("other shape:", other))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{os.fspath(where)}: the weights do not fit this network: {'; '.join(problems)}"
+        )
+
+
+class PretrainedModule(nn.Module):
+    """A network that is one folder on disk.
+
+    A subclass sets `config_class` to a frozen dataclass of JSON-able fields, takes one such config as its only
+    constructor argument and keeps it as `self.config`.
+    """
+
+    config_class: ClassVar[type[Any]]
+    config: Any
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write the config and the weights, floating-point ones as `dtype` where given."""
+        config = {"_class_name": type(self).__name__, **dataclasses.asdict(self.config)}
+        save_weights(folder, config, _as_dtype(self.state_dict(), dtype))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Self],
+        folder: str | os.PathLike[str],
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> _Self:
+        """The network in `folder` (or hub id), in evaluation mode; `dtype` converts floating-point weights.
+
+        Raises:
+            CheckpointError: a config or weights that are missing, damaged or made for another class.
+        """
+        path = resolve_folder(folder)
+        config = cls.parse_config(load_config(path), path / CONFIG_NAME)
+        return cls.from_state(config, _as_dtype(load_weights(path, device), dtype), path)
+
+    @classmethod
+    def parse_config(cls, raw: Mapping[str, Any], where: str | os.PathLike[str] = CONFIG_NAME) -> Any:
+        """`config_class` from the contents of a `config.json`; keys that start with `_` are notes, not settings.
+
+        Raises:
+            CheckpointError: an unknown key, a value the config refuses, or the config of another class.
+        """
+        place = os.fspath(where)
+        written_for = raw.get("_class_name", cls.__name__)
+        if written_for != cls.__name__:
+            raise CheckpointError(f"{place}: written for {written_for}, not for {cls.__name__}")
+        values = {key: value for key, value in raw.items() if not key.startswith("_")}
+        known = {field.name for field in dataclasses.fields(cls.config_class)}
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise CheckpointError(f"{place}: unknown setting {_some(unknown)}; a newer linearsr may know it")
+        try:
+            return cls.config_class(
+                **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{place}: {error}") from error
+
+    @classmethod
+    def from_state(
+        cls: type[_Self], config: Any, state: Mapping[str, Tensor], where: str | os.PathLike[str]
+    ) -> _Self:
+        """A network that takes over the tensors of `state` themselves, with no second copy in memory.
+
+        Raises:
+            CheckpointError: names or shapes differ; `where` says whose they are.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        check_state(state, model.state_dict(), where)
+        model.load_state_dict(dict(state), assign=True)
+        return model.eval()
+
+
+def _as_dtype(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    return {
+        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
+    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    if indices:
+        return _shards(_only(indices, folder))
+    single = sorted(folder.glob("*.safetensors"))
+    if single:
+        return [_only(single, folder)]
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise CheckpointError(
+            f"{folder}: only pickled weights ({_some(pickles)}), which can run code when opened; where you trust them, "
+            "convert them with safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)"
+        )
+    raise CheckpointError(f"{folder}: no {WEIGHTS_NAME}")
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: no weight_map in this index; download it again")
+    names = sorted({str(name) for name in weight_map.values()})
+    outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    if outside:
+        raise CheckpointError(f"{index}: {_some(outside)} is no safetensors file of this folder")
+    return [index.parent / name for name in names]
+
+
+def _only(paths: list[Path], folder: Path) -> Path:
+    if len(paths) > 1:
+        raise CheckpointError(
+            f"{folder}: which of {_some(p.name for p in paths)}? Rename one to {WEIGHTS_NAME}"
+        )
+    return paths[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; is this the folder of a model?") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _write_by_rename(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` on a temporary name in the same folder, then rename: a killed run leaves no half file."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

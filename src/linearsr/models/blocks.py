@@ -1,0 +1,221 @@
+"""The parts of the transformer, with the parameter names of `diffusers.SanaTransformer2DModel`.
+
+Tokens are (B, N, C) throughout. Read as (B, h, w, C) and permuted, they are an image in channels-last memory, so the
+depthwise convolution of the feed-forward layer needs no copy.
+
+Shapes: B batch, N = h * w tokens, C inner width, L guidance tokens, H heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearsr.models.linear_attention import relu_linear_attention
+
+QK_NORM_EPS = 1e-5
+TIME_CHANNELS = 256
+TIME_PERIOD = 10_000.0
+
+
+def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
+    """Sinusoids of `timestep` (B,): (B, channels) in float32, cosines first, periods up to 2 pi * 10,000."""
+    half = channels // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
+    angles = timestep.float()[:, None] * torch.exp(-math.log(TIME_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN (PixArt, arXiv 2310.00426): norm(x) * (1 + scale) + shift, with shift and scale (B, 1, C)."""
+    return torch.addcmul(shift, norm(x), 1 + scale).to(x.dtype)
+
+
+class TwoLayerMLP(nn.Module):
+    """Linear, activation, Linear; (..., inputs) -> (..., width)."""
+
+    def __init__(self, inputs: int, width: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(inputs, width)
+        self.activation = activation
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., width), computed in the dtype of the weights."""
+        out: Tensor = self.linear_2(self.activation(self.linear_1(x.to(self.linear_1.weight.dtype))))
+        return out
+
+
+class TimeEmbedding(nn.Module):
+    """adaLN-single: one embedding of the time, and from it the six modulation vectors that all blocks share."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.emb = nn.Module()
+        self.emb.timestep_embedder = TwoLayerMLP(TIME_CHANNELS, width, nn.SiLU())
+        self.linear = nn.Linear(width, 6 * width)
+
+    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) in 0..1000 -> modulation (B, 6, C) and embedding (B, 1, C)."""
+        embedded: Tensor = self.emb.timestep_embedder(time_features(timestep))
+        return self.linear(F.silu(embedded)).unflatten(-1, (6, -1)), embedded.unsqueeze(1)
+
+
+class Attention(nn.Module):
+    """Projections to queries, keys and values, their optional norms, and back; subclasses say how to attend."""
+
+    def __init__(
+        self, width: int, context_width: int, heads: int, head_dim: int, bias: bool, qk_norm: str | None
+    ) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.heads = heads
+        self.to_q = nn.Linear(width, inner, bias=bias)
+        self.to_k = nn.Linear(context_width, inner, bias=bias)
+        self.to_v = nn.Linear(context_width, inner, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+        self.norm_q = nn.RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
+        self.norm_k = nn.RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
+
+    def _normalised(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        if self.norm_q is None or self.norm_k is None:
+            return q, k
+        return self.norm_q(q).to(q.dtype), self.norm_k(k).to(k.dtype)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class LinearSelfAttention(Attention):
+    """ReLU linear attention among all tokens of an image."""
+
+    to_qkv: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        q, k, v = (
+            self.to_qkv(x).chunk(3, dim=-1) if self.fused else (self.to_q(x), self.to_k(x), self.to_v(x))
+        )
+        q, k = self._normalised(q, k)
+        out = relu_linear_attention(self._split_heads(q), self._split_heads(k), self._split_heads(v))
+        result: Tensor = self.to_out[0](out.transpose(1, 2).flatten(2))
+        return result
+
+    @property
+    def fused(self) -> bool:
+        """Whether one product makes queries, keys and values."""
+        return "to_qkv" in self._modules
+
+    def fuse_(self) -> None:
+        """Make queries, keys and values in one product; `state_dict` goes on naming the three parts."""
+        if self.fused:
+            return
+        parts = [self.to_q, self.to_k, self.to_v]
+        weight = parts[0].weight
+        with torch.no_grad():
+            fused = nn.Linear(
+                weight.shape[1],
+                3 * weight.shape[0],
+                bias=parts[0].bias is not None,
+                device=weight.device,
+                dtype=weight.dtype,
+            )
+            for name, parameter in fused.named_parameters():
+                parameter.copy_(torch.cat([part.get_parameter(name) for part in parts]))
+        fused.requires_grad_(weight.requires_grad)
+        del self.to_q, self.to_k, self.to_v
+        self.to_qkv = fused
+        self.register_state_dict_post_hook(_name_the_three_parts)
+
+
+def _name_the_three_parts(
+    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any]
+) -> None:
+    for kind in ("weight", "bias"):
+        fused = state.pop(f"{prefix}to_qkv.{kind}", None)
+        if fused is not None:
+            for name, part in zip("qkv", fused.chunk(3), strict=True):
+                state[f"{prefix}to_{name}.{kind}"] = part
+
+
+class CrossAttention(Attention):
+    """Softmax attention of image tokens to the few guidance tokens."""
+
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, N, C), (B, L, C), and a score bias (B, 1, 1, L) -> (B, N, C)."""
+        q, k = self._normalised(self.to_q(x), self.to_k(context))
+        v = self._split_heads(self.to_v(context))
+        out = F.scaled_dot_product_attention(self._split_heads(q), self._split_heads(k), v, attn_mask=bias)
+        result: Tensor = self.to_out[0](out.transpose(1, 2).flatten(2))
+        return result
+
+
+class MixFFN(nn.Module):
+    """Gated feed-forward layer with a 3x3 depthwise convolution, the only part that knows where a token lies."""
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(ratio * width)
+        self.conv_inverted = nn.Conv2d(width, 2 * hidden, 1)
+        self.conv_depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
+        self.conv_point = nn.Conv2d(hidden, width, 1, bias=False)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, height * width, C) -> the same shape."""
+        x = F.silu(_pointwise(x, self.conv_inverted))
+        image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        value, gate = self.conv_depth(image).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
+        return _pointwise(value * F.silu(gate), self.conv_point)
+
+
+def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+class TransformerBlock(nn.Module):
+    """Linear self-attention, cross-attention to guidance, Mix-FFN; the time modulates the first and the last."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        cross_heads: int,
+        cross_head_dim: int,
+        mlp_ratio: float,
+        attention_bias: bool,
+        qk_norm: str | None,
+        norm_eps: float,
+        norm_elementwise_affine: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
+        self.attn1 = LinearSelfAttention(width, width, heads, head_dim, attention_bias, qk_norm)
+        self.attn2 = CrossAttention(width, width, cross_heads, cross_head_dim, True, qk_norm)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
+        self.ff = MixFFN(width, mlp_ratio)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        context_bias: Tensor | None,
+        modulation: Tensor,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        """Tokens (B, N, C), guidance (B, L, C), its score bias, modulation (B, 6, C) -> (B, N, C)."""
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (
+            self.scale_shift_table + modulation
+        ).chunk(6, dim=1)
+        x = torch.addcmul(x, gate_attn, self.attn1(modulated_norm(x, self.norm1, shift_attn, scale_attn)))
+        x = x + self.attn2(x, context, context_bias)
+        return torch.addcmul(
+            x, gate_ff, self.ff(modulated_norm(x, self.norm2, shift_ff, scale_ff), height, width)
+        )

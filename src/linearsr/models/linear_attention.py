@@ -1,0 +1,69 @@
+"""ReLU linear attention, O(N) in the number of tokens, in one call or as two streamed passes.
+
+With phi = ReLU, each output token is (SANA, arXiv 2410.10629, eq. 1 and 2)
+
+    o_i = phi(q_i) S / (phi(q_i) z + eps),    S = sum_j phi(k_j)^T v_j,    z = sum_j phi(k_j)
+
+and S and z have a fixed size. They are sums over tokens, so they can be gathered from any split of the tokens
+(`kv_summary`, merged with `+`) and then applied to any split of the queries (`apply_summary`).
+
+Shapes: B batch, H heads, N tokens, D channels of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-15
+"""Added to the normaliser, as in `diffusers`: a query with no positive channel gives zero."""
+
+
+@dataclass(frozen=True)
+class KVSummary:
+    """What linear attention needs to know of keys and values.
+
+    The sums are float32 whatever the inputs were (float64 for float64): after 16 thousand tokens they are beyond the
+    range of float16, after a few hundred beyond the precision of bfloat16.
+    """
+
+    S: Tensor
+    """sum_j phi(k_j)^T v_j: (B, H, D, D)"""
+    z: Tensor
+    """sum_j phi(k_j): (B, H, D)"""
+    tokens: int
+    """How many tokens were summed."""
+
+    def __add__(self, other: KVSummary) -> KVSummary:
+        """The summary of both sets of tokens together."""
+        return KVSummary(self.S + other.S, self.z + other.z, self.tokens + other.tokens)
+
+
+def kv_summary(k: Tensor, v: Tensor) -> KVSummary:
+    """Sum keys and values, (B, H, N, D) of any floating-point dtype, over their tokens."""
+    with torch.autocast(k.device.type, enabled=False):
+        phi_k = _accurate(F.relu(k))
+        return KVSummary(phi_k.transpose(-1, -2) @ _accurate(v), phi_k.sum(-2), k.shape[-2])
+
+
+def apply_summary(q: Tensor, summary: KVSummary, eps: float = EPS) -> Tensor:
+    """Attend with queries (B, H, N, D) to all tokens of `summary`; (B, H, N, D) in the dtype of `q`.
+
+    Each output is an average of values with weights >= 0, so it is never larger than they are.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        phi_q = _accurate(F.relu(q))
+        normaliser = phi_q @ summary.z.unsqueeze(-1) + eps
+        return (phi_q @ summary.S / normaliser).to(q.dtype)
+
+
+def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = EPS) -> Tensor:
+    """Linear attention of queries to keys and values, each (B, H, N, D); the result has the dtype of `q`."""
+    return apply_summary(q, kv_summary(k, v), eps)
+
+
+def _accurate(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

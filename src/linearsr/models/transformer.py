@@ -1,0 +1,310 @@
+"""The network of LinearSR: a SANA-family diffusion transformer that also sees features of the LR image.
+
+Names and shapes of all parameters are those of `diffusers.SanaTransformer2DModel`. There are four differences, all in
+the config: `lr_channels` further inputs of `patch_embed.proj` (behind the noisy latent's), `null_tokens` that stand in
+for missing guidance, `lr_skip` from the LR features straight to the output, and what the output means (`prediction_type`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from linearsr.checkpoints import (
+    CONFIG_NAME,
+    CheckpointError,
+    PretrainedModule,
+    load_config,
+    load_weights,
+    resolve_folder,
+)
+from linearsr.models.blocks import TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
+
+PREDICTION_TYPES = ("flow_prediction", "sample")
+QK_NORMS = (None, "rms_norm_across_heads")
+MASKED = -10_000.0
+NORM_OUT_EPS = 1e-6
+CAPTION_NORM_EPS = 1e-5
+INPUT_WEIGHT = "patch_embed.proj.weight"
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a `LinearSRTransformer`; the first fields mean what they mean in SANA's config."""
+
+    in_channels: int = 32
+    """Channels of the noisy latent."""
+    out_channels: int = 32
+    """Channels of the prediction."""
+    num_attention_heads: int = 36
+    """Heads of the linear self-attention; heads times channels of a head is the inner width."""
+    attention_head_dim: int = 32
+    """Channels of such a head."""
+    num_layers: int = 28
+    """Transformer blocks."""
+    num_cross_attention_heads: int = 16
+    """Heads of the softmax attention to the guidance tokens."""
+    cross_attention_head_dim: int = 72
+    """Channels of such a head."""
+    caption_channels: int = 2304
+    """Channels of a guidance token."""
+    mlp_ratio: float = 2.5
+    """Hidden width of the Mix-FFN over the inner width."""
+    attention_bias: bool = False
+    """Biases in the projections of the self-attention."""
+    patch_size: int = 1
+    """Latent pixels along one side of a token."""
+    norm_elementwise_affine: bool = False
+    """Learned scale and shift in the norm before the Mix-FFN."""
+    norm_eps: float = 1e-6
+    """Epsilon of the block norms."""
+    qk_norm: str | None = None
+    """None, or "rms_norm_across_heads" as in SANA-1.5."""
+    timestep_scale: float = 1.0
+    """The timestep (0..1000) is multiplied by this before it is embedded."""
+    lr_channels: int = 0
+    """Channels of the LR features, on the grid of the latent; 0: none."""
+    num_null_tokens: int = 0
+    """Learned guidance tokens, used when none are given; 0: guidance must be given."""
+    prediction_type: str = "flow_prediction"
+    """The output: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
+    lr_skip: bool = False
+    """A 1x1 convolution, zero at the start, from the LR features straight to the output."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "in_channels",
+            "out_channels",
+            "num_attention_heads",
+            "attention_head_dim",
+            "num_layers",
+            "num_cross_attention_heads",
+            "cross_attention_head_dim",
+            "caption_channels",
+            "patch_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if min(self.lr_channels, self.num_null_tokens) < 0:
+            raise ValueError("lr_channels and num_null_tokens must be at least 0")
+        if self.qk_norm not in QK_NORMS:
+            raise ValueError(f"qk_norm must be null or {QK_NORMS[1]}, not {self.qk_norm}")
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(
+                f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, not {self.prediction_type}"
+            )
+        if self.lr_skip and not self.lr_channels:
+            raise ValueError("lr_skip needs lr_channels > 0")
+
+    @property
+    def width(self) -> int:
+        """Inner width C, channels of a token inside the network."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class LinearSRTransformer(PretrainedModule):
+    """Predicts velocity or clean latent from the noisy latent, the time, LR features and guidance tokens."""
+
+    config_class: ClassVar[type[TransformerConfig]] = TransformerConfig
+    config: TransformerConfig
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.width, config.patch_size
+        self.gradient_checkpointing = False
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(config.in_channels + config.lr_channels, width, patch, stride=patch)
+        self.time_embed = TimeEmbedding(width)
+        self.caption_projection = TwoLayerMLP(config.caption_channels, width, nn.GELU(approximate="tanh"))
+        self.caption_norm = nn.RMSNorm(width, eps=CAPTION_NORM_EPS)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(
+                width,
+                config.num_attention_heads,
+                config.attention_head_dim,
+                config.num_cross_attention_heads,
+                config.cross_attention_head_dim,
+                config.mlp_ratio,
+                config.attention_bias,
+                config.qk_norm,
+                config.norm_eps,
+                config.norm_elementwise_affine,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm_out = nn.LayerNorm(width, eps=NORM_OUT_EPS, elementwise_affine=False)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.proj_out = nn.Linear(width, patch * patch * config.out_channels)
+        if config.num_null_tokens:
+            tokens = torch.randn(config.num_null_tokens, config.caption_channels)
+            self.null_tokens = nn.Parameter(tokens / config.caption_channels**0.5)
+        self.lr_skip = nn.Conv2d(config.lr_channels, config.out_channels, 1) if config.lr_skip else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """SANA's start (Xavier on all products, small time and caption embeddings); what is new to SANA starts at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        embedder = self.time_embed.emb.get_submodule("timestep_embedder")
+        for embedding in (embedder, self.time_embed.linear, self.caption_projection):
+            for module in embedding.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
+        for block in self.transformer_blocks:
+            nn.init.zeros_(block.get_parameter("attn2.to_out.0.weight"))
+        if self.lr_skip is not None:
+            for parameter in self.lr_skip.parameters():
+                nn.init.zeros_(parameter)
+        self._initialise_patch_embed()
+
+    def _initialise_patch_embed(self) -> None:
+        weight = self.patch_embed.get_parameter("proj.weight")
+        latent = slice(0, self.config.in_channels)
+        with torch.no_grad():
+            start = torch.empty_like(weight[:, latent].flatten(1))
+            weight.zero_()
+            weight[:, latent] = nn.init.xavier_uniform_(start).unflatten(1, weight[:, latent].shape[1:])
+        nn.init.zeros_(self.patch_embed.get_parameter("proj.bias"))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        lr_features: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict velocity or clean latent, as `config.prediction_type` says.
+
+        Args:
+            hidden_states: noisy latent (B, in_channels, h, w); h and w are multiples of the patch size.
+            timestep: (B,) or one for all, 0 (clean) to 1000 (noise).
+            lr_features: (B, lr_channels, h, w), needed where the config has such channels.
+            encoder_hidden_states: guidance tokens (B, L, caption_channels); None: the learned null tokens.
+            encoder_attention_mask: (B, L), 1 for tokens to use and 0 for padding.
+
+        Returns:
+            (B, out_channels, h, w)
+
+        Raises:
+            ValueError: inputs that do not fit the config or each other.
+        """
+        batch, _, height, width = hidden_states.shape
+        patch = self.config.patch_size
+        if height % patch or width % patch:
+            raise ValueError(f"a latent of {height}x{width} cannot be cut into patches of {patch}x{patch}")
+        grid = height // patch, width // patch
+
+        modulation, embedded = self.time_embed(timestep.expand(batch) * self.config.timestep_scale)
+        context = self._guidance(encoder_hidden_states, encoder_attention_mask, batch)
+        bias = _mask_bias(encoder_attention_mask, context.dtype)
+        x = self._embed(hidden_states, lr_features).to(self.scale_shift_table.dtype)
+        for block in self.transformer_blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, bias, modulation, *grid, use_reentrant=False)
+            else:
+                x = block(x, context, bias, modulation, *grid)
+
+        shift, scale = (self.scale_shift_table + embedded).chunk(2, dim=1)
+        out = self.proj_out(modulated_norm(x, self.norm_out, shift, scale))
+        out = out.reshape(batch, *grid, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
+        image: Tensor = out.reshape(batch, -1, height, width)
+        return image if self.lr_skip is None else image + self.lr_skip(lr_features)
+
+    def _embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
+        """The latent and the LR features, joined on channels, as tokens (B, N, C)."""
+        channels = self.config.lr_channels
+        given = None if lr_features is None else tuple(lr_features.shape)
+        needed = (latent.shape[0], channels, *latent.shape[2:]) if channels else None
+        if given != needed:
+            raise ValueError(f"this network needs lr_features of shape {needed}, not {given}")
+        image = latent if lr_features is None else torch.cat([latent, lr_features.to(latent.dtype)], dim=1)
+        tokens: Tensor = self.patch_embed.get_submodule("proj")(image).flatten(2).transpose(1, 2)
+        return tokens.contiguous()
+
+    def _guidance(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
+        """Guidance tokens at the inner width, (B, L, C)."""
+        if tokens is None:
+            if not self.config.num_null_tokens or mask is not None:
+                raise ValueError("this call needs encoder_hidden_states (guidance tokens)")
+            tokens = self.null_tokens.expand(batch, -1, -1)
+        projected: Tensor = self.caption_norm(self.caption_projection(tokens))
+        return projected
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each block in the backward pass: less memory, one more forward pass, the same gradients."""
+        self.gradient_checkpointing = True
+
+    def fuse_projections_(self) -> LinearSRTransformer:
+        """Make queries, keys and values of the self-attention in one product, which is faster; returns the network.
+
+        `save_pretrained` goes on writing the separate names, but the parameters are other objects: do this after
+        loading, before an optimiser sees them.
+        """
+        for block in self.transformer_blocks:
+            block.get_submodule("attn1").fuse_()  # type: ignore[operator]
+        return self
+
+    @classmethod
+    def from_sana(
+        cls,
+        folder: str | os.PathLike[str],
+        lr_channels: int = 0,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> LinearSRTransformer:
+        """Start from a SANA transformer in `diffusers` format; inputs for `lr_channels` are added with zero weights.
+
+        Raises:
+            CheckpointError: not such a folder, or a variant with parts that this network does not have.
+        """
+        path = resolve_folder(folder)
+        config = _config_from_sana(load_config(path), lr_channels, path)
+        state = load_weights(path, device)
+        if INPUT_WEIGHT in state:
+            weight = state[INPUT_WEIGHT]
+            state[INPUT_WEIGHT] = F.pad(weight, (0, 0, 0, 0, 0, lr_channels))
+        if dtype is not None:
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        return cls.from_state(config, state, path)
+
+
+def _mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(B, L) of ones and zeros -> what is added to attention scores, (B, 1, 1, L)."""
+    return None if mask is None else ((1 - mask.to(dtype)) * MASKED)[:, None, None]
+
+
+def _config_from_sana(raw: dict[str, Any], lr_channels: int, folder: os.PathLike[str]) -> TransformerConfig:
+    place = os.fspath(folder)
+    if raw.get("_class_name") != "SanaTransformer2DModel":
+        raise CheckpointError(
+            f"{place}: written for {raw.get('_class_name')}, not for SanaTransformer2DModel"
+        )
+    if raw.get("interpolation_scale") is not None:
+        raise CheckpointError(f"{place}: has a positional embedding; take a SANA for 512 or 1024 pixels")
+    if raw.get("guidance_embeds"):
+        raise CheckpointError(
+            f"{place}: distilled with a guidance embedding (Sprint); take a SANA without one"
+        )
+    known = {field.name for field in dataclasses.fields(TransformerConfig)}
+    values = {key: value for key, value in raw.items() if key in known and value is not None}
+    try:
+        config = TransformerConfig(**values, lr_channels=lr_channels)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{place}/{CONFIG_NAME}: {error}") from error
+    if raw.get("cross_attention_dim", config.width) != config.width:
+        raise CheckpointError(
+            f"{place}: cross_attention_dim {raw['cross_attention_dim']} is not {config.width}"
+        )
+    return config
