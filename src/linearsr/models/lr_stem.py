@@ -1,0 +1,143 @@
+"""The LR condition: what the network is told about the low-resolution image.
+
+Shape legend: B batch, h w LR size in pixels, C channels. Images have values in [-1, 1].
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearsr.checkpoints import PretrainedModule
+
+
+class LRCondition(NamedTuple):
+    """What a stem says about an LR image."""
+
+    features: Tensor
+    """(B, C, h', w') on the latent grid; concatenated with the noisy latent on channels."""
+    prediction: Tensor | None = None
+    """(B, 3, H, W) in about [-1, 1]: the stem's own estimate of the HR image, if it makes one."""
+    deviation: Tensor | None = None
+    """(B, 1, H, W), positive: how far that estimate is expected to be from the truth, per pixel."""
+
+
+@dataclass(frozen=True)
+class StridedStemConfig:
+    """`StridedStem`: the paper's E_conv."""
+
+    scale: int = 4
+    """HR size over LR size."""
+    channels: int = 32
+    """Width of every layer and of the result."""
+    num_layers: int = 3
+    """Strided layers; the latent grid is 2**num_layers times smaller than the LR image."""
+
+
+class StridedStem(PretrainedModule):
+    """Strided 3x3 convolutions with SiLU from the LR image to the latent grid (LinearSR, section 3: E_conv).
+
+    Three layers take an LR image to the grid of a 32x autoencoder at x4 super-resolution: 256 px -> 32.
+    """
+
+    config_class = StridedStemConfig
+    config: StridedStemConfig
+
+    def __init__(self, config: StridedStemConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [3] + [config.channels] * config.num_layers
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1)
+            for before, after in zip(widths, widths[1:], strict=False)
+        )
+
+    @property
+    def multiple_of(self) -> int:
+        """LR sides must be multiples of this."""
+        return int(2**self.config.num_layers)
+
+    def forward(self, lr: Tensor) -> LRCondition:
+        """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
+        features = lr.to(self.layers[0].weight.dtype)
+        for layer in self.layers:
+            features = F.silu(layer(features))
+        return LRCondition(features)
+
+
+@dataclass(frozen=True)
+class PredictiveStemConfig:
+    """`PredictiveStem`: the small model's convolutional base."""
+
+    scale: int = 4
+    """HR size over LR size."""
+    channels: int = 64
+    """Width of the residual blocks."""
+    num_blocks: int = 16
+    """Residual blocks on the LR grid."""
+    patch: int = 2
+    """LR pixels per side of one latent token: features are unshuffled by it."""
+    min_deviation: float = 0.01
+    """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(conv(x))); the second convolution starts at zero, so a deep stack starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_2.weight)
+        nn.init.zeros_(self.conv_2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_2(F.silu(self.conv_1(x)))
+
+
+class PredictiveStem(PretrainedModule):
+    """A convolutional super-resolver on the LR grid whose features condition the flow.
+
+    It predicts the HR image as bicubic upscaling plus a learned residual, and beside it the deviation of that
+    prediction, so that the flow can model the error in units of what is expected at each place: nothing to add in
+    a clear sky, much in foliage.
+    """
+
+    config_class = PredictiveStemConfig
+    config: PredictiveStemConfig
+
+    def __init__(self, config: PredictiveStemConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, scale = config.channels, config.scale
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.num_blocks)))
+        self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
+        self.deviation_head = nn.Sequential(
+            nn.Conv2d(width, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
+        )
+        # the flow wants its condition at unit deviation per channel; the statistics are learned with the stem
+        self.feature_norm = nn.BatchNorm2d(width, affine=False, momentum=0.01)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.deviation_head[-1].bias, -3.0)  # type: ignore[arg-type]
+
+    @property
+    def multiple_of(self) -> int:
+        """LR sides must be multiples of this."""
+        return self.config.patch
+
+    def forward(self, lr: Tensor) -> LRCondition:
+        """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
+        scale = self.config.scale
+        x = self.conv_in(lr.to(self.conv_in.weight.dtype, memory_format=torch.channels_last))
+        x = x + self.blocks(x)
+        bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
+        prediction = bicubic + F.pixel_shuffle(self.conv_out(x).float(), scale)
+        # the deviation must not pull on the features: they belong to the prediction
+        log_deviation = self.deviation_head(x.detach()).float()
+        deviation = F.interpolate(F.softplus(log_deviation), scale_factor=scale, mode="bilinear")
+        features = F.pixel_unshuffle(self.feature_norm(x.detach()), self.config.patch)
+        return LRCondition(features, prediction, deviation + self.config.min_deviation)

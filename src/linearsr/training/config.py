@@ -1,0 +1,160 @@
+"""What a training run is made of: a YAML file, checked before anything is built."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from linearsr.images.degradation import PRESETS as DEGRADATIONS
+from linearsr.models.presets import PRESETS as NETWORKS
+
+
+class ConfigError(ValueError):
+    """A mistake in a training config, as one line that names the key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _known_degradations(mix: dict[str, float]) -> dict[str, float]:
+    unknown = sorted(set(mix) - set(DEGRADATIONS))
+    if unknown:
+        raise ValueError(f"unknown degradation {unknown[0]!r}: choose from {', '.join(DEGRADATIONS)}")
+    return mix
+
+
+class DataConfig(_Section):
+    """HR photos, and how they are cut and degraded into training pairs."""
+
+    folders: dict[Path, float] = Field(min_length=1)
+    """Folder of HR images -> how often it is drawn, relative to its number of pixels."""
+    degradations: dict[str, float] = {"realesrgan": 1.0}
+    """Degradation preset -> share of the samples."""
+    lr_crop: int = Field(48, ge=8)
+    """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
+    workers: int = Field(1, ge=0)
+    """Processes that load and degrade; 0 does it in the training process."""
+
+    _check_degradations = field_validator("degradations")(_known_degradations)
+
+
+class ValidationConfig(_Section):
+    """Whole HR photos, degraded once with a fixed seed."""
+
+    folder: Path
+    degradations: list[str] = ["mild", "bicubic"]
+    every_images: int = Field(gt=0)
+    max_pictures: int = Field(64, gt=0)
+
+    @field_validator("degradations")
+    @classmethod
+    def _check(cls, names: list[str]) -> list[str]:
+        return list(_known_degradations(dict.fromkeys(names, 1.0)))
+
+
+class OptimizerConfig(_Section):
+    """AdamW with linear warm-up and a cosine to `final_lr`."""
+
+    lr: float = Field(5e-4, gt=0)
+    final_lr: float = Field(1e-6, ge=0)
+    warmup_images: int = Field(2000, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class StemStage(_Section):
+    """Train a `PredictiveStem` to predict the HR image and its own error."""
+
+    kind: Literal["stem"]
+    stem: dict[str, Any] = {}
+    """Fields of `PredictiveStemConfig` that differ from its defaults."""
+    init: Path | None = None
+    """Start from this stem folder instead of from scratch."""
+
+
+class FlowStage(_Section):
+    """Train a transformer by flow matching around a frozen stem."""
+
+    kind: Literal["flow"]
+    stem: Path
+    """Folder of the trained stem."""
+    preset: str = "default"
+    network: dict[str, Any] = {}
+    """Fields of `TransformerConfig` that differ from the preset."""
+    init: Path | None = None
+    """Start from this transformer folder instead of from scratch."""
+    boundaries: tuple[float, ...] = ()
+    """Partition of the trajectory, ascending times; empty: one network for all times."""
+    expert: int = Field(0, ge=0)
+    """Which span to train, 0 = the noisiest."""
+    pure_noise_prob: float = Field(0.4, ge=0, le=1)
+    """Share of samples at exactly t = 1, where the few-step sampler takes its longest stride."""
+    validation_steps: int = Field(4, ge=1)
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, name: str) -> str:
+        if name not in NETWORKS:
+            raise ValueError(f"unknown preset {name!r}: choose from {', '.join(NETWORKS)}")
+        return name
+
+
+class TrainConfig(_Section):
+    """One training run. Progress is counted in images, so it does not depend on the batch size."""
+
+    run_dir: Path
+    stage: Annotated[StemStage | FlowStage, Field(discriminator="kind")]
+    data: DataConfig
+    validation: ValidationConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    seed: int = Field(0, ge=0)
+    batch_size: int = Field(16, gt=0)
+    """Images per optimizer step, over all processes."""
+    total_images: int = Field(gt=0)
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    save_every_images: int = Field(gt=0)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
+    """Read a YAML config and apply `key.sub=value` overrides.
+
+    Paths in it are taken relative to the working directory.
+
+    Raises:
+        ConfigError: one line that names the file or the key.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}): give the path of a YAML config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must hold a mapping of settings")
+    for override in overrides or []:
+        _apply(raw, override, yaml.safe_load)
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "config"
+        raise ConfigError(f"{path}: {key}: {first['msg']}") from None
+
+
+def _apply(raw: dict[str, Any], override: str, parse: Any) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write it as key=value, e.g. optimizer.lr=1e-4")
+    *parents, leaf = key.split(".")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+    section[leaf] = parse(value)

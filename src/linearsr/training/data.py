@@ -1,0 +1,100 @@
+"""Training pairs on the fly: a photo, a crop, a degradation, all decided by (seed, index) alone.
+
+Nothing depends on workers or on what was drawn before, so a resumed run sees exactly the samples it would have seen.
+"""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from linearsr.images.degradation import PRESETS, ImageArray, degrade
+from linearsr.training.config import ConfigError, DataConfig
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files under `folder`, sorted. Raises ConfigError if there are none."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise ConfigError(f"{folder}: no images found: give a folder with HR photos")
+    return found
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+class CropPairs(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs (lr (3, c, c), hr (3, c * scale, c * scale)), values in [-1, 1]; `length` of them."""
+
+    def __init__(self, config: DataConfig, scale: int, seed: int, length: int) -> None:
+        self.config, self.scale, self.seed, self.length = config, scale, seed, length
+        hr_crop = config.lr_crop * scale
+        self.photos: list[NDArray[np.uint8]] = []
+        weights: list[float] = []
+        for folder, weight in config.folders.items():
+            for path in list_images(folder):
+                photo = read_rgb(path)
+                if min(photo.shape[:2]) < hr_crop:
+                    continue
+                self.photos.append(photo)
+                weights.append(weight * photo.shape[0] * photo.shape[1])
+        if not self.photos:
+            raise ConfigError(f"data.folders: every photo is smaller than the HR crop of {hr_crop} px")
+        self.weights = np.cumsum(weights) / np.sum(weights)
+        shares = np.array(list(config.degradations.values()), dtype=np.float64)
+        self.degradations = [PRESETS[name] for name in config.degradations]
+        self.shares = shares / shares.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.seed, index])
+        photo = self.photos[int(np.searchsorted(self.weights, rng.random()))]
+        size = self.config.lr_crop * self.scale
+        top = int(rng.integers(photo.shape[0] - size + 1))
+        left = int(rng.integers(photo.shape[1] - size + 1))
+        crop = np.rot90(photo[top : top + size, left : left + size], k=int(rng.integers(4)))
+        if rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        hr = np.ascontiguousarray(crop, dtype=np.float32) / 255
+        degradation = self.degradations[int(rng.choice(len(self.shares), p=self.shares))]
+        return to_tensor(degrade(hr, degradation, rng, self.scale)), to_tensor(hr)
+
+
+def to_tensor(image: ImageArray) -> Tensor:
+    """(H, W, 3) in [0, 1] -> (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1
+
+
+def file_generator(seed: int, name: str) -> np.random.Generator:
+    """The generator of one file: its draws do not depend on which other files there are."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def validation_pairs(
+    folder: Path, degradation: str, scale: int, max_pictures: int
+) -> list[tuple[str, Tensor, Tensor]]:
+    """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them."""
+    pairs = []
+    for path in list_images(folder)[:max_pictures]:
+        hr = crop_to_multiple(read_rgb(path), scale)
+        lr = degrade(hr, PRESETS[degradation], file_generator(0, path.stem), scale)
+        pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))
+    return pairs
+
+
+def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> ImageArray:
+    """Cut the right and lower border so that both sides are multiples; values to float32 in [0, 1]."""
+    height, width = (side // multiple * multiple for side in photo.shape[:2])
+    return photo[:height, :width].astype(np.float32) / 255

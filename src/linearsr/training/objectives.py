@@ -1,0 +1,117 @@
+"""What each stage trains, and how it is judged: loss on a batch, prediction on a validation image."""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearsr.checkpoints import PretrainedModule
+from linearsr.flow.partition import Partition
+from linearsr.flow.path import add_noise, to_velocity
+from linearsr.flow.sampler import sample, timesteps
+from linearsr.models.codec import ResidualCodec, ResidualCodecConfig
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.config import FlowStage, StemStage
+
+
+class Objective(ABC):
+    """One stage's network, loss and prediction. Images are (B, 3, h, w) and (B, 3, H, W) in [-1, 1]."""
+
+    scale: int
+    network: PretrainedModule
+
+    @abstractmethod
+    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Scalar terms of the loss; their sum is minimised. `network` may be wrapped for several devices."""
+
+    @abstractmethod
+    def predict(self, network: nn.Module, lr: Tensor) -> dict[str, Tensor]:
+        """HR images by setting, e.g. {"mean": ..., "sample": ...}; the values are (B, 3, H, W)."""
+
+    def to(self, device: torch.device) -> None:
+        """Move what is not trained to the device."""
+
+
+class StemObjective(Objective):
+    """L1 for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b."""
+
+    def __init__(self, stage: StemStage) -> None:
+        if stage.init is not None:
+            self.network = PredictiveStem.from_pretrained(stage.init)
+        else:
+            self.network = PredictiveStem(PredictiveStemConfig(**stage.stem))
+        self.scale = self.network.config.scale
+
+    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        condition = network(lr)
+        error = (hr - condition.prediction).abs()
+        likelihood = error.detach() / condition.deviation + condition.deviation.log()
+        # the deviation head sees detached features, so its weight changes nothing but its own step
+        return {"l1": error.mean(), "likelihood": 0.01 * likelihood.mean()}
+
+    def predict(self, network: nn.Module, lr: Tensor) -> dict[str, Tensor]:
+        return {"mean": network(lr).prediction}
+
+
+class FlowObjective(Objective):
+    """Conditional flow matching on the latent, in one span of the trajectory."""
+
+    def __init__(self, stage: FlowStage) -> None:
+        self.stage = stage
+        self.stem = PredictiveStem.from_pretrained(stage.stem).eval().requires_grad_(False)
+        self.codec = ResidualCodec(ResidualCodecConfig())
+        self.scale = self.stem.config.scale
+        if stage.init is not None:
+            self.network = LinearSRTransformer.from_pretrained(stage.init)
+        else:
+            self.network = LinearSRTransformer(replace(PRESETS[stage.preset], **stage.network))
+        self.low, self.high = Partition(stage.boundaries).span(stage.expert)
+
+    def to(self, device: torch.device) -> None:
+        self.stem.to(device)
+
+    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        condition = self.stem(lr)
+        latent = self.codec.encode(hr, condition)
+        times = self._draw_times(len(lr), rng).to(latent.device)
+        noise = torch.randn(latent.shape, generator=rng).to(latent.device)
+        noisy = add_noise(latent, noise, times)
+        prediction = network(noisy, times * 1000, lr_features=condition.features)
+        error = (prediction.float() - latent).square().mean(dim=(1, 2, 3))
+        # the velocity's error is the sample's over t; near the image that weight would drown everything else
+        weights = 1 / times.clamp(min=0.3).square()
+        return {"flow": (weights * error).mean()}
+
+    def _draw_times(self, count: int, rng: torch.Generator) -> Tensor:
+        times = self.low + (self.high - self.low) * torch.rand(count, generator=rng)
+        pure = torch.rand(count, generator=rng) < self.stage.pure_noise_prob
+        return torch.where(pure & (self.high == 1), torch.ones(()), times)
+
+    def predict(self, network: nn.Module, lr: Tensor) -> dict[str, Tensor]:
+        condition = self.stem(lr)
+        height, width = condition.features.shape[-2:]
+        shape = (len(lr), self.codec.latent_channels, height, width)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(lr.device)
+
+        def velocity(z: Tensor, t: float) -> Tensor:
+            times = torch.full((len(z),), t, device=z.device)
+            prediction = network(z, times * 1000, lr_features=condition.features)
+            return to_velocity(prediction.float(), z, times, "sample")
+
+        mean = noise - velocity(noise, 1.0)
+        latent = sample(velocity, noise, timesteps(self.stage.validation_steps))
+        return {
+            "stem": self.codec.decode(torch.zeros_like(mean), condition),
+            "mean": self.codec.decode(mean, condition),
+            "sample": self.codec.decode(latent, condition),
+        }
+
+
+def build_objective(stage: StemStage | FlowStage) -> Objective:
+    """The objective that a stage's config asks for."""
+    return StemObjective(stage) if isinstance(stage, StemStage) else FlowObjective(stage)
