@@ -1,6 +1,7 @@
 """A folder on disk and the weights in it: `config.json` beside safetensors, named as in `diffusers`.
 
-Only safetensors are read: a pickle can run code when it is opened, so a folder that holds nothing else is refused.
+Only safetensors are read: a pickle can run code when it is opened, so a folder that holds nothing else
+is refused.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class CheckpointError(ValueError):
 def resolve_folder(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder that a user's `--model` means.
 
-    An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the Hugging Face
-    hub (JSON and safetensors files only).
+    An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
+    Hugging Face hub (JSON and safetensors files only).
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or the download failed.
@@ -64,7 +65,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str]) -> Path:
 def save_weights(
     folder: str | os.PathLike[str], config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> None:
-    """Write `config.json` and `diffusion_pytorch_model.safetensors` into `folder`, each by rename, weights first.
+    """Write `diffusion_pytorch_model.safetensors`, then `config.json` into `folder`, each by rename.
 
     Tensors may lie on any device and may share memory: each is written whole.
     """
@@ -137,8 +138,8 @@ def check_state(
 class PretrainedModule(nn.Module):
     """A network that is one folder on disk.
 
-    A subclass sets `config_class` to a frozen dataclass of JSON-able fields, takes one such config as its only
-    constructor argument and keeps it as `self.config`.
+    A subclass sets `config_class` to a frozen dataclass of JSON-able fields, takes one such config as its
+    only constructor argument and keeps it as `self.config`.
     """
 
     config_class: ClassVar[type[Any]]
@@ -167,7 +168,7 @@ class PretrainedModule(nn.Module):
 
     @classmethod
     def parse_config(cls, raw: Mapping[str, Any], where: str | os.PathLike[str] = CONFIG_NAME) -> Any:
-        """`config_class` from the contents of a `config.json`; keys that start with `_` are notes, not settings.
+        """`config_class` from the contents of a `config.json`; keys that start with `_` are notes.
 
         Raises:
             CheckpointError: an unknown key, a value the config refuses, or the config of another class.
@@ -223,8 +224,8 @@ def _weight_files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(
-            f"{folder}: only pickled weights ({_some(pickles)}), which can run code when opened; where you trust them, "
-            "convert them with safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)"
+            f"{folder}: only pickled weights ({_some(pickles)}), which can run code when opened; where you "
+            "trust them, convert them with safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)"
         )
     raise CheckpointError(f"{folder}: no {WEIGHTS_NAME}")
 

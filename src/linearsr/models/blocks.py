@@ -1,7 +1,7 @@
 """The parts of the transformer, with the parameter names of `diffusers.SanaTransformer2DModel`.
 
-Tokens are (B, N, C) throughout. Read as (B, h, w, C) and permuted, they are an image in channels-last memory, so the
-depthwise convolution of the feed-forward layer needs no copy.
+Tokens are (B, N, C) throughout. Read as (B, h, w, C) and permuted, they are an image in channels-last
+memory, so the depthwise convolution of the feed-forward layer needs no copy.
 
 Shapes: B batch, N = h * w tokens, C inner width, L guidance tokens, H heads, D channels of a head.
 """
@@ -36,6 +36,16 @@ def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) 
     return torch.addcmul(shift, norm(x), 1 + scale).to(x.dtype)
 
 
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm over the last axis, with a learned scale; the result has the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C), computed in the wider dtype of input and weight."""
+        assert self.weight is not None
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        return F.rms_norm(x.to(wide), [x.shape[-1]], self.weight.to(wide), self.eps).to(x.dtype)
+
+
 class TwoLayerMLP(nn.Module):
     """Linear, activation, Linear; (..., inputs) -> (..., width)."""
 
@@ -52,22 +62,21 @@ class TwoLayerMLP(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """adaLN-single: one embedding of the time, and from it the six modulation vectors that all blocks share."""
+    """adaLN-single: one embedding of the time, and from it six modulation vectors for all blocks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.emb = nn.Module()
-        self.emb.timestep_embedder = TwoLayerMLP(TIME_CHANNELS, width, nn.SiLU())
+        self.emb = nn.ModuleDict({"timestep_embedder": TwoLayerMLP(TIME_CHANNELS, width, nn.SiLU())})
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) in 0..1000 -> modulation (B, 6, C) and embedding (B, 1, C)."""
-        embedded: Tensor = self.emb.timestep_embedder(time_features(timestep))
-        return self.linear(F.silu(embedded)).unflatten(-1, (6, -1)), embedded.unsqueeze(1)
+        embedded: Tensor = self.emb["timestep_embedder"](time_features(timestep))
+        return self.linear(F.silu(embedded)).view(len(embedded), 6, -1), embedded.unsqueeze(1)
 
 
 class Attention(nn.Module):
-    """Projections to queries, keys and values, their optional norms, and back; subclasses say how to attend."""
+    """Projections to queries, keys and values and back, with optional norms; subclasses attend."""
 
     def __init__(
         self, width: int, context_width: int, heads: int, head_dim: int, bias: bool, qk_norm: str | None
@@ -79,16 +88,16 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_width, inner, bias=bias)
         self.to_v = nn.Linear(context_width, inner, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
-        self.norm_q = nn.RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
-        self.norm_k = nn.RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
+        self.norm_q = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
+        self.norm_k = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
 
     def _normalised(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if self.norm_q is None or self.norm_k is None:
             return q, k
-        return self.norm_q(q).to(q.dtype), self.norm_k(k).to(k.dtype)
+        return self.norm_q(q), self.norm_k(k)
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class LinearSelfAttention(Attention):
@@ -130,7 +139,7 @@ class LinearSelfAttention(Attention):
         fused.requires_grad_(weight.requires_grad)
         del self.to_q, self.to_k, self.to_v
         self.to_qkv = fused
-        self.register_state_dict_post_hook(_name_the_three_parts)
+        self.register_state_dict_post_hook(_name_the_three_parts)  # type: ignore[no-untyped-call]
 
 
 def _name_the_three_parts(
@@ -156,7 +165,7 @@ class CrossAttention(Attention):
 
 
 class MixFFN(nn.Module):
-    """Gated feed-forward layer with a 3x3 depthwise convolution, the only part that knows where a token lies."""
+    """Gated feed-forward layer with a 3x3 depthwise convolution: all that knows where a token lies."""
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -168,7 +177,7 @@ class MixFFN(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, height * width, C) -> the same shape."""
         x = F.silu(_pointwise(x, self.conv_inverted))
-        image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        image = x.view(len(x), height, width, -1).permute(0, 3, 1, 2)
         value, gate = self.conv_depth(image).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
         return _pointwise(value * F.silu(gate), self.conv_point)
 
@@ -178,7 +187,7 @@ def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Linear self-attention, cross-attention to guidance, Mix-FFN; the time modulates the first and the last."""
+    """Linear self-attention, cross-attention, Mix-FFN; the time modulates the first and the last."""
 
     def __init__(
         self,

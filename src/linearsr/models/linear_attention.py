@@ -26,8 +26,8 @@ EPS = 1e-15
 class KVSummary:
     """What linear attention needs to know of keys and values.
 
-    The sums are float32 whatever the inputs were (float64 for float64): after 16 thousand tokens they are beyond the
-    range of float16, after a few hundred beyond the precision of bfloat16.
+    The sums are float32 whatever the inputs were (float64 for float64): after 16 thousand tokens they are
+    beyond the range of float16, after a few hundred beyond the precision of bfloat16.
     """
 
     S: Tensor

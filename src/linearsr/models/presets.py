@@ -40,4 +40,4 @@ PRESETS: dict[str, TransformerConfig] = {
         lr_channels=32,
     ),
 }
-"""`tiny` runs in seconds on a CPU, for tests; `default` is ours; the rest are SANA's published sizes with an LR input."""
+"""`tiny` is for tests, `default` is ours, the rest are SANA's published sizes with an LR input."""

@@ -1,8 +1,9 @@
 """The network of LinearSR: a SANA-family diffusion transformer that also sees features of the LR image.
 
-Names and shapes of all parameters are those of `diffusers.SanaTransformer2DModel`. There are four differences, all in
-the config: `lr_channels` further inputs of `patch_embed.proj` (behind the noisy latent's), `null_tokens` that stand in
-for missing guidance, `lr_skip` from the LR features straight to the output, and what the output means (`prediction_type`).
+Names and shapes of all parameters are those of `diffusers.SanaTransformer2DModel`. There are four
+differences, all in the config: `lr_channels` further inputs of `patch_embed.proj` (behind the noisy latent's),
+`null_tokens` that stand in for missing guidance, `lr_skip` from the LR features straight to the output, and
+what the output means (`prediction_type`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from linearsr.checkpoints import (
     load_weights,
     resolve_folder,
 )
-from linearsr.models.blocks import TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
+from linearsr.models.blocks import RMSNorm, TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
 QK_NORMS = (None, "rms_norm_across_heads")
@@ -124,7 +125,7 @@ class LinearSRTransformer(PretrainedModule):
         self.patch_embed.proj = nn.Conv2d(config.in_channels + config.lr_channels, width, patch, stride=patch)
         self.time_embed = TimeEmbedding(width)
         self.caption_projection = TwoLayerMLP(config.caption_channels, width, nn.GELU(approximate="tanh"))
-        self.caption_norm = nn.RMSNorm(width, eps=CAPTION_NORM_EPS)
+        self.caption_norm = RMSNorm(width, eps=CAPTION_NORM_EPS)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(
                 width,
@@ -150,14 +151,13 @@ class LinearSRTransformer(PretrainedModule):
         self._initialise()
 
     def _initialise(self) -> None:
-        """SANA's start (Xavier on all products, small time and caption embeddings); what is new to SANA starts at zero."""
+        """SANA's start (Xavier; small time and caption embeddings); what is new or cross starts at zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        embedder = self.time_embed.emb.get_submodule("timestep_embedder")
-        for embedding in (embedder, self.time_embed.linear, self.caption_projection):
+        for embedding in (self.time_embed.emb, self.time_embed.linear, self.caption_projection):
             for module in embedding.modules():
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=0.02)
@@ -174,7 +174,7 @@ class LinearSRTransformer(PretrainedModule):
         with torch.no_grad():
             start = torch.empty_like(weight[:, latent].flatten(1))
             weight.zero_()
-            weight[:, latent] = nn.init.xavier_uniform_(start).unflatten(1, weight[:, latent].shape[1:])
+            weight[:, latent] = nn.init.xavier_uniform_(start).view_as(weight[:, latent])
         nn.init.zeros_(self.patch_embed.get_parameter("proj.bias"))
 
     def forward(
@@ -243,14 +243,14 @@ class LinearSRTransformer(PretrainedModule):
         return projected
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute each block in the backward pass: less memory, one more forward pass, the same gradients."""
+        """Recompute each block in the backward pass: less memory, more time, the same gradients."""
         self.gradient_checkpointing = True
 
     def fuse_projections_(self) -> LinearSRTransformer:
-        """Make queries, keys and values of the self-attention in one product, which is faster; returns the network.
+        """Make queries, keys and values of the self-attention in one product; returns the network.
 
-        `save_pretrained` goes on writing the separate names, but the parameters are other objects: do this after
-        loading, before an optimiser sees them.
+        `save_pretrained` goes on writing the separate names, but the parameters are other objects: do
+        this after loading, before an optimiser sees them.
         """
         for block in self.transformer_blocks:
             block.get_submodule("attn1").fuse_()  # type: ignore[operator]
@@ -264,7 +264,7 @@ class LinearSRTransformer(PretrainedModule):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> LinearSRTransformer:
-        """Start from a SANA transformer in `diffusers` format; inputs for `lr_channels` are added with zero weights.
+        """Start from a SANA transformer in `diffusers` format; the LR inputs are added with zero weights.
 
         Raises:
             CheckpointError: not such a folder, or a variant with parts that this network does not have.
