@@ -3,14 +3,19 @@
 Shape legend: B batch, H W HR size in pixels, C latent channels. Images have values in [-1, 1].
 """
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.checkpoints import PretrainedModule
 from linearsr.models.lr_stem import LRCondition
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderDC
 
 
 class Codec(Protocol):
@@ -39,7 +44,7 @@ class ResidualCodecConfig:
     """HR pixels per side of one latent position."""
 
 
-class ResidualCodec(nn.Module):
+class ResidualCodec(PretrainedModule):
     """The error of the stem's prediction, in units of its expected deviation, as pixel-unshuffled patches.
 
     z = unshuffle((HR - prediction) / deviation). It has no weights and loses nothing, so the flow's ceiling is the
@@ -47,6 +52,7 @@ class ResidualCodec(nn.Module):
     """
 
     config_class = ResidualCodecConfig
+    config: ResidualCodecConfig
 
     def __init__(self, config: ResidualCodecConfig) -> None:
         super().__init__()
@@ -58,7 +64,7 @@ class ResidualCodec(nn.Module):
 
     @property
     def latent_channels(self) -> int:
-        return 3 * self.config.compression**2
+        return int(3 * self.config.compression**2)
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
         prediction, deviation = _estimate(condition)
@@ -67,6 +73,74 @@ class ResidualCodec(nn.Module):
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
         prediction, deviation = _estimate(condition)
         return prediction + deviation * F.pixel_shuffle(latent.float(), self.compression)
+
+
+class DeepCompressionCodec(nn.Module):
+    """`diffusers.AutoencoderDC` (DC-AE, Chen et al. 2025) behind the `Codec` interface.
+
+    The latent is scaled by the autoencoder's own `scaling_factor`. The stem's condition is not used.
+    """
+
+    def __init__(self, autoencoder: "AutoencoderDC") -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    @property
+    def compression(self) -> int:
+        return int(self.autoencoder.spatial_compression_ratio)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.autoencoder.config.latent_channels)
+
+    def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
+        latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
+        return latent * self.autoencoder.config.scaling_factor
+
+    def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
+        scaled = latent.to(self.autoencoder.dtype) / self.autoencoder.config.scaling_factor
+        image: Tensor = self.autoencoder.decode(scaled).sample
+        return image
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write the autoencoder as `diffusers` does."""
+        autoencoder = self.autoencoder if dtype is None else self.autoencoder.to(dtype)
+        autoencoder.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "DeepCompressionCodec":
+        """Read a folder that `diffusers.AutoencoderDC.save_pretrained` wrote; pickled weights are refused.
+
+        Raises:
+            ImportError: `diffusers` is not installed.
+            ValueError: `dtype` is float16, in which the autoencoder's sums overflow.
+        """
+        if dtype == torch.float16:
+            raise ValueError("the DC-AE codec overflows in float16: use bfloat16 or float32")
+        try:
+            from diffusers import AutoencoderDC
+        except ImportError as error:
+            raise ImportError("the DC-AE codec needs diffusers: pip install 'linearsr[full]'") from error
+        autoencoder = AutoencoderDC.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+        return cls(autoencoder.to(device).eval())
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Extend (B, C, h, w) to the right and below so that both sides are multiples.
+
+    The border is reflected, as far as the image has pixels to reflect; a thinner one repeats its last row or column.
+    """
+    height, width = image.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    if not down and not right:
+        return image
+    mode = "reflect" if down < height and right < width else "replicate"
+    return F.pad(image, (0, right, 0, down), mode=mode)
 
 
 def _estimate(condition: LRCondition) -> tuple[Tensor, Tensor]:

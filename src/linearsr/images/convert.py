@@ -1,0 +1,47 @@
+"""Between the kinds of image a caller has and `Picture`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
+
+ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+"""A path; a PIL image; an array (h, w) or (h, w, C), uint8, uint16 or float in [0, 1]; a tensor (C, h, w) in [0, 1]."""
+
+
+def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
+    if isinstance(image, Tensor) and image.ndim == 4:
+        return list(image)
+    if isinstance(image, (str, os.PathLike, Image.Image, np.ndarray, Tensor)):
+        return [image]
+    return list(image)
+
+
+def as_picture(image: ImageInput) -> Picture:
+    if isinstance(image, Image.Image):
+        return picture_from_pil(image)
+    if isinstance(image, Tensor):
+        return Picture.from_array(image.detach().float().cpu().permute(1, 2, 0).numpy())
+    if isinstance(image, np.ndarray):
+        return Picture.from_array(image)
+    return read_image(Path(image))
+
+
+def from_picture(picture: Picture, output_type: str) -> Any:
+    if output_type == "pil":
+        return picture_to_pil(picture)
+    parts = [picture.colour] if picture.alpha is None else [picture.colour, picture.alpha[..., None]]
+    array = np.concatenate(parts, axis=2)
+    if output_type == "np":
+        return array
+    if output_type == "pt":
+        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    raise ValueError(f"unknown output_type {output_type!r}: choose pil, np, pt or latent")

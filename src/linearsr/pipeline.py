@@ -1,0 +1,432 @@
+"""An image's way through LinearSR, from top to bottom.
+
+Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside, images have values in [-1, 1].
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from math import lcm
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from linearsr._version import __version__
+from linearsr.checkpoints import CheckpointError, resolve_folder
+from linearsr.devices import best_device, best_dtype
+from linearsr.flow.experts import SNRExperts
+from linearsr.flow.path import PredictionType, to_velocity
+from linearsr.flow.sampler import Solver, initial_noise, sample, timesteps
+from linearsr.images.alpha import fill_transparent
+from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
+from linearsr.images.convert import ImageInput, as_list, as_picture, from_picture
+from linearsr.images.io import Picture
+from linearsr.images.resize import resize
+from linearsr.models.codec import DeepCompressionCodec, ResidualCodec, pad_to_multiple
+from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem
+from linearsr.models.transformer import LinearSRTransformer
+
+ColourFix = Literal["none", "wavelet", "adain"]
+OutputType = Literal["pil", "np", "pt", "latent"]
+StepCallback = Callable[["LinearSRPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
+"""(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
+
+MODEL_INDEX = "model_index.json"
+_STEMS = {"PredictiveStem": PredictiveStem, "StridedStem": StridedStem}
+_CODECS = {"ResidualCodec": ResidualCodec, "AutoencoderDC": DeepCompressionCodec}
+_COLOUR_FIXES = {"wavelet": wavelet_colour_fix, "adain": adain_colour_fix}
+_SCALES = (1.0, 8.0)
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Settings of a model that are not weights; the call can override the first four."""
+
+    num_inference_steps: int = 4
+    """Network evaluations (NFE)."""
+    fidelity: float = 0.0
+    """0: a full sample of the flow; 1: the posterior mean."""
+    color_fix: ColourFix = "none"
+    solver: Solver = "dpmsolver++"
+    flow_shift: float = 1.0
+    """Shift of the times towards noise."""
+    name: str = "LinearSR"
+    """How the model is called in reports."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call asks for; see `LinearSRPipeline.__call__`."""
+
+    scale: float
+    steps: int
+    fidelity: float
+    guidance_scale: float
+    color_fix: ColourFix
+    guidance: tuple[Tensor, Tensor | None] | None
+    callback: StepCallback | None
+
+
+@dataclass(frozen=True)
+class LinearSROutput:
+    """Upscaled images in the order of the inputs."""
+
+    images: list[Any]
+    """PIL images, arrays (H, W, C) in [0, 1], tensors (C, H, W) in [0, 1], or latents (C, h', w')."""
+
+
+class LinearSRPipeline:
+    """LinearSR super-resolution: LR stem, experts by log-SNR, flow sampler, codec.
+
+    Calls share nothing that they change, so one pipeline may serve several threads.
+
+    Args:
+        lr_stem: tells the network about the LR image.
+        transformer: one or several experts.
+        codec: between latents and pixels.
+        config: the model's default settings.
+    """
+
+    def __init__(
+        self,
+        lr_stem: PredictiveStem | StridedStem,
+        transformer: SNRExperts,
+        codec: ResidualCodec | DeepCompressionCodec,
+        config: PipelineConfig | None = None,
+    ) -> None:
+        self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
+        self.config = config or PipelineConfig()
+
+    # loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        device: str | torch.device = "auto",
+        residency: Literal["all", "active", "lazy"] = "all",
+    ) -> "LinearSRPipeline":
+        """Load a model.
+
+        Args:
+            model: a folder, or a hub id such as "owner/name"; None is the default model inside the package.
+            torch_dtype: type of the weights; None takes bfloat16 where the device computes in it, else float32.
+            device: "auto" takes CUDA, then MPS, then the CPU.
+            residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU; "lazy"
+                reads each from disk when its span begins.
+
+        Raises:
+            CheckpointError: the folder is no LinearSR model, or its weights are damaged or pickled.
+        """
+        folder = resolve_folder(model) if model is not None else default_model_folder()
+        place = best_device() if device == "auto" else torch.device(device)
+        dtype = torch_dtype or best_dtype(place)
+        index = _read_index(folder)
+        stem = _part(_STEMS, index, "lr_stem", folder).from_pretrained(folder / "lr_stem", dtype, place)
+        codec = _part(_CODECS, index, "codec", folder).from_pretrained(folder / "codec", dtype, place)
+        transformer = SNRExperts.from_pretrained(
+            folder / "transformer",
+            expert_class=LinearSRTransformer,
+            dtype=dtype,
+            device=place,
+            residency=residency,
+        )
+        known = {field.name for field in fields(PipelineConfig)}
+        settings = {key: value for key, value in index.items() if key in known}
+        return cls(stem, transformer, codec, PipelineConfig(**settings))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
+        root = Path(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        self.lr_stem.save_pretrained(root / "lr_stem", dtype)
+        self.transformer.save_pretrained(root / "transformer", dtype)
+        self.codec.save_pretrained(root / "codec", dtype)
+        own_codec = isinstance(self.codec, ResidualCodec)
+        index = {
+            "_class_name": type(self).__name__,
+            "_linearsr_version": __version__,
+            **asdict(self.config),
+            "lr_stem": ["linearsr", type(self.lr_stem).__name__],
+            "transformer": ["linearsr", type(self.transformer).__name__],
+            "codec": ["linearsr", "ResidualCodec"] if own_codec else ["diffusers", "AutoencoderDC"],
+        }
+        (root / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model to the hub; returns the address of the commit."""
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder).commit_url)
+
+    def to(self, *args: Any, **kwargs: Any) -> "LinearSRPipeline":
+        """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
+        for part in (self.lr_stem, self.transformer, self.codec):
+            part.to(*args, **kwargs)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LR stem lies."""
+        return next(self.lr_stem.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the stem's weights are kept."""
+        return next(self.lr_stem.parameters()).dtype
+
+    @property
+    def scale(self) -> int:
+        """The model's own scale, HR size over LR size."""
+        return self.lr_stem.config.scale
+
+    @property
+    def multiple_of(self) -> int:
+        """LR sides are padded to a multiple of this, and the result is cropped back."""
+        return lcm(self.lr_stem.multiple_of, max(1, self.codec.compression // self.scale))
+
+    # an image's way
+
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        *,
+        scale: float | None = None,
+        num_inference_steps: int | None = None,
+        fidelity: float | None = None,
+        guidance_scale: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        color_fix: ColourFix | None = None,
+        guidance_embeds: Tensor | None = None,
+        guidance_mask: Tensor | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: StepCallback | None = None,
+    ) -> LinearSROutput:
+        """Upscale one image or several of any sizes.
+
+        Args:
+            image: a path, PIL image, array (h, w) or (h, w, C) (uint8, uint16, or float in [0, 1]), tensor (C, h, w) or
+                (B, C, h, w) in [0, 1], or a list of them.
+            scale: 1 to 8; the model's own result is resized where it differs. Default: the model's own.
+            num_inference_steps: network evaluations; None takes the model's setting, as for the next.
+            fidelity: from 0, a full sample with the most detail, to 1, the posterior mean with the least distortion.
+                In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
+                distortion and perception (Freirich et al. 2021, theorem 3).
+            guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass.
+            seed: of the noise; one for all images, or one for each. An image's result does not depend on its neighbours.
+            generator: takes the place of `seed`: one for all images, or one for each.
+            color_fix: takes low frequencies ("wavelet") or mean and deviation ("adain") from the LR image.
+            guidance_embeds, guidance_mask: tokens (1, L, C) and mask (1, L) for the cross-attention; None uses the
+                network's learned null tokens.
+            output_type: "pil", "np" (float32), "pt" (float32) or "latent".
+            callback_on_step_end: called after every step; may replace the latents.
+
+        Raises:
+            ImageError: an input that cannot be read.
+            ValueError: a setting out of its range.
+        """
+        options = self._options(
+            scale,
+            num_inference_steps,
+            fidelity,
+            guidance_scale,
+            color_fix,
+            (guidance_embeds, guidance_mask) if guidance_embeds is not None else None,
+            callback_on_step_end,
+        )
+        pictures = [as_picture(item) for item in as_list(image)]
+        seeds = _seeds(seed, generator, len(pictures))
+        if output_type == "latent":
+            return LinearSROutput(
+                [self._latent(p, s, options)[0][0] for p, s in zip(pictures, seeds, strict=True)]
+            )
+        results = [self._upscale(p, s, options) for p, s in zip(pictures, seeds, strict=True)]
+        return LinearSROutput([from_picture(result, output_type) for result in results])
+
+    def upscale(
+        self,
+        picture: Picture,
+        *,
+        scale: float | None = None,
+        num_inference_steps: int | None = None,
+        fidelity: float | None = None,
+        seed: int = 0,
+        color_fix: ColourFix | None = None,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Picture:
+        """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call."""
+        options = self._options(
+            scale, num_inference_steps, fidelity, 1.0, color_fix, None, callback_on_step_end
+        )
+        return self._upscale(picture, seed, options)
+
+    def _options(
+        self,
+        scale: float | None,
+        steps: int | None,
+        fidelity: float | None,
+        guidance_scale: float,
+        color_fix: ColourFix | None,
+        guidance: tuple[Tensor, Tensor | None] | None,
+        callback: StepCallback | None,
+    ) -> Options:
+        options = Options(
+            scale=_default(scale, float(self.scale)),
+            steps=_default(steps, self.config.num_inference_steps),
+            fidelity=_default(fidelity, self.config.fidelity),
+            guidance_scale=guidance_scale,
+            color_fix=_default(color_fix, self.config.color_fix),
+            guidance=guidance,
+            callback=callback,
+        )
+        if not _SCALES[0] <= options.scale <= _SCALES[1]:
+            raise ValueError(f"scale {options.scale:g} is out of range: choose from 1 to 8")
+        if options.steps < 1:
+            raise ValueError(f"{options.steps} steps: at least 1 is needed")
+        if not 0 <= options.fidelity <= 1:
+            raise ValueError(f"fidelity {options.fidelity:g} is out of range: choose from 0 to 1")
+        if options.color_fix not in ("none", *_COLOUR_FIXES):
+            raise ValueError(f"unknown color fix {options.color_fix!r}: choose none, wavelet or adain")
+        if guidance_scale != 1 and guidance is None:
+            raise ValueError("a guidance scale needs guidance tokens: give guidance_embeds too")
+        return options
+
+    @torch.inference_mode()
+    def _upscale(self, picture: Picture, seed: int, options: Options) -> Picture:
+        latent, condition, lr = self._latent(picture, seed, options)
+        hr = self.codec.decode(latent, condition)
+        height, width = picture.colour.shape[:2]
+        hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
+        if options.color_fix != "none":
+            reference = resize((lr + 1) / 2, tuple(hr.shape[-2:]), "bicubic")
+            hr = _COLOUR_FIXES[options.color_fix](hr, reference)
+        size = (max(1, round(height * options.scale)), max(1, round(width * options.scale)))
+        if tuple(hr.shape[-2:]) != size:
+            hr = resize(hr, size, "lanczos")
+        colour = hr[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+        if picture.colour.shape[2] == 1:
+            colour = colour.mean(axis=2, keepdims=True)
+        return picture.resized(np.ascontiguousarray(colour), _resize_alpha(picture.alpha, size))
+
+    @torch.inference_mode()
+    def _latent(self, picture: Picture, seed: int, options: Options) -> tuple[Tensor, LRCondition, Tensor]:
+        """The latent (1, C, h', w') of one picture, with the condition and the LR image (1, 3, h, w) it came from."""
+        colour = fill_transparent(picture.colour, picture.alpha)
+        rgb = np.broadcast_to(colour, (*colour.shape[:2], 3))
+        lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].to(self.device) * 2 - 1
+        condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
+        grid = condition.features.shape[-2:]
+        noise = initial_noise((1, self.codec.latent_channels, *grid), seed, device=self.device)
+        return self._walk(noise, condition, options), condition, lr
+
+    def _walk(self, noise: Tensor, condition: LRCondition, options: Options) -> Tensor:
+        """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
+        times = timesteps(options.steps, self.config.flow_shift)
+        if options.fidelity == 1:
+            times = times[:2]  # the mean is the first step's estimate: no other step is needed
+        mean = noise
+
+        def velocity(z: Tensor, t: float) -> Tensor:
+            return self._velocity(z, t, condition, options)
+
+        def on_step(step: int, t: float, z: Tensor, x0: Tensor) -> Tensor | None:
+            nonlocal mean
+            if step == 0:
+                mean = x0
+            if options.callback is None:
+                return None
+            return (options.callback(self, step, t, {"latents": z}) or {}).get("latents")
+
+        latent = sample(velocity, noise, times, self.config.solver, on_step)
+        return torch.lerp(latent, mean, options.fidelity)
+
+    def _velocity(self, z: Tensor, t: float, condition: LRCondition, options: Options) -> Tensor:
+        def evaluate(tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+            prediction = self.transformer(
+                z.to(self.dtype),
+                torch.full((len(z),), 1000 * t, device=z.device),
+                lr_features=condition.features,
+                encoder_hidden_states=tokens,
+                encoder_attention_mask=mask,
+            )
+            return to_velocity(prediction.float(), z, t, self.prediction_type)
+
+        if options.guidance is None:
+            return evaluate(None, None)
+        tokens, mask = options.guidance
+        guided = evaluate(tokens.to(z.device, self.dtype), mask)
+        if options.guidance_scale == 1:
+            return guided
+        plain = evaluate(None, None)
+        return plain + options.guidance_scale * (guided - plain)
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        """What the experts' output means."""
+        value: PredictionType = self.transformer.config.prediction_type
+        return value
+
+
+def default_model_folder() -> Path:
+    """Where the package keeps the default model."""
+    return Path(str(files("linearsr") / "weights" / "default"))
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is no LinearSR model folder") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / MODEL_INDEX}: cannot be read ({error})") from None
+    if not isinstance(index, dict):
+        raise CheckpointError(f"{folder / MODEL_INDEX}: must hold an object")
+    return index
+
+
+def _part(classes: dict[str, _Value], index: dict[str, Any], part: str, folder: Path) -> _Value:
+    entry = index.get(part)
+    if not isinstance(entry, list) or len(entry) != 2 or entry[1] not in classes:
+        raise CheckpointError(
+            f"{folder / MODEL_INDEX}: {part} is {entry!r}; this version knows {', '.join(classes)}"
+        )
+    return classes[entry[1]]
+
+
+def _default(value: _Value | None, otherwise: _Value) -> _Value:
+    return otherwise if value is None else value
+
+
+def _seeds(
+    seed: int | Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[int]:
+    if generator is not None:
+        generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
+        values = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
+    else:
+        values = [seed] * count if isinstance(seed, int) else list(seed)
+    if len(values) != count:
+        raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
+    return values
+
+
+def _resize_alpha(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
+    if alpha is None:
+        return None
+    return resize(torch.from_numpy(alpha)[None, None], size, "lanczos")[0, 0].clamp(0, 1).numpy()
