@@ -1,6 +1,4 @@
-"""The split of the trajectory t in [0, 1] into spans, one for each expert (arXiv 2510.08771, SNR-based
-experts).
-"""
+"""The split of the trajectory t in [0, 1] into spans, one for each expert (arXiv 2510.08771)."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -12,8 +10,7 @@ _PUBLISHED_NAMES = ("structure generation", "structure refinement", "texture gen
 
 
 def bisect(lambda_min: float, lambda_max: float, anchor: float, levels: int = 2) -> tuple[float, ...]:
-    """Hierarchical bisection of an effective range of log-SNR: the 2**levels - 1 boundaries, ascending in
-    time.
+    """Hierarchical bisection of an effective range of log-SNR: its 2**levels - 1 boundaries, rising in time.
 
     `anchor`, a time inside the range, splits it into a noisy and a clean half; at each further level every
     part is halved at its midpoint in log-SNR. [-7.044, 8.885] with the anchor 0.875 gives the published
@@ -33,8 +30,7 @@ def bisect(lambda_min: float, lambda_max: float, anchor: float, levels: int = 2)
 
 @dataclass(frozen=True)
 class Partition:
-    """The times at which one expert hands over to the next; no boundaries means one expert for the whole
-    path.
+    """The times at which one expert hands over to the next; no boundaries means one expert for all.
 
     `boundaries` rise strictly inside (0, 1), else ValueError. Experts are counted from noise to image: expert
     0 has the times above the last boundary. A boundary itself belongs to the cleaner side, so spans are (low,

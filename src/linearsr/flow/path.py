@@ -19,7 +19,7 @@ def add_noise(data: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
 
 
 def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
-    """v = noise - data, the regression target of conditional flow matching (arXiv 2210.02747, straight path)."""
+    """v = noise - data, the regression target of conditional flow matching (arXiv 2210.02747)."""
     return noise - data
 
 

@@ -1,5 +1,4 @@
-"""From noise to data: the loop over pairs of times that solves dz/dt = v(z, t) backwards, and its two
-solvers.
+"""From noise to data: the loop over pairs of times that solves dz/dt = v(z, t), and its two solvers.
 
 On the straight path both solvers are one formula. With x0 = z - s v the estimate of the data at time s, a
 step from s to t < s is z_t = x + (t / s) (z_s - x), where x = x0 for Euler, and x = x0 extrapolated in
@@ -19,14 +18,10 @@ Solver = Literal["dpmsolver++", "euler"]
 Velocity = Callable[[Tensor, float], Tensor]
 """(z (B, ...), t in (0, 1]) -> velocity (B, ...)."""
 OnStep = Callable[[int, float, Tensor, Tensor], Tensor | None]
-"""(step index, time reached, z at that time, the step's estimate of the data) -> another z to go on with, or
-None.
-"""
+"""(step index, time reached, z there, the step's estimate of the data) -> another z to go on with, or None."""
 
 _SHORT_LOOP = 15
-"""With fewer steps DPM-Solver++ takes the last one at first order, as the authors advise; ending at t = 0,
-always.
-"""
+"""With fewer steps DPM-Solver++ takes the last one at first order, as its authors advise; at t = 0 always."""
 
 
 def sample(
@@ -66,8 +61,7 @@ def sample(
 def _half_step_ratio(before: float, s: float, t: float) -> float:
     """Half the coming step over the step before, in log-SNR: how far beyond the last estimate to extrapolate.
 
-    From before = 1 it is 0, the limit of an infinitely long step: nothing can be extrapolated from pure
-    noise.
+    From before = 1 it is 0, the limit of an infinitely long step: pure noise extrapolates nothing.
     """
     return 0.5 * (log_snr(t) - log_snr(s)) / (log_snr(s) - log_snr(before))
 
@@ -79,8 +73,7 @@ def _check_times(times: Sequence[float]) -> None:
 
 
 def timesteps(num: int, shift: float = 1.0) -> list[float]:
-    """The `num` + 1 times from exactly 1 to exactly 0 for `num` steps: uniform, then t' = s t / (1 + (s - 1)
-    t).
+    """The `num` + 1 times from exactly 1 to exactly 0: uniform, then t' = s t / (1 + (s - 1) t).
 
     `shift` s > 1 spends more steps near the noise (arXiv 2403.03206, eq. 23; SANA uses 3). ValueError unless
     `num` >= 1 and `shift` > 0.

@@ -33,7 +33,7 @@ def time_from_log_snr(lam: float) -> float: ...
 @overload
 def time_from_log_snr(lam: Tensor) -> Tensor: ...
 def time_from_log_snr(lam: float | Tensor) -> float | Tensor:
-    """t = 1 / (1 + exp(lambda / 2)), the inverse of `log_snr`; any lambda, infinities too, gives t in [0, 1]."""
+    """t = 1 / (1 + exp(lambda / 2)), the inverse of `log_snr`; any lambda, +-inf too, gives t in [0, 1]."""
     if isinstance(lam, Tensor):
         return torch.sigmoid(-lam / 2)
     # The exponential of a negative number only, so that no lambda overflows.

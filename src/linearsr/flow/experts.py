@@ -1,0 +1,218 @@
+"""The mixture of experts by signal-to-noise ratio: each step of the trajectory goes to one whole network.
+
+A folder of experts is `config.json` with the boundaries, and one sub-folder `expert_0`, `expert_1`, ... for each.
+"""
+
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from linearsr.checkpoints import (
+    CONFIG_NAME,
+    CheckpointError,
+    PretrainedModule,
+    load_config,
+    resolve_folder,
+)
+from linearsr.flow.partition import Partition
+from linearsr.flow.residency import SwappedExperts
+
+Residency = Literal["all", "active", "lazy"]
+"""Where experts wait: "all" on the device; "active" in CPU memory; "lazy" on disk."""
+
+_INTERFACE = ("in_channels", "out_channels", "lr_channels", "caption_channels", "prediction_type")
+
+
+class SNRExperts(nn.Module):
+    """Networks of one signature, one for each span of `partition`; a gate on the time picks one for each step.
+
+    The gate is deterministic, so a step costs one network (arXiv 2510.08771). `experts` are counted from noise to
+    image, as the partition counts them; ValueError when their number or their inputs and outputs do not fit.
+    """
+
+    def __init__(self, partition: Partition, experts: Sequence[nn.Module] | SwappedExperts) -> None:
+        super().__init__()
+        self.partition = partition
+        if len(experts) != partition.num_experts:
+            raise ValueError(f"{len(experts)} experts for a partition of {partition.num_experts}")
+        if isinstance(experts, SwappedExperts):
+            self.experts: nn.ModuleList | SwappedExperts = experts
+            self._config = getattr(experts.active, "config", None)
+        else:
+            configs = [getattr(expert, "config", None) for expert in experts]
+            _check_interfaces(configs)
+            self.experts = nn.ModuleList(experts)
+            self._config = configs[0]
+        self._limits = [_single(1000 * boundary) for boundary in partition.boundaries]
+
+    @property
+    def config(self) -> Any:
+        """The config of expert 0; its inputs, outputs and prediction type are those of all. None for plain modules."""
+        return self._config
+
+    def route(self, timestep: float) -> int:
+        """The expert for `timestep` in [0, 1000], compared in float32, the precision in which networks see it.
+
+        So a time that lies on a boundary stays on its side, whatever 1000 t was rounded to.
+        """
+        if not 0 <= timestep <= 1000:
+            raise ValueError(f"timestep {timestep} is outside [0, 1000]")
+        return len(self._limits) - bisect_left(self._limits, _single(timestep))
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor | float, **conditions: Any) -> Any:
+        """The output of the expert for `timestep`, for the whole batch.
+
+        `hidden_states` (B, C, h, w). `timestep` in [0, 1000]: a number, or a tensor () or (B,) of equal values
+        (a number spares the device a wait). `conditions` go to the expert as they are. ValueError for
+        timesteps that differ, or that are too coarse to route by (float16, bfloat16).
+        """
+        batch = hidden_states.shape[0]
+        value = _common_value(timestep) if isinstance(timestep, Tensor) else timestep
+        timestep = torch.full((batch,), value, dtype=torch.float32, device=hidden_states.device)
+        index = self.route(value)
+        if isinstance(self.experts, SwappedExperts):
+            return self.experts.run(index, hidden_states, timestep, **conditions)
+        return self.experts[index](hidden_states, timestep, **conditions)
+
+    def for_each(self, change: Callable[[nn.Module], object]) -> None:
+        """Do `change` to every expert; where they are swapped, to each when it comes in."""
+        if isinstance(self.experts, SwappedExperts):
+            self.experts.for_each(change)
+        else:
+            for expert in self.experts:
+                change(expert)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write every expert into its sub-folder, floating-point weights as `dtype` where given, then the config.
+
+        The experts must be `PretrainedModule`s. Swapped experts are written as they were loaded.
+        """
+        expert_class = ""
+        for index in range(self.partition.num_experts):
+            expert = cast(PretrainedModule, self._stored(index))
+            expert.save_pretrained(_expert_folder(folder, index), dtype=dtype)
+            expert_class = type(expert).__name__
+        _write_config(
+            Path(folder),
+            {
+                "_class_name": type(self).__name__,
+                "boundaries": list(self.partition.boundaries),
+                "expert_class": expert_class,
+            },
+        )
+
+    def _stored(self, index: int) -> nn.Module:
+        experts = self.experts
+        return experts.fresh(index) if isinstance(experts, SwappedExperts) else experts[index]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        expert_class: type[PretrainedModule],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        residency: Residency = "all",
+    ) -> "SNRExperts":
+        """The experts in `folder` (or hub id), in evaluation mode.
+
+        A folder that holds a single `expert_class` network is one expert for the whole path.
+
+        Args:
+            dtype: of floating-point weights; as stored where not given.
+            residency: "all": every expert on `device`; "active": all read now, the one in use on `device`, the
+                others in CPU memory; "lazy": each read from disk when it is first needed, the one before dropped.
+
+        Raises:
+            CheckpointError: a config or weights that are missing, damaged or do not fit together.
+            ValueError: another residency.
+        """
+        if residency not in get_args(Residency):
+            raise ValueError(f"residency {residency!r} is not one of {', '.join(get_args(Residency))}")
+        partition, folders = _read_layout(resolve_folder(folder), expert_class)
+        if residency == "all":
+            experts = [expert_class.from_pretrained(path, dtype=dtype, device=device) for path in folders]
+            return cls(partition, experts).eval()
+        if residency == "lazy":
+            load = _from_disk(folders, expert_class, dtype)
+        else:
+            load = _from_memory(folders, expert_class, dtype)
+        return cls(partition, SwappedExperts(load, len(folders))).eval().to(device)
+
+
+def _from_disk(
+    folders: list[Path], expert_class: type[PretrainedModule], dtype: torch.dtype | None
+) -> Callable[[int], nn.Module]:
+    return lambda index: expert_class.from_pretrained(folders[index], dtype=dtype)
+
+
+def _from_memory(
+    folders: list[Path], expert_class: type[PretrainedModule], dtype: torch.dtype | None
+) -> Callable[[int], nn.Module]:
+    """Experts that share the tensors kept here until they are moved, so that going back costs no copy."""
+    kept = [expert_class.from_pretrained(path, dtype=dtype) for path in folders]
+    states = [expert.state_dict() for expert in kept]
+    return lambda index: expert_class.from_state(kept[index].config, states[index], folders[index])
+
+
+def _read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Partition, list[Path]]:
+    config = load_config(folder)
+    if "boundaries" not in config:
+        return Partition(), [folder]
+    place = folder / CONFIG_NAME
+    try:
+        partition = Partition(tuple(float(boundary) for boundary in config["boundaries"]))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{place}: {error}") from error
+    folders = [_expert_folder(folder, index) for index in range(partition.num_experts)]
+    for path in folders:
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: this expert is missing; download the model again")
+    try:
+        _check_interfaces([expert_class.parse_config(load_config(path), path) for path in folders])
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return partition, folders
+
+
+def _expert_folder(folder: str | os.PathLike[str], index: int) -> Path:
+    return Path(folder) / f"expert_{index}"
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Written last and by rename, so that a folder with a config is a whole one."""
+    temporary = folder / f".{CONFIG_NAME}.{os.getpid()}"
+    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / CONFIG_NAME)
+
+
+def _check_interfaces(configs: Sequence[Any]) -> None:
+    for name in _INTERFACE:
+        values = [getattr(config, name, None) for config in configs]
+        if any(value != values[0] for value in values):
+            raise ValueError(
+                f"the experts differ in {name} ({', '.join(map(str, values))}); it must be the same"
+            )
+
+
+def _common_value(timestep: Tensor) -> float:
+    if timestep.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(f"timesteps in {timestep.dtype} are too coarse to choose an expert by; use float32")
+    low, high = torch.aminmax(timestep)
+    if low != high:
+        raise ValueError(f"one expert runs per step: timesteps must be equal, not {low} to {high}")
+    return float(low)
+
+
+def _single(value: float) -> float:
+    """`value` rounded to float32."""
+    return torch.tensor(value, dtype=torch.float32).item()
