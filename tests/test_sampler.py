@@ -1,0 +1,227 @@
+"""The sampler: equal to the schedulers of diffusers, of the right order, exact at both ends."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linearsr.flow.sampler import initial_noise, sample, timesteps
+
+SOLVERS = ("dpmsolver++", "euler")
+
+
+def curved(z, t):
+    """A velocity that bends in z and in t, so that no solver is exact on it."""
+    return torch.tanh(z) * (1 + t) - 0.3 * t * z
+
+
+def start(dtype=torch.float64):
+    return torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def run_scheduler(scheduler, z):
+    for sigma, timestep in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
+        z = scheduler.step(curved(z, sigma.item()), timestep, z).prev_sample
+    return z
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 14, 15, 20])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_equal_to_dpm_solver_multistep_of_diffusers(steps, shift):
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+    scheduler.set_timesteps(steps)
+    ours = sample(curved, start(), scheduler.sigmas.tolist(), "dpmsolver++")
+    assert torch.allclose(ours, run_scheduler(scheduler, start()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [3, 20])
+def test_equal_to_dpm_solver_multistep_when_it_stops_before_zero(steps):
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        final_sigmas_type="sigma_min",
+        lower_order_final=True,
+    )
+    scheduler.set_timesteps(steps)
+    # The end that diffusers takes there is of another schedule; any one below the last time will do.
+    scheduler.sigmas[-1] = scheduler.sigmas[-2] / 2
+    ours = sample(curved, start(), scheduler.sigmas.tolist(), "dpmsolver++")
+    assert torch.allclose(ours, run_scheduler(scheduler, start()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_equal_to_flow_match_euler_of_diffusers(steps, shift):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
+    assert torch.allclose(scheduler.sigmas, torch.tensor(timesteps(steps, shift)), atol=1e-6)
+    ours = sample(curved, start(torch.float32), scheduler.sigmas.tolist(), "euler")
+    assert torch.allclose(ours, run_scheduler(scheduler, start(torch.float32)), rtol=1e-5, atol=1e-5)
+
+
+def gaussian_velocity(z, t, mean=0.7, deviation=0.4):
+    """E[noise - data | z] for data ~ N(mean, deviation^2): the exact field of flow matching."""
+    variance = (1 - t) ** 2 * deviation**2 + t**2
+    centred = z - (1 - t) * mean
+    return (t - (1 - t) * deviation**2) / variance * centred - mean
+
+
+def gaussian_end(z, t0, t1, mean=0.7, deviation=0.4):
+    """Where the exact flow carries z from t0 to t1: it keeps the number of standard deviations from the mean."""
+
+    def spread(t):
+        return math.hypot((1 - t) * deviation, t)
+
+    return (1 - t1) * mean + spread(t1) / spread(t0) * (z - (1 - t0) * mean)
+
+
+def error(solver, steps, first=0.98, last=0.02):
+    """Largest error on times that are uniform in log-SNR."""
+    edges = [2 * math.log((1 - t) / t) for t in (first, last)]
+    lams = [edges[0] + (edges[1] - edges[0]) * i / steps for i in range(steps + 1)]
+    times = [1 / (1 + math.exp(lam / 2)) for lam in lams]
+    z = start()
+    return (sample(gaussian_velocity, z, times, solver) - gaussian_end(z, times[0], times[-1])).abs().max()
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("dpmsolver++", 2)])
+def test_convergence_order_on_an_exact_gaussian(solver, order):
+    measured = [math.log2(error(solver, n) / error(solver, 2 * n)) for n in (32, 64, 128)]
+    assert measured == pytest.approx([order] * 3, abs=0.25)
+
+
+def test_second_order_is_nearer_with_the_same_steps():
+    z = start()
+    exact = gaussian_end(z, 1, 0)
+    errors = {
+        solver: (sample(gaussian_velocity, z, timesteps(20), solver) - exact).abs().max()
+        for solver in SOLVERS
+    }
+    assert errors["dpmsolver++"] < 0.5 * errors["euler"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@given(steps=st.integers(1, 30), shift=st.floats(0.1, 10))
+def test_a_straight_flow_is_exact_in_any_number_of_steps(solver, steps, shift):
+    data, noise = start(), 3 * start().flip(0)
+    result = sample(lambda z, t: (z - data) / t, noise, timesteps(steps, shift), solver)
+    assert torch.allclose(result, data, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_end_is_the_last_estimate_itself(solver):
+    seen = []
+    result = sample(curved, start(), timesteps(4), solver, lambda i, t, z, x0: seen.append((i, t, z, x0)))
+    assert [(i, t) for i, t, _, _ in seen] == [(0, 0.75), (1, 0.5), (2, 0.25), (3, 0.0)]
+    assert torch.equal(result, seen[-1][3])
+    assert torch.equal(result, seen[-1][2])
+    assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_state_replaced_by_on_step_is_gone_on_with(solver):
+    z, other = start(), torch.full((2, 3, 4, 4), 0.5)
+    asked = []
+
+    def velocity(z, t):
+        asked.append(z)
+        return curved(z, t)
+
+    sample(velocity, z, timesteps(3), solver, lambda i, t, z, x0: other if i == 1 else None)
+    assert torch.equal(asked[2], other.double())
+    assert sample(curved, z, [1.0, 0.0], solver, lambda *_: other).equal(other.double())
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_state_stays_float32_around_a_half_precision_network(solver):
+    asked = set()
+
+    def velocity(z, t):
+        asked.add(z.dtype)
+        return curved(z, t).bfloat16()
+
+    assert sample(velocity, start(torch.bfloat16), timesteps(3), solver).dtype == torch.float32
+    assert asked == {torch.float32}
+
+
+def test_the_start_is_left_alone_and_gradients_flow():
+    z = start().requires_grad_()
+    before = z.detach().clone()
+    sample(curved, z, timesteps(3)).sum().backward()
+    assert torch.equal(z, before)
+    assert z.grad is not None
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[], [1.0], [0.0, 1.0], [1.0, 0.5, 0.5, 0.0], [1.2, 0.0], [1.0, -0.1], [math.nan, 0.0], [1.0, math.nan]],
+)
+def test_times_that_do_not_fall_inside_are_refused(times):
+    with pytest.raises(ValueError, match="falling strictly"):
+        sample(curved, start(), times)
+
+
+def test_unknown_solvers_are_refused():
+    with pytest.raises(ValueError, match="'heun' is not one of"):
+        sample(curved, start(), [1.0, 0.0], "heun")
+
+
+@given(st.integers(1, 200), st.floats(0.05, 20))
+def test_timesteps_fall_from_exactly_one_to_exactly_zero(num, shift):
+    times = timesteps(num, shift)
+    assert len(times) == num + 1
+    assert (times[0], times[-1]) == (1.0, 0.0)
+    assert all(s > t for s, t in pairwise(times))
+
+
+def test_timesteps_are_shifted_as_published():
+    assert timesteps(4) == [1, 0.75, 0.5, 0.25, 0]
+    assert timesteps(4, 3.0) == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+
+
+@pytest.mark.parametrize("arguments", [(0,), (-1,), (4, 0.0), (4, -1.0), (4, math.nan)])
+def test_impossible_timesteps_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"number of steps|shift"):
+        timesteps(*arguments)
+
+
+def test_noise_of_an_image_depends_on_its_own_seed_only():
+    noise = initial_noise((3, 2, 5, 4), [7, 8, 7])
+    assert noise.dtype == torch.float32
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise[0], noise[1])
+    assert torch.equal(initial_noise((1, 2, 5, 4), 8), noise[1:2])
+    assert torch.equal(initial_noise((2, 2, 5, 4), 7), noise[::2])
+    expected = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(noise[0], expected)
+
+
+def test_noise_scale_is_its_deviation():
+    noise = initial_noise((1, 64, 64, 4), 0, scale=0.5)
+    assert noise.std().item() == pytest.approx(0.5, rel=0.02)
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+    assert initial_noise((1, 2), 0, scale=0.0).count_nonzero() == 0
+
+
+def test_noise_leaves_the_global_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    initial_noise((1, 4), 0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_seeds_are_one_or_one_for_each_image():
+    with pytest.raises(ValueError, match="2 seeds for 3 images"):
+        initial_noise((3, 4), [1, 2])
