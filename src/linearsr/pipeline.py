@@ -38,8 +38,8 @@ StepCallback = Callable[["LinearSRPipeline", int, float, dict[str, Tensor]], dic
 """(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
 
 MODEL_INDEX = "model_index.json"
-_STEMS = {"PredictiveStem": PredictiveStem, "StridedStem": StridedStem}
-_CODECS = {"ResidualCodec": ResidualCodec, "AutoencoderDC": DeepCompressionCodec}
+_STEMS: dict[str, Any] = {"PredictiveStem": PredictiveStem, "StridedStem": StridedStem}
+_CODECS: dict[str, Any] = {"ResidualCodec": ResidualCodec, "AutoencoderDC": DeepCompressionCodec}
 _COLOUR_FIXES = {"wavelet": wavelet_colour_fix, "adain": adain_colour_fix}
 _SCALES = (1.0, 8.0)
 _Value = TypeVar("_Value")
@@ -314,7 +314,7 @@ class LinearSRPipeline:
         height, width = picture.colour.shape[:2]
         hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
         if options.color_fix != "none":
-            reference = resize((lr + 1) / 2, tuple(hr.shape[-2:]), "bicubic")
+            reference = resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic")
             hr = _COLOUR_FIXES[options.color_fix](hr, reference)
         size = (max(1, round(height * options.scale)), max(1, round(width * options.scale)))
         if tuple(hr.shape[-2:]) != size:

@@ -143,7 +143,7 @@ def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, 
 def _bicubic(hr: ImageArray, size: tuple[int, int]) -> ImageArray:
     image = Image.fromarray((hr * 255).round().astype(np.uint8))
     small = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(small, dtype=np.float32) / 255
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def _filter(image: Tensor, kernel: kernels.Kernel) -> Tensor:
@@ -200,13 +200,12 @@ def _add_noise(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
     gray = rng.random() < order.gray_noise_prob
     if rng.random() < order.gaussian_noise_prob:
         shape = (1, 1, *array.shape[2:]) if gray else array.shape
-        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(rng.uniform(*order.noise_range) / 255)
+        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(
+            rng.uniform(*order.noise_range) / 255
+        )
     else:
-        if gray:
-            array_in = array.mean(axis=1, keepdims=True)
-        else:
-            array_in = array
-        noise = _poisson(array_in, rng) * np.float32(rng.uniform(*order.poisson_scale))
+        light = array.mean(axis=1, keepdims=True) if gray else array
+        noise = _poisson(light, rng) * np.float32(rng.uniform(*order.poisson_scale))
     return torch.from_numpy(np.clip(array + noise, 0, 1))
 
 

@@ -16,12 +16,11 @@ KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", 
 
 
 def _normalised(kernel: NDArray[np.float64]) -> Kernel:
-    return (kernel / kernel.sum()).astype(np.float32)
+    normalised: Kernel = (kernel / kernel.sum()).astype(np.float32)
+    return normalised
 
 
-def _squared_distance(
-    size: int, sigma_x: float, sigma_y: float, rotation: float
-) -> NDArray[np.float64]:
+def _squared_distance(size: int, sigma_x: float, sigma_y: float, rotation: float) -> NDArray[np.float64]:
     """Mahalanobis distance squared of each tap from the centre, for a rotated axis-aligned covariance."""
     axis = np.arange(size) - size // 2
     x, y = np.meshgrid(axis, axis)

@@ -60,7 +60,7 @@ class ResidualCodec(PretrainedModule):
 
     @property
     def compression(self) -> int:
-        return self.config.compression
+        return int(self.config.compression)
 
     @property
     def latent_channels(self) -> int:

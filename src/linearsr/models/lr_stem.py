@@ -4,6 +4,7 @@ Shape legend: B batch, h w LR size in pixels, C channels. Images have values in 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,7 @@ class StridedStem(PretrainedModule):
         widths = [3] + [config.channels] * config.num_layers
         self.layers = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=2, padding=1)
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in pairwise(widths)
         )
 
     @property
@@ -61,7 +62,7 @@ class StridedStem(PretrainedModule):
 
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
-        features = lr.to(self.layers[0].weight.dtype)
+        features = lr.to(self.layers[0].get_parameter("weight").dtype)
         for layer in self.layers:
             features = F.silu(layer(features))
         return LRCondition(features)
@@ -94,7 +95,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv_2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv_2(F.silu(self.conv_1(x)))
+        residual: Tensor = self.conv_2(F.silu(self.conv_1(x)))
+        return x + residual
 
 
 class PredictiveStem(PretrainedModule):
@@ -127,7 +129,7 @@ class PredictiveStem(PretrainedModule):
     @property
     def multiple_of(self) -> int:
         """LR sides must be multiples of this."""
-        return self.config.patch
+        return int(self.config.patch)
 
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""

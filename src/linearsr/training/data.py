@@ -67,7 +67,7 @@ class CropPairs(Dataset[tuple[Tensor, Tensor]]):
         crop = np.rot90(photo[top : top + size, left : left + size], k=int(rng.integers(4)))
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
-        hr = np.ascontiguousarray(crop, dtype=np.float32) / 255
+        hr = np.ascontiguousarray(crop, dtype=np.float32) / np.float32(255)
         degradation = self.degradations[int(rng.choice(len(self.shares), p=self.shares))]
         return to_tensor(degrade(hr, degradation, rng, self.scale)), to_tensor(hr)
 
@@ -97,4 +97,4 @@ def validation_pairs(
 def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> ImageArray:
     """Cut the right and lower border so that both sides are multiples; values to float32 in [0, 1]."""
     height, width = (side // multiple * multiple for side in photo.shape[:2])
-    return photo[:height, :width].astype(np.float32) / 255
+    return photo[:height, :width].astype(np.float32) / np.float32(255)

@@ -2,10 +2,8 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.checkpoints import PretrainedModule
@@ -33,9 +31,6 @@ class Objective(ABC):
     def predict(self, network: nn.Module, lr: Tensor) -> dict[str, Tensor]:
         """HR images by setting, e.g. {"mean": ..., "sample": ...}; the values are (B, 3, H, W)."""
 
-    def to(self, device: torch.device) -> None:
-        """Move what is not trained to the device."""
-
 
 class StemObjective(Objective):
     """L1 for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b."""
@@ -61,9 +56,9 @@ class StemObjective(Objective):
 class FlowObjective(Objective):
     """Conditional flow matching on the latent, in one span of the trajectory."""
 
-    def __init__(self, stage: FlowStage) -> None:
+    def __init__(self, stage: FlowStage, device: torch.device) -> None:
         self.stage = stage
-        self.stem = PredictiveStem.from_pretrained(stage.stem).eval().requires_grad_(False)
+        self.stem = PredictiveStem.from_pretrained(stage.stem, device=device).requires_grad_(False)
         self.codec = ResidualCodec(ResidualCodecConfig())
         self.scale = self.stem.config.scale
         if stage.init is not None:
@@ -71,9 +66,6 @@ class FlowObjective(Objective):
         else:
             self.network = LinearSRTransformer(replace(PRESETS[stage.preset], **stage.network))
         self.low, self.high = Partition(stage.boundaries).span(stage.expert)
-
-    def to(self, device: torch.device) -> None:
-        self.stem.to(device)
 
     def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         condition = self.stem(lr)
@@ -112,6 +104,6 @@ class FlowObjective(Objective):
         }
 
 
-def build_objective(stage: StemStage | FlowStage) -> Objective:
-    """The objective that a stage's config asks for."""
-    return StemObjective(stage) if isinstance(stage, StemStage) else FlowObjective(stage)
+def build_objective(stage: StemStage | FlowStage, device: torch.device) -> Objective:
+    """The objective that a stage's config asks for; what it keeps frozen lies on `device`."""
+    return StemObjective(stage) if isinstance(stage, StemStage) else FlowObjective(stage, device)

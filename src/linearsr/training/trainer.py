@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
+from linearsr.checkpoints import PretrainedModule
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.training.config import OptimizerConfig, TrainConfig
 from linearsr.training.data import CropPairs, validation_pairs
@@ -50,8 +51,7 @@ class Trainer:
         self.report = report or (lambda record: None)
         torch.manual_seed(config.seed)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        self.objective: Objective = build_objective(config.stage)
-        self.objective.to(self.accelerator.device)
+        self.objective: Objective = build_objective(config.stage, self.accelerator.device)
         self.ema = AveragedModel(
             self.objective.network,
             device=self.accelerator.device,
@@ -75,18 +75,24 @@ class Trainer:
         network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         return network
 
+    @property
+    def _averaged(self) -> PretrainedModule:
+        module = self.ema.module
+        assert isinstance(module, PretrainedModule)
+        return module
+
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
         folder = latest_checkpoint(self.checkpoints)
         if folder is not None:
             self.images = load_checkpoint(folder, self.unwrapped, self.ema, self.optimizer)
-            _forget_after(self.config.run_dir / METRICS_FILE, self.images)
         return self.images
 
     def run(self) -> Path:
         """Train to `total_images`; returns the folder of the averaged weights."""
         config = self.config
         config.run_dir.mkdir(parents=True, exist_ok=True)
+        _forget_after(config.run_dir / METRICS_FILE, self.images)
         validation = {
             name: validation_pairs(
                 config.validation.folder, name, self.objective.scale, config.validation.max_pictures
@@ -106,7 +112,7 @@ class Trainer:
                 self._save()
         final = config.run_dir / "final"
         if self.accelerator.is_main_process:
-            self.ema.module.save_pretrained(final)
+            self._averaged.save_pretrained(final)
         return final
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -141,7 +147,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, sets: dict[str, list[tuple[str, Tensor, Tensor]]]) -> dict[str, float]:
         """Mean PSNR-Y and SSIM-Y of the averaged weights over each validation set."""
-        network = self.ema.module.eval()
+        network = self._averaged.eval()
         results: dict[str, list[float]] = {}
         for name, pairs in sets.items():
             for _, lr, hr in pairs:
@@ -164,7 +170,12 @@ class Trainer:
     def _save(self) -> None:
         if self.accelerator.is_main_process:
             save_checkpoint(
-                self.checkpoints, self.images, self.unwrapped, self.ema, self.optimizer, self.config.keep_checkpoints
+                self.checkpoints,
+                self.images,
+                self.unwrapped,
+                self.ema,
+                self.optimizer,
+                self.config.keep_checkpoints,
             )
 
 
@@ -192,7 +203,7 @@ def _ema_update(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 def _forget_after(metrics: Path, images: int) -> None:
-    """Drop the records that an interrupted run wrote after its last checkpoint: they will be written again."""
+    """Drop the records of an interrupted run beyond its last checkpoint: they will be written again."""
     if metrics.exists():
         lines = metrics.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if json.loads(line)["images"] <= images]

@@ -1,0 +1,122 @@
+"""The degradation against independent implementations and its own promises."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from linearsr.images import kernels
+from linearsr.images.degradation import PRESETS, Degradation, Order, degrade
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    smooth = scipy.ndimage.gaussian_filter(rng.random((64, 96, 3)), (3, 3, 0))
+    return ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
+
+
+def test_gaussian_is_scipys_gaussian() -> None:
+    delta = np.zeros((21, 21))
+    delta[10, 10] = 1
+    expected = scipy.ndimage.gaussian_filter(delta, 2.0, truncate=10)
+    assert kernels.gaussian(21, 2.0, 2.0) == pytest.approx(expected, abs=2e-6)
+
+
+def test_anisotropic_gaussian_has_the_covariance_it_was_given() -> None:
+    kernel = kernels.gaussian(41, 3.0, 1.0, rotation=np.pi / 6).astype(np.float64)
+    axis = np.arange(41) - 20
+    x, y = np.meshgrid(axis, axis)
+    rotation = np.array([[np.cos(np.pi / 6), -np.sin(np.pi / 6)], [np.sin(np.pi / 6), np.cos(np.pi / 6)]])
+    expected = rotation @ np.diag([9.0, 1.0]) @ rotation.T
+    measured = [[np.sum(kernel * a * b) for b in (x, y)] for a in (x, y)]
+    assert np.array(measured) == pytest.approx(expected, rel=0.02)
+
+
+def test_sinc_follows_its_formula() -> None:
+    kernel = kernels.sinc(13, 2.0)
+    ratio = kernel[6, 9] / kernel[6, 6]
+    assert ratio == pytest.approx(scipy.special.j1(6.0) * 2 / 6.0, rel=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(range(7, 22, 2)))
+@settings(max_examples=60, deadline=None)
+def test_every_kernel_is_normalised(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    blur = kernels.random_blur(rng, size, (0.2, 3.0), Order().kernel_probs, (0.5, 4.0), (1.0, 2.0))
+    for kernel in (blur, kernels.random_sinc(rng, size)):
+        assert kernel.shape == (size, size)
+        assert kernel.dtype == np.float32
+        assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert (blur >= 0).all()
+
+
+@given(
+    st.sampled_from(sorted(PRESETS)),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.sampled_from([2, 4]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_size_gives_the_lr_size_on_the_8_bit_grid(
+    preset: str, seed: int, height: int, width: int, scale: int
+) -> None:
+    hr = np.random.default_rng(1).random((height * scale, width * scale, 3), dtype=np.float32)
+    lr = degrade(hr, PRESETS[preset], np.random.default_rng(seed), scale)
+    assert lr.shape == (height, width, 3)
+    assert lr.dtype == np.float32
+    assert lr * 255 == pytest.approx(np.round(lr * 255), abs=1e-4)
+    assert 0 <= lr.min() <= lr.max() <= 1
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_seed_decides(photo: np.ndarray, preset: str) -> None:
+    first, again, other = (degrade(photo, PRESETS[preset], np.random.default_rng(s)) for s in (3, 3, 4))
+    assert (first == again).all()
+    assert (first == other).all() == (preset == "bicubic")
+
+
+def test_bicubic_is_pillows(photo: np.ndarray) -> None:
+    as_bytes = Image.fromarray((photo * 255).round().astype(np.uint8))
+    expected = np.asarray(as_bytes.resize((24, 16), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    assert (degrade(photo, PRESETS["bicubic"], np.random.default_rng(0)) == expected).all()
+
+
+def test_noise_has_the_strength_that_was_asked_for() -> None:
+    grey = np.full((256, 256, 3), 0.5, dtype=np.float32)
+    order = Order(
+        blur_prob=0,
+        resize_probs=(0, 0, 1),
+        gaussian_noise_prob=1,
+        gray_noise_prob=0,
+        noise_range=(20, 20),
+        jpeg_range=(100, 100),
+    )
+    noisy = degrade(grey, Degradation(orders=(order,)), np.random.default_rng(0), scale=1)
+    luma = noisy @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    assert luma.std() * 255 == pytest.approx(20 * np.hypot(0.299, np.hypot(0.587, 0.114)), rel=0.05)
+
+
+def test_a_heavier_preset_leaves_less(photo: np.ndarray) -> None:
+    clean = degrade(photo, PRESETS["bicubic"], np.random.default_rng(0))
+
+    def damage(preset: str) -> float:
+        return float(
+            np.mean(
+                [
+                    np.mean((degrade(photo, PRESETS[preset], np.random.default_rng(s)) - clean) ** 2)
+                    for s in range(20)
+                ]
+            )
+        )
+
+    assert 0 < damage("mild") < damage("seesr") < damage("realesrgan")
+
+
+def test_an_odd_size_is_refused_with_its_size() -> None:
+    with pytest.raises(ValueError, match="10x9 is no multiple of 4"):
+        degrade(np.zeros((9, 10, 3), np.float32), PRESETS["mild"], np.random.default_rng(0))

@@ -1,0 +1,150 @@
+"""LR stems and codecs: sizes, the residual's exactness, and the DC-AE adapter against diffusers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linearsr.models.codec import (
+    DeepCompressionCodec,
+    ResidualCodec,
+    ResidualCodecConfig,
+    pad_to_multiple,
+)
+from linearsr.models.lr_stem import (
+    LRCondition,
+    PredictiveStem,
+    PredictiveStemConfig,
+    StridedStem,
+    StridedStemConfig,
+)
+
+
+@pytest.fixture(scope="module")
+def stem() -> PredictiveStem:
+    torch.manual_seed(0)
+    stem = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=2))
+    with torch.no_grad():
+        for parameter in stem.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return stem.eval()
+
+
+def test_strided_stem_reaches_the_grid_of_a_32x_autoencoder() -> None:
+    stem = StridedStem(StridedStemConfig(channels=5))
+    assert stem(torch.zeros(2, 3, 64, 24)).features.shape == (2, 5, 8, 3)
+    assert stem.multiple_of == 8
+
+
+def test_a_fresh_predictive_stem_is_bicubic() -> None:
+    lr = torch.rand(1, 3, 6, 8) * 2 - 1
+    condition = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1)).eval()(lr)
+    expected = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic", antialias=True)
+    assert torch.equal(condition.prediction, expected)
+    assert condition.features.shape == (1, 32, 3, 4)
+    assert (condition.deviation > 0).all()
+
+
+def test_features_and_deviation_send_no_gradient_into_the_prediction(stem: PredictiveStem) -> None:
+    condition = stem(torch.rand(1, 3, 4, 4))
+    (condition.deviation.sum() + condition.features.sum()).backward()
+    assert stem.conv_in.weight.grad is None
+    assert stem.deviation_head[0].weight.grad is not None
+    stem.zero_grad(set_to_none=True)
+
+
+def test_features_reach_unit_deviation_in_training() -> None:
+    torch.manual_seed(0)
+    stem = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1)).train()
+    for _ in range(600):
+        stem(torch.rand(2, 3, 8, 8) * 2 - 1)
+    features = stem.eval()(torch.rand(64, 3, 8, 8) * 2 - 1).features
+    # unshuffled: four positions of each of the eight channels
+    deviations = features.reshape(64, 8, 4, 4, 4).std(dim=(0, 2, 3, 4))
+    assert deviations == pytest.approx(torch.ones(8), rel=0.15)
+
+
+@given(st.integers(1, 5), st.integers(1, 5))
+@settings(max_examples=10, deadline=None)
+def test_the_residual_codec_loses_nothing(stem: PredictiveStem, rows: int, columns: int) -> None:
+    codec = ResidualCodec(ResidualCodecConfig())
+    lr, hr = torch.rand(2, 3, 2 * rows, 2 * columns) * 2 - 1, torch.rand(2, 3, 8 * rows, 8 * columns) * 2 - 1
+    condition = stem(lr)
+    latent = codec.encode(hr, condition)
+    assert latent.shape == (2, codec.latent_channels, rows, columns)
+    torch.testing.assert_close(codec.decode(latent, condition), hr, atol=1e-5, rtol=0)
+    assert torch.equal(codec.decode(torch.zeros_like(latent), condition), condition.prediction)
+
+
+def test_the_residual_codec_needs_a_prediction() -> None:
+    with pytest.raises(ValueError, match="PredictiveStem"):
+        ResidualCodec(ResidualCodecConfig()).encode(torch.zeros(1, 3, 8, 8), LRCondition(torch.zeros(1)))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16))
+@settings(max_examples=80, deadline=None)
+def test_padding_is_undone_by_a_crop(height: int, width: int, multiple: int) -> None:
+    image = torch.rand(1, 3, height, width)
+    padded = pad_to_multiple(image, multiple)
+    assert padded.shape[-2] % multiple == padded.shape[-1] % multiple == 0
+    assert padded.shape[-2] < height + multiple
+    assert padded.shape[-1] < width + multiple
+    assert torch.equal(padded[..., :height, :width], image)
+
+
+def test_padding_reflects() -> None:
+    row = torch.arange(5.0).view(1, 1, 1, 5).expand(1, 1, 5, 5)
+    assert pad_to_multiple(row, 8)[0, 0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
+
+
+@pytest.fixture(scope="module")
+def dc_ae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    tiny = diffusers.AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+    folder = tmp_path_factory.mktemp("dc_ae")
+    tiny.save_pretrained(folder)
+    return folder
+
+
+def test_dc_ae_adapter_scales_as_diffusers_pipelines_do(dc_ae_folder: Path, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    original = diffusers.AutoencoderDC.from_pretrained(dc_ae_folder)
+    codec = DeepCompressionCodec.from_pretrained(dc_ae_folder)
+    codec.save_pretrained(tmp_path)
+    again = DeepCompressionCodec.from_pretrained(tmp_path)
+    assert (codec.compression, codec.latent_channels) == (2, 4)
+    image, condition = torch.rand(1, 3, 8, 12) * 2 - 1, LRCondition(torch.zeros(1))
+    with torch.no_grad():
+        latent = original.encode(image).latent * 0.41407
+        assert torch.equal(codec.encode(image, condition), latent)
+        assert torch.equal(again.decode(latent, condition), original.decode(latent / 0.41407).sample)
+
+
+def test_dc_ae_refuses_float16(dc_ae_folder: Path) -> None:
+    with pytest.raises(ValueError, match="bfloat16"):
+        DeepCompressionCodec.from_pretrained(dc_ae_folder, torch.float16)
+
+
+def test_dc_ae_refuses_pickles(dc_ae_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((dc_ae_folder / "config.json").read_bytes())
+    torch.save({}, tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        DeepCompressionCodec.from_pretrained(tmp_path)
