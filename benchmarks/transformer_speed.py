@@ -1,4 +1,4 @@
-"""How much faster our transformer is than `diffusers.SanaTransformer2DModel` with the same weights, on this CPU.
+"""How much faster our transformer is than `diffusers.SanaTransformer2DModel`, same weights, on this CPU.
 
     python benchmarks/transformer_speed.py --width 192 1152 --tokens 64 128 --dtype float32 bfloat16
 
@@ -102,7 +102,7 @@ def main() -> None:
         for side in args.tokens:
             for dtype in args.dtype:
                 result = compare(width, side, getattr(torch, dtype), args.batch, args.runs, args.qk_norm)
-                print(json.dumps(result), flush=True)
+                print(json.dumps(result), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if pickles:
         raise CheckpointError(
             f"{folder}: only pickled weights ({_some(pickles)}), which can run code when opened; where you "
-            "trust them, convert them with safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)"
+            "trust them, convert: safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)"
         )
     raise CheckpointError(f"{folder}: no {WEIGHTS_NAME}")
 

@@ -37,7 +37,7 @@ def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) 
 
 
 class RMSNorm(nn.RMSNorm):
-    """Root-mean-square norm over the last axis, with a learned scale; the result has the dtype of its input."""
+    """Root-mean-square norm over the last axis with a learned scale; keeps the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C), computed in the wider dtype of input and weight."""

@@ -1,7 +1,7 @@
 """The network of LinearSR: a SANA-family diffusion transformer that also sees features of the LR image.
 
 Names and shapes of all parameters are those of `diffusers.SanaTransformer2DModel`. There are four
-differences, all in the config: `lr_channels` further inputs of `patch_embed.proj` (behind the noisy latent's),
+differences, all in the config: `lr_channels` further inputs of `patch_embed.proj` (behind the latent's),
 `null_tokens` that stand in for missing guidance, `lr_skip` from the LR features straight to the output, and
 what the output means (`prediction_type`).
 """
