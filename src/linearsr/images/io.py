@@ -1,0 +1,16 @@
+"""Images in and out: the names that other rooms use."""
+
+from linearsr.images.picture import ImageError, Picture
+from linearsr.images.reading import DEFAULT_MAX_PIXELS, picture_from_pil, read_image
+from linearsr.images.writing import FORMATS, picture_to_pil, write_image
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "ImageError",
+    "Picture",
+    "picture_from_pil",
+    "picture_to_pil",
+    "read_image",
+    "write_image",
+]

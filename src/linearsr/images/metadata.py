@@ -1,0 +1,142 @@
+"""What a file says about its pixels: orientation, EXIF, ICC profile, resolution."""
+
+import math
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any, TypedDict
+
+import numpy as np
+from PIL import Image, ImageCms
+from PIL.ExifTags import IFD, Base
+
+# Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
+_STORAGE_TAGS = frozenset(
+    {
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        263,
+        264,
+        265,
+        266,
+        273,
+        277,
+        278,
+        279,
+        280,
+        281,
+        284,
+        288,
+        289,
+        290,
+        291,
+    }
+    | {
+        292,
+        293,
+        297,
+        301,
+        317,
+        320,
+        321,
+        322,
+        323,
+        324,
+        325,
+        330,
+        332,
+        333,
+        334,
+        336,
+        337,
+        338,
+        339,
+        340,
+        341,
+        347,
+    }
+    | {512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 559, 700, 33723, 34377, 34675}
+)
+
+# How to undo each EXIF orientation (EXIF 2.32, tag 274) on an array (H, W, ...).
+_UPRIGHT: dict[int, Callable[[Any], Any]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+class Metadata(TypedDict, total=False):
+    """The metadata that a file is to carry, as the keywords of Pillow's `save`."""
+
+    icc_profile: bytes
+    exif: bytes
+    dpi: tuple[float, float]
+
+
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an array (H, W, ...) stored in EXIF `orientation` (1 to 8) so that its first row is the top."""
+    return np.ascontiguousarray(_UPRIGHT[orientation](array)) if orientation in _UPRIGHT else array
+
+
+def read_orientation(exif: Image.Exif) -> int:
+    """Return the EXIF orientation, 1 (upright) if there is none or it makes no sense."""
+    orientation = exif.get(Base.Orientation, 1)
+    return int(orientation) if orientation in _UPRIGHT else 1
+
+
+def parse_exif(block: bytes | None) -> Image.Exif:
+    """Parse a raw EXIF block; empty for None. Raises what Pillow raises for a broken one."""
+    exif = Image.Exif()
+    if block:
+        exif.load(block)
+    return exif
+
+
+def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
+    """Return EXIF as a raw block for an upright image of `size` (width, height); None if nothing is left.
+
+    The orientation becomes 1, the pixel dimensions become `size`, the thumbnail and tags on the storage of the old
+    pixels go. Raises what Pillow raises if the tags cannot be written.
+    """
+    for tag in _STORAGE_TAGS.intersection(exif):
+        del exif[tag]
+    if Base.Orientation in exif:
+        exif[Base.Orientation] = 1
+    photo = exif.get_ifd(IFD.Exif)
+    for tag, length in zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True):
+        if tag in photo:
+            photo[tag] = length
+    return exif.tobytes() if len(exif) else None
+
+
+def profile_space(icc_profile: bytes) -> str:
+    """Return the colour space of an ICC profile, as "RGB" or "GRAY". Raises OSError if it is broken."""
+    return str(ImageCms.ImageCmsProfile(BytesIO(icc_profile)).profile.xcolor_space).strip()
+
+
+def to_srgb(im: Image.Image, icc_profile: bytes) -> Image.Image:
+    """Convert an image to sRGB through its profile. Raises ImageCms.PyCMSError if the profile does not fit."""
+    source = ImageCms.ImageCmsProfile(BytesIO(icc_profile))
+    converted = ImageCms.profileToProfile(im, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert converted is not None
+    return converted
+
+
+def read_dpi(im: Image.Image) -> tuple[float, float] | None:
+    """Return the resolution in pixels per inch (x, y), None if unknown or nonsense."""
+    try:
+        x, y = (float(value) for value in im.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    # JPEG stores it in 16 bits.
+    plausible = all(math.isfinite(value) and 1 <= value <= 65535 for value in (x, y))
+    return (x, y) if plausible else None

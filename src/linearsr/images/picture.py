@@ -1,0 +1,70 @@
+"""An image in memory as the project passes it around, and the error of everything that reads or writes one."""
+
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+class ImageError(ValueError):
+    """One line: which image, what is wrong with it and what to do."""
+
+    def __init__(self, source: str | PathLike[str], problem: str) -> None:
+        line = f"{fspath(source)}: {' '.join(problem.split())}"
+        # A file name may hold line breaks or undecodable bytes; the message must still print as one line.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A still image: H rows, W columns, upright, with its metadata.
+
+    `colour`: float32 (H, W, 3) RGB or (H, W, 1) grey, in [0, 1], in the colour space of `icc_profile` (sRGB if None).
+    `alpha`: float32 (H, W) in [0, 1], not premultiplied, or None if the image is opaque.
+    `bits`: depth of a channel of the file it came from and, in PNG and TIFF, of the file it is written to.
+    `icc_profile`, `exif`: the raw blocks; `dpi`: pixels per inch (x, y).
+    Raises ValueError if the arrays do not fit this description.
+    """
+
+    colour: FloatArray
+    alpha: FloatArray | None = None
+    bits: Literal[8, 16] = 8
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.colour.shape, self.colour.dtype
+        if len(shape) != 3 or shape[2] not in {1, 3} or 0 in shape or dtype != np.float32:
+            raise ValueError(f"colour must be float32 (H, W, 3) or (H, W, 1), not {dtype} {shape}")
+        alpha = self.alpha
+        if alpha is not None and (alpha.shape != shape[:2] or alpha.dtype != np.float32):
+            raise ValueError(
+                f"alpha must be float32 {shape[:2]} like colour, not {alpha.dtype} {alpha.shape}"
+            )
+        if self.bits not in {8, 16}:
+            raise ValueError(f"bits must be 8 or 16, not {self.bits}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, the order of Pillow."""
+        return self.colour.shape[1], self.colour.shape[0]
+
+    def quantised(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Return colour and alpha as one array (H, W, 1 to 4) of integers of `bits` bits, rounded and clamped."""
+        return quantise(self.colour, self.alpha, self.bits)
+
+
+def quantise(
+    colour: FloatArray, alpha: FloatArray | None, bits: Literal[8, 16]
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Round (H, W, C) colour and (H, W) alpha in [0, 1] to integers (H, W, C or C + 1) of `bits` bits."""
+    samples = colour if alpha is None else np.concatenate([colour, alpha[..., None]], axis=-1)
+    # NaN has no integer; black is the least bad pixel.
+    clean = np.nan_to_num(np.clip(samples, 0, 1), nan=0.0)
+    rounded: FloatArray = np.rint(clean * np.float32(2**bits - 1))
+    return rounded.astype(np.uint8) if bits == 8 else rounded.astype(np.uint16)

@@ -1,0 +1,198 @@
+"""Reading an image that may be anything: one still, upright picture comes out, or one ImageError."""
+
+import errno
+import os
+import warnings
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from linearsr.images.deep import deep_raw_mode, read_deep
+from linearsr.images.metadata import exif_for_upright, profile_space, read_dpi, read_orientation, upright
+from linearsr.images.picture import ImageError, Picture
+from linearsr.images.samples import Samples, deep_samples, samples_of
+
+DEFAULT_MAX_PIXELS = 64_000_000
+MAX_ASPECT = 1000
+
+# EPS and WMF run other programs; the rest has no still image or only a stub in Pillow.
+_REFUSED_FORMATS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "FITS", "MCIDAS", "IPTC"})
+# Cameras append previews to a JPEG (MPO) and Photoshop counts layers: one picture all the same.
+_STILL_FORMATS = frozenset({"MPO", "PSD"})
+_HINT = "use PNG, JPEG, WebP, TIFF or another format that Pillow reads"
+
+
+def read_image(source: str | Path | bytes | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """Read a still image from a path, the bytes of a file or a binary file object.
+
+    The picture is upright (EXIF orientation applied), grey stays one channel, 16-bit grey and colour in PNG and TIFF
+    stay 16-bit, CMYK becomes sRGB (through its ICC profile if it has one), palettes become RGB, every kind of
+    transparency becomes alpha. Of an animation the first frame is taken, with a warning. The format is recognised
+    by content, not by extension.
+
+    Raises ImageError, one line with the name and the remedy, if the source is missing, unreadable, empty, truncated,
+    corrupt (including its EXIF and ICC blocks), no image, has more than `max_pixels` pixels (decided from the header,
+    before anything is decompressed), or is longer than 1000 times its width.
+    """
+    name, data = _load(source)
+    return _guarded(name, lambda: _decode(name, data, max_pixels))
+
+
+def picture_from_pil(image: Image.Image) -> Picture:
+    """Take over a Pillow image of any mode, with the rules and errors of `read_image`, except the pixel limit."""
+
+    def take() -> Picture:
+        image.load()
+        return _assemble(name, image, samples_of(image))
+
+    name = str(getattr(image, "filename", "") or "<PIL image>")
+    return _guarded(name, take)
+
+
+def _guarded(name: str, action: Callable[[], Picture]) -> Picture:
+    try:
+        return action()
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(name, "does not fit the memory; reduce it first") from error
+    except Image.DecompressionBombError as error:
+        limit = "PIL.Image.MAX_IMAGE_PIXELS"
+        raise ImageError(name, f"has more pixels than Pillow allows; reduce it, or raise {limit}") from error
+    # Pillow's decoders raise nearly every exception there is on hostile input.
+    except Exception as error:
+        raise ImageError(
+            name, f"is broken or truncated ({error or type(error).__name__}); get it anew"
+        ) from error
+
+
+def _load(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
+    if isinstance(source, bytes):
+        name, data = "<bytes>", source
+    elif isinstance(source, (str, Path)):
+        name, data = str(source), _load_path(source)
+    else:
+        name = str(getattr(source, "name", "<stream>"))
+        try:
+            data = source.read()
+        except (OSError, ValueError) as error:
+            raise ImageError(name, f"cannot be read ({error}); open it for reading in binary mode") from error
+    if not data:
+        raise ImageError(name, "is empty; get it anew")
+    return name, data
+
+
+def _load_path(path: str | Path) -> bytes:
+    try:
+        if os.path.isdir(path):
+            raise ImageError(path, "is a folder, not an image; name the images in it")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ImageError(path, "is a device or pipe, not a file; copy its content into a file")
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(path, "does not exist; check the name") from error
+    except PermissionError as error:
+        raise ImageError(path, "cannot be read: no permission; change its permissions or owner") from error
+    except OSError as error:
+        reason = "the name is too long" if error.errno == errno.ENAMETOOLONG else error.strerror or str(error)
+        raise ImageError(path, f"cannot be read: {reason}; check the name and the disk") from error
+    except ValueError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(path, "is no valid file name; check the name") from error
+
+
+def _decode(name: str, data: bytes, max_pixels: int) -> Picture:
+    im = _open(name, data)
+    _check_size(name, im.size, max_pixels)
+    if im.format == "PNG":
+        # Decoding skips the checksums of the pixel data.
+        _open(name, data).verify()
+    if im.format not in _STILL_FORMATS and getattr(im, "is_animated", False):
+        warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
+    samples = _samples(name, data, im)
+    im.load()
+    _check_size(name, im.size, max_pixels)
+    return _assemble(name, im, samples)
+
+
+def _open(name: str, data: bytes) -> Image.Image:
+    Image.init()
+    formats = [format_name for format_name in Image.ID if format_name not in _REFUSED_FORMATS]
+    try:
+        return Image.open(BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"heif", b"hevc"}:
+            raise ImageError(
+                name, "is a HEIC photo, which is not supported; convert it to JPEG or PNG"
+            ) from error
+        raise ImageError(name, f"is no image, or its header is broken; {_HINT}") from error
+
+
+def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if min(size) < 1:
+        raise ImageError(name, f"is {width}x{height} pixels: there is nothing in it; get it anew")
+    if width * height > max_pixels:
+        megapixels = f"{width * height / 1e6:.4g} megapixels exceed the limit of {max_pixels / 1e6:.4g}"
+        raise ImageError(name, f"is {width}x{height} pixels: {megapixels}; reduce or crop it first")
+    if max(size) > MAX_ASPECT * min(size):
+        raise ImageError(name, f"is {width}x{height} pixels: a line, not a picture; crop or stack it first")
+
+
+def _samples(name: str, data: bytes, im: Image.Image) -> Samples:
+    tags = getattr(im, "tag_v2", {})
+    depths = tags.get(258, 8)
+    if tags.get(284) == 2 and max(depths if isinstance(depths, tuple) else (depths,)) > 8:
+        # Pillow reads these as 8-bit noise without an error.
+        raise ImageError(
+            name, "is a TIFF with more than 8 bits in separate planes; save it with interleaved channels"
+        )
+    raw_mode = deep_raw_mode(im)
+    if raw_mode is None:
+        im.load()
+        try:
+            return samples_of(im)
+        except ValueError as error:
+            raise ImageError(name, str(error)) from error
+    array = read_deep(partial(_open, name, data), raw_mode)
+    return deep_samples(array, im.info.get("transparency"))
+
+
+def _assemble(name: str, im: Image.Image, samples: Samples) -> Picture:
+    try:
+        exif = im.getexif()
+        orientation = read_orientation(exif)
+    except Exception as error:
+        raise ImageError(
+            name, "has broken EXIF data; remove it (exiftool -exif:all= FILE) and try again"
+        ) from error
+    colour = upright(samples.colour, orientation)
+    alpha = None if samples.alpha is None else upright(samples.alpha, orientation)
+    icc_profile = None if samples.managed else _fitting_profile(name, im, channels=colour.shape[2])
+    try:
+        block = exif_for_upright(exif, (colour.shape[1], colour.shape[0]))
+    except Exception:
+        warnings.warn(f"{name}: its EXIF data cannot be copied and is dropped", stacklevel=6)
+        block = None
+    return Picture(colour, alpha, samples.bits, icc_profile, block, read_dpi(im))
+
+
+def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
+    icc_profile = im.info.get("icc_profile")
+    if not icc_profile:
+        return None
+    try:
+        space = profile_space(icc_profile)
+    except Exception as error:
+        raise ImageError(
+            name, "has a broken ICC profile; remove it (exiftool -icc_profile:all= FILE) and try again"
+        ) from error
+    if space == ("RGB" if channels == 3 else "GRAY"):
+        return bytes(icc_profile)
+    warnings.warn(f"{name}: its ICC profile is for {space} and does not fit; it is dropped", stacklevel=6)
+    return None

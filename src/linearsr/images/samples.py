@@ -1,0 +1,119 @@
+"""Between Pillow's image modes and arrays of colour and alpha in [0, 1]."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from linearsr.images.metadata import to_srgb
+from linearsr.images.picture import FloatArray
+
+# Float files are nominally 0 to 1; filters may overshoot a little, other ranges are somebody's physical units.
+_FLOAT_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """`colour` float32 (H, W, 3 or 1) and `alpha` float32 (H, W) or None, in [0, 1]; `bits` per channel.
+
+    `managed`: the colours are sRGB now, whatever profile the file has.
+    """
+
+    colour: FloatArray
+    alpha: FloatArray | None
+    bits: Literal[8, 16]
+    managed: bool = False
+
+
+def samples_of(im: Image.Image) -> Samples:
+    """Take the pixels out of a loaded Pillow image of any mode.
+
+    Raises ValueError, with words for the user, for NaN, infinity and integers or floats of unknown range.
+    """
+    if im.mode == "F":
+        return Samples(_checked_float(np.asarray(im))[..., None], None, 16)
+    if im.mode == "I" or im.mode.startswith("I;16"):
+        return _deep_grey(im)
+    if im.mode in {"CMYK", "LAB", "HSV", "YCbCr"}:
+        rgb = _to_rgb(im)
+        return Samples(_unit(np.asarray(rgb)), None, 8, managed=True)
+    plain = im.convert(_plain_mode(im))
+    array = _unit(np.asarray(plain))
+    if array.ndim == 2:
+        return Samples(array[..., None], None, 8)
+    return split_alpha(array, 8, has_alpha=plain.mode.endswith("A"))
+
+
+def split_alpha(array: FloatArray, bits: Literal[8, 16], has_alpha: bool) -> Samples:
+    """Split (H, W, C) in [0, 1] into colour and, if the last channel is one, alpha."""
+    if not has_alpha:
+        return Samples(array, None, bits)
+    return Samples(np.ascontiguousarray(array[..., :-1]), np.ascontiguousarray(array[..., -1]), bits)
+
+
+def deep_samples(array: NDArray[np.uint16], transparent: Any = None) -> Samples:
+    """Scale 16-bit (H, W, 1 to 4) to [0, 1]; pixels of the colour key `transparent` (a PNG tRNS) get alpha 0."""
+    unit = array.astype(np.float32) / np.float32(65535)
+    if transparent is None or array.shape[2] in {2, 4}:
+        return split_alpha(unit, 16, has_alpha=array.shape[2] in {2, 4})
+    key = np.asarray(transparent, dtype=np.int64).reshape(-1)
+    return Samples(unit, (array != key).any(axis=-1).astype(np.float32), 16)
+
+
+def to_pil(quantised: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image:
+    """Make a Pillow image of (H, W, 1 to 4) integers; 16-bit ones must have one channel (mode I;16)."""
+    return Image.fromarray(quantised[..., 0] if quantised.shape[2] == 1 else quantised)
+
+
+def _plain_mode(im: Image.Image) -> str:
+    """The mode of grey, RGB or either with alpha that holds everything in `im`."""
+    grey = im.mode in {"1", "L", "LA", "La"}
+    alpha = im.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in im.info
+    return ("L" if grey else "RGB") + ("A" if alpha else "")
+
+
+def _unit(array: NDArray[np.uint8]) -> FloatArray:
+    return array.astype(np.float32) / np.float32(255)
+
+
+def _deep_grey(im: Image.Image) -> Samples:
+    values = np.asarray(im).astype(np.int64)
+    tags: Any = getattr(im, "tag_v2", {})
+    depth = tags.get(258, 16)
+    largest = 2 ** (depth[0] if isinstance(depth, tuple) else depth) - 1
+    largest = 65535 if largest > 65535 else largest
+    if values.min() < 0 or values.max() > largest:
+        raise ValueError(
+            "has 32-bit or signed integers of unknown range; convert it to 8 or 16 bits per channel"
+        )
+    if tags.get(262) == 0:
+        values = largest - values
+    if largest != 65535:
+        values = (values * 65535 + largest // 2) // largest
+    return deep_samples(values.astype(np.uint16)[..., None], im.info.get("transparency"))
+
+
+def _checked_float(array: NDArray[np.float32]) -> FloatArray:
+    if not np.isfinite(array).all():
+        raise ValueError("has pixels that are NaN or infinite; replace them by finite values")
+    low, high = float(array.min()), float(array.max())
+    if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
+        raise ValueError(f"has float pixels from {low:g} to {high:g}; scale them to the range 0 to 1")
+    return np.clip(array, 0, 1).astype(np.float32)
+
+
+def _to_rgb(im: Image.Image) -> Image.Image:
+    profile = im.info.get("icc_profile")
+    if profile and im.mode != "HSV":
+        try:
+            return to_srgb(im, profile)
+        except ImageCms.PyCMSError:
+            pass  # A profile for another colour space: the usual formulas are the best guess.
+    if im.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(im, lab, srgb, outputMode="RGB")
+        assert converted is not None
+        return converted
+    return im.convert("RGB")

@@ -1,0 +1,75 @@
+"""TIFF with 8 or 16 bits per channel and full EXIF: Pillow writes neither 16-bit colour nor compressed EXIF."""
+
+import zlib
+from io import BytesIO
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.ExifTags import IFD, Base
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from linearsr.images.metadata import parse_exif
+
+_DEFLATE, _HORIZONTAL_DIFFERENCE, _UNASSOCIATED_ALPHA, _INCH = 8, 2, 2, 2
+_LONG, _UNDEFINED = 4, 7
+_STRIP_BYTES = 2**20
+_LARGEST_FILE = 2**32 - 2**20
+
+
+def encode_tiff(
+    samples: NDArray[np.uint8] | NDArray[np.uint16],
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
+    """Encode (H, W, 1 to 4) samples, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
+
+    Raises OverflowError if the file would not fit the 4 GB that TIFF can address.
+    """
+    height, width, channels = samples.shape
+    rows = max(1, _STRIP_BYTES // (width * channels * samples.itemsize))
+    strips = [_compress(samples[top : top + rows]) for top in range(0, height, rows)]
+    sizes = [len(strip) for strip in strips]
+    if sum(sizes) > _LARGEST_FILE:
+        raise OverflowError("a TIFF file holds at most 4 GB")
+
+    directory: Any = ImageFileDirectory_v2()
+    _add_exif(directory, exif)
+    directory[Base.ImageWidth], directory[Base.ImageLength] = width, height
+    directory[Base.BitsPerSample] = (samples.itemsize * 8,) * channels
+    directory[Base.Compression] = _DEFLATE
+    directory[Base.PhotometricInterpretation] = 2 if channels >= 3 else 1
+    directory[Base.SamplesPerPixel] = channels
+    directory[Base.RowsPerStrip] = rows
+    directory[Base.PlanarConfiguration] = 1
+    directory[Base.Predictor] = _HORIZONTAL_DIFFERENCE
+    if channels in {2, 4}:
+        directory[Base.ExtraSamples] = _UNASSOCIATED_ALPHA
+    if dpi:
+        directory[Base.XResolution], directory[Base.YResolution] = dpi
+        directory[Base.ResolutionUnit] = _INCH
+    if icc_profile:
+        directory.tagtype[Base.InterColorProfile] = _UNDEFINED
+        directory[Base.InterColorProfile] = icc_profile
+    # Offsets from the end of the directory; Pillow adds where that is.
+    directory.tagtype[Base.StripOffsets] = directory.tagtype[Base.StripByteCounts] = _LONG
+    directory[Base.StripOffsets] = tuple(accumulate(sizes[:-1], initial=0))
+    directory[Base.StripByteCounts] = tuple(sizes)
+
+    file = BytesIO()
+    directory.save(file)
+    return b"".join([file.getvalue(), *strips])
+
+
+def _compress(rows: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    differences = rows.copy()
+    differences[:, 1:] -= rows[:, :-1]
+    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
+
+
+def _add_exif(directory: Any, block: bytes | None) -> None:
+    exif = parse_exif(block)
+    for tag, value in exif.items():
+        directory[tag] = exif.get_ifd(tag) if tag in {IFD.Exif, IFD.GPSInfo} else value

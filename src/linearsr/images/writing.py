@@ -1,0 +1,169 @@
+"""Writing a picture as PNG, JPEG, WebP or TIFF, whole or not at all."""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from linearsr.images.metadata import Metadata, exif_for_upright, parse_exif
+from linearsr.images.picture import FloatArray, ImageError, Picture, quantise
+from linearsr.images.png import encode_png16
+from linearsr.images.samples import to_pil
+from linearsr.images.tiff import encode_tiff
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+_LONGEST_JPEG_EXIF = 65533
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.ENOENT: "the folder does not exist; create it first",
+    errno.ENOTDIR: "its parent is not a folder; choose another name",
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def write_image(picture: Picture, path: str | Path, overwrite: bool = False, quality: int = 95) -> None:
+    """Write a picture in the format of the extension: .png, .jpg, .jpeg, .webp, .tif or .tiff.
+
+    PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG (4:4:4) and WebP have 8 bits and `quality`
+    (1 to 100). ICC profile, EXIF (orientation 1, true dimensions) and resolution go along. JPEG has no alpha: the
+    picture is flattened on white, with a warning. The file appears under its name only when it is complete.
+
+    Raises ImageError if the extension is unknown, the file exists and `overwrite` is False, the picture is too
+    large for the format or the file cannot be written (nothing is left behind then); ValueError for the quality.
+    """
+    path = Path(path)
+    file_format = FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise ImageError(path, f"has no extension of a known format; use one of {', '.join(FORMATS)}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be from 1 to 100, not {quality}")
+    _check_target(path, overwrite)
+    longest = _LONGEST_SIDE.get(file_format)
+    if longest and max(picture.size) > longest:
+        width, height = picture.size
+        raise ImageError(
+            path, f"{width}x{height} pixels exceed the {longest} of {file_format}; write PNG or TIFF"
+        )
+    try:
+        data = _encode(picture, path, file_format, quality)
+    except OverflowError as error:
+        raise ImageError(path, f"{error}; write PNG") from error
+    except MemoryError as error:
+        raise ImageError(path, "does not fit the memory; write a smaller picture") from error
+    _write_whole(path, data)
+
+
+def picture_to_pil(picture: Picture) -> Image.Image:
+    """Make a Pillow image: L, LA, RGB or RGBA, and I;16 for opaque 16-bit grey.
+
+    Pillow has no mode for 16-bit colour: it becomes 8-bit; use `write_image` to keep all bits. The metadata is in
+    `info`, where Pillow's `save` finds the profile; pass `exif=image.info["exif"]` to keep EXIF.
+    """
+    channels = picture.colour.shape[2] + (picture.alpha is not None)
+    image = to_pil(quantise(picture.colour, picture.alpha, 16 if picture.bits == 16 and channels == 1 else 8))
+    image.info.update(_metadata(picture, "<picture>"))
+    return image
+
+
+def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> bytes:
+    metadata = _metadata(picture, path)
+    if file_format == "TIFF":
+        return encode_tiff(picture.quantised(), **metadata)
+    if file_format == "PNG" and picture.bits == 16:
+        return encode_png16(picture.quantised().astype(np.uint16, copy=False), **metadata)
+    colour, alpha = picture.colour, picture.alpha
+    options: dict[str, object] = {}
+    if file_format == "JPEG":
+        options = {"quality": quality, "subsampling": "4:4:4", "optimize": True}
+        if alpha is not None:
+            warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
+            colour, alpha = _on_white(colour, alpha), None
+        if len(metadata.get("exif", b"")) > _LONGEST_JPEG_EXIF:
+            warnings.warn(f"{path}: its EXIF data is too long for JPEG and is dropped", stacklevel=4)
+            del metadata["exif"]
+    elif file_format == "WEBP":
+        options = {"quality": quality, "method": 4}
+        if colour.shape[2] == 1:
+            # WebP is always RGB, where a profile for grey means nothing.
+            metadata.pop("icc_profile", None)
+    file = BytesIO()
+    to_pil(quantise(colour, alpha, 8)).save(file, file_format, **options, **metadata)
+    return file.getvalue()
+
+
+def _metadata(picture: Picture, name: str | Path) -> Metadata:
+    """Return the keywords icc_profile, exif and dpi, as far as the picture has them."""
+    try:
+        exif = exif_for_upright(parse_exif(picture.exif), picture.size)
+    except Exception:
+        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=5)
+        exif = None
+    metadata: Metadata = {}
+    if picture.icc_profile:
+        metadata["icc_profile"] = picture.icc_profile
+    if exif:
+        metadata["exif"] = exif
+    if picture.dpi:
+        metadata["dpi"] = picture.dpi
+    return metadata
+
+
+def _on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:
+    weight = np.clip(alpha, 0, 1)[..., None]
+    return colour * weight + (1 - weight)
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise _write_error(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise ImageError(path, "is a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise ImageError(path, "is a device or pipe, not a file; choose another name")
+    if not overwrite:
+        raise ImageError(path, "exists already; choose another name or ask to overwrite it")
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write to a temporary name in the same folder and rename, so that the name never stands for half a file."""
+    temporary = path.parent / f".linearsr-{secrets.token_hex(8)}.part"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        # Renamed after a success; anything else, an interrupt too, must leave nothing.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _write_error(path: Path, error: OSError | ValueError) -> ImageError:
+    code = error.errno if isinstance(error, OSError) else None
+    reason = _REMEDIES.get(code or 0) or f"{error}; choose another name or folder"
+    return ImageError(path, f"cannot be written: {reason}")
