@@ -3,34 +3,18 @@
 Nothing depends on workers or on what was drawn before, so a resumed run sees exactly the samples it would have seen.
 """
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
+from linearsr.images.files import list_images
+from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.training.config import ConfigError, DataConfig
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Image files under `folder`, sorted. Raises ConfigError if there are none."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise ConfigError(f"{folder}: no images found: give a folder with HR photos")
-    return found
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 class CropPairs(Dataset[tuple[Tensor, Tensor]]):
@@ -42,7 +26,7 @@ class CropPairs(Dataset[tuple[Tensor, Tensor]]):
         self.photos: list[NDArray[np.uint8]] = []
         weights: list[float] = []
         for folder, weight in config.folders.items():
-            for path in list_images(folder):
+            for path in _photos(folder):
                 photo = read_rgb(path)
                 if min(photo.shape[:2]) < hr_crop:
                     continue
@@ -77,24 +61,21 @@ def to_tensor(image: ImageArray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1
 
 
-def file_generator(seed: int, name: str) -> np.random.Generator:
-    """The generator of one file: its draws do not depend on which other files there are."""
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
-
-
 def validation_pairs(
     folder: Path, degradation: str, scale: int, max_pictures: int
 ) -> list[tuple[str, Tensor, Tensor]]:
     """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them."""
     pairs = []
-    for path in list_images(folder)[:max_pictures]:
+    for path in _photos(folder)[:max_pictures]:
         hr = crop_to_multiple(read_rgb(path), scale)
         lr = degrade(hr, PRESETS[degradation], file_generator(0, path.stem), scale)
         pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))
     return pairs
 
 
-def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> ImageArray:
-    """Cut the right and lower border so that both sides are multiples; values to float32 in [0, 1]."""
-    height, width = (side // multiple * multiple for side in photo.shape[:2])
-    return photo[:height, :width].astype(np.float32) / np.float32(255)
+def _photos(folder: Path) -> list[Path]:
+    """Image files under `folder`, sorted. Raises ConfigError if there are none."""
+    found = list_images(folder)
+    if not found:
+        raise ConfigError(f"{folder}: no images found: give a folder with HR photos")
+    return found

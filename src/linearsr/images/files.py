@@ -1,0 +1,19 @@
+"""Image files in folders: which files are taken for images."""
+
+import os
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+)
+"""What counts as an image where a folder is searched; a file that is named is read whatever its name."""
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file found in a folder is taken for an image: by its suffix, and if it is not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Image files under `folder`, to the bottom, sorted."""
+    return sorted(path for path in Path(folder).rglob("*") if is_image_name(path))

@@ -1,0 +1,31 @@
+"""HR photos as training, validation and `linearsr degrade` take them: 8-bit RGB, cut, with a generator each."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> NDArray[np.float32]:
+    """Cut the right and lower border of (H, W, 3) so that both sides are multiples; values to [0, 1].
+
+    Raises:
+        ValueError: a side is shorter than `multiple`.
+    """
+    if min(photo.shape[:2]) < multiple:
+        raise ValueError(f"{photo.shape[1]}x{photo.shape[0]} is too small for a scale of {multiple}")
+    height, width = (side // multiple * multiple for side in photo.shape[:2])
+    return photo[:height, :width].astype(np.float32) / np.float32(255)
+
+
+def file_generator(seed: int, name: str) -> np.random.Generator:
+    """The generator of one file: its draws do not depend on which other files there are."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
