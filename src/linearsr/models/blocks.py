@@ -91,10 +91,10 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
         self.norm_k = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
 
-    def _normalised(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        if self.norm_q is None or self.norm_k is None:
-            return q, k
-        return self.norm_q(q), self.norm_k(k)
+    def project_out(self, attended: Tensor) -> Tensor:
+        """Attended values (B, H, N, D) -> tokens (B, N, C)."""
+        out: Tensor = self.to_out[0](attended.transpose(1, 2).flatten(2))
+        return out
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
@@ -107,13 +107,20 @@ class LinearSelfAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        q, k, v = (
-            self.to_qkv(x).chunk(3, dim=-1) if self.fused else (self.to_q(x), self.to_k(x), self.to_v(x))
-        )
-        q, k = self._normalised(q, k)
-        out = relu_linear_attention(self._split_heads(q), self._split_heads(k), self._split_heads(v))
-        result: Tensor = self.to_out[0](out.transpose(1, 2).flatten(2))
-        return result
+        return self.project_out(relu_linear_attention(self.queries(x), *self.keys_values(x)))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) -> queries (B, H, N, D)."""
+        q = _linear_rows(x, self.to_qkv, 0, 1) if self.fused else self.to_q(x)
+        return self._split_heads(q if self.norm_q is None else self.norm_q(q))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) -> keys and values, each (B, H, N, D)."""
+        if self.fused:
+            k, v = _linear_rows(x, self.to_qkv, 1, 3).chunk(2, dim=-1)
+        else:
+            k, v = self.to_k(x), self.to_v(x)
+        return self._split_heads(k if self.norm_k is None else self.norm_k(k)), self._split_heads(v)
 
     @property
     def fused(self) -> bool:
@@ -152,16 +159,23 @@ def _name_the_three_parts(
                 state[f"{prefix}to_{name}.{kind}"] = part
 
 
+def _linear_rows(x: Tensor, linear: nn.Linear, first: int, last: int) -> Tensor:
+    """The outputs of the thirds `first` to `last` of a fused projection."""
+    third = linear.out_features // 3
+    rows = slice(first * third, last * third)
+    return F.linear(x, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
+
+
 class CrossAttention(Attention):
     """Softmax attention of image tokens to the few guidance tokens."""
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None) -> Tensor:
         """(B, N, C), (B, L, C), and a score bias (B, 1, 1, L) -> (B, N, C)."""
-        q, k = self._normalised(self.to_q(x), self.to_k(context))
-        v = self._split_heads(self.to_v(context))
-        out = F.scaled_dot_product_attention(self._split_heads(q), self._split_heads(k), v, attn_mask=bias)
-        result: Tensor = self.to_out[0](out.transpose(1, 2).flatten(2))
-        return result
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        if self.norm_q is not None and self.norm_k is not None:
+            q, k = self.norm_q(q), self.norm_k(k)
+        q, k, v = self._split_heads(q), self._split_heads(k), self._split_heads(v)
+        return self.project_out(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
 
 
 class MixFFN(nn.Module):
@@ -170,19 +184,21 @@ class MixFFN(nn.Module):
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
         hidden = int(ratio * width)
-        self.conv_inverted = nn.Conv2d(width, 2 * hidden, 1)
-        self.conv_depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
+        self.channels = 2 * hidden
+        self.conv_inverted = nn.Conv2d(width, self.channels, 1)
+        self.conv_depth = nn.Conv2d(self.channels, self.channels, 3, padding=1, groups=self.channels)
         self.conv_point = nn.Conv2d(hidden, width, 1, bias=False)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, height * width, C) -> the same shape."""
-        x = F.silu(_pointwise(x, self.conv_inverted))
+        x = F.silu(pointwise(x, self.conv_inverted))
         image = x.view(len(x), height, width, -1).permute(0, 3, 1, 2)
         value, gate = self.conv_depth(image).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
-        return _pointwise(value * F.silu(gate), self.conv_point)
+        return pointwise(value * F.silu(gate), self.conv_point)
 
 
-def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 

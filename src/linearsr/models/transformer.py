@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from linearsr.checkpoints import (
     load_weights,
     resolve_folder,
 )
+from linearsr.models.bands import block_in_bands
 from linearsr.models.blocks import RMSNorm, TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
@@ -210,8 +212,10 @@ class LinearSRTransformer(PretrainedModule):
         context = self._guidance(encoder_hidden_states, encoder_attention_mask, batch)
         bias = _mask_bias(encoder_attention_mask, context.dtype)
         x = self._embed(hidden_states, lr_features).to(self.scale_shift_table.dtype)
-        for block in self.transformer_blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+        for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
+            if not torch.is_grad_enabled() and x.device.type == "cpu":
+                x = block_in_bands(block, x, context, bias, modulation, *grid)
+            elif torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = checkpoint(block, x, context, bias, modulation, *grid, use_reentrant=False)
             else:
                 x = block(x, context, bias, modulation, *grid)
@@ -252,8 +256,8 @@ class LinearSRTransformer(PretrainedModule):
         `save_pretrained` goes on writing the separate names, but the parameters are other objects: do
         this after loading, before an optimiser sees them.
         """
-        for block in self.transformer_blocks:
-            block.get_submodule("attn1").fuse_()  # type: ignore[operator]
+        for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
+            block.attn1.fuse_()
         return self
 
     @classmethod

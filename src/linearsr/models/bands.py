@@ -1,0 +1,154 @@
+"""A transformer block without gradients on the CPU: the same sums, a band of rows at a time.
+
+The hidden layer of the Mix-FFN is five times as wide as the tokens. Written out for a whole image it falls out of
+the caches, and fresh memory for it costs as much as computing it. Here a band of rows goes through the block while
+it is in the cache, in two passes, as linear attention is two sums: the first gathers the summary of keys and
+values, the second does the rest. Hidden rows that the next band's 3x3 convolution needs are carried over.
+
+Where guidance tokens are few, cross-attention is two small products: q = x W_q + b_q only ever meets the keys, so
+x (W_q k) is computed in place of (x W_q) k, and likewise behind the softmax with values and output projection.
+
+Shapes: N = h * w tokens and n of them in a band, C inner width, L guidance tokens, H heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearsr.models.blocks import CrossAttention, MixFFN, TransformerBlock, pointwise
+from linearsr.models.linear_attention import KVSummary, apply_summary, kv_summary
+
+BAND_TOKENS = 512
+"""Tokens of a band, give or take a row: measured best of 128 to 2048 at widths 192 and 1152."""
+
+
+def block_in_bands(
+    block: TransformerBlock,
+    x: Tensor,
+    context: Tensor,
+    context_bias: Tensor | None,
+    modulation: Tensor,
+    height: int,
+    width: int,
+) -> Tensor:
+    """`block.forward` with the same arguments, writing into the tokens `x` (B, N, C), which it returns."""
+    for i, image in enumerate(x):
+        bias = None if context_bias is None else context_bias[i : i + 1]
+        _one_image(
+            block, image, context[i : i + 1], bias, block.scale_shift_table + modulation[i], height, width
+        )
+    return x
+
+
+def _one_image(
+    block: TransformerBlock,
+    x: Tensor,
+    context: Tensor,
+    context_bias: Tensor | None,
+    modulation: Tensor,
+    height: int,
+    width: int,
+) -> None:
+    """Tokens (N, C), guidance (1, L, C), its score bias, modulation (6, C); writes into the tokens."""
+    shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = modulation
+    self_norm = _modulated(block.norm1, shift_attn, scale_attn)
+    ff_norm = _modulated(block.norm2, shift_ff, scale_ff)
+    cross_attention = _cross_attention(block.attn2, context, context_bias)
+    rows = max(1, BAND_TOKENS // width)
+    bands = torch.split(x, rows * width)
+
+    summary: KVSummary = reduce(
+        add, (kv_summary(*block.attn1.keys_values(self_norm(b)[None])) for b in bands)
+    )
+    feed_forward = _RollingFFN(block.ff, x, gate_ff, width)
+    for band in bands:
+        attended = apply_summary(block.attn1.queries(self_norm(band)[None]), summary)
+        band.addcmul_(gate_attn, block.attn1.project_out(attended)[0].to(x.dtype))
+        band.add_(cross_attention(band))
+        feed_forward.push(ff_norm(band))
+    feed_forward.close()
+
+
+def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
+    """adaLN as one layer norm whose own scale and shift are the modulation."""
+    weight, bias = 1 + scale, shift
+    if norm.elementwise_affine:
+        weight, bias = weight * norm.weight, weight * norm.bias + bias
+    return lambda x: F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _cross_attention(
+    attention: CrossAttention, context: Tensor, bias: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """Attention of (n, C) tokens to guidance (1, L, C)."""
+    tokens, heads = context.shape[1], attention.heads
+    inner = attention.to_q.out_features
+    if attention.norm_q is not None or tokens * heads >= inner:
+        return lambda x: attention(x[None], context, bias)[0]
+
+    with torch.autocast(context.device.type, enabled=False):
+        head_dim = inner // heads
+        weight = attention.to_q.weight
+        dtype = weight.dtype
+        given = context[0].to(dtype)
+        k = attention.to_k(given).view(tokens, heads, head_dim).transpose(0, 1).float() * head_dim**-0.5
+        v = attention.to_v(given).view(tokens, heads, head_dim).transpose(0, 1).float()
+        scorers = (k @ weight.float().view(heads, head_dim, -1)).flatten(0, 1).to(dtype)
+        offset = (k @ attention.to_q.bias.float().view(heads, head_dim, 1)).squeeze(-1)
+        offset = (offset if bias is None else offset + bias[0, 0]).flatten()[:, None].to(dtype)
+        out_bias = attention.to_out.get_parameter("0.bias")
+        out_weight = attention.to_out.get_parameter("0.weight")
+        values = (v @ out_weight.float().t().reshape(heads, head_dim, -1)).flatten(0, 1).to(dtype)
+
+    def folded(x: Tensor) -> Tensor:
+        # Softmax over an axis that is not the last is many times faster for a few tokens.
+        scores = torch.matmul(scorers, x.to(dtype).t()) + offset
+        weights = scores.view(heads, tokens, -1).softmax(1).flatten(0, 1)
+        return F.linear(weights.t().to(dtype), values.t(), out_bias)
+
+    return folded
+
+
+class _RollingFFN:
+    """The Mix-FFN over rows that arrive in bands; adds its gated result to `x` (N, C), one row behind."""
+
+    def __init__(self, ff: MixFFN, x: Tensor, gate: Tensor, width: int) -> None:
+        self.ff = ff
+        self.x = x
+        self.gate = gate
+        self.width = width
+        self.tail: Tensor | None = None
+        self.done = 0
+
+    def push(self, normed: Tensor) -> None:
+        """Take the normed tokens (n, C) of the next rows."""
+        hidden = F.silu(pointwise(normed, self.ff.conv_inverted), inplace=True).view(
+            -1, self.width, self.ff.channels
+        )
+        if self.tail is None:
+            self.tail = hidden.new_zeros(1, self.width, self.ff.channels)
+        self._convolve(torch.cat([self.tail, hidden]))
+
+    def close(self) -> None:
+        """The last rows, whose lower neighbours are zero padding."""
+        assert self.tail is not None
+        self._convolve(torch.cat([self.tail, torch.zeros_like(self.tail[:1])]))
+
+    def _convolve(self, hidden: Tensor) -> None:
+        """Hidden rows with a neighbour above and below: finish all but the outermost."""
+        self.tail = hidden[-2:]
+        if len(hidden) < 3:
+            return
+        conv = self.ff.conv_depth
+        image = hidden[None].permute(0, 3, 1, 2)
+        mixed = F.conv2d(image, conv.weight, conv.bias, padding=(0, 1), groups=conv.groups)
+        value, gate = mixed[0].permute(1, 2, 0).flatten(0, 1).chunk(2, dim=-1)
+        out = pointwise(F.silu(gate, inplace=True).mul_(value), self.ff.conv_point)
+        self.x[self.done : self.done + len(out)].addcmul_(self.gate, out.to(self.x.dtype))
+        self.done += len(out)
