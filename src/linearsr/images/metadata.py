@@ -101,6 +101,15 @@ def parse_exif(block: bytes | None) -> Image.Exif:
     return exif
 
 
+def read_exif(im: Image.Image) -> Image.Exif:
+    """Return the EXIF data of an image, empty if it has none. Raises what Pillow raises for a broken block."""
+    # Pillow meets a broken block while opening, ignores that and then reports an empty one; hence the second look.
+    block = im.info.get("exif")
+    if isinstance(block, bytes):
+        parse_exif(block)
+    return im.getexif()
+
+
 def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
     """Return EXIF as a raw block for an upright image of `size` (width, height); None if nothing is left.
 
@@ -111,7 +120,8 @@ def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
         del exif[tag]
     if Base.Orientation in exif:
         exif[Base.Orientation] = 1
-    photo = exif.get_ifd(IFD.Exif)
+    # Asking for a directory that is not there would create it.
+    photo = exif.get_ifd(IFD.Exif) if IFD.Exif in exif else {}
     for tag, length in zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True):
         if tag in photo:
             photo[tag] = length

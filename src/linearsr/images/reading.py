@@ -12,7 +12,15 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from linearsr.images.deep import deep_raw_mode, read_deep
-from linearsr.images.metadata import exif_for_upright, profile_space, read_dpi, read_orientation, upright
+from linearsr.images.jpeg2000 import jpeg2000_is_whole
+from linearsr.images.metadata import (
+    exif_for_upright,
+    profile_space,
+    read_dpi,
+    read_exif,
+    read_orientation,
+    upright,
+)
 from linearsr.images.picture import ImageError, Picture
 from linearsr.images.samples import Samples, deep_samples, samples_of
 
@@ -109,6 +117,8 @@ def _load_path(path: str | Path) -> bytes:
 def _decode(name: str, data: bytes, max_pixels: int) -> Picture:
     im = _open(name, data)
     _check_size(name, im.size, max_pixels)
+    if im.format == "JPEG2000" and not jpeg2000_is_whole(data):
+        raise ImageError(name, "is broken or truncated (its end is missing); get it anew")
     if im.format == "PNG":
         # Decoding skips the checksums of the pixel data.
         _open(name, data).verify()
@@ -165,7 +175,7 @@ def _samples(name: str, data: bytes, im: Image.Image) -> Samples:
 
 def _assemble(name: str, im: Image.Image, samples: Samples) -> Picture:
     try:
-        exif = im.getexif()
+        exif = read_exif(im)
         orientation = read_orientation(exif)
     except Exception as error:
         raise ImageError(

@@ -88,7 +88,12 @@ def picture_to_pil(picture: Picture) -> Image.Image:
 def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> bytes:
     metadata = _metadata(picture, path)
     if file_format == "TIFF":
-        return encode_tiff(picture.quantised(), **metadata)
+        samples = picture.quantised()
+        if picture.bits == 16 and samples.shape[2] == 2:
+            # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF.
+            samples = samples[..., [0, 0, 0, 1]]
+            metadata.pop("icc_profile", None)
+        return encode_tiff(samples, **metadata)
     if file_format == "PNG" and picture.bits == 16:
         return encode_png16(picture.quantised().astype(np.uint16, copy=False), **metadata)
     colour, alpha = picture.colour, picture.alpha

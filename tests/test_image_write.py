@@ -1,0 +1,342 @@
+"""Writing: what was put in comes out again, all of it or no file at all."""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from linearsr.images import writing
+from linearsr.images.io import ImageError, Picture, picture_from_pil, picture_to_pil, read_image, write_image
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+LOSSLESS = [".png", ".tif", ".tiff"]
+EVERY = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".TIFF"]
+
+
+def random_picture(height=13, width=17, channels=3, bits=8, seed=0, **metadata):
+    """`channels` counts alpha, as in PNG: 2 is grey with alpha, 4 is RGBA."""
+    integers = np.random.default_rng(seed).integers(0, 2**bits, (height, width, channels))
+    samples = (integers / (2**bits - 1)).astype(np.float32)
+    if channels in (2, 4):
+        return Picture(samples[..., :-1].copy(), samples[..., -1].copy(), bits, **metadata), integers
+    return Picture(samples, None, bits, **metadata), integers
+
+
+def smooth_picture(channels=3, alpha=False):
+    ramp = np.add.outer(np.linspace(0, 0.5, 40), np.linspace(0, 0.5, 60)).astype(np.float32)
+    return Picture(np.stack([ramp] * channels, -1), ramp.copy() if alpha else None)
+
+
+def camera_exif():
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x0100] = "A camera", 6, 999
+    exif[0x8769] = {0xA002: 999, 0xA003: 888, 0x9003: "2020:01:02 03:04:05"}
+    exif[0x8825] = {1: "N", 2: (50.0, 30.0, 0.0)}
+    return exif.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 40),
+    st.integers(1, 4),
+    st.sampled_from([8, 16]),
+    st.sampled_from([".png", ".tif"]),
+)
+def test_lossless_formats_return_every_bit(tmp_path_factory, height, width, channels, bits, extension):
+    picture, integers = random_picture(height, width, channels, bits)
+    path = tmp_path_factory.mktemp("out") / f"a{extension}"
+    write_image(picture, path)
+    back = read_image(path)
+    assert back.bits == bits
+    expected = integers[..., [0, 0, 0, 1]] if (channels, bits, extension) == (2, 16, ".tif") else integers
+    assert np.array_equal(back.quantised(), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tifffile_reads_our_tiff(tmp_path, channels, bits):
+    picture, integers = random_picture(300, 500, channels, bits, dpi=(72, 72), icc_profile=None)
+    write_image(picture, tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        page = file.pages[0]
+        pixels = page.asarray().reshape(300, 500, -1)
+        assert page.dtype == (np.uint8 if bits == 8 else np.uint16)
+    assert np.array_equal(pixels if pixels.shape[2] == channels else pixels[..., [0, 3]], integers)
+
+
+def unfiltered(data):
+    """The samples of a 16-bit PNG, decoded byte by byte as the specification says."""
+    at, chunks = 8, {}
+    while at < len(data):
+        (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
+        body = data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        chunks[kind] = chunks.get(kind, b"") + body
+        at += 12 + length
+    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert depth == 16
+    channels = {0: 1, 4: 2, 2: 3, 6: 4}[colour_type]
+    raw, step, rows = zlib.decompress(chunks[b"IDAT"]), 2 * channels, []
+    above = [0] * (width * step)
+    for y in range(height):
+        start = y * (width * step + 1)
+        kind, line = raw[start], list(raw[start + 1 : start + 1 + width * step])
+        for i in range(len(line)):
+            a, c = (line[i - step], above[i - step]) if i >= step else (0, 0)
+            b = above[i]
+            p = a + b - c
+            paeth = min((a, b, c), key=lambda x: abs(p - x))
+            line[i] = (line[i] + (0, a, b, (a + b) // 2, paeth)[kind]) % 256
+        rows.append(line)
+        above = line
+    return np.array(rows, np.uint8).view(">u2").reshape(height, width, channels), raw[:: width * step + 1]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png16_follows_the_specification(channels):
+    ramp = np.linspace(0, 1, 70 * 9 * channels, dtype=np.float32).reshape(70, 9, channels)
+    noise = random_picture(70, 9, channels, 16)[0].quantised()
+    for samples in (noise, np.rint(ramp * 65535).astype(np.uint16)):
+        decoded, kinds = unfiltered(writing.encode_png16(samples))
+        assert np.array_equal(decoded, samples)
+    assert set(kinds) - {0}, "a ramp must be filtered"
+
+
+def test_filters_pay():
+    picture = smooth_picture()
+    samples = np.rint(picture.colour * 65535).astype(np.uint16)
+    assert len(writing.encode_png16(samples)) < 0.8 * len(zlib.compress(samples.astype(">u2").tobytes()))
+
+
+@pytest.mark.parametrize("extension", EVERY)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_format_is_close_and_keeps_metadata(tmp_path, extension, channels):
+    source = smooth_picture(channels)
+    profile = SRGB if channels == 3 else None
+    picture = Picture(source.colour, None, 8, profile, camera_exif(), (300, 300))
+    path = tmp_path / f"a{extension}"
+    write_image(picture, path)
+    back = read_image(path)
+    assert np.abs(back.colour - picture.colour).max() < 0.03
+    assert back.icc_profile == profile
+    kept = Image.Exif()
+    kept.load(back.exif)
+    assert (kept[0x010F], kept.get(0x0112, 1)) == ("A camera", 1)
+    assert 0x0100 not in kept
+    photo = kept.get_ifd(0x8769)
+    assert (photo[0xA002], photo[0xA003], photo[0x9003]) == (60, 40, "2020:01:02 03:04:05")
+    assert kept.get_ifd(0x8825)[2] == (50, 30, 0)
+    if extension != ".webp":
+        assert back.dpi == pytest.approx((300, 300), abs=0.01)
+    with Image.open(path) as image:
+        assert image.format == {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".png": "PNG"}.get(
+            extension, "TIFF"
+        )
+
+
+def test_sixteen_bit_metadata_in_png(tmp_path):
+    picture, _ = random_picture(bits=16, icc_profile=SRGB, exif=camera_exif(), dpi=(300, 150))
+    write_image(picture, tmp_path / "a.png")
+    back = read_image(tmp_path / "a.png")
+    assert back.icc_profile == SRGB
+    assert back.dpi == pytest.approx((300, 150), abs=0.02)
+    kept = Image.Exif()
+    kept.load(back.exif)
+    assert kept[0x010F] == "A camera"
+
+
+def test_alpha_into_jpeg_is_flattened_on_white_with_a_warning(tmp_path):
+    colour = np.full((16, 16, 3), 0.2, np.float32)
+    alpha = np.zeros((16, 16), np.float32)
+    alpha[:8] = 0.5
+    with pytest.warns(UserWarning, match="flattened on white"):
+        write_image(Picture(colour, alpha), tmp_path / "a.jpg")
+    back = read_image(tmp_path / "a.jpg").colour
+    assert np.abs(back[:6] - 0.6).max() < 0.02
+    assert np.abs(back[10:] - 1).max() < 0.02
+
+
+def test_alpha_in_webp_survives(tmp_path):
+    picture = smooth_picture(alpha=True)
+    write_image(picture, tmp_path / "a.webp")
+    assert np.abs(read_image(tmp_path / "a.webp").alpha - picture.alpha).max() < 0.01
+
+
+def test_quality_changes_the_size_of_jpeg(tmp_path):
+    picture, _ = random_picture(64, 64)
+    for quality in (50, 95):
+        write_image(picture, tmp_path / f"{quality}.jpg", quality=quality)
+    assert os.path.getsize(tmp_path / "50.jpg") < 0.6 * os.path.getsize(tmp_path / "95.jpg")
+    with pytest.raises(ValueError, match="from 1 to 100"):
+        write_image(picture, tmp_path / "0.jpg", quality=0)
+
+
+def test_too_long_exif_for_jpeg_is_dropped_with_a_warning(tmp_path):
+    exif = Image.Exif()
+    exif[0x9286] = b"x" * 70000
+    picture = Picture(smooth_picture().colour, exif=exif.tobytes())
+    with pytest.warns(UserWarning, match="too long for JPEG"):
+        write_image(picture, tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg").exif is None
+
+
+def test_values_out_of_range_are_clamped(tmp_path):
+    colour = np.array([[[-1.0], [2.0], [np.inf], [np.nan], [0.5]]], np.float32)
+    write_image(Picture(colour), tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").quantised().ravel().tolist() == [0, 255, 255, 0, 128]
+
+
+def test_same_picture_same_bytes(tmp_path):
+    picture, _ = random_picture(bits=16)
+    for extension in (".png", ".tif"):
+        for name in "ab":
+            write_image(picture, tmp_path / f"{name}{extension}")
+        assert (tmp_path / f"a{extension}").read_bytes() == (tmp_path / f"b{extension}").read_bytes()
+
+
+# ---------------------------------------------------------------- whole or not at all
+
+
+def test_an_existing_file_is_kept_unless_asked(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"precious")
+    picture, _ = random_picture()
+    with pytest.raises(ImageError, match="exists already"):
+        write_image(picture, path)
+    assert path.read_bytes() == b"precious"
+    write_image(picture, path, overwrite=True)
+    assert read_image(path).size == picture.size
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_new_files_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_image(random_picture()[0], tmp_path / "a.png")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
+
+
+class FailingFile(io.FileIO):
+    """Takes ten bytes, then raises what a test asks for."""
+
+    error: BaseException
+
+    def write(self, data):
+        super().write(data[:10])
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "disk is full"),
+        (OSError(122, "Disk quota exceeded"), "quota"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, error, words, overwrite):
+    path = tmp_path / "a.png"
+    if overwrite:
+        path.write_bytes(b"precious")
+    monkeypatch.setattr(FailingFile, "error", error, raising=False)
+    monkeypatch.setattr(writing, "open", FailingFile, raising=False)
+    with pytest.raises(ImageError, match=words) as caught:
+        write_image(random_picture()[0], path, overwrite=overwrite)
+    assert "\n" not in str(caught.value)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"precious"] * overwrite
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(FailingFile, "error", KeyboardInterrupt(), raising=False)
+    monkeypatch.setattr(writing, "open", FailingFile, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        write_image(random_picture()[0], tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("code", "words"), [(13, "no permission"), (1, "no permission"), (30, "read-only")])
+def test_an_unwritable_folder_is_one_line(tmp_path, monkeypatch, code, words):
+    def refuse(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(writing, "open", refuse, raising=False)
+    with pytest.raises(ImageError, match=words):
+        write_image(random_picture()[0], tmp_path / "a.png")
+
+
+def test_bad_targets_give_one_line(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    cases = {
+        tmp_path / "a.gif": "use one of .png",
+        tmp_path / "a": "no extension",
+        tmp_path / "none" / "a.png": "does not exist",
+        tmp_path / "file" / "a.png": "not a folder",
+        tmp_path / "folder.png": "is a folder",
+        tmp_path / "pipe.png": "device or pipe",
+        tmp_path / ("x" * 300 + ".png"): "too long",
+        tmp_path / "a\0.png": "cannot be written",
+    }
+    for path, words in cases.items():
+        with pytest.raises(ImageError, match=words) as caught:
+            write_image(random_picture()[0], path, overwrite=True)
+        assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png", "pipe.png"]
+
+
+@pytest.mark.parametrize(("extension", "length"), [(".jpg", 65501), (".webp", 16384)])
+def test_too_large_for_the_format_is_one_line(tmp_path, extension, length):
+    with pytest.raises(ImageError, match="write PNG or TIFF"):
+        write_image(Picture(np.zeros((1, length, 1), np.float32)), tmp_path / f"a{extension}")
+
+
+def test_more_than_a_tiff_can_hold_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("linearsr.images.tiff._LARGEST_FILE", 100)
+    with pytest.raises(ImageError, match=r"4 GB; write PNG"):
+        write_image(random_picture()[0], tmp_path / "a.tif")
+
+
+# ---------------------------------------------------------------- Pillow images and Picture
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_to_pil_and_back(channels):
+    picture, integers = random_picture(
+        channels=channels, icc_profile=SRGB if channels > 2 else None, dpi=(72, 72)
+    )
+    image = picture_to_pil(picture)
+    assert image.mode == ("L", "LA", "RGB", "RGBA")[channels - 1]
+    back = picture_from_pil(image)
+    assert np.array_equal(back.quantised(), integers)
+    assert (back.icc_profile, back.dpi) == (picture.icc_profile, (72, 72))
+
+
+def test_deep_grey_stays_deep_in_pil_and_deep_colour_becomes_8_bit():
+    grey, integers = random_picture(channels=1, bits=16)
+    assert np.array_equal(np.asarray(picture_to_pil(grey)), integers[..., 0])
+    colour, integers = random_picture(channels=3, bits=16)
+    assert np.array_equal(np.asarray(picture_to_pil(colour)), np.rint(integers / 257))
+
+
+def test_picture_refuses_arrays_that_do_not_fit():
+    colour = np.zeros((4, 5, 3), np.float32)
+    with pytest.raises(ValueError, match="colour must be"):
+        Picture(colour.astype(np.float64))
+    with pytest.raises(ValueError, match="colour must be"):
+        Picture(colour[..., :2])
+    with pytest.raises(ValueError, match="alpha must be"):
+        Picture(colour, np.zeros((5, 4), np.float32))
+    with pytest.raises(ValueError, match="bits must be"):
+        Picture(colour, bits=12)
