@@ -6,7 +6,7 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from math import lcm
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from linearsr._version import __version__
@@ -23,7 +22,7 @@ from linearsr.devices import best_device, best_dtype
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.path import PredictionType, to_velocity
 from linearsr.flow.sampler import Solver, initial_noise, sample, timesteps
-from linearsr.images.alpha import fill_transparent
+from linearsr.images.alpha import fill_transparent, resize_alpha
 from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, as_list, as_picture, from_picture
 from linearsr.images.io import Picture
@@ -130,7 +129,7 @@ class LinearSRPipeline:
         folder = resolve_folder(model) if model is not None else default_model_folder()
         place = best_device() if device == "auto" else torch.device(device)
         dtype = torch_dtype or best_dtype(place)
-        index = _read_index(folder)
+        index = read_index(folder)
         stem = _part(_STEMS, index, "lr_stem", folder).from_pretrained(folder / "lr_stem", dtype, place)
         codec = _part(_CODECS, index, "codec", folder).from_pretrained(folder / "codec", dtype, place)
         transformer = SNRExperts.from_pretrained(
@@ -229,7 +228,7 @@ class LinearSRPipeline:
                 In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
                 distortion and perception (Freirich et al. 2021, theorem 3).
             guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass.
-            seed: of the noise; one for all images, or one for each. An image's result does not depend on its neighbours.
+            seed: of the noise; one for all images, or one for each. A result does not depend on its neighbours.
             generator: takes the place of `seed`: one for all images, or one for each.
             color_fix: takes low frequencies ("wavelet") or mean and deviation ("adain") from the LR image.
             guidance_embeds, guidance_mask: tokens (1, L, C) and mask (1, L) for the cross-attention; None uses the
@@ -322,12 +321,15 @@ class LinearSRPipeline:
         colour = hr[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         if picture.colour.shape[2] == 1:
             colour = colour.mean(axis=2, keepdims=True)
-        return picture.resized(np.ascontiguousarray(colour), _resize_alpha(picture.alpha, size))
+        alpha = resize_alpha(picture.alpha, size) if picture.alpha is not None else None
+        return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha)
 
     @torch.inference_mode()
     def _latent(self, picture: Picture, seed: int, options: Options) -> tuple[Tensor, LRCondition, Tensor]:
         """The latent (1, C, h', w') of one picture, with the condition and the LR image (1, 3, h, w) it came from."""
-        colour = fill_transparent(picture.colour, picture.alpha)
+        colour = picture.colour
+        if picture.alpha is not None:
+            colour = fill_transparent(colour, picture.alpha)
         rgb = np.broadcast_to(colour, (*colour.shape[:2], 3))
         lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].to(self.device) * 2 - 1
         condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
@@ -388,7 +390,8 @@ def default_model_folder() -> Path:
     return Path(str(files("linearsr") / "weights" / "default"))
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
+def read_index(folder: Path) -> dict[str, Any]:
+    """The contents of `model_index.json`. Raises CheckpointError where there is none."""
     try:
         index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -424,9 +427,3 @@ def _seeds(
     if len(values) != count:
         raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
     return values
-
-
-def _resize_alpha(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
-    if alpha is None:
-        return None
-    return resize(torch.from_numpy(alpha)[None, None], size, "lanczos")[0, 0].clamp(0, 1).numpy()

@@ -29,10 +29,32 @@ def as_picture(image: ImageInput) -> Picture:
     if isinstance(image, Image.Image):
         return picture_from_pil(image)
     if isinstance(image, Tensor):
-        return Picture.from_array(image.detach().float().cpu().permute(1, 2, 0).numpy())
+        return picture_from_array(image.detach().float().cpu().permute(1, 2, 0).numpy())
     if isinstance(image, np.ndarray):
-        return Picture.from_array(image)
+        return picture_from_array(image)
     return read_image(Path(image))
+
+
+def picture_from_array(array: NDArray[Any]) -> Picture:
+    """Array (h, w) or (h, w, C), C from 1 to 4 with alpha last in 2 and 4: uint8, uint16, or float in [0, 1].
+
+    Raises:
+        ValueError: another shape or type, or values that are no numbers.
+    """
+    samples = array[..., None] if array.ndim == 2 else array
+    if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or 0 in samples.shape:
+        raise ValueError(f"an image array must be (h, w) or (h, w, 1 to 4), not {array.shape}")
+    if samples.dtype in (np.uint8, np.uint16):
+        unit = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
+    elif np.issubdtype(samples.dtype, np.floating):
+        unit = np.clip(samples, 0, 1).astype(np.float32)
+    else:
+        raise ValueError(f"an image array must be uint8, uint16 or float in [0, 1], not {array.dtype}")
+    if not np.isfinite(unit).all():
+        raise ValueError("the image array holds values that are no numbers")
+    colours = unit.shape[2] - (unit.shape[2] in (2, 4))
+    alpha = np.ascontiguousarray(unit[..., colours]) if colours < unit.shape[2] else None
+    return Picture(np.ascontiguousarray(unit[..., :colours]), alpha, 16 if samples.dtype == np.uint16 else 8)
 
 
 def from_picture(picture: Picture, output_type: str) -> Any:

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
-)
+_COMMON = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_RARE = {".avif", ".jp2", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
+IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
 """What counts as an image where a folder is searched; a file that is named is read whatever its name."""
 
 

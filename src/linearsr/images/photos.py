@@ -5,13 +5,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from linearsr.images.io import read_image
+from linearsr.images.picture import quantise
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """(H, W, 3) uint8, upright; alpha is dropped.
+
+    Raises:
+        ImageError: the file cannot be read as an image.
+    """
+    picture = read_image(path)
+    samples = quantise(picture.colour, None, bits=8).astype(np.uint8, copy=False)
+    return np.ascontiguousarray(np.broadcast_to(samples, (*samples.shape[:2], 3)))
 
 
 def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> NDArray[np.float32]:
