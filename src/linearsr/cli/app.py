@@ -1,0 +1,54 @@
+"""The command `linearsr`. What a command needs beyond its own options is imported when it runs."""
+
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from linearsr._version import __version__
+from linearsr.cli.console import EPILOG
+from linearsr.cli.degrade import degrade
+from linearsr.cli.info import info
+from linearsr.cli.train import train
+from linearsr.cli.upscale import upscale
+
+app = typer.Typer(
+    name="linearsr",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (upscale, info, train, degrade):
+    app.command(epilog=EPILOG)(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"linearsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def linearsr(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Photorealistic image super-resolution with linear attention."""
+
+
+def main() -> None:
+    """The console entry point."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    # as an exception, so that a file in work is removed
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Many images, one after the other: skip what is done, name what fails, go on with the rest."""
+
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+from linearsr.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    BatchProgress,
+    debugging,
+    one_line,
+    say,
+    shown,
+    stop,
+    write_json,
+)
+from linearsr.cli.inputs import Job
+
+Status = Literal["done", "skipped", "failed"]
+Work = Callable[[Path, Path, BatchProgress], dict[str, Any]]
+"""(input, output, progress) -> what is to be reported of the result, with "size": [width, height]."""
+
+
+def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
+    """The jobs that need any work."""
+    return [job for job in jobs if job.output is not None and (overwrite or not os.path.lexists(job.output))]
+
+
+def run_batch(
+    jobs: Sequence[Job], work: Work, *, overwrite: bool, as_json: bool, settings: dict[str, Any]
+) -> None:
+    """Do all jobs and end the command: with status 0, or 1 if some failed, or 130 on Ctrl-C.
+
+    With `as_json` every job gives a line on stdout: input, output, status, size, seconds, the `settings` and an
+    error, null where there is none. Everything said to people goes to stderr.
+    """
+    todo = set(pending(jobs, overwrite))
+    counts: Counter[Status] = Counter()
+    try:
+        with BatchProgress(len(jobs)) as progress:
+            for job in jobs:
+                record = _run(job, work, progress, skip=job not in todo)
+                counts[record["status"]] += 1
+                progress.finish_image()
+                if as_json:
+                    write_json(
+                        {
+                            **_HEAD,
+                            **settings,
+                            **record,
+                            "error": record.get("error"),
+                            "input": _text(job.input),
+                        }
+                    )
+    except KeyboardInterrupt:
+        stop(f"interrupted; {_summary(counts, len(jobs))}", INTERRUPTED)
+    if len(jobs) > 1:
+        say(_summary(counts, len(jobs)))
+    if counts["failed"]:
+        raise typer.Exit(FAILED)
+
+
+_HEAD = {"input": None, "output": None, "status": None, "size": None, "seconds": None}
+
+
+def _run(job: Job, work: Work, progress: BatchProgress, *, skip: bool) -> dict[str, Any]:
+    if job.output is None:
+        return _failure(job.input, job.error)
+    if skip:
+        say(f"{shown(job.input)}: skipped, {shown(job.output)} exists (--overwrite does it again)")
+        return {"status": "skipped", "output": _text(job.output)}
+    started = time.perf_counter()
+    try:
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=UserWarning)
+            result = work(job.input, job.output, progress)
+    except Exception as error:
+        if debugging():
+            raise
+        return _failure(job.input, _reason(error, job.output))
+    for note in notes:
+        say(f"{shown(job.input)}: warning: {_without_name(job.input, one_line(note.message))}")
+    seconds = round(time.perf_counter() - started, 3)
+    width, height = result["size"]
+    say(f"{shown(job.input)} -> {shown(job.output)} ({width}x{height}, {seconds:.1f} s)")
+    return {"status": "done", "output": _text(job.output), **result, "seconds": seconds}
+
+
+def _failure(path: Path, reason: object) -> dict[str, Any]:
+    message = _without_name(path, one_line(reason))
+    say(f"{shown(path)}: {message}")
+    return {"status": "failed", "error": message}
+
+
+def _reason(error: Exception, output: Path) -> str:
+    text = one_line(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return "not enough memory for an image of this size: make it smaller or cut it into parts"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{shown(str(error.filename or output))}: {error.strerror}"
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def _without_name(path: Path, message: str) -> str:
+    """The message without the file's name in front, which the line begins with anyway."""
+    for name in (shown(path), shown(path.name)):
+        message = message.removeprefix(f"{name}: ")
+    return message
+
+
+def _text(path: Path) -> str:
+    return os.fspath(path)
+
+
+def _summary(counts: Counter[Status], total: int) -> str:
+    parts = [f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status]]
+    rest = total - counts.total()
+    return ", ".join(parts + ([f"{rest} not begun"] if rest else [])) or "nothing done"

@@ -1,0 +1,109 @@
+"""What the commands say: results on stdout, everything else on stderr, one line for each thing."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+"""Exit status: some inputs failed; the command could not be carried out as given; Ctrl-C."""
+
+DEBUG_VARIABLE = "LINEARSR_DEBUG"
+EPILOG = (
+    "Exit status: 0 all done, 1 some inputs failed (each named, the rest done), 2 wrong use, 130 interrupted. "
+    f"{DEBUG_VARIABLE}=1 shows the traceback of a failure."
+)
+
+
+def debugging() -> bool:
+    """Whether failures should show where they come from."""
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+@cache
+def console() -> "Console":
+    """The console on stderr, made when something is first said: `rich` takes a while to import."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def say(line: str) -> None:
+    """Write one line to stderr, as it is: no markup, no wrapping."""
+    console().print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def stop(message: object, status: int = WRONG_USE) -> NoReturn:
+    """Say one line and end the command with `status`."""
+    say(f"linearsr: {one_line(message)}")
+    raise typer.Exit(status)
+
+
+def shown(path: str | Path) -> str:
+    """A path as one printable line: line breaks, control characters and bytes that are no text are escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(path))
+
+
+def one_line(message: object) -> str:
+    """The message (or its exception's) on one line."""
+    text = " ".join(str(message).split())
+    return shown(text) or type(message).__name__
+
+
+def write_json(record: dict[str, Any]) -> None:
+    """One JSON document on one line of stdout, at once, so that a script can follow."""
+    typer.echo(json.dumps(record, allow_nan=False))
+
+
+class BatchProgress:
+    """A bar for the images and one for the steps of the image in work; nothing where stderr is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bars: Progress | None = None
+        self._images: TaskID
+        self._steps: TaskID
+
+    def __enter__(self) -> "BatchProgress":
+        if console().is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=console(),
+                transient=True,
+            )
+            self._images = self._bars.add_task("images", total=self._total)
+            self._steps = self._bars.add_task("", total=None, visible=False)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def start_image(self, path: Path, steps: int | None = None) -> None:
+        """Show that the next image is in work, and how many steps it takes if that is known."""
+        if self._bars is not None:
+            self._bars.reset(self._steps, total=steps, description=shown(path.name), visible=True)
+
+    def advance_step(self) -> None:
+        if self._bars is not None:
+            self._bars.advance(self._steps)
+
+    def finish_image(self) -> None:
+        if self._bars is not None:
+            self._bars.advance(self._images)

@@ -1,0 +1,53 @@
+"""`linearsr degrade`: HR photos to the LR photos a camera, an app and a website would have left of them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linearsr.cli.batch import run_batch
+from linearsr.cli.console import BatchProgress, shown, stop
+from linearsr.cli.inputs import find_sources, plan
+from linearsr.cli.outputs import check_folder
+
+
+def degrade(
+    hr_dir: Annotated[
+        Path, typer.Argument(metavar="HR_DIR", help="Folder of photos, searched to the bottom.")
+    ],
+    lr_dir: Annotated[
+        Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Where the PNGs go, in the same tree.")
+    ],
+    preset: Annotated[str, typer.Option(help="bicubic, mild, seesr or realesrgan.")] = "mild",
+    scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
+) -> None:
+    """Degrade HR photos: blur, resize, noise and JPEG, as in Real-ESRGAN.
+
+    An HR photo is first cut to a multiple of the scale, at the right and lower border.
+    """
+    from linearsr.images.degradation import PRESETS
+    from linearsr.images.degradation import degrade as degrade_image
+    from linearsr.images.io import Picture, write_image
+    from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+
+    if preset not in PRESETS:
+        stop(f"--preset {preset} is unknown: choose from {', '.join(PRESETS)}")
+    if not hr_dir.is_dir():
+        stop(f"{shown(hr_dir)} is no folder: give a folder of HR photos")
+    check_folder(lr_dir)
+
+    def work(source: Path, target: Path, progress: BatchProgress) -> dict[str, Any]:
+        progress.start_image(source)
+        hr = crop_to_multiple(read_rgb(source), scale)
+        lr = degrade_image(hr, PRESETS[preset], file_generator(seed, source.stem), scale)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_image(Picture(lr), target, overwrite=overwrite)
+        return {"size": [lr.shape[1], lr.shape[0]]}
+
+    sources = find_sources([str(hr_dir)], output_folder=lr_dir)
+    jobs = plan(sources, lambda source, stem: lr_dir / source.relative.parent / f"{stem}.png")
+    settings = {"seed": seed, "preset": preset, "scale": scale}
+    run_batch(jobs, work, overwrite=overwrite, as_json=as_json, settings=settings)

@@ -1,0 +1,150 @@
+"""`linearsr info`: what is installed, what a model is made of, and where it would run."""
+
+import json
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linearsr._version import __version__
+from linearsr.cli.console import debugging, stop, write_json
+
+if TYPE_CHECKING:
+    from linearsr.flow.partition import Partition
+
+_PARTS = ("lr_stem", "transformer", "codec")
+_NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def info(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id. Default: the model built in.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Describe the installation and a model: parts, experts and their spans, sizes, default settings."""
+    try:
+        report = {**_installation(), "model": _model(model)}
+    except (ValueError, OSError) as error:
+        if debugging():
+            raise
+        stop(error)
+    if as_json:
+        write_json(report)
+    else:
+        _show(report)
+
+
+def _installation() -> dict[str, Any]:
+    import torch
+
+    from linearsr.devices import best_device, best_dtype
+
+    device = best_device()
+    dtype = str(best_dtype(device)).removeprefix("torch.")
+    return {"version": __version__, "torch": torch.__version__, "device": str(device), "dtype": dtype}
+
+
+def _model(name: str | None) -> dict[str, Any]:
+    from dataclasses import asdict, fields
+
+    from linearsr.checkpoints import load_config, resolve_folder
+    from linearsr.pipeline import PipelineConfig, default_model_folder, read_index
+
+    folder = resolve_folder(name) if name is not None else default_model_folder()
+    index = read_index(folder)
+    known = {field.name for field in fields(PipelineConfig)}
+    settings = asdict(PipelineConfig(**{key: value for key, value in index.items() if key in known}))
+    parts = [_part(folder / part, part, index) for part in _PARTS]
+    return {
+        "name": settings.pop("name"),
+        "folder": str(folder),
+        "scale": load_config(folder / "lr_stem").get("scale", 4),
+        "parameters": sum(part["parameters"] for part in parts),
+        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "parts": parts,
+        "experts": _experts(folder / "transformer"),
+        "settings": settings,
+    }
+
+
+def _part(folder: Path, name: str, index: dict[str, Any]) -> dict[str, Any]:
+    files = sorted(folder.rglob("*.safetensors"))
+    entry = index.get(name)
+    return {
+        "name": name,
+        "class": entry[1] if isinstance(entry, list) and len(entry) == 2 else None,
+        "parameters": sum(map(_count_parameters, files)),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def _experts(folder: Path) -> list[dict[str, Any]]:
+    from linearsr.checkpoints import load_config
+    from linearsr.flow.partition import Partition
+
+    boundaries = load_config(folder).get("boundaries")
+    if boundaries is None:
+        return [_expert(Partition(), 0, folder)]
+    partition = Partition(tuple(boundaries))
+    return [_expert(partition, i, folder / f"expert_{i}") for i in range(partition.num_experts)]
+
+
+def _expert(partition: "Partition", index: int, folder: Path) -> dict[str, Any]:
+    from linearsr.flow.snr import log_snr
+
+    low, high = partition.span(index)
+    # JSON has no infinity: an open end is null
+    ends = [value if isfinite(value) else None for value in (log_snr(high), log_snr(low))]
+    return {
+        "index": index,
+        "name": partition.names[index],
+        "t": [low, high],
+        "log_snr": ends,
+        "parameters": sum(_count_parameters(file) for file in folder.glob("*.safetensors")),
+    }
+
+
+def _count_parameters(file: Path) -> int:
+    """From the header alone: 8 bytes with its length, then JSON (the format of safetensors)."""
+    from math import prod
+
+    from linearsr.checkpoints import CheckpointError
+
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, file.stat().st_size)))
+        return sum(
+            prod(entry["shape"])
+            for name, entry in header.items()
+            if name != "__metadata__" and not name.endswith(_NOT_PARAMETERS)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{file}: damaged or no safetensors file; get it anew") from None
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    model = report["model"]
+    out = Console(highlight=False, markup=False, emoji=False)
+    out.print(f"linearsr {report['version']}, torch {report['torch']}")
+    out.print(f"runs on {report['device']} in {report['dtype']}")
+    size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
+    out.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
+    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
+    parts = Table("part", "class", "parameters")
+    for part in model["parts"]:
+        parts.add_row(part["name"], part["class"], f"{part['parameters']:,}")
+    experts = Table("expert", "span of t", "log-SNR", "parameters")
+    for expert in model["experts"]:
+        low, high = expert["t"]
+        noisy, clean = expert["log_snr"]
+        snr = f"{'-inf' if noisy is None else f'{noisy:.3f}'} to {'inf' if clean is None else f'{clean:.3f}'}"
+        span = f"{low:g} to {high:g}"
+        experts.add_row(f"{expert['index']} {expert['name']}", span, snr, f"{expert['parameters']:,}")
+    out.print(parts)
+    out.print(experts)

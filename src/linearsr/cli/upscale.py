@@ -1,0 +1,101 @@
+"""`linearsr upscale`: photos in, better photos out."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linearsr.cli.batch import pending, run_batch
+from linearsr.cli.console import BatchProgress, say, shown
+from linearsr.cli.inputs import find_sources, plan, split_results
+from linearsr.cli.loading import DType, load_pipeline
+from linearsr.cli.outputs import Format, output_place
+
+
+class ColourFix(str, Enum):
+    """Where low frequencies or mean and deviation of the colours are taken from the input."""
+
+    none = "none"
+    wavelet = "wavelet"
+    adain = "adain"
+
+
+def upscale(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="Images, folders (searched to the bottom) or patterns as '*.jpg'."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file for one image, a folder otherwise. Default: beside each input, as NAME_x4.png.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id (owner/name) of a model. Default: the one built in.")
+    ] = None,
+    scale: Annotated[float, typer.Option(min=1, max=8, help="How many times larger, per side.")] = 4.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Evaluations of the network. Default: the model's.")
+    ] = None,
+    fidelity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="From 0, most detail, to 1, least distortion. Default: the model's."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the noise: same seed, same result.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    dtype: Annotated[DType, typer.Option(help="Type of the weights and of the arithmetic.")] = DType.auto,
+    color_fix: Annotated[
+        ColourFix | None, typer.Option(help="Take the input's colours. Default: as the model needs it.")
+    ] = None,
+    format: Annotated[
+        Format | None, typer.Option(help="Type of the results. Default: that of -o FILE, else png.")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse inputs with more pixels. Default: 64 million.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
+) -> None:
+    """Upscale photos: images, folders, or patterns.
+
+    Results that exist are skipped, so a stopped run goes on where it was.
+    NAME_x4.png beside an input NAME.jpg is taken for its result and left out.
+    photo.jpg and photo.png become photo_jpg_x4.png and photo_png_x4.png.
+    """
+    place = output_place(inputs, output, format)
+    sources, results = split_results(find_sources(inputs, output_folder=place.folder))
+    if results:
+        say(f"left out: {len(results)} results of earlier runs, such as {shown(results[0].path.name)}")
+    jobs = plan(sources, place.namer(scale))
+    # loaded once, and not at all if nothing needs doing
+    pipeline = load_pipeline(model, device, dtype) if pending(jobs, overwrite) else None
+
+    def work(source: Path, target: Path, progress: BatchProgress) -> dict[str, Any]:
+        from linearsr.images.io import DEFAULT_MAX_PIXELS, read_image, write_image
+
+        assert pipeline is not None
+        picture = read_image(source, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
+        progress.start_image(source, steps or pipeline.config.num_inference_steps)
+        result = pipeline.upscale(
+            picture,
+            scale=scale,
+            num_inference_steps=steps,
+            fidelity=fidelity,
+            seed=seed,
+            color_fix=color_fix.value if color_fix is not None else None,
+            callback_on_step_end=lambda *_: progress.advance_step(),
+        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_image(result, target, overwrite=overwrite, quality=quality)
+        return {"size": list(result.size), "model": pipeline.config.name}
+
+    run_batch(jobs, work, overwrite=overwrite, as_json=as_json, settings={"seed": seed, "model": None})
