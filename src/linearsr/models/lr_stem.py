@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from linearsr.checkpoints import PretrainedModule
 
 
+DETAIL_GAIN = 16.0
+"""Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
+
+
 class LRCondition(NamedTuple):
     """What a stem says about an LR image."""
 
@@ -51,8 +55,7 @@ class StridedStem(PretrainedModule):
         self.config = config
         widths = [3] + [config.channels] * config.num_layers
         self.layers = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1)
-            for before, after in pairwise(widths)
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
         )
 
     @property
@@ -76,7 +79,7 @@ class PredictiveStemConfig:
     """HR size over LR size."""
     channels: int = 64
     """Width of the residual blocks."""
-    num_blocks: int = 16
+    num_blocks: int = 12
     """Residual blocks on the LR grid."""
     patch: int = 2
     """LR pixels per side of one latent token: features are unshuffled by it."""
@@ -85,18 +88,26 @@ class PredictiveStemConfig:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(conv(x))); the second convolution starts at zero, so a deep stack starts as the identity."""
+    """x + conv(SiLU(conv(x))); the branch starts small, so a deep stack starts near the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_2.weight)
-        nn.init.zeros_(self.conv_2.bias)  # type: ignore[arg-type]
+        for conv, gain in ((self.conv_1, 1.0), (self.conv_2, 0.1)):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            with torch.no_grad():
+                conv.weight.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.conv_2(F.silu(self.conv_1(x)))
         return x + residual
+
+
+def local_detail(lr: Tensor) -> Tensor:
+    """What an image (B, 3, h, w) has beyond its 5x5 mean; at the border the mean is of the pixels that are there."""
+    return lr - F.avg_pool2d(lr, 5, stride=1, padding=2, count_include_pad=False)
 
 
 class PredictiveStem(PretrainedModule):
@@ -114,7 +125,7 @@ class PredictiveStem(PretrainedModule):
         super().__init__()
         self.config = config
         width, scale = config.channels, config.scale
-        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(6, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.num_blocks)))
         self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
         self.deviation_head = nn.Sequential(
@@ -122,6 +133,7 @@ class PredictiveStem(PretrainedModule):
         )
         # the flow wants its condition at unit deviation per channel; the statistics are learned with the stem
         self.feature_norm = nn.BatchNorm2d(width, affine=False, momentum=0.01)
+        nn.init.kaiming_normal_(self.conv_in.weight)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.deviation_head[-1].bias, -3.0)  # type: ignore[arg-type]
@@ -134,7 +146,8 @@ class PredictiveStem(PretrainedModule):
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
         scale = self.config.scale
-        x = self.conv_in(lr.to(self.conv_in.weight.dtype, memory_format=torch.channels_last))
+        x = torch.cat([lr, DETAIL_GAIN * local_detail(lr)], dim=1)
+        x = self.conv_in(x.to(self.conv_in.weight.dtype, memory_format=torch.channels_last))
         x = x + self.blocks(x)
         bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
         prediction = bicubic + F.pixel_shuffle(self.conv_out(x).float(), scale)

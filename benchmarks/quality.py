@@ -1,0 +1,119 @@
+"""Quality of a model beside bicubic, over settings: PSNR-Y, SSIM-Y, sharpness.
+
+    python benchmarks/quality.py --hr PHOTOS --degrade mild bicubic     # LR made on the fly, seed 0
+    python benchmarks/quality.py --hr HR --lr LR                        # given pairs, matched by stem
+
+Y is BT.601 studio range, no border crop. Sharpness is the deviation of the Laplacian of Y over that of the HR image.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from linearsr import LinearSRPipeline
+from linearsr.evaluation.metrics import psnr_y, ssim_y
+from linearsr.images.colour import rgb_to_y
+from linearsr.training.data import list_images, read_rgb, validation_pairs
+
+Pair = tuple[str, Tensor, Tensor]
+"""Name, LR (3, h, w) and HR (3, H, W) in [0, 1]."""
+
+
+def given_pairs(lr_folder: Path, hr_folder: Path) -> Iterator[Pair]:
+    partners = {path.stem: path for path in list_images(lr_folder)}
+    for path in list_images(hr_folder):
+        lr, hr = (torch.from_numpy(read_rgb(p)).permute(2, 0, 1) / 255 for p in (partners[path.stem], path))
+        yield path.stem, lr, hr
+
+
+def degraded_pairs(hr_folder: Path, preset: str) -> Iterator[Pair]:
+    for name, lr, hr in validation_pairs(hr_folder, preset, scale=4, max_pictures=10**6):
+        yield name, (lr + 1) / 2, (hr + 1) / 2
+
+
+def bicubic(lr: Tensor) -> Tensor:
+    image = Image.fromarray((lr.permute(1, 2, 0) * 255).round().byte().numpy())
+    large = image.resize((image.width * 4, image.height * 4), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(large, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def sharpness(image: Tensor) -> float:
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
+    return float(F.conv2d(rgb_to_y(image), kernel).std())
+
+
+def eight_bit(image: Tensor) -> Tensor:
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hr", type=Path, required=True, help="folder of HR photos")
+    parser.add_argument("--lr", type=Path, help="folder of LR partners; without it LR is made from HR")
+    parser.add_argument("--degrade", nargs="+", default=["mild", "bicubic"], help="presets for making LR")
+    parser.add_argument("--model", help="folder or hub id; the default model if left out")
+    parser.add_argument(
+        "--fidelity", type=float, nargs="+", help="settings to try; the model's own if left out"
+    )
+    parser.add_argument("--steps", type=int, nargs="+", help="settings to try; the model's own if left out")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    pipe = LinearSRPipeline.from_pretrained(args.model)
+    sets = (
+        {"pairs": list(given_pairs(args.lr, args.hr))}
+        if args.lr
+        else {preset: list(degraded_pairs(args.hr, preset)) for preset in args.degrade}
+    )
+    settings = [
+        (steps, fidelity)
+        for steps in args.steps or [pipe.config.num_inference_steps]
+        for fidelity in args.fidelity or sorted({0.0, 0.5, 1.0, pipe.config.fidelity})
+    ]
+    table = Table("input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness")
+    for name, pairs in sets.items():
+        scores: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for _, lr, hr in track(pairs, name, console=Console(stderr=True)):
+            results = {"bicubic": bicubic(lr)}
+            for steps, fidelity in settings:
+                output = pipe(
+                    lr, num_inference_steps=steps, fidelity=fidelity, seed=args.seed, output_type="pt"
+                )
+                mark = " (default)" if fidelity == pipe.config.fidelity else ""
+                results[f"{steps} steps, fidelity {fidelity:g}{mark}"] = output.images[0]
+            truth = sharpness(hr[None])
+            for setting, image in results.items():
+                image, reference = eight_bit(image)[None], hr[None]
+                scores[setting].append(
+                    (psnr_y(image, reference), ssim_y(image, reference), sharpness(image) / truth)
+                )
+        base_psnr, base_ssim, _ = map(fmean, zip(*scores["bicubic"], strict=True))
+        for setting, values in scores.items():
+            psnr, ssim, sharp = map(fmean, zip(*values, strict=True))
+            table.add_row(
+                f"{name} ({len(pairs)})",
+                setting,
+                f"{psnr:.3f}",
+                f"{psnr - base_psnr:+.3f}",
+                f"{ssim:.4f}",
+                f"{ssim - base_ssim:+.4f}",
+                f"{sharp:.2f}",
+            )
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
