@@ -3,23 +3,20 @@
 Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside, images have values in [-1, 1].
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.resources import files
 from math import lcm
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from linearsr._version import __version__
-from linearsr.checkpoints import CheckpointError, resolve_folder
+from linearsr.checkpoints import resolve_folder
 from linearsr.devices import best_device, best_dtype
-from linearsr.flow.experts import SNRExperts
+from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType, to_velocity
 from linearsr.flow.sampler import Solver, initial_noise, sample, timesteps
 from linearsr.images.alpha import fill_transparent, resize_alpha
@@ -27,21 +24,25 @@ from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, as_list, as_picture, from_picture
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize
-from linearsr.models.codec import DeepCompressionCodec, ResidualCodec, pad_to_multiple
-from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem
-from linearsr.models.transformer import LinearSRTransformer
+from linearsr.model_folder import (
+    Codec,
+    LRStem,
+    ModelParts,
+    default_model_folder,
+    load_parts,
+    read_index,
+    save_parts,
+)
+from linearsr.models.codec import pad_to_multiple
+from linearsr.models.lr_stem import LRCondition
 
 ColourFix = Literal["none", "wavelet", "adain"]
 OutputType = Literal["pil", "np", "pt", "latent"]
 StepCallback = Callable[["LinearSRPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 """(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
 
-MODEL_INDEX = "model_index.json"
-_STEMS: dict[str, Any] = {"PredictiveStem": PredictiveStem, "StridedStem": StridedStem}
-_CODECS: dict[str, Any] = {"ResidualCodec": ResidualCodec, "AutoencoderDC": DeepCompressionCodec}
 _COLOUR_FIXES = {"wavelet": wavelet_colour_fix, "adain": adain_colour_fix}
 _SCALES = (1.0, 8.0)
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,30 @@ class PipelineConfig:
 
 @dataclass(frozen=True)
 class Options:
-    """What one call asks for; see `LinearSRPipeline.__call__`."""
+    """What one call asks for; see `LinearSRPipeline.__call__`. Raises ValueError for a setting out of its range."""
 
     scale: float
     steps: int
     fidelity: float
-    guidance_scale: float
     color_fix: ColourFix
-    guidance: tuple[Tensor, Tensor | None] | None
-    callback: StepCallback | None
+    guidance_scale: float = 1.0
+    guidance: tuple[Tensor, Tensor | None] | None = None
+    callback: StepCallback | None = None
+
+    def __post_init__(self) -> None:
+        low, high = _SCALES
+        if not low <= self.scale <= high:
+            raise ValueError(f"scale {self.scale:g} is out of range: choose from {low:g} to {high:g}")
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} steps: at least 1 is needed")
+        if not 0 <= self.fidelity <= 1:
+            raise ValueError(f"fidelity {self.fidelity:g} is out of range: choose from 0 to 1")
+        if self.color_fix not in get_args(ColourFix):
+            raise ValueError(
+                f"unknown color fix {self.color_fix!r}: choose from {', '.join(get_args(ColourFix))}"
+            )
+        if self.guidance_scale != 1 and self.guidance is None:
+            raise ValueError("a guidance scale needs guidance tokens: give guidance_embeds too")
 
 
 @dataclass(frozen=True)
@@ -95,9 +111,9 @@ class LinearSRPipeline:
 
     def __init__(
         self,
-        lr_stem: PredictiveStem | StridedStem,
+        lr_stem: LRStem,
         transformer: SNRExperts,
-        codec: ResidualCodec | DeepCompressionCodec,
+        codec: Codec,
         config: PipelineConfig | None = None,
     ) -> None:
         self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
@@ -112,7 +128,7 @@ class LinearSRPipeline:
         *,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device = "auto",
-        residency: Literal["all", "active", "lazy"] = "all",
+        residency: Residency = "all",
     ) -> "LinearSRPipeline":
         """Load a model.
 
@@ -128,38 +144,16 @@ class LinearSRPipeline:
         """
         folder = resolve_folder(model) if model is not None else default_model_folder()
         place = best_device() if device == "auto" else torch.device(device)
-        dtype = torch_dtype or best_dtype(place)
         index = read_index(folder)
-        stem = _part(_STEMS, index, "lr_stem", folder).from_pretrained(folder / "lr_stem", dtype, place)
-        codec = _part(_CODECS, index, "codec", folder).from_pretrained(folder / "codec", dtype, place)
-        transformer = SNRExperts.from_pretrained(
-            folder / "transformer",
-            expert_class=LinearSRTransformer,
-            dtype=dtype,
-            device=place,
-            residency=residency,
-        )
+        parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
         known = {field.name for field in fields(PipelineConfig)}
         settings = {key: value for key, value in index.items() if key in known}
-        return cls(stem, transformer, codec, PipelineConfig(**settings))
+        return cls(*parts, PipelineConfig(**settings))
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
-        root = Path(folder)
-        root.mkdir(parents=True, exist_ok=True)
-        self.lr_stem.save_pretrained(root / "lr_stem", dtype)
-        self.transformer.save_pretrained(root / "transformer", dtype)
-        self.codec.save_pretrained(root / "codec", dtype)
-        own_codec = isinstance(self.codec, ResidualCodec)
-        index = {
-            "_class_name": type(self).__name__,
-            "_linearsr_version": __version__,
-            **asdict(self.config),
-            "lr_stem": ["linearsr", type(self.lr_stem).__name__],
-            "transformer": ["linearsr", type(self.transformer).__name__],
-            "codec": ["linearsr", "ResidualCodec"] if own_codec else ["diffusers", "AutoencoderDC"],
-        }
-        (root / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        parts = ModelParts(self.lr_stem, self.transformer, self.codec)
+        save_parts(Path(folder), parts, {"_class_name": type(self).__name__, **asdict(self.config)}, dtype)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the hub; returns the address of the commit."""
@@ -240,12 +234,9 @@ class LinearSRPipeline:
             ImageError: an input that cannot be read.
             ValueError: a setting out of its range.
         """
-        options = self._options(
-            scale,
-            num_inference_steps,
-            fidelity,
+        options = Options(
+            *self._settings(scale, num_inference_steps, fidelity, color_fix),
             guidance_scale,
-            color_fix,
             (guidance_embeds, guidance_mask) if guidance_embeds is not None else None,
             callback_on_step_end,
         )
@@ -270,41 +261,19 @@ class LinearSRPipeline:
         callback_on_step_end: StepCallback | None = None,
     ) -> Picture:
         """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call."""
-        options = self._options(
-            scale, num_inference_steps, fidelity, 1.0, color_fix, None, callback_on_step_end
-        )
-        return self._upscale(picture, seed, options)
+        settings = self._settings(scale, num_inference_steps, fidelity, color_fix)
+        return self._upscale(picture, seed, Options(*settings, callback=callback_on_step_end))
 
-    def _options(
-        self,
-        scale: float | None,
-        steps: int | None,
-        fidelity: float | None,
-        guidance_scale: float,
-        color_fix: ColourFix | None,
-        guidance: tuple[Tensor, Tensor | None] | None,
-        callback: StepCallback | None,
-    ) -> Options:
-        options = Options(
-            scale=_default(scale, float(self.scale)),
-            steps=_default(steps, self.config.num_inference_steps),
-            fidelity=_default(fidelity, self.config.fidelity),
-            guidance_scale=guidance_scale,
-            color_fix=_default(color_fix, self.config.color_fix),
-            guidance=guidance,
-            callback=callback,
+    def _settings(
+        self, scale: float | None, steps: int | None, fidelity: float | None, color_fix: ColourFix | None
+    ) -> tuple[float, int, float, ColourFix]:
+        """What the caller left open is taken from the model's own settings."""
+        return (
+            float(self.scale) if scale is None else scale,
+            self.config.num_inference_steps if steps is None else steps,
+            self.config.fidelity if fidelity is None else fidelity,
+            self.config.color_fix if color_fix is None else color_fix,
         )
-        if not _SCALES[0] <= options.scale <= _SCALES[1]:
-            raise ValueError(f"scale {options.scale:g} is out of range: choose from 1 to 8")
-        if options.steps < 1:
-            raise ValueError(f"{options.steps} steps: at least 1 is needed")
-        if not 0 <= options.fidelity <= 1:
-            raise ValueError(f"fidelity {options.fidelity:g} is out of range: choose from 0 to 1")
-        if options.color_fix not in ("none", *_COLOUR_FIXES):
-            raise ValueError(f"unknown color fix {options.color_fix!r}: choose none, wavelet or adain")
-        if guidance_scale != 1 and guidance is None:
-            raise ValueError("a guidance scale needs guidance tokens: give guidance_embeds too")
-        return options
 
     @torch.inference_mode()
     def _upscale(self, picture: Picture, seed: int, options: Options) -> Picture:
@@ -331,7 +300,7 @@ class LinearSRPipeline:
         if picture.alpha is not None:
             colour = fill_transparent(colour, picture.alpha)
         rgb = np.broadcast_to(colour, (*colour.shape[:2], 3))
-        lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].to(self.device) * 2 - 1
+        lr = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].to(self.device) * 2 - 1
         condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
         grid = condition.features.shape[-2:]
         noise = initial_noise((1, self.codec.latent_channels, *grid), seed, device=self.device)
@@ -383,37 +352,6 @@ class LinearSRPipeline:
         """What the experts' output means."""
         value: PredictionType = self.transformer.config.prediction_type
         return value
-
-
-def default_model_folder() -> Path:
-    """Where the package keeps the default model."""
-    return Path(str(files("linearsr") / "weights" / "default"))
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """The contents of `model_index.json`. Raises CheckpointError where there is none."""
-    try:
-        index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is no LinearSR model folder") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / MODEL_INDEX}: cannot be read ({error})") from None
-    if not isinstance(index, dict):
-        raise CheckpointError(f"{folder / MODEL_INDEX}: must hold an object")
-    return index
-
-
-def _part(classes: dict[str, _Value], index: dict[str, Any], part: str, folder: Path) -> _Value:
-    entry = index.get(part)
-    if not isinstance(entry, list) or len(entry) != 2 or entry[1] not in classes:
-        raise CheckpointError(
-            f"{folder / MODEL_INDEX}: {part} is {entry!r}; this version knows {', '.join(classes)}"
-        )
-    return classes[entry[1]]
-
-
-def _default(value: _Value | None, otherwise: _Value) -> _Value:
-    return otherwise if value is None else value
 
 
 def _seeds(

@@ -50,7 +50,8 @@ def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict, fields
 
     from linearsr.checkpoints import load_config, resolve_folder
-    from linearsr.pipeline import PipelineConfig, default_model_folder, read_index
+    from linearsr.model_folder import default_model_folder, read_index
+    from linearsr.pipeline import PipelineConfig
 
     folder = resolve_folder(name) if name is not None else default_model_folder()
     index = read_index(folder)

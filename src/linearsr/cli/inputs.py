@@ -23,6 +23,8 @@ class Source:
     """Its place in the tree that is kept under an output folder."""
     error: str | None = None
     """Why it cannot be used, if that shows without decoding it."""
+    searched: bool = False
+    """Found in a folder or by a pattern, not named."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,21 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
 
 
 def split_results(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
-    """(inputs, results of earlier runs): NAME_x4.png is taken for a result where NAME.* is an input beside it."""
-    names = {(source.path.parent, name) for source in sources for name in _stems(source.path)}
+    """(inputs, results of earlier runs).
+
+    NAME_x4.png is taken for a result where NAME.* is an input beside it, or, if it was found by a search and not
+    named, an image beside it at all.
+    """
+    beside = {source.path.parent for source in sources if source.searched}
+    neighbours = [Path(folder, name) for folder in beside if folder.is_dir() for name in os.listdir(folder)]
+    on_disk = {(path.parent, stem) for path in neighbours if is_image_name(path) for stem in _stems(path)}
+    named = {(source.path.parent, stem) for source in sources for stem in _stems(source.path)}
     inputs: list[Source] = []
     results: list[Source] = []
     for source in sources:
         match = _RESULT_NAME.fullmatch(source.path.stem)
-        is_result = match is not None and (source.path.parent, match["name"]) in names
+        origin = (source.path.parent, match["name"]) if match else None
+        is_result = origin in named or (source.searched and origin in on_disk)
         (results if is_result else inputs).append(source)
     return inputs, results
 
@@ -119,7 +129,7 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
         for name in sorted(files):
             path = Path(root, name)
             if is_image_name(path):
-                found.append(_source(path, tree / path.relative_to(folder)))
+                found.append(_source(path, tree / path.relative_to(folder), searched=True))
     if not found:
         return [Source(folder, tree, "no images in this folder")]
     return found
@@ -135,7 +145,7 @@ def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
             # nobody asked for images in each folder that a pattern happens to find
             found += [source for source in inside if source.path != match]
         else:
-            found.append(_source(match, match.relative_to(root)))
+            found.append(_source(match, match.relative_to(root), searched=True))
     return found or [Source(Path(pattern), Path(), "no image matches this pattern")]
 
 
@@ -149,8 +159,8 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*fixed)
 
 
-def _source(path: Path, relative: Path) -> Source:
-    return Source(path, relative, _problem(path))
+def _source(path: Path, relative: Path, searched: bool = False) -> Source:
+    return Source(path, relative, _problem(path), searched)
 
 
 def _problem(path: Path) -> str | None:

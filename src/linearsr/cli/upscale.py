@@ -74,7 +74,7 @@ def upscale(
     place = output_place(inputs, output, format)
     sources, results = split_results(find_sources(inputs, output_folder=place.folder))
     if results:
-        say(f"left out: {len(results)} results of earlier runs, such as {shown(results[0].path.name)}")
+        say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
     jobs = plan(sources, place.namer(scale))
     # loaded once, and not at all if nothing needs doing
     pipeline = load_pipeline(model, device, dtype) if pending(jobs, overwrite) else None

@@ -1,0 +1,31 @@
+"""A LinearSR model of a few thousand random weights, for tests that need one on disk."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from linearsr.flow.experts import SNRExperts
+from linearsr.flow.partition import PUBLISHED
+from linearsr.models.codec import ResidualCodec, ResidualCodecConfig
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+
+
+def build() -> LinearSRPipeline:
+    torch.manual_seed(0)
+    shape = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
+    network = replace(PRESETS["tiny"], **shape)
+    experts = SNRExperts(PUBLISHED, [LinearSRTransformer(network) for _ in range(PUBLISHED.num_experts)])
+    stem = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1))
+    return LinearSRPipeline(stem, experts, ResidualCodec(ResidualCodecConfig()), PipelineConfig(name="tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny_model")
+    build().save_pretrained(folder)
+    return folder
