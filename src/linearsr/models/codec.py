@@ -95,10 +95,10 @@ class DeepCompressionCodec(nn.Module):
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
         latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
-        return latent * self.autoencoder.config.scaling_factor
+        return latent * float(self.autoencoder.config.scaling_factor)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
-        scaled = latent.to(self.autoencoder.dtype) / self.autoencoder.config.scaling_factor
+        scaled = latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
         image: Tensor = self.autoencoder.decode(scaled).sample
         return image
 

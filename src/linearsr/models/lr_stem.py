@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from linearsr.checkpoints import PretrainedModule
 
-
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
 

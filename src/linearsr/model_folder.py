@@ -1,0 +1,102 @@
+"""A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
+
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from linearsr._version import __version__
+from linearsr.checkpoints import CheckpointError
+from linearsr.flow.experts import Residency, SNRExperts
+from linearsr.models.codec import DeepCompressionCodec, ResidualCodec
+from linearsr.models.lr_stem import PredictiveStem, StridedStem
+from linearsr.models.transformer import LinearSRTransformer
+
+LRStem = PredictiveStem | StridedStem
+Codec = ResidualCodec | DeepCompressionCodec
+
+MODEL_INDEX = "model_index.json"
+_STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {
+    "PredictiveStem": PredictiveStem,
+    "StridedStem": StridedStem,
+}
+_CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
+    "ResidualCodec": ResidualCodec,
+    "AutoencoderDC": DeepCompressionCodec,
+}
+
+
+class ModelParts(NamedTuple):
+    """The networks of a pipeline."""
+
+    lr_stem: LRStem
+    transformer: SNRExperts
+    codec: Codec
+
+
+def default_model_folder() -> Path:
+    """Where the package keeps the default model."""
+    return Path(str(files("linearsr") / "weights" / "default"))
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The contents of `model_index.json`. Raises CheckpointError where there is none."""
+    try:
+        index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is no LinearSR model folder") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / MODEL_INDEX}: cannot be read ({error})") from None
+    if not isinstance(index, dict):
+        raise CheckpointError(f"{folder / MODEL_INDEX}: must hold an object")
+    return index
+
+
+def load_parts(
+    folder: Path, index: dict[str, Any], dtype: torch.dtype, device: torch.device, residency: Residency
+) -> ModelParts:
+    """Load the parts that `index` names. Raises CheckpointError for a part that is unknown, missing or damaged."""
+    stem = _STEMS[_class_name(index, "lr_stem", _STEMS, folder)]
+    codec = _CODECS[_class_name(index, "codec", _CODECS, folder)]
+    transformer = SNRExperts.from_pretrained(
+        folder / "transformer",
+        expert_class=LinearSRTransformer,
+        dtype=dtype,
+        device=device,
+        residency=residency,
+    )
+    return ModelParts(
+        stem.from_pretrained(folder / "lr_stem", dtype, device),
+        transformer,
+        codec.from_pretrained(folder / "codec", dtype, device),
+    )
+
+
+def save_parts(folder: Path, parts: ModelParts, settings: dict[str, Any], dtype: torch.dtype | None) -> None:
+    """Write the parts, then the index that names them and holds `settings`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts._asdict().items():
+        part.save_pretrained(folder / name, dtype)
+    own_codec = isinstance(parts.codec, ResidualCodec)
+    index = {
+        **settings,
+        "_linearsr_version": __version__,
+        "lr_stem": ["linearsr", type(parts.lr_stem).__name__],
+        "transformer": ["linearsr", type(parts.transformer).__name__],
+        "codec": ["linearsr", "ResidualCodec"] if own_codec else ["diffusers", "AutoencoderDC"],
+    }
+    draft = folder / f".{MODEL_INDEX}.tmp"
+    draft.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, folder / MODEL_INDEX)
+
+
+def _class_name(index: dict[str, Any], part: str, known: dict[str, Any], folder: Path) -> str:
+    entry = index.get(part)
+    if not isinstance(entry, list) or len(entry) != 2 or entry[1] not in known:
+        raise CheckpointError(
+            f"{folder / MODEL_INDEX}: {part} is {entry!r}; this version knows {', '.join(known)}"
+        )
+    return str(entry[1])
