@@ -21,7 +21,7 @@ from linearsr.flow.path import PredictionType, to_velocity
 from linearsr.flow.sampler import Solver, initial_noise, sample, timesteps
 from linearsr.images.alpha import fill_transparent, resize_alpha
 from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
-from linearsr.images.convert import ImageInput, as_list, as_picture, from_picture
+from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize
 from linearsr.model_folder import (
@@ -37,7 +37,6 @@ from linearsr.models.codec import pad_to_multiple
 from linearsr.models.lr_stem import LRCondition
 
 ColourFix = Literal["none", "wavelet", "adain"]
-OutputType = Literal["pil", "np", "pt", "latent"]
 StepCallback = Callable[["LinearSRPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 """(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
 
@@ -57,6 +56,8 @@ class PipelineConfig:
     solver: Solver = "dpmsolver++"
     flow_shift: float = 1.0
     """Shift of the times towards noise."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
     name: str = "LinearSR"
     """How the model is called in reports."""
 
@@ -147,7 +148,11 @@ class LinearSRPipeline:
         index = read_index(folder)
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
         known = {field.name for field in fields(PipelineConfig)}
-        settings = {key: value for key, value in index.items() if key in known}
+        settings = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in index.items()
+            if key in known
+        }
         return cls(*parts, PipelineConfig(**settings))
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
@@ -234,6 +239,10 @@ class LinearSRPipeline:
             ImageError: an input that cannot be read.
             ValueError: a setting out of its range.
         """
+        if output_type not in get_args(OutputType):
+            raise ValueError(
+                f"unknown output_type {output_type!r}: choose from {', '.join(get_args(OutputType))}"
+            )
         options = Options(
             *self._settings(scale, num_inference_steps, fidelity, color_fix),
             guidance_scale,
@@ -308,7 +317,10 @@ class LinearSRPipeline:
 
     def _walk(self, noise: Tensor, condition: LRCondition, options: Options) -> Tensor:
         """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
-        times = timesteps(options.steps, self.config.flow_shift)
+        if self.config.sigmas is not None and len(self.config.sigmas) == options.steps:
+            times = [*self.config.sigmas, 0.0]
+        else:
+            times = timesteps(options.steps, self.config.flow_shift)
         if options.fidelity == 1:
             times = times[:2]  # the mean is the first step's estimate: no other step is needed
         mean = noise

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,19 +13,22 @@ from torch import Tensor
 
 from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
 
+OutputType = Literal["pil", "np", "pt", "latent"]
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 """A path; a PIL image; an array (h, w) or (h, w, C), uint8, uint16 or float in [0, 1]; a tensor (C, h, w) in [0, 1]."""
 
 
 def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-    if isinstance(image, Tensor) and image.ndim == 4:
+    """One image, a batch (B, C, h, w) or (B, h, w, C), or a list of these, as a list of single images."""
+    if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4:
         return list(image)
     if isinstance(image, (str, os.PathLike, Image.Image, np.ndarray, Tensor)):
         return [image]
-    return list(image)
+    return [single for item in image for single in as_list(item)]
 
 
 def as_picture(image: ImageInput) -> Picture:
+    """Raises ImageError for a file that cannot be read, or an array of another shape or type."""
     if isinstance(image, Image.Image):
         return picture_from_pil(image)
     if isinstance(image, Tensor):
@@ -57,13 +60,12 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
     return Picture(np.ascontiguousarray(unit[..., :colours]), alpha, 16 if samples.dtype == np.uint16 else 8)
 
 
-def from_picture(picture: Picture, output_type: str) -> Any:
+def from_picture(picture: Picture, output_type: OutputType) -> Any:
+    """A PIL image, or an array (H, W, C) or tensor (C, H, W) of float32 in [0, 1] with alpha as the last channel."""
     if output_type == "pil":
         return picture_to_pil(picture)
     parts = [picture.colour] if picture.alpha is None else [picture.colour, picture.alpha[..., None]]
     array = np.concatenate(parts, axis=2)
     if output_type == "np":
         return array
-    if output_type == "pt":
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
-    raise ValueError(f"unknown output_type {output_type!r}: choose pil, np, pt or latent")
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()

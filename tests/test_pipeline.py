@@ -1,0 +1,319 @@
+"""The pipeline: every kind of input and output, sizes, seeds, fidelity, saving, threads."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from linearsr import LinearSRPipeline
+from linearsr.checkpoints import CheckpointError
+from linearsr.flow.experts import SNRExperts
+from linearsr.flow.partition import PUBLISHED, Partition
+from linearsr.images.io import ImageError
+from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.lr_stem import StridedStem, StridedStemConfig
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.pipeline import PipelineConfig
+from tiny_model import build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    build().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> LinearSRPipeline:
+    return LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    return np.asarray(small.resize((12, 10), Image.Resampling.BICUBIC))
+
+
+def test_every_kind_of_input_gives_the_same_picture(
+    pipe: LinearSRPipeline, photo: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    unit = photo.astype(np.float32) / 255
+    tensor = torch.from_numpy(unit).permute(2, 0, 1)
+    kinds = [str(path), path, Image.fromarray(photo), photo, unit, tensor, tensor[None]]
+    results = [pipe(kind).images[0] for kind in kinds]
+    assert all(result.size == (48, 40) for result in results)
+    assert all(np.array_equal(np.asarray(result), np.asarray(results[0])) for result in results)
+    assert len(pipe(kinds).images) == len(kinds)
+
+
+def test_output_types_agree(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    pil, array, tensor, latent = (
+        pipe(photo, output_type=kind).images[0] for kind in ("pil", "np", "pt", "latent")
+    )
+    assert array.shape == (40, 48, 3)
+    assert array.dtype == np.float32
+    assert torch.equal(tensor, torch.from_numpy(array).permute(2, 0, 1))
+    assert np.abs(np.asarray(pil) - array * 255).max() <= 0.5 + 1e-3
+    assert latent.shape == (192, 5, 6)
+    with pytest.raises(ValueError, match="output_type 'jpg'"):
+        pipe(photo, output_type="jpg")
+
+
+@given(st.integers(1, 13), st.integers(1, 13), st.sampled_from([1, 1.5, 2, 3.3, 4, 7, 8]))
+@settings(max_examples=25, deadline=None)
+def test_any_size_and_scale(pipe: LinearSRPipeline, height: int, width: int, scale: float) -> None:
+    image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
+    result = pipe(image, scale=scale, num_inference_steps=1, output_type="np").images[0]
+    assert result.shape == (max(1, round(height * scale)), max(1, round(width * scale)), 3)
+    assert np.isfinite(result).all()
+
+
+def test_an_images_result_does_not_depend_on_its_neighbours(
+    pipe: LinearSRPipeline, photo: np.ndarray
+) -> None:
+    other = np.random.default_rng(1).random((7, 9, 3), dtype=np.float32)
+    alone = pipe(photo, seed=5, output_type="np").images[0]
+    together = pipe([other, photo, photo], seed=[1, 5, 6], output_type="np").images
+    assert np.array_equal(together[1], alone)
+    assert not np.array_equal(together[2], alone)
+    assert [t.shape[:2] for t in together] == [(28, 36), (40, 48), (40, 48)]
+
+
+def test_generators_seed_too(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    def run(seed: int) -> np.ndarray:
+        return np.asarray(pipe(photo, generator=torch.Generator().manual_seed(seed)).images[0])
+
+    assert np.array_equal(run(1), run(1))
+    assert not np.array_equal(run(1), run(2))
+    with pytest.raises(ValueError, match="2 seeds or generators for 1 images"):
+        pipe(photo, seed=[1, 2])
+
+
+def test_fidelity_walks_from_the_sample_to_the_mean(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    sample, middle, mean = (
+        pipe(photo, fidelity=f, output_type="latent", num_inference_steps=3).images[0] for f in (0, 0.25, 1)
+    )
+    torch.testing.assert_close(middle, 0.75 * sample + 0.25 * mean)
+    one_step = pipe(photo, fidelity=0, num_inference_steps=1, output_type="latent").images[0]
+    torch.testing.assert_close(mean, one_step)
+
+
+def test_the_mean_takes_one_evaluation(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    steps: list[tuple[int, float]] = []
+
+    def count(_: object, step: int, t: float, state: dict[str, torch.Tensor]) -> None:
+        steps.append((step, t))
+        assert set(state) == {"latents"}
+
+    pipe(photo, fidelity=1, callback_on_step_end=count)
+    assert len(steps) == 1
+    steps.clear()
+    pipe(photo, fidelity=0, num_inference_steps=5, callback_on_step_end=count)
+    assert [step for step, _ in steps] == [0, 1, 2, 3, 4]
+    assert steps[-1][1] == 0
+
+
+def test_a_callback_may_replace_the_latents(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    def blank(_: object, step: int, t: float, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"latents": torch.zeros_like(state["latents"])}
+
+    latent = pipe(photo, fidelity=0, callback_on_step_end=blank, output_type="latent").images[0]
+    assert (latent == 0).all()
+
+
+def test_own_noise_levels_are_walked_for_their_number_of_steps(folder: Path, photo: np.ndarray) -> None:
+    pipe = LinearSRPipeline.from_pretrained(folder, device="cpu")
+    pipe.config = replace(pipe.config, num_inference_steps=3, sigmas=(1.0, 0.9, 0.2))
+    times: list[float] = []
+    pipe(photo, fidelity=0, callback_on_step_end=lambda p, i, t, s: times.append(t))
+    assert times == [0.9, 0.2, 0.0]
+    times.clear()
+    pipe(photo, fidelity=0, num_inference_steps=2, callback_on_step_end=lambda p, i, t, s: times.append(t))
+    assert times == [0.5, 0.0]
+
+
+def test_each_step_goes_to_its_expert(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    used: list[int] = []
+    hooks = [
+        expert.register_forward_hook(lambda *_, i=i: used.append(i))
+        for i, expert in enumerate(pipe.transformer.experts)
+    ]
+    pipe(photo, fidelity=0, num_inference_steps=10)
+    for hook in hooks:
+        hook.remove()
+    assert used == [PUBLISHED.expert(1 - i / 10) for i in range(10)]
+    assert len(set(used)) > 2
+
+
+def test_guidance_tokens_steer_and_scale_one_is_one_pass(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for expert in pipe.transformer.experts:
+            for block in expert.transformer_blocks:
+                torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.2)
+    tokens = torch.randn(1, 3, 16)
+    plain = pipe(photo, fidelity=0, output_type="latent").images[0]
+    guided, strong = (
+        pipe(photo, fidelity=0, guidance_embeds=tokens, guidance_scale=g, output_type="latent").images[0]
+        for g in (1, 2)
+    )
+    assert not torch.allclose(plain, guided)
+    assert not torch.allclose(guided, strong)
+    with pytest.raises(ValueError, match="guidance_embeds"):
+        pipe(photo, guidance_scale=3)
+
+
+def test_grey_alpha_and_depth_are_kept(pipe: LinearSRPipeline) -> None:
+    grey = pipe(Image.new("L", (4, 4), 100)).images[0]
+    assert grey.mode == "L"
+    clear = Image.new("RGBA", (4, 4), (200, 10, 10, 0))
+    clear.putpixel((1, 1), (10, 200, 10, 255))
+    result = pipe(clear).images[0]
+    assert result.mode == "RGBA"
+    assert result.size == (16, 16)
+    alpha = np.asarray(result)[..., 3]
+    assert alpha[5:7, 5:7].min() > 128 > alpha[12:, 12:].max()
+
+
+@pytest.mark.parametrize("fix", ["wavelet", "adain"])
+def test_colour_fixes_bring_the_mean_back(folder: Path, photo: np.ndarray, fix: str) -> None:
+    pipe = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        pipe.lr_stem.conv_out.bias.fill_(0.2)
+    target = (photo / 255).mean(axis=(0, 1))
+    drift = np.abs(pipe(photo, output_type="np").images[0].mean(axis=(0, 1)) - target).max()
+    fixed = np.abs(pipe(photo, color_fix=fix, output_type="np").images[0].mean(axis=(0, 1)) - target).max()
+    assert drift > 0.05
+    assert fixed < 0.25 * drift
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": 9}, "scale 9 is out of range"),
+        ({"scale": 0.5}, "scale 0.5"),
+        ({"num_inference_steps": 0}, "0 steps"),
+        ({"fidelity": 1.1}, "fidelity 1.1"),
+        ({"color_fix": "magic"}, "color fix 'magic'"),
+    ],
+)
+def test_settings_out_of_range(
+    pipe: LinearSRPipeline, photo: np.ndarray, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe(photo, **settings)
+
+
+def test_a_bad_file_is_an_image_error(pipe: LinearSRPipeline, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"a\.png"):
+        pipe(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("residency", ["all", "active", "lazy"])
+def test_saved_and_loaded_is_the_same(
+    pipe: LinearSRPipeline, photo: np.ndarray, residency: str, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path)
+    again = LinearSRPipeline.from_pretrained(
+        tmp_path, torch_dtype=torch.float32, device="cpu", residency=residency
+    )
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["transformer"] == ["linearsr", "SNRExperts"]
+    assert again.config == pipe.config
+    expected = pipe(photo, fidelity=0, output_type="np").images[0]
+    assert np.array_equal(again(photo, fidelity=0, output_type="np").images[0], expected)
+
+
+def test_threads_do_not_disturb_each_other(folder: Path, photo: np.ndarray) -> None:
+    pipe = LinearSRPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, device="cpu", residency="active"
+    )
+    images = [np.roll(photo, i, axis=0) for i in range(6)]
+    alone = [pipe(image, seed=i, output_type="np").images[0] for i, image in enumerate(images)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda i: pipe(images[i], seed=i, output_type="np").images[0], range(6)))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model_index.json").unlink(), "no LinearSR model folder"),
+        (lambda f: (f / "model_index.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "model_index.json").write_text('{"lr_stem": ["x", "Evil"]}'), "Evil"),
+        (lambda f: (f / "lr_stem/diffusion_pytorch_model.safetensors").write_bytes(b"x"), "damaged"),
+    ],
+)
+def test_a_damaged_model_folder_is_named(
+    pipe: LinearSRPipeline, tmp_path: Path, damage: object, message: str
+) -> None:
+    pipe.save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        LinearSRPipeline.from_pretrained(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_full_size_goes_through_the_same_classes(photo: np.ndarray, tmp_path: Path) -> None:
+    """DC-AE codec, strided stem and a velocity network, as the SANA sizes have them."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    tiny_dc_ae = diffusers.AutoencoderDC(
+        in_channels=3,
+        latent_channels=8,
+        attention_head_dim=2,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8,) * 6,
+        decoder_block_out_channels=(8,) * 6,
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=((),) * 6,
+        decoder_qkv_multiscales=((),) * 6,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+    network = LinearSRTransformer(PRESETS["tiny"])
+    pipe = LinearSRPipeline(
+        StridedStem(StridedStemConfig(channels=8)),
+        SNRExperts(Partition(), [network]),
+        DeepCompressionCodec(tiny_dc_ae.eval()),
+        PipelineConfig(num_inference_steps=2, color_fix="wavelet", flow_shift=3.0),
+    )
+    assert pipe.multiple_of == 8
+    pipe.save_pretrained(tmp_path)
+    again = LinearSRPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32, device="cpu")
+    first, second = (p(photo, output_type="np").images[0] for p in (pipe, again))
+    assert first.shape == (40, 48, 3)
+    assert np.array_equal(first, second)
+
+
+def test_the_default_path_imports_no_heavy_library(folder: Path) -> None:
+    code = (
+        "import sys; import numpy as np; from linearsr import LinearSRPipeline as P; "
+        f"P.from_pretrained({str(folder)!r})(np.zeros((4, 4, 3), np.uint8)); "
+        "print([m for m in ('diffusers', 'transformers', 'accelerate', 'torchvision') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, linearsr; print('torch' in sys.modules, linearsr.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False")
