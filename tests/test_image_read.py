@@ -329,8 +329,6 @@ BAD_BYTES = {
     "planar 16-bit tiff": (planar_tiff(), "separate planes"),
     "compressed planar 16-bit tiff": (planar_tiff(compression="zlib"), "separate planes"),
     "strip of 1x5000": (encoded(np.zeros((5000, 1), np.uint8)), "a line, not a picture"),
-    "broken icc": (encoded(RGB8, icc_profile=b"no profile" * 30), "broken ICC"),
-    "broken exif": (encoded(RGB8, "JPEG", exif=b"Exif\0\0garbage garbage"), "broken EXIF"),
 }
 
 
@@ -348,6 +346,21 @@ def test_bad_bytes_give_one_line(kind, tmp_path):
     assert line.count("; ") >= 1, "it must say what to do"
     with pytest.raises(ImageError, match=r"^<bytes>: "):
         read_image(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (encoded(RGB8, icc_profile=b"no profile" * 30), "ICC profile is broken"),
+        (encoded(RGB8, "JPEG", exif=b"Exif\0\0garbage garbage"), "EXIF data is broken"),
+    ],
+)
+def test_broken_metadata_is_dropped_and_the_picture_kept(data, words):
+    with pytest.warns(UserWarning, match=words):
+        picture = read_image(data)
+    assert picture.colour.shape == RGB8.shape
+    assert picture.icc_profile is None
+    assert picture.exif is None
 
 
 def test_bad_paths_give_one_line(tmp_path):

@@ -39,11 +39,11 @@ def read_image(source: str | Path | bytes | BinaryIO, max_pixels: int = DEFAULT_
 
     The picture is upright (EXIF orientation applied), grey stays one channel, 16-bit grey and colour in PNG and TIFF
     stay 16-bit, CMYK becomes sRGB (through its ICC profile if it has one), palettes become RGB, every kind of
-    transparency becomes alpha. Of an animation the first frame is taken, with a warning. The format is recognised
-    by content, not by extension.
+    transparency becomes alpha. Of an animation the first frame is taken, with a warning; a broken EXIF block or ICC
+    profile is dropped, with a warning. The format is recognised by content, not by extension.
 
     Raises ImageError, one line with the name and the remedy, if the source is missing, unreadable, empty, truncated,
-    corrupt (including its EXIF and ICC blocks), no image, has more than `max_pixels` pixels (decided from the header,
+    corrupt, no image, has more than `max_pixels` pixels (decided from the header,
     before anything is decompressed), or is longer than 1000 times its width.
     """
     name, data = _load(source)
@@ -177,10 +177,9 @@ def _assemble(name: str, im: Image.Image, samples: Samples) -> Picture:
     try:
         exif = read_exif(im)
         orientation = read_orientation(exif)
-    except Exception as error:
-        raise ImageError(
-            name, "has broken EXIF data; remove it (exiftool -exif:all= FILE) and try again"
-        ) from error
+    except Exception:
+        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
+        exif, orientation = Image.Exif(), 1
     colour = upright(samples.colour, orientation)
     alpha = None if samples.alpha is None else upright(samples.alpha, orientation)
     icc_profile = None if samples.managed else _fitting_profile(name, im, channels=colour.shape[2])
@@ -198,10 +197,9 @@ def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
         return None
     try:
         space = profile_space(icc_profile)
-    except Exception as error:
-        raise ImageError(
-            name, "has a broken ICC profile; remove it (exiftool -icc_profile:all= FILE) and try again"
-        ) from error
+    except Exception:
+        warnings.warn(f"{name}: its ICC profile is broken and is dropped", stacklevel=6)
+        return None
     if space == ("RGB" if channels == 3 else "GRAY"):
         return bytes(icc_profile)
     warnings.warn(f"{name}: its ICC profile is for {space} and does not fit; it is dropped", stacklevel=6)
