@@ -3,7 +3,7 @@
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -38,9 +38,7 @@ def train(
         from linearsr.training.state import latest_checkpoint
         from linearsr.training.trainer import Trainer
     except ModuleNotFoundError as error:
-        if debugging():
-            raise
-        stop(f"training needs {error.name}: pip install 'linearsr[train]'")
+        _stop_for_extra(error)
     import torch
 
     from linearsr.checkpoints import CheckpointError
@@ -57,7 +55,9 @@ def train(
             if resume:
                 say(f"going on from {trainer.resume()} images")
             folder = trainer.run()
-    except (ConfigError, CheckpointError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        _stop_for_extra(error)
+    except (ConfigError, CheckpointError) as error:
         if debugging():
             raise
         stop(error)
@@ -68,6 +68,12 @@ def train(
     except KeyboardInterrupt:
         stop("interrupted: --resume goes on from the newest checkpoint", INTERRUPTED)
     say(f"weights in {shown(folder)}")
+
+
+def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
+    if debugging():
+        raise error
+    stop(f"training needs {error.name}: pip install 'linearsr[train]'")
 
 
 class TrainingProgress:

@@ -25,7 +25,7 @@ from linearsr.models.blocks import CrossAttention, MixFFN, TransformerBlock, poi
 from linearsr.models.linear_attention import KVSummary, apply_summary, kv_summary
 
 BAND_TOKENS = 512
-"""Tokens of a band, give or take a row: measured best of 128 to 2048 at widths 192 and 1152."""
+"""Tokens of a band, give or take a row; in rough measurements at widths 192 and 1152 best of 128 to 2048."""
 
 
 def block_in_bands(

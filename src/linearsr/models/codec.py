@@ -42,12 +42,14 @@ class ResidualCodecConfig:
 
     compression: int = 8
     """HR pixels per side of one latent position."""
+    scaling_factor: float = 0.6
+    """Brings the residual, in units of its expected deviation, to unit deviation."""
 
 
 class ResidualCodec(PretrainedModule):
     """The error of the stem's prediction, in units of its expected deviation, as pixel-unshuffled patches.
 
-    z = unshuffle((HR - prediction) / deviation). It has no weights and loses nothing, so the flow's ceiling is the
+    z = scaling_factor * unshuffle((HR - prediction) / deviation). It has no weights and loses nothing, so the flow's ceiling is the
     picture itself.
     """
 
@@ -68,11 +70,13 @@ class ResidualCodec(PretrainedModule):
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
         prediction, deviation = _estimate(condition)
-        return F.pixel_unshuffle((image.float() - prediction) / deviation, self.compression)
+        scale = self.config.scaling_factor / deviation
+        return F.pixel_unshuffle((image.float() - prediction) * scale, self.compression)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
         prediction, deviation = _estimate(condition)
-        return prediction + deviation * F.pixel_shuffle(latent.float(), self.compression)
+        scale = deviation / self.config.scaling_factor
+        return prediction + scale * F.pixel_shuffle(latent.float(), self.compression)
 
 
 class DeepCompressionCodec(nn.Module):

@@ -1,0 +1,100 @@
+"""The weights in the package: what they are, and that they do what they are for."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from linearsr import LinearSRPipeline
+from linearsr.evaluation.metrics import psnr_y, ssim_y
+from linearsr.flow.partition import PUBLISHED
+from linearsr.images.degradation import PRESETS, degrade
+from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+from linearsr.model_folder import default_model_folder
+
+PHOTO = Path(__file__).parent / "data/chimney.png"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> LinearSRPipeline:
+    return LinearSRPipeline.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def hr() -> np.ndarray:
+    return crop_to_multiple(read_rgb(PHOTO), 4)
+
+
+def tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)).permute(2, 0, 1)[None]
+
+
+def bicubic(lr: np.ndarray) -> np.ndarray:
+    image = Image.fromarray((lr * 255).round().astype(np.uint8))
+    return np.asarray(image.resize((256, 256), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+
+
+def test_it_is_four_experts_by_log_snr_in_less_than_40_mb(pipe: LinearSRPipeline) -> None:
+    assert pipe.transformer.partition == PUBLISHED
+    weights = [expert.transformer_blocks[0].ff.conv_point.weight for expert in pipe.transformer.experts]
+    assert len({weight.float().sum().item() for weight in weights}) == 4, "the experts must differ"
+    size = sum(path.stat().st_size for path in default_model_folder().rglob("*") if path.is_file())
+    assert size < 40e6
+    assert not [path for path in default_model_folder().rglob("*") if path.suffix in {".bin", ".pt", ".pth"}]
+
+
+@pytest.mark.parametrize(("preset", "gain"), [("bicubic", 0.8), ("mild", 0.4)])
+def test_it_beats_bicubic(pipe: LinearSRPipeline, hr: np.ndarray, preset: str, gain: float) -> None:
+    lr = degrade(hr, PRESETS[preset], file_generator(0, PHOTO.stem), 4)
+    base, truth = tensor(bicubic(lr)), tensor(hr)
+    mean = tensor(pipe(lr, fidelity=1, output_type="np").images[0])
+    usual = tensor(pipe(lr, output_type="np").images[0])
+    assert psnr_y(mean, truth) > psnr_y(base, truth) + gain
+    assert ssim_y(mean, truth) > ssim_y(base, truth) + 0.01
+    assert psnr_y(usual, truth) > psnr_y(base, truth)
+
+
+def test_less_fidelity_is_sharper(pipe: LinearSRPipeline, hr: np.ndarray) -> None:
+    lr = degrade(hr, PRESETS["mild"], file_generator(0, PHOTO.stem), 4)
+
+    def roughness(fidelity: float) -> float:
+        image = pipe(lr, fidelity=fidelity, output_type="np").images[0].mean(axis=2)
+        return float(np.abs(np.diff(image, axis=1)).mean())
+
+    values = [roughness(fidelity) for fidelity in (1.0, 0.75, 0.5, 0.25, 0.0)]
+    assert values == sorted(values)
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    small = tmp_path / "small.png"
+    Image.open(PHOTO).resize((40, 30)).save(small)
+    for name in ("a.png", "b.png"):
+        command = [sys.executable, "-m", "linearsr.cli.app", "upscale", str(small), "-o", str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert Image.open(tmp_path / "a.png").size == (160, 120)
+
+
+def test_a_flat_picture_stays_flat_and_keeps_its_colour(pipe: LinearSRPipeline) -> None:
+    colour = (40, 120, 200)
+    result = np.asarray(pipe(Image.new("RGB", (32, 24), colour)).images[0]).astype(int)
+    assert np.abs(result - colour).max() <= 6
+
+
+def test_time_grows_linearly(pipe: LinearSRPipeline) -> None:
+    def seconds(side: int) -> float:
+        image = np.random.default_rng(0).random((side, side, 3), dtype=np.float32)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            pipe(image)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    # four times the pixels; quadratic attention would take up to sixteen times as long
+    assert seconds(128) < 8 * seconds(64)
