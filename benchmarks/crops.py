@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from linearsr import LinearSRPipeline
 from linearsr.images.degradation import PRESETS, degrade
-from linearsr.training.data import crop_to_multiple, file_generator, read_rgb
+from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 
 FIDELITIES = (1.0, 0.5, 0.0)
 LABEL = 16

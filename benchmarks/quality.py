@@ -24,7 +24,9 @@ from torch import Tensor
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.images.colour import rgb_to_y
-from linearsr.training.data import list_images, read_rgb, validation_pairs
+from linearsr.images.files import list_images
+from linearsr.images.photos import read_rgb
+from linearsr.training.data import validation_pairs
 
 Pair = tuple[str, Tensor, Tensor]
 """Name, LR (3, h, w) and HR (3, H, W) in [0, 1]."""
@@ -55,6 +57,10 @@ def sharpness(image: Tensor) -> float:
 
 def eight_bit(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round() / 255
+
+
+def score(image: Tensor, reference: Tensor) -> tuple[float, float, float]:
+    return psnr_y(image, reference), ssim_y(image, reference), sharpness(image) / sharpness(reference)
 
 
 def main() -> None:
@@ -94,12 +100,8 @@ def main() -> None:
                 )
                 mark = " (default)" if fidelity == pipe.config.fidelity else ""
                 results[f"{steps} steps, fidelity {fidelity:g}{mark}"] = output.images[0]
-            truth = sharpness(hr[None])
             for setting, image in results.items():
-                image, reference = eight_bit(image)[None], hr[None]
-                scores[setting].append(
-                    (psnr_y(image, reference), ssim_y(image, reference), sharpness(image) / truth)
-                )
+                scores[setting].append(score(eight_bit(image)[None], hr[None]))
         base_psnr, base_ssim, _ = map(fmean, zip(*scores["bicubic"], strict=True))
         for setting, values in scores.items():
             psnr, ssim, sharp = map(fmean, zip(*values, strict=True))

@@ -74,7 +74,15 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     small = tmp_path / "small.png"
     Image.open(PHOTO).resize((40, 30)).save(small)
     for name in ("a.png", "b.png"):
-        command = [sys.executable, "-m", "linearsr.cli.app", "upscale", str(small), "-o", str(tmp_path / name)]
+        command = [
+            sys.executable,
+            "-m",
+            "linearsr.cli.app",
+            "upscale",
+            str(small),
+            "-o",
+            str(tmp_path / name),
+        ]
         subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert Image.open(tmp_path / "a.png").size == (160, 120)

@@ -148,7 +148,7 @@ class LinearSRPipeline:
         index = read_index(folder)
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
         known = {field.name for field in fields(PipelineConfig)}
-        settings = {
+        settings: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in index.items()
             if key in known

@@ -49,8 +49,8 @@ class ResidualCodecConfig:
 class ResidualCodec(PretrainedModule):
     """The error of the stem's prediction, in units of its expected deviation, as pixel-unshuffled patches.
 
-    z = scaling_factor * unshuffle((HR - prediction) / deviation). It has no weights and loses nothing, so the flow's ceiling is the
-    picture itself.
+    z = scaling_factor * unshuffle((HR - prediction) / deviation). It has no weights and loses nothing, so the flow's
+    ceiling is the picture itself.
     """
 
     config_class = ResidualCodecConfig
