@@ -1,0 +1,191 @@
+"""`linearsr upscale` end to end: results, reports, what is skipped, and what is left after an interrupt."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from linearsr.cli.app import app
+from tiny_model import tiny_model
+
+__all__ = ["tiny_model"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    noise(folder / "a.png", 12, 10)
+    noise(folder / "sub/b.jpg", 9, 14)
+    return folder
+
+
+def noise(path: Path, width: int, height: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def upscale(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["upscale", *map(str, arguments)])
+
+
+def records(output: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if ".part" in path.name]
+
+
+def test_folder_with_json(photos, tiny_model, tmp_path):
+    result = upscale(photos, "-o", tmp_path / "out", "--model", tiny_model, "--seed", 7, "--json")
+    assert result.exit_code == 0, result.stderr
+    first, second = records(result.stdout)
+    assert first.pop("seconds") > 0  # type: ignore[operator]
+    assert first == {
+        "input": str(photos / "a.png"),
+        "output": str(tmp_path / "out/a.png"),
+        "status": "done",
+        "size": [48, 40],
+        "seed": 7,
+        "model": "tiny",
+        "error": None,
+    }
+    assert second["output"] == str(tmp_path / "out/sub/b.png")
+    with Image.open(tmp_path / "out/sub/b.png") as image:
+        assert image.size == (36, 56)
+
+
+def test_second_run_skips_and_loads_no_model(photos, tiny_model, tmp_path):
+    assert upscale(photos, "--model", tiny_model).exit_code == 0
+    before = (photos / "a_x4.png").stat().st_mtime_ns
+    again = upscale(photos, "--model", tmp_path / "no model here", "--json")
+    assert again.exit_code == 0
+    assert [record["status"] for record in records(again.stdout)] == ["skipped", "skipped"]
+    assert "a_x4.png exists" in again.stderr
+    assert (photos / "a_x4.png").stat().st_mtime_ns == before
+    assert upscale(photos, "--model", tiny_model, "--overwrite").exit_code == 0
+    assert (photos / "a_x4.png").stat().st_mtime_ns != before
+    assert not (photos / "a_x4_x4.png").exists()
+
+
+def test_named_file_that_exists_is_kept(photos, tiny_model, tmp_path):
+    target = tmp_path / "result.webp"
+    target.write_bytes(b"mine")
+    kept = upscale(photos / "a.png", "-o", target, "--model", tiny_model)
+    assert kept.exit_code == 0
+    assert "exists" in kept.stderr
+    assert target.read_bytes() == b"mine"
+    assert upscale(photos / "a.png", "-o", target, "--model", tiny_model, "--overwrite").exit_code == 0
+    with Image.open(target) as image:
+        assert (image.format, image.size) == ("WEBP", (48, 40))
+
+
+def test_settings_reach_the_pipeline(photos, tiny_model, tmp_path):
+    def pixels(*options: object) -> bytes:
+        out = tmp_path / "out.png"
+        result = upscale(photos / "a.png", "-o", out, "--model", tiny_model, "--overwrite", *options)
+        assert result.exit_code == 0, result.stderr
+        return out.read_bytes()
+
+    plain = pixels()
+    changed = [("--seed", 1), ("--steps", 2), ("--fidelity", 1), ("--scale", 3), ("--color-fix", "adain")]
+    others = [pixels(*options) for options in changed]
+    assert len({plain, *others}) == len(changed) + 1
+    assert pixels("--scale", 4, "--seed", 0, "--device", "cpu") == plain
+
+
+def test_formats(photos, tiny_model):
+    for suffix, name in [("jpg", "JPEG"), ("tiff", "TIFF")]:
+        result = upscale(photos / "a.png", "--model", tiny_model, "--format", suffix, "--scale", 2.5)
+        assert result.exit_code == 0, result.stderr
+        with Image.open(photos / f"a_x2.5.{suffix}") as image:
+            assert (image.format, image.size) == (name, (30, 25))
+
+
+def test_max_pixels(photos, tiny_model):
+    result = upscale(photos / "a.png", "--model", tiny_model, "--max-pixels", 100)
+    assert result.exit_code == 1
+    assert "12x10" in result.stderr
+
+
+def test_warnings_are_one_line(photos, tiny_model):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(photos / "anim.gif", save_all=True, append_images=frames[1:])
+    result = upscale(photos / "anim.gif", "--model", tiny_model)
+    assert result.exit_code == 0
+    first, _ = result.stderr.splitlines()
+    assert first.startswith(f"{photos / 'anim.gif'}: warning: has several frames")
+
+
+def test_interrupt_while_writing_leaves_nothing(photos, tiny_model, monkeypatch):
+    def interrupt(*_: object) -> None:
+        assert leftovers(photos), "the draft should be there by now"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("linearsr.images.writing.os.replace", interrupt)
+    result = upscale(photos, "--model", tiny_model)
+    assert result.exit_code == 130
+    assert "2 not begun" in result.stderr
+    assert not leftovers(photos)
+    assert not (photos / "a_x4.png").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal(photos, tiny_model, number, status):
+    noise(photos / "sub/b.jpg", 64, 64)
+    command = [sys.executable, "-m", "linearsr.cli.app", "upscale", photos, "--model", tiny_model, "--json"]
+    command += ["--steps", "1000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # the first image is reported, so the second is in work
+        assert json.loads(process.stdout.readline())["status"] == "done"
+        process.send_signal(number)
+        rest, errors = process.stdout.read(), process.stderr.read()
+    assert process.returncode == status
+    assert rest == b""
+    assert b"Traceback" not in errors
+    assert {path.name for path in photos.rglob("*.*")} == {"a.png", "a_x4.png", "b.jpg"}
+
+
+def test_same_bytes_in_another_process_and_no_heavy_imports(photos, tiny_model, tmp_path):
+    code = (
+        "import sys; from linearsr.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
+        "print([m for m in ('diffusers', 'transformers', 'accelerate', 'matplotlib') if m in sys.modules])"
+    )
+    options = ["upscale", str(photos), "--model", str(tiny_model)]
+    other = [sys.executable, "-c", code, *options, "-o", str(tmp_path / "other")]
+    process = subprocess.run(other, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert process.stdout == "[]\n"
+    here = upscale(*options[1:], "-o", tmp_path / "here")
+    assert here.exit_code == 0
+    for name in ("a.png", "sub/b.png"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from linearsr.cli.app import app; app(['--help'], standalone_mode=False); "
+        "print([m for m in ('torch', 'numpy', 'PIL', 'pydantic', 'huggingface_hub') if m in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "upscale" in process.stdout
+    assert process.stdout.endswith("[]\n")
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("linearsr 0.")
