@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -317,3 +318,32 @@ def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, linearsr; print('torch' in sys.modules, linearsr.__version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False")
+
+
+def test_an_image_beyond_the_memory_is_refused_with_the_figures(
+    pipe: LinearSRPipeline, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linearsr.pipeline.physical_memory", lambda device: 200_000)
+    with pytest.raises(ValueError, match="12x10 needs about 0 GB of memory"):
+        pipe(photo)
+
+
+def test_push_to_hub_uploads_the_folder(pipe: LinearSRPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: dict[str, list[str]] = {}
+
+    class Hub:
+        def __init__(self, token: str | None) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
+            uploaded[repo_id] = []
+
+        def upload_folder(self, repo_id: str, folder_path: str) -> SimpleNamespace:
+            root = Path(folder_path)
+            uploaded[repo_id] = [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()]
+            return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert pipe.push_to_hub("me/model") == "https://hub/commit"
+    assert {"model_index.json", "lr_stem/config.json"} <= set(uploaded["me/model"])
+    assert "transformer/expert_3/diffusion_pytorch_model.safetensors" in uploaded["me/model"]

@@ -1,4 +1,6 @@
-"""Which device to compute on, and in which type."""
+"""Which device to compute on, in which type, and how much memory it has."""
+
+import os
 
 import torch
 
@@ -17,3 +19,12 @@ def best_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def physical_memory(device: torch.device) -> int | None:
+    """Bytes of memory that the device has in all; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from linearsr.checkpoints import resolve_folder
-from linearsr.devices import best_device, best_dtype
+from linearsr.devices import best_device, best_dtype, physical_memory
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType, to_velocity
 from linearsr.flow.sampler import Solver, initial_noise, sample, timesteps
@@ -42,6 +42,8 @@ StepCallback = Callable[["LinearSRPipeline", int, float, dict[str, Tensor]], dic
 
 _COLOUR_FIXES = {"wavelet": wavelet_colour_fix, "adain": adain_colour_fix}
 _SCALES = (1.0, 8.0)
+_BYTES_PER_PIXEL = 150
+"""Peak memory per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,7 @@ class LinearSRPipeline:
     @torch.inference_mode()
     def _latent(self, picture: Picture, seed: int, options: Options) -> tuple[Tensor, LRCondition, Tensor]:
         """The latent (1, C, h', w') of one picture, with the condition and the LR image (1, 3, h, w) it came from."""
+        self._require_memory(*picture.size)
         colour = picture.colour
         if picture.alpha is not None:
             colour = fill_transparent(colour, picture.alpha)
@@ -314,6 +317,16 @@ class LinearSRPipeline:
         grid = condition.features.shape[-2:]
         noise = initial_noise((1, self.codec.latent_channels, *grid), seed, device=self.device)
         return self._walk(noise, condition, options), condition, lr
+
+    def _require_memory(self, width: int, height: int) -> None:
+        """Refuse an image that would only end in the process being killed."""
+        needed = width * height * self.scale**2 * _BYTES_PER_PIXEL
+        memory = physical_memory(self.device)
+        if memory is not None and needed > memory:
+            raise ValueError(
+                f"an image of {width}x{height} needs about {needed / 1e9:.0f} GB of memory and there are "
+                f"{memory / 1e9:.0f} GB: make it smaller or cut it into parts"
+            )
 
     def _walk(self, noise: Tensor, condition: LRCondition, options: Options) -> Tensor:
         """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
