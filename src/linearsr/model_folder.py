@@ -68,6 +68,7 @@ def load_parts(
         device=device,
         residency=residency,
     )
+    transformer.for_each(LinearSRTransformer.fuse_projections_)
     return ModelParts(
         stem.from_pretrained(folder / "lr_stem", dtype, device),
         transformer,

@@ -18,7 +18,7 @@ _LINE_EVERY = 60.0
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file, e.g. configs/default/stem.yaml.")
+        Path, typer.Argument(metavar="CONFIG", help="YAML file, e.g. configs/default/1-stem.yaml.")
     ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run, if it has one.")
