@@ -36,21 +36,26 @@ class Codec(Protocol):
         """Latent -> image (B, 3, H, W) in about [-1, 1]."""
 
 
+_OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+"""Rows: luma, red against blue, green against both; orthogonal, to be normalised."""
+
+
 @dataclass(frozen=True)
 class ResidualCodecConfig:
     """`ResidualCodec`."""
 
     compression: int = 8
     """HR pixels per side of one latent position."""
-    scaling_factor: float = 0.6
-    """Brings the residual, in units of its expected deviation, to unit deviation."""
+    scaling_factors: tuple[float, float, float] = (0.38, 1.4, 2.0)
+    """For luma and the two chroma axes: bring the residual, in units of its expected deviation, to unit deviation."""
 
 
 class ResidualCodec(PretrainedModule):
     """The error of the stem's prediction, in units of its expected deviation, as pixel-unshuffled patches.
 
-    z = scaling_factor * unshuffle((HR - prediction) / deviation). It has no weights and loses nothing, so the flow's
-    ceiling is the picture itself.
+    z = unshuffle(scale * C (HR - prediction) / deviation), with C an orthonormal change to opponent colours. Errors in
+    colour are several times smaller than errors in lightness; were both at one scale, what noise a sampler leaves
+    over would be coloured. The codec has no weights and loses nothing: the flow's ceiling is the picture itself.
     """
 
     config_class = ResidualCodecConfig
@@ -70,13 +75,18 @@ class ResidualCodec(PretrainedModule):
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
         prediction, deviation = _estimate(condition)
-        scale = self.config.scaling_factor / deviation
-        return F.pixel_unshuffle((image.float() - prediction) * scale, self.compression)
+        residual = _mix_channels((image.float() - prediction) / deviation, self._colours(image.device))
+        return F.pixel_unshuffle(residual, self.compression)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
         prediction, deviation = _estimate(condition)
-        scale = deviation / self.config.scaling_factor
-        return prediction + scale * F.pixel_shuffle(latent.float(), self.compression)
+        residual = F.pixel_shuffle(latent.float(), self.compression)
+        return prediction + deviation * _mix_channels(residual, self._colours(latent.device).inverse())
+
+    def _colours(self, device: torch.device) -> Tensor:
+        """(3, 3): RGB to scaled opponent colours."""
+        rows = F.normalize(torch.tensor(_OPPONENT_COLOURS), dim=1)
+        return (rows * torch.tensor(self.config.scaling_factors)[:, None]).to(device)
 
 
 class DeepCompressionCodec(nn.Module):
@@ -145,6 +155,10 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
         return image
     mode = "reflect" if down < height and right < width else "replicate"
     return F.pad(image, (0, right, 0, down), mode=mode)
+
+
+def _mix_channels(image: Tensor, matrix: Tensor) -> Tensor:
+    return torch.einsum("ij,bjhw->bihw", matrix, image)
 
 
 def _estimate(condition: LRCondition) -> tuple[Tensor, Tensor]:
