@@ -347,3 +347,27 @@ def test_push_to_hub_uploads_the_folder(pipe: LinearSRPipeline, monkeypatch: pyt
     assert pipe.push_to_hub("me/model") == "https://hub/commit"
     assert {"model_index.json", "lr_stem/config.json"} <= set(uploaded["me/model"])
     assert "transformer/expert_3/diffusion_pytorch_model.safetensors" in uploaded["me/model"]
+
+
+def test_a_callers_image_is_not_changed(pipe: LinearSRPipeline, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 2), (9, 99, 199)).save(tmp_path / "phone.jpg", exif=exif)
+    image = Image.open(tmp_path / "phone.jpg")
+    assert [pipe(image).images[0].size for _ in range(2)] == [(8, 16), (8, 16)]
+
+
+def test_integer_tensors_and_wrong_ranges(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    as_bytes = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+    expected = np.asarray(pipe(photo).images[0])
+    assert np.array_equal(np.asarray(pipe(as_bytes).images[0]), expected)
+    with pytest.raises(ValueError, match="scale them to the range 0 to 1"):
+        pipe(photo.astype(np.float32))
+    with pytest.raises(ValueError, match=r"\(C, h, w\)"):
+        pipe(as_bytes[0])
+
+
+def test_sigmas_that_make_no_sense_are_refused() -> None:
+    for sigmas in ((0.9, 0.5), (1.0, 1.0), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="must fall strictly from 1"):
+            PipelineConfig(sigmas=sigmas)

@@ -152,7 +152,8 @@ def test_from_sana_reads_what_diffusers_writes(tmp_path, qk_norm, shards):
     theirs = sana(qk_norm=qk_norm)
     theirs.save_pretrained(tmp_path, **({"max_shard_size": "30KB"} if shards else {}))
     assert (tmp_path / WEIGHTS_NAME).is_file() != shards
-    model = LinearSRTransformer.from_sana(tmp_path, lr_channels=4)
+    model = LinearSRTransformer.from_sana(tmp_path, lr_channels=4, num_null_tokens=3)
+    assert model.null_tokens.shape == (3, SMALL["caption_channels"])
     assert not model.get_parameter(INPUT_WEIGHT)[:, SMALL["in_channels"] :].any()
     latent, timestep, guidance = inputs()
     out = model(latent, timestep, torch.randn(2, 4, *latent.shape[2:]), guidance)
@@ -205,6 +206,7 @@ def test_every_shape_of_the_published_sizes(preset, published):
     expected = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
     width, channels, *patch = expected[INPUT_WEIGHT]
     expected[INPUT_WEIGHT] = (width, channels + PRESETS[preset].lr_channels, *patch)
+    expected["null_tokens"] = (PRESETS[preset].num_null_tokens, published.get("caption_channels", 2304))
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == expected
     assert (
         sum(parameter.numel() for parameter in theirs.parameters())

@@ -97,6 +97,44 @@ def test_a_resumed_run_is_the_unbroken_run(
         assert torch.equal(tensor, weights(final)[name]), name
 
 
+def test_a_changed_config_is_not_resumed(photos: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run")
+    Trainer(load_config(path)).run()
+    with pytest.raises(ConfigError, match="seed: was 0 when this run began and is 1 now"):
+        Trainer(load_config(path, ["seed=1"])).resume()
+    assert Trainer(load_config(path, ["total_images=14"])).resume() == 12
+
+
+def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
+    Trainer(config).run()
+    whole = losses(tmp_path / "run")
+    with (tmp_path / "run" / METRICS_FILE).open("a") as file:
+        file.write('{"images": 1')
+    trainer = Trainer(config)
+    trainer.resume()
+    trainer.run()
+    assert losses(tmp_path / "run") == whole
+
+
+def test_a_velocity_network_is_trained_as_one(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
+    """The loss is of the clean latent that the prediction stands for, whatever the network predicts."""
+    stage = flow_stage(stem_folder)
+    found = {}
+    for kind in ("sample", "flow_prediction"):
+        stage["network"]["prediction_type"] = kind
+        path = write_config(tmp_path / f"{kind}.yaml", photos, tmp_path / kind, stage=stage)
+        objective = Trainer(load_config(path)).objective
+        lr, hr = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 32, 32)
+
+        def silent(z: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+            return torch.zeros_like(z)
+
+        rng = torch.Generator().manual_seed(0)
+        found[kind] = float(objective.loss(silent, lr, hr, rng)["flow"])
+    assert found["sample"] < 1e-6 < found["flow_prediction"]
+
+
 def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
     Trainer(config).run()
@@ -128,6 +166,7 @@ def test_an_expert_trains_on_its_span_and_starts_from_another(
     first = write_config(tmp_path / "a.yaml", photos, tmp_path / "one", stage=flow_stage(stem_folder))
     start = Trainer(load_config(first)).run()
     stage = flow_stage(stem_folder, init=str(start), boundaries=[0.223, 0.875, 0.939], expert=2)
+    del stage["network"]
     second = write_config(tmp_path / "b.yaml", photos, tmp_path / "two", stage=stage)
     trainer = Trainer(load_config(second))
     times = trainer.objective._draw_times(5000, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
@@ -179,6 +218,12 @@ def test_learning_rate_warms_up_and_falls() -> None:
         ({}, ["optimizer"], "write it as key=value"),
         ({}, ["batch_size.x=1"], "batch_size is a value"),
         ({"stage": {"kind": "flow", "stem": "x", "preset": "huge"}}, [], "stage.flow.preset: .*huge"),
+        ({"stage": {"kind": "flow", "stem": "x", "expert": 7}}, [], "stage.flow: .*expert 7 does not exist"),
+        ({"stage": {"kind": "flow", "stem": "x", "boundaries": [0.9, 0.1]}}, [], "must rise strictly"),
+        ({"stage": {"kind": "flow", "stem": "x", "network": {"depth": 3}}}, [], "stage.flow: .*depth"),
+        ({"stage": {"kind": "stem", "stem": {"foo": 1}}}, [], "stage.stem: .*foo"),
+        ({"total_images": 1}, [], "total_images 1 is less than one batch of 2"),
+        ({}, ["optimizer.lr=["], "no valid YAML"),
     ],
 )
 def test_config_mistakes_name_the_key(

@@ -1,15 +1,20 @@
 """Which device to compute on, in which type, and how much memory it has."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import torch
 
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
 
 def best_device() -> torch.device:
-    """CUDA where there is one, else MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """CUDA where there is one, else the CPU.
+
+    MPS is left to those who ask for it: older versions of torch lack operations there that we use.
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -22,9 +27,14 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def physical_memory(device: torch.device) -> int | None:
-    """Bytes of memory that the device has in all; None where the system does not say."""
+    """Bytes of memory that the device has in all, or the container may use; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in _CONTAINER_LIMITS:
+        # absent outside a container, or "max"
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(name).read_text(encoding="ascii")))
+    return min(limits)

@@ -4,7 +4,7 @@ import json
 import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -68,7 +68,7 @@ def load_parts(
         device=device,
         residency=residency,
     )
-    transformer.for_each(LinearSRTransformer.fuse_projections_)
+    transformer.for_each(lambda expert: cast(LinearSRTransformer, expert).fuse_projections_())
     return ModelParts(
         stem.from_pretrained(folder / "lr_stem", dtype, device),
         transformer,

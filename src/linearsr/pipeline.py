@@ -4,9 +4,10 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from math import lcm
+from itertools import pairwise
+from math import gcd, lcm
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linearsr.checkpoints import resolve_folder
+from linearsr.checkpoints import CheckpointError, resolve_folder
 from linearsr.devices import best_device, best_dtype, physical_memory
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType, to_velocity
@@ -25,6 +26,7 @@ from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture,
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize
 from linearsr.model_folder import (
+    MODEL_INDEX,
     Codec,
     LRStem,
     ModelParts,
@@ -48,7 +50,7 @@ _BYTES_PER_PIXEL = 150
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Settings of a model that are not weights; the call can override the first four."""
+    """Settings of a model that are not weights; the call can override the first three."""
 
     num_inference_steps: int = 4
     """Network evaluations (NFE)."""
@@ -62,6 +64,23 @@ class PipelineConfig:
     """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
     name: str = "LinearSR"
     """How the model is called in reports."""
+
+    def __post_init__(self) -> None:
+        if self.solver not in get_args(Solver):
+            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(get_args(Solver))}")
+        if self.sigmas is not None and (
+            self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
+        ):
+            raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
+
+    @classmethod
+    def from_index(cls, index: Mapping[str, Any]) -> "PipelineConfig":
+        """The settings among the entries of a `model_index.json`. Raises ValueError for one that makes no sense."""
+        known = {field.name for field in fields(cls)}
+        entries: dict[str, Any] = {key: value for key, value in index.items() if key in known}
+        if isinstance(entries.get("sigmas"), list):
+            entries["sigmas"] = tuple(entries["sigmas"])
+        return cls(**entries)
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,7 @@ class LinearSRPipeline:
         Args:
             model: a folder, or a hub id such as "owner/name"; None is the default model inside the package.
             torch_dtype: type of the weights; None takes bfloat16 where the device computes in it, else float32.
-            device: "auto" takes CUDA, then MPS, then the CPU.
+            device: "auto" takes CUDA where there is one, else the CPU.
             residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU; "lazy"
                 reads each from disk when its span begins.
 
@@ -149,13 +168,11 @@ class LinearSRPipeline:
         place = best_device() if device == "auto" else torch.device(device)
         index = read_index(folder)
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
-        known = {field.name for field in fields(PipelineConfig)}
-        settings: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in index.items()
-            if key in known
-        }
-        return cls(*parts, PipelineConfig(**settings))
+        try:
+            config = PipelineConfig.from_index(index)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / MODEL_INDEX}: {error}") from None
+        return cls(*parts, config)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
@@ -198,7 +215,8 @@ class LinearSRPipeline:
     @property
     def multiple_of(self) -> int:
         """LR sides are padded to a multiple of this, and the result is cropped back."""
-        return lcm(self.lr_stem.multiple_of, max(1, self.codec.compression // self.scale))
+        hr_multiple = self.codec.compression * int(self.transformer.config.patch_size)
+        return lcm(self.lr_stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
 
     # an image's way
 
@@ -257,8 +275,12 @@ class LinearSRPipeline:
             return LinearSROutput(
                 [self._latent(p, s, options)[0][0] for p, s in zip(pictures, seeds, strict=True)]
             )
-        results = [self._upscale(p, s, options) for p, s in zip(pictures, seeds, strict=True)]
-        return LinearSROutput([from_picture(result, output_type) for result in results])
+        return LinearSROutput(
+            [
+                from_picture(self._upscale(p, s, options), output_type)
+                for p, s in zip(pictures, seeds, strict=True)
+            ]
+        )
 
     def upscale(
         self,
@@ -356,7 +378,7 @@ class LinearSRPipeline:
         def evaluate(tokens: Tensor | None, mask: Tensor | None) -> Tensor:
             prediction = self.transformer(
                 z.to(self.dtype),
-                torch.full((len(z),), 1000 * t, device=z.device),
+                1000 * t,
                 lr_features=condition.features,
                 encoder_hidden_states=tokens,
                 encoder_attention_mask=mask,
@@ -366,7 +388,7 @@ class LinearSRPipeline:
         if options.guidance is None:
             return evaluate(None, None)
         tokens, mask = options.guidance
-        guided = evaluate(tokens.to(z.device, self.dtype), mask)
+        guided = evaluate(tokens.to(z.device, self.dtype), None if mask is None else mask.to(z.device))
         if options.guidance_scale == 1:
             return guided
         plain = evaluate(None, None)
@@ -386,7 +408,7 @@ def _seeds(
         generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
         values = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
     else:
-        values = [seed] * count if isinstance(seed, int) else list(seed)
+        values = list(seed) if isinstance(seed, Sequence) else [int(seed)] * count
     if len(values) != count:
         raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
     return values

@@ -47,7 +47,7 @@ def _installation() -> dict[str, Any]:
 
 
 def _model(name: str | None) -> dict[str, Any]:
-    from dataclasses import asdict, fields
+    from dataclasses import asdict
 
     from linearsr.checkpoints import load_config, resolve_folder
     from linearsr.model_folder import default_model_folder, read_index
@@ -55,8 +55,7 @@ def _model(name: str | None) -> dict[str, Any]:
 
     folder = resolve_folder(name) if name is not None else default_model_folder()
     index = read_index(folder)
-    known = {field.name for field in fields(PipelineConfig)}
-    settings = asdict(PipelineConfig(**{key: value for key, value in index.items() if key in known}))
+    settings = asdict(PipelineConfig.from_index(index))
     parts = [_part(folder / part, part, index) for part in _PARTS]
     return {
         "name": settings.pop("name"),

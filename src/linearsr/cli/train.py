@@ -40,8 +40,10 @@ def train(
     except ModuleNotFoundError as error:
         _stop_for_extra(error)
     import torch
+    from safetensors import SafetensorError
 
     from linearsr.checkpoints import CheckpointError
+    from linearsr.images.io import ImageError
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -57,7 +59,7 @@ def train(
             folder = trainer.run()
     except ModuleNotFoundError as error:
         _stop_for_extra(error)
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, ImageError, SafetensorError) as error:
         if debugging():
             raise
         stop(error)

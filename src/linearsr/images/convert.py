@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
+from linearsr.images.samples import checked_float
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
-"""A path; a PIL image; an array (h, w) or (h, w, C), uint8, uint16 or float in [0, 1]; a tensor (C, h, w) in [0, 1]."""
+"""A path; a PIL image; an array (h, w) or (h, w, C), uint8, uint16 or float in [0, 1]; a tensor (C, h, w) likewise."""
 
 
 def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
@@ -32,7 +33,10 @@ def as_picture(image: ImageInput) -> Picture:
     if isinstance(image, Image.Image):
         return picture_from_pil(image)
     if isinstance(image, Tensor):
-        return picture_from_array(image.detach().float().cpu().permute(1, 2, 0).numpy())
+        if image.ndim != 3:
+            raise ValueError(f"an image tensor must be (C, h, w), not {tuple(image.shape)}")
+        samples = image.detach().cpu().permute(1, 2, 0)
+        return picture_from_array((samples.float() if samples.is_floating_point() else samples).numpy())
     if isinstance(image, np.ndarray):
         return picture_from_array(image)
     return read_image(Path(image))
@@ -50,11 +54,12 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
     if samples.dtype in (np.uint8, np.uint16):
         unit = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
     elif np.issubdtype(samples.dtype, np.floating):
-        unit = np.clip(samples, 0, 1).astype(np.float32)
+        try:
+            unit = checked_float(samples)
+        except ValueError as error:
+            raise ValueError(f"the image array {error}") from None
     else:
         raise ValueError(f"an image array must be uint8, uint16 or float in [0, 1], not {array.dtype}")
-    if not np.isfinite(unit).all():
-        raise ValueError("the image array holds values that are no numbers")
     colours = unit.shape[2] - (unit.shape[2] in (2, 4))
     alpha = np.ascontiguousarray(unit[..., colours]) if colours < unit.shape[2] else None
     return Picture(np.ascontiguousarray(unit[..., :colours]), alpha, 16 if samples.dtype == np.uint16 else 8)

@@ -1,5 +1,6 @@
 """What a file says about its pixels: orientation, EXIF, ICC profile, resolution."""
 
+import copy
 import math
 from collections.abc import Callable
 from io import BytesIO
@@ -107,7 +108,8 @@ def read_exif(im: Image.Image) -> Image.Exif:
     block = im.info.get("exif")
     if isinstance(block, bytes):
         parse_exif(block)
-    return im.getexif()
+    # a copy: what is changed for the result must not change the caller's image
+    return copy.deepcopy(im.getexif())
 
 
 def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:

@@ -55,7 +55,11 @@ def picture_from_pil(image: Image.Image) -> Picture:
 
     def take() -> Picture:
         image.load()
-        return _assemble(name, image, samples_of(image))
+        try:
+            samples = samples_of(image)
+        except ValueError as error:
+            raise ImageError(name, str(error)) from error
+        return _assemble(name, image, samples)
 
     name = str(getattr(image, "filename", "") or "<PIL image>")
     return _guarded(name, take)

@@ -33,7 +33,7 @@ def samples_of(im: Image.Image) -> Samples:
     Raises ValueError, with words for the user, for NaN, infinity and integers or floats of unknown range.
     """
     if im.mode == "F":
-        return Samples(_checked_float(np.asarray(im))[..., None], None, 16)
+        return Samples(checked_float(np.asarray(im))[..., None], None, 16)
     if im.mode == "I" or im.mode.startswith("I;16"):
         return _deep_grey(im)
     if im.mode in {"CMYK", "LAB", "HSV", "YCbCr"}:
@@ -95,13 +95,15 @@ def _deep_grey(im: Image.Image) -> Samples:
     return deep_samples(values.astype(np.uint16)[..., None], im.info.get("transparency"))
 
 
-def _checked_float(array: NDArray[np.float32]) -> FloatArray:
+def checked_float(array: NDArray[np.floating[Any]]) -> FloatArray:
+    """Float samples as float32 in [0, 1]. Raises ValueError for values that are no numbers or out of that range."""
     if not np.isfinite(array).all():
         raise ValueError("has pixels that are NaN or infinite; replace them by finite values")
     low, high = float(array.min()), float(array.max())
     if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
         raise ValueError(f"has float pixels from {low:g} to {high:g}; scale them to the range 0 to 1")
-    return np.clip(array, 0, 1).astype(np.float32)
+    clipped: FloatArray = np.clip(array, 0, 1).astype(np.float32)
+    return clipped
 
 
 def _to_rgb(im: Image.Image) -> Image.Image:

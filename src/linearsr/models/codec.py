@@ -3,6 +3,7 @@
 Shape legend: B batch, H W HR size in pixels, C latent channels. Images have values in [-1, 1].
 """
 
+import copy
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -118,7 +119,8 @@ class DeepCompressionCodec(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write the autoencoder as `diffusers` does."""
-        autoencoder = self.autoencoder if dtype is None else self.autoencoder.to(dtype)
+        # a copy: the codec in use keeps its type
+        autoencoder = self.autoencoder if dtype is None else copy.deepcopy(self.autoencoder).to(dtype)
         autoencoder.save_pretrained(folder)
 
     @classmethod

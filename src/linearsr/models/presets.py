@@ -31,13 +31,14 @@ PRESETS: dict[str, TransformerConfig] = {
         prediction_type="sample",
         lr_skip=True,
     ),
-    "600m": TransformerConfig(lr_channels=32),
+    "600m": TransformerConfig(lr_channels=32, num_null_tokens=8),
     "1600m": TransformerConfig(
         num_attention_heads=70,
         num_layers=20,
         num_cross_attention_heads=20,
         cross_attention_head_dim=112,
         lr_channels=32,
+        num_null_tokens=8,
     ),
 }
 """`tiny` is for tests, `default` is ours, the rest are SANA's published sizes with an LR input."""

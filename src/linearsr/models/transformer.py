@@ -9,6 +9,7 @@ what the output means (`prediction_type`).
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -147,8 +148,7 @@ class LinearSRTransformer(PretrainedModule):
         self.scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.proj_out = nn.Linear(width, patch * patch * config.out_channels)
         if config.num_null_tokens:
-            tokens = torch.randn(config.num_null_tokens, config.caption_channels)
-            self.null_tokens = nn.Parameter(tokens / config.caption_channels**0.5)
+            self.null_tokens = nn.Parameter(_fresh_tokens(config.num_null_tokens, config.caption_channels))
         self.lr_skip = nn.Conv2d(config.lr_channels, config.out_channels, 1) if config.lr_skip else None
         self._initialise()
 
@@ -224,7 +224,10 @@ class LinearSRTransformer(PretrainedModule):
         out = self.proj_out(modulated_norm(x, self.norm_out, shift, scale))
         out = out.reshape(batch, *grid, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
         image: Tensor = out.reshape(batch, -1, height, width)
-        return image if self.lr_skip is None else image + self.lr_skip(lr_features)
+        if self.lr_skip is None or lr_features is None:
+            return image
+        skipped: Tensor = self.lr_skip(lr_features.to(self.lr_skip.weight.dtype))
+        return image + skipped
 
     def _embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
         """The latent and the LR features, joined on channels, as tokens (B, N, C)."""
@@ -265,23 +268,32 @@ class LinearSRTransformer(PretrainedModule):
         cls,
         folder: str | os.PathLike[str],
         lr_channels: int = 0,
+        num_null_tokens: int = 0,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> LinearSRTransformer:
         """Start from a SANA transformer in `diffusers` format; the LR inputs are added with zero weights.
 
+        Null tokens, to be learned, start small and at random.
+
         Raises:
             CheckpointError: not such a folder, or a variant with parts that this network does not have.
         """
         path = resolve_folder(folder)
-        config = _config_from_sana(load_config(path), lr_channels, path)
+        config = _config_from_sana(load_config(path), lr_channels, num_null_tokens, path)
         state = load_weights(path, device)
         if INPUT_WEIGHT in state:
             weight = state[INPUT_WEIGHT]
             state[INPUT_WEIGHT] = F.pad(weight, (0, 0, 0, 0, 0, lr_channels))
+        if num_null_tokens:
+            state["null_tokens"] = _fresh_tokens(num_null_tokens, config.caption_channels).to(device)
         if dtype is not None:
             state = {name: tensor.to(dtype) for name, tensor in state.items()}
         return cls.from_state(config, state, path)
+
+
+def _fresh_tokens(count: int, channels: int) -> Tensor:
+    return torch.randn(count, channels) / math.sqrt(channels)
 
 
 def _mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -289,7 +301,9 @@ def _mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if mask is None else ((1 - mask.to(dtype)) * MASKED)[:, None, None]
 
 
-def _config_from_sana(raw: dict[str, Any], lr_channels: int, folder: os.PathLike[str]) -> TransformerConfig:
+def _config_from_sana(
+    raw: dict[str, Any], lr_channels: int, num_null_tokens: int, folder: os.PathLike[str]
+) -> TransformerConfig:
     place = os.fspath(folder)
     if raw.get("_class_name") != "SanaTransformer2DModel":
         raise CheckpointError(
@@ -304,7 +318,7 @@ def _config_from_sana(raw: dict[str, Any], lr_channels: int, folder: os.PathLike
     known = {field.name for field in dataclasses.fields(TransformerConfig)}
     values = {key: value for key, value in raw.items() if key in known and value is not None}
     try:
-        config = TransformerConfig(**values, lr_channels=lr_channels)
+        config = TransformerConfig(**values, lr_channels=lr_channels, num_null_tokens=num_null_tokens)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{place}/{CONFIG_NAME}: {error}") from error
     if raw.get("cross_attention_dim", config.width) != config.width:

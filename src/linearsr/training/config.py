@@ -1,11 +1,14 @@
 """What a training run is made of: a YAML file, checked before anything is built."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from linearsr.flow.partition import Partition
 from linearsr.images.degradation import PRESETS as DEGRADATIONS
+from linearsr.models.lr_stem import PredictiveStemConfig
 from linearsr.models.presets import PRESETS as NETWORKS
 
 
@@ -27,9 +30,9 @@ def _known_degradations(mix: dict[str, float]) -> dict[str, float]:
 class DataConfig(_Section):
     """HR photos, and how they are cut and degraded into training pairs."""
 
-    folders: dict[Path, float] = Field(min_length=1)
+    folders: dict[Path, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Folder of HR images -> how often it is drawn, relative to its number of pixels."""
-    degradations: dict[str, float] = {"realesrgan": 1.0}
+    degradations: dict[str, Annotated[float, Field(gt=0)]] = Field({"realesrgan": 1.0}, min_length=1)
     """Degradation preset -> share of the samples."""
     lr_crop: int = Field(48, ge=8)
     """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
@@ -73,6 +76,16 @@ class StemStage(_Section):
     init: Path | None = None
     """Start from this stem folder instead of from scratch."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> "StemStage":
+        if self.init is not None and self.stem:
+            raise ValueError("stem and init exclude each other: the folder has its own settings")
+        try:
+            PredictiveStemConfig(**self.stem)
+        except TypeError as error:
+            raise ValueError(f"stem: {error}") from None
+        return self
+
 
 class FlowStage(_Section):
     """Train a transformer by flow matching around a frozen stem."""
@@ -92,6 +105,17 @@ class FlowStage(_Section):
     pure_noise_prob: float = Field(0.4, ge=0, le=1)
     """Share of samples at exactly t = 1, where the few-step sampler takes its longest stride."""
     validation_steps: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "FlowStage":
+        if self.init is not None and self.network:
+            raise ValueError("network and init exclude each other: the folder has its own settings")
+        try:
+            Partition(self.boundaries).span(self.expert)
+            replace(NETWORKS[self.preset], **self.network)
+        except (TypeError, IndexError) as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @field_validator("preset")
     @classmethod
@@ -118,6 +142,12 @@ class TrainConfig(_Section):
     save_every_images: int = Field(gt=0)
     keep_checkpoints: int = Field(2, ge=1)
 
+    @model_validator(mode="after")
+    def _has_a_step(self) -> "TrainConfig":
+        if self.total_images < self.batch_size:
+            raise ValueError(f"total_images {self.total_images} is less than one batch of {self.batch_size}")
+        return self
+
 
 def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a YAML config and apply `key.sub=value` overrides.
@@ -140,7 +170,10 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must hold a mapping of settings")
     for override in overrides or []:
-        _apply(raw, override, yaml.safe_load)
+        try:
+            _apply(raw, override, yaml.safe_load)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: the value is no valid YAML") from None
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from linearsr.checkpoints import PretrainedModule
 from linearsr.flow.partition import Partition
-from linearsr.flow.path import add_noise, to_velocity
+from linearsr.flow.path import add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import sample, timesteps
 from linearsr.models.codec import ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
@@ -74,7 +74,8 @@ class FlowObjective(Objective):
         noise = torch.randn(latent.shape, generator=rng).to(latent.device)
         noisy = add_noise(latent, noise, times)
         prediction = network(noisy, times * 1000, lr_features=condition.features)
-        error = (prediction.float() - latent).square().mean(dim=(1, 2, 3))
+        clean = to_sample(prediction.float(), noisy, times, self.network.config.prediction_type)
+        error = (clean - latent).square().mean(dim=(1, 2, 3))
         # the velocity's error is the sample's over t; near the image that weight would drown everything else
         weights = 1 / times.clamp(min=0.3).square()
         return {"flow": (weights * error).mean()}
@@ -93,7 +94,7 @@ class FlowObjective(Objective):
         def velocity(z: Tensor, t: float) -> Tensor:
             times = torch.full((len(z),), t, device=z.device)
             prediction = network(z, times * 1000, lr_features=condition.features)
-            return to_velocity(prediction.float(), z, times, "sample")
+            return to_velocity(prediction.float(), z, times, self.network.config.prediction_type)
 
         mean = noise - velocity(noise, 1.0)
         latent = sample(velocity, noise, timesteps(self.stage.validation_steps))

@@ -4,8 +4,10 @@ Every random draw follows from the seed and the number of images seen, so a run 
 goes through the same losses as one that was not.
 """
 
+import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from linearsr.checkpoints import PretrainedModule
 from linearsr.evaluation.metrics import psnr_y, ssim_y
-from linearsr.training.config import OptimizerConfig, TrainConfig
+from linearsr.training.config import ConfigError, OptimizerConfig, TrainConfig
 from linearsr.training.data import CropPairs, validation_pairs
 from linearsr.training.objectives import Objective, build_objective
 from linearsr.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -28,6 +30,7 @@ Report = Callable[[dict[str, Any]], None]
 """Called with every record that is also written to `metrics.jsonl`."""
 
 METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.json"
 
 
 def learning_rate(config: OptimizerConfig, images: int, total_images: int) -> float:
@@ -51,6 +54,9 @@ class Trainer:
         self.report = report or (lambda record: None)
         torch.manual_seed(config.seed)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        processes = self.accelerator.num_processes
+        if config.batch_size % processes:
+            raise ConfigError(f"batch_size: {config.batch_size} is no multiple of the {processes} processes")
         self.objective: Objective = build_objective(config.stage, self.accelerator.device)
         self.ema = AveragedModel(
             self.objective.network,
@@ -70,12 +76,6 @@ class Trainer:
         self.checkpoints = config.run_dir / "checkpoints"
 
     @property
-    def unwrapped(self) -> nn.Module:
-        """The trained network itself, without the wrappers for mixed precision or several devices."""
-        network: nn.Module = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        return network
-
-    @property
     def _averaged(self) -> PretrainedModule:
         module = self.ema.module
         assert isinstance(module, PretrainedModule)
@@ -85,14 +85,30 @@ class Trainer:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
         folder = latest_checkpoint(self.checkpoints)
         if folder is not None:
-            self.images = load_checkpoint(folder, self.unwrapped, self.ema, self.optimizer)
+            self._check_same_run()
+            self.images = load_checkpoint(folder, self.objective.network, self.ema, self.optimizer)
         return self.images
+
+    def _check_same_run(self) -> None:
+        """Losses can only go on unbroken where nothing that they depend on was changed."""
+        path = self.config.run_dir / CONFIG_FILE
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        now = self.config.model_dump(mode="json")
+        for key in ("seed", "batch_size", "stage", "mixed_precision", "ema_decay"):
+            if key in before and before[key] != now[key]:
+                raise ConfigError(
+                    f"{key}: was {before[key]} when this run began and is {now[key]} now: "
+                    "set it back, or start another run_dir"
+                )
 
     def run(self) -> Path:
         """Train to `total_images`; returns the folder of the averaged weights."""
         config = self.config
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        _forget_after(config.run_dir / METRICS_FILE, self.images)
+        if self.accelerator.is_main_process:
+            config.run_dir.mkdir(parents=True, exist_ok=True)
+            _forget_after(config.run_dir / METRICS_FILE, self.images)
+            (config.run_dir / CONFIG_FILE).write_text(config.model_dump_json(indent=2), encoding="utf-8")
+        self.accelerator.wait_for_everyone()
         validation = {
             name: validation_pairs(
                 config.validation.folder, name, self.objective.scale, config.validation.max_pictures
@@ -141,7 +157,7 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update_parameters(self.unwrapped)
+        self.ema.update_parameters(self.objective.network)
         return {**{name: float(term.detach()) for name, term in terms.items()}, "grad_norm": float(norm)}
 
     @torch.no_grad()
@@ -172,7 +188,7 @@ class Trainer:
             save_checkpoint(
                 self.checkpoints,
                 self.images,
-                self.unwrapped,
+                self.objective.network,
                 self.ema,
                 self.optimizer,
                 self.config.keep_checkpoints,
@@ -204,7 +220,14 @@ def _ema_update(decay: float) -> Callable[[Any, Any, Any], None]:
 
 def _forget_after(metrics: Path, images: int) -> None:
     """Drop the records of an interrupted run beyond its last checkpoint: they will be written again."""
-    if metrics.exists():
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["images"] <= images]
-        metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        # a run that was killed may leave half a line
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["images"] <= images:
+                kept.append(f"{line}\n")
+    draft = metrics.with_suffix(".tmp")
+    draft.write_text("".join(kept), encoding="utf-8")
+    os.replace(draft, metrics)
