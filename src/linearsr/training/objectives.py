@@ -28,8 +28,8 @@ class Objective(ABC):
         """Scalar terms of the loss; their sum is minimised. `network` may be wrapped for several devices."""
 
     @abstractmethod
-    def predict(self, network: nn.Module, lr: Tensor) -> dict[str, Tensor]:
-        """HR images by setting, e.g. {"mean": ..., "sample": ...}; the values are (B, 3, H, W)."""
+    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """Estimates of `hr` by setting, e.g. {"mean": ..., "sample": ...}; the values are (B, 3, H, W)."""
 
 
 class StemObjective(Objective):
@@ -49,7 +49,7 @@ class StemObjective(Objective):
         # the deviation head sees detached features, so its weight changes nothing but its own step
         return {"l1": error.mean(), "likelihood": 0.01 * likelihood.mean()}
 
-    def predict(self, network: nn.Module, lr: Tensor) -> dict[str, Tensor]:
+    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         return {"mean": network(lr).prediction}
 
 
@@ -85,24 +85,27 @@ class FlowObjective(Objective):
         pure = torch.rand(count, generator=rng) < self.stage.pure_noise_prob
         return torch.where(pure & (self.high == 1), torch.ones(()), times)
 
-    def predict(self, network: nn.Module, lr: Tensor) -> dict[str, Tensor]:
+    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time."""
         condition = self.stem(lr)
-        height, width = condition.features.shape[-2:]
-        shape = (len(lr), self.codec.latent_channels, height, width)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(lr.device)
+        latent = self.codec.encode(hr, condition)
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(lr.device)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             times = torch.full((len(z),), t, device=z.device)
             prediction = network(z, times * 1000, lr_features=condition.features)
             return to_velocity(prediction.float(), z, times, self.network.config.prediction_type)
 
-        mean = noise - velocity(noise, 1.0)
-        latent = sample(velocity, noise, timesteps(self.stage.validation_steps))
-        return {
-            "stem": self.codec.decode(torch.zeros_like(mean), condition),
-            "mean": self.codec.decode(mean, condition),
-            "sample": self.codec.decode(latent, condition),
-        }
+        if self.high < 1:
+            noisy = add_noise(latent, noise, self.high)
+            estimates = {"denoised": noisy - self.high * velocity(noisy, self.high)}
+        else:
+            estimates = {
+                "mean": noise - velocity(noise, 1.0),
+                "sample": sample(velocity, noise, timesteps(self.stage.validation_steps)),
+            }
+        decoded = {name: self.codec.decode(estimate, condition) for name, estimate in estimates.items()}
+        return {"stem": self.codec.decode(torch.zeros_like(latent), condition), **decoded}
 
 
 def build_objective(stage: StemStage | FlowStage, device: torch.device) -> Objective:

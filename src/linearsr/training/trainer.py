@@ -167,8 +167,9 @@ class Trainer:
         results: dict[str, list[float]] = {}
         for name, pairs in sets.items():
             for _, lr, hr in pairs:
+                device = self.accelerator.device
                 with self.accelerator.autocast():
-                    images = self.objective.predict(network, lr[None].to(self.accelerator.device))
+                    images = self.objective.predict(network, lr[None].to(device), hr[None].to(device))
                 truth = (hr[None] + 1) / 2
                 for setting, image in images.items():
                     unit = ((image.float().cpu() + 1) / 2).clamp(0, 1)
