@@ -97,6 +97,21 @@ def test_a_resumed_run_is_the_unbroken_run(
         assert torch.equal(tensor, weights(final)[name]), name
 
 
+def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    Image.new("RGB", (101, 110), (50, 90, 130)).save(odd / "a.png")
+    changes = {
+        "stage": flow_stage(stem_folder),
+        "validation": {"folder": str(odd), "every_images": 6, "degradations": ["bicubic"]},
+    }
+    Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+    records = [json.loads(line) for line in (tmp_path / "run" / METRICS_FILE).read_text().splitlines()]
+    validations = [record for record in records if "bicubic/stem/psnr_y" in record]
+    assert len(validations) == 2
+    assert all(record["bicubic/stem/psnr_y"] > 30 for record in validations)
+
+
 def test_a_changed_config_is_not_resumed(photos: Path, tmp_path: Path) -> None:
     path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run")
     Trainer(load_config(path)).run()

@@ -21,6 +21,8 @@ class Objective(ABC):
     """One stage's network, loss and prediction. Images are (B, 3, h, w) and (B, 3, H, W) in [-1, 1]."""
 
     scale: int
+    multiple_of: int
+    """LR sides must be multiples of this."""
     network: PretrainedModule
 
     @abstractmethod
@@ -41,6 +43,7 @@ class StemObjective(Objective):
         else:
             self.network = PredictiveStem(PredictiveStemConfig(**stage.stem))
         self.scale = self.network.config.scale
+        self.multiple_of = self.network.multiple_of
 
     def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         condition = network(lr)
@@ -61,6 +64,7 @@ class FlowObjective(Objective):
         self.stem = PredictiveStem.from_pretrained(stage.stem, device=device).requires_grad_(False)
         self.codec = ResidualCodec(ResidualCodecConfig())
         self.scale = self.stem.config.scale
+        self.multiple_of = self.stem.multiple_of
         if stage.init is not None:
             self.network = LinearSRTransformer.from_pretrained(stage.init)
         else:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from linearsr.checkpoints import PretrainedModule
 from linearsr.evaluation.metrics import psnr_y, ssim_y
+from linearsr.models.codec import pad_to_multiple
 from linearsr.training.config import ConfigError, OptimizerConfig, TrainConfig
 from linearsr.training.data import CropPairs, validation_pairs
 from linearsr.training.objectives import Objective, build_objective
@@ -164,15 +165,17 @@ class Trainer:
     def _validate(self, sets: dict[str, list[tuple[str, Tensor, Tensor]]]) -> dict[str, float]:
         """Mean PSNR-Y and SSIM-Y of the averaged weights over each validation set."""
         network = self._averaged.eval()
+        device, multiple, scale = self.accelerator.device, self.objective.multiple_of, self.objective.scale
         results: dict[str, list[float]] = {}
         for name, pairs in sets.items():
             for _, lr, hr in pairs:
-                device = self.accelerator.device
+                inputs = pad_to_multiple(lr[None], multiple), pad_to_multiple(hr[None], multiple * scale)
                 with self.accelerator.autocast():
-                    images = self.objective.predict(network, lr[None].to(device), hr[None].to(device))
+                    images = self.objective.predict(network, *(image.to(device) for image in inputs))
                 truth = (hr[None] + 1) / 2
                 for setting, image in images.items():
-                    unit = ((image.float().cpu() + 1) / 2).clamp(0, 1)
+                    inside = image[..., : hr.shape[-2], : hr.shape[-1]]
+                    unit = ((inside.float().cpu() + 1) / 2).clamp(0, 1)
                     results.setdefault(f"{name}/{setting}/psnr_y", []).append(psnr_y(unit, truth))
                     results.setdefault(f"{name}/{setting}/ssim_y", []).append(ssim_y(unit, truth))
         network.train()
