@@ -16,4 +16,4 @@ def is_image_name(path: Path) -> bool:
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """Image files under `folder`, to the bottom, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if is_image_name(path))
+    return sorted(path for path in Path(folder).rglob("*") if is_image_name(path) and not path.is_dir())
