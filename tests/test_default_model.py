@@ -17,7 +17,7 @@ from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
 
-PHOTO = Path(__file__).parent / "data/chimney.png"
+PHOTO = Path(__file__).parent / "data/church.png"
 
 
 @pytest.fixture(scope="module")
