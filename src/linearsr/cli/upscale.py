@@ -60,7 +60,8 @@ def upscale(
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse inputs with more pixels. Default: 64 million.")
+        int | None,
+        typer.Option(min=1, max=178_956_970, help="Refuse inputs with more pixels. Default: 64 million."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
