@@ -11,12 +11,11 @@ import torch
 from linearsr._version import __version__
 from linearsr.checkpoints import CheckpointError
 from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.models.codec import DeepCompressionCodec, ResidualCodec
+from linearsr.models.codec import Codec, DeepCompressionCodec, ResidualCodec
 from linearsr.models.lr_stem import PredictiveStem, StridedStem
 from linearsr.models.transformer import LinearSRTransformer
 
 LRStem = PredictiveStem | StridedStem
-Codec = ResidualCodec | DeepCompressionCodec
 
 MODEL_INDEX = "model_index.json"
 _STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {

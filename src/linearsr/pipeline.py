@@ -27,7 +27,6 @@ from linearsr.images.io import Picture
 from linearsr.images.resize import resize
 from linearsr.model_folder import (
     MODEL_INDEX,
-    Codec,
     LRStem,
     ModelParts,
     default_model_folder,
@@ -35,7 +34,7 @@ from linearsr.model_folder import (
     read_index,
     save_parts,
 )
-from linearsr.models.codec import pad_to_multiple
+from linearsr.models.codec import Codec, pad_to_multiple
 from linearsr.models.lr_stem import LRCondition
 
 ColourFix = Literal["none", "wavelet", "adain"]
@@ -193,8 +192,9 @@ class LinearSRPipeline:
 
     def to(self, *args: Any, **kwargs: Any) -> "LinearSRPipeline":
         """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
-        for part in (self.lr_stem, self.transformer, self.codec):
-            part.to(*args, **kwargs)
+        self.lr_stem.to(*args, **kwargs)
+        self.transformer.to(*args, **kwargs)
+        self.codec.to(*args, **kwargs)
         return self
 
     @property

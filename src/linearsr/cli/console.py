@@ -101,9 +101,11 @@ class BatchProgress:
             self._bars.reset(self._steps, total=steps, description=shown(path.name), visible=True)
 
     def advance_step(self) -> None:
+        """One step of the image in work is done."""
         if self._bars is not None:
             self._bars.advance(self._steps)
 
     def finish_image(self) -> None:
+        """One image is done, skipped or failed."""
         if self._bars is not None:
             self._bars.advance(self._images)

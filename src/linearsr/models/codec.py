@@ -6,7 +6,7 @@ Shape legend: B batch, H W HR size in pixels, C latent channels. Images have val
 import copy
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,12 @@ class Codec(Protocol):
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
         """Latent -> image (B, 3, H, W) in about [-1, 1]."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move or convert, as `torch.nn.Module.to`."""
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write config and weights into `folder`."""
 
 
 _OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
@@ -68,18 +74,22 @@ class ResidualCodec(PretrainedModule):
 
     @property
     def compression(self) -> int:
+        """HR pixels per side of one latent position."""
         return int(self.config.compression)
 
     @property
     def latent_channels(self) -> int:
+        """Channels of the latent."""
         return int(3 * self.config.compression**2)
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
         prediction, deviation = _estimate(condition)
         residual = _mix_channels((image.float() - prediction) / deviation, self._colours(image.device))
         return F.pixel_unshuffle(residual, self.compression)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
+        """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
         prediction, deviation = _estimate(condition)
         residual = F.pixel_shuffle(latent.float(), self.compression)
         return prediction + deviation * _mix_channels(residual, self._colours(latent.device).inverse())
@@ -102,17 +112,21 @@ class DeepCompressionCodec(nn.Module):
 
     @property
     def compression(self) -> int:
+        """HR pixels per side of one latent position."""
         return int(self.autoencoder.spatial_compression_ratio)
 
     @property
     def latent_channels(self) -> int:
+        """Channels of the latent."""
         return int(self.autoencoder.config.latent_channels)
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
         latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
         return latent * float(self.autoencoder.config.scaling_factor)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
+        """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
         scaled = latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
         image: Tensor = self.autoencoder.decode(scaled).sample
         return image

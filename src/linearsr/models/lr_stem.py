@@ -100,6 +100,7 @@ class ResidualBlock(nn.Module):
                 conv.weight.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape."""
         residual: Tensor = self.conv_2(F.silu(self.conv_1(x)))
         return x + residual
 

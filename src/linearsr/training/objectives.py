@@ -10,7 +10,7 @@ from linearsr.checkpoints import PretrainedModule
 from linearsr.flow.partition import Partition
 from linearsr.flow.path import add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import sample, timesteps
-from linearsr.models.codec import ResidualCodec, ResidualCodecConfig
+from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
@@ -62,7 +62,7 @@ class FlowObjective(Objective):
     def __init__(self, stage: FlowStage, device: torch.device) -> None:
         self.stage = stage
         self.stem = PredictiveStem.from_pretrained(stage.stem, device=device).requires_grad_(False)
-        self.codec = ResidualCodec(ResidualCodecConfig())
+        self.codec: Codec = ResidualCodec(ResidualCodecConfig())
         self.scale = self.stem.config.scale
         self.multiple_of = self.stem.multiple_of
         if stage.init is not None:
