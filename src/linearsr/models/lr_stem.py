@@ -82,6 +82,8 @@ class PredictiveStemConfig:
     """Residual blocks on the LR grid."""
     patch: int = 2
     """LR pixels per side of one latent token: features are unshuffled by it."""
+    max_deviation: float = 0.15
+    """Largest expected error: beyond it the head only errs, and what noise a sampler leaves over would glare."""
     min_deviation: float = 0.01
     """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
 
@@ -155,4 +157,5 @@ class PredictiveStem(PretrainedModule):
         log_deviation = self.deviation_head(x.detach()).float()
         deviation = F.interpolate(F.softplus(log_deviation), scale_factor=scale, mode="bilinear")
         features = F.pixel_unshuffle(self.feature_norm(x.detach()), self.config.patch)
-        return LRCondition(features, prediction, deviation + self.config.min_deviation)
+        deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
+        return LRCondition(features, prediction, deviation)
