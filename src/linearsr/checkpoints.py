@@ -76,8 +76,13 @@ def save_weights(
         for name, tensor in state.items()
     }
     _write_by_rename(folder / WEIGHTS_NAME, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
-    _write_by_rename(folder / CONFIG_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / CONFIG_NAME, dict(sorted(config.items())))
+
+
+def write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write a JSON object by rename, so that the file is whole or not there."""
+    text = json.dumps(dict(contents), indent=2) + "\n"
+    _write_by_rename(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from linearsr._version import __version__
-from linearsr.checkpoints import CheckpointError
+from linearsr.checkpoints import CheckpointError, write_json
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.models.codec import Codec, DeepCompressionCodec, ResidualCodec
 from linearsr.models.lr_stem import PredictiveStem, StridedStem
@@ -88,9 +87,7 @@ def save_parts(folder: Path, parts: ModelParts, settings: dict[str, Any], dtype:
         "transformer": ["linearsr", type(parts.transformer).__name__],
         "codec": ["linearsr", "ResidualCodec"] if own_codec else ["diffusers", "AutoencoderDC"],
     }
-    draft = folder / f".{MODEL_INDEX}.tmp"
-    draft.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, folder / MODEL_INDEX)
+    write_json(folder / MODEL_INDEX, index)
 
 
 def _class_name(index: dict[str, Any], part: str, known: dict[str, Any], folder: Path) -> str:

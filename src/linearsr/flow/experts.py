@@ -3,7 +3,6 @@
 A folder of experts is `config.json` with the boundaries, and one sub-folder `expert_0`, `expert_1`, ... for each.
 """
 
-import json
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from linearsr.checkpoints import (
     PretrainedModule,
     load_config,
     resolve_folder,
+    write_json,
 )
 from linearsr.flow.partition import Partition
 from linearsr.flow.residency import SwappedExperts
@@ -98,8 +98,9 @@ class SNRExperts(nn.Module):
             expert = cast(PretrainedModule, self._stored(index))
             expert.save_pretrained(_expert_folder(folder, index), dtype=dtype)
             expert_class = type(expert).__name__
-        _write_config(
-            Path(folder),
+        # last, so that a folder with a config is a whole one
+        write_json(
+            Path(folder) / CONFIG_NAME,
             {
                 "_class_name": type(self).__name__,
                 "boundaries": list(self.partition.boundaries),
@@ -186,13 +187,6 @@ def _read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Pa
 
 def _expert_folder(folder: str | os.PathLike[str], index: int) -> Path:
     return Path(folder) / f"expert_{index}"
-
-
-def _write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Written last and by rename, so that a folder with a config is a whole one."""
-    temporary = folder / f".{CONFIG_NAME}.{os.getpid()}"
-    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CONFIG_NAME)
 
 
 def _check_interfaces(configs: Sequence[Any]) -> None:
