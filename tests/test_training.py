@@ -11,8 +11,9 @@ from PIL import Image
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.training.config import ConfigError, DataConfig, OptimizerConfig, load_config
-from linearsr.training.data import CropPairs
+from linearsr.training.config import OptimizerConfig, load_config
+from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.section import ConfigError
 from linearsr.training.trainer import METRICS_FILE, Trainer, learning_rate
 
 
@@ -208,7 +209,8 @@ def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
     other = CropPairs(data, 4, seed=6, length=3)
     assert torch.equal(one[2][0], two[2][0])
     assert not torch.equal(one[2][1], other[2][1])
-    lr, hr = one[0]
+    lr, hr, index = one[0]
+    assert index == 0
     assert (lr.shape, hr.shape) == ((3, 8, 8), (3, 32, 32))
     assert -1 <= hr.min() < hr.max() <= 1
 

@@ -34,7 +34,8 @@ def train(
     For several GPUs: accelerate launch -m linearsr.cli.app train CONFIG.
     """
     try:
-        from linearsr.training.config import ConfigError, load_config
+        from linearsr.training.config import load_config
+        from linearsr.training.section import ConfigError
         from linearsr.training.state import latest_checkpoint
         from linearsr.training.trainer import Trainer
     except ModuleNotFoundError as error:

@@ -4,59 +4,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linearsr.flow.partition import Partition
-from linearsr.images.degradation import PRESETS as DEGRADATIONS
 from linearsr.models.lr_stem import PredictiveStemConfig
 from linearsr.models.presets import PRESETS as NETWORKS
+from linearsr.training.data import DataConfig, known_degradations
+from linearsr.training.section import ConfigError, Section
 
 
-class ConfigError(ValueError):
-    """A mistake in a training config, as one line that names the key."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _known_degradations(mix: dict[str, float]) -> dict[str, float]:
-    unknown = sorted(set(mix) - set(DEGRADATIONS))
-    if unknown:
-        raise ValueError(f"unknown degradation {unknown[0]!r}: choose from {', '.join(DEGRADATIONS)}")
-    return mix
-
-
-class DataConfig(_Section):
-    """HR photos, and how they are cut and degraded into training pairs."""
-
-    folders: dict[Path, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    """Folder of HR images -> how often it is drawn, relative to its number of pixels."""
-    degradations: dict[str, Annotated[float, Field(gt=0)]] = Field({"realesrgan": 1.0}, min_length=1)
-    """Degradation preset -> share of the samples."""
-    lr_crop: int = Field(48, ge=8)
-    """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
-    workers: int = Field(1, ge=0)
-    """Processes that load and degrade; 0 does it in the training process."""
-
-    _check_degradations = field_validator("degradations")(_known_degradations)
-
-
-class ValidationConfig(_Section):
+class ValidationConfig(Section):
     """Whole HR photos, degraded once with a fixed seed."""
 
     folder: Path
-    degradations: list[str] = ["mild", "bicubic"]
+    degradations: list[str] = Field(["mild", "bicubic"])
     every_images: int = Field(gt=0)
     max_pictures: int = Field(64, gt=0)
 
     @field_validator("degradations")
     @classmethod
     def _check(cls, names: list[str]) -> list[str]:
-        return list(_known_degradations(dict.fromkeys(names, 1.0)))
+        return list(known_degradations(dict.fromkeys(names, 1.0)))
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """AdamW with linear warm-up and a cosine to `final_lr`."""
 
     lr: float = Field(5e-4, gt=0)
@@ -67,11 +38,11 @@ class OptimizerConfig(_Section):
     max_grad_norm: float = Field(1.0, gt=0)
 
 
-class StemStage(_Section):
+class StemStage(Section):
     """Train a `PredictiveStem` to predict the HR image and its own error."""
 
     kind: Literal["stem"]
-    stem: dict[str, Any] = {}
+    stem: dict[str, Any] = Field({})
     """Fields of `PredictiveStemConfig` that differ from its defaults."""
     init: Path | None = None
     """Start from this stem folder instead of from scratch."""
@@ -87,14 +58,14 @@ class StemStage(_Section):
         return self
 
 
-class FlowStage(_Section):
+class FlowStage(Section):
     """Train a transformer by flow matching around a frozen stem."""
 
     kind: Literal["flow"]
     stem: Path
     """Folder of the trained stem."""
     preset: str = "default"
-    network: dict[str, Any] = {}
+    network: dict[str, Any] = Field({})
     """Fields of `TransformerConfig` that differ from the preset."""
     init: Path | None = None
     """Start from this transformer folder instead of from scratch."""
@@ -125,7 +96,7 @@ class FlowStage(_Section):
         return name
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """One training run. Progress is counted in images, so it does not depend on the batch size."""
 
     run_dir: Path

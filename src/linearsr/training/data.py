@@ -4,21 +4,46 @@ Nothing depends on workers or on what was drawn before, so a resumed run sees ex
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
 from linearsr.images.files import list_images
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
-from linearsr.training.config import ConfigError, DataConfig
+from linearsr.training.section import ConfigError, Section
 
 
-class CropPairs(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs (lr (3, c, c), hr (3, c * scale, c * scale)), values in [-1, 1]; `length` of them."""
+def known_degradations(mix: dict[str, float]) -> dict[str, float]:
+    """The mix itself. Raises ValueError, naming the first one, if it has unknown degradations."""
+    unknown = sorted(set(mix) - set(PRESETS))
+    if unknown:
+        raise ValueError(f"unknown degradation {unknown[0]!r}: choose from {', '.join(PRESETS)}")
+    return mix
+
+
+class DataConfig(Section):
+    """HR photos, and how they are cut and degraded into training pairs."""
+
+    folders: dict[Path, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    """Folder of HR images -> how often it is drawn, relative to its number of pixels."""
+    degradations: dict[str, Annotated[float, Field(gt=0)]] = Field({"realesrgan": 1.0}, min_length=1)
+    """Degradation preset -> share of the samples."""
+    lr_crop: int = Field(48, ge=8)
+    """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
+    workers: int = Field(1, ge=0)
+    """Processes that load and degrade; 0 does it in the training process."""
+
+    _check_degradations = field_validator("degradations")(known_degradations)
+
+
+class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """(lr (3, c, c), hr (3, c * scale, c * scale), index ()), images in [-1, 1]; `length` of them."""
 
     def __init__(self, config: DataConfig, scale: int, seed: int, length: int) -> None:
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
@@ -42,7 +67,7 @@ class CropPairs(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, index])
         photo = self.photos[int(np.searchsorted(self.weights, rng.random()))]
         size = self.config.lr_crop * self.scale
@@ -53,7 +78,8 @@ class CropPairs(Dataset[tuple[Tensor, Tensor]]):
             crop = crop[:, ::-1]
         hr = np.ascontiguousarray(crop, dtype=np.float32) / np.float32(255)
         degradation = self.degradations[int(rng.choice(len(self.shares), p=self.shares))]
-        return to_tensor(degrade(hr, degradation, rng, self.scale)), to_tensor(hr)
+        lr = degrade(hr, degradation, rng, self.scale)
+        return to_tensor(lr), to_tensor(hr), torch.tensor(index)
 
 
 def to_tensor(image: ImageArray) -> Tensor:

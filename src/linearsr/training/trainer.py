@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, Subset
 from linearsr.checkpoints import PretrainedModule
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.models.codec import pad_to_multiple
-from linearsr.training.config import ConfigError, OptimizerConfig, TrainConfig
+from linearsr.training.config import OptimizerConfig, TrainConfig
 from linearsr.training.data import CropPairs, validation_pairs
 from linearsr.training.objectives import Objective, build_objective
+from linearsr.training.section import ConfigError
 from linearsr.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
 
 Report = Callable[[dict[str, Any]], None]
@@ -118,7 +119,7 @@ class Trainer:
         }
         self.network.train()
         started, first = time.monotonic(), self.images
-        for lr, hr in self._batches():
+        for lr, hr, _ in self._batches():
             losses = self._step(lr, hr)
             before, self.images = self.images, self.images + config.batch_size
             pace = (self.images - first) / (time.monotonic() - started)
@@ -132,10 +133,10 @@ class Trainer:
             self._averaged.save_pretrained(final)
         return final
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         config = self.config
         pairs = CropPairs(config.data, self.objective.scale, config.seed, config.total_images)
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        loader: DataLoader[tuple[Tensor, Tensor, Tensor]] = DataLoader(
             Subset(pairs, range(self.images, len(pairs))),
             batch_size=config.batch_size // self.accelerator.num_processes,
             num_workers=config.data.workers,
