@@ -12,7 +12,6 @@ from PIL import Image
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import OptimizerConfig, load_config
-from linearsr.training.data import CropPairs, DataConfig
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import METRICS_FILE, Trainer, learning_rate
 
@@ -203,18 +202,6 @@ def test_pure_noise_has_its_share(photos: Path, stem_folder: Path, tmp_path: Pat
     assert float((times == 1).float().mean()) == pytest.approx(0.25, abs=0.02)
 
 
-def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
-    data = DataConfig(folders={photos: 1.0}, lr_crop=8)
-    one, two = (CropPairs(data, 4, seed=5, length=n) for n in (3, 100))
-    other = CropPairs(data, 4, seed=6, length=3)
-    assert torch.equal(one[2][0], two[2][0])
-    assert not torch.equal(one[2][1], other[2][1])
-    lr, hr, index = one[0]
-    assert index == 0
-    assert (lr.shape, hr.shape) == ((3, 8, 8), (3, 32, 32))
-    assert -1 <= hr.min() < hr.max() <= 1
-
-
 def test_learning_rate_warms_up_and_falls() -> None:
     config = OptimizerConfig(lr=1.0, final_lr=0.1, warmup_images=10)
     rates = [learning_rate(config, i, 110) for i in range(111)]
@@ -266,11 +253,3 @@ def test_an_unreadable_config_is_one_line(text: str | None, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
-
-
-def test_too_small_and_missing_photos_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no images found"):
-        CropPairs(DataConfig(folders={tmp_path: 1.0}), 4, 0, 1)
-    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match="smaller than the HR crop of 192"):
-        CropPairs(DataConfig(folders={tmp_path: 1.0}), 4, 0, 1)

@@ -1,7 +1,7 @@
 """Images in and out: the names that other rooms use."""
 
 from linearsr.images.picture import ImageError, Picture
-from linearsr.images.reading import DEFAULT_MAX_PIXELS, picture_from_pil, read_image
+from linearsr.images.reading import DEFAULT_MAX_PIXELS, picture_from_pil, read_image, read_size
 from linearsr.images.writing import FORMATS, picture_to_pil, write_image
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "picture_from_pil",
     "picture_to_pil",
     "read_image",
+    "read_size",
     "write_image",
 ]

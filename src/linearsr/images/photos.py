@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +11,13 @@ from linearsr.images.io import read_image
 from linearsr.images.picture import quantise
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
+def read_rgb(source: Path | BinaryIO) -> NDArray[np.uint8]:
     """(H, W, 3) uint8, upright; alpha is dropped.
 
     Raises:
-        ImageError: the file cannot be read as an image.
+        ImageError: it cannot be read as an image.
     """
-    picture = read_image(path)
+    picture = read_image(source)
     samples = quantise(picture.colour, None, bits=8).astype(np.uint8, copy=False)
     return np.ascontiguousarray(np.broadcast_to(samples, (*samples.shape[:2], 3)))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -23,6 +23,8 @@ from linearsr.images.metadata import (
 )
 from linearsr.images.picture import ImageError, Picture
 from linearsr.images.samples import Samples, deep_samples, samples_of
+
+Result = TypeVar("Result")
 
 DEFAULT_MAX_PIXELS = 64_000_000
 MAX_ASPECT = 1000
@@ -50,6 +52,24 @@ def read_image(source: str | Path | bytes | BinaryIO, max_pixels: int = DEFAULT_
     return _guarded(name, lambda: _decode(name, data, max_pixels))
 
 
+def read_size(source: str | Path | BinaryIO, name: str) -> tuple[int, int]:
+    """(height, width) as stored, from the header alone: fast, and blind to anything broken behind the header.
+
+    Raises ImageError, calling the image `name`, as `read_image` does, as far as a header can tell.
+    """
+
+    def look() -> tuple[int, int]:
+        try:
+            with Image.open(source, formats=_formats()) as im:
+                width, height = im.size
+        except UnidentifiedImageError as error:
+            raise ImageError(name, f"is no image, or its header is broken; {_HINT}") from error
+        _check_size(name, (width, height), DEFAULT_MAX_PIXELS)
+        return height, width
+
+    return _guarded(name, look)
+
+
 def picture_from_pil(image: Image.Image) -> Picture:
     """Take over a Pillow image of any mode, with the rules and errors of `read_image`, except the pixel limit."""
 
@@ -65,7 +85,7 @@ def picture_from_pil(image: Image.Image) -> Picture:
     return _guarded(name, take)
 
 
-def _guarded(name: str, action: Callable[[], Picture]) -> Picture:
+def _guarded(name: str, action: Callable[[], Result]) -> Result:
     try:
         return action()
     except ImageError:
@@ -134,11 +154,14 @@ def _decode(name: str, data: bytes, max_pixels: int) -> Picture:
     return _assemble(name, im, samples)
 
 
-def _open(name: str, data: bytes) -> Image.Image:
+def _formats() -> list[str]:
     Image.init()
-    formats = [format_name for format_name in Image.ID if format_name not in _REFUSED_FORMATS]
+    return [format_name for format_name in Image.ID if format_name not in _REFUSED_FORMATS]
+
+
+def _open(name: str, data: bytes) -> Image.Image:
     try:
-        return Image.open(BytesIO(data), formats=formats)
+        return Image.open(BytesIO(data), formats=_formats())
     except UnidentifiedImageError as error:
         if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"heif", b"hevc"}:
             raise ImageError(

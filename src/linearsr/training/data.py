@@ -3,20 +3,30 @@
 Nothing depends on workers or on what was drawn before, so a resumed run sees exactly the samples it would have seen.
 """
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
-from linearsr.images.files import list_images
+from linearsr.images.io import ImageError
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+from linearsr.training.catalogue import Catalogue, Skipped
+from linearsr.training.photo_cache import PhotoCache
 from linearsr.training.section import ConfigError, Section
+from linearsr.training.sources import find_photos, read_catalogue
+
+logger = logging.getLogger(__name__)
+
+Weight = Annotated[float, Field(gt=0)]
+
+_MAX_ATTEMPTS = 50
 
 
 def known_degradations(mix: dict[str, float]) -> dict[str, float]:
@@ -30,36 +40,64 @@ def known_degradations(mix: dict[str, float]) -> dict[str, float]:
 class DataConfig(Section):
     """HR photos, and how they are cut and degraded into training pairs."""
 
-    folders: dict[Path, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    folders: dict[Path, Weight] = Field({})
     """Folder of HR images -> how often it is drawn, relative to its number of pixels."""
-    degradations: dict[str, Annotated[float, Field(gt=0)]] = Field({"realesrgan": 1.0}, min_length=1)
+    shards: dict[str, Weight] = Field({})
+    """WebDataset shards, likewise: a tar file, a folder of them, or a pattern as `set-{000..012}.tar`."""
+    degradations: dict[str, Weight] = Field({"realesrgan": 1.0}, min_length=1)
     """Degradation preset -> share of the samples."""
     lr_crop: int = Field(48, ge=8)
     """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
     workers: int = Field(1, ge=0)
     """Processes that load and degrade; 0 does it in the training process."""
+    cache_gib: float = Field(2.0, ge=0)
+    """GiB of decoded photos that the workers of one training process keep, each an even share of it."""
 
     _check_degradations = field_validator("degradations")(known_degradations)
 
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "DataConfig":
+        if not self.folders and not self.shards:
+            raise ValueError("give at least one of folders and shards")
+        return self
+
+
+def check_data(config: DataConfig, scale: int) -> Catalogue:
+    """The photos that a run would draw from: `len()`, `.pixels`, `.skipped`, `.too_small`. Reads headers only.
+
+    Raises:
+        ConfigError: as one line that names the key, if there is nothing to draw from.
+    """
+    return read_catalogue(config.folders, config.shards, config.lr_crop * scale)
+
 
 class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """(lr (3, c, c), hr (3, c * scale, c * scale), index ()), images in [-1, 1]; `length` of them."""
+    """(lr (3, c, c), hr (3, c * scale, c * scale), index ()), images in [-1, 1]; `length` of them.
 
-    def __init__(self, config: DataConfig, scale: int, seed: int, length: int) -> None:
+    A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
+
+    Args:
+        config: what to draw and how; c is its `lr_crop`.
+        scale: ratio of the HR to the LR size.
+        seed: of the run; with the index it decides a sample.
+        length: number of samples.
+        catalogue: what `check_data` gave for the same config and scale, if the caller has it already.
+
+    Raises:
+        ConfigError: there is nothing to draw from.
+    """
+
+    def __init__(
+        self, config: DataConfig, scale: int, seed: int, length: int, catalogue: Catalogue | None = None
+    ) -> None:
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
-        hr_crop = config.lr_crop * scale
-        self.photos: list[NDArray[np.uint8]] = []
-        weights: list[float] = []
-        for folder, weight in config.folders.items():
-            for path in _photos(folder):
-                photo = read_rgb(path)
-                if min(photo.shape[:2]) < hr_crop:
-                    continue
-                self.photos.append(photo)
-                weights.append(weight * photo.shape[0] * photo.shape[1])
-        if not self.photos:
-            raise ConfigError(f"data.folders: every photo is smaller than the HR crop of {hr_crop} px")
-        self.weights = np.cumsum(weights) / np.sum(weights)
+        self.catalogue = catalogue if catalogue is not None else check_data(config, scale)
+        cumulative = np.cumsum(self.catalogue.weights * self.catalogue.sizes.prod(axis=1))
+        self.cumulative = cumulative / cumulative[-1]
+        self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
+        # shared with the workers, so that each broken photo is named once and the trainer can ask for it
+        self._broken = torch.zeros(len(self.catalogue), dtype=torch.bool)
+        self._broken.share_memory_()  # type: ignore[no-untyped-call]
         shares = np.array(list(config.degradations.values()), dtype=np.float64)
         self.degradations = [PRESETS[name] for name in config.degradations]
         self.shares = shares / shares.sum()
@@ -67,9 +105,14 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Files that are not drawn from: those with a broken header, and those found broken up to now."""
+        broken = [self.catalogue[int(i)].name for i in self._broken.nonzero()]
+        return self.catalogue.skipped + [Skipped(name, f"{name}: is broken or truncated") for name in broken]
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        rng = np.random.default_rng([self.seed, index])
-        photo = self.photos[int(np.searchsorted(self.weights, rng.random()))]
+        photo, rng = self._draw(index)
         size = self.config.lr_crop * self.scale
         top = int(rng.integers(photo.shape[0] - size + 1))
         left = int(rng.integers(photo.shape[1] - size + 1))
@@ -81,6 +124,21 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         lr = degrade(hr, degradation, rng, self.scale)
         return to_tensor(lr), to_tensor(hr), torch.tensor(index)
 
+    def _draw(self, index: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
+        """A whole photo, and the generator that drew it."""
+        for attempt in range(_MAX_ATTEMPTS):
+            rng = np.random.default_rng([self.seed, index, attempt])
+            number = int(np.searchsorted(self.cumulative, rng.random()))
+            if self._broken[number]:
+                continue
+            try:
+                return self.cache[number], rng
+            except ImageError as error:
+                self._broken[number] = True
+                logger.warning("skipped: %s", error)
+        key = "data.folders" if self.config.folders else "data.shards"
+        raise ConfigError(f"{key}: {_MAX_ATTEMPTS} photos drawn in a row are broken: get the photos anew")
+
 
 def to_tensor(image: ImageArray) -> Tensor:
     """(H, W, 3) in [0, 1] -> (3, H, W) in [-1, 1]."""
@@ -90,18 +148,21 @@ def to_tensor(image: ImageArray) -> Tensor:
 def validation_pairs(
     folder: Path, degradation: str, scale: int, max_pictures: int
 ) -> list[tuple[str, Tensor, Tensor]]:
-    """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them."""
+    """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
+
+    Raises:
+        ConfigError: `folder` has no photos, or one of them cannot be used: what is measured on is never changed
+            silently.
+    """
     pairs = []
-    for path in _photos(folder)[:max_pictures]:
-        hr = crop_to_multiple(read_rgb(path), scale)
+    for path in find_photos(folder, "validation.folder")[:max_pictures]:
+        try:
+            photo = read_rgb(path)
+        except ImageError as error:
+            raise ConfigError(f"validation.folder: {error}") from error
+        if min(photo.shape[:2]) < scale:
+            raise ConfigError(f"validation.folder: {path}: is smaller than one LR pixel: leave it out")
+        hr = crop_to_multiple(photo, scale)
         lr = degrade(hr, PRESETS[degradation], file_generator(0, path.stem), scale)
         pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))
     return pairs
-
-
-def _photos(folder: Path) -> list[Path]:
-    """Image files under `folder`, sorted. Raises ConfigError if there are none."""
-    found = list_images(folder)
-    if not found:
-        raise ConfigError(f"{folder}: no images found: give a folder with HR photos")
-    return found

@@ -1,0 +1,215 @@
+"""Training data: what a sample depends on, where photos come from, and what becomes of broken ones."""
+
+import io
+import logging
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from linearsr.images.photos import read_rgb
+from linearsr.training.data import CropPairs, DataConfig, check_data, validation_pairs
+from linearsr.training.section import ConfigError
+
+
+def photo(seed: int, size: tuple[int, int] = (56, 48)) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return small.resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, suffix in enumerate(["png", "jpg", "webp"]):
+        photo(i).save(folder / f"{i}.{suffix}")
+    return folder
+
+
+def shard(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def config(*folders: Path, **changes: object) -> DataConfig:
+    settings: dict[str, object] = {"folders": dict.fromkeys(folders, 1.0), "lr_crop": 8, "workers": 0}
+    return DataConfig.model_validate({**settings, **changes})
+
+
+def samples(pairs: CropPairs, workers: int = 0) -> list[torch.Tensor]:
+    lrs, hrs, indices = zip(*DataLoader(pairs, batch_size=2, num_workers=workers), strict=True)
+    return [torch.cat(lrs), torch.cat(hrs), torch.cat(indices)]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
+    one, two = (CropPairs(config(photos), 4, seed=5, length=n) for n in (3, 100))
+    other = CropPairs(config(photos), 4, seed=6, length=3)
+    assert same(one[2], two[2])
+    assert not torch.equal(one[2][1], other[2][1])
+    lr, hr, index = one[1]
+    assert (lr.shape, hr.shape, index) == ((3, 8, 8), (3, 32, 32), 1)
+    assert -1 <= hr.min() < hr.max() <= 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_change_nothing(photos: Path, workers: int) -> None:
+    alone = samples(CropPairs(config(photos), 4, seed=5, length=8))
+    assert same(samples(CropPairs(config(photos, workers=workers), 4, seed=5, length=8), workers), alone)
+    assert alone[2].tolist() == list(range(8))
+
+
+def test_shards_are_folders_in_another_wrapping(photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.iterdir())
+    first = {f"set.1/{file.name}": file.read_bytes() for file in files[:2]}
+    # the first image of a key is its photo; other members of the sample are not looked at
+    first["set.1/1.seg.png"] = b"of the sample 1"
+    first["set.1/1.json"] = b"{}"
+    shard(tmp_path / "s-000.tar", first)
+    shard(tmp_path / "s-001.tar", {files[2].name: files[2].read_bytes()})
+    expected = samples(CropPairs(config(photos), 4, seed=5, length=6))
+    for pattern in (f"{tmp_path}/s-{{000..001}}.tar", f"{tmp_path}/s-*.tar", str(tmp_path)):
+        pairs = CropPairs(config(shards={pattern: 2.0}), 4, seed=5, length=6)
+        assert same(samples(pairs, workers=2), expected)
+    assert len(check_data(config(photos, shards={str(tmp_path): 1.0}), 4)) == 6
+
+
+def test_weights_are_shares_of_pixels(tmp_path: Path) -> None:
+    colours = {"a": (0, 0, 0), "b": (255, 255, 255)}
+    for name, colour in colours.items():
+        (tmp_path / name).mkdir()
+        # one large photo and many small ones have the same chance at the same weight
+        for i in range(1 if name == "a" else 4):
+            size = (64, 64) if name == "a" else (32, 32)
+            Image.new("RGB", size, colour).save(tmp_path / name / f"{i}.png")
+    folders = {tmp_path / "a": 1.0, tmp_path / "b": 3.0}
+    pairs = CropPairs(config(folders=folders, degradations={"bicubic": 1}), 4, seed=0, length=400)
+    white = np.mean([float(pairs[i][1].mean()) > 0 for i in range(400)])
+    assert white == pytest.approx(0.75, abs=0.06)
+
+
+def test_broken_headers_are_skipped_and_named(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (photos / "bad.png").write_bytes(b"no image")
+    (photos / "empty.jpg").touch()
+    photo(0, (20, 90)).save(photos / "small.png")
+    catalogue = check_data(config(photos), 4)
+    assert (len(catalogue), catalogue.pixels, catalogue.too_small) == (3, 3 * 56 * 48, 1)
+    assert [Path(skipped.name).name for skipped in catalogue.skipped] == ["bad.png", "empty.jpg"]
+    assert all(skipped.name in skipped.reason for skipped in catalogue.skipped)
+    assert len(caplog.records) == 2
+
+
+def test_a_broken_shard_keeps_what_comes_before(photos: Path, tmp_path: Path) -> None:
+    path = shard(tmp_path / "s.tar", {file.name: file.read_bytes() for file in sorted(photos.iterdir())})
+    path.write_bytes(path.read_bytes()[:-11000])
+    catalogue = check_data(config(shards={str(path): 1.0}), 4)
+    assert 0 < len(catalogue) < 3
+    assert "is a broken shard from here on" in catalogue.skipped[-1].reason
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_photo_broken_behind_its_header_is_replaced(
+    photos: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = samples(CropPairs(config(photos), 4, seed=5, length=12))
+    truncate(photos / "0.png")
+    pairs = CropPairs(config(photos, workers=workers), 4, seed=5, length=12)
+    assert pairs.skipped == []
+    found = samples(pairs, workers)
+    kept = [torch.equal(a, b) for a, b in zip(whole[1], found[1], strict=True)]
+    assert 3 < sum(kept) < 12
+    assert [Path(skipped.name).name for skipped in pairs.skipped] == ["0.png"]
+    assert same(found, samples(CropPairs(config(photos), 4, seed=5, length=12)))
+    if workers == 0:
+        assert sum("0.png" in record.message for record in caplog.records) == 2  # once for each dataset
+
+
+def test_nothing_but_broken_photos_stops(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    for path in photos.iterdir():
+        truncate(path)
+    with pytest.raises(ConfigError, match=r"data\.folders: 50 photos drawn in a row are broken"):
+        CropPairs(config(photos), 4, 0, 1)[0]
+
+
+def test_the_cache_keeps_its_limit(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+
+    def counted(source: Path) -> np.ndarray:
+        reads.append(source)
+        return read_rgb(source)
+
+    monkeypatch.setattr("linearsr.training.photo_cache.read_rgb", counted)
+    size = 56 * 48 * 3
+    for photos_kept, expected in [(3, 3), (2, 4), (0, 6)]:
+        reads.clear()
+        pairs = CropPairs(config(photos, cache_gib=(photos_kept + 0.1) * size / 2**30), 4, 0, 1)
+        for number in (0, 1, 2, 1, 2, 0):
+            assert pairs.cache[number].shape == (48, 56, 3)
+            assert pairs.cache.bytes <= photos_kept * size
+        assert len(reads) == expected, photos_kept
+
+
+def test_workers_share_the_cache(photos: Path) -> None:
+    assert CropPairs(config(photos, workers=4, cache_gib=1), 4, 0, 1).cache.max_bytes == 2**28
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folders": {"{tmp}/none": 1}}, "data.folders: .*none: is no folder"),
+        ({"folders": {"{tmp}/empty": 1}}, "data.folders: .*empty: no images found"),
+        ({"folders": {"{tmp}/small": 1}}, "data.folders: every photo is smaller than the HR crop of 32 px"),
+        ({"folders": {"{tmp}/bad": 1}}, "data.folders: all 1 files are broken, e.g. .*bad.png"),
+        ({"folders": {}, "shards": {"{tmp}/x-{0..1}.tar": 1}}, "data.shards: .*x-0.tar does not exist"),
+        ({"folders": {}, "shards": {"{tmp}/x-*.tar": 1}}, "data.shards: .*no tar files found"),
+        ({"folders": {}, "shards": {"{tmp}/small": 1}}, "data.shards: .*no tar files found"),
+        ({"folders": {}, "shards": {"{tmp}/void.tar": 1}}, "data.shards: .*no images in it"),
+        ({"folders": {}, "shards": {"{tmp}/gz.tar": 1}}, "data.shards: .*uncompressed"),
+    ],
+)
+def test_unusable_sources_are_one_line(
+    changes: dict[str, dict[str, int]], message: str, tmp_path: Path
+) -> None:
+    for name in ("empty", "small", "bad"):
+        (tmp_path / name).mkdir()
+    photo(0, (20, 20)).save(tmp_path / "small" / "a.png")
+    (tmp_path / "bad" / "bad.png").write_bytes(b"no image")
+    shard(tmp_path / "void.tar", {"a.json": b"{}"})
+    with tarfile.open(tmp_path / "gz.tar", "w:gz") as tar:
+        tar.add(tmp_path / "small" / "a.png", "a.png")
+    placed = {
+        key: {name.replace("{tmp}", str(tmp_path)): weight for name, weight in sources.items()}
+        for key, sources in changes.items()
+    }
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_data(config(**placed), 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_source_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one of folders and shards"):
+        config()
+
+
+def test_validation_photos_are_never_left_out_silently(photos: Path) -> None:
+    assert len(validation_pairs(photos, "mild", 4, max_pictures=2)) == 2
+    truncate(photos / "0.png")
+    with pytest.raises(ConfigError, match=r"validation\.folder: .*0\.png"):
+        validation_pairs(photos, "mild", 4, max_pictures=2)
