@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
+from linearsr.images.detail import detail_score
 from linearsr.images.photos import read_rgb
 from linearsr.training.data import CropPairs, DataConfig, check_data, validation_pairs
 from linearsr.training.section import ConfigError
@@ -213,3 +214,39 @@ def test_validation_photos_are_never_left_out_silently(photos: Path) -> None:
     truncate(photos / "0.png")
     with pytest.raises(ConfigError, match=r"validation\.folder: .*0\.png"):
         validation_pairs(photos, "mild", 4, max_pictures=2)
+
+
+def test_the_best_share_is_the_crisp_one(photos: Path, tmp_path: Path) -> None:
+    crisp = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    sharp = Image.fromarray(crisp).resize((96, 96), Image.Resampling.LANCZOS)
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    noise = np.random.default_rng(0).normal(128, 10, (96, 96, 3)).astype(np.uint8)
+    variants = {
+        "a_soft": sharp.filter(ImageFilter.GaussianBlur(2)),
+        "b_flat": Image.new("RGB", (96, 96), (90, 120, 60)),
+        "c_crisp": sharp,
+        "d_noise": Image.fromarray(noise),
+        "e_broken": sharp,
+    }
+    for name, image in variants.items():
+        image.save(folder / f"{name}.png")
+    truncate(folder / "e_broken.png")
+
+    def kept(share: float) -> list[str]:
+        pairs = CropPairs(config(folder, best_share=share), 4, 0, 1)
+        return [pairs.catalogue[i].path.stem for i in range(len(pairs.catalogue))]
+
+    assert kept(0.25) == ["c_crisp"]
+    assert kept(0.5) == ["a_soft", "c_crisp"]
+    assert len(kept(0.99)) == 4  # the broken one is not among them
+    assert len(kept(1.0)) == 5
+    assert [
+        Path(skipped.name).stem for skipped in CropPairs(config(folder, best_share=0.5), 4, 0, 1).skipped
+    ] == ["e_broken"]
+
+
+@pytest.mark.parametrize("side", [19, 20, 21, 37])
+def test_detail_is_scored_at_any_size(side: int) -> None:
+    score = detail_score(np.random.default_rng(0).integers(0, 256, (side, 50, 3), dtype=np.uint8))
+    assert np.isfinite(score)

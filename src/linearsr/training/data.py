@@ -20,6 +20,7 @@ from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.training.catalogue import Catalogue, Skipped
 from linearsr.training.photo_cache import PhotoCache
 from linearsr.training.section import ConfigError, Section
+from linearsr.training.selection import best_photos
 from linearsr.training.sources import find_photos, read_catalogue
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,9 @@ class DataConfig(Section):
     """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
     workers: int = Field(1, ge=0)
     """Processes that load and degrade; 0 does it in the training process."""
+    best_share: float = Field(1.0, gt=0, le=1)
+    """Draw from this share of the photos only, those with the most detail (`images/detail.py`). Below 1 every photo
+    is decoded once at the start."""
     cache_gib: float = Field(2.0, ge=0)
     """GiB of decoded photos that the workers of one training process keep, each an even share of it."""
 
@@ -91,7 +95,8 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self, config: DataConfig, scale: int, seed: int, length: int, catalogue: Catalogue | None = None
     ) -> None:
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
-        self.catalogue = catalogue if catalogue is not None else check_data(config, scale)
+        catalogue = catalogue if catalogue is not None else check_data(config, scale)
+        self.catalogue = best_photos(catalogue, config.best_share)
         cumulative = np.cumsum(self.catalogue.weights * self.catalogue.sizes.prod(axis=1))
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
