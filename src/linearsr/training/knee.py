@@ -1,0 +1,198 @@
+"""ESGF, early-stopping guided fine-tuning: the knee of validation curves, where every further stage starts.
+
+Validation metrics improve, reach a plateau, then oscillate ever more, while the training loss goes on
+falling. The knee is the last checkpoint of the improvement: the step at which the metrics have made 97% of
+their gain, always before the oscillation. How it is found is not published; this is our own method:
+
+1. `oscillation.good_phase` finds the evaluation, if any, from which the metrics leave their trend;
+2. `saturation.fit_family` says for each metric, from the evaluations before it, where its knee may lie;
+3. the metrics vote: their probabilities are multiplied, each taken to be misled with probability 5%.
+
+`benchmarks/knee_study.py` measures it on 1,000 synthetic runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from linearsr.training.oscillation import SHORTEST_GOOD_PHASE, good_phase
+from linearsr.training.saturation import Family, Floats
+
+Phase = Literal["improving", "plateau", "oscillating"]
+
+_MISLED = 0.05
+_MOST_EVALUATIONS = 100
+"""Longer runs are pooled to so many: the knee is then found to within 1% of the run."""
+_TRAILING = 2
+"""Evaluations without any finite value, at the end, that are a divergence and not a gap."""
+
+
+class KneeConfig(BaseModel):
+    """When a plateau counts as one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patience: int = Field(4, ge=1)
+    """Evaluations that the plateau must have lasted, unless oscillation cuts it short."""
+    certainty: float = Field(0.9, gt=0.5, lt=1)
+    """Probability from which a plateau is taken to be there, and its knee to be confirmed."""
+    swing: float = Field(2.0, gt=1)
+    """Oscillation is noise at least so many times that of the good phase."""
+
+
+@dataclass(frozen=True)
+class Knee:
+    """What validation curves say about a run.
+
+    `knee_step` is one of the steps evaluated, or None: no plateau yet. `onset_step` is the first evaluation
+    of the oscillation (or divergence), or None. `confidence` in 0..1 is the probability that the knee lies
+    within one evaluation of `knee_step`; without a knee, that there is no plateau yet (0: too few points to
+    tell). `confirmed`: a run can stop here. `phases` has one entry for each step; without a knee, all
+    evaluations before the onset count as improving.
+    """
+
+    knee_step: int | None
+    onset_step: int | None
+    confidence: float
+    confirmed: bool
+    steps: tuple[int, ...]
+    phases: tuple[Phase, ...]
+
+    def spans(self) -> dict[Phase, tuple[int, int] | None]:
+        """First and last step of each phase; None for a phase that the run has not."""
+        spans: dict[Phase, tuple[int, int] | None] = {}
+        for name in get_args(Phase):
+            steps = [step for step, phase in zip(self.steps, self.phases, strict=True) if phase == name]
+            spans[name] = (steps[0], steps[-1]) if steps else None
+        return spans
+
+
+def find_knee(
+    steps: Sequence[int],
+    curves: Mapping[str, Sequence[float | None]],
+    higher_is_better: Mapping[str, bool],
+    config: KneeConfig | None = None,
+) -> Knee:
+    """Find the knee of a finished run, or of a run so far: it may stop as soon as the answer is `confirmed`.
+
+    Args:
+        steps: one or more steps (or images) of evaluation, rising.
+        curves: metric -> its value at each step; None, NaN or infinite where it has none. Where no metric has
+            any value from some step to the end, the run is taken to have diverged there.
+        higher_is_better: metric -> its direction.
+
+    Raises:
+        ValueError: steps that do not rise, a curve of another length, a metric without a direction, no curve.
+    """
+    _check(steps, curves, higher_is_better)
+    config = config or KneeConfig()
+    values = np.array([np.asarray(curve, np.float64) for curve in curves.values()]).T
+    values = values * [1.0 if higher_is_better[name] else -1.0 for name in curves]
+    values[~np.isfinite(values)] = np.nan
+    last_steps, first_steps, values = _pool(np.asarray(steps), values)
+
+    alive = int(np.flatnonzero(np.isfinite(values).any(1)).max(initial=-1)) + 1
+    if len(values) - alive < _TRAILING:
+        alive = len(values)
+    found = _search(last_steps[:alive], values[:alive], config)
+    onset = found.end if found.end < len(values) else None
+    plateau = onset is not None or found.reached >= config.certainty
+    called = plateau and found.end > 0
+    return _answer(
+        steps,
+        knee=int(last_steps[found.index]) if called else None,
+        onset=int(first_steps[onset]) if onset is not None else None,
+        confidence=found.confidence if called else found.no_plateau,
+        confirmed=called and (onset is not None or found.confidence >= config.certainty),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The likeliest knee and its probability, that of a lasting plateau, and where the good phase ends."""
+
+    end: int
+    index: int
+    confidence: float
+    reached: float
+    no_plateau: float
+
+
+def _search(steps: Floats, values: Floats, config: KneeConfig) -> _Found:
+    n = len(steps)
+    values = _normalised(values[:, np.isfinite(values).any(0)])
+    if n < SHORTEST_GOOD_PHASE or values.shape[1] == 0:
+        return _Found(n, n - 1, 0.0, 0.0, 0.0)
+    offsets = np.asarray(steps - steps[0], np.float64)
+    family = Family.at(offsets)
+    phase = good_phase(family, values, config.swing)
+    votes = (1 - _MISLED) * phase.posterior / family.prior[:, None] + _MISLED
+    probability = votes.prod(1) * family.prior
+    probability /= probability.sum()
+
+    inside = offsets[: phase.end]
+    # what was still improving when the oscillation began has its knee at the last good evaluation
+    knees = np.minimum(family.knees, inside[-1]) if phase.end < n else family.knees
+    distance = np.abs(inside[:, None] - knees) / np.median(np.diff(offsets))
+    index = int((np.maximum(1 - distance / 2, 0) @ probability).argmax())
+    lasted = inside[max(phase.end - 1 - config.patience, 0)]
+    reached = float(probability[knees <= lasted].sum())
+    confidence = float(probability[distance[index] < 1 + 1e-6].sum())
+    return _Found(phase.end, index, min(confidence, 1.0), reached, max(1 - reached, 0.0))
+
+
+def _normalised(values: Floats) -> Floats:
+    """Each metric in units of its gain; what lies far outside, such as an explosion, is cut to 5 of them."""
+    columns = []
+    for column in values.T:
+        finite = column[np.isfinite(column)]
+        start, top = np.median(finite[:3]), np.quantile(finite, 0.9)
+        unit = (top - start if top > start else np.ptp(finite)) or 1.0
+        columns.append(np.clip((column - start) / unit, -5, (top - start) / unit + 5))
+    return np.array(columns).T.reshape(len(values), -1)
+
+
+def _pool(steps: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Last and first step, and median of each metric, for blocks of evaluations; blocks of 1 in most runs."""
+    size = -(-len(steps) // _MOST_EVALUATIONS)
+    if size == 1:
+        return steps, steps, values
+    blocks = [slice(i, i + size) for i in range(0, len(steps), size)]
+    pooled = np.full((len(blocks), values.shape[1]), np.nan)
+    for row, block in zip(pooled, blocks, strict=True):
+        some = np.isfinite(values[block]).any(0)
+        row[some] = np.nanmedian(values[block][:, some], axis=0)
+    return np.array([steps[block][-1] for block in blocks]), steps[::size], pooled
+
+
+def _answer(
+    steps: Sequence[int], knee: int | None, onset: int | None, confidence: float, confirmed: bool
+) -> Knee:
+    def phase(step: int) -> Phase:
+        if onset is not None and step >= onset:
+            return "oscillating"
+        return "improving" if knee is None or step <= knee else "plateau"
+
+    whole = tuple(int(step) for step in steps)
+    return Knee(knee, onset, confidence, confirmed, whole, tuple(map(phase, whole)))
+
+
+def _check(
+    steps: Sequence[int], curves: Mapping[str, Sequence[float | None]], higher_is_better: Mapping[str, bool]
+) -> None:
+    if not curves:
+        raise ValueError("no curve to find a knee in")
+    if len(steps) == 0:
+        raise ValueError("no step to find a knee at")
+    for before, after in pairwise(steps):
+        if not after > before:
+            raise ValueError(f"steps must rise: {after} follows {before}")
+    for name, curve in curves.items():
+        if len(curve) != len(steps):
+            raise ValueError(f"{name}: {len(curve)} values for {len(steps)} steps")
+        if name not in higher_is_better:
+            raise ValueError(f"{name}: is higher or lower better?")

@@ -1,0 +1,84 @@
+"""The onset of oscillation: the change-point at which validation metrics leave the trend of the good phase.
+
+For each evaluation k that could be the onset, the good phase before k is fitted alone, and the evaluations
+from k on are taken as noise around that curve, at least `swing` times as large. The logarithm of how much
+likelier this makes a metric than one good phase to the end is its evidence for k. Swings that grow, a level
+that drops and values that explode all show so; an outlier or a metric that only goes on improving does not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from linearsr.training.saturation import (
+    Family,
+    Floats,
+    Mask,
+    fit_family,
+    masked_median,
+    student_log_density,
+    student_weight,
+)
+
+SHORTEST_GOOD_PHASE = 5
+"""Evaluations that a good phase must have to be fitted at all."""
+_SHORTEST_TAIL = 3
+_EVIDENCE = 8.0
+"""Evidence that makes an onset, in nats; that of several metrics counts as its sum over sqrt(metrics)."""
+_FALLS = 2
+_FALL = 2.5
+"""An onset shows at least `_FALLS` times a fall of so many times the noise below the level reached before."""
+
+
+@dataclass(frozen=True)
+class GoodPhase:
+    """Evaluations up to `end` (the onset, or all of them), and what they say about the knee.
+
+    `posterior` (K, metrics): see `saturation.Fit`.
+    """
+
+    end: int
+    posterior: Floats
+
+
+def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
+    """Split `values` (n, metrics) at the onset of oscillation, if there is one.
+
+    Higher is better, NaN is missing; n is at least `SHORTEST_GOOD_PHASE`.
+    """
+    n, metrics = values.shape
+    ends = np.array([*range(SHORTEST_GOOD_PHASE, n - _SHORTEST_TAIL + 1), n])
+    finite = np.isfinite(values)[:, :, None]
+    before = np.arange(n)[:, None, None] < ends
+    good, tail = finite & before, finite & ~before
+    columns = np.repeat(values, len(ends), axis=1)
+    fit = fit_family(family, columns, good.reshape(n, -1))
+    curve, noise = fit.curve.reshape(n, metrics, -1), fit.noise.reshape(metrics, -1)
+    residual = np.where(finite, values[:, :, None] - curve, 0.0)
+    evidence = _evidence(residual, noise, good, tail, swing)
+
+    level = np.take_along_axis(curve, (ends - 1)[None, None], axis=0)
+    fallen = tail & (np.where(finite, values[:, :, None], np.inf) < level - _FALL * noise)
+    falls = (2 * fallen.sum(1) >= np.maximum(tail.sum(1), 1)).sum(0)
+    agreed = (evidence > 1).mean(0) > 0.5
+    score = np.where(agreed & (falls >= _FALLS), _bounded(evidence).sum(0) / np.sqrt(metrics), -np.inf)
+    score[-1] = _EVIDENCE
+    chosen = int(score.argmax())
+    return GoodPhase(int(ends[chosen]), fit.posterior.reshape(-1, metrics, len(ends))[:, :, chosen])
+
+
+def _evidence(residual: Floats, noise: Floats, good: Mask, tail: Mask, swing: float) -> Floats:
+    """(metrics, ends): how much likelier two phases are than one, in nats."""
+    count = np.maximum(tail.sum(0), 1)
+    wild = np.maximum(swing * noise, 1.4826 * masked_median(np.abs(residual), tail))
+    for _ in range(5):
+        weighted = tail * student_weight(residual, wild) * residual**2
+        wild = np.maximum(swing * noise, np.sqrt(weighted.sum(0) / count))
+    scale = np.where(good, noise, wild)
+    density = np.where(good | tail, student_log_density(residual, scale), 0.0).sum(0)
+    return np.asarray(density - density[:, -1:])
+
+
+def _bounded(evidence: Floats) -> Floats:
+    """Nearly flat above the threshold, so that one loud metric does not outvote the others."""
+    return np.where(evidence > _EVIDENCE, _EVIDENCE + np.log1p(np.maximum(evidence - _EVIDENCE, 0)), evidence)

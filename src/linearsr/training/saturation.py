@@ -1,0 +1,139 @@
+"""Saturating curves: where a noisy validation metric stops improving, as a probability over positions.
+
+A metric u steps after the first evaluation is modelled as start + gain * (1 - r(u / knee)). What remains to
+be gained, r, falls from 1 at the first evaluation to 1 - GAIN at the knee:
+
+    r(x) = e_q(-z x^p),    e_q(-v) = (1 + q v)^(-1 / q), cut at 0,    e_0(-v) = exp(-v)
+
+e_q is the q-exponential of Tsallis (J. Stat. Phys. 52, 1988): q = -1 is a straight line that ends in a kink,
+0 an exponential, q > 0 a power law with exponent 1 / q. p > 1 starts slowly, like a logistic. The grid of
+knees reaches far beyond the last evaluation: that is where the knee of a curve that still improves lies.
+
+Noise is Student's t, so an outlier costs little. Start and gain of each member of the family follow from
+weighted least squares in closed form, so all members are fitted at once by a few matrix products.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+GAIN = 0.97
+"""Share of its whole gain, from the first evaluation to the plateau, that a metric has made at its knee."""
+
+_SHAPES = tuple((q, p) for p in (0.75, 1.0, 1.5, 2.5) for q in (-1.0, -0.5, 0.0, 0.3, 0.6, 1.5))
+_BEYOND = np.geomspace(1.05, 100, 40)
+"""Knees after the last evaluation, in lengths of the run."""
+_DEGREES = 4.0
+"""Degrees of freedom of Student's t."""
+_ROUNDS = 5
+_PARAMETERS = 3
+"""What a fit uses up of its points: start, gain and knee."""
+_INDEPENDENCE = 0.5
+"""Independent values that one evaluation counts for: noise is correlated, and no metric is of the family."""
+_NOISE_FLOOR = 0.004
+"""Least noise, as a share of a metric's range: below it the misfit of the family is what is left over."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """All curves of the family at the evaluations of one run.
+
+    `knees` (K,) are positions in steps after the first evaluation, ascending. `prior` (K,) is uniform in the
+    logarithm. `gained` (K * shapes, n) is 1 - r, knee by knee.
+    """
+
+    knees: Floats
+    prior: Floats
+    gained: Floats
+
+    @classmethod
+    def at(cls, offsets: Floats) -> "Family":
+        """The family at `offsets` (n,) steps after the first evaluation: ascending from 0, n >= 3."""
+        inside = np.sort(np.concatenate([offsets[1:], (offsets[1:-1] + offsets[2:]) / 2]))
+        knees = np.concatenate([inside, offsets[-1] * _BEYOND])
+        prior = np.gradient(np.log(knees))
+        x = offsets / knees[:, None]
+        gained = np.stack([1 - _remaining(x, q, p) for q, p in _SHAPES], axis=1)
+        return cls(knees, prior / prior.sum(), gained.reshape(-1, len(offsets)))
+
+
+def _remaining(x: Floats, q: float, p: float) -> Floats:
+    at_knee = 1 - GAIN
+    if q == 0:
+        return np.asarray(at_knee ** (x**p))
+    z = (at_knee**-q - 1) / q
+    return np.asarray(np.maximum(1 + q * z * x**p, 0) ** (-1 / q))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The family fitted to columns of values, each with its own choice of points.
+
+    `posterior` (K, columns) is the probability of each knee by that column alone; the prior where it shows
+    no gain. `curve` (n, columns) is its best curve, at all points; `noise` (columns,) the scale around it.
+    """
+
+    posterior: Floats
+    curve: Floats
+    noise: Floats
+
+
+def fit_family(family: Family, values: Floats, chosen: Mask) -> Fit:
+    """Fit `values` (n, columns), higher is better, at the `chosen` points; elsewhere they may be NaN.
+
+    A gain is never negative: a column that only gets worse is fitted by a constant.
+    """
+    y = np.where(chosen, values, 0.0)
+    count = chosen.sum(0)
+    low = np.where(chosen, values, np.inf).min(0, initial=np.inf)
+    high = np.where(chosen, values, -np.inf).max(0, initial=-np.inf)
+    floor = np.maximum(_NOISE_FLOOR * (high - low), 1e-12)
+    squared = family.gained**2
+    columns = np.arange(y.shape[1])
+    weight = chosen.astype(np.float64)
+    for turn in range(_ROUNDS):
+        total = np.maximum(weight.sum(0), 1e-12)
+        mean_y = (weight * y).sum(0) / total
+        mean_h = family.gained @ weight / total
+        var_y = (weight * (y - mean_y) ** 2).sum(0) / total
+        var_h = np.maximum(squared @ weight / total - mean_h**2, 1e-12)
+        covariance = family.gained @ (weight * y) / total - mean_h * mean_y
+        gain = np.maximum(covariance / var_h, 0)
+        variance = np.maximum(var_y - gain * (2 * covariance - gain * var_h), floor**2)
+        best = variance.argmin(0)
+        curve = mean_y + gain[best, columns] * (family.gained[best].T - mean_h[best, columns])
+        residual = np.where(chosen, values - curve, 0.0)
+        if turn == 0:
+            # the first curve may be bent by outliers: the median is not
+            noise = 1.4826 * masked_median(np.abs(residual), chosen)
+        else:
+            noise = np.sqrt((weight * residual**2).sum(0) / np.maximum(count - _PARAMETERS, 1))
+        noise = np.maximum(noise, floor)
+        weight = chosen * student_weight(residual, noise)
+    log_likelihood = -0.5 * _INDEPENDENCE * np.maximum(count - _PARAMETERS, 0) * np.log(variance)
+    likelihood = np.exp(log_likelihood - log_likelihood.max(0))
+    by_knee = likelihood.reshape(len(family.knees), len(_SHAPES), -1).mean(1)
+    posterior = by_knee * family.prior[:, None]
+    return Fit(posterior / posterior.sum(0), curve, noise)
+
+
+def student_weight(residual: Floats, noise: Floats) -> Floats:
+    """Weight of each residual in the maximum likelihood of Student's t: about 1, and little for outliers."""
+    return np.asarray((_DEGREES + 1) / (_DEGREES + (residual / noise) ** 2))
+
+
+def student_log_density(residual: Floats, noise: Floats) -> Floats:
+    """Logarithm of the density of Student's t with scale `noise`, up to a constant."""
+    return np.asarray(-np.log(noise) - 0.5 * (_DEGREES + 1) * np.log1p((residual / noise) ** 2 / _DEGREES))
+
+
+def masked_median(values: Floats, chosen: Mask) -> Floats:
+    """The (lower) median over the first axis of the chosen values; 0 where none is chosen."""
+    ordered = np.sort(np.where(chosen, values, np.inf), axis=0)
+    count = chosen.sum(0)
+    middle = np.take_along_axis(ordered, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+    return np.where(count > 0, middle, 0.0)
