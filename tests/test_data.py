@@ -76,6 +76,22 @@ def test_workers_change_nothing(photos: Path, workers: int) -> None:
     assert alone[2].tolist() == list(range(8))
 
 
+def test_the_device_degrades_each_sample_by_itself(photos: Path) -> None:
+    mix = {"bicubic": 1, "mild": 1, "realesrgan": 1}
+    pairs = CropPairs(config(photos, degrade_on="device", degradations=mix), 4, seed=5, length=8)
+    batch = samples(pairs)
+    assert batch[0].numel() == 0
+    together = pairs.complete(*batch)
+    alone = torch.cat([pairs.complete(*(part[i : i + 1] for part in batch)) for i in range(8)])
+    assert together.shape == (8, 3, 8, 8)
+    assert torch.equal(together, alone)
+    assert -1 <= together.min() < together.max() <= 1
+    by_workers = CropPairs(config(photos, degradations=mix), 4, seed=5, length=8)
+    made = samples(by_workers)
+    assert torch.equal(made[1], batch[1])
+    assert by_workers.complete(*made) is made[0]
+
+
 def test_shards_are_folders_in_another_wrapping(photos: Path, tmp_path: Path) -> None:
     files = sorted(photos.iterdir())
     first = {f"set.1/{file.name}": file.read_bytes() for file in files[:2]}

@@ -1,15 +1,20 @@
 """The degradation against independent implementations and its own promises."""
 
+import io
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.special
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from linearsr.images import kernels
 from linearsr.images.degradation import PRESETS, Degradation, Order, degrade
+from linearsr.images.degradation_batch import degrade_batch
+from linearsr.images.jpeg import jpeg
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,79 @@ def test_a_heavier_preset_leaves_less(photo: np.ndarray) -> None:
 def test_an_odd_size_is_refused_with_its_size() -> None:
     with pytest.raises(ValueError, match="10x9 is no multiple of 4"):
         degrade(np.zeros((9, 10, 3), np.float32), PRESETS["mild"], np.random.default_rng(0))
+
+
+def pillows_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return np.asarray(Image.open(file), dtype=np.float64)
+
+
+def batch_of(photo: np.ndarray, count: int) -> torch.Tensor:
+    return torch.from_numpy(photo).permute(2, 0, 1).expand(count, -1, -1, -1).contiguous()
+
+
+def generators(numbers: range) -> list[np.random.Generator]:
+    return [np.random.default_rng([9, i]) for i in numbers]
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 49), (9, 5)])
+def test_jpeg_on_tensors_is_pillows(photo: np.ndarray, size: tuple[int, int]) -> None:
+    """Grain on top, so that no coefficient is zero by nature; the images lie on a larger canvas."""
+    height, width = size
+    grain = np.random.default_rng(0).normal(0, 0.03, (height, width, 3))
+    pixels = ((photo[:height, :width] + grain).clip(0, 1) * 255).round().astype(np.uint8)
+    qualities = [10, 30, 49, 50, 75, 95, 100]
+    canvas = torch.rand(len(qualities), 3, 70, 99)
+    canvas[:, :, :height, :width] = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    sizes = torch.tensor([size] * len(qualities))
+    decoded = jpeg(canvas, sizes, torch.tensor(qualities))[:, :, :height, :width] * 255
+    for quality, image in zip(qualities, decoded.permute(0, 2, 3, 1).numpy(), strict=True):
+        expected = pillows_jpeg(pixels, quality)
+        error = np.mean((image - expected) ** 2)
+        assert 10 * np.log10(255**2 / max(error, 1e-9)) > 48, quality
+        damage, pillows_damage = (np.std(result - pixels) for result in (image, expected))
+        assert damage == pytest.approx(pillows_damage, rel=0.02), quality
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"bicubic"}))
+def test_the_batch_degrades_as_single_images_do(photo: np.ndarray, preset: str) -> None:
+    """Other random numbers, the same distribution: mean and spread of the damage, and the sharpness that is left."""
+    count = 150
+    clean = degrade(photo, PRESETS["bicubic"], np.random.default_rng(0))
+    single = np.stack([degrade(photo, PRESETS[preset], rng) for rng in generators(range(count))])
+    batch = degrade_batch(batch_of(photo, count), PRESETS[preset], generators(range(count)))
+    batched = batch.permute(0, 2, 3, 1).numpy()
+    assert batched.shape == single.shape
+    assert batched * 255 == pytest.approx(np.round(batched * 255), abs=1e-4)
+    one, other = (-10 * np.log10(np.mean((lr - clean) ** 2, axis=(1, 2, 3))) for lr in (single, batched))
+    standard_error = np.hypot(one.std(), other.std()) / np.sqrt(count)
+    assert one.mean() == pytest.approx(other.mean(), abs=3.5 * standard_error)
+    assert one.std() == pytest.approx(other.std(), rel=0.25)
+    sharpness = [np.abs(np.diff(lr, axis=1)).mean() for lr in (single, batched)]
+    assert sharpness[0] == pytest.approx(sharpness[1], rel=0.15)
+
+
+def test_bicubic_in_a_batch_is_pillows(photo: np.ndarray) -> None:
+    single = degrade(photo, PRESETS["bicubic"], np.random.default_rng(0))
+    (batched,) = degrade_batch(batch_of(photo, 1), PRESETS["bicubic"], generators(range(1)))
+    difference = np.abs(batched.permute(1, 2, 0).numpy() - single) * 255
+    # Pillow rounds between its two passes and this does not
+    assert difference.max() < 2.5
+    assert difference.mean() < 0.4
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_neighbours_in_a_batch_change_nothing(photo: np.ndarray, preset: str) -> None:
+    together = degrade_batch(batch_of(photo, 8), PRESETS[preset], generators(range(8)))
+    for first, end in [(3, 4), (2, 5), (0, 6)]:
+        part = degrade_batch(batch_of(photo, end - first), PRESETS[preset], generators(range(first, end)))
+        assert torch.equal(part, together[first:end])
+
+
+def test_a_batch_of_the_smallest_images(photo: np.ndarray) -> None:
+    lr = degrade_batch(batch_of(photo[:4, :8], 30), PRESETS["realesrgan"], generators(range(30)))
+    assert lr.shape == (30, 3, 1, 2)
+    assert torch.isfinite(lr).all()
+    with pytest.raises(ValueError, match="10x9 is no multiple of 4"):
+        degrade_batch(torch.zeros(1, 3, 9, 10), PRESETS["mild"], generators(range(1)))

@@ -21,7 +21,8 @@ from linearsr.images import kernels
 ImageArray = NDArray[np.float32]
 """(H, W, 3), values in [0, 1]."""
 
-_MODES: tuple[Literal["area", "bilinear", "bicubic"], ...] = ("area", "bilinear", "bicubic")
+MODES: tuple[Literal["area", "bilinear", "bicubic"], ...] = ("area", "bilinear", "bicubic")
+"""How a resize may interpolate, each as likely as the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,19 +124,19 @@ def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, 
         return _bicubic(hr, lr_size)
     image = torch.from_numpy(hr).permute(2, 0, 1)[None]
     for order in degradation.orders[:-1]:
-        image = _blur(image, order, rng)
-        image = _resize(image, _scaled(image.shape[-2:], _draw_scale(order, rng)), rng)
+        image = _filter(image, draw_blur(order, rng))
+        image = _resize(image, scaled((image.shape[-2], image.shape[-1]), draw_factor(order, rng)), rng)
         image = _jpeg(_add_noise(image, order, rng), order, rng)
     last = degradation.orders[-1]
-    image = _blur(image, last, rng)
-    image = _resize(image, _scaled(lr_size, _draw_scale(last, rng)), rng)
+    image = _filter(image, draw_blur(last, rng))
+    image = _resize(image, scaled(lr_size, draw_factor(last, rng)), rng)
     image = _add_noise(image, last, rng)
     if rng.random() < 0.5:
-        image = _ringing(_resize(image, lr_size, rng), degradation.final_sinc_prob, rng)
+        image = _filter(_resize(image, lr_size, rng), draw_ringing(degradation.final_sinc_prob, rng))
         image = _jpeg(image, last, rng)
     else:
         image = _jpeg(image, last, rng)
-        image = _ringing(_resize(image, lr_size, rng), degradation.final_sinc_prob, rng)
+        image = _filter(_resize(image, lr_size, rng), draw_ringing(degradation.final_sinc_prob, rng))
     quantised = (image.clamp(0, 1) * 255).round() / 255
     return quantised[0].permute(1, 2, 0).contiguous().numpy()
 
@@ -146,7 +147,9 @@ def _bicubic(hr: ImageArray, size: tuple[int, int]) -> ImageArray:
     return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
-def _filter(image: Tensor, kernel: kernels.Kernel) -> Tensor:
+def _filter(image: Tensor, kernel: kernels.Kernel | None) -> Tensor:
+    if kernel is None:
+        return image
     pad = kernel.shape[0] // 2
     # reflection needs more pixels than the padding; a thinner image repeats its border instead
     mode = "reflect" if min(image.shape[-2:]) > pad else "replicate"
@@ -158,25 +161,27 @@ def _odd_size(bounds: tuple[int, int], rng: np.random.Generator) -> int:
     return int(rng.integers(bounds[0] // 2, bounds[1] // 2 + 1)) * 2 + 1
 
 
-def _blur(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
+def draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel | None:
+    """The blur kernel of a round, if it has one."""
     if rng.random() >= order.blur_prob:
-        return image
+        return None
     size = _odd_size(order.kernel_sizes, rng)
     if rng.random() < order.sinc_prob:
-        return _filter(image, kernels.random_sinc(rng, size))
-    kernel = kernels.random_blur(
+        return kernels.random_sinc(rng, size)
+    return kernels.random_blur(
         rng, size, order.blur_sigma, order.kernel_probs, order.beta_gaussian, order.beta_plateau
     )
-    return _filter(image, kernel)
 
 
-def _ringing(image: Tensor, probability: float, rng: np.random.Generator) -> Tensor:
+def draw_ringing(probability: float, rng: np.random.Generator) -> kernels.Kernel | None:
+    """The sinc kernel at the very end, if there is one."""
     if rng.random() >= probability:
-        return image
-    return _filter(image, kernels.random_sinc(rng, _odd_size((7, 21), rng), lowest_cutoff=np.pi / 3))
+        return None
+    return kernels.random_sinc(rng, _odd_size((7, 21), rng), lowest_cutoff=np.pi / 3)
 
 
-def _draw_scale(order: Order, rng: np.random.Generator) -> float:
+def draw_factor(order: Order, rng: np.random.Generator) -> float:
+    """The resize factor of a round, up, down or one."""
     low, high = order.resize_range
     direction = rng.choice(3, p=order.resize_probs)
     if direction == 0:
@@ -184,12 +189,13 @@ def _draw_scale(order: Order, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, 1)) if direction == 1 else 1.0
 
 
-def _scaled(size: tuple[int, ...], factor: float) -> tuple[int, int]:
+def scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """`size` times `factor`, at least one pixel."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def _resize(image: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    mode = _MODES[rng.integers(len(_MODES))]
+    mode = MODES[rng.integers(len(MODES))]
     if tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image, size=size, mode=mode)

@@ -5,7 +5,7 @@ Nothing depends on workers or on what was drawn before, so a resumed run sees ex
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
+from linearsr.images.degradation_batch import degrade_batch
 from linearsr.images.io import ImageError
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.training.catalogue import Catalogue, Skipped
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 Weight = Annotated[float, Field(gt=0)]
 
 _MAX_ATTEMPTS = 50
+_DEVICE_STREAM = _MAX_ATTEMPTS
 
 
 def known_degradations(mix: dict[str, float]) -> dict[str, float]:
@@ -50,7 +52,10 @@ class DataConfig(Section):
     lr_crop: int = Field(48, ge=8)
     """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
     workers: int = Field(1, ge=0)
-    """Processes that load and degrade; 0 does it in the training process."""
+    """Processes that load and, unless the device does, degrade; 0 does it in the training process."""
+    degrade_on: Literal["workers", "device"] = "workers"
+    """Who degrades: the workers, image by image, or the training device, a batch at once. The ranges are the same,
+    the random numbers are not."""
     best_share: float = Field(1.0, gt=0, le=1)
     """Draw from this share of the photos only, those with the most detail (`images/detail.py`). Below 1 every photo
     is decoded once at the start."""
@@ -78,6 +83,7 @@ def check_data(config: DataConfig, scale: int) -> Catalogue:
 class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """(lr (3, c, c), hr (3, c * scale, c * scale), index ()), images in [-1, 1]; `length` of them.
 
+    With `degrade_on: device` lr is empty until `complete` has made it from the batch.
     A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
 
     Args:
@@ -125,9 +131,34 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
         hr = np.ascontiguousarray(crop, dtype=np.float32) / np.float32(255)
-        degradation = self.degradations[int(rng.choice(len(self.shares), p=self.shares))]
-        lr = degrade(hr, degradation, rng, self.scale)
-        return to_tensor(lr), to_tensor(hr), torch.tensor(index)
+        lr = torch.empty(0)
+        if self.config.degrade_on == "workers":
+            lr = to_tensor(degrade(hr, self.degradations[self._draw_degradation(rng)], rng, self.scale))
+        return lr, to_tensor(hr), torch.tensor(index)
+
+    def complete(self, lr: Tensor, hr: Tensor, indices: Tensor) -> Tensor:
+        """The LR images of a batch, made now from `hr`, on its device, unless the workers made them.
+
+        Args:
+            lr, hr, indices: a batch as a `DataLoader` stacks it, with B samples.
+
+        Returns:
+            (B, 3, c, c) in [-1, 1]; each image follows from the seed, its index and its HR image.
+        """
+        if self.config.degrade_on == "workers":
+            return lr
+        rngs = [np.random.default_rng([self.seed, index, _DEVICE_STREAM]) for index in indices.tolist()]
+        kinds = [self._draw_degradation(rng) for rng in rngs]
+        crop = self.config.lr_crop
+        made = hr.new_empty(len(hr), 3, crop, crop)
+        for kind in set(kinds):
+            which = [i for i, other in enumerate(kinds) if other == kind]
+            unit = (hr[which] + 1) / 2
+            made[which] = degrade_batch(unit, self.degradations[kind], [rngs[i] for i in which], self.scale)
+        return made * 2 - 1
+
+    def _draw_degradation(self, rng: np.random.Generator) -> int:
+        return int(rng.choice(len(self.shares), p=self.shares))
 
     def _draw(self, index: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
         """A whole photo, and the generator that drew it."""
