@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -33,11 +33,11 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, unsafe or made for another network; the message is one line."""
 
 
-def resolve_folder(name_or_path: str | os.PathLike[str]) -> Path:
+def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | None = None) -> Path:
     """The folder that a user's `--model` means.
 
     An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
-    Hugging Face hub (JSON and safetensors files only).
+    Hugging Face hub (JSON and safetensors files only; `parts` limits it to these sub-folders).
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or the download failed.
@@ -54,9 +54,9 @@ def resolve_folder(name_or_path: str | os.PathLike[str]) -> Path:
 
     repo, _, revision = name.partition("@")
     try:
-        return Path(
-            snapshot_download(repo, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
-        )
+        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in ("*.json", "*.safetensors")]
+        patterns = [pattern.lstrip("/") for pattern in patterns]
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{name}: no such folder, and not to be had from the hub: {reason}") from error

@@ -10,21 +10,11 @@ import torch
 from linearsr._version import __version__
 from linearsr.checkpoints import CheckpointError, write_json
 from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.models.codec import Codec, DeepCompressionCodec, ResidualCodec
-from linearsr.models.lr_stem import PredictiveStem, StridedStem
+from linearsr.models.codec import CODECS, Codec, ResidualCodec
+from linearsr.models.lr_stem import STEMS, LRStem
 from linearsr.models.transformer import LinearSRTransformer
 
-LRStem = PredictiveStem | StridedStem
-
 MODEL_INDEX = "model_index.json"
-_STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {
-    "PredictiveStem": PredictiveStem,
-    "StridedStem": StridedStem,
-}
-_CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
-    "ResidualCodec": ResidualCodec,
-    "AutoencoderDC": DeepCompressionCodec,
-}
 
 
 class ModelParts(NamedTuple):
@@ -57,8 +47,8 @@ def load_parts(
     folder: Path, index: dict[str, Any], dtype: torch.dtype, device: torch.device, residency: Residency
 ) -> ModelParts:
     """Load the parts that `index` names. Raises CheckpointError for a part that is unknown, missing or damaged."""
-    stem = _STEMS[_class_name(index, "lr_stem", _STEMS, folder)]
-    codec = _CODECS[_class_name(index, "codec", _CODECS, folder)]
+    stem = STEMS[_class_name(index, "lr_stem", STEMS, folder)]
+    codec = CODECS[_class_name(index, "codec", CODECS, folder)]
     transformer = SNRExperts.from_pretrained(
         folder / "transformer",
         expert_class=LinearSRTransformer,

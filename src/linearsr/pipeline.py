@@ -27,7 +27,6 @@ from linearsr.images.io import Picture
 from linearsr.images.resize import resize
 from linearsr.model_folder import (
     MODEL_INDEX,
-    LRStem,
     ModelParts,
     default_model_folder,
     load_parts,
@@ -35,7 +34,7 @@ from linearsr.model_folder import (
     save_parts,
 )
 from linearsr.models.codec import Codec, pad_to_multiple
-from linearsr.models.lr_stem import LRCondition
+from linearsr.models.lr_stem import LRCondition, LRStem
 
 ColourFix = Literal["none", "wavelet", "adain"]
 StepCallback = Callable[["LinearSRPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]

@@ -1,16 +1,20 @@
 """`linearsr train`: a config in, a folder of weights out."""
 
+import logging
 import math
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from linearsr.cli.console import INTERRUPTED, console, debugging, say, shown, stop
+from linearsr.cli.console import FAILED, INTERRUPTED, console, debugging, say, shown, stop, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from linearsr.training.recipe import Run
 
 _LINE_EVERY = 60.0
 """Seconds between two lines about the loss, where there is no terminal to show a bar."""
@@ -18,59 +22,114 @@ _LINE_EVERY = 60.0
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file, e.g. configs/default/1-stem.yaml.")
+        Path,
+        typer.Argument(metavar="CONFIG", help="YAML file: a recipe of several stages, or one run."),
     ],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run, if it has one.")
+        bool, typer.Option("--resume", help="Go on with what was begun, from the newest checkpoint.")
     ] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="E.g. optimizer.lr=1e-4; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="E.g. common.batch_size=4; repeatable."),
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this stage or run of a recipe, e.g. pretrain or experts/2."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, on what, and what it takes.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="With --dry-run: one JSON document on stdout.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
 ) -> None:
-    """Train one stage as a config says.
+    """Train a model, or one part of it, as a config says.
 
+    A recipe trains its stages in order, each from the knee of the one before, and puts the model together.
     For several GPUs: accelerate launch -m linearsr.cli.app train CONFIG.
     """
     try:
-        from linearsr.training.config import load_config
+        from safetensors import SafetensorError
+
+        from linearsr.checkpoints import CheckpointError
+        from linearsr.images.io import ImageError
+        from linearsr.training.guard import Diverged
         from linearsr.training.section import ConfigError
-        from linearsr.training.state import latest_checkpoint
-        from linearsr.training.trainer import Trainer
-    except ModuleNotFoundError as error:
-        _stop_for_extra(error)
-    import torch
-    from safetensors import SafetensorError
 
-    from linearsr.checkpoints import CheckpointError
-    from linearsr.images.io import ImageError
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        settings = load_config(config, overrides)
-        checkpoint = latest_checkpoint(settings.run_dir / "checkpoints")
-        if checkpoint is not None and not resume:
-            stop(f"{shown(settings.run_dir)} has checkpoints: go on with --resume, or --set run_dir=ANOTHER")
-        with TrainingProgress(settings.total_images) as progress:
-            trainer = Trainer(settings, progress.report)
-            if resume:
-                say(f"going on from {trainer.resume()} images")
-            folder = trainer.run()
+        logging.basicConfig(format="linearsr: %(message)s", level=logging.WARNING)
+        _run(config, overrides, stage, resume, dry_run, json, threads)
     except ModuleNotFoundError as error:
         _stop_for_extra(error)
     except (ConfigError, CheckpointError, ImageError, SafetensorError) as error:
         if debugging():
             raise
         stop(error)
+    except Diverged as error:
+        stop(error, FAILED)
     except OSError as error:
         if debugging():
             raise
-        stop(f"{shown(error.filename)}: {error.strerror}" if error.filename else error, status=1)
+        stop(f"{shown(error.filename)}: {error.strerror}" if error.filename else error, FAILED)
     except KeyboardInterrupt:
         stop("interrupted: --resume goes on from the newest checkpoint", INTERRUPTED)
-    say(f"weights in {shown(folder)}")
+
+
+def _run(
+    path: Path,
+    overrides: list[str] | None,
+    stage: str | None,
+    resume: bool,
+    dry_run: bool,
+    json: bool,
+    threads: int | None,
+) -> None:
+    import torch
+
+    from linearsr.training.config import TrainConfig, parse_settings, read_settings
+    from linearsr.training.plan import check, describe
+    from linearsr.training.recipe import RecipeConfig, Run, plan, train_recipe, train_run
+    from linearsr.training.section import ConfigError
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = read_settings(path, overrides)
+    recipe = parse_settings(RecipeConfig, settings, str(path)) if "stages" in settings else None
+    if recipe is not None:
+        runs = plan(recipe, str(path))
+    elif stage is not None:
+        raise ConfigError(f"--stage {stage}: {path} is one run, without stages")
+    else:
+        runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
+    if dry_run:
+        start = next((run.config for run in runs if run.name == "pretrain"), None)
+        _show_plan({run.name: describe(run.config, start) for run in runs}, json)
+        return
+    for run in runs:
+        check(run.config)
+    begun = [run for run in runs if run.started]
+    if begun and not resume:
+        place = shown((recipe or begun[0].config).run_dir)
+        raise ConfigError(f"{place} has checkpoints: go on with --resume, or --set run_dir=ANOTHER")
+    for run in begun:
+        say(f"{run.name}: {'done' if run.finished else 'going on from its newest checkpoint'}")
+    with TrainingProgress() as progress:
+        folder = (
+            train_run(runs[0], progress.for_run)
+            if recipe is None
+            else train_recipe(recipe, runs, progress.for_run, stage)
+        )
+    say(f"weights in {shown(folder)}" if folder else "other runs of the recipe are still to be done")
+
+
+def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:
+    if json:
+        write_json(plans)
+        return
+    for topics, alike in groupby(plans, key=plans.__getitem__):
+        typer.echo(", ".join(alike))
+        for topic, line in topics.items():
+            typer.echo(f"  {topic:<10} {line}")
 
 
 def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
@@ -82,8 +141,8 @@ def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
 class TrainingProgress:
     """A bar with pace, loss and the last validation; lines now and then where stderr is no terminal."""
 
-    def __init__(self, total_images: int) -> None:
-        self._total = total_images
+    def __init__(self) -> None:
+        self._name, self._total = "", 0
         self._bar: Progress | None = None
         self._task: TaskID
         self._last_line = -math.inf
@@ -99,7 +158,7 @@ class TrainingProgress:
                 TextColumn("{task.description}", markup=False),
                 console=console(),
             )
-            self._task = self._bar.add_task("images", total=self._total)
+            self._task = self._bar.add_task("images", total=None)
             self._bar.start()
         return self
 
@@ -107,13 +166,29 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def for_run(self, run: "Run") -> Any:
+        """Where the records of the next run go."""
+        self._name, self._total = run.name, run.config.total_images
+        if self._bar is not None:
+            self._bar.reset(self._task, total=self._total, description=self._name)
+        say(f"{self._name}: training on up to {self._total:,} images in {shown(run.config.run_dir)}")
+        return self.report
+
     def report(self, record: dict[str, Any]) -> None:
-        """Show one record of the trainer: losses of a step, or a validation."""
-        values = {key: value for key, value in record.items() if key != "images"}
+        """Show one record of the trainer: losses of a step, or a validation, or what the guard did."""
+        at = f"{self._name}: {record['images']:,}/{self._total:,} images: "
+        if "event" in record:
+            say(at + str(record["event"]))
+            return
+        values = {
+            key: value for key, value in record.items() if isinstance(value, int | float) and key != "images"
+        }
         line = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        is_step = "images_per_second" in record
+        if "skipped" in record:
+            line = f"step skipped, {record['skipped']}"
+        is_step = "grad_norm" in record
         if self._bar is not None and is_step:
-            self._bar.update(self._task, completed=record["images"], description=line)
-        elif not is_step or time.monotonic() - self._last_line > _LINE_EVERY:
-            say(f"{record['images']}/{self._total} images: {line}")
+            self._bar.update(self._task, completed=record["images"], description=f"{self._name} {line}")
+        elif not is_step or "skipped" in record or time.monotonic() - self._last_line > _LINE_EVERY:
+            say(at + line)
             self._last_line = time.monotonic()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule
+from linearsr.checkpoints import CheckpointError, PretrainedModule, load_config, resolve_folder
 from linearsr.models.lr_stem import LRCondition
 
 if TYPE_CHECKING:
@@ -158,6 +158,21 @@ class DeepCompressionCodec(nn.Module):
             raise ImportError("the DC-AE codec needs diffusers: pip install 'linearsr[full]'") from error
         autoencoder = AutoencoderDC.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
         return cls(autoencoder.to(device).eval())
+
+
+CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
+    "ResidualCodec": ResidualCodec,
+    "AutoencoderDC": DeepCompressionCodec,
+}
+
+
+def load_codec(folder: str | os.PathLike[str]) -> Codec:
+    """The codec of either kind in `folder`. Raises CheckpointError where there is none."""
+    path = resolve_folder(folder)
+    name = load_config(path).get("_class_name")
+    if name not in CODECS:
+        raise CheckpointError(f"{path}: holds {name}, not a codec ({', '.join(CODECS)})")
+    return CODECS[name].from_pretrained(path)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

@@ -3,6 +3,7 @@
 Shape legend: B batch, h w LR size in pixels, C channels. Images have values in [-1, 1].
 """
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule
+from linearsr.checkpoints import CheckpointError, PretrainedModule, load_config, resolve_folder
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
@@ -159,3 +160,20 @@ class PredictiveStem(PretrainedModule):
         features = F.pixel_unshuffle(self.feature_norm(x.detach()), self.config.patch)
         deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
         return LRCondition(features, prediction, deviation)
+
+
+LRStem = PredictiveStem | StridedStem
+
+STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {
+    "PredictiveStem": PredictiveStem,
+    "StridedStem": StridedStem,
+}
+
+
+def load_stem(folder: str | os.PathLike[str]) -> LRStem:
+    """The stem of either kind in `folder`. Raises CheckpointError where there is none."""
+    path = resolve_folder(folder)
+    name = load_config(path).get("_class_name")
+    if name not in STEMS:
+        raise CheckpointError(f"{path}: holds {name}, not a stem ({', '.join(STEMS)})")
+    return STEMS[name].from_pretrained(path)

@@ -80,16 +80,18 @@ def find_knee(
     """Find the knee of a finished run, or of a run so far: it may stop as soon as the answer is `confirmed`.
 
     Args:
-        steps: one or more steps (or images) of evaluation, rising.
+        steps: steps (or images) of evaluation, rising; with too few of them there is no knee yet.
         curves: metric -> its value at each step; None, NaN or infinite where it has none. Where no metric has
             any value from some step to the end, the run is taken to have diverged there.
         higher_is_better: metric -> its direction.
 
     Raises:
-        ValueError: steps that do not rise, a curve of another length, a metric without a direction, no curve.
+        ValueError: steps that do not rise, a curve of another length, a metric without a direction.
     """
     _check(steps, curves, higher_is_better)
     config = config or KneeConfig()
+    if not steps or not curves:
+        return _answer(steps, knee=None, onset=None, confidence=0.0, confirmed=False)
     values = np.array([np.asarray(curve, np.float64) for curve in curves.values()]).T
     values = values * [1.0 if higher_is_better[name] else -1.0 for name in curves]
     values[~np.isfinite(values)] = np.nan
@@ -124,7 +126,8 @@ class _Found:
 
 def _search(steps: Floats, values: Floats, config: KneeConfig) -> _Found:
     n = len(steps)
-    values = _normalised(values[:, np.isfinite(values).any(0)])
+    # a constant metric, such as one of a frozen part, has no say
+    values = _normalised(values[:, [_varies(column) for column in values.T]])
     if n < SHORTEST_GOOD_PHASE or values.shape[1] == 0:
         return _Found(n, n - 1, 0.0, 0.0, 0.0)
     offsets = np.asarray(steps - steps[0], np.float64)
@@ -156,6 +159,11 @@ def _normalised(values: Floats) -> Floats:
     return np.array(columns).T.reshape(len(values), -1)
 
 
+def _varies(column: Floats) -> bool:
+    finite = column[np.isfinite(column)]
+    return finite.size > 0 and bool(np.ptp(finite) > 0)
+
+
 def _pool(steps: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
     """Last and first step, and median of each metric, for blocks of evaluations; blocks of 1 in most runs."""
     size = -(-len(steps) // _MOST_EVALUATIONS)
@@ -184,10 +192,6 @@ def _answer(
 def _check(
     steps: Sequence[int], curves: Mapping[str, Sequence[float | None]], higher_is_better: Mapping[str, bool]
 ) -> None:
-    if not curves:
-        raise ValueError("no curve to find a knee in")
-    if len(steps) == 0:
-        raise ValueError("no step to find a knee at")
     for before, after in pairwise(steps):
         if not after > before:
             raise ValueError(f"steps must rise: {after} follows {before}")

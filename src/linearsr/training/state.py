@@ -1,63 +1,138 @@
-"""A training checkpoint: everything needed to go on as if nothing had happened, as safetensors and JSON."""
+"""A training checkpoint: everything needed to go on as if nothing had happened, as safetensors and JSON.
+
+Tensors that are split over devices are written whole, so a run may go on with another number of processes.
+"""
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
+
+from linearsr.checkpoints import write_json
+from linearsr.training.ema import ExponentialMovingAverage
+
+_PROGRESS = "progress.json"
+
+
+@dataclass
+class Progress:
+    """How far a run is; all that changes beside tensors."""
+
+    images: int = 0
+    lr_scale: float = 1.0
+    """What the divergence guard has left of the learning rate."""
+    rollbacks: int = 0
 
 
 def save_checkpoint(
-    root: Path, images: int, network: nn.Module, ema: AveragedModel, optimizer: Optimizer, keep: int
-) -> Path:
-    """Write `root/<images>` whole or not at all, then remove all but the newest `keep` checkpoints."""
-    folder = root / f"{images:010d}"
+    root: Path,
+    progress: Progress,
+    network: nn.Module,
+    ema: ExponentialMovingAverage,
+    optimizer: Optimizer,
+    *,
+    keep: int,
+    write: bool,
+) -> None:
+    """Write `root/<images>` whole or not at all, then remove all but the newest `keep` checkpoints.
+
+    Every process must call it, since split tensors are gathered; only the one with `write` touches the disk.
+    """
+    optimizer_state = optimizer.state_dict()
+    tensors = {
+        "network": whole(network.state_dict()),
+        "ema": whole(ema.state),
+        "optimizer": whole(
+            {
+                f"{index}.{name}": torch.as_tensor(value)
+                for index, slot in optimizer_state["state"].items()
+                for name, value in slot.items()
+            }
+        ),
+    }
+    if not write:
+        return
+    folder = root / f"{progress.images:010d}"
     draft = root / f".{folder.name}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file(_contiguous(network.state_dict()), draft / "network.safetensors")
-    save_file(_contiguous(ema.state_dict()), draft / "ema.safetensors")
-    save_file(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
-    (draft / "progress.json").write_text(json.dumps({"images": images}), encoding="utf-8")
+    for name, state in tensors.items():
+        save_file(state, draft / f"{name}.safetensors")
+    groups = [_scalars(group) for group in optimizer_state["param_groups"]]
+    write_json(draft / _PROGRESS, {**asdict(progress), "ema_steps": ema.steps, "optimizer_groups": groups})
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(draft, folder)
-    for old in _checkpoints(root)[:-keep]:
+    for old in checkpoints(root)[:-keep]:
         shutil.rmtree(old)
-    return folder
+
+
+def load_checkpoint(
+    folder: Path, network: nn.Module, ema: ExponentialMovingAverage, optimizer: Optimizer
+) -> Progress:
+    """Put a checkpoint back into the objects it was made from; returns how far it was."""
+    progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+    ema.steps = progress.pop("ema_steps")
+    groups = progress.pop("optimizer_groups")
+    for name, state in (("network", network.state_dict()), ("ema", ema.state)):
+        saved = load_file(folder / f"{name}.safetensors")
+        with torch.no_grad():
+            for key, tensor in state.items():
+                tensor.copy_(_split_like(saved[key], tensor))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(folder / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        same_shape = tensor.shape == parameter.shape
+        slots.setdefault(int(index), {})[name] = _split_like(tensor, parameter) if same_shape else tensor
+    current = optimizer.state_dict()["param_groups"]
+    merged = [{**group, **scalars} for group, scalars in zip(current, groups, strict=True)]
+    optimizer.load_state_dict({"state": slots, "param_groups": merged})
+    return Progress(**progress)
+
+
+def update_progress(root: Path, progress: Progress) -> None:
+    """Change what the checkpoint at `progress.images` says beside its tensors."""
+    path = root / f"{progress.images:010d}" / _PROGRESS
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **asdict(progress)})
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """The complete checkpoints under `root`, oldest first."""
+    return sorted(p for p in root.glob("[0-9]*") if p.is_dir()) if root.is_dir() else []
 
 
 def latest_checkpoint(root: Path) -> Path | None:
     """The newest complete checkpoint under `root`, or None."""
-    found = _checkpoints(root)
+    found = checkpoints(root)
     return found[-1] if found else None
 
 
-def load_checkpoint(folder: Path, network: nn.Module, ema: AveragedModel, optimizer: Optimizer) -> int:
-    """Put a checkpoint back into the objects it was made from; returns its image count."""
-    network.load_state_dict(load_file(folder / "network.safetensors"))
-    ema.load_state_dict(load_file(folder / "ema.safetensors"))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(json.loads((folder / "progress.json").read_text(encoding="utf-8"))["images"])
+def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state, on the CPU, each in one piece; every process must call it."""
+    gathered = {}
+    for name, tensor in state.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        gathered[name] = full.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return gathered
 
 
-def _checkpoints(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob("[0-9]*") if p.is_dir()) if root.is_dir() else []
+def _split_like(tensor: Tensor, like: Tensor) -> Tensor:
+    if isinstance(like, DTensor):
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    return tensor
 
 
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, slot in state.items() for name, value in slot.items()}
-
-
-def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+def _scalars(group: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer counts per group, such as its steps."""
+    return {key: value for key, value in group.items() if isinstance(value, (int, float)) and key != "lr"}

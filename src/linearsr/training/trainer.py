@@ -1,46 +1,47 @@
-"""The training loop: one stage, one network, from a config to a folder of weights.
+"""The training loop of one run: a config in, weights at its knee out, resumable at every moment.
 
-Every random draw follows from the seed and the number of images seen, so a run that was stopped and resumed
-goes through the same losses as one that was not.
+A run folder holds `metrics.jsonl` and `tensorboard/` (all figures), `samples/` (pictures), `checkpoints/` (to resume),
+and in the end `knee/` (the weights to use), `final/` (the last ones) and `knee.json` (why these).
 """
 
-import contextlib
 import json
-import math
-import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
-from linearsr.checkpoints import PretrainedModule
-from linearsr.evaluation.metrics import psnr_y, ssim_y
-from linearsr.models.codec import pad_to_multiple
-from linearsr.training.config import OptimizerConfig, TrainConfig
-from linearsr.training.data import CropPairs, validation_pairs
-from linearsr.training.objectives import Objective, build_objective
+from linearsr.checkpoints import write_json
+from linearsr.training.config import TrainConfig
+from linearsr.training.data import CropPairs
+from linearsr.training.ema import ExponentialMovingAverage
+from linearsr.training.guard import Diverged, DivergenceGuard
+from linearsr.training.knee import Knee, find_knee
+from linearsr.training.objective import Objective
+from linearsr.training.optimizer import build_optimizer, learning_rate
+from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
 from linearsr.training.section import ConfigError
-from linearsr.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
+from linearsr.training.state import (
+    Progress,
+    checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    update_progress,
+    whole,
+)
+from linearsr.training.validation import Validation
 
-Report = Callable[[dict[str, Any]], None]
-"""Called with every record that is also written to `metrics.jsonl`."""
-
-METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
-
-
-def learning_rate(config: OptimizerConfig, images: int, total_images: int) -> float:
-    """Linear warm-up, then a cosine down to `final_lr` at `total_images`."""
-    if images < config.warmup_images:
-        return config.lr * (images + 1) / config.warmup_images
-    done = (images - config.warmup_images) / max(1, total_images - config.warmup_images)
-    return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+KNEE_FILE = "knee.json"
+KNEE_FOLDER = "knee"
 
 
 class Trainer:
@@ -52,44 +53,36 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
-        self.config = config
-        self.report = report or (lambda record: None)
+        self.config, self._report = config, report
         torch.manual_seed(config.seed)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        processes = self.accelerator.num_processes
-        if config.batch_size % processes:
-            raise ConfigError(f"batch_size: {config.batch_size} is no multiple of the {processes} processes")
-        self.objective: Objective = build_objective(config.stage, self.accelerator.device)
-        self.ema = AveragedModel(
-            self.objective.network,
-            device=self.accelerator.device,
-            multi_avg_fn=_ema_update(config.ema_decay),
-            use_buffers=True,
-        )
-        optimizer = torch.optim.AdamW(
-            self.objective.network.parameters(),
-            lr=config.optimizer.lr,
-            betas=config.optimizer.betas,
-            weight_decay=config.optimizer.weight_decay,
-        )
+        if config.batch_size % self.accelerator.num_processes:
+            raise ConfigError(
+                f"batch_size: {config.batch_size} is no multiple of the {self.accelerator.num_processes} processes"
+            )
+        self.pairs: CropPairs | None = None
+        self.objective: Objective = config.stage.objective()
+        self.objective.to(self.accelerator.device)
+        network = self.objective.network
         self.network: nn.Module
-        self.network, self.optimizer = self.accelerator.prepare(self.objective.network, optimizer)
-        self.images = 0
+        self.network, self.optimizer = self.accelerator.prepare(
+            network, build_optimizer(config.optimizer, network)
+        )
+        self.bare: nn.Module = self.accelerator.unwrap_model(self.network)
+        self.ema = ExponentialMovingAverage(self.bare, config.ema_decay)
+        self.guard = DivergenceGuard(config.guard)
+        self.progress = Progress()
+        self._validations: list[Record] = []
         self.checkpoints = config.run_dir / "checkpoints"
-
-    @property
-    def _averaged(self) -> PretrainedModule:
-        module = self.ema.module
-        assert isinstance(module, PretrainedModule)
-        return module
+        self.validated = config.run_dir / "validated"
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
         folder = latest_checkpoint(self.checkpoints)
         if folder is not None:
             self._check_same_run()
-            self.images = load_checkpoint(folder, self.objective.network, self.ema, self.optimizer)
-        return self.images
+            self._load(folder)
+        return self.progress.images
 
     def _check_same_run(self) -> None:
         """Losses can only go on unbroken where nothing that they depend on was changed."""
@@ -104,100 +97,179 @@ class Trainer:
                 )
 
     def run(self) -> Path:
-        """Train to `total_images`; returns the folder of the averaged weights."""
+        """Train to the knee, or to `total_images`; returns the folder of the weights to use, one folder a part.
+
+        Raises:
+            Diverged: after the last rollback that the guard allows.
+        """
         config = self.config
+        self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images)
+        validation = Validation(config.validation, self.objective, self.accelerator)
+        self.log: RunLog | None = None
         if self.accelerator.is_main_process:
-            config.run_dir.mkdir(parents=True, exist_ok=True)
-            _forget_after(config.run_dir / METRICS_FILE, self.images)
-            (config.run_dir / CONFIG_FILE).write_text(config.model_dump_json(indent=2), encoding="utf-8")
+            self.log = RunLog(config.run_dir, self.progress.images, self._report)
+            write_json(config.run_dir / CONFIG_FILE, config.model_dump(mode="json"))
         self.accelerator.wait_for_everyone()
-        validation = {
-            name: validation_pairs(
-                config.validation.folder, name, self.objective.scale, config.validation.max_pictures
-            )
-            for name in config.validation.degradations
-        }
+        self._remember()
+        if not checkpoints(self.checkpoints):
+            self._save()  # the start, so that the guard has something to go back to
         self.network.train()
-        started, first = time.monotonic(), self.images
-        for lr, hr, _ in self._batches():
-            losses = self._step(lr, hr)
-            before, self.images = self.images, self.images + config.batch_size
-            pace = (self.images - first) / (time.monotonic() - started)
-            self._log({"images": self.images, **losses, "images_per_second": round(pace, 2)})
-            if _crossed(before, self.images, config.validation.every_images):
-                self._log({"images": self.images, **self._validate(validation)})
-            if _crossed(before, self.images, config.save_every_images):
+        while not self._train(validation):
+            pass
+        knee = self._finish()
+        if self.log is not None:
+            self.log.close()
+        return knee
+
+    @property
+    def _total_images(self) -> int:
+        return self.config.total_images // self.config.batch_size * self.config.batch_size
+
+    def _train(self, validation: Validation) -> bool:
+        """Train until the end or the knee (True), or until the run went back to a checkpoint (False)."""
+        config, progress = self.config, self.progress
+        started, first = time.monotonic(), progress.images
+        for lr, hr, indices in self._batches():
+            record, verdict = self._step(lr, hr, indices.tolist())
+            if verdict == "roll back":
+                self._roll_back(record["skipped"])
+                return False
+            before, progress.images = progress.images, progress.images + config.batch_size
+            pace = (progress.images - first) / (time.monotonic() - started)
+            self._write({"images": progress.images, **record, "images_per_second": round(pace, 2)})
+            if _crossed(before, progress.images, config.validation.every_images):
+                self._validate(validation)
+                knee = self._knee()
+                if config.stop_at_knee and knee is not None and knee.confirmed:
+                    return True
+            if _crossed(before, progress.images, config.save_every_images):
                 self._save()
-        final = config.run_dir / "final"
-        if self.accelerator.is_main_process:
-            self._averaged.save_pretrained(final)
-        return final
+        return True
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        config = self.config
-        pairs = CropPairs(config.data, self.objective.scale, config.seed, config.total_images)
+        assert self.pairs is not None
         loader: DataLoader[tuple[Tensor, Tensor, Tensor]] = DataLoader(
-            Subset(pairs, range(self.images, len(pairs))),
-            batch_size=config.batch_size // self.accelerator.num_processes,
-            num_workers=config.data.workers,
-            drop_last=True,
+            Subset(self.pairs, range(self.progress.images, len(self.pairs))),
+            batch_size=self.config.batch_size // self.accelerator.num_processes,
+            num_workers=self.config.data.workers,
             worker_init_fn=_single_thread,
         )
         yield from self.accelerator.prepare(loader)
 
-    def _step(self, lr: Tensor, hr: Tensor) -> dict[str, float]:
+    def _step(self, lr: Tensor, hr: Tensor, indices: list[int]) -> tuple[Record, str]:
+        """One update, or none where the guard finds it bad; returns the figures and the guard's verdict."""
         config = self.config.optimizer
+        rate = self.progress.lr_scale * learning_rate(config, self.progress.images, self._total_images)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.images, self.config.total_images)
-        # one generator per step and process: noise and times follow from the image count alone
-        seed = hash((self.config.seed, self.images, self.accelerator.process_index))
-        rng = torch.Generator().manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
+            group["lr"] = rate
+        seeds = [(self.config.seed << 40) + index for index in indices]
         with self.accelerator.autocast():
-            terms = self.objective.loss(self.network, lr, hr, rng)
-        total = torch.stack(list(terms.values())).sum()
-        self.accelerator.backward(total)
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
-        self.optimizer.step()
+            terms = self.objective.loss(self.network, lr, hr, seeds)
+        values = torch.stack(list(terms.values()))
+        self.accelerator.backward(values.sum())
+        norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm))
+        means = self.accelerator.reduce(values.detach(), "mean").tolist()
+        verdict, trouble = self.guard.judge(sum(means), norm)
+        if verdict == "good":
+            self.optimizer.step()
+            self.ema.update(self.bare)
         self.optimizer.zero_grad()
-        self.ema.update_parameters(self.objective.network)
-        return {**{name: float(term.detach()) for name, term in terms.items()}, "grad_norm": float(norm)}
+        record: Record = {**dict(zip(terms, means, strict=True)), "grad_norm": norm, "loss": sum(means)}
+        return record | ({"skipped": trouble} if trouble else {}), verdict
 
-    @torch.no_grad()
-    def _validate(self, sets: dict[str, list[tuple[str, Tensor, Tensor]]]) -> dict[str, float]:
-        """Mean PSNR-Y and SSIM-Y of the averaged weights over each validation set."""
-        network = self._averaged.eval()
-        device, multiple, scale = self.accelerator.device, self.objective.multiple_of, self.objective.scale
-        results: dict[str, list[float]] = {}
-        for name, pairs in sets.items():
-            for _, lr, hr in pairs:
-                inputs = pad_to_multiple(lr[None], multiple), pad_to_multiple(hr[None], multiple * scale)
-                with self.accelerator.autocast():
-                    images = self.objective.predict(network, *(image.to(device) for image in inputs))
-                truth = (hr[None] + 1) / 2
-                for setting, image in images.items():
-                    inside = image[..., : hr.shape[-2], : hr.shape[-1]]
-                    unit = ((inside.float().cpu() + 1) / 2).clamp(0, 1)
-                    results.setdefault(f"{name}/{setting}/psnr_y", []).append(psnr_y(unit, truth))
-                    results.setdefault(f"{name}/{setting}/ssim_y", []).append(ssim_y(unit, truth))
-        network.train()
-        return {name: round(sum(values) / len(values), 4) for name, values in results.items()}
-
-    def _log(self, record: dict[str, Any]) -> None:
+    def _roll_back(self, trouble: str) -> None:
+        """Return to the newest checkpoint with a lower rate, or give the run up."""
+        guard, at = self.config.guard, self.progress.images
+        if self.progress.rollbacks == guard.max_rollbacks:
+            raise Diverged(
+                f"training diverged at {at} images ({trouble}) and {guard.max_rollbacks} returns to a checkpoint, "
+                f"each with {guard.lr_factor:g} times the learning rate, did not help: lower optimizer.lr"
+            )
+        rollbacks, lr_scale = self.progress.rollbacks + 1, self.progress.lr_scale * guard.lr_factor
+        folder = latest_checkpoint(self.checkpoints)
+        assert folder is not None
+        self.accelerator.wait_for_everyone()
+        self._load(folder)
+        self.progress.rollbacks, self.progress.lr_scale = rollbacks, lr_scale
         if self.accelerator.is_main_process:
-            with (self.config.run_dir / METRICS_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            self.report(record)
+            update_progress(self.checkpoints, self.progress)
+        if self.log is not None:
+            self.log.rewind(self.progress.images)
+        event = f"{trouble} at {at} images: back to {self.progress.images} with {lr_scale:g} times the learning rate"
+        self._write({"images": self.progress.images, "event": event})
+        self._remember()
+
+    def _remember(self) -> None:
+        """What the log says of the steps up to now, for the guard and the knee."""
+        seen = [record for record in records(self.config.run_dir) if record["images"] <= self.progress.images]
+        self.guard.remember(
+            (record["loss"] or 0.0, record["grad_norm"] or 0.0, "skipped" in record)
+            for record in seen
+            if "grad_norm" in record
+        )
+        self._validations = [record for record in seen if "grad_norm" not in record and "event" not in record]
+
+    def _validate(self, validation: Validation) -> None:
+        images = self.progress.images
+        with self.ema.applied_to(self.bare):
+            metrics = validation.run(self.bare, partial(write_picture, self.config.run_dir, images))
+        # weights first: what the log knows of must be there when it turns out to be the knee
+        self._save_parts(self.validated / f"{images:010d}")
+        self._write({"images": images, **metrics})
+        self._validations.append({"images": images, **metrics})
+
+    def _knee(self) -> Knee | None:
+        """The knee of the curves so far, if there are any; the frozen stem's own figures are no curve."""
+        if not self._validations:
+            return None
+        steps = [record["images"] for record in self._validations]
+        names = {name for record in self._validations for name in record if name.count("/") == 2}
+        curves = {
+            name: [record.get(name) for record in self._validations] for name in names if "/stem/" not in name
+        }
+        return find_knee(steps, curves, dict.fromkeys(curves, True), self.config.knee)
+
+    def _finish(self) -> Path:
+        """Keep the weights at the knee and the last ones; without a knee, these are the same."""
+        run_dir, knee = self.config.run_dir, self._knee()
+        self._save_parts(run_dir / "final")
+        if self.accelerator.is_main_process:
+            images = self.progress.images if knee is None or knee.knee_step is None else knee.knee_step
+            source = self.validated / f"{images:010d}"
+            if not source.exists():
+                images, source = self.progress.images, run_dir / "final"
+            shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
+            shutil.copytree(source, run_dir / KNEE_FOLDER)
+            shutil.rmtree(self.validated, ignore_errors=True)
+            # the last thing to be written: from here on the run counts as finished
+            write_json(run_dir / KNEE_FILE, {"images": images, **(asdict(knee) if knee else {})})
+        self.accelerator.wait_for_everyone()
+        return run_dir / KNEE_FOLDER
+
+    def _save_parts(self, folder: Path) -> None:
+        state = whole(self.ema.state)
+        if self.accelerator.is_main_process:
+            for name, part in self.objective.parts(state).items():
+                part.save_pretrained(folder / name)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.write(record)
+
+    def _load(self, folder: Path) -> None:
+        self.progress = load_checkpoint(folder, self.bare, self.ema, self.optimizer)
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            save_checkpoint(
-                self.checkpoints,
-                self.images,
-                self.objective.network,
-                self.ema,
-                self.optimizer,
-                self.config.keep_checkpoints,
-            )
+        save_checkpoint(
+            self.checkpoints,
+            self.progress,
+            self.bare,
+            self.ema,
+            self.optimizer,
+            keep=self.config.keep_checkpoints,
+            write=self.accelerator.is_main_process,
+        )
+        self.accelerator.wait_for_everyone()
 
 
 def _crossed(before: int, after: int, every: int) -> bool:
@@ -206,33 +278,3 @@ def _crossed(before: int, after: int, every: int) -> bool:
 
 def _single_thread(worker: int) -> None:
     torch.set_num_threads(1)
-
-
-def _ema_update(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential moving average whose decay grows from zero, so that the start is soon forgotten."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
-        steps = int(num_averaged)
-        beta = min(decay, (1 + steps) / (10 + steps))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - beta)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update
-
-
-def _forget_after(metrics: Path, images: int) -> None:
-    """Drop the records of an interrupted run beyond its last checkpoint: they will be written again."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        # a run that was killed may leave half a line
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["images"] <= images:
-                kept.append(f"{line}\n")
-    draft = metrics.with_suffix(".tmp")
-    draft.write_text("".join(kept), encoding="utf-8")
-    os.replace(draft, metrics)

@@ -1,0 +1,103 @@
+"""The stage that trains a small deep-compression autoencoder, where no pretrained one fits."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from linearsr.checkpoints import CheckpointError
+from linearsr.models.codec import DeepCompressionCodec
+from linearsr.training.objective import Objective, Part
+from linearsr.training.section import Section
+
+_SIMILARITY_WEIGHT = 0.1
+_MOMENTUM = 0.99
+
+
+class CodecStage(Section):
+    """Train a `diffusers.AutoencoderDC` to give its input back."""
+
+    kind: Literal["codec"]
+    autoencoder: dict[str, Any] = Field({})
+    """Arguments of `AutoencoderDC` that differ from its defaults, e.g. its channels and layers."""
+    init: str | None = None
+    """Start from this autoencoder, a folder or hub id in `diffusers` format."""
+    scale: int = Field(4, ge=1)
+    """Of the crops; only their HR side is used."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CodecStage":
+        if self.init is not None and self.autoencoder:
+            raise ValueError("autoencoder and init exclude each other: the folder has its own settings")
+        return self
+
+    def objective(self) -> "CodecObjective":
+        """The network with its first weights, and its loss."""
+        return CodecObjective(self)
+
+
+class Autoencoder(nn.Module):
+    """There and back, and what the latents' mean square has been of late, for their scaling factor."""
+
+    mean_square: Tensor
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.register_buffer("mean_square", torch.ones(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> its reconstruction."""
+        latent = self.autoencoder.get_submodule("encoder")(image)
+        if self.training:
+            now = latent.detach().float().square().mean()
+            self.mean_square.lerp_(now, 1 - _MOMENTUM)
+        restored: Tensor = self.autoencoder.get_submodule("decoder")(latent)
+        return restored
+
+
+class CodecObjective(Objective):
+    """L1 and structural similarity (Wang et al. 2004) between image and reconstruction."""
+
+    network: Autoencoder
+
+    def __init__(self, stage: CodecStage) -> None:
+        from diffusers import AutoencoderDC
+
+        if stage.init is not None:
+            codec = DeepCompressionCodec.from_pretrained(stage.init, torch.float32)
+            autoencoder = codec.autoencoder.train()
+        else:
+            try:
+                autoencoder = AutoencoderDC(**stage.autoencoder)
+            except (TypeError, ValueError, AssertionError) as error:
+                raise CheckpointError(f"stage.autoencoder: {error}") from error
+        self.settings = dict(autoencoder.config)
+        self.scale = stage.scale
+        compression = DeepCompressionCodec(autoencoder).compression
+        self.multiple_of = max(1, compression // stage.scale)
+        self.network = Autoencoder(autoencoder)
+
+    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+        restored = network(hr).float()
+        similarity = structural_similarity_index_measure(restored, hr, data_range=2.0)
+        assert isinstance(similarity, Tensor)
+        return {"l1": (restored - hr).abs().mean(), "dissimilarity": _SIMILARITY_WEIGHT * (1 - similarity)}
+
+    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        return {"reconstruction": network(hr)}
+
+    def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
+        from diffusers import AutoencoderDC
+
+        scaling = {"scaling_factor": float(state["mean_square"].rsqrt())}
+        autoencoder = AutoencoderDC.from_config({**self.settings, **scaling})
+        prefix = "autoencoder."
+        autoencoder.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        )
+        return {"codec": DeepCompressionCodec(autoencoder)}

@@ -1,0 +1,234 @@
+"""The stages of the flow: pre-training, each expert on its own span, and fine-tuning are all this one."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from math import gcd, lcm, log2
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from linearsr.checkpoints import CheckpointError, resolve_folder
+from linearsr.flow.partition import Partition
+from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
+from linearsr.flow.sampler import initial_noise, sample, timesteps
+from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig, load_codec
+from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem, StridedStemConfig, load_stem
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.training.lora import LoraConfig, add_lora, merge_lora
+from linearsr.training.objective import Objective, Part
+from linearsr.training.section import Section
+from linearsr.training.times import TimeLaw
+
+_SCALE = 4
+
+
+class FlowStage(Section):
+    """Train a transformer by flow matching, on the whole trajectory or on one expert's span of it."""
+
+    kind: Literal["flow"]
+    stem: Path | None = None
+    """Folder of a trained stem, kept frozen; None: a `StridedStem` is trained along with the network."""
+    codec: Path | None = None
+    """Folder of a codec, kept frozen; None: that of `sana`, else the residual codec, which needs a predictive stem."""
+    preset: str = "default"
+    network: dict[str, Any] = Field({})
+    """Fields of `TransformerConfig` that differ from the preset."""
+    init: Path | None = None
+    """Start from this transformer folder."""
+    sana: str | None = None
+    """SANA model of the preset's size (folder or hub id, `diffusers` format): the codec, and the start if no `init`."""
+    boundaries: tuple[float, ...] = ()
+    """Partition of the trajectory, ascending times; empty: one network for all times."""
+    expert: int = Field(0, ge=0)
+    """Which span to train, 0 = the noisiest."""
+    times: TimeLaw = TimeLaw()
+    pure_noise_prob: float = Field(0.0, ge=0, le=1)
+    """Share of samples at exactly t = 1, where the few-step sampler takes its longest stride."""
+    min_weight_time: float = Field(0.0, ge=0, le=1)
+    """The loss is the velocity's, that is the clean latent's over t squared; shorter times weigh as this one does."""
+    lora: LoraConfig | None = None
+    """Train low-rank updates of the network instead of its weights."""
+    gradient_checkpointing: bool = False
+    """Less memory for more time."""
+    validation_steps: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "FlowStage":
+        if (self.init is not None or self.sana is not None) and self.network:
+            raise ValueError("network excludes init and sana: the folder has its own settings")
+        if self.stem is None and self.codec is None and self.sana is None:
+            raise ValueError("stem: give the folder of a trained stem, or a codec that needs none")
+        try:
+            Partition(self.boundaries).span(self.expert)
+            replace(PRESETS[self.preset], **self.network)
+        except (TypeError, IndexError) as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
+        return name
+
+    def objective(self) -> "FlowObjective":
+        """The network with its first weights, and its loss."""
+        return FlowObjective(self)
+
+
+class FlowNetwork(nn.Module):
+    """The transformer, and the LR stem where that is trained along."""
+
+    def __init__(self, transformer: LinearSRTransformer, lr_stem: StridedStem | None) -> None:
+        super().__init__()
+        self.transformer, self.lr_stem = transformer, lr_stem
+
+    def forward(self, noisy: Tensor, times: Tensor, lr: Tensor, condition: LRCondition | None) -> Tensor:
+        """Prediction (B, C, h', w') from the noisy latent, times (B,) in [0, 1], and LR image or frozen condition."""
+        if self.lr_stem is not None:
+            condition = self.lr_stem(lr)
+        assert condition is not None
+        prediction: Tensor = self.transformer(noisy, times * 1000, lr_features=condition.features)
+        return prediction
+
+
+class FlowObjective(Objective):
+    """Conditional flow matching on the latent (arXiv 2210.02747), in one span of the trajectory."""
+
+    network: FlowNetwork
+
+    def __init__(self, stage: FlowStage) -> None:
+        self.stage = stage
+        self.stem = None if stage.stem is None else load_stem(stage.stem).requires_grad_(False)
+        self.codec = stage_codec(stage)
+        if isinstance(self.codec, ResidualCodec) and not isinstance(self.stem, PredictiveStem):
+            raise CheckpointError(
+                f"stage.stem: {stage.stem} predicts no image, which the residual codec needs"
+            )
+        self.scale = _SCALE if self.stem is None else int(self.stem.config.scale)
+        transformer = _transformer(stage)
+        self.config: TransformerConfig = transformer.config
+        self.prediction_type = cast(PredictionType, self.config.prediction_type)
+        if stage.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        if stage.lora is not None:
+            add_lora(transformer, stage.lora)
+        new_stem = self._fresh_stem() if self.stem is None else None
+        self.network = FlowNetwork(transformer, new_stem)
+        stem = self.stem or new_stem
+        assert stem is not None
+        hr_multiple = self.codec.compression * self.config.patch_size
+        self.multiple_of = lcm(stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
+        self.low, self.high = Partition(stage.boundaries).span(stage.expert)
+
+    def _fresh_stem(self) -> StridedStem:
+        """The paper's stem: from LR pixels to the latent's grid in strides of two."""
+        layers = round(log2(self.codec.compression / self.scale))
+        return StridedStem(StridedStemConfig(self.scale, self.config.lr_channels, layers))
+
+    def to(self, device: torch.device) -> None:
+        self.codec.to(device)
+        if self.stem is not None:
+            self.stem.to(device)
+
+    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+        condition, latent = self._encode(lr, hr)
+        times = self._draw_times(seeds).to(latent.device)
+        noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
+        noisy = add_noise(latent, noise, times)
+        prediction = network(noisy, times, lr, condition)
+        clean = to_sample(prediction.float(), noisy, times, self.prediction_type)
+        error = (clean - latent).square().mean(dim=(1, 2, 3))
+        weights = 1 / times.clamp(min=max(self.stage.min_weight_time, 1e-4)).square()
+        return {"flow": (weights * error).mean()}
+
+    @torch.no_grad()
+    def _encode(self, lr: Tensor, hr: Tensor) -> tuple[LRCondition | None, Tensor]:
+        condition = None if self.stem is None else self.stem(lr)
+        # a codec that needs the stem's prediction comes with a frozen stem
+        return condition, self.codec.encode(hr, condition or LRCondition(lr)).float()
+
+    def _draw_times(self, seeds: list[int]) -> Tensor:
+        uniform = torch.stack(
+            [torch.rand(2, generator=torch.Generator().manual_seed(seed ^ 0x5EED)) for seed in seeds]
+        )
+        times = self.stage.times.draw(uniform[:, 0], self.low, self.high)
+        pure = uniform[:, 1] < self.stage.pure_noise_prob
+        return torch.where(pure & (self.high == 1), torch.ones(()), times)
+
+    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time."""
+        condition, latent = self._encode(lr, hr)
+        noise = initial_noise(tuple(latent.shape), 0, device=latent.device)
+
+        def velocity(z: Tensor, t: float) -> Tensor:
+            times = torch.full((len(z),), t, device=z.device)
+            prediction = network(z, times, lr, condition)
+            return to_velocity(prediction.float(), z, times, self.prediction_type)
+
+        if self.high < 1:
+            noisy = add_noise(latent, noise, self.high)
+            estimates = {"denoised": noisy - self.high * velocity(noisy, self.high)}
+        else:
+            estimates = {
+                "mean": noise - velocity(noise, 1.0),
+                "sample": sample(velocity, noise, timesteps(self.stage.validation_steps)),
+            }
+        if isinstance(self.codec, ResidualCodec):
+            estimates["stem"] = torch.zeros_like(latent)
+        decoded = condition or LRCondition(lr)
+        return {name: self.codec.decode(estimate, decoded) for name, estimate in estimates.items()}
+
+    def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
+        states: dict[str, dict[str, Tensor]] = {"transformer": {}, "lr_stem": {}}
+        for name, tensor in state.items():
+            part, _, rest = name.partition(".")
+            states[part][rest] = tensor
+        transformer = states["transformer"]
+        if self.stage.lora is not None:
+            transformer = merge_lora(transformer, self.stage.lora)
+        parts: dict[str, Part] = {
+            "transformer": cast(Part, LinearSRTransformer.from_state(self.config, transformer, "transformer"))
+        }
+        if self.network.lr_stem is not None:
+            config = self.network.lr_stem.config
+            parts["lr_stem"] = cast(Part, StridedStem.from_state(config, states["lr_stem"], "lr_stem"))
+        return parts
+
+
+def stage_codec(stage: FlowStage) -> Codec:
+    """The codec in whose latents a stage works. Raises CheckpointError where its folder holds none."""
+    if stage.codec is not None:
+        return load_codec(stage.codec)
+    if stage.sana is not None:
+        return load_codec(resolve_folder(stage.sana, ["transformer", "vae"]) / "vae")
+    return ResidualCodec(ResidualCodecConfig())
+
+
+def _transformer(stage: FlowStage) -> LinearSRTransformer:
+    wanted = replace(PRESETS[stage.preset], **stage.network)
+    if stage.init is not None:
+        return LinearSRTransformer.from_pretrained(stage.init, torch.float32)
+    if stage.sana is None:
+        return LinearSRTransformer(wanted)
+    folder = resolve_folder(stage.sana, ["transformer", "vae"])
+    network = LinearSRTransformer.from_sana(
+        folder / "transformer",
+        lr_channels=wanted.lr_channels,
+        num_null_tokens=wanted.num_null_tokens,
+        dtype=torch.float32,
+    )
+    sizes = {
+        key: value for key, value in asdict(wanted).items() if key in ("num_layers", "num_attention_heads")
+    }
+    for key, value in sizes.items():
+        if getattr(network.config, key) != value:
+            raise CheckpointError(
+                f"{stage.sana}: {key} is {getattr(network.config, key)}, preset {stage.preset} has {value}"
+            )
+    return network

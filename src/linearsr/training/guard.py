@@ -1,0 +1,88 @@
+"""The divergence guard: sees within a step that training goes wrong, and says what to do.
+
+A bad step is skipped: the weights stay as they are. When bad steps crowd, the weights themselves have gone wrong, and
+the run goes back to its last good checkpoint with a lower learning rate; a bounded number of times.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from statistics import median
+from typing import Literal
+
+from pydantic import Field
+
+from linearsr.training.section import Section
+
+Verdict = Literal["good", "skip", "roll back"]
+
+
+class GuardConfig(Section):
+    """What counts as a bad step, and how many are borne."""
+
+    loss_factor: float = Field(8.0, gt=1)
+    """A loss above this many times the lowest median so far is a spike; a slow climb ends up there too."""
+    grad_norm_factor: float = Field(30.0, gt=1)
+    """The same for the norm of the gradient before clipping."""
+    window: int = Field(100, ge=10)
+    """Good steps whose median is taken, and steps among which bad ones are counted."""
+    max_bad_steps: int = Field(10, ge=1)
+    """More bad steps than this among the last `window` send the run back."""
+    max_rollbacks: int = Field(3, ge=0)
+    """How often, before the run is given up."""
+    lr_factor: float = Field(0.5, gt=0, lt=1)
+    """What the learning rate is multiplied by each time."""
+
+
+class Diverged(RuntimeError):
+    """Training went wrong once more than it may; the message is the report."""
+
+
+class DivergenceGuard:
+    """Judges the steps of one run in order; every process of a run must see the same figures."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.config = config
+        self._forget()
+
+    def _forget(self) -> None:
+        self._losses: deque[float] = deque(maxlen=self.config.window)
+        self._norms: deque[float] = deque(maxlen=self.config.window)
+        self._bad: deque[bool] = deque(maxlen=self.config.window)
+        self._usual_loss = self._usual_norm = math.inf
+
+    def judge(self, loss: float, grad_norm: float) -> tuple[Verdict, str]:
+        """What to do about a step before its update is applied, and why ("" where it is good)."""
+        trouble = self._trouble(loss, grad_norm)
+        self._record(loss, grad_norm, bool(trouble))
+        if not trouble:
+            return "good", ""
+        return ("roll back" if sum(self._bad) > self.config.max_bad_steps else "skip"), trouble
+
+    def _trouble(self, loss: float, grad_norm: float) -> str:
+        for name, value in (("loss", loss), ("gradient norm", grad_norm)):
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+        for name, value, usual, factor in (
+            ("loss", loss, self._usual_loss, self.config.loss_factor),
+            ("gradient norm", grad_norm, self._usual_norm, self.config.grad_norm_factor),
+        ):
+            if value > factor * usual:
+                return f"{name} {value:.3g} is {value / usual:.0f} times the usual {usual:.3g}"
+        return ""
+
+    def _record(self, loss: float, grad_norm: float, bad: bool) -> None:
+        self._bad.append(bad)
+        if bad:
+            return
+        self._losses.append(loss)
+        self._norms.append(grad_norm)
+        if len(self._losses) >= self.config.window // 10:
+            self._usual_loss = min(self._usual_loss, median(self._losses))
+            self._usual_norm = min(self._usual_norm, median(self._norms))
+
+    def remember(self, steps: Iterable[tuple[float, float, bool]]) -> None:
+        """Start over with the (loss, gradient norm, was bad) of the steps before, e.g. when a run is resumed."""
+        self._forget()
+        for loss, grad_norm, bad in steps:
+            self._record(loss, grad_norm, bad)

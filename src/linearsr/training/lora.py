@@ -1,0 +1,51 @@
+"""Low-rank updates (LoRA, arXiv 2106.09685) of a network's dense layers, through `peft`."""
+
+from collections.abc import Mapping
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from linearsr.training.section import Section
+
+_ADAPTER = "default"
+_BASE, _DOWN, _UP = ".base_layer.", f".lora_A.{_ADAPTER}.", f".lora_B.{_ADAPTER}."
+
+
+class LoraConfig(Section):
+    """W + (alpha / rank) B A, with B starting at zero; only A and B are trained."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(16, gt=0)
+    targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+    """Ends of the names of the layers that get one."""
+
+
+def add_lora(network: nn.Module, config: LoraConfig) -> None:
+    """Put the updates into `network`, in place, and freeze all else.
+
+    Raises:
+        ModuleNotFoundError: `peft` is not installed.
+        ValueError: no layer has such a name.
+    """
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(
+        PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets)), network
+    )
+
+
+def merge_lora(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
+    """The state of the plain network that computes the same as one with updates and this `state`."""
+    merged = {}
+    for name, tensor in state.items():
+        if _DOWN in name or _UP in name:
+            continue
+        plain = name.replace(_BASE, ".")
+        down, up = (state.get(plain.replace(".weight", f"{part}weight")) for part in (_DOWN, _UP))
+        if _BASE in name and down is not None and up is not None:
+            update = (config.alpha / config.rank) * (up.float() @ down.float())
+            merged[plain] = tensor + update.to(tensor.dtype)
+        else:
+            merged[plain] = tensor
+    return merged

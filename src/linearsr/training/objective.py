@@ -1,0 +1,46 @@
+"""What the trainer asks of a stage: the network to train, its loss on a batch, its prediction on a validation image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Part(Protocol):
+    """A part of a model that can be written as a folder."""
+
+    def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write config and weights."""
+
+
+class Objective(ABC):
+    """One stage. Images are (B, 3, h, w) and (B, 3, H, W) in [-1, 1]."""
+
+    scale: int
+    """HR size over LR size."""
+    multiple_of: int
+    """LR sides must be multiples of this."""
+    network: nn.Module
+    """What is trained; the trainer may wrap it, and calls it through `loss` and `predict` only."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+        """Scalar terms of the loss; their sum is minimised.
+
+        Every sample has a seed of its own (B of them): what is drawn for it does not depend on its neighbours, on the
+        number of processes, or on where a run was interrupted.
+        """
+
+    @abstractmethod
+    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        """Estimates of `hr` by setting, e.g. {"mean": ..., "sample": ...}; the values are (B, 3, H, W)."""
+
+    @abstractmethod
+    def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
+        """The trained parts, by their folder names in a model, with the weights of `state`, one of the network's."""
+
+    def to(self, device: torch.device) -> None:  # noqa: B027 - most stages keep nothing beside their network
+        """Move what is used but not trained."""

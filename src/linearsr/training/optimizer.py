@@ -1,0 +1,77 @@
+"""The optimizer, and its learning rate as a function of the images seen."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+from pydantic import Field
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from linearsr.training.section import Section
+
+
+class OptimizerConfig(Section):
+    """Which optimizer, and its settings; times are counted in images."""
+
+    name: Literal["adamw", "came", "muon"] = "adamw"
+    """`muon` orthogonalises the updates of dense layers (Jordan et al. 2024), the rest goes by AdamW."""
+    lr: float = Field(5e-4, gt=0)
+    final_lr: float = Field(1e-6, ge=0)
+    """Where the cosine ends; equal to `lr`: constant after the warm-up."""
+    warmup_images: int = Field(2000, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the first and second moments; `came` adds a third of its own, 0.9999."""
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+def build_optimizer(config: OptimizerConfig, network: nn.Module) -> Optimizer:
+    """The optimizer that `config` names, over all parameters of `network` that want gradients."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if config.name == "adamw":
+        return AdamW(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    from pytorch_optimizer import CAME, Muon
+
+    if config.name == "came":
+        betas = (*config.betas, 0.9999)
+        came: Optimizer = CAME(
+            parameters, config.lr, betas=betas, weight_decay=config.weight_decay, eps1=1e-30, eps2=1e-16
+        )
+        return came
+    dense = {id(weight) for weight in _dense_weights(network)}
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    groups: list[dict[str, Any]] = [
+        # at this scale an update is as large as AdamW's, so that one learning rate fits both (Moonlight, 2025)
+        {
+            "params": [p for p in parameters if id(p) in dense],
+            "use_muon": True,
+            "use_adjusted_lr": True,
+            **shared,
+        },
+        {
+            "params": [p for p in parameters if id(p) not in dense],
+            "use_muon": False,
+            "betas": config.betas,
+            **shared,
+        },
+    ]
+    muon: Optimizer = Muon([group for group in groups if group["params"]])
+    return muon
+
+
+def _dense_weights(network: nn.Module) -> Iterable[nn.Parameter]:
+    """Matrices from all inputs to all outputs: not embeddings, tables, or depthwise convolutions."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+            weight = cast(nn.Parameter, module.weight)
+            if min(weight.shape[0], weight[0].numel()) > 1:
+                yield weight
+
+
+def learning_rate(config: OptimizerConfig, images: int, total_images: int) -> float:
+    """Linear warm-up, then a cosine down to `final_lr` at `total_images`."""
+    if images < config.warmup_images:
+        return config.lr * (images + 1) / config.warmup_images
+    done = (images - config.warmup_images) / max(1, total_images - config.warmup_images)
+    return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

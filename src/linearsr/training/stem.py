@@ -1,0 +1,66 @@
+"""The stage that trains the default model's base: a stem which predicts the HR image and its own error."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.training.objective import Objective, Part
+from linearsr.training.section import Section
+
+_LIKELIHOOD_WEIGHT = 0.01
+
+
+class StemStage(Section):
+    """Train a `PredictiveStem` to predict the HR image and its own error."""
+
+    kind: Literal["stem"]
+    stem: dict[str, Any] = Field({})
+    """Fields of `PredictiveStemConfig` that differ from its defaults."""
+    init: Path | None = None
+    """Start from this stem folder instead of from scratch."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "StemStage":
+        if self.init is not None and self.stem:
+            raise ValueError("stem and init exclude each other: the folder has its own settings")
+        try:
+            PredictiveStemConfig(**self.stem)
+        except TypeError as error:
+            raise ValueError(f"stem: {error}") from None
+        return self
+
+    def objective(self) -> "StemObjective":
+        """The network with its first weights, and its loss."""
+        return StemObjective(self)
+
+
+class StemObjective(Objective):
+    """L1 for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b."""
+
+    network: PredictiveStem
+
+    def __init__(self, stage: StemStage) -> None:
+        if stage.init is not None:
+            self.network = PredictiveStem.from_pretrained(stage.init, torch.float32)
+        else:
+            self.network = PredictiveStem(PredictiveStemConfig(**stage.stem))
+        self.scale = self.network.config.scale
+        self.multiple_of = self.network.multiple_of
+
+    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+        condition = network(lr)
+        error = (hr - condition.prediction).abs()
+        likelihood = error.detach() / condition.deviation + condition.deviation.log()
+        # the deviation head sees detached features, so its weight changes nothing but its own step
+        return {"l1": error.mean(), "likelihood": _LIKELIHOOD_WEIGHT * likelihood.mean()}
+
+    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        return {"mean": network(lr).prediction}
+
+    def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
+        return {"lr_stem": cast(Part, PredictiveStem.from_state(self.network.config, state, "lr_stem"))}

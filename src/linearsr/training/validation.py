@@ -1,0 +1,95 @@
+"""Validation during training: whole photos, degraded once with a fixed seed, upscaled by the averaged weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from linearsr.evaluation.metrics import psnr_y, ssim_y
+from linearsr.models.codec import pad_to_multiple
+from linearsr.training.data import known_degradations, validation_pairs
+from linearsr.training.objective import Objective
+from linearsr.training.section import Section
+
+Pictures = Callable[[str, dict[str, Tensor]], None]
+"""Called with a name and images (3, H, W) in [-1, 1] by column."""
+
+
+class ValidationConfig(Section):
+    """Whole HR photos, degraded once with a fixed seed."""
+
+    folder: Path
+    degradations: list[str] = Field(["mild", "bicubic"])
+    every_images: int = Field(gt=0)
+    max_pictures: int = Field(64, gt=0)
+    sample_pictures: int = Field(2, ge=0)
+    """Of so many photos the results are also written as pictures, beside LR (enlarged) and HR."""
+
+    @field_validator("degradations")
+    @classmethod
+    def _check(cls, names: list[str]) -> list[str]:
+        return list(known_degradations(dict.fromkeys(names, 1.0)))
+
+
+class Validation:
+    """The photos of a run, and the mean PSNR-Y and SSIM-Y of a network over them."""
+
+    def __init__(self, config: ValidationConfig, objective: Objective, accelerator: Accelerator) -> None:
+        self.config, self.objective, self.accelerator = config, objective, accelerator
+        self.pairs = [
+            (degradation, index, *pair)
+            for degradation in config.degradations
+            for index, pair in enumerate(
+                validation_pairs(config.folder, degradation, objective.scale, config.max_pictures)
+            )
+        ]
+
+    @torch.no_grad()
+    def run(self, network: nn.Module, show: Pictures) -> dict[str, float]:
+        """Metrics by "degradation/setting/metric", the same on every process; photos are shared out between them."""
+        was_training = network.training
+        network.eval()
+        here, count = self.accelerator.process_index, self.accelerator.num_processes
+        found: list[tuple[str, float]] = []
+        # every process takes equally many steps, for a split network computes on all of them together
+        for turn in range(-(-len(self.pairs) // count)):
+            place = turn * count + here
+            degradation, index, name, lr, hr = self.pairs[min(place, len(self.pairs) - 1)]
+            estimates = self._upscale(network, lr, hr)
+            if place >= len(self.pairs):
+                continue
+            for setting, image in estimates.items():
+                found += [
+                    (f"{degradation}/{setting}/{metric.__name__}", metric(_unit(image), _unit(hr)))
+                    for metric in (psnr_y, ssim_y)
+                ]
+            if index < self.config.sample_pictures:
+                enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
+                show(f"{name}-{degradation}", {"lr": enlarged, **estimates, "hr": hr})
+        network.train(was_training)
+        sums: dict[str, list[float]] = {}
+        for key, value in gather_object(found):
+            sums.setdefault(key, []).append(value)
+        # in the order of the photos' sums, not of the processes: the same figures with any number of these
+        return {key: round(sum(sorted(values)) / len(values), 4) for key, values in sorted(sums.items())}
+
+    def _upscale(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        multiple, device = self.objective.multiple_of, self.accelerator.device
+        inputs = (
+            pad_to_multiple(lr[None], multiple),
+            pad_to_multiple(hr[None], multiple * self.objective.scale),
+        )
+        with self.accelerator.autocast():
+            images = self.objective.predict(network, *(image.to(device) for image in inputs))
+        return {
+            setting: image[0, :, : hr.shape[-2], : hr.shape[-1]].float().cpu()
+            for setting, image in images.items()
+        }
+
+
+def _unit(image: Tensor) -> Tensor:
+    return ((image[None] + 1) / 2).clamp(0, 1)
