@@ -6,77 +6,56 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from training_tools import (
+    flow_stage,
+    losses,
+    make_photos,
+    make_stem,
+    read_records,
+    weights,
+    write_config,
+)
 
-from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.training.config import OptimizerConfig, load_config
+from linearsr.training.config import load_config
+from linearsr.training.flow import FlowStage
+from linearsr.training.optimizer import OptimizerConfig, learning_rate
 from linearsr.training.section import ConfigError
-from linearsr.training.trainer import METRICS_FILE, Trainer, learning_rate
+from linearsr.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-        small.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    return folder
+    return make_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
 def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("stem")
-    PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1)).save_pretrained(folder)
-    return folder
-
-
-def write_config(path: Path, photos: Path, run_dir: Path, **changes: object) -> Path:
-    config = {
-        "run_dir": str(run_dir),
-        "batch_size": 2,
-        "total_images": 12,
-        "save_every_images": 6,
-        "ema_decay": 0.9,
-        "stage": {"kind": "stem", "stem": {"channels": 8, "num_blocks": 1}},
-        "data": {"folders": {str(photos): 1.0}, "lr_crop": 8, "workers": 0},
-        "validation": {"folder": str(photos), "every_images": 6, "max_pictures": 1},
-        "optimizer": {"lr": 1e-3, "warmup_images": 4},
-        **changes,
-    }
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def flow_stage(stem_folder: Path, **changes: object) -> dict[str, object]:
-    network = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
-    return {"kind": "flow", "stem": str(stem_folder), "preset": "tiny", "network": network, **changes}
-
-
-def losses(run_dir: Path) -> list[tuple[int, float]]:
-    records = [json.loads(line) for line in (run_dir / METRICS_FILE).read_text().splitlines()]
-    return [(r["images"], r.get("l1", r.get("flow"))) for r in records if "grad_norm" in r]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "diffusion_pytorch_model.safetensors")
+    return make_stem(tmp_path_factory.mktemp("stem"))
 
 
 class StopEarly(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", ["stem", "flow"])
-@pytest.mark.parametrize("stop_after", [2, 6, 8, 10])
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "stop_after"),
+    [
+        ("stem", "adamw", 2),
+        ("stem", "adamw", 6),
+        ("stem", "muon", 8),
+        ("stem", "came", 10),
+        ("flow", "adamw", 8),
+        ("flow", "muon", 6),
+    ],
+)
 def test_a_resumed_run_is_the_unbroken_run(
-    kind: str, stop_after: int, photos: Path, stem_folder: Path, tmp_path: Path
+    kind: str, optimizer: str, stop_after: int, photos: Path, stem_folder: Path, tmp_path: Path
 ) -> None:
-    stage = {"stage": flow_stage(stem_folder)} if kind == "flow" else {}
+    stage: dict[str, object] = {"optimizer": {"name": optimizer, "lr": 1e-3, "warmup_images": 4}}
+    if kind == "flow":
+        stage["stage"] = flow_stage(stem_folder)
     whole = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "whole", **stage))
     broken = load_config(write_config(tmp_path / "b.yaml", photos, tmp_path / "broken", **stage))
     expected = Trainer(whole).run()
@@ -93,8 +72,9 @@ def test_a_resumed_run_is_the_unbroken_run(
 
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 6
-    for name, tensor in weights(expected).items():
-        assert torch.equal(tensor, weights(final)[name]), name
+    part = "lr_stem" if kind == "stem" else "transformer"
+    for name, tensor in weights(expected / part).items():
+        assert torch.equal(tensor, weights(final / part)[name]), name
 
 
 def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
@@ -106,8 +86,7 @@ def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tm
         "validation": {"folder": str(odd), "every_images": 6, "degradations": ["bicubic"]},
     }
     Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
-    records = [json.loads(line) for line in (tmp_path / "run" / METRICS_FILE).read_text().splitlines()]
-    validations = [record for record in records if "bicubic/stem/psnr_y" in record]
+    validations = [record for record in read_records(tmp_path / "run") if "bicubic/stem/psnr_y" in record]
     assert len(validations) == 2
     assert all(record["bicubic/stem/psnr_y"] > 30 for record in validations)
 
@@ -124,7 +103,7 @@ def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> No
     config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
     Trainer(config).run()
     whole = losses(tmp_path / "run")
-    with (tmp_path / "run" / METRICS_FILE).open("a") as file:
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"images": 1')
     trainer = Trainer(config)
     trainer.resume()
@@ -145,8 +124,7 @@ def test_a_velocity_network_is_trained_as_one(photos: Path, stem_folder: Path, t
         def silent(z: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
             return torch.zeros_like(z)
 
-        rng = torch.Generator().manual_seed(0)
-        found[kind] = float(objective.loss(silent, lr, hr, rng)["flow"])
+        found[kind] = float(objective.loss(silent, lr, hr, [0])["flow"])
     assert found["sample"] < 1e-6 < found["flow_prediction"]
 
 
@@ -180,26 +158,85 @@ def test_an_expert_trains_on_its_span_and_starts_from_another(
 ) -> None:
     first = write_config(tmp_path / "a.yaml", photos, tmp_path / "one", stage=flow_stage(stem_folder))
     start = Trainer(load_config(first)).run()
-    stage = flow_stage(stem_folder, init=str(start), boundaries=[0.223, 0.875, 0.939], expert=2)
+    stage = flow_stage(
+        stem_folder, init=str(start / "transformer"), boundaries=[0.223, 0.875, 0.939], expert=2
+    )
     del stage["network"]
     second = write_config(tmp_path / "b.yaml", photos, tmp_path / "two", stage=stage)
     trainer = Trainer(load_config(second))
-    times = trainer.objective._draw_times(5000, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
-    assert 0.223 <= times.min() < 0.24
-    assert 0.86 < times.max() <= 0.875
-    final = LinearSRTransformer.from_pretrained(trainer.run())
-    before = LinearSRTransformer.from_pretrained(start)
+    final = LinearSRTransformer.from_pretrained(trainer.run() / "transformer")
+    before = LinearSRTransformer.from_pretrained(start / "transformer")
     assert final.config == before.config
     assert not torch.equal(final.proj_out.weight, before.proj_out.weight)
+    assert any("bicubic/denoised/psnr_y" in record for record in read_records(tmp_path / "two"))
 
 
-def test_pure_noise_has_its_share(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
-    config = write_config(
-        tmp_path / "a.yaml", photos, tmp_path / "r", stage=flow_stage(stem_folder, pure_noise_prob=0.25)
-    )
-    trainer = Trainer(load_config(config))
-    times = trainer.objective._draw_times(8000, torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+def drawn_times(**stage: object) -> torch.Tensor:
+    """The times of 5000 samples."""
+    seen: list[torch.Tensor] = []
+    objective = FlowStage(**stage).objective()
+
+    def silent(z: torch.Tensor, times: torch.Tensor, *_: object) -> torch.Tensor:
+        seen.append(times)
+        return torch.zeros_like(z)
+
+    for start in range(0, 5000, 500):
+        images = torch.zeros(500, 3, 2, 2), torch.zeros(500, 3, 8, 8)
+        objective.loss(silent, *images, list(range(start, start + 500)))
+    return torch.cat(seen)
+
+
+def test_an_expert_sees_its_span_only(stem_folder: Path) -> None:
+    times = drawn_times(**flow_stage(stem_folder, boundaries=[0.223, 0.875, 0.939], expert=2))
+    assert 0.223 < times.min() < 0.24
+    assert 0.86 < times.max() <= 0.875
+
+
+def test_pure_noise_has_its_share(stem_folder: Path) -> None:
+    times = drawn_times(**flow_stage(stem_folder, pure_noise_prob=0.25))
     assert float((times == 1).float().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_noise_and_time_of_a_sample_do_not_depend_on_its_batch(stem_folder: Path) -> None:
+    objective = FlowStage(**flow_stage(stem_folder)).objective()
+    generator = torch.Generator().manual_seed(0)
+    lr = torch.rand(4, 3, 8, 8, generator=generator) * 2 - 1
+    hr = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1
+    seeds = [7, 8, 9, 10]
+    together = objective.loss(objective.network, lr, hr, seeds)["flow"]
+    alone = [
+        objective.loss(objective.network, lr[i : i + 1], hr[i : i + 1], seeds[i : i + 1])["flow"]
+        for i in range(4)
+    ]
+    assert float(together) == pytest.approx(float(torch.stack(alone).mean()), rel=1e-5)
+
+
+def test_a_run_ends_at_its_knee_and_keeps_the_weights_there(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The detector is given its answer: what it finds in curves is tested elsewhere."""
+    from linearsr.training import trainer as module
+    from linearsr.training.knee import Knee
+
+    def knee_at_second(steps: list[int], curves: dict[str, list[float]], *_: object) -> Knee:
+        assert set(curves) == {"bicubic/mean/psnr_y", "bicubic/mean/ssim_y"}
+        found = len(steps) >= 4
+        phases = ("improving",) * len(steps)
+        return Knee(steps[1] if found else None, None, 0.9, found, tuple(steps), phases)
+
+    monkeypatch.setattr(module, "find_knee", knee_at_second)
+    validation = {"folder": str(photos), "every_images": 2, "max_pictures": 1, "degradations": ["bicubic"]}
+    changes = {"validation": validation, "optimizer": {"lr": 1e-3, "final_lr": 1e-3, "warmup_images": 0}}
+    run, short = tmp_path / "run", tmp_path / "short"
+    knee = Trainer(
+        load_config(write_config(tmp_path / "a.yaml", photos, run, total_images=40, **changes))
+    ).run()
+    assert losses(run)[-1][0] == 8
+    assert json.loads((run / "knee.json").read_text())["images"] == 4
+
+    Trainer(load_config(write_config(tmp_path / "b.yaml", photos, short, total_images=4, **changes))).run()
+    for name, tensor in weights(knee / "lr_stem").items():
+        assert torch.equal(tensor, weights(short / "final" / "lr_stem")[name]), name
 
 
 def test_learning_rate_warms_up_and_falls() -> None:

@@ -36,6 +36,11 @@ class ExponentialMovingAverage:
                 self.state[name].copy_(tensor)
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
+    def restore_buffers(self, network: nn.Module) -> None:
+        """Give `network` the buffers back that it had after its last good step."""
+        buffers = {name: tensor for name, tensor in self.state.items() if name not in self._parameters}
+        _copy({**network.state_dict(), **buffers}, network)
+
     @contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
         """Inside, `network` has the averaged weights."""

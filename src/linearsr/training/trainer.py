@@ -173,6 +173,8 @@ class Trainer:
         if verdict == "good":
             self.optimizer.step()
             self.ema.update(self.bare)
+        else:
+            self.ema.restore_buffers(self.bare)
         self.optimizer.zero_grad()
         record: Record = {**dict(zip(terms, means, strict=True)), "grad_norm": norm, "loss": sum(means)}
         return record | ({"skipped": trouble} if trouble else {}), verdict

@@ -1,0 +1,134 @@
+"""The divergence guard: what it calls bad, and that a run survives what can be survived."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from training_tools import losses, make_photos, read_records, write_config
+
+from linearsr.training.config import load_config
+from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
+from linearsr.training.stem import StemObjective
+from linearsr.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_bad_from_the_first_step(loss: float) -> None:
+    assert DivergenceGuard(GuardConfig()).judge(loss, 1.0) == ("skip", f"loss is {loss}")
+    assert DivergenceGuard(GuardConfig()).judge(1.0, abs(loss))[0] == "skip"
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=30, max_size=200))
+def test_ordinary_losses_are_good(values: list[float]) -> None:
+    guard = DivergenceGuard(GuardConfig())
+    assert all(guard.judge(value, 3 * value) == ("good", "") for value in values)
+
+
+def test_spikes_are_skipped_and_crowding_ones_send_back() -> None:
+    guard = DivergenceGuard(GuardConfig(max_bad_steps=3))
+    for _ in range(20):
+        assert guard.judge(0.1, 1.0)[0] == "good"
+    assert guard.judge(0.9, 1.0)[0] == "skip"
+    assert guard.judge(0.1, 40.0)[0] == "skip"
+    assert guard.judge(0.1, 1.0)[0] == "good"
+    assert guard.judge(1.0, 1.0)[0] == "skip"
+    verdict, why = guard.judge(1.0, 1.0)
+    assert verdict == "roll back"
+    assert why == "loss 1 is 10 times the usual 0.1"
+
+
+def test_a_slow_climb_is_seen() -> None:
+    """Each step is near the one before, so a moving median alone would follow."""
+    guard = DivergenceGuard(GuardConfig())
+    verdicts = [guard.judge(0.1 * 1.02**step, 1.0)[0] for step in range(200)]
+    assert "roll back" in verdicts
+
+
+def test_a_resumed_guard_judges_as_the_first_did() -> None:
+    first, second = DivergenceGuard(GuardConfig()), DivergenceGuard(GuardConfig())
+    figures = [(0.1 + 0.01 * (i % 7), 1.0 + i % 3) for i in range(50)] + [(9.0, 1.0)]
+    seen = [(*pair, first.judge(*pair)[0] != "good") for pair in figures]
+    second.remember(seen)
+    assert first.judge(0.85, 1.0) == second.judge(0.85, 1.0)
+    assert first.judge(0.2, 29.0) == second.judge(0.2, 29.0)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, calls: set[int], value: float) -> None:
+    """The loss of these calls becomes `value`."""
+    plain, count = StemObjective.loss, iter(range(10**6))
+
+    def loss(self: StemObjective, *arguments: object) -> dict[str, torch.Tensor]:
+        terms = plain(self, *arguments)  # type: ignore[arg-type]
+        return {**terms, "l1": terms["l1"] * value} if next(count) in calls else terms
+
+    monkeypatch.setattr(StemObjective, "loss", loss)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_step_changes_nothing(
+    value: float, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {2}, value)
+    trainer = Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run")))
+    states = []
+    trainer._report = lambda record: states.append(
+        {k: v.clone() for k, v in trainer.bare.state_dict().items()}
+    )
+    trainer.run()
+    steps = [record for record in read_records(tmp_path / "run") if "grad_norm" in record]
+    assert ["skipped" in record for record in steps] == [False, False, True, False, False, False]
+    assert all(torch.equal(states[1][name], states[2][name]) for name in states[1])
+    assert all(torch.isfinite(tensor).all() for tensor in states[-1].values())
+
+
+def test_a_run_goes_back_with_a_lower_rate_and_can_be_resumed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {4, 5}, math.nan)
+    changes = {"guard": {"max_bad_steps": 1, "lr_factor": 0.25}}
+    trainer = Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes)))
+    trainer.run()
+    records = read_records(tmp_path / "run")
+    events = [record for record in records if "event" in record]
+    assert len(events) == 1
+    assert events[0]["images"] == 6
+    assert "back to 6 with 0.25 times the learning rate" in str(events[0]["event"])
+    assert [images for images, _ in losses(tmp_path / "run")] == [2, 4, 6, 8, 10, 12]
+    again = Trainer(trainer.config)
+    again.resume()
+    assert (again.progress.lr_scale, again.progress.rollbacks) == (0.25, 1)
+
+
+def test_a_hundredfold_learning_rate_ends_in_a_report(photos: Path, tmp_path: Path) -> None:
+    changes = {
+        "total_images": 2000,
+        "save_every_images": 2000,
+        "optimizer": {"lr": 10.0, "warmup_images": 40, "max_grad_norm": 1e9},
+        "guard": {"max_bad_steps": 3, "max_rollbacks": 2},
+        "validation": {"folder": str(photos), "every_images": 2000, "max_pictures": 1},
+    }
+    with pytest.raises(Diverged, match=r"2 returns to a checkpoint.*lower optimizer\.lr"):
+        Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+
+
+def test_a_moderately_high_learning_rate_is_survived(photos: Path, tmp_path: Path) -> None:
+    """The run goes back, goes on with a lower rate, and ends with sound weights."""
+    changes = {
+        "total_images": 600,
+        "save_every_images": 600,
+        "optimizer": {"lr": 2.0, "warmup_images": 100, "max_grad_norm": 1e9},
+        "guard": {"max_bad_steps": 3, "max_rollbacks": 5, "lr_factor": 0.05},
+        "validation": {"folder": str(photos), "every_images": 600, "max_pictures": 1},
+    }
+    Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+    values = [loss for _, loss in losses(tmp_path / "run")]
+    assert any("event" in record for record in read_records(tmp_path / "run"))
+    assert max(values[-20:]) < 1

@@ -1,0 +1,73 @@
+"""Small photos, configs and runs for the tests of training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+
+
+def make_photos(folder: Path, count: int = 3) -> Path:
+    """Smooth random photos of 96x72."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        small.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def make_stem(folder: Path) -> Path:
+    """A tiny stem with random weights."""
+    torch.manual_seed(0)
+    PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1)).save_pretrained(folder)
+    return folder
+
+
+def settings(photos: Path, run_dir: Path, **changes: object) -> dict[str, object]:
+    """Six steps of a tiny stem in float32, or what `changes` says."""
+    return {
+        "run_dir": str(run_dir),
+        "batch_size": 2,
+        "total_images": 12,
+        "save_every_images": 6,
+        "ema_decay": 0.9,
+        "mixed_precision": "no",
+        "stage": {"kind": "stem", "stem": {"channels": 8, "num_blocks": 1}},
+        "data": {"folders": {str(photos): 1.0}, "lr_crop": 8, "workers": 0},
+        "validation": {"folder": str(photos), "every_images": 6, "max_pictures": 1},
+        "optimizer": {"lr": 1e-3, "warmup_images": 4},
+        **changes,
+    }
+
+
+def write_config(path: Path, photos: Path, run_dir: Path, **changes: object) -> Path:
+    """The same as a YAML file."""
+    path.write_text(yaml.safe_dump(settings(photos, run_dir, **changes)))
+    return path
+
+
+def flow_stage(stem: Path, **changes: object) -> dict[str, object]:
+    """A tiny network around a stem."""
+    network = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
+    return {"kind": "flow", "stem": str(stem), "preset": "tiny", "network": network, **changes}
+
+
+def read_records(run_dir: Path) -> list[dict[str, object]]:
+    """What a run has written down."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run_dir: Path) -> list[tuple[int, float]]:
+    """(images, loss) of every step."""
+    return [(r["images"], r["loss"]) for r in read_records(run_dir) if "grad_norm" in r]
+
+
+def weights(part: Path) -> dict[str, torch.Tensor]:
+    """Of one part of a model."""
+    return load_file(part / "diffusion_pytorch_model.safetensors")
