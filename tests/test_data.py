@@ -12,7 +12,9 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
 from linearsr.images.detail import detail_score
+from linearsr.images.io import read_image
 from linearsr.images.photos import read_rgb
+from linearsr.images.picture import quantise
 from linearsr.training.data import CropPairs, DataConfig, check_data, validation_pairs
 from linearsr.training.section import ConfigError
 
@@ -266,3 +268,18 @@ def test_the_best_share_is_the_crisp_one(photos: Path, tmp_path: Path) -> None:
 def test_detail_is_scored_at_any_size(side: int) -> None:
     score = detail_score(np.random.default_rng(0).integers(0, 256, (side, 50, 3), dtype=np.uint8))
     assert np.isfinite(score)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_photos_are_read_as_pictures_are(mode: str, orientation: int, tmp_path: Path) -> None:
+    """The short way for JPEG photos gives what the long way gives."""
+    path = tmp_path / f"a.{'jpg' if mode in {'RGB', 'L', 'CMYK'} else 'png'}"
+    image = photo(0).convert("L").convert(mode) if mode == "I;16" else photo(0).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    colour = quantise(read_image(path).colour, None, bits=8)
+    read = read_rgb(path)
+    assert read.shape == ((56, 48, 3) if orientation == 6 else (48, 56, 3))
+    assert (read == colour).all()

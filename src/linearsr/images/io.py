@@ -1,7 +1,7 @@
 """Images in and out: the names that other rooms use."""
 
 from linearsr.images.picture import ImageError, Picture
-from linearsr.images.reading import DEFAULT_MAX_PIXELS, picture_from_pil, read_image, read_size
+from linearsr.images.reading import DEFAULT_MAX_PIXELS, picture_from_pil, read_8_bit, read_image, read_size
 from linearsr.images.writing import FORMATS, picture_to_pil, write_image
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Picture",
     "picture_from_pil",
     "picture_to_pil",
+    "read_8_bit",
     "read_image",
     "read_size",
     "write_image",

@@ -7,8 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.io import read_image
-from linearsr.images.picture import quantise
+from linearsr.images.io import read_8_bit
 
 
 def read_rgb(source: Path | BinaryIO) -> NDArray[np.uint8]:
@@ -17,8 +16,7 @@ def read_rgb(source: Path | BinaryIO) -> NDArray[np.uint8]:
     Raises:
         ImageError: it cannot be read as an image.
     """
-    picture = read_image(source)
-    samples = quantise(picture.colour, None, bits=8).astype(np.uint8, copy=False)
+    samples = read_8_bit(source)
     return np.ascontiguousarray(np.broadcast_to(samples, (*samples.shape[:2], 3)))
 
 

@@ -9,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from linearsr.images.deep import deep_raw_mode, read_deep
@@ -21,7 +23,7 @@ from linearsr.images.metadata import (
     read_orientation,
     upright,
 )
-from linearsr.images.picture import ImageError, Picture
+from linearsr.images.picture import ImageError, Picture, quantise
 from linearsr.images.samples import Samples, deep_samples, samples_of
 
 Result = TypeVar("Result")
@@ -50,6 +52,23 @@ def read_image(source: str | Path | bytes | BinaryIO, max_pixels: int = DEFAULT_
     """
     name, data = _load(source)
     return _guarded(name, lambda: _decode(name, data, max_pixels))
+
+
+def read_8_bit(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
+    """(H, W, 3 or 1): the colour of `read_image`, to 8 bits. A JPEG photo takes half the time, without floats.
+
+    Raises ImageError as `read_image` does.
+    """
+    name, data = _load(source)
+
+    def decode() -> NDArray[np.uint8]:
+        photo = _decode_photo(name, data)
+        if photo is not None:
+            return photo
+        colour = _decode(name, data, DEFAULT_MAX_PIXELS).colour
+        return quantise(colour, None, bits=8).astype(np.uint8, copy=False)
+
+    return _guarded(name, decode)
 
 
 def read_size(source: str | Path | BinaryIO, name: str) -> tuple[int, int]:
@@ -152,6 +171,20 @@ def _decode(name: str, data: bytes, max_pixels: int) -> Picture:
     im.load()
     _check_size(name, im.size, max_pixels)
     return _assemble(name, im, samples)
+
+
+def _decode_photo(name: str, data: bytes) -> NDArray[np.uint8] | None:
+    """(H, W, 3) if it is an RGB JPEG with nothing special about it."""
+    im = _open(name, data)
+    if im.format not in {"JPEG", "MPO"} or im.mode != "RGB":
+        return None
+    try:
+        orientation = read_orientation(read_exif(im))
+    except Exception:  # broken EXIF: the long way warns about it
+        return None
+    _check_size(name, im.size, DEFAULT_MAX_PIXELS)
+    im.load()
+    return upright(np.asarray(im), orientation)
 
 
 def _formats() -> list[str]:
