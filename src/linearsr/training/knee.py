@@ -25,8 +25,10 @@ from linearsr.training.saturation import Family, Floats
 Phase = Literal["improving", "plateau", "oscillating"]
 
 _MISLED = 0.05
-_MOST_EVALUATIONS = 100
-"""Longer runs are pooled to so many: the knee is then found to within 1% of the run."""
+_MOST_EVALUATIONS = 150
+"""Longer runs are pooled to so many: the knee is then found to within 1/150 of the run."""
+_HUGE = 1e100
+"""Values are cut to it, so that their differences stay finite."""
 _TRAILING = 2
 """Evaluations without any finite value, at the end, that are a divergence and not a gap."""
 
@@ -95,6 +97,7 @@ def find_knee(
     values = np.array([np.asarray(curve, np.float64) for curve in curves.values()]).T
     values = values * [1.0 if higher_is_better[name] else -1.0 for name in curves]
     values[~np.isfinite(values)] = np.nan
+    values = np.clip(values, -_HUGE, _HUGE)
     last_steps, first_steps, values = _pool(np.asarray(steps), values)
 
     alive = int(np.flatnonzero(np.isfinite(values).any(1)).max(initial=-1)) + 1
@@ -150,13 +153,13 @@ def _search(steps: Floats, values: Floats, config: KneeConfig) -> _Found:
 
 def _normalised(values: Floats) -> Floats:
     """Each metric in units of its gain; what lies far outside, such as an explosion, is cut to 5 of them."""
-    columns = []
-    for column in values.T:
+    scaled = np.empty_like(values)
+    for i, column in enumerate(values.T):
         finite = column[np.isfinite(column)]
         start, top = np.median(finite[:3]), np.quantile(finite, 0.9)
-        unit = (top - start if top > start else np.ptp(finite)) or 1.0
-        columns.append(np.clip((column - start) / unit, -5, (top - start) / unit + 5))
-    return np.array(columns).T.reshape(len(values), -1)
+        unit = top - start if top > start else np.ptp(finite)
+        scaled[:, i] = np.clip((column - start) / unit, -5, (top - start) / unit + 5)
+    return scaled
 
 
 def _varies(column: Floats) -> bool:

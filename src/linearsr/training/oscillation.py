@@ -23,8 +23,10 @@ from linearsr.training.saturation import (
 SHORTEST_GOOD_PHASE = 5
 """Evaluations that a good phase must have to be fitted at all."""
 _SHORTEST_TAIL = 3
+_MOST_ONSETS = 50
+"""Of longer runs every second evaluation (third, ...) is tried as the onset."""
 _EVIDENCE = 8.0
-"""Evidence that makes an onset, in nats; that of several metrics counts as its sum over sqrt(metrics)."""
+"""Evidence that makes an onset, in nats; of several metrics: their sum, each at most twice this, over sqrt(metrics)."""
 _FALLS = 2
 _FALL = 2.5
 """An onset shows at least `_FALLS` times a fall of so many times the noise below the level reached before."""
@@ -47,7 +49,8 @@ def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
     Higher is better, NaN is missing; n is at least `SHORTEST_GOOD_PHASE`.
     """
     n, metrics = values.shape
-    ends = np.array([*range(SHORTEST_GOOD_PHASE, n - _SHORTEST_TAIL + 1), n])
+    stride = -(-n // _MOST_ONSETS)
+    ends = np.array([*range(SHORTEST_GOOD_PHASE, n - _SHORTEST_TAIL + 1, stride), n])
     finite = np.isfinite(values)[:, :, None]
     before = np.arange(n)[:, None, None] < ends
     good, tail = finite & before, finite & ~before
@@ -61,9 +64,11 @@ def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
     fallen = tail & (np.where(finite, values[:, :, None], np.inf) < level - _FALL * noise)
     falls = (2 * fallen.sum(1) >= np.maximum(tail.sum(1), 1)).sum(0)
     agreed = (evidence > 1).mean(0) > 0.5
-    score = np.where(agreed & (falls >= _FALLS), _bounded(evidence).sum(0) / np.sqrt(metrics), -np.inf)
-    score[-1] = _EVIDENCE
-    chosen = int(score.argmax())
+    loud = np.minimum(evidence, 2 * _EVIDENCE).sum(0) / np.sqrt(metrics) > _EVIDENCE
+    likely = np.flatnonzero(loud & agreed & (falls >= _FALLS))
+    # in a sum of roots one loud metric does not outvote the others about the place
+    place = np.sqrt(np.maximum(evidence[:, likely], 0)).sum(0)
+    chosen = int(likely[place.argmax()]) if likely.size else len(ends) - 1
     return GoodPhase(int(ends[chosen]), fit.posterior.reshape(-1, metrics, len(ends))[:, :, chosen])
 
 
@@ -77,8 +82,3 @@ def _evidence(residual: Floats, noise: Floats, good: Mask, tail: Mask, swing: fl
     scale = np.where(good, noise, wild)
     density = np.where(good | tail, student_log_density(residual, scale), 0.0).sum(0)
     return np.asarray(density - density[:, -1:])
-
-
-def _bounded(evidence: Floats) -> Floats:
-    """Nearly flat above the threshold, so that one loud metric does not outvote the others."""
-    return np.where(evidence > _EVIDENCE, _EVIDENCE + np.log1p(np.maximum(evidence - _EVIDENCE, 0)), evidence)
