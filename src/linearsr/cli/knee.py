@@ -1,0 +1,146 @@
+"""`linearsr knee`: where a run should have stopped, from its validation curves."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linearsr.cli.console import debugging, say, shown, stop, write_json
+
+if TYPE_CHECKING:
+    from linearsr.training.curves import Curves
+    from linearsr.training.knee import Knee
+
+
+def knee(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_CSV", help="Folder of a training run, or a CSV file.")
+    ],
+    higher: Annotated[
+        list[str] | None,
+        typer.Option("--higher", metavar="NAME", help="A metric that is better higher; repeatable."),
+    ] = None,
+    lower: Annotated[
+        list[str] | None,
+        typer.Option("--lower", metavar="NAME", help="A metric that is better lower; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="PNG", help="The picture. Default: knee.png beside the input."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file given with -o if it exists.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Find the knee of validation curves: the last checkpoint of the improvement, before plateau and oscillation.
+
+    A CSV file has a column step (or images) and one for each metric. The direction of psnr, ssim, ms_ssim, fsim,
+    haarpsi, musiq, maniqa, clipiqa, topiq, lpips, dists, niqe, fid and loss is known.
+    """
+    from linearsr.training.curves import CurvesError, directions, read_curves
+    from linearsr.training.knee import find_knee
+
+    _check_output(output, overwrite)
+    try:
+        curves = read_curves(source)
+        higher_is_better = directions(curves.values, higher or (), lower or ())
+    except CurvesError as error:
+        if debugging():
+            raise
+        stop(error)
+    found = find_knee(curves.steps, curves.values, higher_is_better)
+    metrics = [_metric(name, curves, better, found) for name, better in higher_is_better.items()]
+    picture = _draw(curves, higher_is_better, found, source, output)
+    report = {
+        "knee_step": found.knee_step,
+        "onset_step": found.onset_step,
+        "confidence": round(found.confidence, 4),
+        "confirmed": found.confirmed,
+        "phases": found.spans(),
+        "metrics": metrics,
+        "picture": None if picture is None else str(picture),
+    }
+    if as_json:
+        write_json(report)
+    else:
+        _show(report)
+
+
+def _check_output(output: Path | None, overwrite: bool) -> None:
+    if output is None:
+        return
+    if output.suffix.lower() != ".png":
+        stop(f"-o {shown(output)}: the picture is a PNG, give a name that ends in .png")
+    if output.is_dir() or not output.parent.is_dir():
+        stop(f"-o {shown(output)}: give a file in a folder that exists")
+    if output.exists() and not overwrite:
+        stop(f"{shown(output)} exists: --overwrite replaces it")
+
+
+def _metric(name: str, curves: "Curves", higher_is_better: bool, found: "Knee") -> dict[str, Any]:
+    values = curves.values[name]
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    at_knee = None if found.knee_step is None else values[curves.steps.index(found.knee_step)]
+    return {
+        "name": name,
+        "higher_is_better": higher_is_better,
+        "start": finite[0] if finite else None,
+        "at_knee": at_knee if at_knee is not None and math.isfinite(at_knee) else None,
+        "best": (max if higher_is_better else min)(finite, default=None),
+        "last": finite[-1] if finite else None,
+    }
+
+
+def _draw(
+    curves: "Curves", higher_is_better: dict[str, bool], found: "Knee", source: Path, output: Path | None
+) -> Path | None:
+    """The picture's path; None where it could not be written, which only ends the command if it was asked for."""
+    from linearsr.training.knee_figure import draw_knee
+
+    place = source / "knee.png" if source.is_dir() else source.with_suffix(".knee.png")
+    try:
+        draw_knee(curves, higher_is_better, found, output or place)
+    except ModuleNotFoundError as error:
+        reason = f"no picture: it needs {error.name}: pip install 'linearsr[train]'"
+    except OSError as error:
+        reason = f"no picture: {shown(output or place)}: {error.strerror or error}"
+    else:
+        return output or place
+    if output is not None:
+        stop(reason)
+    say(f"linearsr: {reason}")
+    return None
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(highlight=False, markup=False, emoji=False)
+    table = Table("metric", "better", *(("start", "at knee", "best", "last")))
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    for metric in report["metrics"]:
+        figures = (metric[key] for key in ("start", "at_knee", "best", "last"))
+        better = "higher" if metric["higher_is_better"] else "lower"
+        table.add_row(shown(metric["name"]), better, *("-" if x is None else f"{x:.5g}" for x in figures))
+    out.print(table)
+    phases = Table("phase", "from", "to")
+    for column in phases.columns[1:]:
+        column.justify = "right"
+    for phase, span in report["phases"].items():
+        phases.add_row(phase, *("-" if span is None else f"{step:,}" for step in span or (None, None)))
+    out.print(phases)
+    confidence = f"confidence {report['confidence']:.2f}"
+    if report["knee_step"] is None:
+        out.print(f"knee    none yet ({confidence})")
+    else:
+        state = "confirmed" if report["confirmed"] else "not confirmed yet"
+        out.print(f"knee    {report['knee_step']:,} ({confidence}, {state})")
+    out.print("onset   " + ("none" if report["onset_step"] is None else f"{report['onset_step']:,}"))
+    if report["picture"] is not None:
+        out.print(f"picture {shown(report['picture'])}", soft_wrap=True)

@@ -1,0 +1,180 @@
+"""Validation curves from the folder of a training run or from a CSV file, and the direction of each metric."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+METRICS_FILE = "metrics.jsonl"
+
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    **dict.fromkeys(
+        ("psnr", "ssim", "ms_ssim", "fsim", "haarpsi", "musiq", "maniqa", "clipiqa", "topiq"), True
+    ),
+    **dict.fromkeys(("lpips", "dists", "niqe", "fid", "loss"), False),
+}
+"""The metrics whose direction is known."""
+
+_STEP_NAMES = ("step", "images")
+_LARGEST_STEP = 2**53
+"""Whole numbers beyond it are not exact as floating point."""
+
+
+class CurvesError(ValueError):
+    """Curves that cannot be read or understood, as one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Metrics over training: `steps` rise; `values` has one for each step and metric, None where missing."""
+
+    steps: list[int]
+    values: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    where: str
+    step: int
+    values: dict[str, float | None]
+
+
+def read_curves(path: Path) -> Curves:
+    """Curves of a run folder (the validations in its `metrics.jsonl`), of such a file, or of a CSV file.
+
+    A CSV file has a column `step` (or `images`) and one column for each metric; an empty cell is a missing
+    value, a row without any value is left out.
+
+    Raises:
+        CurvesError: no such file, not of this form, no values, or steps that do not rise.
+    """
+    if path.is_dir():
+        path = path / METRICS_FILE
+        if not path.exists():
+            raise CurvesError(f"{path.parent} has no {METRICS_FILE}: give the folder of a run, or a CSV file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise CurvesError(f"{path} does not exist: give the folder of a run, or a CSV file") from None
+    except UnicodeDecodeError:
+        raise CurvesError(f"{path} is no text: give the folder of a run, or a CSV file") from None
+    except OSError as error:
+        raise CurvesError(f"{path} cannot be read: {error.strerror}") from None
+    rows = list(_validations(text, path) if path.suffix == ".jsonl" else _table(text, path))
+    if not rows:
+        raise CurvesError(f"{path} has no values of any metric yet")
+    for before, after in pairwise(rows):
+        if after.step <= before.step:
+            raise CurvesError(
+                f"{path}: {after.where} has step {after.step} after {before.step}: "
+                "sort the steps and keep each once"
+            )
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    return Curves(
+        [row.step for row in rows], {name: [row.values.get(name) for row in rows] for name in names}
+    )
+
+
+def directions(
+    names: Iterable[str], higher: Sequence[str] = (), lower: Sequence[str] = ()
+) -> dict[str, bool]:
+    """Whether higher is better, for each metric: as asked, or else as known by the last part of its name.
+
+    `higher` and `lower` name a metric in full or by its last part; "mild/mean/psnr_y" is a psnr.
+
+    Raises:
+        CurvesError: an unknown direction, a metric asked for in both, or a name that no metric has.
+    """
+    names = list(names)
+    asked = {**dict.fromkeys(higher, True), **dict.fromkeys(lower, False)}
+    for given in asked:
+        if given in higher and given in lower:
+            raise CurvesError(f"{given} is given as --higher and as --lower: choose one")
+        if not any(given in (name, _last_part(name)) for name in names):
+            raise CurvesError(f"no metric is named {given}: there are {', '.join(names)}")
+    return {name: _direction(name, asked) for name in names}
+
+
+def _last_part(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _direction(name: str, asked: Mapping[str, bool]) -> bool:
+    for given in (name, _last_part(name)):
+        if given in asked:
+            return asked[given]
+    words = "_".join(re.findall(r"[a-z0-9]+", _last_part(name).lower()))
+    known = {better for metric, better in HIGHER_IS_BETTER.items() if f"_{metric}_" in f"_{words}_"}
+    if len(known) != 1:
+        raise CurvesError(f"is {name} better higher or lower? Say --higher '{name}' or --lower '{name}'")
+    return known.pop()
+
+
+def _table(text: str, path: Path) -> Iterator[_Row]:
+    if "\0" in text:
+        raise CurvesError(f"{path} is no text: give the folder of a run, or a CSV file")
+    reader = csv.reader(text.splitlines(), skipinitialspace=True, strict=True)
+    try:
+        lines = [
+            (reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))
+        ]
+    except csv.Error as error:
+        raise CurvesError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
+    if not lines:
+        raise CurvesError(f"{path} is empty: it needs a column step (or images) and one for each metric")
+    header = lines[0][1]
+    at = next((header.index(name) for name in _STEP_NAMES if name in header), None)
+    if at is None:
+        raise CurvesError(f"{path} has no column step or images in its first line")
+    if len(set(header)) < len(header) or "" in header:
+        raise CurvesError(f"{path}: every column needs a name of its own")
+    for number, cells in lines[1:]:
+        where = f"line {number}"
+        if len(cells) != len(header):
+            raise CurvesError(f"{path}, {where} has {len(cells)} cells for {len(header)} columns")
+        numbers = {
+            name: _number(cell, f"{path}, {where}, column {name}")
+            for name, cell in zip(header, cells, strict=True)
+        }
+        step = _step(numbers.pop(header[at]), f"{path}, {where}")
+        if any(number is not None for number in numbers.values()):
+            yield _Row(where, step, numbers)
+
+
+def _number(cell: str, where: str) -> float | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        raise CurvesError(f"{where}: {cell[:40]!r} is no number") from None
+
+
+def _step(value: object, where: str) -> int:
+    if isinstance(value, (int, float)) and 0 <= value <= _LARGEST_STEP and value == int(value):
+        return int(value)
+    raise CurvesError(f"{where}: a step is a whole number from 0, not {value}")
+
+
+def _validations(text: str, path: Path) -> Iterator[_Row]:
+    """Records that are neither of a training step nor of an event."""
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        where = f"line {number}"
+        try:
+            record = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError:
+            if number == len(lines):  # a run that was killed may leave half a line
+                return
+            raise CurvesError(f"{path}, {where} is not JSON") from None
+        if not isinstance(record, dict):
+            raise CurvesError(f"{path}, {where} is no record")
+        if not record or "grad_norm" in record or "event" in record:
+            continue
+        step = _step(record.pop("images", None), f"{path}, {where}, images")
+        for name, value in record.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise CurvesError(f"{path}, {where}: {name} is no number")
+        if record:
+            yield _Row(where, step, record)

@@ -1,0 +1,198 @@
+"""`linearsr knee`: what it reads, what it answers, and one line for every mistake."""
+
+import builtins
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from linearsr.cli.app import app
+from test_knee import STEPS, oscillating
+
+
+def knee(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["knee", *map(str, arguments)])
+
+
+def write_csv(file: Path, header: list[str], rows: list[list[object]]) -> Path:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return file
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rows = [
+        [s, 30 + a, 0.5 - 0.2 * b] for s, a, b in zip(STEPS, oscillating(), oscillating(seed=1), strict=True)
+    ]
+    return write_csv(tmp_path / "curves.csv", ["step", "psnr", "lpips"], rows)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder: training steps, events and validations, the last line cut short."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = [json.dumps({"images": 8, "l1": 0.1, "grad_norm": 1.0, "images_per_second": 2.0})]
+    for step, value in zip(STEPS, oscillating(), strict=True):
+        lines.append(json.dumps({"images": step, "mild/mean/psnr_y": 25 + value, "mild/mean/ssim_y": None}))
+        lines.append(json.dumps({"images": step, "event": "back to a checkpoint"}))
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"images": 26']))
+    return folder
+
+
+def test_json_of_a_csv(table, tmp_path):
+    result = knee(table, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["knee_step"] == pytest.approx(48_000, abs=8_000)
+    assert report["onset_step"] == pytest.approx(200_000, abs=16_000)
+    assert 0.9 < report["confidence"] <= 1
+    assert report["confirmed"] is True
+    assert report["phases"]["improving"] == [8_000, report["knee_step"]]
+    assert report["phases"]["oscillating"] == [report["onset_step"], 264_000]
+    psnr, lpips = report["metrics"]
+    assert (psnr["name"], psnr["higher_is_better"]) == ("psnr", True)
+    assert (lpips["name"], lpips["higher_is_better"]) == ("lpips", False)
+    assert lpips["best"] < lpips["at_knee"] < lpips["start"]
+    assert Path(report["picture"]) == tmp_path / "curves.knee.png"
+    Image.open(report["picture"]).verify()
+
+
+def test_table_of_a_run_folder(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    result = knee(run)
+    assert result.exit_code == 0, result.stderr
+    for text in ("mild/mean/psnr_y", "improving", "plateau", "oscillating", "confirmed", "onset", "knee.png"):
+        assert text in result.stdout
+    assert "l1" not in result.stdout
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("picture")]
+    assert max(map(len, lines)) <= 80
+    Image.open(run / "knee.png").verify()
+    assert sorted(file.name for file in run.iterdir()) == ["knee.png", "metrics.jsonl"]
+    assert knee(run).exit_code == 0
+
+
+def test_directions(tmp_path):
+    rows = [[s, v, -v, v, v] for s, v in zip(STEPS, oscillating(), strict=True)]
+    names = ["images", "val_psnr", "a/niqe-pr", "clipiqa+", "sharpness"]
+    file = write_csv(tmp_path / "a.csv", names, rows)
+    unknown = knee(file)
+    assert (unknown.exit_code, len(unknown.stderr.splitlines())) == (2, 1)
+    assert all(text in unknown.stderr for text in ("sharpness", "--higher", "--lower"))
+    known = knee(file, "--higher", "sharpness", "--json")
+    assert [m["higher_is_better"] for m in json.loads(known.stdout)["metrics"]] == [True, False, True, True]
+    turned = knee(file, "--lower", "sharpness", "--higher", "niqe-pr", "--json")
+    assert [m["higher_is_better"] for m in json.loads(turned.stdout)["metrics"]] == [True, True, True, False]
+    assert "no metric is named blur" in knee(file, "--lower", "blur").stderr
+    assert "choose one" in knee(file, "--lower", "sharpness", "--higher", "sharpness").stderr
+
+
+def test_few_points_are_no_mistake(tmp_path):
+    file = write_csv(tmp_path / "a.csv", ["step", "psnr"], [[8000, 25.0]])
+    report = json.loads(knee(file, "--json").stdout)
+    assert (report["knee_step"], report["onset_step"], report["confidence"]) == (None, None, 0.0)
+    assert report["phases"] == {"improving": [8000, 8000], "plateau": None, "oscillating": None}
+    assert knee(file).exit_code == 0
+
+
+def test_missing_values(tmp_path):
+    rows = [
+        [s, v, "" if i % 4 else v, "nan"] for i, (s, v) in enumerate(zip(STEPS, oscillating(), strict=True))
+    ]
+    file = write_csv(tmp_path / "a.csv", ["step", "psnr", "fsim", "fid"], [*rows, [300_000, "", "", ""]])
+    report = json.loads(knee(file, "--json").stdout)
+    assert report["knee_step"] == pytest.approx(48_000, abs=8_000)
+    assert report["phases"]["oscillating"][1] == 264_000
+    assert report["metrics"][2]["best"] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"step,psnr\n", "no values"),
+        (b"step,psnr\n8000,\n", "no values"),
+        (b"epoch,psnr\n1,2\n", "no column step or images"),
+        (b"step,psnr\n8000,good\n", "line 2, column psnr: 'good' is no number"),
+        (b"step,psnr\n8000,1\n8000,2\n", "step 8000 after 8000"),
+        (b"step,psnr\n16000,1\n8000,2\n", "line 3 has step 8000 after 16000"),
+        (b"step,psnr\n1.5,1\n", "a step is a whole number from 0, not 1.5"),
+        (b"step,psnr\nnan,1\n", "a step is a whole number"),
+        (b"step,psnr\n,1\n", "a step is a whole number"),
+        (b"step,psnr\n8000,1,2\n", "3 cells for 2 columns"),
+        (b"step,psnr,psnr\n8000,1,2\n", "a name of its own"),
+        (b'step,psnr\n8000,"1\n', "is not CSV"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "is no text"),
+        (b"step,psnr\n8000,\x001\n", "is no text"),
+    ],
+)
+def test_bad_tables(tmp_path, content, says):
+    file = tmp_path / "bad.csv"
+    file.write_bytes(content)
+    result = knee(file, "--json")
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert says in result.stderr
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('{"images": 8, "grad_norm": 1}', "no values"),
+        ("not json\n{}", "line 1 is not JSON"),
+        ("[1]\n{}", "line 1 is no record"),
+        ('{"psnr": 1}\n', "line 1, images: a step is a whole number"),
+        ('{"images": 8, "psnr": "high"}\n', "psnr is no number"),
+    ],
+)
+def test_bad_runs(tmp_path, lines, says):
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    result = knee(tmp_path)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert says in result.stderr
+
+
+def test_places_that_are_none(tmp_path, table):
+    assert "does not exist" in knee(tmp_path / "nothing.csv").stderr
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "has no metrics.jsonl" in knee(empty).stderr
+    for wrong, says in ((tmp_path / "a.jpg", ".png"), (tmp_path / "no/a.png", "folder that exists")):
+        result = knee(table, "-o", wrong)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert says in result.stderr
+
+
+def test_a_file_given_for_the_picture_is_not_overwritten_unless_asked(tmp_path, table):
+    picture = tmp_path / "mine.png"
+    assert knee(table, "-o", picture).exit_code == 0
+    assert not (tmp_path / "curves.knee.png").exists()
+    before = picture.read_bytes()
+    refused = knee(table, "-o", picture)
+    assert (refused.exit_code, picture.read_bytes()) == (2, before)
+    assert "--overwrite" in refused.stderr
+    assert knee(table, "-o", picture, "--overwrite").exit_code == 0
+
+
+def test_without_matplotlib_the_answer_comes_all_the_same(table, tmp_path, monkeypatch):
+    original = builtins.__import__
+
+    def importing(name, *args, **kwargs):
+        if name.split(".")[0] == "matplotlib":
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        return original(name, *args, **kwargs)
+
+    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(builtins, "__import__", importing)
+    result = knee(table, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["picture"] is None
+    assert "pip install 'linearsr[train]'" in result.stderr
+    asked = knee(table, "-o", tmp_path / "a.png")
+    assert (asked.exit_code, len(asked.stderr.splitlines())) == (2, 1)
