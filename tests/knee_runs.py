@@ -1,4 +1,4 @@
-"""Synthetic validation curves whose knee is known, for `knee_study.py` and the tests.
+"""Synthetic validation curves whose knee is known, for the tests and `benchmarks/knee_study.py`.
 
 The noise-free gain of a metric rises from 0 at the first evaluation to 1. Its true knee is the step at which
 it has made 97% of that (a kinked line: its kink), found numerically from the curve itself.
@@ -24,7 +24,7 @@ ENDLESS = ("straight line", "logarithm", "square root")
 
 @dataclass(frozen=True)
 class Layout:
-    """Steps of evaluation, knee and onset of instability, all in training steps."""
+    """Steps of evaluation, knee and range of the onset of oscillation, all in training steps."""
 
     every: int = 8_000
     last: int = 264_000
@@ -37,6 +37,9 @@ class Layout:
 
 
 PUBLISHED = Layout()
+
+MADE_AT_END = (0.4, 0.9)
+"""Share of its final gain that a run which still improves has made at its last evaluation."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _gain(rng: np.random.Generator, kind: Kind, offsets: Array, layout: Layout) 
         if shape in ENDLESS:
             curve = {"straight line": x, "logarithm": np.log1p(30 * x), "square root": np.sqrt(x)}[shape]
             return shape, curve / curve[-1]
-        made = rng.uniform(0.4, 0.9)
+        made = rng.uniform(*MADE_AT_END)
         curve = _rising(rng, shape)
         gain = curve(x * _where(curve, made))
         return shape, gain / made
