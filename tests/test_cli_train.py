@@ -49,9 +49,9 @@ def test_trains_refuses_and_resumes(config, tmp_path):
     run = tmp_path / "run"
     result = train(config, "--threads", 1)
     assert result.exit_code == 0, result.stderr
-    assert result.stderr.splitlines()[-1] == f"weights in {run / 'final'}"
+    assert result.stderr.splitlines()[-1] == f"weights in {run / 'knee'}"
     assert "psnr_y" in result.stderr
-    assert PredictiveStem.from_pretrained(run / "final").config.channels == 8
+    assert PredictiveStem.from_pretrained(run / "knee" / "lr_stem").config.channels == 8
 
     refused = train(config)
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
@@ -59,7 +59,7 @@ def test_trains_refuses_and_resumes(config, tmp_path):
 
     resumed = train(config, "--resume", "--set", "total_images=8")
     assert resumed.exit_code == 0, resumed.stderr
-    assert "going on from 4 images" in resumed.stderr
+    assert "stem: done" in resumed.stderr
     assert images_seen(run) == [2, 4, 6, 8]
 
 
@@ -71,7 +71,11 @@ def test_trains_refuses_and_resumes(config, tmp_path):
         (["{config}", "--set", "no_such_key=1"], "no_such_key"),
         (["{config}", "--set", "batch_size"], "--set batch_size"),
         (["{config}", "--set", "data.folders={{/nowhere: 1}}"], "/nowhere"),
+        (["{config}", "--set", "validation.folder=/nowhere"], "validation.folder: /nowhere"),
+        (["{config}", "--set", "data.lr_crop=99"], "data.folders: every photo is smaller"),
+        (["{config}", "--set", "run_dir=/proc/run"], "run_dir: /proc/run cannot be written"),
         (["{config}", "--set", "stage={{kind: flow, stem: /nowhere}}"], "/nowhere"),
+        (["{config}", "--stage", "pretrain"], "--stage pretrain"),
     ],
 )
 def test_mistakes_are_one_line(config, arguments, named):
@@ -90,7 +94,8 @@ def test_missing_extra_names_the_command(config, monkeypatch):
             raise ModuleNotFoundError("No module named 'accelerate'", name="accelerate")
         return real(name, *arguments, **options)
 
-    monkeypatch.delitem(sys.modules, "linearsr.training.trainer", raising=False)
+    for module in ("config", "plan", "recipe", "trainer", "validation"):
+        monkeypatch.delitem(sys.modules, f"linearsr.training.{module}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_accelerate)
     result = train(config)
     assert result.exit_code == 2
@@ -105,3 +110,33 @@ def test_interrupt_says_how_to_go_on(config, monkeypatch):
     result = train(config)
     assert result.exit_code == 130
     assert "--resume" in result.stderr
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(config, tmp_path):
+    result = train(config, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "4 images in 2 steps at most" in result.stdout
+    assert "1 photos" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 120
+    assert not (tmp_path / "run").exists()
+    plan = json.loads(train(config, "--dry-run", "--json").stdout)
+    assert set(plan["stem"]) == {"network", "memory", "data", "batch", "schedule", "optimizer"}
+
+
+def test_every_stage_of_the_tiny_recipe_is_planned():
+    result = train("configs/tiny.yaml", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "experts/0, experts/1, experts/2, experts/3" in result.stdout
+    assert "16 photos" in result.stdout
+
+
+def test_broken_photos_are_named_and_left_out(config, tmp_path):
+    (tmp_path / "photos" / "b.png").write_bytes((tmp_path / "photos" / "a.png").read_bytes()[:700])
+    (tmp_path / "photos" / "c.jpg").write_bytes(b"no picture")
+    result = train(config, "--set", f"validation.folder={tmp_path / 'whole'}")
+    assert result.exit_code == 2
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "a.png").write_bytes((tmp_path / "photos" / "a.png").read_bytes())
+    result = train(config, "--set", f"validation.folder={tmp_path / 'whole'}")
+    assert result.exit_code == 0, result.stderr
+    assert "c.jpg" in result.stderr

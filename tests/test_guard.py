@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training_tools import losses, make_photos, read_records, write_config
 
 from linearsr.training.config import load_config
 from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
 from linearsr.training.stem import StemObjective
 from linearsr.training.trainer import Trainer
+from training_tools import losses, make_photos, read_records, write_config
 
 
 @pytest.fixture(scope="module")

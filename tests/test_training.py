@@ -7,6 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.config import load_config
+from linearsr.training.flow import FlowStage
+from linearsr.training.optimizer import OptimizerConfig, learning_rate
+from linearsr.training.section import ConfigError
+from linearsr.training.trainer import Trainer
 from training_tools import (
     flow_stage,
     losses,
@@ -16,13 +23,6 @@ from training_tools import (
     weights,
     write_config,
 )
-
-from linearsr.models.transformer import LinearSRTransformer
-from linearsr.training.config import load_config
-from linearsr.training.flow import FlowStage
-from linearsr.training.optimizer import OptimizerConfig, learning_rate
-from linearsr.training.section import ConfigError
-from linearsr.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

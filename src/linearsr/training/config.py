@@ -1,7 +1,7 @@
 """What a training run is made of: a YAML file, checked before anything is built."""
 
-import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -94,10 +94,15 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
 
 
 def check_run_dir(folder: Path) -> None:
-    """Raises ConfigError where a run could not write."""
+    """Raises ConfigError where a run could not write; nothing is left behind."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"run_dir: {folder} cannot be written: choose another folder")
+    try:
+        with TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir: {folder} cannot be written ({error.strerror}): choose another folder"
+        ) from None
 
 
 def _apply(raw: dict[str, Any], override: str, parse: Any) -> None:

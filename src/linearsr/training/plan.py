@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data
 from linearsr.training.flow import FlowStage
+from linearsr.training.section import ConfigError
 from linearsr.training.sources import find_photos
 from linearsr.training.stem import StemStage
 
@@ -26,25 +28,37 @@ _MOMENTS = {"adamw": 2, "came": 1, "muon": 1}
 _FLOAT32 = 4
 
 
-def check(config: TrainConfig) -> Catalogue:
+def check(config: TrainConfig, recipe_dir: Path | None = None) -> Catalogue:
     """What can be known to fail before anything is built; returns the photos to train on.
+
+    Args:
+        config: of a run.
+        recipe_dir: of the recipe that it belongs to; what lies in there may still have to be trained.
 
     Raises:
         ConfigError: one line that names the key.
     """
     check_run_dir(config.run_dir)
+    for key in ("init", "stem"):
+        folder = getattr(config.stage, key, None)
+        to_come = recipe_dir is not None and isinstance(folder, Path) and folder.is_relative_to(recipe_dir)
+        if isinstance(folder, Path) and not folder.is_dir() and not to_come:
+            raise ConfigError(f"stage.{key}: {folder} is no folder: give one that was trained before")
     find_photos(config.validation.folder, "validation.folder")
     return check_data(config.data, SCALE)
 
 
-def describe(config: TrainConfig, start: TrainConfig | None = None) -> dict[str, str]:
+def describe(
+    config: TrainConfig, start: TrainConfig | None = None, recipe_dir: Path | None = None
+) -> dict[str, str]:
     """The plan of a run as readable lines by topic. Raises ConfigError as `check` does.
 
     Args:
         config: of the run.
         start: of the run from whose knee it starts, where that has not been trained yet.
+        recipe_dir: as for `check`.
     """
-    catalogue = check(config)
+    catalogue = check(config, recipe_dir)
     types = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     reduced = types[config.mixed_precision]
     # fake tensors have shapes and types, and take no memory
