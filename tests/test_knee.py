@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from knee_runs import KNEE_GAIN, PUBLISHED, synthetic_run
+from linearsr.training.curves import directions, read_curves
 from linearsr.training.knee import KneeConfig, find_knee
 from linearsr.training.saturation import GAIN
 
@@ -34,6 +35,13 @@ def oscillating(onset=200_000, swing=0.3, **kwargs):
 def find(*curves, higher=True, steps=STEPS, **config):
     named = {f"m{i}": list(curve) for i, curve in enumerate(curves)}
     return find_knee(steps, named, dict.fromkeys(named, higher), KneeConfig(**config))
+
+
+def recorded(name, evaluations=None):
+    """Curves of a small stem trained on the 16 photos of `examples/`, validated every 200 images."""
+    curves = read_curves(CURVES / f"{name}.jsonl")
+    values = {metric: values[:evaluations] for metric, values in curves.values.items()}
+    return find_knee(curves.steps[:evaluations], values, directions(values))
 
 
 def share(found):
@@ -171,6 +179,22 @@ def test_too_few_points_and_nothing_to_see():
         assert find(flat).knee_step is None
     nothing = find(np.full(33, np.nan))
     assert (nothing.knee_step, nothing.onset_step, nothing.confirmed) == (None, 8_000, False)
+
+
+def test_a_real_run_that_reaches_a_plateau():
+    """By eye: "mild" is level from about 4,000 images, "bicubic" from about 8,000, the last is at 16,000."""
+    knee = recorded("stem-plateau")
+    assert 4_000 <= knee.knee_step <= 9_000
+    assert knee.onset_step is None
+    for evaluations in (5, 10, 15):
+        assert recorded("stem-plateau", evaluations).knee_step is None
+
+
+def test_a_real_run_that_swings_from_the_start():
+    """A learning rate 20 times too high: all gain in the first 400 images, then swings as large as the gain."""
+    knee = recorded("stem-unstable")
+    assert knee.knee_step <= 1_000
+    assert knee.spans()["improving"] == (200, knee.knee_step)
 
 
 def test_a_constant_metric_has_no_say():

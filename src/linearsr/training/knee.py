@@ -25,6 +25,8 @@ from linearsr.training.saturation import Family, Floats
 Phase = Literal["improving", "plateau", "oscillating"]
 
 _MISLED = 0.05
+_NEAR = 0.1
+"""A knee is as good as another this share of the way to it away: with frequent evaluations, one is too strict."""
 _MOST_EVALUATIONS = 150
 """Longer runs are pooled to so many: the knee is then found to within 1/150 of the run."""
 _HUGE = 1e100
@@ -52,9 +54,9 @@ class Knee:
 
     `knee_step` is one of the steps evaluated, or None: no plateau yet. `onset_step` is the first evaluation
     of the oscillation (or divergence), or None. `confidence` in 0..1 is the probability that the knee lies
-    within one evaluation of `knee_step`; without a knee, that there is no plateau yet (0: too few points to
-    tell). `confirmed`: a run can stop here. `phases` has one entry for each step; without a knee, all
-    evaluations before the onset count as improving.
+    within one evaluation of `knee_step`, or a tenth of the way to it if that is more; without a knee, that
+    there is no plateau yet (0: too few points to tell). `confirmed`: a run can stop here. `phases` has one
+    entry for each step; without a knee, all evaluations before the onset count as improving.
     """
 
     knee_step: int | None
@@ -136,14 +138,15 @@ def _search(steps: Floats, values: Floats, config: KneeConfig) -> _Found:
     offsets = np.asarray(steps - steps[0], np.float64)
     family = Family.at(offsets)
     phase = good_phase(family, values, config.swing)
-    votes = (1 - _MISLED) * phase.posterior / family.prior[:, None] + _MISLED
-    probability = votes.prod(1) * family.prior
+    votes = np.log((1 - _MISLED) * phase.posterior / family.prior[:, None] + _MISLED).sum(1)
+    probability = np.exp(votes - votes.max()) * family.prior
     probability /= probability.sum()
 
     inside = offsets[: phase.end]
     # what was still improving when the oscillation began has its knee at the last good evaluation
     knees = np.minimum(family.knees, inside[-1]) if phase.end < n else family.knees
-    distance = np.abs(inside[:, None] - knees) / np.median(np.diff(offsets))
+    tolerance = np.maximum(np.median(np.diff(offsets)), _NEAR * inside)[:, None]
+    distance = np.abs(inside[:, None] - knees) / tolerance
     index = int((np.maximum(1 - distance / 2, 0) @ probability).argmax())
     lasted = inside[max(phase.end - 1 - config.patience, 0)]
     reached = float(probability[knees <= lasted].sum())
