@@ -63,17 +63,18 @@ def save_checkpoint(
         return
     folder = root / f"{progress.images:010d}"
     draft = root / f".{folder.name}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in root.glob(".*"):  # by a killed run
+        shutil.rmtree(left, ignore_errors=True)
     draft.mkdir(parents=True)
     for name, state in tensors.items():
         save_file(state, draft / f"{name}.safetensors")
     groups = [_scalars(group) for group in optimizer_state["param_groups"]]
     write_json(draft / _PROGRESS, {**asdict(progress), "ema_steps": ema.steps, "optimizer_groups": groups})
     if folder.exists():
-        shutil.rmtree(folder)
+        _remove(folder)
     os.replace(draft, folder)
     for old in checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
 
 
 def load_checkpoint(
@@ -116,6 +117,13 @@ def latest_checkpoint(root: Path) -> Path | None:
     """The newest complete checkpoint under `root`, or None."""
     found = checkpoints(root)
     return found[-1] if found else None
+
+
+def _remove(folder: Path) -> None:
+    # under another name first: a run that is killed meanwhile must not take what is left for a checkpoint
+    doomed = folder.with_name(f".{folder.name}.old")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
