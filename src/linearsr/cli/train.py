@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from linearsr.cli.console import FAILED, INTERRUPTED, console, debugging, say, shown, stop, write_json
+from linearsr.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_USE,
+    console,
+    debugging,
+    say,
+    shown,
+    stop,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -18,6 +29,9 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 60.0
 """Seconds between two lines about the loss, where there is no terminal to show a bar."""
+
+_HEAD_START = 5.0
+"""Seconds that the main process gets to say an error first; its launcher then ends the other processes."""
 
 
 def train(
@@ -49,6 +63,7 @@ def train(
     A recipe trains its stages in order, each from the knee of the one before, and puts the model together.
     For several GPUs: accelerate launch -m linearsr.cli.app train CONFIG.
     """
+    console().quiet = not _is_main()
     try:
         from safetensors import SafetensorError
 
@@ -57,22 +72,36 @@ def train(
         from linearsr.training.guard import Diverged
         from linearsr.training.section import ConfigError
 
-        logging.basicConfig(format="linearsr: %(message)s", level=logging.WARNING)
+        level = logging.WARNING if _is_main() else logging.ERROR
+        logging.basicConfig(format="linearsr: %(message)s", level=level, force=True)
         _run(config, overrides, stage, resume, dry_run, json, threads)
     except ModuleNotFoundError as error:
         _stop_for_extra(error)
     except (ConfigError, CheckpointError, ImageError, SafetensorError) as error:
         if debugging():
             raise
-        stop(error)
+        _stop(error)
     except Diverged as error:
-        stop(error, FAILED)
+        _stop(error, FAILED)
     except OSError as error:
         if debugging():
             raise
-        stop(f"{shown(error.filename)}: {error.strerror}" if error.filename else error, FAILED)
+        _stop(f"{shown(error.filename)}: {error.strerror}" if error.filename else error, FAILED)
     except KeyboardInterrupt:
-        stop("interrupted: --resume goes on from the newest checkpoint", INTERRUPTED)
+        _stop("interrupted: --resume goes on from the newest checkpoint", INTERRUPTED)
+
+
+def _is_main() -> bool:
+    """Whether this is the process, of those that a launcher started for one run, which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _stop(message: object, status: int = WRONG_USE) -> NoReturn:
+    """As `stop`, but what happens to all processes alike is said once."""
+    if not _is_main():
+        time.sleep(_HEAD_START)
+        console().quiet = False
+    stop(message, status)
 
 
 def _run(
@@ -88,6 +117,7 @@ def _run(
 
     from linearsr.training.config import TrainConfig, parse_settings, read_settings
     from linearsr.training.plan import check, describe
+    from linearsr.training.processes import leave
     from linearsr.training.recipe import RecipeConfig, Run, plan, train_recipe, train_run
     from linearsr.training.section import ConfigError
 
@@ -101,12 +131,14 @@ def _run(
         raise ConfigError(f"--stage {stage}: {path} is one run, without stages")
     else:
         runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
-    if dry_run:
+    recipe_dir = recipe.run_dir if recipe is not None else None
+    if dry_run and _is_main():
         start = next((run.config for run in runs if run.name == "pretrain"), None)
-        _show_plan({run.name: describe(run.config, start) for run in runs}, json)
+        _show_plan({run.name: describe(run.config, start, recipe_dir) for run in runs}, json)
+    if dry_run:
         return
     for run in runs:
-        check(run.config)
+        check(run.config, recipe_dir)
     begun = [run for run in runs if run.started]
     if begun and not resume:
         place = shown((recipe or begun[0].config).run_dir)
@@ -119,6 +151,7 @@ def _run(
             if recipe is None
             else train_recipe(recipe, runs, progress.for_run, stage)
         )
+    leave()
     say(f"weights in {shown(folder)}" if folder else "other runs of the recipe are still to be done")
 
 
@@ -135,7 +168,7 @@ def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:
 def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
     if debugging():
         raise error
-    stop(f"training needs {error.name}: pip install 'linearsr[train]'")
+    _stop(f"training needs {error.name}: pip install 'linearsr[train]'")
 
 
 class TrainingProgress:

@@ -7,6 +7,7 @@ which do not wait for each other, can be trained on several machines with a comm
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from linearsr.flow.partition import PUBLISHED, Partition
-from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from linearsr.pipeline import PipelineConfig
 from linearsr.training.assemble import assemble
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.flow import FlowStage, stage_codec
+from linearsr.training.processes import from_main
 from linearsr.training.run_log import Report
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.state import latest_checkpoint
@@ -158,18 +160,20 @@ def train_recipe(
     if not chosen:
         raise ConfigError(f"--stage {only}: choose from {', '.join(run.name for run in runs)}")
     for run in chosen:
-        waiting = [before.name for before in _needed(run, runs) if not before.finished]
+        waiting = from_main(partial(_unfinished, _needed(run, runs)))
         if waiting:
             raise ConfigError(
                 f"--stage {only}: {run.name} starts from the knee of {waiting[0]}: train that first"
             )
-        if not run.finished:
+        if from_main(partial(_unfinished, [run])):
             train_run(run, report_for)
-    if not all(run.finished for run in runs) or "pretrain" not in recipe.stages:
+    if "pretrain" not in recipe.stages or from_main(partial(_unfinished, runs)):
         return None
-    folder = recipe.run_dir / MODEL_FOLDER
-    _assembled(recipe, runs).save_pretrained(folder, torch.bfloat16)
-    return folder
+    return from_main(partial(_save_model, recipe, runs))
+
+
+def _unfinished(runs: list[Run]) -> list[str]:
+    return [run.name for run in runs if not run.finished]
 
 
 def _needed(run: Run, runs: list[Run]) -> list[Run]:
@@ -181,16 +185,19 @@ def _needed(run: Run, runs: list[Run]) -> list[Run]:
     return [] if stage in ("codec", "stem") else [other for other in runs if other.name in earlier]
 
 
-def _assembled(recipe: RecipeConfig, runs: list[Run]) -> LinearSRPipeline:
-    """The model of the last stage's networks."""
+def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
+    """Write the model of the last stage's networks; returns its folder."""
     last = runs[-1].name.partition("/")[0]
     final = [run for run in runs if run.name.partition("/")[0] == last]
     stage = final[0].config.stage
     assert isinstance(stage, FlowStage)
-    return assemble(
+    model = assemble(
         stage.stem or final[0].config.run_dir / KNEE_FOLDER / "lr_stem",
         [run.config.run_dir / KNEE_FOLDER / "transformer" for run in final],
         stage.boundaries,
         stage_codec(stage),
         PipelineConfig.from_index(recipe.model),
     )
+    folder = recipe.run_dir / MODEL_FOLDER
+    model.save_pretrained(folder, torch.bfloat16)
+    return folder

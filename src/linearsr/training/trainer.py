@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
@@ -26,6 +25,7 @@ from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
 from linearsr.training.objective import Objective
 from linearsr.training.optimizer import build_optimizer, learning_rate
+from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
 from linearsr.training.section import ConfigError
 from linearsr.training.state import (
@@ -55,7 +55,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
         torch.manual_seed(config.seed)
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = start(config.mixed_precision)
         if config.batch_size % self.accelerator.num_processes:
             raise ConfigError(
                 f"batch_size: {config.batch_size} is no multiple of the {self.accelerator.num_processes} processes"
@@ -78,7 +78,7 @@ class Trainer:
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
-        folder = latest_checkpoint(self.checkpoints)
+        folder = from_main(partial(latest_checkpoint, self.checkpoints))
         if folder is not None:
             self._check_same_run()
             self._load(folder)
@@ -109,9 +109,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report)
             write_json(config.run_dir / CONFIG_FILE, config.model_dump(mode="json"))
-        self.accelerator.wait_for_everyone()
+            self._reopen()
         self._remember()
-        if not checkpoints(self.checkpoints):
+        if not from_main(partial(checkpoints, self.checkpoints)):
             self._save()  # the start, so that the guard has something to go back to
         self.network.train()
         while not self._train(validation):
@@ -121,16 +121,27 @@ class Trainer:
             self.log.close()
         return knee
 
+    def _reopen(self) -> None:
+        """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
+        path = self.config.run_dir / KNEE_FILE
+        if path.exists():
+            knee = self.validated / f"{json.loads(path.read_text(encoding='utf-8'))['images']:010d}"
+            shutil.rmtree(knee, ignore_errors=True)
+            shutil.copytree(self.config.run_dir / KNEE_FOLDER, knee)
+            path.unlink()
+
     @property
     def _total_images(self) -> int:
         return self.config.total_images // self.config.batch_size * self.config.batch_size
 
     def _train(self, validation: Validation) -> bool:
         """Train until the end or the knee (True), or until the run went back to a checkpoint (False)."""
+        assert self.pairs is not None
         config, progress = self.config, self.progress
         started, first = time.monotonic(), progress.images
         for lr, hr, indices in self._batches():
-            record, verdict = self._step(lr, hr, indices.tolist())
+            made = self.pairs.complete(lr, hr, indices)
+            record, verdict = self._step(made, hr, indices.tolist())
             if verdict == "roll back":
                 self._roll_back(record["skipped"])
                 return False
@@ -167,11 +178,13 @@ class Trainer:
             terms = self.objective.loss(self.network, lr, hr, seeds)
         values = torch.stack(list(terms.values()))
         self.accelerator.backward(values.sum())
-        norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm))
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
+        norm = float(whole({"norm": norm})["norm"])
         means = self.accelerator.reduce(values.detach(), "mean").tolist()
         verdict, trouble = self.guard.judge(sum(means), norm)
         if verdict == "good":
             self.optimizer.step()
+            average_buffers(self.accelerator, self.bare)
             self.ema.update(self.bare)
         else:
             self.ema.restore_buffers(self.bare)
@@ -188,9 +201,8 @@ class Trainer:
                 f"each with {guard.lr_factor:g} times the learning rate, did not help: lower optimizer.lr"
             )
         rollbacks, lr_scale = self.progress.rollbacks + 1, self.progress.lr_scale * guard.lr_factor
-        folder = latest_checkpoint(self.checkpoints)
+        folder = from_main(partial(latest_checkpoint, self.checkpoints))
         assert folder is not None
-        self.accelerator.wait_for_everyone()
         self._load(folder)
         self.progress.rollbacks, self.progress.lr_scale = rollbacks, lr_scale
         if self.accelerator.is_main_process:
@@ -203,7 +215,8 @@ class Trainer:
 
     def _remember(self) -> None:
         """What the log says of the steps up to now, for the guard and the knee."""
-        seen = [record for record in records(self.config.run_dir) if record["images"] <= self.progress.images]
+        written = from_main(lambda: list(records(self.config.run_dir)))
+        seen = [record for record in written if record["images"] <= self.progress.images]
         self.guard.remember(
             (record["loss"] or 0.0, record["grad_norm"] or 0.0, "skipped" in record)
             for record in seen
@@ -236,21 +249,23 @@ class Trainer:
         run_dir, knee = self.config.run_dir, self._knee()
         self._save_parts(run_dir / "final")
         if self.accelerator.is_main_process:
-            images = self.progress.images if knee is None or knee.knee_step is None else knee.knee_step
-            source = self.validated / f"{images:010d}"
-            if not source.exists():
-                images, source = self.progress.images, run_dir / "final"
+            wanted = self.progress.images if knee is None or knee.knee_step is None else knee.knee_step
+            kept = {int(folder.name): folder for folder in self.validated.glob("[0-9]*")}
+            kept[self.progress.images] = run_dir / "final"
+            # of a run that was finished before and went on, only that knee is left beside what came later
+            images = min(kept, key=lambda at: abs(at - wanted))
             shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
-            shutil.copytree(source, run_dir / KNEE_FOLDER)
-            shutil.rmtree(self.validated, ignore_errors=True)
-            # the last thing to be written: from here on the run counts as finished
+            shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
+            # from here on the run counts as finished; before, a run that goes on needs what was validated
             write_json(run_dir / KNEE_FILE, {"images": images, **(asdict(knee) if knee else {})})
+            shutil.rmtree(self.validated, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return run_dir / KNEE_FOLDER
 
     def _save_parts(self, folder: Path) -> None:
         state = whole(self.ema.state)
         if self.accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)  # a killed run may have left a part of one
             for name, part in self.objective.parts(state).items():
                 part.save_pretrained(folder / name)
 

@@ -1,0 +1,60 @@
+"""The processes of one run, and what they must agree on; with one process, all of this does nothing.
+
+Only the main process writes. What lies in the run folder is looked at by it alone, too, and told to the others: a
+process that comes late would see what the main one has written since, and go another way.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from torch import nn
+
+_T = TypeVar("_T")
+
+
+def start(mixed_precision: str) -> Accelerator:
+    """Join the other processes of the run, as `torchrun` or `accelerate launch` have set them up."""
+    # of a layout that costs nothing here, and of writing into outputs, which no loss here does
+    for message in ("Grad strides do not match", "FSDP2-wrapped module .* returned a view"):
+        warnings.filterwarnings("ignore", message)
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=_on_cpu())
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        # every process makes the same weights from the seed; loading them from the main one fails for buffers
+        plugin.cpu_ram_efficient_loading = False
+    return accelerator
+
+
+def from_main(make: Callable[[], _T]) -> _T:
+    """What `make` gives on the main process; every process must call it, and none goes on before the main one."""
+    state = PartialState(cpu=_on_cpu())
+    found: list[_T | None] = [make() if state.is_main_process else None]
+    broadcast_object_list(found)
+    (value,) = found
+    return value  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def average_buffers(accelerator: Accelerator, network: nn.Module) -> None:
+    """Make running statistics the same everywhere: the mean over the processes, each of which saw a part of a batch.
+
+    So a mean is that of the whole batch; a variance leaves out how the means of the parts differ, which is little.
+    """
+    if accelerator.num_processes > 1:
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(accelerator.reduce(buffer, "mean"))
+
+
+def leave() -> None:
+    """Part from the other processes, when all is done."""
+    PartialState(cpu=_on_cpu()).destroy_process_group()
+
+
+def _on_cpu() -> bool:
+    # unless told so, `accelerate` takes the processes that `torchrun` starts on a machine without GPU for single runs
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
