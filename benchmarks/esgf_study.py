@@ -69,10 +69,10 @@ def main() -> None:
                 f"{sum(run['diverged'] for run in tuned)} of {len(tuned)}",
             )
     found = "no knee" if knee.get("knee_step") is None else f"knee at {knee['knee_step']:,}"
-    print(
+    Console(width=100).print(
         f"{found}, onset of oscillation: {knee.get('onset_step')}, confidence {knee.get('confidence', 0):.2f}"
     )
-    print("PSNR-Y in dB of samples on the validation photos, mean of all degradations")
+    Console(width=100).print("PSNR-Y in dB of samples on the validation photos, mean of all degradations")
     Console(width=100).print(table)
 
 
