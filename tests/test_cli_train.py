@@ -59,7 +59,7 @@ def test_trains_refuses_and_resumes(config, tmp_path):
 
     resumed = train(config, "--resume", "--set", "total_images=8")
     assert resumed.exit_code == 0, resumed.stderr
-    assert "stem: done" in resumed.stderr
+    assert "going on from its newest checkpoint" in resumed.stderr
     assert images_seen(run) == [2, 4, 6, 8]
 
 

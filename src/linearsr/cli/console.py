@@ -1,6 +1,7 @@
 """What the commands say: results on stdout, everything else on stderr, one line for each thing."""
 
 import json
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,18 @@ def console() -> "Console":
 def say(line: str) -> None:
     """Write one line to stderr, as it is: no markup, no wrapping."""
     console().print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@cache
+def say_warnings() -> None:
+    """From now on, say what the library warns of."""
+    logging.getLogger("linearsr").addHandler(_Saying())
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it as one line."""
+        say(f"linearsr: {one_line(record.getMessage())}")
 
 
 def stop(message: object, status: int = WRONG_USE) -> NoReturn:

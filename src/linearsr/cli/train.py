@@ -1,6 +1,5 @@
 """`linearsr train`: a config in, a folder of weights out."""
 
-import logging
 import math
 import os
 import time
@@ -17,6 +16,7 @@ from linearsr.cli.console import (
     console,
     debugging,
     say,
+    say_warnings,
     shown,
     stop,
     write_json,
@@ -72,8 +72,7 @@ def train(
         from linearsr.training.guard import Diverged
         from linearsr.training.section import ConfigError
 
-        level = logging.WARNING if _is_main() else logging.ERROR
-        logging.basicConfig(format="linearsr: %(message)s", level=level, force=True)
+        say_warnings()
         _run(config, overrides, stage, resume, dry_run, json, threads)
     except ModuleNotFoundError as error:
         _stop_for_extra(error)

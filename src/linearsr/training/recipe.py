@@ -6,6 +6,7 @@ Where every run stands is seen from its folder alone. So a recipe can be stopped
 which do not wait for each other, can be trained on several machines with a common folder.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -76,8 +77,13 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether its knee is known."""
-        return (self.config.run_dir / KNEE_FILE).exists()
+        """Whether its knee is known, and it was trained as far as its config says."""
+        path = self.config.run_dir / KNEE_FILE
+        if not path.exists():
+            return False
+        knee = json.loads(path.read_text(encoding="utf-8"))
+        stopped = self.config.stop_at_knee and knee.get("confirmed", False)
+        return bool(stopped or knee["trained_images"] > self.config.total_images - self.config.batch_size)
 
     @property
     def started(self) -> bool:
