@@ -62,7 +62,7 @@ def main() -> None:
                 start,
                 f"{images:,}",
                 f"{rate:g}",
-                f"{fmean(run['start'] for run in tuned):.3f}",
+                f"{fmean(run['first'] for run in tuned):.3f}",
                 f"{median(run['end'] for run in tuned):.3f}",
                 f"{min(run['worst'] for run in tuned):.3f}",
                 str(sum(run["bad"] for run in tuned)),

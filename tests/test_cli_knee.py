@@ -45,6 +45,14 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+def test_metrics_can_be_chosen(run, table):
+    report = json.loads(knee(run, "--json", "--metric", "*/psnr_y").stdout)
+    assert [metric["name"] for metric in report["metrics"]] == ["mild/mean/psnr_y"]
+    refused = knee(table, "--metric", "vmaf")
+    assert refused.exit_code == 2
+    assert refused.stderr == "linearsr: no metric fits vmaf: there are psnr, lpips\n"
+
+
 def test_json_of_a_csv(table, tmp_path):
     result = knee(table, "--json")
     assert result.exit_code == 0, result.stderr

@@ -25,6 +25,12 @@ def knee(
         list[str] | None,
         typer.Option("--lower", metavar="NAME", help="A metric that is better lower; repeatable."),
     ] = None,
+    patterns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", metavar="PATTERN", help="Look at these metrics only, e.g. '*/mean/*'; repeatable."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +52,7 @@ def knee(
 
     _check_output(output, overwrite)
     try:
-        curves = read_curves(source)
+        curves = read_curves(source, patterns or ("*",))
         higher_is_better = directions(curves.values, higher or (), lower or ())
     except CurvesError as error:
         if debugging():

@@ -19,6 +19,13 @@ from linearsr.training.validation import ValidationConfig
 _Section = TypeVar("_Section", bound=Section)
 
 
+class RunKneeConfig(KneeConfig):
+    """The knee of a run."""
+
+    metrics: tuple[str, ...] = ("*/mean/*", "*/denoised/*", "*/reconstruction/*")
+    """Fidelity of the samples does not vote: it falls when a flow begins to draw detail."""
+
+
 class TrainConfig(Section):
     """One training run. Progress is counted in images, so it does not depend on the batch size."""
 
@@ -27,7 +34,7 @@ class TrainConfig(Section):
     data: DataConfig
     validation: ValidationConfig
     optimizer: OptimizerConfig = OptimizerConfig()
-    knee: KneeConfig = KneeConfig()
+    knee: RunKneeConfig = RunKneeConfig()
     guard: GuardConfig = GuardConfig()
     seed: int = Field(0, ge=0, lt=2**20)
     batch_size: int = Field(16, gt=0)

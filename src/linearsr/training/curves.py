@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from linearsr.training.knee import votes
+
 METRICS_FILE = "metrics.jsonl"
 
 HIGHER_IS_BETTER: Mapping[str, bool] = {
@@ -42,11 +44,11 @@ class _Row:
     values: dict[str, float | None]
 
 
-def read_curves(path: Path) -> Curves:
+def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
     """Curves of a run folder (the validations in its `metrics.jsonl`), of such a file, or of a CSV file.
 
     A CSV file has a column `step` (or `images`) and one column for each metric; an empty cell is a missing
-    value, a row without any value is left out.
+    value, a row without any value is left out. Of the metrics, those are read whose names fit a pattern.
 
     Raises:
         CurvesError: no such file, not of this form, no values, or steps that do not rise.
@@ -72,7 +74,10 @@ def read_curves(path: Path) -> Curves:
                 f"{path}: {after.where} has step {after.step} after {before.step}: "
                 "sort the steps and keep each once"
             )
-    names = dict.fromkeys(name for row in rows for name in row.values)
+    every = dict.fromkeys(name for row in rows for name in row.values)
+    names = [name for name in every if votes(name, patterns)]
+    if not names:
+        raise CurvesError(f"no metric fits {', '.join(patterns)}: there are {', '.join(every)}")
     return Curves(
         [row.step for row in rows], {name: [row.values.get(name) for row in rows] for name in names}
     )

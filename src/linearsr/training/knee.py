@@ -13,6 +13,7 @@ their gain, always before the oscillation. How it is found is not published; thi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -36,10 +37,12 @@ _TRAILING = 2
 
 
 class KneeConfig(BaseModel):
-    """When a plateau counts as one."""
+    """Which curves are looked at, and when a plateau counts as one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    metrics: tuple[str, ...] = ("*",)
+    """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve."""
     patience: int = Field(4, ge=1)
     """Evaluations that the plateau must have lasted, unless oscillation cuts it short."""
     certainty: float = Field(0.9, gt=0.5, lt=1)
@@ -75,6 +78,11 @@ class Knee:
         return spans
 
 
+def votes(name: str, patterns: Sequence[str]) -> bool:
+    """Whether the curve of that name is among those that the patterns choose."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def find_knee(
     steps: Sequence[int],
     curves: Mapping[str, Sequence[float | None]],
@@ -94,6 +102,7 @@ def find_knee(
     """
     _check(steps, curves, higher_is_better)
     config = config or KneeConfig()
+    curves = {name: curve for name, curve in curves.items() if votes(name, config.metrics)}
     if not steps or not curves:
         return _answer(steps, knee=None, onset=None, confidence=0.0, confirmed=False)
     values = np.array([np.asarray(curve, np.float64) for curve in curves.values()]).T

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-METRICS_FILE = "metrics.jsonl"
+from linearsr.training.curves import METRICS_FILE
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]

@@ -234,14 +234,12 @@ class Trainer:
         self._validations.append({"images": images, **metrics})
 
     def _knee(self) -> Knee | None:
-        """The knee of the curves so far, if there are any; the frozen stem's own figures are no curve."""
+        """The knee of the curves so far, if there are any."""
         if not self._validations:
             return None
         steps = [record["images"] for record in self._validations]
         names = {name for record in self._validations for name in record if name.count("/") == 2}
-        curves = {
-            name: [record.get(name) for record in self._validations] for name in names if "/stem/" not in name
-        }
+        curves = {name: [record.get(name) for record in self._validations] for name in sorted(names)}
         return find_knee(steps, curves, dict.fromkeys(curves, True), self.config.knee)
 
     def _finish(self) -> Path:
