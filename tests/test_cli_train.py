@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
 from linearsr.models.lr_stem import PredictiveStem
+from training_tools import settings
 
 
 @pytest.fixture
@@ -21,18 +22,11 @@ def config(tmp_path: Path) -> Path:
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(photos / "a.png")
-    settings = {
-        "run_dir": str(tmp_path / "run"),
-        "batch_size": 2,
-        "total_images": 4,
-        "save_every_images": 2,
-        "mixed_precision": "no",
-        "stage": {"kind": "stem", "stem": {"channels": 8, "num_blocks": 1}},
-        "data": {"folders": {str(photos): 1.0}, "lr_crop": 8, "workers": 0},
-        "validation": {"folder": str(photos), "every_images": 4, "max_pictures": 1},
-    }
+    changes = {"total_images": 4, "save_every_images": 2}
+    validation = {"folder": str(photos), "every_images": 4, "max_pictures": 1}
+    raw = settings(photos, tmp_path / "run", validation=validation, **changes)
     file = tmp_path / "stem.yaml"
-    file.write_text(yaml.safe_dump(settings))
+    file.write_text(yaml.safe_dump(raw))
     return file
 
 

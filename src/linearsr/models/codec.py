@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import CheckpointError, PretrainedModule, load_config, resolve_folder
+from linearsr.checkpoints import PretrainedModule, load_one_of
 from linearsr.models.lr_stem import LRCondition
 
 if TYPE_CHECKING:
@@ -168,11 +168,8 @@ CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
 
 def load_codec(folder: str | os.PathLike[str]) -> Codec:
     """The codec of either kind in `folder`. Raises CheckpointError where there is none."""
-    path = resolve_folder(folder)
-    name = load_config(path).get("_class_name")
-    if name not in CODECS:
-        raise CheckpointError(f"{path}: holds {name}, not a codec ({', '.join(CODECS)})")
-    return CODECS[name].from_pretrained(path)
+    codec: Codec = load_one_of(folder, CODECS, "a codec")
+    return codec
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

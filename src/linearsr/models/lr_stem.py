@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import CheckpointError, PretrainedModule, load_config, resolve_folder
+from linearsr.checkpoints import PretrainedModule, load_one_of
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
@@ -172,8 +172,5 @@ STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {
 
 def load_stem(folder: str | os.PathLike[str]) -> LRStem:
     """The stem of either kind in `folder`. Raises CheckpointError where there is none."""
-    path = resolve_folder(folder)
-    name = load_config(path).get("_class_name")
-    if name not in STEMS:
-        raise CheckpointError(f"{path}: holds {name}, not a stem ({', '.join(STEMS)})")
-    return STEMS[name].from_pretrained(path)
+    stem: LRStem = load_one_of(folder, STEMS, "a stem")
+    return stem
