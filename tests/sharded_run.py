@@ -7,17 +7,16 @@ from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlu
 from accelerate.state import AcceleratorState
 
 from linearsr.training.config import load_config
-from linearsr.training.processes import leave, start
+from linearsr.training.processes import leave
 from linearsr.training.trainer import Trainer
 
 
-def shard_on_cpu() -> Accelerator:
+def shard_on_cpu() -> None:
     """`accelerate` turns FSDP on where there are GPUs only; its own code for it also works over gloo."""
-    accelerator = start("no")
+    Accelerator(mixed_precision="no", cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
     AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2)
-    return accelerator
 
 
 def main() -> None:

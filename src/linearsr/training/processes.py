@@ -13,19 +13,34 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import nn
 
+from linearsr.training.config import TrainConfig
+from linearsr.training.section import ConfigError
+
 _T = TypeVar("_T")
 
 
-def start(mixed_precision: str) -> Accelerator:
-    """Join the other processes of the run, as `torchrun` or `accelerate launch` have set them up."""
+def start(config: TrainConfig) -> Accelerator:
+    """Join the other processes of the run, as `torchrun` or `accelerate launch` have set them up.
+
+    Raises:
+        ConfigError: something that is set does not go with so many processes, or with split weights.
+    """
     # of a layout that costs nothing here, and of writing into outputs, which no loss here does
     for message in ("Grad strides do not match", "FSDP2-wrapped module .* returned a view"):
         warnings.filterwarnings("ignore", message)
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=_on_cpu())
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=_on_cpu())
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
         # every process makes the same weights from the seed; loading them from the main one fails for buffers
         plugin.cpu_ram_efficient_loading = False
+        if config.optimizer.name == "came":
+            raise ConfigError(
+                "optimizer.name: came does not work on split weights (FSDP): choose adamw or muon"
+            )
+    if config.batch_size % accelerator.num_processes:
+        raise ConfigError(
+            f"batch_size: {config.batch_size} is no multiple of the {accelerator.num_processes} processes"
+        )
     return accelerator
 
 

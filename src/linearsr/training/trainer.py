@@ -55,11 +55,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
         torch.manual_seed(config.seed)
-        self.accelerator = start(config.mixed_precision)
-        if config.batch_size % self.accelerator.num_processes:
-            raise ConfigError(
-                f"batch_size: {config.batch_size} is no multiple of the {self.accelerator.num_processes} processes"
-            )
+        self.accelerator = start(config)
         self.pairs: CropPairs | None = None
         self.objective: Objective = config.stage.objective()
         self.objective.to(self.accelerator.device)
