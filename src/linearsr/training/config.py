@@ -43,7 +43,7 @@ class TrainConfig(Section):
     """At most."""
     stop_at_knee: bool = True
     """Whether the run ends when its knee is confirmed; its weights are kept either way."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    mixed_precision: Literal["no", "bf16"] = "bf16"
     ema_decay: float = Field(0.999, ge=0, lt=1)
     save_every_images: int = Field(gt=0)
     keep_checkpoints: int = Field(2, ge=1)

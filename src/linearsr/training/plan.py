@@ -59,10 +59,9 @@ def describe(
         recipe_dir: as for `check`.
     """
     catalogue = check(config, recipe_dir)
-    types = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    reduced = types[config.mixed_precision]
+    reduced = config.mixed_precision == "bf16"
     # fake tensors have shapes and types, and take no memory
-    with FakeTensorMode(), torch.autocast("cpu", reduced, enabled=reduced != torch.float32):
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=reduced):
         network, forward = _skeleton(config, start)
         parameters = sum(p.numel() for p in network.parameters())
         activations = _saved_bytes(network, forward)
