@@ -24,6 +24,8 @@ from linearsr.training.section import Section
 from linearsr.training.times import TimeLaw
 
 _SCALE = 4
+_NEW_PARAMETERS = ("patch_embed.proj.weight", "patch_embed.proj.bias", "null_tokens")
+"""What SANA has not learned: its LR inputs start at zero, so frozen ones would never see the photo."""
 
 
 class FlowStage(Section):
@@ -117,7 +119,7 @@ class FlowObjective(Objective):
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         if stage.lora is not None:
-            add_lora(transformer, stage.lora)
+            add_lora(transformer, stage.lora, () if stage.init is not None else _NEW_PARAMETERS)
         new_stem = self._fresh_stem() if self.stem is None else None
         self.network = FlowNetwork(transformer, new_stem)
         stem = self.stem or new_stem
@@ -175,9 +177,10 @@ class FlowObjective(Objective):
             noisy = add_noise(latent, noise, self.high)
             estimates = {"denoised": noisy - self.high * velocity(noisy, self.high)}
         else:
+            times = timesteps(self.stage.validation_steps, self.stage.times.shift)
             estimates = {
                 "mean": noise - velocity(noise, 1.0),
-                "sample": sample(velocity, noise, timesteps(self.stage.validation_steps)),
+                "sample": sample(velocity, noise, times),
             }
         if isinstance(self.codec, ResidualCodec):
             estimates["stem"] = torch.zeros_like(latent)

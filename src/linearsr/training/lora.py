@@ -1,11 +1,11 @@
 """Low-rank updates (LoRA, arXiv 2106.09685) of a network's dense layers, through `peft`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from linearsr.training.section import Section
+from linearsr.training.section import ConfigError, Section
 
 _ADAPTER = "default"
 _BASE, _DOWN, _UP = ".base_layer.", f".lora_A.{_ADAPTER}.", f".lora_B.{_ADAPTER}."
@@ -20,19 +20,28 @@ class LoraConfig(Section):
     """Ends of the names of the layers that get one."""
 
 
-def add_lora(network: nn.Module, config: LoraConfig) -> None:
-    """Put the updates into `network`, in place, and freeze all else.
+def add_lora(network: nn.Module, config: LoraConfig, whole: Sequence[str] = ()) -> None:
+    """Put the updates into `network`, in place, and freeze all else but the parameters named in `whole`.
 
     Raises:
         ModuleNotFoundError: `peft` is not installed.
-        ValueError: no layer has such a name.
+        ConfigError: a target that fits no layer, or one that is not linear.
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
+    for target in config.targets:
+        layers = [layer for name, layer in network.named_modules() if f".{name}".endswith(f".{target}")]
+        if not layers:
+            raise ConfigError(f"stage.lora.targets: the network has no layer {target}")
+        if not all(isinstance(layer, nn.Linear) for layer in layers):
+            raise ConfigError(f"stage.lora.targets: {target} is no linear layer, which low-rank updates need")
     inject_adapter_in_model(
         PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets)), network
     )
+    for name, parameter in network.named_parameters():
+        if name in whole:
+            parameter.requires_grad_(True)
 
 
 def merge_lora(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:

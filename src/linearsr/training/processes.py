@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import nn
 
@@ -28,6 +29,8 @@ def start(config: TrainConfig) -> Accelerator:
     # of a layout that costs nothing here, and of writing into outputs, which no loss here does
     for message in ("Grad strides do not match", "FSDP2-wrapped module .* returned a view"):
         warnings.filterwarnings("ignore", message)
+    # a stage may have another precision than the one before it in this process
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=_on_cpu())
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None:

@@ -1,0 +1,85 @@
+"""Low-rank updates: what they train, and that merging them changes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.flow import FlowStage
+from linearsr.training.lora import LoraConfig, add_lora, merge_lora
+from linearsr.training.section import ConfigError
+
+pytest.importorskip("peft")
+
+
+AUTOENCODER = {
+    "latent_channels": 8,
+    "attention_head_dim": 8,
+    "encoder_block_types": "ResBlock",
+    "decoder_block_types": "ResBlock",
+    "encoder_block_out_channels": (8, 8, 8, 8),
+    "decoder_block_out_channels": (8, 8, 8, 8),
+    "encoder_layers_per_block": (1, 1, 1, 1),
+    "decoder_layers_per_block": (1, 1, 1, 1),
+    "encoder_qkv_multiscales": ((), (), (), ()),
+    "decoder_qkv_multiscales": ((), (), (), ()),
+    "downsample_block_type": "Conv",
+    "upsample_block_type": "interpolate",
+}
+
+
+def test_a_network_from_sana_learns_to_see_the_photo(tmp_path: Path) -> None:
+    """Its LR inputs start at zero: were they frozen with the rest, nothing of the LR image would ever arrive."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    diffusers.SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+    ).save_pretrained(tmp_path / "transformer")
+    diffusers.AutoencoderDC(**AUTOENCODER).save_pretrained(tmp_path / "vae")
+    stage = FlowStage(kind="flow", preset="tiny", sana=str(tmp_path), lora=LoraConfig(rank=2))
+    objective = stage.objective()
+    network = objective.network
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 1e-2)
+    for step in range(3):
+        lr, hr = torch.rand(2, 3, 8, 8) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
+        objective.loss(network, lr, hr, [2 * step, 2 * step + 1])["flow"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    noisy, times, lr = torch.randn(1, 8, 4, 4), torch.tensor([0.7]), torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        seen = network(noisy, times, lr, None) - network(noisy, times, -lr, None)
+    assert float(seen.abs().max()) > 1e-4
+    merged = objective.parts(network.state_dict())["transformer"]
+    assert isinstance(merged, LinearSRTransformer)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("to_x", "has no layer to_x"), ("conv_inverted", "conv_inverted is no linear layer")],
+)
+def test_a_target_that_cannot_be_is_one_line(target: str, message: str) -> None:
+    network = LinearSRTransformer(PRESETS["tiny"])
+    with pytest.raises(ConfigError, match=rf"stage\.lora\.targets: .*{message}"):
+        add_lora(network, LoraConfig(targets=("to_q", target)))
+
+
+def test_low_rank_alone_is_trained(tmp_path: Path) -> None:
+    network = LinearSRTransformer(PRESETS["tiny"])
+    add_lora(network, LoraConfig(rank=2), whole=("null_tokens",))
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert "null_tokens" in trained
+    assert all("lora_" in name for name in trained - {"null_tokens"})
+    assert merge_lora(network.state_dict(), LoraConfig(rank=2)).keys() == (
+        LinearSRTransformer(PRESETS["tiny"]).state_dict().keys()
+    )
