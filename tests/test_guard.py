@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linearsr.models.lr_stem import LRCondition
 from linearsr.training.config import load_config
 from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
 from linearsr.training.stem import StemObjective
@@ -59,6 +60,28 @@ def test_a_resumed_guard_judges_as_the_first_did() -> None:
     second.remember(seen)
     assert first.judge(0.85, 1.0) == second.judge(0.85, 1.0)
     assert first.judge(0.2, 29.0) == second.judge(0.2, 29.0)
+
+
+def test_next_to_nothing_has_no_multiples() -> None:
+    """Photos of one colour are soon right: then any noise is many times the usual."""
+    guard = DivergenceGuard(GuardConfig())
+    for _ in range(20):
+        assert guard.judge(0.0, 0.0)[0] == "good"
+    assert guard.judge(1e-3, 1e-3) == ("good", "")
+    assert guard.judge(0.1, 0.1)[0] == "skip"
+
+
+def test_the_loss_of_a_perfect_stem_is_not_negative(photos: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
+    objective = config.stage.objective()
+    lr, hr = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 32, 32)
+    least = objective.network.config.min_deviation
+
+    def perfect(_: torch.Tensor) -> LRCondition:
+        return LRCondition(torch.empty(0), hr, torch.full_like(hr, least))
+
+    terms = objective.loss(perfect, lr, hr, [0])
+    assert {name: float(term) for name, term in terms.items()} == {"l1": 0.0, "likelihood": 0.0}
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, calls: set[int], value: float) -> None:

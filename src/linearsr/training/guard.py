@@ -16,6 +16,9 @@ from linearsr.training.section import Section
 
 Verdict = Literal["good", "skip", "roll back"]
 
+_LEAST_USUAL = 1e-3
+"""A usual loss or norm below it counts as this much: near zero, as with photos of one colour, a ratio means nothing."""
+
 
 class GuardConfig(Section):
     """What counts as a bad step, and how many are borne."""
@@ -39,7 +42,10 @@ class Diverged(RuntimeError):
 
 
 class DivergenceGuard:
-    """Judges the steps of one run in order; every process of a run must see the same figures."""
+    """Judges the steps of one run in order; every process of a run must see the same figures.
+
+    It thinks in ratios, so losses must not be negative.
+    """
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
@@ -78,8 +84,8 @@ class DivergenceGuard:
         self._losses.append(loss)
         self._norms.append(grad_norm)
         if len(self._losses) >= self.config.window // 10:
-            self._usual_loss = min(self._usual_loss, median(self._losses))
-            self._usual_norm = min(self._usual_norm, median(self._norms))
+            self._usual_loss = min(self._usual_loss, max(median(self._losses), _LEAST_USUAL))
+            self._usual_norm = min(self._usual_norm, max(median(self._norms), _LEAST_USUAL))
 
     def remember(self, steps: Iterable[tuple[float, float, bool]]) -> None:
         """Start over with the (loss, gradient norm, was bad) of the steps before, e.g. when a run is resumed."""

@@ -28,7 +28,7 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
-        """Scalar terms of the loss; their sum is minimised.
+        """Scalar terms of the loss, none negative; their sum is minimised.
 
         Every sample has a seed of its own (B of them): what is drawn for it does not depend on its neighbours, on the
         number of processes, or on where a run was interrupted.

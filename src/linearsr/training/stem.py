@@ -40,7 +40,10 @@ class StemStage(Section):
 
 
 class StemObjective(Objective):
-    """L1 for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b."""
+    """L1 for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b.
+
+    log b is counted from the smallest b there is, so that no term is negative: the guard compares losses by ratio.
+    """
 
     network: PredictiveStem
 
@@ -55,7 +58,8 @@ class StemObjective(Objective):
     def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
         condition = network(lr)
         error = (hr - condition.prediction).abs()
-        likelihood = error.detach() / condition.deviation + condition.deviation.log()
+        least = self.network.config.min_deviation
+        likelihood = error.detach() / condition.deviation + (condition.deviation / least).log()
         # the deviation head sees detached features, so its weight changes nothing but its own step
         return {"l1": error.mean(), "likelihood": _LIKELIHOOD_WEIGHT * likelihood.mean()}
 
