@@ -46,6 +46,19 @@ def test_spikes_are_skipped_and_crowding_ones_send_back() -> None:
     assert why == "loss 1 is 10 times the usual 0.1"
 
 
+@pytest.mark.parametrize("max_bad_steps", [1, 3, 10, 50])
+def test_no_bad_spell_is_calm(max_bad_steps: int) -> None:
+    """Bad steps at even distances either leave calm between them or send the run back."""
+    for distance in range(1, 101):
+        guard = DivergenceGuard(GuardConfig(max_bad_steps=max_bad_steps))
+        assert guard.calm
+        verdicts, calm = set(), set()
+        for step in range(200):
+            verdicts.add(guard.judge(math.nan if step % distance == 0 else 0.1, 1.0)[0])
+            calm.add(guard.calm)
+        assert (True in calm) or ("roll back" in verdicts)
+
+
 def test_a_slow_climb_is_seen() -> None:
     """Each step is near the one before, so a moving median alone would follow."""
     guard = DivergenceGuard(GuardConfig())
@@ -128,6 +141,29 @@ def test_a_run_goes_back_with_a_lower_rate_and_can_be_resumed(
     again = Trainer(trainer.config)
     again.resume()
     assert (again.progress.lr_scale, again.progress.rollbacks) == (0.25, 1)
+
+
+FEW = {"window": 10, "max_bad_steps": 2}
+"""A guard that is calm after three good steps."""
+
+
+def test_no_checkpoint_in_a_bad_spell(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is due after 12 images: to return to it would be to return to what went wrong."""
+    spoil(monkeypatch, {5, 6, 7}, math.nan)
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=20, guard=FEW)
+    Trainer(load_config(path)).run()
+    (event,) = [record for record in read_records(tmp_path / "run") if "event" in record]
+    assert "at 14 images: back to 6 with" in str(event["event"])
+
+
+def test_a_checkpoint_that_was_not_calm_is_made_later(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {8}, math.nan)
+    changes = {"total_images": 26, "save_every_images": 9, "guard": FEW}
+    Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+    saved = sorted(folder.name for folder in (tmp_path / "run/checkpoints").iterdir())
+    assert [int(name) for name in saved] == [10, 24]
 
 
 def test_a_hundredfold_learning_rate_ends_in_a_report(photos: Path, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The divergence guard: sees within a step that training goes wrong, and says what to do.
 
 A bad step is skipped: the weights stay as they are. When bad steps crowd, the weights themselves have gone wrong, and
-the run goes back to its last good checkpoint with a lower learning rate; a bounded number of times.
+the run goes back to its last checkpoint with a lower learning rate; a bounded number of times. None is written before
+the steps are calm again, so that what the run goes back to is sound.
 """
 
 import math
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from statistics import median
 from typing import Literal
 
@@ -56,6 +58,12 @@ class DivergenceGuard:
         self._norms: deque[float] = deque(maxlen=self.config.window)
         self._bad: deque[bool] = deque(maxlen=self.config.window)
         self._usual_loss = self._usual_norm = math.inf
+
+    @property
+    def calm(self) -> bool:
+        """Whether the weights can be trusted: the latest steps were good, for longer than bad ones may lie apart."""
+        apart = self.config.window // (self.config.max_bad_steps + 1)
+        return not any(islice(reversed(self._bad), apart))
 
     def judge(self, loss: float, grad_norm: float) -> tuple[Verdict, str]:
         """What to do about a step before its update is applied, and why ("" where it is good)."""

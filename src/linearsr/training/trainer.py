@@ -68,6 +68,7 @@ class Trainer:
         self.ema = ExponentialMovingAverage(self.bare, config.ema_decay)
         self.guard = DivergenceGuard(config.guard)
         self.progress = Progress()
+        self._saved = 0
         self._validations: list[Record] = []
         self.checkpoints = config.run_dir / "checkpoints"
         self.validated = config.run_dir / "validated"
@@ -149,7 +150,7 @@ class Trainer:
                 knee = self._knee()
                 if config.stop_at_knee and knee is not None and knee.confirmed:
                     return True
-            if _crossed(before, progress.images, config.save_every_images):
+            if self.guard.calm and _crossed(self._saved, progress.images, config.save_every_images):
                 self._save()
         return True
 
@@ -270,6 +271,7 @@ class Trainer:
 
     def _load(self, folder: Path) -> None:
         self.progress = load_checkpoint(folder, self.bare, self.ema, self.optimizer)
+        self._saved = self.progress.images
 
     def _save(self) -> None:
         save_checkpoint(
@@ -281,6 +283,7 @@ class Trainer:
             keep=self.config.keep_checkpoints,
             write=self.accelerator.is_main_process,
         )
+        self._saved = self.progress.images
         self.accelerator.wait_for_everyone()
 
 
