@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.config import load_config
@@ -164,6 +165,25 @@ def test_a_checkpoint_that_was_not_calm_is_made_later(
     Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
     saved = sorted(folder.name for folder in (tmp_path / "run/checkpoints").iterdir())
     assert [int(name) for name in saved] == [10, 24]
+
+
+def board(run_dir: Path) -> list[int]:
+    """The images of the losses that TensorBoard shows."""
+    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    return [event.step for event in events.Scalars("loss")]
+
+
+def test_tensorboard_shows_what_the_metrics_say(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a return to a checkpoint, and up to the last step of a run that was given up."""
+    spoil(monkeypatch, {5, 6, 7, 12, 13, 14}, math.nan)
+    guard = {**FEW, "max_rollbacks": 1}
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=40, guard=guard)
+    with pytest.raises(Diverged):
+        Trainer(load_config(path)).run()
+    shown = [images for images, loss in losses(tmp_path / "run") if loss is not None]
+    assert board(tmp_path / "run") == shown == [2, 4, 6, 8, 10, 12, 14]
 
 
 def test_a_hundredfold_learning_rate_ends_in_a_report(photos: Path, tmp_path: Path) -> None:

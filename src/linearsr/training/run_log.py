@@ -27,12 +27,15 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, images: int, report: Report | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder, self._report = folder, report or (lambda record: None)
         folder.mkdir(parents=True, exist_ok=True)
-        _forget_after(folder / METRICS_FILE, images)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=images + 1)
+        self._open(images)
+
+    def _open(self, images: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        _forget_after(self.folder / METRICS_FILE, images)
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=images + 1)
 
     def write(self, record: Record) -> None:
         """Write a record down and report it; figures that are not finite become null."""
@@ -46,7 +49,8 @@ class RunLog:
 
     def rewind(self, images: int) -> None:
         """Forget what came after `images`: the run went back to there."""
-        _forget_after(self.folder / METRICS_FILE, images)
+        self.close()
+        self._open(images)
 
     def close(self) -> None:
         """Finish what is buffered."""

@@ -68,6 +68,7 @@ class Trainer:
         self.ema = ExponentialMovingAverage(self.bare, config.ema_decay)
         self.guard = DivergenceGuard(config.guard)
         self.progress = Progress()
+        self.log: RunLog | None = None
         self._saved = 0
         self._validations: list[Record] = []
         self.checkpoints = config.run_dir / "checkpoints"
@@ -102,10 +103,17 @@ class Trainer:
         config = self.config
         self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images)
         validation = Validation(config.validation, self.objective, self.accelerator)
-        self.log: RunLog | None = None
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report)
-            write_json(config.run_dir / CONFIG_FILE, config.model_dump(mode="json"))
+        try:
+            return self._run(validation)
+        finally:
+            if self.log is not None:
+                self.log.close()
+
+    def _run(self, validation: Validation) -> Path:
+        if self.accelerator.is_main_process:
+            write_json(self.config.run_dir / CONFIG_FILE, self.config.model_dump(mode="json"))
             self._reopen()
         self._remember()
         if not from_main(partial(checkpoints, self.checkpoints)):
@@ -113,10 +121,7 @@ class Trainer:
         self.network.train()
         while not self._train(validation):
             pass
-        knee = self._finish()
-        if self.log is not None:
-            self.log.close()
-        return knee
+        return self._finish()
 
     def _reopen(self) -> None:
         """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
