@@ -56,7 +56,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """Photos in a fixed order. Held as columns: a list of a million objects would be copied into every worker."""
 

@@ -4,6 +4,7 @@ Nothing depends on workers or on what was drawn before, so a resumed run sees ex
 """
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,12 +73,22 @@ class DataConfig(Section):
 
 
 def check_data(config: DataConfig, scale: int) -> Catalogue:
-    """The photos that a run would draw from: `len()`, `.pixels`, `.skipped`, `.too_small`. Reads headers only.
+    """The photos that a run would draw from: `len()`, `.pixels`, `.skipped`, `.too_small`.
+
+    Reads headers only, and those once: the runs of a recipe mostly have the same sources.
 
     Raises:
         ConfigError: as one line that names the key, if there is nothing to draw from.
     """
-    return read_catalogue(config.folders, config.shards, config.lr_crop * scale)
+    folders, shards = tuple(config.folders.items()), tuple(config.shards.items())
+    return _catalogue(folders, shards, config.lr_crop * scale)
+
+
+@cache
+def _catalogue(
+    folders: tuple[tuple[Path, float], ...], shards: tuple[tuple[str, float], ...], hr_crop: int
+) -> Catalogue:
+    return read_catalogue(dict(folders), dict(shards), hr_crop)
 
 
 class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):

@@ -4,6 +4,7 @@ import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -28,18 +29,26 @@ def best_photos(catalogue: Catalogue, share: float) -> Catalogue:
     """
     if share == 1:
         return catalogue
-    with ThreadPoolExecutor(_THREADS) as pool:
-        # a thread keeps the score and not the photo: all photos together need not fit the memory
-        results = list(pool.map(_score, (catalogue[i] for i in range(len(catalogue)))))
+    results = _scores(catalogue)
     broken = [result for result in results if isinstance(result, Skipped)]
-    for skipped in broken:
-        logger.warning("skipped: %s", skipped.reason)
     scores = np.array([-1.0 if isinstance(result, Skipped) else result for result in results])
     count = math.ceil(share * (len(scores) - len(broken)))
     if not count:
         raise ConfigError(f"data.best_share: all photos are broken, e.g. {broken[0].reason}")
     best = np.sort(np.argsort(-scores, kind="stable")[:count])
     return replace(catalogue.take(best), skipped=[*catalogue.skipped, *broken])
+
+
+@cache
+def _scores(catalogue: Catalogue) -> list[float | Skipped]:
+    """One for each photo; read once, as all experts draw from the same photos."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # a thread keeps the score and not the photo: all photos together need not fit the memory
+        results = list(pool.map(_score, (catalogue[i] for i in range(len(catalogue)))))
+    for result in results:
+        if isinstance(result, Skipped):
+            logger.warning("skipped: %s", result.reason)
+    return results
 
 
 def _score(photo: Photo) -> float | Skipped:
