@@ -66,7 +66,7 @@ def test_trains_refuses_and_resumes(config, tmp_path):
         (["{config}", "--set", "batch_size"], "--set batch_size"),
         (["{config}", "--set", "data.folders={{/nowhere: 1}}"], "/nowhere"),
         (["{config}", "--set", "validation.folder=/nowhere"], "validation.folder: /nowhere"),
-        (["{config}", "--set", "data.lr_crop=99"], "data.folders: every photo is smaller"),
+        (["{config}", "--set", "data.lr_crop=98"], "data.folders: every photo is smaller"),
         (["{config}", "--set", "run_dir=/proc/run"], "run_dir: /proc/run cannot be written"),
         (["{config}", "--set", "stage={{kind: flow, stem: /nowhere}}"], "/nowhere"),
         (["{config}", "--stage", "pretrain"], "--stage pretrain"),

@@ -25,7 +25,7 @@ WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _Self = TypeVar("_Self", bound="PretrainedModule")
 
 
@@ -48,7 +48,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
     name = os.fspath(name_or_path)
     if path.exists():
         raise CheckpointError(f"{name} is a file; name the folder that holds its {CONFIG_NAME}")
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise CheckpointError(f"{name}: no such folder, and not a hub id of the form owner/name[@revision]")
     from huggingface_hub import snapshot_download
 

@@ -114,8 +114,9 @@ def _run(
 ) -> None:
     import torch
 
+    from linearsr.training.checks import check
     from linearsr.training.config import TrainConfig, parse_settings, read_settings
-    from linearsr.training.plan import check, describe
+    from linearsr.training.plan import describe
     from linearsr.training.processes import leave
     from linearsr.training.recipe import RecipeConfig, Run, plan, train_recipe, train_run
     from linearsr.training.section import ConfigError
@@ -130,14 +131,11 @@ def _run(
         raise ConfigError(f"--stage {stage}: {path} is one run, without stages")
     else:
         runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
-    recipe_dir = recipe.run_dir if recipe is not None else None
     if dry_run and _is_main():
-        start = next((run.config for run in runs if run.name == "pretrain"), None)
-        _show_plan({run.name: describe(run.config, start, recipe_dir) for run in runs}, json)
+        _show_plan(describe(runs), json)
     if dry_run:
         return
-    for run in runs:
-        check(run.config, recipe_dir)
+    check(runs)
     begun = [run for run in runs if run.started]
     if begun and not resume:
         place = shown((recipe or begun[0].config).run_dir)
@@ -167,7 +165,9 @@ def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:
 def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
     if debugging():
         raise error
-    _stop(f"training needs {error.name}: pip install 'linearsr[train]'")
+    from linearsr.training.extras import remedy
+
+    _stop(f"training needs {error.name}: {remedy(error.name or '')}")
 
 
 class TrainingProgress:

@@ -1,82 +1,67 @@
-"""What a run would take, without training: parameters, memory, data and schedule."""
+"""What runs would take, without training: parameters, memory, data and schedule."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from linearsr.checkpoints import CONFIG_NAME, load_config
-from linearsr.models.codec import ResidualCodecConfig
-from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
-from linearsr.models.presets import PRESETS
+from linearsr.models.lr_stem import (
+    LRCondition,
+    PredictiveStem,
+    PredictiveStemConfig,
+    StridedStem,
+    StridedStemConfig,
+)
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.training.catalogue import Catalogue
+from linearsr.training.checks import check
 from linearsr.training.codec import CodecStage
-from linearsr.training.config import TrainConfig, check_run_dir
+from linearsr.training.config import TrainConfig
 from linearsr.training.data import check_data
-from linearsr.training.flow import FlowStage
-from linearsr.training.section import ConfigError
-from linearsr.training.sources import find_photos
+from linearsr.training.flow import FlowNetwork, FlowStage
+from linearsr.training.lora import LoraConfig
+from linearsr.training.recipe import Run
+from linearsr.training.shapes import CodecShape, Shapes, StemShape
 from linearsr.training.stem import StemStage
 
-SCALE = 4
-_DC_AE_COMPRESSION = 32
+_DC_AE = CodecShape(compression=32, channels=32)
+"""What a codec on the hub is taken for."""
 _MOMENTS = {"adamw": 2, "came": 1, "muon": 1}
 _FLOAT32 = 4
 
 
-def check(config: TrainConfig, recipe_dir: Path | None = None) -> Catalogue:
-    """What can be known to fail before anything is built; returns the photos to train on.
+class _Sketch(NamedTuple):
+    """A network without memory of its own, one pass of a batch through it, and what lies frozen beside it."""
 
-    Args:
-        config: of a run.
-        recipe_dir: of the recipe that it belongs to; what lies in there may still have to be trained.
-
-    Raises:
-        ConfigError: one line that names the key.
-    """
-    check_run_dir(config.run_dir)
-    for key in ("init", "stem"):
-        folder = getattr(config.stage, key, None)
-        to_come = recipe_dir is not None and isinstance(folder, Path) and folder.is_relative_to(recipe_dir)
-        if isinstance(folder, Path) and not folder.is_dir() and not to_come:
-            raise ConfigError(f"stage.{key}: {folder} is no folder: give one that was trained before")
-    find_photos(config.validation.folder, "validation.folder")
-    return check_data(config.data, SCALE)
+    network: nn.Module
+    forward: Callable[[], Tensor]
+    frozen: Sequence[nn.Module] = ()
+    unknown: str = ""
+    """The part that cannot be counted, as it is not here."""
 
 
-def describe(
-    config: TrainConfig, start: TrainConfig | None = None, recipe_dir: Path | None = None
-) -> dict[str, str]:
-    """The plan of a run as readable lines by topic. Raises ConfigError as `check` does.
+def describe(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """The plan of each run, by its name, as readable lines by topic. Raises ConfigError as `check` does."""
+    shapes = check(runs)
+    return {run.name: _describe(run.config, shapes) for run in runs}
 
-    Args:
-        config: of the run.
-        start: of the run from whose knee it starts, where that has not been trained yet.
-        recipe_dir: as for `check`.
-    """
-    catalogue = check(config, recipe_dir)
-    reduced = config.mixed_precision == "bf16"
-    # fake tensors have shapes and types, and take no memory
-    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=reduced):
-        network, forward = _skeleton(config, start)
-        parameters = sum(p.numel() for p in network.parameters())
-        activations = _saved_bytes(network, forward)
-    copies = 3 + _MOMENTS[config.optimizer.name]
-    fixed = copies * _FLOAT32 * parameters
+
+def _describe(config: TrainConfig, shapes: Shapes) -> dict[str, str]:
+    scale = shapes.scale(config.stage)
+    catalogue = check_data(config.data, scale)
+    share = f"best {100 * config.data.best_share:g}% of " if config.data.best_share < 1 else ""
     steps = config.total_images // config.batch_size
     rate = config.optimizer
     every = config.validation.every_images
+    network, memory = _size_up(config, shapes, scale)
     return {
-        "network": f"{parameters / 1e6:.2f} M parameters",
-        "memory": f"about {_size(fixed + activations)}: weights, gradients, optimizer and average {_size(fixed)}, "
-        f"activations {_size(activations)}",
-        "data": f"{len(catalogue):,} photos, {catalogue.pixels / 1e6:,.0f} megapixels; "
+        "network": network,
+        "memory": memory,
+        "data": f"{share}{len(catalogue):,} photos, {catalogue.pixels / 1e6:,.0f} megapixels; "
         f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop",
-        "batch": f"{config.batch_size} crops of {config.data.lr_crop * SCALE} px (LR {config.data.lr_crop} px)",
+        "batch": f"{config.batch_size} crops of {config.data.lr_crop * scale} px (LR {config.data.lr_crop} px)",
         "schedule": f"{config.total_images:,} images in {steps:,} steps at most, to the knee; "
         f"validation every {every:,} images ({config.total_images // every} times)",
         "optimizer": f"{rate.name}, learning rate {rate.lr:g} after {rate.warmup_images:,} images, "
@@ -84,49 +69,90 @@ def describe(
     }
 
 
-def _skeleton(config: TrainConfig, start: TrainConfig | None) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """The network that a stage trains, and one forward pass of a batch."""
-    stage, batch, lr_crop = config.stage, config.batch_size, config.data.lr_crop
-    if isinstance(stage, StemStage):
-        settings = PredictiveStemConfig(**stage.stem)
-        if stage.init is not None and (stage.init / CONFIG_NAME).exists():
-            settings = PredictiveStem.parse_config(load_config(stage.init))
-        stem = PredictiveStem(settings)
-        return stem, lambda: stem(torch.empty(batch, 3, lr_crop, lr_crop)).prediction
-    if isinstance(stage, CodecStage):
-        from diffusers import AutoencoderDC
+def _size_up(config: TrainConfig, shapes: Shapes, scale: int) -> tuple[str, str]:
+    """The parameters, and the memory of each process that trains them."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    # fake tensors have shapes and types, and take no memory
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        sketch = _sketch(config, shapes, max(1, config.batch_size // processes), scale)
+        activations = _saved_bytes(sketch.network, sketch.forward)
+        if isinstance(config.stage, FlowStage) and config.stage.lora is not None:
+            _freeze(sketch.network.get_submodule("transformer"), config.stage.lora)
+    parameters = list(sketch.network.parameters())
+    count = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    # all weights and their average, but gradients and moments only of what is trained
+    fixed = _FLOAT32 * (2 * count + (1 + _MOMENTS[config.optimizer.name]) * trained)
+    frozen = _FLOAT32 * sum(p.numel() for part in sketch.frozen for p in part.parameters())
+    network = f"{count / 1e6:.2f} M parameters"
+    memory = f"about {_size(fixed + frozen + activations)}" + (" a process" if processes > 1 else "")
+    memory += f": weights, gradients, optimizer, average {_size(fixed)}, "
+    memory += f"frozen parts {_size(frozen)}, " if frozen else ""
+    memory += f"activations {_size(activations)}"
+    return (
+        network + (f", {trained / 1e6:.2f} M of them trained" if trained < count else ""),
+        memory + (f"; without {sketch.unknown}" if sketch.unknown else ""),
+    )
 
-        autoencoder = AutoencoderDC(**stage.autoencoder)
-        side = lr_crop * SCALE
-        return autoencoder, lambda: autoencoder(torch.empty(batch, 3, side, side)).sample
-    network = _transformer(stage, start)
-    side = lr_crop * SCALE // _compression(stage)
-    shape = network.config
+
+def _sketch(config: TrainConfig, shapes: Shapes, batch: int, scale: int) -> _Sketch:
+    stage, lr_crop = config.stage, config.data.lr_crop
+    lr = torch.empty(batch, 3, lr_crop, lr_crop)
+    if isinstance(stage, StemStage):
+        settings = shapes.stem(stage)
+        assert isinstance(settings, PredictiveStemConfig)
+        stem = PredictiveStem(settings)
+        return _Sketch(stem, lambda: stem(lr).prediction)
+    if isinstance(stage, CodecStage):
+        codec = shapes.codec(stage)
+        autoencoder = _autoencoder(codec or _DC_AE)
+        image = torch.empty(batch, 3, lr_crop * scale, lr_crop * scale)
+        unknown = f"knowing {stage.init}" if codec is None else ""
+        return _Sketch(autoencoder, lambda: autoencoder(image).sample, unknown=unknown)
+    return _sketch_flow(stage, shapes, lr, scale)
+
+
+def _sketch_flow(stage: FlowStage, shapes: Shapes, lr: Tensor, scale: int) -> _Sketch:
+    shape, codec = shapes.transformer(stage), shapes.codec(stage)
+    assert shape is not None  # a network is in a folder, or made by a run before
+    transformer = LinearSRTransformer(shape)
+    if stage.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    stem = _stem(shapes.stem(stage) or StridedStemConfig(channels=shape.lr_channels))
+    along = stem if stage.stem is None and isinstance(stem, StridedStem) else None
+    network = FlowNetwork(transformer, along)
+    side = lr.shape[-1] * scale // (codec or _DC_AE).compression
+    latent = torch.empty(len(lr), shape.in_channels, side, side)
+    condition = LRCondition(torch.empty(len(lr), shape.lr_channels, side, side))
 
     def forward() -> Tensor:
-        latent = torch.empty(batch, shape.in_channels, side, side)
-        features = torch.empty(batch, shape.lr_channels, side, side)
-        prediction: Tensor = network(latent, torch.empty(batch), lr_features=features)
+        prediction: Tensor = network(latent, torch.empty(len(lr)), lr, condition)
         return prediction
 
-    return network, forward
+    frozen = [stem] if along is None else []
+    if codec is not None and codec.autoencoder is not None:
+        frozen.append(_autoencoder(codec))
+    return _Sketch(network, forward, frozen, "" if codec is not None else "the codec")
 
 
-def _transformer(stage: FlowStage, start: TrainConfig | None) -> LinearSRTransformer:
-    if stage.init is not None and (stage.init / CONFIG_NAME).exists():
-        config = LinearSRTransformer.parse_config(load_config(stage.init))
-    else:
-        source = start.stage if start is not None and isinstance(start.stage, FlowStage) else stage
-        config = replace(PRESETS[source.preset], **source.network)
-    network = LinearSRTransformer(config)
-    if stage.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
-    return network
+def _freeze(network: nn.Module, config: LoraConfig) -> None:
+    """Leave parameters of the size of the low-rank updates to be trained; `peft` itself takes no fake tensors."""
+    network.requires_grad_(False)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Linear) and f".{name}".endswith(tuple(f".{end}" for end in config.targets)):
+            size = config.rank, layer.in_features + layer.out_features
+            layer.register_parameter("updates", nn.Parameter(torch.empty(size)))
 
 
-def _compression(stage: FlowStage) -> int:
-    residual = stage.codec is None and stage.sana is None
-    return ResidualCodecConfig().compression if residual else _DC_AE_COMPRESSION
+def _stem(shape: StemShape) -> nn.Module:
+    return PredictiveStem(shape) if isinstance(shape, PredictiveStemConfig) else StridedStem(shape)
+
+
+def _autoencoder(codec: CodecShape) -> nn.Module:
+    from diffusers import AutoencoderDC
+
+    autoencoder: nn.Module = AutoencoderDC(**(codec.autoencoder or {}))
+    return autoencoder
 
 
 def _saved_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:

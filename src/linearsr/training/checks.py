@@ -1,0 +1,142 @@
+"""What of a config can be known to fail before anything is built: each mistake as one line that names its key."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from linearsr.checkpoints import HUB_ID
+from linearsr.images.io import ImageError, read_size
+from linearsr.models.lr_stem import StridedStemConfig
+from linearsr.training.codec import CodecStage
+from linearsr.training.config import TrainConfig, check_run_dir
+from linearsr.training.data import check_data
+from linearsr.training.extras import require
+from linearsr.training.flow import FlowStage
+from linearsr.training.recipe import Run
+from linearsr.training.section import ConfigError
+from linearsr.training.shapes import CodecShape, Shapes, Stage, StemShape, stem_channels, stem_stride
+from linearsr.training.sources import find_photos
+
+
+def check(runs: Sequence[Run]) -> Shapes:
+    """Check all runs of a recipe, or the only one; returns the shapes of their parts.
+
+    Raises:
+        ConfigError: one line that names the key, and the run if there are several.
+    """
+    shapes = Shapes(run.config for run in runs)
+    for place, run in enumerate(runs):
+        try:
+            _check(run.config, [earlier.config.run_dir for earlier in runs[:place]], shapes)
+        except ConfigError as error:
+            raise ConfigError(f"{run.name}: {error}") if len(runs) > 1 else error from None
+    return shapes
+
+
+def _check(config: TrainConfig, to_come: Sequence[Path], shapes: Shapes) -> None:
+    check_run_dir(config.run_dir)
+    _check_apart(config)
+    _check_folders(config.stage, to_come)
+    _check_extras(config.stage, shapes)
+    if isinstance(config.stage, FlowStage):
+        _check_network(config.stage, shapes)
+    multiple, scale = shapes.multiple_of(config.stage), shapes.scale(config.stage)
+    if config.data.lr_crop % multiple:
+        raise ConfigError(
+            f"data.lr_crop: {config.data.lr_crop} is no multiple of {multiple}, as this model needs"
+        )
+    _check_validation(config.validation.folder, config.validation.max_pictures, scale)
+    check_data(config.data, scale)
+
+
+def _check_apart(config: TrainConfig) -> None:
+    """A run writes pictures, which must not become photos."""
+    sources = [("data.folders", folder) for folder in config.data.folders]
+    for key, folder in [*sources, ("validation.folder", config.validation.folder)]:
+        if config.run_dir.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"run_dir: {config.run_dir} lies in {folder} of {key}, where the pictures of the run would be "
+                "taken for photos: choose another folder"
+            )
+
+
+def _check_folders(stage: Stage, to_come: Sequence[Path]) -> None:
+    """Folders of parts must be there, or be written by runs that come before this one."""
+    for key, name, from_hub in _folders(stage):
+        folder = Path(name)
+        known = folder.is_dir() or any(run_dir in folder.parents for run_dir in to_come)
+        if not known and not (from_hub and HUB_ID.fullmatch(name)):
+            hint = "a folder, or a hub id as owner/name" if from_hub else "one that was trained before"
+            raise ConfigError(f"stage.{key}: {name} is no folder: give {hint}")
+
+
+def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
+    """(key, what it says, whether that may be a hub id) of each part that is read from somewhere."""
+    for key in ("init", "stem", "codec", "sana"):
+        value = getattr(stage, key, None)
+        if isinstance(value, str | Path):
+            yield key, str(value), key in ("codec", "sana") or isinstance(stage, CodecStage)
+
+
+def _check_extras(stage: Stage, shapes: Shapes) -> None:
+    if isinstance(stage, CodecStage):
+        require("diffusers", "stage.kind")
+    if not isinstance(stage, FlowStage):
+        return
+    if stage.lora is not None:
+        require("peft", "stage.lora")
+    codec = shapes.codec(stage)
+    if codec is None or codec.autoencoder is not None:
+        require("diffusers", "stage.sana" if stage.codec is None else "stage.codec")
+
+
+def _check_network(stage: FlowStage, shapes: Shapes) -> None:
+    """The network must take what its stem and its codec give."""
+    network, stem, codec = shapes.transformer(stage), shapes.stem(stage), shapes.codec(stage)
+    if codec is not None and stem is not None:
+        _check_grid(stage, stem, codec)
+    if network is None:
+        return
+    needed: dict[str, int] = {}
+    # a network from SANA comes with a codec of its own
+    if codec is not None and (stage.sana is None or stage.init is not None):
+        needed |= {"in_channels": codec.channels, "out_channels": codec.channels}
+    if stem is not None:
+        needed["lr_channels"] = stem_channels(stem)
+    place = "stage.network" if stage.init is None else "stage.init"
+    for key, channels in needed.items():
+        if getattr(network, key) != channels:
+            giver = "stem" if key == "lr_channels" else "codec"
+            raise ConfigError(
+                f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
+            )
+
+
+def _check_grid(stage: FlowStage, stem: StemShape, codec: CodecShape) -> None:
+    """Stem and codec must have one grid, and a codec of residuals needs something that these are of."""
+    if stage.stem is None:
+        if codec.compression <= stem.scale:
+            raise ConfigError(
+                f"stage.codec: compresses {codec.compression} times, but an LR stem that is trained along needs "
+                f"more than {stem.scale}"
+            )
+        return
+    if codec.autoencoder is None and isinstance(stem, StridedStemConfig):
+        raise ConfigError(f"stage.stem: {stage.stem} predicts no image, which the residual codec needs")
+    if stem.scale * stem_stride(stem) != codec.compression:
+        raise ConfigError(
+            f"stage.stem: its features lie {stem.scale * stem_stride(stem)} HR pixels apart, the codec's latents "
+            f"{codec.compression}: they need one grid"
+        )
+
+
+@cache
+def _check_validation(folder: Path, max_pictures: int, scale: int) -> None:
+    """Every photo counts: what is measured on is never changed silently."""
+    for path in find_photos(folder, "validation.folder")[:max_pictures]:
+        try:
+            size = read_size(path, str(path))
+        except ImageError as error:
+            raise ConfigError(f"validation.folder: {error}") from None
+        if min(size) < scale:
+            raise ConfigError(f"validation.folder: {path}: is smaller than one LR pixel: leave it out")

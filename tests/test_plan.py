@@ -1,0 +1,278 @@
+"""What is checked before anything is built, and what a dry run says."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from linearsr.models.lr_stem import StridedStem, StridedStemConfig
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training import extras
+from linearsr.training.checks import check
+from linearsr.training.config import TrainConfig, parse_settings
+from linearsr.training.plan import describe
+from linearsr.training.recipe import RecipeConfig, Run, plan
+from linearsr.training.section import ConfigError
+from training_tools import flow_stage, make_photos, make_stem, settings
+
+NETWORK = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
+AUTOENCODER = {
+    "latent_channels": 8,
+    "attention_head_dim": 8,
+    **{f"{side}_block_out_channels": [8, 8, 16, 16] for side in ("encoder", "decoder")},
+    **{f"{side}_layers_per_block": [1, 1, 1, 1] for side in ("encoder", "decoder")},
+    **{f"{side}_qkv_multiscales": [[], [], [], []] for side in ("encoder", "decoder")},
+}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_photos(tmp_path / "photos")
+
+
+def single(photos: Path, **changes: Any) -> list[Run]:
+    raw = settings(photos, photos.parent / "run") | changes
+    return [Run("single", parse_settings(TrainConfig, raw, "single.yaml"))]
+
+
+def recipe(photos: Path, common: dict[str, Any] | None = None, **stages: dict[str, Any]) -> list[Run]:
+    """A recipe of a tiny stem and network, or of other stages."""
+    shared = settings(photos, photos)
+    del shared["run_dir"], shared["stage"]
+    usual = {
+        "stem": {"stage": {"stem": {"channels": 8, "num_blocks": 1}}},
+        "pretrain": {"stage": {"preset": "tiny", "network": NETWORK}},
+        "experts": {},
+    }
+    raw = {
+        "run_dir": str(photos.parent / "run"),
+        "boundaries": [0.5],
+        "common": {**shared, **(common or {})},
+        "stages": stages if "pretrain" in stages else {**usual, **stages},
+    }
+    return plan(parse_settings(RecipeConfig, copy.deepcopy(raw), "recipe.yaml"), "recipe.yaml")
+
+
+def refused(runs: list[Run], message: str) -> None:
+    for look in (check, describe):
+        with pytest.raises(ConfigError, match=message) as caught:
+            look(runs)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_fits_is_not_refused(photos: Path, tmp_path: Path) -> None:
+    check(single(photos))
+    check(single(photos, stage=flow_stage(make_stem(tmp_path / "stem"))))
+    check(recipe(photos))
+    codec = {"stage": {"autoencoder": AUTOENCODER}}
+    check(recipe(photos, codec=codec, pretrain={"stage": {"preset": "tiny"}}, experts={}))
+
+
+@pytest.mark.parametrize("key", ["data.folders", "validation.folder"])
+@pytest.mark.parametrize("place", [".", "runs/1"])
+def test_pictures_of_a_run_never_become_photos(photos: Path, tmp_path: Path, key: str, place: str) -> None:
+    others = make_photos(tmp_path / "others")
+    target = {"data.folders": photos, "validation.folder": others}[key]
+    validation = {"folder": str(others), "every_images": 6}
+    refused(single(photos, run_dir=str(target / place), validation=validation), rf"^run_dir: .* of {key}")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    refused(single(photos, run_dir=str(link / place), validation=validation), "^run_dir: ")
+
+
+def test_a_stem_of_another_width_is_refused_before_it_is_trained(photos: Path, tmp_path: Path) -> None:
+    message = r"stage\.network: lr_channels is 32, but the stem gives 48 channels"
+    refused(recipe(photos, stem={"stage": {"stem": {"channels": 12}}}), f"^pretrain: {message}")
+    stage = flow_stage(make_stem(tmp_path / "stem"))
+    network = {**NETWORK, "lr_channels": 48}
+    refused(single(photos, stage={**stage, "network": network}), "lr_channels is 48, .* gives 32 channels")
+    LinearSRTransformer(PRESETS["tiny"]).save_pretrained(tmp_path / "network")
+    stage = {"kind": "flow", "stem": str(tmp_path / "stem"), "init": str(tmp_path / "network")}
+    refused(single(photos, stage=stage), r"^stage\.init: in_channels is 8, but the codec gives 192")
+
+
+@pytest.mark.parametrize("key", ["in_channels", "out_channels"])
+def test_a_network_for_other_latents_is_refused(photos: Path, key: str) -> None:
+    pretrain = {"stage": {"preset": "tiny", "network": {**NETWORK, key: 128}}}
+    stem = {"stage": {"stem": {"channels": 8}}}
+    refused(recipe(photos, stem=stem, pretrain=pretrain), f"{key} is 128, but the codec gives 192 channels")
+    codec = {"stage": {"autoencoder": AUTOENCODER}}
+    pretrain = {"stage": {"preset": "tiny", "network": {key: 9}}}
+    refused(recipe(photos, codec=codec, pretrain=pretrain), f"{key} is 9, but the codec gives 8 channels")
+
+
+def test_stem_and_codec_need_one_grid(photos: Path, tmp_path: Path) -> None:
+    refused(recipe(photos, stem={"stage": {"stem": {"patch": 4}}}), r"stage\.stem: .* 16 HR pixels apart")
+    StridedStem(StridedStemConfig(channels=32)).save_pretrained(tmp_path / "strided")
+    refused(single(photos, stage=flow_stage(tmp_path / "strided")), r"stage\.stem: .* predicts no image")
+    flat = {f"{side}_block_out_channels": [8, 8, 16] for side in ("encoder", "decoder")}
+    codec = {"stage": {"autoencoder": {**AUTOENCODER, **flat}}}
+    pretrain = {"stage": {"preset": "tiny"}}
+    refused(recipe(photos, codec=codec, pretrain=pretrain), r"stage\.codec: compresses 4 times")
+
+
+def test_a_crop_off_the_grid_is_refused(photos: Path) -> None:
+    data = {"folders": {str(photos): 1.0}, "lr_crop": 9, "workers": 0}
+    refused(single(photos, data=data), r"^data\.lr_crop: 9 is no multiple of 2")
+    refused(recipe(photos, {"data": data}), r"^stem: data\.lr_crop: 9 is no multiple of 2")
+    data = {**data, "lr_crop": 12}
+    check(recipe(photos, {"data": data}))
+    refused(single(photos, data=data, stage={"kind": "codec"}), r"^data\.lr_crop: 12 is no multiple of 8")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("init", "/nowhere/transformer"),
+        ("init", "runs/transformer"),
+        ("stem", "runs/stem"),
+        ("codec", "/nowhere/codec"),
+        ("codec", "runs/a/codec"),
+        ("codec", "codec"),
+        ("sana", "./sana"),
+        ("sana", "~/sana"),
+        ("sana", "models/sana/512"),
+    ],
+)
+def test_parts_that_are_not_there_are_named(photos: Path, tmp_path: Path, key: str, name: str) -> None:
+    stage = {"kind": "flow", "stem": str(make_stem(tmp_path / "stem")), "preset": "tiny", key: name}
+    refused(single(photos, stage=stage), rf"^stage\.{key}: {name} is no folder")
+
+
+def test_a_start_of_a_codec_that_is_not_there_is_named(photos: Path) -> None:
+    refused(
+        single(photos, stage={"kind": "codec", "init": "/nowhere"}), r"^stage\.init: /nowhere is no folder"
+    )
+
+
+def test_hub_ids_are_left_to_the_hub(photos: Path) -> None:
+    data = {"folders": {str(photos): 1.0}, "lr_crop": 8}
+    for key in ("codec", "sana"):
+        check(single(photos, data=data, stage={"kind": "flow", "preset": "tiny", key: "owner/name"}))
+
+
+def test_a_folder_with_something_else_is_named(photos: Path, tmp_path: Path) -> None:
+    stem = make_stem(tmp_path / "stem")
+    refused(single(photos, stage=flow_stage(photos)), r"^stage\.stem: .*config\.json: no such file")
+    stage = {"kind": "flow", "stem": str(stem), "init": str(stem)}
+    refused(single(photos, stage=stage), r"^stage\.init: .* written for PredictiveStem")
+    refused(single(photos, stage=flow_stage(stem, codec=str(stem))), r"^stage\.codec: .*, not a codec")
+
+
+def test_validation_photos_are_looked_at_first(photos: Path, tmp_path: Path) -> None:
+    folder = make_photos(tmp_path / "val", 2)
+    validation = {"folder": str(folder), "every_images": 6, "max_pictures": 2}
+    (folder / "2.png").write_bytes(b"not among the first two")
+    check(single(photos, validation=validation))
+    refused(single(photos, validation={**validation, "max_pictures": 3}), r"^validation\.folder: .*2\.png")
+    (folder / "0.jpg").write_bytes(b"no image")
+    small = make_photos(tmp_path / "small", 1)
+    Image.new("RGB", (3, 40)).save(small / "a.png")
+    refused(single(photos, validation={**validation, "folder": str(small)}), r"^validation\.folder: .*a\.png")
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "message"),
+    [
+        ("peft", {"lora": {"rank": 2}}, r"stage\.lora: needs peft: pip install 'linearsr\[lora\]'"),
+        ("diffusers", {"sana": "owner/name", "network": {}}, r"stage\.sana: needs .*linearsr\[full\]"),
+    ],
+)
+def test_a_missing_extra_is_known_at_once(
+    module: str,
+    changes: dict[str, Any],
+    message: str,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == module else name)
+    stage = flow_stage(make_stem(tmp_path / "stem"))
+    check(single(photos, stage=stage))
+    refused(single(photos, stage={**stage, **changes}), message)
+
+
+def test_the_photos_of_a_recipe_are_looked_at_once(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from linearsr.training import sources
+
+    (photos / "bad.png").write_bytes(b"no image")
+    validation = {"folder": str(make_photos(photos.parent / "val")), "every_images": 6}
+    seen: list[Any] = []
+    plain = sources.read_size
+    monkeypatch.setattr(sources, "read_size", lambda *given: (seen.append(given), plain(*given))[1])
+    check(recipe(photos, {"validation": validation}))
+    check(recipe(photos, {"validation": validation}))
+    assert len(seen) == 4
+    assert sum("bad.png" in record.message for record in caplog.records) == 1
+
+
+def test_a_dry_run_says_which_photos(photos: Path) -> None:
+    data = {"folders": {str(photos): 1.0}, "lr_crop": 8, "best_share": 0.5}
+    assert describe(single(photos, data=data))["single"]["data"].startswith("best 50% of 3 photos")
+
+
+def test_low_rank_updates_train_little(photos: Path, tmp_path: Path) -> None:
+    stage = flow_stage(make_stem(tmp_path / "stem"))
+    network = {**NETWORK, "num_layers": 4, "num_attention_heads": 32}
+    whole, low = (
+        describe(single(photos, stage={**stage, "network": network, **changes}))["single"]
+        for changes in ({}, {"lora": {"rank": 2}})
+    )
+    assert "of them trained" in low["network"]
+    assert "of them trained" not in whole["network"]
+    assert average(low) < 0.7 * average(whole)
+    assert "frozen parts" in low["memory"]
+
+
+def average(plan: dict[str, str]) -> float:
+    """MiB of what is kept for each weight."""
+    return float(plan["memory"].split("average ")[1].split(" MiB")[0])
+
+
+def test_each_process_has_its_part_of_a_batch(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def activations() -> float:
+        runs = single(photos, batch_size=64, total_images=64, stage={"kind": "stem"})
+        return float(describe(runs)["single"]["memory"].split("activations ")[1].split()[0])
+
+    alone = activations()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert activations() == pytest.approx(alone / 4, rel=0.1)
+
+
+def test_the_codec_of_a_folder_is_looked_at(photos: Path, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from linearsr.models.codec import DeepCompressionCodec
+
+    folder = tmp_path / "codec"
+    DeepCompressionCodec(diffusers.AutoencoderDC(**AUTOENCODER)).save_pretrained(folder)
+    lines = describe(single(photos, stage={"kind": "flow", "preset": "tiny", "codec": str(folder)}))["single"]
+    assert "frozen parts" in lines["memory"]
+    known = describe(single(photos, stage={"kind": "codec", "init": str(folder)}))["single"]["network"]
+    made = describe(single(photos, stage={"kind": "codec", "autoencoder": AUTOENCODER}))["single"]["network"]
+    assert known == made
+    assert (
+        "without the codec"
+        in (
+            describe(single(photos, stage={"kind": "flow", "preset": "tiny", "codec": "owner/name"}))[
+                "single"
+            ]["memory"]
+        )
+    )
+
+
+def test_a_stem_that_is_trained_along_counts(photos: Path) -> None:
+    codec = {"stage": {"autoencoder": AUTOENCODER}}
+    network = LinearSRTransformer(PRESETS["tiny"])
+    stem = StridedStem(StridedStemConfig(channels=8, num_layers=1))
+    count = sum(p.numel() for part in (network, stem) for p in part.parameters())
+    runs = recipe(photos, codec=codec, pretrain={"stage": {"preset": "tiny"}}, experts={})
+    plans = describe(runs)
+    assert plans["pretrain"]["network"] == f"{count / 1e6:.2f} M parameters"
+    assert "frozen parts" in plans["experts/0"]["memory"]
