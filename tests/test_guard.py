@@ -167,6 +167,29 @@ def test_a_checkpoint_that_was_not_calm_is_made_later(
     assert [int(name) for name in saved] == [10, 24]
 
 
+def test_a_lower_learning_rate_is_a_new_chance(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run that was given up is told to take; also when it is stopped again before its next checkpoint."""
+    spoil(monkeypatch, {5, 6, 7, 12, 13, 14}, math.nan)
+    guard = {**FEW, "max_rollbacks": 1}
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=40, guard=guard)
+    with pytest.raises(Diverged, match=r"lower optimizer\.lr"):
+        Trainer(load_config(path)).run()
+
+    def stop(record: dict[str, object]) -> None:
+        raise KeyboardInterrupt
+
+    for report, found in ((None, (0.5, 1)), (stop, (1.0, 0)), (None, (1.0, 0))):
+        lower = [] if found[1] else ["optimizer.lr=5e-4"]
+        trainer = Trainer(load_config(path, lower), report)
+        trainer.resume()
+        assert (trainer.progress.lr_scale, trainer.progress.rollbacks) == found
+        if report is not None:
+            with pytest.raises(KeyboardInterrupt):
+                trainer.run()
+
+
 def board(run_dir: Path) -> list[int]:
     """The images of the losses that TensorBoard shows."""
     events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
@@ -180,8 +203,9 @@ def test_tensorboard_shows_what_the_metrics_say(
     spoil(monkeypatch, {5, 6, 7, 12, 13, 14}, math.nan)
     guard = {**FEW, "max_rollbacks": 1}
     path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=40, guard=guard)
+    trainer = Trainer(load_config(path))
     with pytest.raises(Diverged):
-        Trainer(load_config(path)).run()
+        trainer.run()
     shown = [images for images, loss in losses(tmp_path / "run") if loss is not None]
     assert board(tmp_path / "run") == shown == [2, 4, 6, 8, 10, 12, 14]
 

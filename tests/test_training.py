@@ -91,12 +91,43 @@ def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tm
     assert all(record["bicubic/stem/psnr_y"] > 30 for record in validations)
 
 
-def test_a_changed_config_is_not_resumed(photos: Path, tmp_path: Path) -> None:
-    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a run that is done."""
+    place = tmp_path_factory.mktemp("finished")
+    path = write_config(place / "a.yaml", photos, place / "run")
     Trainer(load_config(path)).run()
-    with pytest.raises(ConfigError, match="seed: was 0 when this run began and is 1 now"):
-        Trainer(load_config(path, ["seed=1"])).resume()
-    assert Trainer(load_config(path, ["total_images=14"])).resume() == 12
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [
+        ("seed", "0", "1"),
+        ("batch_size", "2", "3"),
+        ("mixed_precision", "no", "bf16"),
+        ("ema_decay", "0.9", "0.8"),
+        ("stage.stem", "{'channels': 8, 'num_blocks': 1}", "{'channels': 8, 'num_blocks': 2}"),
+        ("data.lr_crop", "8", "10"),
+        ("data.degradations", "{'realesrgan': 1.0}", "{'bicubic': 1.0}"),
+        ("data.best_share", "1.0", "0.5"),
+        ("data.degrade_on", "workers", "device"),
+        ("optimizer.name", "adamw", "muon"),
+    ],
+)
+def test_a_changed_config_is_not_resumed(key: str, before: str, now: str, finished: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Trainer(load_config(finished, [f"{key}={now}".replace("'", "")])).resume()
+    assert str(caught.value).startswith(
+        f"{key}: was {before} when this run began and is {now} now: set it back"
+    )
+
+
+@pytest.mark.parametrize(
+    "change", ["total_images=14", "data.workers=1", "data.cache_gib=1", "optimizer.lr=1"]
+)
+def test_what_the_losses_so_far_do_not_depend_on_may_change(change: str, finished: Path) -> None:
+    assert Trainer(load_config(finished, [change])).resume() == 12
 
 
 def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:

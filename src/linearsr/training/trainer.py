@@ -27,7 +27,7 @@ from linearsr.training.objective import Objective
 from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
-from linearsr.training.section import ConfigError
+from linearsr.training.same_run import CONFIG_FILE, begun_with, check_same_run
 from linearsr.training.state import (
     Progress,
     checkpoints,
@@ -39,7 +39,6 @@ from linearsr.training.state import (
 )
 from linearsr.training.validation import Validation
 
-CONFIG_FILE = "config.json"
 KNEE_FILE = "knee.json"
 KNEE_FOLDER = "knee"
 
@@ -76,23 +75,21 @@ class Trainer:
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
+        config = self.config
         folder = from_main(partial(latest_checkpoint, self.checkpoints))
         if folder is not None:
-            self._check_same_run()
+            check_same_run(config.run_dir, config)
+            before = from_main(partial(begun_with, config.run_dir))
             self._load(folder)
+            if before and before["optimizer"]["lr"] != config.optimizer.lr:
+                self._trust_again()
         return self.progress.images
 
-    def _check_same_run(self) -> None:
-        """Losses can only go on unbroken where nothing that they depend on was changed."""
-        path = self.config.run_dir / CONFIG_FILE
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        now = self.config.model_dump(mode="json")
-        for key in ("seed", "batch_size", "stage", "mixed_precision", "ema_decay"):
-            if key in before and before[key] != now[key]:
-                raise ConfigError(
-                    f"{key}: was {before[key]} when this run began and is {now[key]} now: "
-                    "set it back, or start another run_dir"
-                )
+    def _trust_again(self) -> None:
+        """What the guard took from another learning rate says nothing of this one."""
+        self.progress.lr_scale, self.progress.rollbacks = 1.0, 0
+        if self.accelerator.is_main_process:
+            update_progress(self.checkpoints, self.progress)
 
     def run(self) -> Path:
         """Train to the knee, or to `total_images`; returns the folder of the weights to use, one folder a part.

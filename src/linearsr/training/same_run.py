@@ -1,0 +1,50 @@
+"""Whether a run may go on with a config: its losses stay unbroken only where nothing they depend on was changed."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from linearsr.training.config import TrainConfig
+from linearsr.training.section import ConfigError
+
+CONFIG_FILE = "config.json"
+
+_FIXED = ("seed", "batch_size", "mixed_precision", "ema_decay")
+_FREE = ("data.workers", "data.cache_gib")
+
+
+def begun_with(run_dir: Path) -> dict[str, Any]:
+    """The settings with which a run was last started; none where it never was."""
+    path = run_dir / CONFIG_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def check_same_run(run_dir: Path, config: TrainConfig) -> None:
+    """Compare a config with the one that the run in a folder was begun with.
+
+    How long a run is, and the rates of its optimizer, may change: after a divergence they have to.
+
+    Raises:
+        ConfigError: something else was changed, as one line that names the key.
+    """
+    before = dict(_fixed(begun_with(run_dir)))
+    for key, value in _fixed(config.model_dump(mode="json")):
+        # a key that an older version did not know is no change
+        if key in before and before[key] != value:
+            raise ConfigError(
+                f"{key}: was {before[key]} when this run began and is {value} now: "
+                "set it back, or start another run_dir"
+            )
+
+
+def _fixed(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if key in _FIXED:
+            yield key, value
+        elif key in ("stage", "data"):
+            for name, part in value.items():
+                if f"{key}.{name}" not in _FREE:
+                    yield f"{key}.{name}", part
+        elif key == "optimizer":
+            yield f"{key}.name", value["name"]
