@@ -15,7 +15,9 @@ from linearsr.images.detail import detail_score
 from linearsr.images.io import read_image
 from linearsr.images.photos import read_rgb
 from linearsr.images.picture import quantise
+from linearsr.training.catalogue import Photo
 from linearsr.training.data import CropPairs, DataConfig, check_data, validation_pairs
+from linearsr.training.photo_cache import read_photo
 from linearsr.training.section import ConfigError
 
 
@@ -262,6 +264,19 @@ def test_the_best_share_is_the_crisp_one(photos: Path, tmp_path: Path) -> None:
     assert [
         Path(skipped.name).stem for skipped in CropPairs(config(folder, best_share=0.5), 4, 0, 1).skipped
     ] == ["e_broken"]
+
+
+def test_the_detail_of_a_photo_is_looked_at_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Photo] = []
+
+    def counted(photo: Photo) -> np.ndarray:
+        seen.append(photo)
+        return read_photo(photo)
+
+    monkeypatch.setattr("linearsr.training.selection.read_photo", counted)
+    for share in (0.5, 0.5, 0.1):
+        CropPairs(config(photos, best_share=share), 4, 0, 1)
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("side", [19, 20, 21, 37])

@@ -1,6 +1,7 @@
 """What is checked before anything is built, and what a dry run says."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,28 @@ def test_hub_ids_are_left_to_the_hub(photos: Path) -> None:
         check(single(photos, data=data, stage={"kind": "flow", "preset": "tiny", key: "owner/name"}))
 
 
+def test_a_crop_for_a_codec_on_the_hub(photos: Path) -> None:
+    data = {"folders": {str(photos): 1.0}, "lr_crop": 9}
+    stage = {"kind": "flow", "preset": "tiny"}
+    refused(single(photos, data=data, stage={**stage, "sana": "owner/name"}), "no multiple of 8")
+    describe(single(photos, data=data, stage={**stage, "codec": "owner/name"}))  # whose grid is not known
+
+
+def test_experts_of_sana_fit_its_codec(photos: Path, tmp_path: Path) -> None:
+    from linearsr.models.codec import DeepCompressionCodec
+
+    diffusers = pytest.importorskip("diffusers")
+    autoencoder = diffusers.AutoencoderDC(**{**AUTOENCODER, "latent_channels": 12})
+    DeepCompressionCodec(autoencoder).save_pretrained(tmp_path / "sana" / "vae")
+    check(recipe(photos, pretrain={"stage": {"preset": "tiny", "sana": str(tmp_path / "sana")}}, experts={}))
+
+
+@pytest.mark.parametrize("wrong", [{"wings": 2}, {"encoder_block_out_channels": 5}])
+def test_an_impossible_autoencoder_is_one_line(photos: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"^stage\.autoencoder: "):
+        describe(single(photos, stage={"kind": "codec", "autoencoder": wrong}))
+
+
 def test_a_folder_with_something_else_is_named(photos: Path, tmp_path: Path) -> None:
     stem = make_stem(tmp_path / "stem")
     refused(single(photos, stage=flow_stage(photos)), r"^stage\.stem: .*config\.json: no such file")
@@ -227,6 +250,22 @@ def test_low_rank_updates_train_little(photos: Path, tmp_path: Path) -> None:
     assert "of them trained" not in whole["network"]
     assert average(low) < 0.7 * average(whole)
     assert "frozen parts" in low["memory"]
+
+
+def test_low_rank_updates_are_counted_as_they_are(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from linearsr.training.lora import LoraConfig, add_lora
+
+    network = {**NETWORK, "num_layers": 4, "num_attention_heads": 32}
+    stage = {**flow_stage(make_stem(tmp_path / "stem")), "network": network, "lora": {"rank": 8}}
+    plain = LinearSRTransformer(replace(PRESETS["tiny"], **network))
+    add_lora(plain, LoraConfig(rank=8))
+    count, trained = (
+        sum(p.numel() for p in plain.parameters() if p.requires_grad or everything)
+        for everything in (True, False)
+    )
+    expected = f"{count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
+    assert describe(single(photos, stage=stage))["single"]["network"] == expected
 
 
 def average(plan: dict[str, str]) -> float:

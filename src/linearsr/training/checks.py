@@ -98,8 +98,7 @@ def _check_network(stage: FlowStage, shapes: Shapes) -> None:
     if network is None:
         return
     needed: dict[str, int] = {}
-    # a network from SANA comes with a codec of its own
-    if codec is not None and (stage.sana is None or stage.init is not None):
+    if codec is not None:
         needed |= {"in_channels": codec.channels, "out_channels": codec.channels}
     if stem is not None:
         needed["lr_channels"] = stem_channels(stem)

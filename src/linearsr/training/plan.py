@@ -23,11 +23,10 @@ from linearsr.training.data import check_data
 from linearsr.training.flow import FlowNetwork, FlowStage
 from linearsr.training.lora import LoraConfig
 from linearsr.training.recipe import Run
-from linearsr.training.shapes import CodecShape, Shapes, StemShape
+from linearsr.training.section import ConfigError
+from linearsr.training.shapes import DC_AE, CodecShape, Shapes, StemShape
 from linearsr.training.stem import StemStage
 
-_DC_AE = CodecShape(compression=32, channels=32)
-"""What a codec on the hub is taken for."""
 _MOMENTS = {"adamw": 2, "came": 1, "muon": 1}
 _FLOAT32 = 4
 
@@ -105,7 +104,7 @@ def _sketch(config: TrainConfig, shapes: Shapes, batch: int, scale: int) -> _Ske
         return _Sketch(stem, lambda: stem(lr).prediction)
     if isinstance(stage, CodecStage):
         codec = shapes.codec(stage)
-        autoencoder = _autoencoder(codec or _DC_AE)
+        autoencoder = _autoencoder(codec or DC_AE)
         image = torch.empty(batch, 3, lr_crop * scale, lr_crop * scale)
         unknown = f"knowing {stage.init}" if codec is None else ""
         return _Sketch(autoencoder, lambda: autoencoder(image).sample, unknown=unknown)
@@ -121,7 +120,7 @@ def _sketch_flow(stage: FlowStage, shapes: Shapes, lr: Tensor, scale: int) -> _S
     stem = _stem(shapes.stem(stage) or StridedStemConfig(channels=shape.lr_channels))
     along = stem if stage.stem is None and isinstance(stem, StridedStem) else None
     network = FlowNetwork(transformer, along)
-    side = lr.shape[-1] * scale // (codec or _DC_AE).compression
+    side = -(-lr.shape[-1] * scale // (codec or DC_AE).compression)
     latent = torch.empty(len(lr), shape.in_channels, side, side)
     condition = LRCondition(torch.empty(len(lr), shape.lr_channels, side, side))
 
@@ -151,7 +150,10 @@ def _stem(shape: StemShape) -> nn.Module:
 def _autoencoder(codec: CodecShape) -> nn.Module:
     from diffusers import AutoencoderDC
 
-    autoencoder: nn.Module = AutoencoderDC(**(codec.autoencoder or {}))
+    try:
+        autoencoder: nn.Module = AutoencoderDC(**(codec.autoencoder or {}))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"stage.autoencoder: {error}") from None
     return autoencoder
 
 

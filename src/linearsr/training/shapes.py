@@ -3,7 +3,7 @@
 No weights are read and nothing is downloaded; what only the hub knows is None.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import gcd, lcm, log2
@@ -25,7 +25,6 @@ Stage = CodecStage | StemStage | FlowStage
 StemShape = PredictiveStemConfig | StridedStemConfig
 
 _SCALE = 4
-_AUTOENCODER_CHANNELS, _AUTOENCODER_LEVELS = 32, 6
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class CodecShape:
     """Arguments of `AutoencoderDC`; None: the residual codec, which has no weights."""
 
 
+DC_AE = CodecShape(32, 32, {})
+"""That of the published SANA models, and what `AutoencoderDC` is by default."""
+
+
 class Shapes:
     """Shapes of the parts of some runs. What is asked raises ConfigError where a folder does not hold that part.
 
@@ -50,14 +53,18 @@ class Shapes:
         self._makers: dict[Path, Stage] = {config.run_dir: config.stage for config in configs}
 
     def transformer(self, stage: FlowStage) -> TransformerConfig | None:
-        """The network of a stage; one from SANA is taken to be of its preset's size."""
+        """The network of a stage; one from SANA is taken to be of its preset's size, and to fit its codec."""
         if stage.init is None:
-            return replace(PRESETS[stage.preset], **stage.network)
+            network = replace(PRESETS[stage.preset], **stage.network)
+            codec = self.codec(stage) if stage.sana is not None else None
+            if codec is None:
+                return network
+            return replace(network, in_channels=codec.channels, out_channels=codec.channels)
         if stage.init.is_dir():
             with _naming("stage.init"):
                 raw, where = load_config(stage.init), stage.init / CONFIG_NAME
-                network: TransformerConfig = LinearSRTransformer.parse_config(raw, where)
-                return network
+                found: TransformerConfig = LinearSRTransformer.parse_config(raw, where)
+                return found
         maker = self._maker(stage.init)
         return self.transformer(maker) if isinstance(maker, FlowStage) else None
 
@@ -98,7 +105,9 @@ class Shapes:
             with _naming(key):
                 return _codec_in(folder)
         maker = self._maker(folder)
-        return self.codec(maker) if isinstance(maker, CodecStage) else None
+        if isinstance(maker, CodecStage):
+            return self.codec(maker)
+        return DC_AE if key == "stage.sana" else None
 
     def scale(self, stage: Stage) -> int:
         """HR size over LR size."""
@@ -163,5 +172,6 @@ def _residual(config: ResidualCodecConfig | None = None) -> CodecShape:
 
 
 def _autoencoder(settings: Mapping[str, Any]) -> CodecShape:
-    levels = len(settings.get("encoder_block_out_channels", range(_AUTOENCODER_LEVELS)))
-    return CodecShape(2 ** (levels - 1), settings.get("latent_channels", _AUTOENCODER_CHANNELS), settings)
+    blocks = settings.get("encoder_block_out_channels")
+    compression = 2 ** (len(blocks) - 1) if isinstance(blocks, Sequence) else DC_AE.compression
+    return CodecShape(compression, settings.get("latent_channels", DC_AE.channels), settings)
