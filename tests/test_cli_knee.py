@@ -4,14 +4,19 @@ import builtins
 import csv
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from linearsr.checkpoints import write_json
 from linearsr.cli.app import app
-from test_knee import STEPS, oscillating
+from linearsr.training.config import RunKneeConfig
+from linearsr.training.knee import find_knee
+from test_knee import STEPS, oscillating, rising
 
 
 def knee(*arguments: object) -> Result:
@@ -51,6 +56,53 @@ def test_metrics_can_be_chosen(run, table):
     refused = knee(table, "--metric", "vmaf")
     assert refused.exit_code == 2
     assert refused.stderr == "linearsr: no metric fits vmaf: there are psnr, lpips\n"
+
+
+@pytest.fixture
+def flow_run(tmp_path: Path) -> Path:
+    """A run as the trainer leaves it: the mean improves, the sample's PSNR falls as it draws detail."""
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    noise = np.random.default_rng(3).normal(0, 0.05, len(STEPS))
+    config = RunKneeConfig(patience=6)
+    curves = {"mild/mean/psnr_y": rising(), "mild/sample/psnr_y": noise - np.linspace(0, 8, len(STEPS))}
+    write_json(folder / "config.json", {"knee": config.model_dump(mode="json")})
+    write_json(folder / "knee.json", asdict(find_knee(STEPS, curves, dict.fromkeys(curves, True), config)))
+    rows = [dict(zip(curves, map(float, row), strict=True)) for row in zip(*curves.values(), strict=True)]
+    lines = [json.dumps({"images": step, **row}) for step, row in zip(STEPS, rows, strict=True)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_the_answer_is_that_of_the_run(flow_run):
+    written = json.loads((flow_run / "knee.json").read_text())
+    report = json.loads(knee(flow_run, "--json").stdout)
+    assert written["confirmed"]
+    for key in ("knee_step", "onset_step", "confirmed"):
+        assert report[key] == written[key]
+    assert report["confidence"] == round(written["confidence"], 4)
+    assert [metric["votes"] for metric in report["metrics"]] == [True, False]
+    asked = json.loads(knee(flow_run, "--metric", "*/sample/*", "--json").stdout)
+    assert [(metric["name"], metric["votes"]) for metric in asked["metrics"]] == [
+        ("mild/sample/psnr_y", True)
+    ]
+    assert asked["knee_step"] is None
+
+
+def test_metrics_without_a_vote_come_last(flow_run):
+    lines = (flow_run / "metrics.jsonl").read_text().replace("mild/sample", "a/sample")
+    (flow_run / "metrics.jsonl").write_text(lines)
+    shown = knee(flow_run).stdout
+    assert shown.index("mild/mean/psnr_y") < shown.index("a/sample/psnr_y")
+    assert "without a vote: the last 1\n" in shown
+
+
+def test_a_config_that_is_none(flow_run):
+    for text in ("{", "{}", '{"knee": {"patience": 0}}', "[]"):
+        (flow_run / "config.json").write_text(text)
+        result = knee(flow_run, "--json")
+        assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+        assert "is not the config of a run" in result.stderr
 
 
 def test_json_of_a_csv(table, tmp_path):

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.config import load_config
 from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
+from linearsr.training.run_log import RunLog
 from linearsr.training.stem import StemObjective
 from linearsr.training.trainer import Trainer
 from training_tools import losses, make_photos, read_records, write_config
@@ -203,9 +204,11 @@ def test_tensorboard_shows_what_the_metrics_say(
     spoil(monkeypatch, {5, 6, 7, 12, 13, 14}, math.nan)
     guard = {**FEW, "max_rollbacks": 1}
     path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=40, guard=guard)
-    trainer = Trainer(load_config(path))
+    close, closed = RunLog.close, []
+    monkeypatch.setattr(RunLog, "close", lambda log: closed.append(close(log)))
     with pytest.raises(Diverged):
-        trainer.run()
+        Trainer(load_config(path)).run()
+    assert len(closed) == 2
     shown = [images for images, loss in losses(tmp_path / "run") if loss is not None]
     assert board(tmp_path / "run") == shown == [2, 4, 6, 8, 10, 12, 14]
 

@@ -44,22 +44,27 @@ def knee(
 ) -> None:
     """Find the knee of validation curves: the last checkpoint of the improvement, before plateau and oscillation.
 
+    Of a run, those metrics vote that decide in its training; the others come last, below a line.
     A CSV file has a column step (or images) and one for each metric. The direction of psnr, ssim, ms_ssim, fsim,
     haarpsi, musiq, maniqa, clipiqa, topiq, lpips, dists, niqe, fid and loss is known.
     """
-    from linearsr.training.curves import CurvesError, directions, read_curves
-    from linearsr.training.knee import find_knee
+    from linearsr.training.curves import CurvesError, directions, knee_config, read_curves
+    from linearsr.training.knee import find_knee, votes
 
     _check_output(output, overwrite)
     try:
         curves = read_curves(source, patterns or ("*",))
         higher_is_better = directions(curves.values, higher or (), lower or ())
+        config = knee_config(source, patterns or ())
     except CurvesError as error:
         if debugging():
             raise
         stop(error)
-    found = find_knee(curves.steps, curves.values, higher_is_better)
-    metrics = [_metric(name, curves, better, found) for name, better in higher_is_better.items()]
+    found = find_knee(curves.steps, curves.values, higher_is_better, config)
+    metrics = [
+        {**_metric(name, curves, better, found), "votes": votes(name, config.metrics)}
+        for name, better in higher_is_better.items()
+    ]
     picture = _draw(curves, higher_is_better, found, source, output)
     report = {
         "knee_step": found.knee_step,
@@ -130,11 +135,16 @@ def _show(report: dict[str, Any]) -> None:
     table = Table("metric", "better", *(("start", "at knee", "best", "last")))
     for column in table.columns[2:]:
         column.justify, column.no_wrap = "right", True
-    for metric in report["metrics"]:
-        figures = (metric[key] for key in ("start", "at_knee", "best", "last"))
-        better = "higher" if metric["higher_is_better"] else "lower"
-        table.add_row(shown(metric["name"]), better, *("-" if x is None else f"{x:.5g}" for x in figures))
+    silent = [metric for metric in report["metrics"] if not metric["votes"]]
+    for group in ([metric for metric in report["metrics"] if metric["votes"]], silent):
+        for metric in group:
+            figures = (metric[key] for key in ("start", "at_knee", "best", "last"))
+            better = "higher" if metric["higher_is_better"] else "lower"
+            table.add_row(shown(metric["name"]), better, *("-" if x is None else f"{x:.5g}" for x in figures))
+        table.add_section()
     out.print(table)
+    if silent:
+        out.print(f"without a vote: the last {len(silent)}")
     phases = Table("phase", "from", "to")
     for column in phases.columns[1:]:
         column.justify = "right"

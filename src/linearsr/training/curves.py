@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from linearsr.training.knee import votes
+from linearsr.training.knee import KneeConfig, votes
 
 METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.json"
 
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     **dict.fromkeys(
@@ -81,6 +82,20 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
     return Curves(
         [row.step for row in rows], {name: [row.values.get(name) for row in rows] for name in names}
     )
+
+
+def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:
+    """How the run in a folder looks for its knee, or the defaults; `patterns` choose other metrics to vote.
+
+    Raises:
+        CurvesError: the run's config cannot be read.
+    """
+    file = path / CONFIG_FILE
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))["knee"] if file.exists() else {}
+        return KneeConfig.model_validate({**settings, **({"metrics": patterns} if patterns else {})})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CurvesError(f"{file} is not the config of a run: remove it for the default settings") from None
 
 
 def directions(

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from linearsr.training.config import TrainConfig
+from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.section import ConfigError
-
-CONFIG_FILE = "config.json"
 
 _FIXED = ("seed", "batch_size", "mixed_precision", "ema_decay")
 _FREE = ("data.workers", "data.cache_gib")

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 from linearsr.checkpoints import write_json
 from linearsr.training.config import TrainConfig
+from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.data import CropPairs
 from linearsr.training.ema import ExponentialMovingAverage
 from linearsr.training.guard import Diverged, DivergenceGuard
@@ -27,7 +28,7 @@ from linearsr.training.objective import Objective
 from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
-from linearsr.training.same_run import CONFIG_FILE, begun_with, check_same_run
+from linearsr.training.same_run import begun_with, check_same_run
 from linearsr.training.state import (
     Progress,
     checkpoints,
