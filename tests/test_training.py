@@ -91,6 +91,16 @@ def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tm
     assert all(record["bicubic/stem/psnr_y"] > 30 for record in validations)
 
 
+def test_photos_of_one_name_have_a_picture_each(photos: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        make_photos(tmp_path / "two" / folder, count=1)
+    validation = {"folder": str(tmp_path / "two"), "every_images": 12, "degradations": ["bicubic"]}
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", validation=validation)
+    Trainer(load_config(path)).run()
+    pictures = sorted(picture.name for picture in (tmp_path / "run/samples/0000000012").iterdir())
+    assert pictures == ["0-0-bicubic.png", "1-0-bicubic.png"]
+
+
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The config of a run that is done."""

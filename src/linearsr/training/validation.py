@@ -69,7 +69,7 @@ class Validation:
                 ]
             if index < self.config.sample_pictures:
                 enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
-                show(f"{name}-{degradation}", {"lr": enlarged, **estimates, "hr": hr})
+                show(f"{index}-{name}-{degradation}", {"lr": enlarged, **estimates, "hr": hr})
         network.train(was_training)
         sums: dict[str, list[float]] = {}
         for key, value in gather_object(found):
