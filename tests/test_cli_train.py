@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
 from linearsr.models.lr_stem import PredictiveStem
+from recipe_tools import recipe_settings
 from training_tools import settings
 
 
@@ -47,7 +48,15 @@ def test_trains_refuses_and_resumes(config, tmp_path):
     assert "psnr_y" in result.stderr
     assert PredictiveStem.from_pretrained(run / "knee" / "lr_stem").config.channels == 8
 
-    refused = train(config)
+    for again in (train(config), train(config, "--resume")):
+        assert again.exit_code == 0, again.stderr
+        assert again.stderr.splitlines() == ["stem: done", f"weights in {run / 'knee'}"]
+    assert images_seen(run) == [2, 4]
+    changed = train(config, "--resume", "--set", "seed=1")
+    assert (changed.exit_code, len(changed.stderr.splitlines())) == (2, 1)
+    assert "seed: was 0 when this run began" in changed.stderr
+
+    refused = train(config, "--set", "total_images=8")
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
     assert "--resume" in refused.stderr
 
@@ -115,6 +124,54 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(config, tmp_path):
     assert not (tmp_path / "run").exists()
     plan = json.loads(train(config, "--dry-run", "--json").stdout)
     assert set(plan["stem"]) == {"network", "memory", "data", "batch", "schedule", "optimizer"}
+
+
+def test_only_the_chosen_runs_must_not_have_begun(config, tmp_path):
+    raw = recipe_settings(tmp_path / "photos", tmp_path / "recipe")
+    raw["stages"] = {name: {**raw["stages"][name], "total_images": 2} for name in ("stem", "pretrain")}
+    config.write_text(yaml.safe_dump(raw))
+    stem = train(config, "--stage", "stem")
+    assert stem.exit_code == 0, stem.stderr
+    assert stem.stderr.splitlines()[-2:] == [
+        f"stem: weights in {tmp_path / 'recipe' / 'stem' / 'knee'}",
+        "no model yet: other runs of the recipe are still to be done",
+    ]
+    pretrain = train(config, "--stage", "pretrain")
+    assert pretrain.exit_code == 0, pretrain.stderr
+    assert "stem: " not in pretrain.stderr
+    assert pretrain.stderr.splitlines()[-1] == f"weights in {tmp_path / 'recipe' / 'model'}"
+    longer = train(config, "--stage", "pretrain", "--set", "stages.pretrain.total_images=4")
+    assert (longer.exit_code, len(longer.stderr.splitlines())) == (2, 1)
+    assert "--resume" in longer.stderr
+
+
+def test_a_recipe_without_a_network_makes_no_model(config, tmp_path):
+    raw = recipe_settings(tmp_path / "photos", tmp_path / "recipe")
+    raw["stages"] = {"stem": {**raw["stages"]["stem"], "total_images": 2}}
+    config.write_text(yaml.safe_dump(raw))
+    result = train(config)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[-2:] == [
+        f"stem: weights in {tmp_path / 'recipe' / 'stem' / 'knee'}",
+        "no model to put together: the recipe has no stage pretrain",
+    ]
+
+
+def test_the_tiny_recipe_makes_a_model_that_upscales(tmp_path, monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root)
+    small = {"run_dir": tmp_path / "run", "common.batch_size": 1, "common.validation.every_images": 100}
+    small |= {f"stages.{stage}.total_images": 1 for stage in ("stem", "pretrain", "experts", "sft")}
+    result = train(
+        "configs/tiny.yaml", *(part for item in small.items() for part in ("--set", "=".join(map(str, item))))
+    )
+    assert result.exit_code == 0, result.stderr
+    photo, output = tmp_path / "lr.png", tmp_path / "sr.png"
+    Image.new("RGB", (12, 10), (90, 60, 30)).save(photo)
+    arguments = ["upscale", photo, "-o", output, "--model", tmp_path / "run" / "model"]
+    upscaled = CliRunner().invoke(app, list(map(str, arguments)))
+    assert upscaled.exit_code == 0, upscaled.stderr
+    assert Image.open(output).size == (48, 40)
 
 
 def test_every_stage_of_the_tiny_recipe_is_planned():

@@ -118,7 +118,15 @@ def _run(
     from linearsr.training.config import TrainConfig, parse_settings, read_settings
     from linearsr.training.plan import describe
     from linearsr.training.processes import leave
-    from linearsr.training.recipe import RecipeConfig, Run, plan, train_recipe, train_run
+    from linearsr.training.recipe import (
+        RecipeConfig,
+        Run,
+        check_begun,
+        choose,
+        plan,
+        train_recipe,
+        train_run,
+    )
     from linearsr.training.section import ConfigError
 
     if threads is not None:
@@ -136,8 +144,10 @@ def _run(
     if dry_run:
         return
     check(runs)
-    begun = [run for run in runs if run.started]
-    if begun and not resume:
+    chosen = choose(runs, stage)
+    check_begun(runs)
+    begun = [run for run in chosen if run.begun]
+    if not resume and any(not run.finished for run in begun):
         place = shown((recipe or begun[0].config).run_dir)
         raise ConfigError(f"{place} has checkpoints: go on with --resume, or --set run_dir=ANOTHER")
     for run in begun:
@@ -149,7 +159,20 @@ def _run(
             else train_recipe(recipe, runs, progress.for_run, stage)
         )
     leave()
-    say(f"weights in {shown(folder)}" if folder else "other runs of the recipe are still to be done")
+    if folder is not None:
+        say(f"weights in {shown(folder)}")
+    elif recipe is not None:
+        _say_parts(chosen, recipe.makes_model)
+
+
+def _say_parts(runs: "list[Run]", to_come: bool) -> None:
+    for run in runs:
+        say(f"{run.name}: weights in {shown(run.knee)}")
+    say(
+        "no model yet: other runs of the recipe are still to be done"
+        if to_come
+        else "no model to put together: the recipe has no stage pretrain"
+    )
 
 
 def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:

@@ -119,7 +119,9 @@ def _apply(raw: dict[str, Any], override: str, parse: Any) -> None:
     *parents, leaf = key.split(".")
     section = raw
     for parent in parents:
-        section = section.setdefault(parent, {})
+        if section.get(parent) is None:  # as an empty section is read from YAML
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override}: {parent} is a value, not a section")
     section[leaf] = parse(value)

@@ -6,30 +6,31 @@ Where every run stands is seen from its folder alone. So a recipe can be stopped
 which do not wait for each other, can be trained on several machines with a common folder.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.assemble import assemble
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.flow import FlowStage, stage_codec
+from linearsr.training.inheritance import StageSettings, none_is_empty, settings_of
+from linearsr.training.lineage import changed_since, knee_record, note_start
 from linearsr.training.processes import from_main
 from linearsr.training.run_log import Report
+from linearsr.training.same_run import check_same_run
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.state import latest_checkpoint
-from linearsr.training.trainer import KNEE_FILE, KNEE_FOLDER, Trainer
+from linearsr.training.trainer import KNEE_FOLDER, Trainer
 
 MODEL_FOLDER = "model"
 STAGES = ("codec", "stem", "pretrain", "experts", "sft")
 _ONE_RUN_AN_EXPERT = ("experts", "sft")
-_ONLY_AT_THE_START = ("init", "network", "lora")
 
 
 class RecipeConfig(Section):
@@ -38,19 +39,20 @@ class RecipeConfig(Section):
     run_dir: Path
     boundaries: tuple[float, ...] = PUBLISHED.boundaries
     """Partition of the trajectory among the experts, ascending times."""
-    common: dict[str, Any] = Field({})
+    common: StageSettings = Field({})
     """Settings of all stages."""
-    stages: dict[str, dict[str, Any]]
+    stages: Annotated[dict[str, StageSettings], BeforeValidator(none_is_empty)]
     """Settings of each stage of `codec`, `stem`, `pretrain`, `experts`, `sft`; the order is always this one."""
-    model: dict[str, Any] = Field({})
+    model: Annotated[dict[str, Any], BeforeValidator(none_is_empty)] = Field({})
     """Settings of the resulting model, fields of `PipelineConfig`."""
 
     @field_validator("stages")
     @classmethod
     def _known(cls, stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         unknown = sorted(set(stages) - set(STAGES))
-        if unknown:
-            raise ValueError(f"unknown stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
+        if unknown or not stages:
+            what = f"unknown stage {unknown[0]!r}" if unknown else "there is none"
+            raise ValueError(f"{what}: choose from {', '.join(STAGES)}")
         return stages
 
     @model_validator(mode="after")
@@ -67,6 +69,11 @@ class RecipeConfig(Section):
             raise ValueError(f"model: unknown setting {unknown[0]!r}: choose from {', '.join(known)}")
         return self
 
+    @property
+    def makes_model(self) -> bool:
+        """Whether there is one in the end; a stem or a codec alone is none."""
+        return "pretrain" in self.stages
+
 
 class Run(NamedTuple):
     """One run of a recipe."""
@@ -76,12 +83,16 @@ class Run(NamedTuple):
     config: TrainConfig
 
     @property
+    def knee(self) -> Path:
+        """Where the weights at its knee are, once it is finished."""
+        return self.config.run_dir / KNEE_FOLDER
+
+    @property
     def finished(self) -> bool:
         """Whether its knee is known, and it was trained as far as its config says."""
-        path = self.config.run_dir / KNEE_FILE
-        if not path.exists():
+        knee = knee_record(self.config.run_dir)
+        if knee is None:
             return False
-        knee = json.loads(path.read_text(encoding="utf-8"))
         stopped = self.config.stop_at_knee and knee.get("confirmed", False)
         return bool(stopped or knee["trained_images"] > self.config.total_images - self.config.batch_size)
 
@@ -89,6 +100,11 @@ class Run(NamedTuple):
     def started(self) -> bool:
         """Whether there is something to resume."""
         return latest_checkpoint(self.config.run_dir / "checkpoints") is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was trained: checkpoints may have been removed since."""
+        return self.started or knee_record(self.config.run_dir) is not None
 
 
 def plan(recipe: RecipeConfig, where: str) -> list[Run]:
@@ -98,55 +114,31 @@ def plan(recipe: RecipeConfig, where: str) -> list[Run]:
     for stage in STAGES:
         if stage not in recipe.stages:
             continue
-        settings = _merged(recipe.common, recipe.stages[stage])
         for expert in range(count) if stage in _ONE_RUN_AN_EXPERT else [None]:
             name = stage if expert is None else f"{stage}/{expert}"
-            raw = {
-                **settings,
-                "run_dir": recipe.run_dir / name,
-                "stage": {**_links(recipe, stage, expert), **settings.get("stage", {})},
-            }
+            raw = settings_of(stage, expert, recipe.common, recipe.stages, recipe.run_dir)
+            raw["run_dir"] = recipe.run_dir / name
+            if expert is not None:
+                raw["stage"] |= {"boundaries": recipe.boundaries, "expert": expert}
             runs.append(Run(name, parse_settings(TrainConfig, raw, f"{where}: stages.{stage}")))
     return runs
 
 
-def _links(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[str, Any]:
-    """What a stage takes from the knees of the stages before."""
-
-    def knee(run: str, part: str) -> str:
-        return str(recipe.run_dir / run / KNEE_FOLDER / part)
-
-    if stage in ("codec", "stem"):
-        return {"kind": stage}
-    links: dict[str, Any] = {"kind": "flow"}
-    if "codec" in recipe.stages:
-        links["codec"] = knee("codec", "codec")
-    if "stem" in recipe.stages:
-        links["stem"] = knee("stem", "lr_stem")
-    if stage == "pretrain":
-        return links
-    start: dict[str, Any] = _merged(recipe.common, recipe.stages["pretrain"]).get("stage", {})
-    links = {**{key: value for key, value in start.items() if key not in _ONLY_AT_THE_START}, **links}
-    # a stem that was trained along belongs to the network from then on, and is frozen: the experts share it
-    links.setdefault("stem", knee("pretrain", "lr_stem"))
-    before = "pretrain" if stage == "experts" or "experts" not in recipe.stages else f"experts/{expert}"
-    return {**links, "init": knee(before, "transformer"), "boundaries": recipe.boundaries, "expert": expert}
-
-
-def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` over `defaults`, one level down too; what lies deeper, as a mix of folders, is taken as a whole."""
-    merged = dict(defaults)
-    for key, value in settings.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = {**merged[key], **value} if both else value
-    return merged
+def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
+    """The run or the runs of a stage of that name, or all. Raises ConfigError where there is none."""
+    chosen = [run for run in runs if only is None or run.name == only or run.name.startswith(f"{only}/")]
+    if not chosen:
+        raise ConfigError(f"--stage {only}: choose from {', '.join(run.name for run in runs)}")
+    return chosen
 
 
 def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
-    """Train one run from where it stands; returns the folder of the weights at its knee."""
-    trainer = Trainer(run.config, report_for(run))
-    trainer.resume()
-    return trainer.run()
+    """Train one run from where it stands, unless it is finished; returns the folder of the weights at its knee."""
+    if from_main(partial(_unfinished, [run])):
+        trainer = Trainer(run.config, report_for(run))
+        trainer.resume()
+        trainer.run()
+    return run.knee
 
 
 def train_recipe(
@@ -155,34 +147,79 @@ def train_recipe(
     """Train what is not finished yet, or only the run of that name, and put the model together once all are done.
 
     Returns:
-        The folder of the model, or None where other runs are still to be done.
+        The folder of the model, or None where other runs are still to be done, or the recipe makes no model.
 
     Raises:
-        ConfigError: no run has the name `only`, or a run before it is not finished.
+        ConfigError: no run has the name `only`, a run before it is not finished, or `check_begun` finds something.
     """
-    chosen = (
-        runs if only is None else [run for run in runs if run.name == only or run.name.startswith(f"{only}/")]
-    )
-    if not chosen:
-        raise ConfigError(f"--stage {only}: choose from {', '.join(run.name for run in runs)}")
+    chosen = choose(runs, only)
+    check_begun(runs)
     for run in chosen:
         waiting = from_main(partial(_unfinished, _needed(run, runs)))
         if waiting:
             raise ConfigError(
                 f"--stage {only}: {run.name} starts from the knee of {waiting[0]}: train that first"
             )
-        if from_main(partial(_unfinished, [run])):
-            train_run(run, report_for)
-    if "pretrain" not in recipe.stages or from_main(partial(_unfinished, runs)):
+        from_main(partial(_note_start, run, _needed(run, runs)))
+        train_run(run, report_for)
+    if not recipe.makes_model or from_main(partial(_unfinished, runs)):
         return None
     return from_main(partial(_save_model, recipe, runs))
 
 
-def _unfinished(runs: list[Run]) -> list[str]:
+def check_begun(runs: Sequence[Run]) -> None:
+    """Compare what was trained with what the configs say now.
+
+    Raises:
+        ConfigError: a run was begun with other settings, or from weights that are not those at the knee any more.
+    """
+    trouble = from_main(partial(_other_settings, runs)) or from_main(partial(_other_start, runs))
+    if trouble:
+        raise ConfigError(trouble)
+
+
+def _other_settings(runs: Sequence[Run]) -> str:
+    for run in runs:
+        try:
+            if run.begun:
+                check_same_run(run.config.run_dir, run.config)
+        except ConfigError as error:
+            return f"{run.name}: {error}" if len(runs) > 1 else str(error)
+    return ""
+
+
+def _other_start(runs: Sequence[Run]) -> str:
+    outdated: dict[str, str] = {}
+    for run in runs:
+        inputs = _needed(run, runs)
+        other = changed_since(run.config.run_dir, _folders(inputs))
+        # what is trained on, or anew, will have another knee
+        other += [start.name for start in inputs if start.name in outdated or not start.finished]
+        if run.begun and other:
+            outdated[run.name] = other[0]
+    if not outdated:
+        return ""
+    verb, whose = ("was", "its folder") if len(outdated) == 1 else ("were", "their folders")
+    return (
+        f"{', '.join(outdated)} {verb} trained from another knee of {next(iter(outdated.values()))} than this config "
+        f"gives: remove {whose}, or set run_dir"
+    )
+
+
+def _note_start(run: Run, inputs: Sequence[Run]) -> None:
+    if not run.begun:
+        note_start(run.config.run_dir, _folders(inputs))
+
+
+def _folders(runs: Sequence[Run]) -> dict[str, Path]:
+    return {run.name: run.config.run_dir for run in runs}
+
+
+def _unfinished(runs: Sequence[Run]) -> list[str]:
     return [run.name for run in runs if not run.finished]
 
 
-def _needed(run: Run, runs: list[Run]) -> list[Run]:
+def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
     """The runs from whose knees `run` starts."""
     stage, _, expert = run.name.partition("/")
     if stage == "sft" and any(other.name.startswith("experts/") for other in runs):
@@ -198,8 +235,8 @@ def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
     stage = final[0].config.stage
     assert isinstance(stage, FlowStage)
     model = assemble(
-        stage.stem or final[0].config.run_dir / KNEE_FOLDER / "lr_stem",
-        [run.config.run_dir / KNEE_FOLDER / "transformer" for run in final],
+        stage.stem or final[0].knee / "lr_stem",
+        [run.knee / "transformer" for run in final],
         stage.boundaries,
         stage_codec(stage),
         PipelineConfig.from_index(recipe.model),

@@ -255,7 +255,7 @@ class Trainer:
             shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
             shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
             # from here on the run counts as finished; before, a run that goes on needs what was validated
-            trained = {"images": images, "trained_images": self.progress.images}
+            trained = {"images": images, "trained_images": self.progress.images, "written": time.time()}
             write_json(run_dir / KNEE_FILE, {**trained, **(asdict(knee) if knee else {})})
             shutil.rmtree(self.validated, ignore_errors=True)
         self.accelerator.wait_for_everyone()
