@@ -30,7 +30,11 @@ def start(config: TrainConfig) -> Accelerator:
     for message in ("Grad strides do not match", "FSDP2-wrapped module .* returned a view"):
         warnings.filterwarnings("ignore", message)
     # a stage may have another precision than the one before it in this process
-    AcceleratorState._reset_state()
+    if (
+        AcceleratorState._shared_state.get("_mixed_precision", config.mixed_precision)
+        != config.mixed_precision
+    ):
+        AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=_on_cpu())
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
