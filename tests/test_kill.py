@@ -1,7 +1,7 @@
 """Kill -9 at any moment, then resume: the run is the one that was never killed."""
 
-import multiprocessing
 import json
+import multiprocessing
 import os
 import shutil
 import signal
