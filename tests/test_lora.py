@@ -10,43 +10,15 @@ from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.flow import FlowStage
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.section import ConfigError
+from training_tools import make_sana
 
 pytest.importorskip("peft")
 
 
-AUTOENCODER = {
-    "latent_channels": 8,
-    "attention_head_dim": 8,
-    "encoder_block_types": "ResBlock",
-    "decoder_block_types": "ResBlock",
-    "encoder_block_out_channels": (8, 8, 8, 8),
-    "decoder_block_out_channels": (8, 8, 8, 8),
-    "encoder_layers_per_block": (1, 1, 1, 1),
-    "decoder_layers_per_block": (1, 1, 1, 1),
-    "encoder_qkv_multiscales": ((), (), (), ()),
-    "decoder_qkv_multiscales": ((), (), (), ()),
-    "downsample_block_type": "Conv",
-    "upsample_block_type": "interpolate",
-}
-
-
 def test_a_network_from_sana_learns_to_see_the_photo(tmp_path: Path) -> None:
     """Its LR inputs start at zero: were they frozen with the rest, nothing of the LR image would ever arrive."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    diffusers.SanaTransformer2DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=2,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-    ).save_pretrained(tmp_path / "transformer")
-    diffusers.AutoencoderDC(**AUTOENCODER).save_pretrained(tmp_path / "vae")
-    stage = FlowStage(kind="flow", preset="tiny", sana=str(tmp_path), lora=LoraConfig(rank=2))
+    sana = make_sana(tmp_path)
+    stage = FlowStage(kind="flow", preset="tiny", sana=str(sana), lora=LoraConfig(rank=2))
     objective = stage.objective()
     network = objective.network
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -83,3 +55,17 @@ def test_low_rank_alone_is_trained(tmp_path: Path) -> None:
     assert merge_lora(network.state_dict(), LoraConfig(rank=2)).keys() == (
         LinearSRTransformer(PRESETS["tiny"]).state_dict().keys()
     )
+
+
+def test_merged_low_rank_updates_compute_the_same() -> None:
+    torch.manual_seed(0)
+    network = LinearSRTransformer(PRESETS["tiny"]).eval()
+    config = LoraConfig(rank=2, alpha=8)
+    add_lora(network, config)
+    for name, parameter in network.named_parameters():
+        assert parameter.requires_grad == ("lora_" in name)
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    plain = LinearSRTransformer.from_state(PRESETS["tiny"], merge_lora(network.state_dict(), config), "test")
+    inputs = torch.randn(1, 8, 4, 4), torch.tensor([500.0]), torch.randn(1, 8, 4, 4)
+    torch.testing.assert_close(network(*inputs), plain(*inputs), rtol=1e-4, atol=1e-5)

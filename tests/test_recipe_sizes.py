@@ -10,31 +10,13 @@ from linearsr import LinearSRPipeline
 from linearsr.checkpoints import CheckpointError
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem
-from linearsr.models.transformer import LinearSRTransformer
 from recipe_tools import recipe_settings, train
-from training_tools import make_photos, read_records, weights
+from training_tools import AUTOENCODER, make_photos, make_sana, read_records, weights
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-AUTOENCODER = {
-    "in_channels": 3,
-    "latent_channels": 8,
-    "attention_head_dim": 8,
-    "encoder_block_types": "ResBlock",
-    "decoder_block_types": "ResBlock",
-    "encoder_block_out_channels": (8, 8, 16, 16),
-    "decoder_block_out_channels": (8, 8, 16, 16),
-    "encoder_layers_per_block": (1, 1, 1, 1),
-    "decoder_layers_per_block": (1, 1, 1, 1),
-    "encoder_qkv_multiscales": ((), (), (), ()),
-    "decoder_qkv_multiscales": ((), (), (), ()),
-    "downsample_block_type": "Conv",
-    "upsample_block_type": "interpolate",
-}
 
 
 def test_a_learned_codec_and_the_paper_s_stem(photos: Path, tmp_path: Path) -> None:
@@ -61,22 +43,7 @@ def test_a_learned_codec_and_the_paper_s_stem(photos: Path, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def sana_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    diffusers = pytest.importorskip("diffusers")
-    folder = tmp_path_factory.mktemp("sana")
-    torch.manual_seed(0)
-    diffusers.SanaTransformer2DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=2,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-    ).save_pretrained(folder / "transformer")
-    diffusers.AutoencoderDC(**AUTOENCODER, scaling_factor=0.41407).save_pretrained(folder / "vae")
-    return folder
+    return make_sana(tmp_path_factory.mktemp("sana"))
 
 
 def test_a_sana_model_is_a_start(photos: Path, sana_folder: Path, tmp_path: Path) -> None:
@@ -125,21 +92,3 @@ def test_low_rank_updates_train_and_are_merged(photos: Path, tmp_path: Path) -> 
         after["transformer_blocks.0.attn1.to_q.weight"] - before["transformer_blocks.0.attn1.to_q.weight"]
     )
     assert torch.linalg.matrix_rank(difference, rtol=1e-3) <= 2
-
-
-def test_merged_low_rank_updates_compute_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    from linearsr.models.presets import PRESETS
-    from linearsr.training.lora import LoraConfig, add_lora, merge_lora
-
-    torch.manual_seed(0)
-    network = LinearSRTransformer(PRESETS["tiny"]).eval()
-    config = LoraConfig(rank=2, alpha=8)
-    add_lora(network, config)
-    for name, parameter in network.named_parameters():
-        assert parameter.requires_grad == ("lora_" in name)
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    plain = LinearSRTransformer.from_state(PRESETS["tiny"], merge_lora(network.state_dict(), config), "test")
-    inputs = torch.randn(1, 8, 4, 4), torch.tensor([500.0]), torch.randn(1, 8, 4, 4)
-    torch.testing.assert_close(network(*inputs), plain(*inputs), rtol=1e-4, atol=1e-5)

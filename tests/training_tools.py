@@ -4,12 +4,49 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+
+AUTOENCODER = {
+    "in_channels": 3,
+    "latent_channels": 8,
+    "attention_head_dim": 8,
+    "encoder_block_types": "ResBlock",
+    "decoder_block_types": "ResBlock",
+    "encoder_block_out_channels": (8, 8, 16, 16),
+    "decoder_block_out_channels": (8, 8, 16, 16),
+    "encoder_layers_per_block": (1, 1, 1, 1),
+    "decoder_layers_per_block": (1, 1, 1, 1),
+    "encoder_qkv_multiscales": ((), (), (), ()),
+    "decoder_qkv_multiscales": ((), (), (), ()),
+    "downsample_block_type": "Conv",
+    "upsample_block_type": "interpolate",
+}
+"""A tiny DC-AE, 8 times smaller."""
+
+
+def make_sana(folder: Path) -> Path:
+    """A tiny SANA model as `diffusers` writes it, of the size of the preset `tiny`."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    diffusers.SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+    ).save_pretrained(folder / "transformer")
+    diffusers.AutoencoderDC(**AUTOENCODER, scaling_factor=0.41407).save_pretrained(folder / "vae")
+    return folder
 
 
 def make_photos(folder: Path, count: int = 3) -> Path:

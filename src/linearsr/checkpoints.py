@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -210,24 +210,20 @@ class PretrainedModule(nn.Module):
         return model.eval()
 
 
-class _Loadable(Protocol):
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], /) -> Any: ...
+_Part = TypeVar("_Part")
 
 
-def load_one_of(
-    name_or_path: str | os.PathLike[str], classes: Mapping[str, type[_Loadable]], what: str
-) -> Any:
-    """The part in a folder (or hub id) that may be of several classes, as its `config.json` says.
+def class_in(folder: Path, classes: Mapping[str, _Part], what: str) -> tuple[_Part, dict[str, Any]]:
+    """Which of several classes the part in a folder is of, by its `config.json`, and what that file holds.
 
     Raises:
         CheckpointError: none of `classes`, by the names they go by there; `what` says what was looked for.
     """
-    path = resolve_folder(name_or_path)
-    name = str(load_config(path).get("_class_name"))
+    raw = load_config(folder)
+    name = str(raw.get("_class_name"))
     if name not in classes:
-        raise CheckpointError(f"{path}: holds {name}, not {what} ({', '.join(classes)})")
-    return classes[name].from_pretrained(path)
+        raise CheckpointError(f"{folder}: holds {name}, not {what} ({', '.join(classes)})")
+    return classes[name], raw
 
 
 def _as_dtype(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule, load_one_of
+from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
 from linearsr.models.lr_stem import LRCondition
 
 if TYPE_CHECKING:
@@ -168,8 +168,9 @@ CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
 
 def load_codec(folder: str | os.PathLike[str]) -> Codec:
     """The codec of either kind in `folder`. Raises CheckpointError where there is none."""
-    codec: Codec = load_one_of(folder, CODECS, "a codec")
-    return codec
+    path = resolve_folder(folder)
+    kind, _ = class_in(path, CODECS, "a codec")
+    return kind.from_pretrained(path)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

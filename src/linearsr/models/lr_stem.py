@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule, load_one_of
+from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
@@ -172,5 +172,6 @@ STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {
 
 def load_stem(folder: str | os.PathLike[str]) -> LRStem:
     """The stem of either kind in `folder`. Raises CheckpointError where there is none."""
-    stem: LRStem = load_one_of(folder, STEMS, "a stem")
-    return stem
+    path = resolve_folder(folder)
+    kind, _ = class_in(path, STEMS, "a stem")
+    return kind.from_pretrained(path)

@@ -9,7 +9,7 @@ from linearsr.images.io import ImageError, read_size
 from linearsr.models.lr_stem import StridedStemConfig
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir
-from linearsr.training.data import check_data
+from linearsr.training.data import check_data, check_validation_size
 from linearsr.training.extras import require
 from linearsr.training.flow import FlowStage
 from linearsr.training.recipe import Run
@@ -137,5 +137,4 @@ def _check_validation(folder: Path, max_pictures: int, scale: int) -> None:
             size = read_size(path, str(path))
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from None
-        if min(size) < scale:
-            raise ConfigError(f"validation.folder: {path}: is smaller than one LR pixel: leave it out")
+        check_validation_size(path, size, scale)

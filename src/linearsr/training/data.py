@@ -102,18 +102,14 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         scale: ratio of the HR to the LR size.
         seed: of the run; with the index it decides a sample.
         length: number of samples.
-        catalogue: what `check_data` gave for the same config and scale, if the caller has it already.
 
     Raises:
         ConfigError: there is nothing to draw from.
     """
 
-    def __init__(
-        self, config: DataConfig, scale: int, seed: int, length: int, catalogue: Catalogue | None = None
-    ) -> None:
+    def __init__(self, config: DataConfig, scale: int, seed: int, length: int) -> None:
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
-        catalogue = catalogue if catalogue is not None else check_data(config, scale)
-        self.catalogue = best_photos(catalogue, config.best_share)
+        self.catalogue = best_photos(check_data(config, scale), config.best_share)
         cumulative = np.cumsum(self.catalogue.weights * self.catalogue.sizes.prod(axis=1))
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
@@ -192,6 +188,12 @@ def to_tensor(image: ImageArray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1
 
 
+def check_validation_size(path: Path, size: tuple[int, ...], scale: int) -> None:
+    """Raises ConfigError if a photo of `size` (H, W) leaves nothing on the LR side."""
+    if min(size) < scale:
+        raise ConfigError(f"validation.folder: {path}: is smaller than one LR pixel: leave it out")
+
+
 def validation_pairs(
     folder: Path, degradation: str, scale: int, max_pictures: int
 ) -> list[tuple[str, Tensor, Tensor]]:
@@ -207,8 +209,7 @@ def validation_pairs(
             photo = read_rgb(path)
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from error
-        if min(photo.shape[:2]) < scale:
-            raise ConfigError(f"validation.folder: {path}: is smaller than one LR pixel: leave it out")
+        check_validation_size(path, photo.shape[:2], scale)
         hr = crop_to_multiple(photo, scale)
         lr = degrade(hr, PRESETS[degradation], file_generator(0, path.stem), scale)
         pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))

@@ -10,9 +10,15 @@ from math import gcd, lcm, log2
 from pathlib import Path
 from typing import Any
 
-from linearsr.checkpoints import CONFIG_NAME, CheckpointError, load_config
+from linearsr.checkpoints import CONFIG_NAME, CheckpointError, class_in, load_config
 from linearsr.models.codec import CODECS, ResidualCodec, ResidualCodecConfig
-from linearsr.models.lr_stem import STEMS, PredictiveStem, PredictiveStemConfig, StridedStemConfig
+from linearsr.models.lr_stem import (
+    STEMS,
+    PredictiveStem,
+    PredictiveStemConfig,
+    StridedStem,
+    StridedStemConfig,
+)
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
 from linearsr.training.codec import CodecStage
@@ -80,7 +86,8 @@ class Shapes:
         if folder.is_dir():
             with _naming(key):
                 return _stem_in(
-                    folder, [PredictiveStem.__name__] if isinstance(stage, StemStage) else [*STEMS]
+                    folder,
+                    {PredictiveStem.__name__: PredictiveStem} if isinstance(stage, StemStage) else STEMS,
                 )
         maker = self._maker(folder)
         return None if maker is None or isinstance(maker, CodecStage) else self.stem(maker)
@@ -147,21 +154,15 @@ def _naming(key: str) -> Iterator[None]:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def _stem_in(folder: Path, kinds: list[str]) -> StemShape:
-    raw = load_config(folder)
-    name = raw.get("_class_name")
-    if name not in kinds:
-        raise CheckpointError(f"{folder}: holds {name}, not a stem ({', '.join(kinds)})")
-    stem: StemShape = STEMS[name].parse_config(raw, folder / CONFIG_NAME)
+def _stem_in(folder: Path, kinds: Mapping[str, type[PredictiveStem] | type[StridedStem]]) -> StemShape:
+    kind, raw = class_in(folder, kinds, "a stem")
+    stem: StemShape = kind.parse_config(raw, folder / CONFIG_NAME)
     return stem
 
 
 def _codec_in(folder: Path) -> CodecShape:
-    raw = load_config(folder)
-    name = raw.get("_class_name")
-    if name not in CODECS:
-        raise CheckpointError(f"{folder}: holds {name}, not a codec ({', '.join(CODECS)})")
-    if name == ResidualCodec.__name__:
+    kind, raw = class_in(folder, CODECS, "a codec")
+    if kind is ResidualCodec:
         return _residual(ResidualCodec.parse_config(raw, folder / CONFIG_NAME))
     return _autoencoder({key: value for key, value in raw.items() if not key.startswith("_")})
 
