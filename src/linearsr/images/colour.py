@@ -12,7 +12,7 @@ _STUDIO_BLACK = 16 / 255
 _STUDIO_SPAN = 219 / 255
 
 _WAVELET_LEVELS = 5
-_ADAIN_EPSILON = 1e-5
+_LEAST_DEVIATION = 1 / 255
 
 
 def rgb_to_y(x: Tensor) -> Tensor:
@@ -44,13 +44,14 @@ def wavelet_colour_fix(image: Tensor, reference: Tensor) -> Tensor:
 def adain_colour_fix(image: Tensor, reference: Tensor) -> Tensor:
     """Give each channel of `image` the mean and deviation of `reference`: both (B, C, H, W) -> same shape.
 
-    Adaptive instance normalisation (Huang and Belongie 2017, eq. 8) on pixels. Its statistics are those of
-    the whole image: never call it on tiles. The result may leave [0, 1]; clamp at the end.
+    Adaptive instance normalisation (Huang and Belongie 2017, eq. 8) on pixels. A channel whose deviation is below
+    one of 255 levels counts as flat, and is not stretched to that of the reference. The statistics are those of the
+    whole image: never call it on tiles. The result may leave [0, 1]; clamp at the end.
     """
     _require_same_shape(image, reference)
     mean, deviation = _channel_statistics(image)
     reference_mean, reference_deviation = _channel_statistics(reference)
-    return (image - mean) / deviation * reference_deviation + reference_mean
+    return (image - mean) * (reference_deviation / deviation.clamp(min=_LEAST_DEVIATION)) + reference_mean
 
 
 def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:
@@ -67,8 +68,8 @@ def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:
 def _channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     # A single pixel has no unbiased variance; it counts as flat.
     correction = 1 if x.shape[-2] * x.shape[-1] > 1 else 0
-    variance, mean = torch.var_mean(x, dim=(-2, -1), correction=correction, keepdim=True)
-    return mean, (variance + _ADAIN_EPSILON).sqrt()
+    deviation, mean = torch.std_mean(x, dim=(-2, -1), correction=correction, keepdim=True)
+    return mean, deviation
 
 
 def _require_rgb(x: Tensor, name: str) -> None:

@@ -4,9 +4,9 @@ Shape legend: B batch, h w LR size in pixels, C channels. Images have values in 
 """
 
 import os
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from itertools import pairwise, repeat
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,12 +81,39 @@ class PredictiveStemConfig:
     """Width of the residual blocks."""
     num_blocks: int = 12
     """Residual blocks on the LR grid."""
+    summary_channels: int = 0
+    """Width of a summary of the whole image, by which blocks can know its degradation; 0: there is none."""
     patch: int = 2
     """LR pixels per side of one latent token: features are unshuffled by it."""
     max_deviation: float = 0.15
     """Largest expected error: beyond it the head only errs, and what noise a sampler leaves over would glare."""
     min_deviation: float = 0.01
     """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
+
+
+class ImageSummary(nn.Module):
+    """One vector for the whole image, from which every block gets a scale and a shift for its channels.
+
+    Blur, noise and compression are much the same all over an image, but hard to tell from a few pixels. The scales
+    and shifts start at zero, so a stem without a summary can be given one.
+    """
+
+    def __init__(self, channels: int, summary_channels: int, num_blocks: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, summary_channels, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(summary_channels, summary_channels, 3, padding=1),
+            nn.SiLU(),
+        )
+        self.to_modulation = nn.Linear(summary_channels, num_blocks * 2 * channels)
+        nn.init.zeros_(self.to_modulation.weight)
+        nn.init.zeros_(self.to_modulation.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, num_blocks * 2 * C)."""
+        modulation: Tensor = self.to_modulation(self.layers(x).mean((2, 3)))
+        return modulation
 
 
 class ResidualBlock(nn.Module):
@@ -102,9 +129,13 @@ class ResidualBlock(nn.Module):
             with torch.no_grad():
                 conv.weight.mul_(gain)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape."""
-        residual: Tensor = self.conv_2(F.silu(self.conv_1(x)))
+    def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) -> the same shape. `modulation` (B, 2 * C): scale and shift between the convolutions."""
+        hidden: Tensor = self.conv_1(x)
+        if modulation is not None:
+            scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
+            hidden = hidden * (1 + scale) + shift
+        residual: Tensor = self.conv_2(F.silu(hidden))
         return x + residual
 
 
@@ -129,7 +160,12 @@ class PredictiveStem(PretrainedModule):
         self.config = config
         width, scale = config.channels, config.scale
         self.conv_in = nn.Conv2d(6, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.num_blocks)))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(config.num_blocks))
+        self.summary = (
+            ImageSummary(width, config.summary_channels, config.num_blocks)
+            if config.summary_channels
+            else None
+        )
         self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
         self.deviation_head = nn.Sequential(
             nn.Conv2d(width, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
@@ -151,7 +187,7 @@ class PredictiveStem(PretrainedModule):
         scale = self.config.scale
         x = torch.cat([lr, DETAIL_GAIN * local_detail(lr)], dim=1)
         x = self.conv_in(x.to(self.conv_in.weight.dtype, memory_format=torch.channels_last))
-        x = x + self.blocks(x)
+        x = x + self._body(x)
         bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
         prediction = bicubic + F.pixel_shuffle(self.conv_out(x).float(), scale)
         # the deviation must not pull on the features: they belong to the prediction
@@ -160,6 +196,44 @@ class PredictiveStem(PretrainedModule):
         features = F.pixel_unshuffle(self.feature_norm(x.detach()), self.config.patch)
         deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
         return LRCondition(features, prediction, deviation)
+
+    def _body(self, x: Tensor) -> Tensor:
+        modulations = self.summary(x).chunk(len(self.blocks), dim=1) if self.summary else repeat(None)
+        for block, modulation in zip(self.blocks, modulations, strict=False):
+            x = block(x, modulation)
+        return x
+
+    def grown(self, **changes: Any) -> "PredictiveStem":
+        """A larger stem that computes what this one does until it is trained further.
+
+        Args:
+            changes: fields of `PredictiveStemConfig`; see `grown_config`.
+
+        Raises:
+            ValueError: see `grown_config`.
+        """
+        stem = PredictiveStem(grown_config(self.config, **changes))
+        stem.load_state_dict(self.state_dict(), strict=False)
+        for block in list(stem.blocks)[self.config.num_blocks :]:
+            nn.init.zeros_(cast(ResidualBlock, block).conv_2.weight)
+        return stem
+
+
+def grown_config(config: PredictiveStemConfig, **changes: Any) -> PredictiveStemConfig:
+    """The settings of a larger stem that can start as the one of `config`: with more blocks, with a summary.
+
+    Raises:
+        ValueError: for changes after which the weights would not fit.
+    """
+    grown = replace(config, **changes)
+    same_but_larger = (
+        replace(grown, num_blocks=config.num_blocks, summary_channels=config.summary_channels) == config
+    )
+    if not same_but_larger or grown.num_blocks < config.num_blocks:
+        raise ValueError("a trained stem can only be given more num_blocks, and summary_channels")
+    if config.summary_channels and grown != config:
+        raise ValueError("a trained stem that has a summary cannot grow: the summary is for its own blocks")
+    return grown
 
 
 LRStem = PredictiveStem | StridedStem

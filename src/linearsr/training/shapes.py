@@ -18,6 +18,7 @@ from linearsr.models.lr_stem import (
     PredictiveStemConfig,
     StridedStem,
     StridedStemConfig,
+    grown_config,
 )
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
@@ -76,21 +77,31 @@ class Shapes:
 
     def stem(self, stage: StemStage | FlowStage) -> StemShape | None:
         """The LR stem: the one to be trained, the frozen one, or the one that is trained along."""
-        folder, key = (
-            (stage.init, "stage.init") if isinstance(stage, StemStage) else (stage.stem, "stage.stem")
-        )
-        if folder is None:
-            return (
-                PredictiveStemConfig(**stage.stem) if isinstance(stage, StemStage) else self._new_stem(stage)
-            )
-        if folder.is_dir():
-            with _naming(key):
-                return _stem_in(
-                    folder,
-                    {PredictiveStem.__name__: PredictiveStem} if isinstance(stage, StemStage) else STEMS,
-                )
-        maker = self._maker(folder)
+        if isinstance(stage, StemStage):
+            return self._trained_stem(stage)
+        if stage.stem is None:
+            return self._new_stem(stage)
+        if stage.stem.is_dir():
+            with _naming("stage.stem"):
+                return _stem_in(stage.stem, STEMS)
+        maker = self._maker(stage.stem)
         return None if maker is None or isinstance(maker, CodecStage) else self.stem(maker)
+
+    def _trained_stem(self, stage: StemStage) -> PredictiveStemConfig | None:
+        if stage.init is None:
+            return PredictiveStemConfig(**stage.stem)
+        if stage.init.is_dir():
+            with _naming("stage.init"):
+                start: StemShape | None = _stem_in(stage.init, {PredictiveStem.__name__: PredictiveStem})
+        else:
+            maker = self._maker(stage.init)
+            start = self.stem(maker) if isinstance(maker, StemStage) else None
+        if not isinstance(start, PredictiveStemConfig):
+            return None
+        try:
+            return grown_config(start, **stage.stem)
+        except ValueError as error:
+            raise ConfigError(f"stage.stem: {error}") from None
 
     def _new_stem(self, stage: FlowStage) -> StridedStemConfig | None:
         codec, network = self.codec(stage), self.transformer(stage)

@@ -20,14 +20,12 @@ class StemStage(Section):
 
     kind: Literal["stem"]
     stem: dict[str, Any] = Field({})
-    """Fields of `PredictiveStemConfig` that differ from its defaults."""
+    """Fields of `PredictiveStemConfig` that differ from its defaults, or from the settings of `init`."""
     init: Path | None = None
-    """Start from this stem folder instead of from scratch."""
+    """Start from this stem folder instead of from scratch; `stem` may give it more blocks and a summary."""
 
     @model_validator(mode="after")
     def _fits(self) -> "StemStage":
-        if self.init is not None and self.stem:
-            raise ValueError("stem and init exclude each other: the folder has its own settings")
         try:
             PredictiveStemConfig(**self.stem)
         except TypeError as error:
@@ -49,7 +47,7 @@ class StemObjective(Objective):
 
     def __init__(self, stage: StemStage) -> None:
         if stage.init is not None:
-            self.network = PredictiveStem.from_pretrained(stage.init, torch.float32)
+            self.network = PredictiveStem.from_pretrained(stage.init, torch.float32).grown(**stage.stem)
         else:
             self.network = PredictiveStem(PredictiveStemConfig(**stage.stem))
         self.scale = self.network.config.scale
