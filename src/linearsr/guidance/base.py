@@ -1,0 +1,46 @@
+"""The two interfaces of guidance: who says what is in a picture, and how that becomes tokens.
+
+Shapes: B images, h w LR size, L tokens of C channels.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+GuidanceKind = Literal["none", "tags", "text", "clip", "dino"]
+"""What the paper compares (LinearSR, table 4): nothing, short tags, sentences, and two kinds of visual features."""
+
+
+class Tag(NamedTuple):
+    """A short name of something in a picture."""
+
+    name: str
+    score: float
+    """How sure the tagger is, 0 to 1; 1 for a tag that the user gave."""
+
+
+class GuidanceTokens(NamedTuple):
+    """What the network's cross-attention looks at."""
+
+    embeds: Tensor
+    """(B, L, C)"""
+    mask: Tensor | None = None
+    """(B, L), 1 for a token and 0 for padding; None: all are tokens. A row without any token has no guidance."""
+
+
+class Guidance(Protocol):
+    """One kind of guidance. `none` is the absence of one."""
+
+    uses_tags: bool
+    """Whether it looks at the tags; otherwise it looks at the picture."""
+
+    def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens | None:
+        """The tokens for LR images (B, 3, h, w) in [-1, 1] and their tags, B lists; None where there is no guidance."""
+
+
+class Tagger(Protocol):
+    """Says what is in a picture."""
+
+    def tag(self, lr: Tensor) -> list[Tag]:
+        """Tags of one LR image (3, h, w) in [-1, 1], the surest first."""

@@ -1,0 +1,87 @@
+"""The tags a model knows, and which of them a user's word means."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+_LEAST_LIKENESS = 0.8
+_MAX_TAG_LENGTH = 100
+
+
+class Understood(NamedTuple):
+    """What a vocabulary makes of a user's words."""
+
+    tags: list[str]
+    """Known tags, each once, in the order of the words."""
+    unknown: list[str]
+    """Words that mean none of them."""
+
+
+def normalised(word: str) -> str:
+    """In compatible letters (NFKC), without case; hyphens, underscores and runs of blanks are one blank."""
+    folded = unicodedata.normalize("NFKC", word).casefold()
+    return re.sub(r"[\s_-]+", " ", folded).strip()
+
+
+def split_tags(text: str) -> list[str]:
+    """The words of a list as users write it, "brick wall, ivy"; empty ones are left out."""
+    return [word.strip() for word in re.split(r"[,;\n|]", text) if word.strip()]
+
+
+class Vocabulary:
+    """Known tags, in the order of a model's table.
+
+    Raises:
+        ValueError: a tag that is empty or there twice.
+    """
+
+    def __init__(self, tags: Iterable[str]) -> None:
+        self.tags = tuple(tags)
+        self._index = {normalised(tag): i for i, tag in enumerate(self.tags)}
+        if "" in self._index:
+            raise ValueError("a vocabulary has no empty tags")
+        if len(self._index) < len(self.tags):
+            twice = next(tag for i, tag in enumerate(self.tags) if self._index[normalised(tag)] != i)
+            raise ValueError(f"tag {twice!r} is in the vocabulary twice")
+
+    def number(self, word: str) -> int | None:
+        """The place of the tag that `word` means, by the first rule that finds one.
+
+        1. The tag itself, `normalised`.
+        2. Its plural: "trees", "churches" and "leaves" mean "tree", "church" and "leaf".
+        3. Its last words, which name the thing that those before describe: "old brick wall" means "wall".
+        4. The tag with the most similar spelling, at least 80% alike (`difflib`), for slips: "moutain".
+        """
+        name = normalised(word)[:_MAX_TAG_LENGTH]
+        words = name.split(" ")
+        for start in range(len(words)):
+            for form in _singulars(" ".join(words[start:])):
+                if form in self._index:
+                    return self._index[form]
+        close = get_close_matches(name, self._index, n=1, cutoff=_LEAST_LIKENESS)
+        return self._index[close[0]] if close else None
+
+    def understand(self, words: Iterable[str]) -> Understood:
+        """Which known tags the words mean, and which words mean none."""
+        tags: dict[str, None] = {}
+        unknown: dict[str, None] = {}
+        for word in words:
+            number = self.number(word)
+            (unknown if number is None else tags)[word if number is None else self.tags[number]] = None
+        return Understood(list(tags), list(unknown))
+
+
+def _singulars(name: str) -> list[str]:
+    """The word itself, and what it would be the plural of."""
+    forms = [name]
+    if name.endswith("ves"):
+        forms += [name[:-3] + "f", name[:-3] + "fe"]
+    if name.endswith("ies"):
+        forms.append(name[:-3] + "y")
+    if name.endswith("es"):
+        forms.append(name[:-2])
+    if name.endswith("s"):
+        forms.append(name[:-1])
+    return forms
