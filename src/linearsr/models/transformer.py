@@ -194,7 +194,8 @@ class LinearSRTransformer(PretrainedModule):
             timestep: (B,) or one for all, 0 (clean) to 1000 (noise).
             lr_features: (B, lr_channels, h, w), needed where the config has such channels.
             encoder_hidden_states: guidance tokens (B, L, caption_channels); None: the learned null tokens.
-            encoder_attention_mask: (B, L), 1 for tokens to use and 0 for padding.
+            encoder_attention_mask: (B, L), 1 for tokens to use and 0 for padding; images without any token get the null
+                tokens, where the network has some.
 
         Returns:
             (B, out_channels, h, w)
@@ -209,8 +210,9 @@ class LinearSRTransformer(PretrainedModule):
         grid = height // patch, width // patch
 
         modulation, embedded = self.time_embed(timestep.expand(batch) * self.config.timestep_scale)
-        context = self._guidance(encoder_hidden_states, encoder_attention_mask, batch)
-        bias = _mask_bias(encoder_attention_mask, context.dtype)
+        tokens, mask = self._with_null_tokens(encoder_hidden_states, encoder_attention_mask, batch)
+        context: Tensor = self.caption_norm(self.caption_projection(tokens))
+        bias = _mask_bias(mask, context.dtype)
         x = self._embed(hidden_states, lr_features).to(self.scale_shift_table.dtype)
         for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
             if not torch.is_grad_enabled() and x.device.type == "cpu":
@@ -240,14 +242,26 @@ class LinearSRTransformer(PretrainedModule):
         tokens: Tensor = self.patch_embed.get_submodule("proj")(image).flatten(2).transpose(1, 2)
         return tokens.contiguous()
 
-    def _guidance(self, tokens: Tensor | None, mask: Tensor | None, batch: int) -> Tensor:
-        """Guidance tokens at the inner width, (B, L, C)."""
+    def _with_null_tokens(
+        self, tokens: Tensor | None, mask: Tensor | None, batch: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Guidance tokens (B, L, caption_channels) and their mask, with the null tokens where there is no guidance."""
+        count = self.config.num_null_tokens
         if tokens is None:
-            if not self.config.num_null_tokens or mask is not None:
+            if not count or mask is not None:
                 raise ValueError("this call needs encoder_hidden_states (guidance tokens)")
-            tokens = self.null_tokens.expand(batch, -1, -1)
-        projected: Tensor = self.caption_norm(self.caption_projection(tokens))
-        return projected
+            return self.null_tokens.expand(batch, -1, -1), None
+        if mask is None or not count:
+            return tokens, mask
+        unguided = ~mask.bool().any(dim=1)
+        padding = max(0, count - tokens.shape[1])
+        tokens, mask = F.pad(tokens, (0, 0, 0, padding)), F.pad(mask.bool(), (0, padding))
+        null = F.pad(self.null_tokens.to(tokens.dtype), (0, 0, 0, tokens.shape[1] - count))
+        null_mask = torch.arange(tokens.shape[1], device=mask.device) < count
+        return (
+            torch.where(unguided[:, None, None], null, tokens),
+            torch.where(unguided[:, None], null_mask, mask),
+        )
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each block in the backward pass: less memory, more time, the same gradients."""
