@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from linearsr.guidance.vocabulary import Understood
+
 GuidanceKind = Literal["none", "tags", "text", "clip", "dino"]
 """What the paper compares (LinearSR, table 4): nothing, short tags, sentences, and two kinds of visual features."""
 
@@ -32,8 +34,16 @@ class GuidanceTokens(NamedTuple):
 class Guidance(Protocol):
     """One kind of guidance. `none` is the absence of one."""
 
+    kind: GuidanceKind
     uses_tags: bool
     """Whether it looks at the tags; otherwise it looks at the picture."""
+
+    @property
+    def channels(self) -> int:
+        """C of a token: must be the `caption_channels` of the network."""
+
+    def understand(self, words: Sequence[str]) -> Understood:
+        """The tags that words mean here, and the words that mean none or are too many."""
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens | None:
         """The tokens for LR images (B, 3, h, w) in [-1, 1] and their tags, B lists; None where there is no guidance."""
@@ -42,5 +52,10 @@ class Guidance(Protocol):
 class Tagger(Protocol):
     """Says what is in a picture."""
 
-    def tag(self, lr: Tensor) -> list[Tag]:
-        """Tags of one LR image (3, h, w) in [-1, 1], the surest first."""
+    def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
+        """Tags of one LR image (3, h, w) in [-1, 1], the surest first.
+
+        Args:
+            threshold: the least score, for every tag in place of its own.
+            max_tags: at most so many, in place of the tagger's own number.
+        """

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from linearsr.checkpoints import PretrainedModule
-from linearsr.guidance.base import GuidanceTokens
-from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.guidance.base import GuidanceKind, GuidanceTokens
+from linearsr.guidance.vocabulary import Understood, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class TagGuidance(PretrainedModule):
 
     config_class: ClassVar[type[TagGuidanceConfig]] = TagGuidanceConfig
     config: TagGuidanceConfig
-    uses_tags = True
+    kind: GuidanceKind = "tags"
+    uses_tags: bool = True
 
     def __init__(self, config: TagGuidanceConfig) -> None:
         super().__init__()
@@ -46,6 +47,10 @@ class TagGuidance(PretrainedModule):
     def channels(self) -> int:
         """Channels of a token."""
         return self.config.channels
+
+    def understand(self, words: Sequence[str]) -> Understood:
+        """Which known tags the words mean, by the rules of `Vocabulary.number`, and which words mean none."""
+        return self.vocabulary.understand(words)
 
     def forward(self, tags: Tensor) -> GuidanceTokens:
         """Tokens for bags of tags (B, V), 1 for a tag that is in the bag and 0 for one that is not."""
