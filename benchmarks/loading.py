@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
-from linearsr.training.data import CropPairs, DataConfig, check_data
+from linearsr.training.data import CropPairs, DataConfig, Sample, check_data
 
 SCALE = 4
 
@@ -42,7 +42,7 @@ def passes(pairs: CropPairs, batch_size: int, device: torch.device) -> Iterator[
     while True:
         started = time.perf_counter()
         for batch in loader:
-            pairs.complete(*(part.to(device, non_blocking=True) for part in batch))
+            pairs.complete(Sample(*(part.to(device, non_blocking=True) for part in batch)))
         finish(device)
         yield len(pairs) / (time.perf_counter() - started)
 
@@ -99,7 +99,7 @@ def main() -> None:
     for degrade_on in ("workers", "device"):
         for workers in args.workers:
             config = DataConfig.model_validate({**settings, "workers": workers, "degrade_on": degrade_on})
-            pairs = CropPairs(config, SCALE, seed=0, length=args.samples, catalogue=catalogue)
+            pairs = CropPairs(config, SCALE, seed=0, length=args.samples)
             rates = passes(pairs, args.batch, device)
             cold, warm = next(rates), max(next(rates) for _ in range(3))
             table.add_row(f"loading, degraded on {degrade_on}", str(workers), f"{cold:.0f}", f"{warm:.0f}")

@@ -16,7 +16,7 @@ from linearsr.images.io import read_image
 from linearsr.images.photos import read_rgb
 from linearsr.images.picture import quantise
 from linearsr.training.catalogue import Photo
-from linearsr.training.data import CropPairs, DataConfig, check_data, validation_pairs
+from linearsr.training.data import CropPairs, DataConfig, Sample, check_data, validation_pairs
 from linearsr.training.photo_cache import read_photo
 from linearsr.training.section import ConfigError
 
@@ -50,16 +50,16 @@ def config(*folders: Path, **changes: object) -> DataConfig:
     return DataConfig.model_validate({**settings, **changes})
 
 
-def samples(pairs: CropPairs, workers: int = 0) -> list[torch.Tensor]:
-    lrs, hrs, indices = zip(*DataLoader(pairs, batch_size=2, num_workers=workers), strict=True)
-    return [torch.cat(lrs), torch.cat(hrs), torch.cat(indices)]
+def samples(pairs: CropPairs, workers: int = 0) -> Sample:
+    batches = DataLoader(pairs, batch_size=2, num_workers=workers)
+    return Sample(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+def same(first: Sample, second: Sample) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -68,8 +68,8 @@ def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
     other = CropPairs(config(photos), 4, seed=6, length=3)
     assert same(one[2], two[2])
     assert not torch.equal(one[2][1], other[2][1])
-    lr, hr, index = one[1]
-    assert (lr.shape, hr.shape, index) == ((3, 8, 8), (3, 32, 32), 1)
+    lr, hr, tags, number = one[1]
+    assert (lr.shape, hr.shape, tags.shape, number) == ((3, 8, 8), (3, 32, 32), (0,), 1)
     assert -1 <= hr.min() < hr.max() <= 1
 
 
@@ -77,7 +77,7 @@ def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
 def test_workers_change_nothing(photos: Path, workers: int) -> None:
     alone = samples(CropPairs(config(photos), 4, seed=5, length=8))
     assert same(samples(CropPairs(config(photos, workers=workers), 4, seed=5, length=8), workers), alone)
-    assert alone[2].tolist() == list(range(8))
+    assert alone.number.tolist() == list(range(8))
 
 
 def test_the_device_degrades_each_sample_by_itself(photos: Path) -> None:
@@ -85,15 +85,15 @@ def test_the_device_degrades_each_sample_by_itself(photos: Path) -> None:
     pairs = CropPairs(config(photos, degrade_on="device", degradations=mix), 4, seed=5, length=8)
     batch = samples(pairs)
     assert batch[0].numel() == 0
-    together = pairs.complete(*batch)
-    alone = torch.cat([pairs.complete(*(part[i : i + 1] for part in batch)) for i in range(8)])
+    together = pairs.complete(batch)
+    alone = torch.cat([pairs.complete(Sample(*(part[i : i + 1] for part in batch))) for i in range(8)])
     assert together.shape == (8, 3, 8, 8)
     assert torch.equal(together, alone)
     assert -1 <= together.min() < together.max() <= 1
     by_workers = CropPairs(config(photos, degradations=mix), 4, seed=5, length=8)
     made = samples(by_workers)
     assert torch.equal(made[1], batch[1])
-    assert by_workers.complete(*made) is made[0]
+    assert by_workers.complete(made) is made.lr
 
 
 def test_shards_are_folders_in_another_wrapping(photos: Path, tmp_path: Path) -> None:

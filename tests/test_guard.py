@@ -15,7 +15,7 @@ from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
 from linearsr.training.run_log import RunLog
 from linearsr.training.stem import StemObjective
 from linearsr.training.trainer import Trainer
-from training_tools import losses, make_photos, read_records, write_config
+from training_tools import losses, make_photos, read_records, untagged, write_config
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_loss_of_a_perfect_stem_is_not_negative(photos: Path, tmp_path: Path
     def perfect(_: torch.Tensor) -> LRCondition:
         return LRCondition(torch.empty(0), hr, torch.full_like(hr, least))
 
-    terms = objective.loss(perfect, lr, hr, [0])
+    terms = objective.loss(perfect, untagged(lr, hr, [0]))
     assert {name: float(term) for name, term in terms.items()} == {"l1": 0.0, "likelihood": 0.0}
 
 

@@ -10,7 +10,7 @@ from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.flow import FlowStage
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.section import ConfigError
-from training_tools import make_sana
+from training_tools import make_sana, untagged
 
 pytest.importorskip("peft")
 
@@ -25,7 +25,7 @@ def test_a_network_from_sana_learns_to_see_the_photo(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(trained, 1e-2)
     for step in range(3):
         lr, hr = torch.rand(2, 3, 8, 8) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
-        objective.loss(network, lr, hr, [2 * step, 2 * step + 1])["flow"].backward()
+        objective.loss(network, untagged(lr, hr, [2 * step, 2 * step + 1]))["flow"].backward()
         optimizer.step()
         optimizer.zero_grad()
     noisy, times, lr = torch.randn(1, 8, 4, 4), torch.tensor([0.7]), torch.rand(1, 3, 8, 8)

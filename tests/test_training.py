@@ -20,6 +20,7 @@ from training_tools import (
     make_photos,
     make_stem,
     read_records,
+    untagged,
     weights,
     write_config,
 )
@@ -165,7 +166,7 @@ def test_a_velocity_network_is_trained_as_one(photos: Path, stem_folder: Path, t
         def silent(z: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
             return torch.zeros_like(z)
 
-        found[kind] = float(objective.loss(silent, lr, hr, [0])["flow"])
+        found[kind] = float(objective.loss(silent, untagged(lr, hr, [0]))["flow"])
     assert found["sample"] < 1e-6 < found["flow_prediction"]
 
 
@@ -223,7 +224,7 @@ def drawn_times(**stage: object) -> torch.Tensor:
 
     for start in range(0, 5000, 500):
         images = torch.zeros(500, 3, 2, 2), torch.zeros(500, 3, 8, 8)
-        objective.loss(silent, *images, list(range(start, start + 500)))
+        objective.loss(silent, untagged(*images, list(range(start, start + 500))))
     return torch.cat(seen)
 
 
@@ -244,9 +245,9 @@ def test_noise_and_time_of_a_sample_do_not_depend_on_its_batch(stem_folder: Path
     lr = torch.rand(4, 3, 8, 8, generator=generator) * 2 - 1
     hr = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1
     seeds = [7, 8, 9, 10]
-    together = objective.loss(objective.network, lr, hr, seeds)["flow"]
+    together = objective.loss(objective.network, untagged(lr, hr, seeds))["flow"]
     alone = [
-        objective.loss(objective.network, lr[i : i + 1], hr[i : i + 1], seeds[i : i + 1])["flow"]
+        objective.loss(objective.network, untagged(lr[i : i + 1], hr[i : i + 1], seeds[i : i + 1]))["flow"]
         for i in range(4)
     ]
     assert float(together) == pytest.approx(float(torch.stack(alone).mean()), rel=1e-5)

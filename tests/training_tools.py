@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.training.objective import Batch
 
 AUTOENCODER = {
     "in_channels": 3,
@@ -108,3 +109,8 @@ def losses(run_dir: Path) -> list[tuple[int, float]]:
 def weights(part: Path) -> dict[str, torch.Tensor]:
     """Of one part of a model."""
     return load_file(part / "diffusion_pytorch_model.safetensors")
+
+
+def untagged(lr: torch.Tensor, hr: torch.Tensor, seeds: list[int]) -> Batch:
+    """A batch for a stage without a vocabulary."""
+    return Batch(lr, hr, torch.empty(len(lr), 0), seeds)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from linearsr.checkpoints import CheckpointError
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.training.objective import Objective, Part
+from linearsr.training.objective import Batch, Objective, Part
 from linearsr.training.section import Section
 
 _SIMILARITY_WEIGHT = 0.1
@@ -80,16 +80,19 @@ class CodecObjective(Objective):
         self.multiple_of = max(1, compression // stage.scale)
         self.network = Autoencoder(autoencoder)
 
-    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         from torchmetrics.functional.image import structural_similarity_index_measure
 
-        restored = network(hr).float()
-        similarity = structural_similarity_index_measure(restored, hr, data_range=2.0)
+        restored = network(batch.hr).float()
+        similarity = structural_similarity_index_measure(restored, batch.hr, data_range=2.0)
         assert isinstance(similarity, Tensor)
-        return {"l1": (restored - hr).abs().mean(), "dissimilarity": _SIMILARITY_WEIGHT * (1 - similarity)}
+        return {
+            "l1": (restored - batch.hr).abs().mean(),
+            "dissimilarity": _SIMILARITY_WEIGHT * (1 - similarity),
+        }
 
-    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        return {"reconstruction": network(hr)}
+    def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"reconstruction": network(batch.hr)}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         from diffusers import AutoencoderDC

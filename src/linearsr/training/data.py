@@ -6,7 +6,7 @@ Nothing depends on workers or on what was drawn before, so a resumed run sees ex
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from linearsr.images.io import ImageError
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.training.catalogue import Catalogue, Skipped
 from linearsr.training.photo_cache import PhotoCache
+from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.selection import best_photos
 from linearsr.training.sources import find_photos, read_catalogue
@@ -60,6 +61,8 @@ class DataConfig(Section):
     best_share: float = Field(1.0, gt=0, le=1)
     """Draw from this share of the photos only, those with the most detail (`images/detail.py`). Below 1 every photo
     is decoded once at the start."""
+    tags: Path | None = None
+    """JSON file with the tags of photos, `{"folder/photo.jpg": ["tag", ...], ...}`, relative to its own folder."""
     cache_gib: float = Field(2.0, ge=0)
     """GiB of decoded photos that the workers of one training process keep, each an even share of it."""
 
@@ -91,10 +94,22 @@ def _catalogue(
     return read_catalogue(dict(folders), dict(shards), hr_crop)
 
 
-class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """(lr (3, c, c), hr (3, c * scale, c * scale), index ()), images in [-1, 1]; `length` of them.
+class Sample(NamedTuple):
+    """A training pair."""
 
-    With `degrade_on: device` lr is empty until `complete` has made it from the batch.
+    lr: Tensor
+    """(3, c, c) in [-1, 1]; empty where the device degrades, until `CropPairs.complete` makes it from the batch."""
+    hr: Tensor
+    """(3, c * scale, c * scale) in [-1, 1]"""
+    tags: Tensor
+    """(V,): 1 for the tags of the photo, 0 for the others."""
+    number: Tensor
+    """(): which sample of the run it is."""
+
+
+class CropPairs(Dataset[Sample]):
+    """`length` training pairs.
+
     A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
 
     Args:
@@ -102,13 +117,17 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         scale: ratio of the HR to the LR size.
         seed: of the run; with the index it decides a sample.
         length: number of samples.
+        photo_tags: what is in the photos; None: samples have no tags, V is 0.
 
     Raises:
         ConfigError: there is nothing to draw from.
     """
 
-    def __init__(self, config: DataConfig, scale: int, seed: int, length: int) -> None:
+    def __init__(
+        self, config: DataConfig, scale: int, seed: int, length: int, photo_tags: PhotoTags | None = None
+    ) -> None:
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
+        self.photo_tags = photo_tags
         self.catalogue = best_photos(check_data(config, scale), config.best_share)
         cumulative = np.cumsum(self.catalogue.weights * self.catalogue.sizes.prod(axis=1))
         self.cumulative = cumulative / cumulative[-1]
@@ -129,8 +148,8 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         broken = [self.catalogue[int(i)].name for i in self._broken.nonzero()]
         return self.catalogue.skipped + [Skipped(name, f"{name}: is broken or truncated") for name in broken]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        photo, rng = self._draw(index)
+    def __getitem__(self, index: int) -> Sample:
+        number, photo, rng = self._draw(index)
         size = self.config.lr_crop * self.scale
         top = int(rng.integers(photo.shape[0] - size + 1))
         left = int(rng.integers(photo.shape[1] - size + 1))
@@ -141,20 +160,22 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         lr = torch.empty(0)
         if self.config.degrade_on == "workers":
             lr = to_tensor(degrade(hr, self.degradations[self._draw_degradation(rng)], rng, self.scale))
-        return lr, to_tensor(hr), torch.tensor(index)
+        tags = torch.empty(0) if self.photo_tags is None else self.photo_tags.bag(self.catalogue[number].name)
+        return Sample(lr, to_tensor(hr), tags, torch.tensor(index))
 
-    def complete(self, lr: Tensor, hr: Tensor, indices: Tensor) -> Tensor:
-        """The LR images of a batch, made now from `hr`, on its device, unless the workers made them.
+    def complete(self, samples: Sample) -> Tensor:
+        """The LR images of a batch, made now from its HR images, on their device, unless the workers made them.
 
         Args:
-            lr, hr, indices: a batch as a `DataLoader` stacks it, with B samples.
+            samples: as a `DataLoader` stacks them.
 
         Returns:
             (B, 3, c, c) in [-1, 1]; each image follows from the seed, its index and its HR image.
         """
         if self.config.degrade_on == "workers":
-            return lr
-        rngs = [np.random.default_rng([self.seed, index, _DEVICE_STREAM]) for index in indices.tolist()]
+            return samples.lr
+        hr, indices = samples.hr, samples.number.tolist()
+        rngs = [np.random.default_rng([self.seed, index, _DEVICE_STREAM]) for index in indices]
         kinds = [self._draw_degradation(rng) for rng in rngs]
         crop = self.config.lr_crop
         made = hr.new_empty(len(hr), 3, crop, crop)
@@ -167,15 +188,15 @@ class CropPairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def _draw_degradation(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self.shares), p=self.shares))
 
-    def _draw(self, index: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
-        """A whole photo, and the generator that drew it."""
+    def _draw(self, index: int) -> tuple[int, NDArray[np.uint8], np.random.Generator]:
+        """The number of a photo, the whole photo, and the generator that drew it."""
         for attempt in range(_MAX_ATTEMPTS):
             rng = np.random.default_rng([self.seed, index, attempt])
             number = int(np.searchsorted(self.cumulative, rng.random()))
             if self._broken[number]:
                 continue
             try:
-                return self.cache[number], rng
+                return number, self.cache[number], rng
             except ImageError as error:
                 self._broken[number] = True
                 logger.warning("skipped: %s", error)

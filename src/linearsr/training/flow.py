@@ -14,12 +14,14 @@ from linearsr.checkpoints import CheckpointError, resolve_folder
 from linearsr.flow.partition import Partition
 from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
+from linearsr.guidance.tags import TagGuidance
 from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig, load_codec
 from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem, StridedStemConfig, load_stem
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.training.guidance import GuidanceSettings, disturbed, start_guidance
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
-from linearsr.training.objective import Objective, Part
+from linearsr.training.objective import Batch, Objective, Part
 from linearsr.training.section import Section
 from linearsr.training.times import TimeLaw
 
@@ -52,6 +54,8 @@ class FlowStage(Section):
     """Share of samples at exactly t = 1, where the few-step sampler takes its longest stride."""
     min_weight_time: float = Field(0.0, ge=0, le=1)
     """The loss is the velocity's, that is the clean latent's over t squared; shorter times weigh as this one does."""
+    guidance: GuidanceSettings | None = None
+    """Guide the network by tags; None: it learns its null tokens only."""
     lora: LoraConfig | None = None
     """Train low-rank updates of the network instead of its weights."""
     gradient_checkpointing: bool = False
@@ -84,18 +88,45 @@ class FlowStage(Section):
 
 
 class FlowNetwork(nn.Module):
-    """The transformer, and the LR stem where that is trained along."""
+    """The transformer, and the LR stem and the guidance where those are trained along."""
 
-    def __init__(self, transformer: LinearSRTransformer, lr_stem: StridedStem | None) -> None:
+    def __init__(
+        self,
+        transformer: LinearSRTransformer,
+        lr_stem: StridedStem | None = None,
+        guidance: TagGuidance | None = None,
+    ) -> None:
         super().__init__()
-        self.transformer, self.lr_stem = transformer, lr_stem
+        self.transformer, self.lr_stem, self.guidance = transformer, lr_stem, guidance
 
-    def forward(self, noisy: Tensor, times: Tensor, lr: Tensor, condition: LRCondition | None) -> Tensor:
-        """Prediction (B, C, h', w') from the noisy latent, times (B,) in [0, 1], and LR image or frozen condition."""
+    def forward(
+        self,
+        noisy: Tensor,
+        times: Tensor,
+        lr: Tensor,
+        condition: LRCondition | None,
+        tags: Tensor | None = None,
+    ) -> Tensor:
+        """Prediction (B, C, h', w').
+
+        Args:
+            noisy: latent (B, C, h', w').
+            times: (B,) in [0, 1].
+            lr: LR images (B, 3, h, w) in [-1, 1], for a stem that is trained along.
+            condition: that of a frozen stem.
+            tags: bags of tags (B, V), for a network that is guided.
+        """
         if self.lr_stem is not None:
             condition = self.lr_stem(lr)
         assert condition is not None
-        prediction: Tensor = self.transformer(noisy, times * 1000, lr_features=condition.features)
+        tokens = None if self.guidance is None else self.guidance(tags)
+        prediction: Tensor = self.transformer(
+            noisy,
+            times * 1000,
+            lr_features=condition.features,
+            encoder_hidden_states=tokens and tokens.embeds,
+            encoder_attention_mask=tokens and tokens.mask,
+        )
         return prediction
 
 
@@ -121,7 +152,9 @@ class FlowObjective(Objective):
         if stage.lora is not None:
             add_lora(transformer, stage.lora, () if stage.init is not None else _NEW_PARAMETERS)
         new_stem = self._fresh_stem() if self.stem is None else None
-        self.network = FlowNetwork(transformer, new_stem)
+        guidance = None if stage.guidance is None else start_guidance(stage.guidance, transformer)
+        self.vocabulary = None if guidance is None else guidance.vocabulary
+        self.network = FlowNetwork(transformer, new_stem, guidance)
         stem = self.stem or new_stem
         assert stem is not None
         hr_multiple = self.codec.compression * self.config.patch_size
@@ -138,22 +171,24 @@ class FlowObjective(Objective):
         if self.stem is not None:
             self.stem.to(device)
 
-    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
-        condition, latent = self._encode(lr, hr)
-        times = self._draw_times(seeds).to(latent.device)
-        noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
+    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        condition, latent = self._encode(batch)
+        times = self._draw_times(batch.seeds).to(latent.device)
+        noise = initial_noise(tuple(latent.shape), batch.seeds, device=latent.device)
         noisy = add_noise(latent, noise, times)
-        prediction = network(noisy, times, lr, condition)
+        guidance = self.stage.guidance
+        tags = None if guidance is None else disturbed(batch.tags, batch.seeds, guidance)
+        prediction = network(noisy, times, batch.lr, condition, tags)
         clean = to_sample(prediction.float(), noisy, times, self.prediction_type)
         error = (clean - latent).square().mean(dim=(1, 2, 3))
         weights = 1 / times.clamp(min=max(self.stage.min_weight_time, 1e-4)).square()
         return {"flow": (weights * error).mean()}
 
     @torch.no_grad()
-    def _encode(self, lr: Tensor, hr: Tensor) -> tuple[LRCondition | None, Tensor]:
-        condition = None if self.stem is None else self.stem(lr)
+    def _encode(self, batch: Batch) -> tuple[LRCondition | None, Tensor]:
+        condition = None if self.stem is None else self.stem(batch.lr)
         # a codec that needs the stem's prediction comes with a frozen stem
-        return condition, self.codec.encode(hr, condition or LRCondition(lr)).float()
+        return condition, self.codec.encode(batch.hr, condition or LRCondition(batch.lr)).float()
 
     def _draw_times(self, seeds: list[int]) -> Tensor:
         uniform = torch.stack(
@@ -163,14 +198,14 @@ class FlowObjective(Objective):
         pure = uniform[:, 1] < self.stage.pure_noise_prob
         return torch.where(pure & (self.high == 1), torch.ones(()), times)
 
-    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+    def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time."""
-        condition, latent = self._encode(lr, hr)
+        condition, latent = self._encode(batch)
         noise = initial_noise(tuple(latent.shape), 0, device=latent.device)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             times = torch.full((len(z),), t, device=z.device)
-            prediction = network(z, times, lr, condition)
+            prediction = network(z, times, batch.lr, condition, batch.tags)
             return to_velocity(prediction.float(), z, times, self.prediction_type)
 
         if self.high < 1:
@@ -184,11 +219,11 @@ class FlowObjective(Objective):
             }
         if isinstance(self.codec, ResidualCodec):
             estimates["stem"] = torch.zeros_like(latent)
-        decoded = condition or LRCondition(lr)
+        decoded = condition or LRCondition(batch.lr)
         return {name: self.codec.decode(estimate, decoded) for name, estimate in estimates.items()}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        states: dict[str, dict[str, Tensor]] = {"transformer": {}, "lr_stem": {}}
+        states: dict[str, dict[str, Tensor]] = {"transformer": {}, "lr_stem": {}, "guidance": {}}
         for name, tensor in state.items():
             part, _, rest = name.partition(".")
             states[part][rest] = tensor
@@ -201,6 +236,9 @@ class FlowObjective(Objective):
         if self.network.lr_stem is not None:
             config = self.network.lr_stem.config
             parts["lr_stem"] = cast(Part, StridedStem.from_state(config, states["lr_stem"], "lr_stem"))
+        if self.network.guidance is not None:
+            settings = self.network.guidance.config
+            parts["guidance"] = cast(Part, TagGuidance.from_state(settings, states["guidance"], "guidance"))
         return parts
 
 

@@ -3,10 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from linearsr.guidance.vocabulary import Vocabulary
+
+
+class Batch(NamedTuple):
+    """B samples."""
+
+    lr: Tensor
+    """(B, 3, h, w) in [-1, 1]"""
+    hr: Tensor
+    """(B, 3, H, W) in [-1, 1]"""
+    tags: Tensor
+    """(B, V): 1 for the tags of the photo, 0 for the others; V is 0 where the stage has no vocabulary."""
+    seeds: list[int]
+    """One for each sample."""
 
 
 class Part(Protocol):
@@ -17,26 +32,28 @@ class Part(Protocol):
 
 
 class Objective(ABC):
-    """One stage. Images are (B, 3, h, w) and (B, 3, H, W) in [-1, 1]."""
+    """One stage."""
 
     scale: int
     """HR size over LR size."""
     multiple_of: int
     """LR sides must be multiples of this."""
+    vocabulary: Vocabulary | None = None
+    """The tags that it wants to be told of."""
     network: nn.Module
     """What is trained; the trainer may wrap it, and calls it through `loss` and `predict` only."""
 
     @abstractmethod
-    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Scalar terms of the loss, none negative; their sum is minimised.
 
-        Every sample has a seed of its own (B of them): what is drawn for it does not depend on its neighbours, on the
-        number of processes, or on where a run was interrupted.
+        Every sample has a seed of its own: what is drawn for it does not depend on its neighbours, on the number of
+        processes, or on where a run was interrupted.
         """
 
     @abstractmethod
-    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        """Estimates of `hr` by setting, e.g. {"mean": ..., "sample": ...}; the values are (B, 3, H, W)."""
+    def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Estimates of `batch.hr` by setting, e.g. {"mean": ..., "sample": ...}; the values are (B, 3, H, W)."""
 
     @abstractmethod
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
-from linearsr.training.objective import Objective, Part
+from linearsr.training.objective import Batch, Objective, Part
 from linearsr.training.section import Section
 
 _LIKELIHOOD_WEIGHT = 0.01
@@ -53,16 +53,16 @@ class StemObjective(Objective):
         self.scale = self.network.config.scale
         self.multiple_of = self.network.multiple_of
 
-    def loss(self, network: nn.Module, lr: Tensor, hr: Tensor, seeds: list[int]) -> dict[str, Tensor]:
-        condition = network(lr)
-        error = (hr - condition.prediction).abs()
+    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        condition = network(batch.lr)
+        error = (batch.hr - condition.prediction).abs()
         least = self.network.config.min_deviation
         likelihood = error.detach() / condition.deviation + (condition.deviation / least).log()
         # the deviation head sees detached features, so its weight changes nothing but its own step
         return {"l1": error.mean(), "likelihood": _LIKELIHOOD_WEIGHT * likelihood.mean()}
 
-    def predict(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        return {"mean": network(lr).prediction}
+    def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"mean": network(batch.lr).prediction}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         return {"lr_stem": cast(Part, PredictiveStem.from_state(self.network.config, state, "lr_stem"))}

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from linearsr.checkpoints import write_json
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE
-from linearsr.training.data import CropPairs
+from linearsr.training.data import CropPairs, Sample
 from linearsr.training.ema import ExponentialMovingAverage
 from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
-from linearsr.training.objective import Objective
+from linearsr.training.objective import Batch, Objective
 from linearsr.training.optimizer import build_optimizer, learning_rate
+from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
 from linearsr.training.same_run import begun_with, check_same_run
@@ -99,8 +100,9 @@ class Trainer:
             Diverged: after the last rollback that the guard allows.
         """
         config = self.config
-        self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images)
-        validation = Validation(config.validation, self.objective, self.accelerator)
+        photo_tags = self._photo_tags()
+        self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images, photo_tags)
+        validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report)
         try:
@@ -108,6 +110,10 @@ class Trainer:
         finally:
             if self.log is not None:
                 self.log.close()
+
+    def _photo_tags(self) -> PhotoTags | None:
+        vocabulary, path = self.objective.vocabulary, self.config.data.tags
+        return None if vocabulary is None or path is None else PhotoTags.read(path, vocabulary)
 
     def _run(self, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
@@ -139,9 +145,10 @@ class Trainer:
         assert self.pairs is not None
         config, progress = self.config, self.progress
         started, first = time.monotonic(), progress.images
-        for lr, hr, indices in self._batches():
-            made = self.pairs.complete(lr, hr, indices)
-            record, verdict = self._step(made, hr, indices.tolist())
+        for samples in self._batches():
+            seeds = [(config.seed << 40) + number for number in samples.number.tolist()]
+            batch = Batch(self.pairs.complete(samples), samples.hr, samples.tags, seeds)
+            record, verdict = self._step(batch)
             if verdict == "roll back":
                 self._roll_back(record["skipped"])
                 return False
@@ -157,9 +164,9 @@ class Trainer:
                 self._save()
         return True
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(self) -> Iterator[Sample]:
         assert self.pairs is not None
-        loader: DataLoader[tuple[Tensor, Tensor, Tensor]] = DataLoader(
+        loader: DataLoader[Sample] = DataLoader(
             Subset(self.pairs, range(self.progress.images, len(self.pairs))),
             batch_size=self.config.batch_size // self.accelerator.num_processes,
             num_workers=self.config.data.workers,
@@ -167,15 +174,14 @@ class Trainer:
         )
         yield from self.accelerator.prepare(loader)
 
-    def _step(self, lr: Tensor, hr: Tensor, indices: list[int]) -> tuple[Record, str]:
+    def _step(self, batch: Batch) -> tuple[Record, str]:
         """One update, or none where the guard finds it bad; returns the figures and the guard's verdict."""
         config = self.config.optimizer
         rate = self.progress.lr_scale * learning_rate(config, self.progress.images, self._total_images)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        seeds = [(self.config.seed << 40) + index for index in indices]
         with self.accelerator.autocast():
-            terms = self.objective.loss(self.network, lr, hr, seeds)
+            terms = self.objective.loss(self.network, batch)
         values = torch.stack(list(terms.values()))
         self.accelerator.backward(values.sum())
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)

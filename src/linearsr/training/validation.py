@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.models.codec import pad_to_multiple
 from linearsr.training.data import known_degradations, validation_pairs
-from linearsr.training.objective import Objective
+from linearsr.training.objective import Batch, Objective
+from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import Section
+from linearsr.training.sources import find_photos
 
 Pictures = Callable[[str, dict[str, Tensor]], None]
 """Called with a name and images (3, H, W) in [-1, 1] by column."""
@@ -38,8 +40,16 @@ class ValidationConfig(Section):
 class Validation:
     """The photos of a run, and the mean PSNR-Y and SSIM-Y of a network over them."""
 
-    def __init__(self, config: ValidationConfig, objective: Objective, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: ValidationConfig,
+        objective: Objective,
+        accelerator: Accelerator,
+        photo_tags: PhotoTags | None = None,
+    ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
+        photos = find_photos(config.folder, "validation.folder")[: config.max_pictures]
+        self.tags = [torch.empty(0) if photo_tags is None else photo_tags.bag(photo) for photo in photos]
         self.pairs = [
             (degradation, index, *pair)
             for degradation in config.degradations
@@ -59,7 +69,7 @@ class Validation:
         for turn in range(-(-len(self.pairs) // count)):
             place = turn * count + here
             degradation, index, name, lr, hr = self.pairs[min(place, len(self.pairs) - 1)]
-            estimates = self._upscale(network, lr, hr)
+            estimates = self._upscale(network, lr, hr, self.tags[index])
             if place >= len(self.pairs):
                 continue
             for setting, image in estimates.items():
@@ -77,14 +87,16 @@ class Validation:
         # in the order of the photos' sums, not of the processes: the same figures with any number of these
         return {key: round(sum(sorted(values)) / len(values), 4) for key, values in sorted(sums.items())}
 
-    def _upscale(self, network: nn.Module, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+    def _upscale(self, network: nn.Module, lr: Tensor, hr: Tensor, tags: Tensor) -> dict[str, Tensor]:
         multiple, device = self.objective.multiple_of, self.accelerator.device
-        inputs = (
-            pad_to_multiple(lr[None], multiple),
-            pad_to_multiple(hr[None], multiple * self.objective.scale),
+        batch = Batch(
+            pad_to_multiple(lr[None], multiple).to(device),
+            pad_to_multiple(hr[None], multiple * self.objective.scale).to(device),
+            tags[None].to(device),
+            seeds=[0],
         )
         with self.accelerator.autocast():
-            images = self.objective.predict(network, *(image.to(device) for image in inputs))
+            images = self.objective.predict(network, batch)
         return {
             setting: image[0, :, : hr.shape[-2], : hr.shape[-1]].float().cpu()
             for setting, image in images.items()

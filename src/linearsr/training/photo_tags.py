@@ -1,0 +1,82 @@
+"""Tags of photos, from a JSON file that lists them by file name."""
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.training.section import ConfigError
+
+
+class PhotoTags:
+    """The tags of photos. Photos that are not listed have none.
+
+    Args:
+        tags: tags by the photo's path.
+        root: where those paths begin.
+        vocabulary: known tags; others are passed over.
+    """
+
+    def __init__(self, tags: Mapping[str, list[str]], root: Path, vocabulary: Vocabulary) -> None:
+        self.vocabulary, self._root = vocabulary, root
+        numbers = {tag: number for number, tag in enumerate(vocabulary.tags)}
+        self._numbers = {
+            name: [numbers[tag] for tag in found if tag in numbers] for name, found in tags.items()
+        }
+
+    @classmethod
+    def read(cls, path: Path, vocabulary: Vocabulary) -> "PhotoTags":
+        """From `{"folder/photo.jpg": ["tag", ...], ...}`, with paths relative to the file's own folder.
+
+        Raises:
+            ConfigError: as one line, if the file cannot be read or holds something else.
+        """
+        return cls(read_tags(path), path.parent, vocabulary)
+
+    def bag(self, photo: str | Path) -> Tensor:
+        """1 for the tags of a photo and 0 for the others, (V,)."""
+        bag = torch.zeros(len(self.vocabulary.tags))
+        # not resolved: a folder of photos may be a link
+        bag[self._numbers.get(Path(os.path.relpath(photo, self._root)).as_posix(), [])] = 1
+        return bag
+
+    def share(self, photos: list[Path]) -> float:
+        """How many of the photos have a tag at all, 0 to 1."""
+        return sum(bool(self.bag(photo).any()) for photo in photos) / max(1, len(photos))
+
+
+@cache
+def read_tags(path: Path) -> dict[str, list[str]]:
+    """Tags by photo. Raises ConfigError, as one line, if the file cannot be read or holds something else."""
+    try:
+        tags = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"data.tags: {path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"data.tags: {path} is no valid JSON ({error})") from None
+    shape = 'it must hold {"folder/photo.jpg": ["tag", ...], ...}'
+    if not isinstance(tags, dict):
+        raise ConfigError(f"data.tags: {path}: {shape}")
+    for name, found in tags.items():
+        if not isinstance(found, list) or not all(isinstance(tag, str) for tag in found):
+            raise ConfigError(f"data.tags: {path}: {name!r} has no list of tags; {shape}")
+    return tags
+
+
+def read_vocabulary(path: Path, key: str) -> Vocabulary:
+    """Tags from a text file, one a line. Raises ConfigError, naming `key`, if it cannot be read or holds none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        vocabulary = Vocabulary(line.strip() for line in lines if line.strip())
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path}: {error}") from None
+    if not vocabulary.tags:
+        raise ConfigError(f"{key}: {path} holds no tags: write one a line")
+    return vocabulary
