@@ -1,16 +1,19 @@
-"""Quality of a model beside bicubic, over settings: PSNR-Y, SSIM-Y, sharpness.
+"""Quality of a model beside bicubic and HR, over settings: PSNR-Y, SSIM-Y, sharpness, NIQE.
 
     python benchmarks/quality.py --hr PHOTOS --degrade mild bicubic     # LR made on the fly, seed 0
     python benchmarks/quality.py --hr HR --lr LR                        # given pairs, matched by stem
 
 Y is BT.601 studio range, no border crop. Sharpness is the deviation of the Laplacian of Y over that of the HR image.
+NIQE is the mean over the images that it can judge; those too small (under 192x192) or flat are counted below the table.
 """
 
 import argparse
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.metrics import psnr_y, ssim_y
+from linearsr.evaluation.niqe import niqe
 from linearsr.images.colour import rgb_to_y
 from linearsr.images.files import list_images
 from linearsr.images.photos import read_rgb
@@ -30,6 +34,14 @@ from linearsr.training.data import validation_pairs
 
 Pair = tuple[str, Tensor, Tensor]
 """Name, LR (3, h, w) and HR (3, H, W) in [0, 1]."""
+
+
+class Score(NamedTuple):
+    psnr: float
+    ssim: float
+    sharpness: float
+    niqe: float
+    """NaN where the image is too small or too flat for it."""
 
 
 def given_pairs(lr_folder: Path, hr_folder: Path) -> Iterator[Pair]:
@@ -59,8 +71,39 @@ def eight_bit(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round() / 255
 
 
-def score(image: Tensor, reference: Tensor) -> tuple[float, float, float]:
-    return psnr_y(image, reference), ssim_y(image, reference), sharpness(image) / sharpness(reference)
+def niqe_or_nan(image: Tensor) -> float:
+    try:
+        return niqe(image)
+    except ValueError:
+        return math.nan
+
+
+def score(image: Tensor, reference: Tensor) -> Score:
+    return Score(
+        psnr_y(image, reference),
+        ssim_y(image, reference),
+        sharpness(image) / sharpness(reference),
+        niqe_or_nan(image),
+    )
+
+
+def mean(scores: list[Score]) -> Score:
+    """Of each number over the images; that of NIQE leaves NaN out."""
+    psnr, ssim, sharp, niqes = zip(*scores, strict=True)
+    judged = [value for value in niqes if not math.isnan(value)]
+    return Score(fmean(psnr), fmean(ssim), fmean(sharp), fmean(judged) if judged else math.nan)
+
+
+def row(setting: str, mine: Score, base: Score) -> list[str]:
+    distances = [
+        f"{mine.psnr:.3f}",
+        f"{mine.psnr - base.psnr:+.3f}",
+        f"{mine.ssim:.4f}",
+        f"{mine.ssim - base.ssim:+.4f}",
+    ]
+    if setting == "HR":
+        distances = ["", "", "", ""]
+    return [setting, *distances, f"{mine.sharpness:.2f}", "" if math.isnan(mine.niqe) else f"{mine.niqe:.2f}"]
 
 
 def main() -> None:
@@ -89,31 +132,29 @@ def main() -> None:
         for steps in args.steps or [pipe.config.num_inference_steps]
         for fidelity in args.fidelity or sorted({0.0, 0.5, 1.0, pipe.config.fidelity})
     ]
-    table = Table("input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness")
+    table = Table("input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness", "NIQE")
+    notes = ["* the model's own fidelity"]
     for name, pairs in sets.items():
-        scores: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        scores: dict[str, list[Score]] = defaultdict(list)
         for _, lr, hr in track(pairs, name, console=Console(stderr=True)):
-            results = {"bicubic": bicubic(lr)}
+            results = {"HR": hr, "bicubic": bicubic(lr)}
             for steps, fidelity in settings:
                 output = pipe(
                     lr, num_inference_steps=steps, fidelity=fidelity, seed=args.seed, output_type="pt"
                 )
-                mark = " (default)" if fidelity == pipe.config.fidelity else ""
+                mark = " *" if fidelity == pipe.config.fidelity else ""
                 results[f"{steps} steps, fidelity {fidelity:g}{mark}"] = output.images[0]
             for setting, image in results.items():
                 scores[setting].append(score(eight_bit(image)[None], hr[None]))
-        base_psnr, base_ssim, _ = map(fmean, zip(*scores["bicubic"], strict=True))
-        for setting, values in scores.items():
-            psnr, ssim, sharp = map(fmean, zip(*values, strict=True))
-            table.add_row(
-                f"{name} ({len(pairs)})",
-                setting,
-                f"{psnr:.3f}",
-                f"{psnr - base_psnr:+.3f}",
-                f"{ssim:.4f}",
-                f"{ssim - base_ssim:+.4f}",
-                f"{sharp:.2f}",
+        means = {setting: mean(values) for setting, values in scores.items()}
+        for setting, values in means.items():
+            table.add_row(f"{name} ({len(pairs)})", *row(setting, values, means["bicubic"]))
+        unjudged = sum(math.isnan(value.niqe) for value in scores["HR"])
+        if unjudged:
+            notes.append(
+                f"NIQE is without {unjudged} of the {len(pairs)} images of {name}: too small or flat"
             )
+    table.caption = "\n".join(notes)
     Console(width=100).print(table)
 
 
