@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from linearsr.checkpoints import HUB_ID
+from linearsr.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, load_config
+from linearsr.guidance.tags import TagGuidance
 from linearsr.images.io import ImageError, read_size
 from linearsr.models.lr_stem import StridedStemConfig
 from linearsr.training.codec import CodecStage
@@ -12,6 +13,7 @@ from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data, check_validation_size
 from linearsr.training.extras import require
 from linearsr.training.flow import FlowStage
+from linearsr.training.photo_tags import name_in, read_tags, read_vocabulary
 from linearsr.training.recipe import Run
 from linearsr.training.section import ConfigError
 from linearsr.training.shapes import CodecShape, Shapes, Stage, StemShape, stem_channels, stem_stride
@@ -46,7 +48,9 @@ def _check(config: TrainConfig, to_come: Sequence[Path], shapes: Shapes) -> None
             f"data.lr_crop: {config.data.lr_crop} is no multiple of {multiple}, as this model needs"
         )
     _check_validation(config.validation.folder, config.validation.max_pictures, scale)
-    check_data(config.data, scale)
+    catalogue = check_data(config.data, scale)
+    if isinstance(config.stage, FlowStage) and config.stage.guidance is not None:
+        _check_tags(config.data.tags, [Path(catalogue[i].name) for i in range(len(catalogue))])
 
 
 def _check_apart(config: TrainConfig) -> None:
@@ -72,6 +76,9 @@ def _check_folders(stage: Stage, to_come: Sequence[Path]) -> None:
 
 def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
     """(key, what it says, whether that may be a hub id) of each part that is read from somewhere."""
+    guidance = stage.guidance if isinstance(stage, FlowStage) else None
+    if guidance is not None and guidance.part is not None:
+        yield "guidance.part", str(guidance.part), False
     for key in ("init", "stem", "codec", "sana"):
         value = getattr(stage, key, None)
         if isinstance(value, str | Path):
@@ -102,6 +109,7 @@ def _check_network(stage: FlowStage, shapes: Shapes) -> None:
         needed |= {"in_channels": codec.channels, "out_channels": codec.channels}
     if stem is not None:
         needed["lr_channels"] = stem_channels(stem)
+    _check_guidance(stage, network.caption_channels)
     place = "stage.network" if stage.init is None else "stage.init"
     for key, channels in needed.items():
         if getattr(network, key) != channels:
@@ -109,6 +117,39 @@ def _check_network(stage: FlowStage, shapes: Shapes) -> None:
             raise ConfigError(
                 f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
             )
+
+
+def _check_guidance(stage: FlowStage, channels: int) -> None:
+    """The network must take the tokens of its guidance."""
+    if stage.guidance is None:
+        return
+    if stage.guidance.vocabulary is not None:
+        read_vocabulary(stage.guidance.vocabulary, "stage.guidance.vocabulary")
+        return
+    part = stage.guidance.part
+    assert part is not None
+    if not part.is_dir():
+        return  # it is still to be trained, along with this network
+    try:
+        given = TagGuidance.parse_config(load_config(part), part / CONFIG_NAME).channels
+    except CheckpointError as error:
+        raise ConfigError(f"stage.guidance.part: {error}") from None
+    if given != channels:
+        raise ConfigError(
+            f"stage.guidance.part: {part} gives {given} channels, but the network's caption_channels is {channels}"
+        )
+
+
+def _check_tags(path: Path | None, photos: Sequence[Path]) -> None:
+    """A network cannot learn what nothing is said of."""
+    if path is None:
+        raise ConfigError("stage.guidance: needs the tags of the photos: set data.tags to a JSON file")
+    tags = read_tags(path)
+    if not any(name_in(path, photo) in tags for photo in photos):
+        raise ConfigError(
+            f"data.tags: {path} names none of the photos: write their paths relative to {path.parent}, "
+            f"e.g. {name_in(path, photos[0])!r}"
+        )
 
 
 def _check_grid(stage: FlowStage, stem: StemShape, codec: CodecShape) -> None:

@@ -18,12 +18,12 @@ class PhotoTags:
 
     Args:
         tags: tags by the photo's path.
-        root: where those paths begin.
+        file: where those paths are relative to.
         vocabulary: known tags; others are passed over.
     """
 
-    def __init__(self, tags: Mapping[str, list[str]], root: Path, vocabulary: Vocabulary) -> None:
-        self.vocabulary, self._root = vocabulary, root
+    def __init__(self, tags: Mapping[str, list[str]], file: Path, vocabulary: Vocabulary) -> None:
+        self.vocabulary, self._file = vocabulary, file
         numbers = {tag: number for number, tag in enumerate(vocabulary.tags)}
         self._numbers = {
             name: [numbers[tag] for tag in found if tag in numbers] for name, found in tags.items()
@@ -36,18 +36,18 @@ class PhotoTags:
         Raises:
             ConfigError: as one line, if the file cannot be read or holds something else.
         """
-        return cls(read_tags(path), path.parent, vocabulary)
+        return cls(read_tags(path), path, vocabulary)
 
     def bag(self, photo: str | Path) -> Tensor:
         """1 for the tags of a photo and 0 for the others, (V,)."""
         bag = torch.zeros(len(self.vocabulary.tags))
-        # not resolved: a folder of photos may be a link
-        bag[self._numbers.get(Path(os.path.relpath(photo, self._root)).as_posix(), [])] = 1
+        bag[self._numbers.get(name_in(self._file, photo), [])] = 1
         return bag
 
-    def share(self, photos: list[Path]) -> float:
-        """How many of the photos have a tag at all, 0 to 1."""
-        return sum(bool(self.bag(photo).any()) for photo in photos) / max(1, len(photos))
+
+def name_in(file: Path, photo: str | Path) -> str:
+    """How a file of tags names a photo: by its path from the folder of that file, links left as they are."""
+    return Path(os.path.relpath(photo, file.parent)).as_posix()
 
 
 @cache
