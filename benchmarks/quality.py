@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -132,7 +133,8 @@ def main() -> None:
         for steps in args.steps or [pipe.config.num_inference_steps]
         for fidelity in args.fidelity or sorted({0.0, 0.5, 1.0, pipe.config.fidelity})
     ]
-    table = Table("input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness", "NIQE")
+    columns = "input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness", "NIQE"
+    table = Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     notes = ["* the model's own fidelity"]
     for name, pairs in sets.items():
         scores: dict[str, list[Score]] = defaultdict(list)
