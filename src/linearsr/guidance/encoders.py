@@ -1,0 +1,187 @@
+"""Parts of a model that work through frozen encoders of `transformers`."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from linearsr.checkpoints import (
+    CONFIG_NAME,
+    CheckpointError,
+    PretrainedModule,
+    load_config,
+    resolve_folder,
+    write_json,
+)
+from linearsr.devices import best_dtype
+from linearsr.guidance.waiting import RecentResults, WaitingEncoder
+
+_IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
+_REMEMBERED = 32
+_WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
+_Made = TypeVar("_Made")
+_Self = TypeVar("_Self", bound="EncoderPart")
+
+
+class EncoderPart(PretrainedModule):
+    """A part that is a config alone: its weights are encoders in folders that the config names.
+
+    Such a folder is one inside the model (`text_encoder`, as in SANA's models), any other one, or on the hub:
+    `owner/name`, or `owner/name/folder` inside a repository. An encoder is read when it is first used. A subclass says
+    how, in `read_encoder`, and uses it by `with self.encoder() as encoder`.
+    """
+
+    folder_fields: ClassVar[tuple[str, ...]]
+    """The fields of the config that name folders."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.model_folder: Path | None = None
+        self.waiting = WaitingEncoder(self.read_encoder)
+        self.recent = RecentResults(_REMEMBERED)
+        # holds nothing, but goes wherever the part is moved
+        self.register_buffer("place", torch.empty(0), persistent=False)
+
+    def read_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The encoder on the CPU. Raises CheckpointError where it is missing, damaged or does not fit the config."""
+        raise NotImplementedError
+
+    def encoder(self) -> Any:
+        """A context in which the encoder is on the part's device, and there are no gradients."""
+        return self.waiting.on(self.device, self.encoder_dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder works."""
+        return self.get_buffer("place").device
+
+    @property
+    def encoder_dtype(self) -> torch.dtype:
+        """As the part was moved, but never float16, in which Gemma overflows."""
+        dtype = self.get_buffer("place").dtype
+        return best_dtype(self.device) if dtype == torch.float16 else dtype
+
+    def folder(self, field: str) -> Path:
+        """The folder that a field of the config names. Raises CheckpointError where there is none."""
+        name = getattr(self.config, field)
+        try:
+            return encoder_folder(name, self.model_folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{type(self).__name__}, {field}: {error}") from error
+
+    def save_pretrained(self, folder: str | PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write the config, and beside `folder` copies of the encoders that lie inside the model, as they are."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for field in self.folder_fields:
+            name = getattr(self.config, field)
+            if name and self.model_folder is not None and (self.model_folder / name).is_dir():
+                _copy(self.model_folder / name, folder.parent / name)
+        write_json(folder / CONFIG_NAME, {"_class_name": type(self).__name__, **asdict(self.config)})
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Self],
+        folder: str | PathLike[str],
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> _Self:
+        """The part whose config is in `folder`; the encoders inside the model lie beside that folder.
+
+        Raises:
+            CheckpointError: a config that is missing, damaged or made for another class.
+        """
+        path = resolve_folder(folder)
+        part = cls(cls.parse_config(load_config(path), path / CONFIG_NAME))
+        part.model_folder = path.absolute().parent
+        return part.eval().to(device=device, dtype=dtype)
+
+
+def encoder_folder(name: str, model_folder: Path | None = None) -> Path:
+    """The folder that a config means by `name`; see `EncoderPart`. Raises CheckpointError where there is none."""
+    if model_folder is not None and (model_folder / name).is_dir():
+        return model_folder / name
+    inside = _IN_REPOSITORY.fullmatch(name)
+    if inside and not Path(name).exists():
+        return resolve_folder(inside[1], parts=[inside[2]]) / inside[2]
+    return resolve_folder(name)
+
+
+def read_network(what: str, folder: Path, class_name: str, dtype: torch.dtype) -> Any:
+    """The network of this class of `transformers` in `folder`, with all its weights.
+
+    Raises:
+        ImportError: `transformers` is not installed, or is too old for this class.
+        CheckpointError: it cannot read the folder, as one line.
+    """
+
+    def read(library: Any) -> tuple[Any, dict[str, Any]]:
+        loaded: tuple[Any, dict[str, Any]] = getattr(library, class_name).from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        return loaded
+
+    network, report = from_transformers(what, folder, read)
+    # it would go on with random weights
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {what} lacks {len(missing)} tensors, such as {missing[0]}; get it anew"
+        )
+    return network
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`. Raises as `read_network`."""
+
+    def read(library: Any) -> Any:
+        return library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    return from_transformers("the tokenizer", folder, read)
+
+
+def from_transformers(what: str, folder: Path, read: Callable[[Any], _Made]) -> _Made:
+    """What `read(transformers)` reads from `folder`, without a word on the console. Raises as `read_network`."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(f"{what} needs transformers: pip install 'linearsr[full]'") from error
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        return read(transformers)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{folder}: {what} cannot be read: {reason}") from error
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def check_width(encoder: Any, channels: int, folder: Path) -> None:
+    """Raises CheckpointError if an encoder's tokens are not of the width that the model was trained with."""
+    width = encoder.config.hidden_size
+    if width != channels:
+        raise CheckpointError(
+            f"{folder}: this encoder's tokens have {width} channels and the model's {channels}: "
+            "take the encoder that the model was trained with"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.resolve() == target.resolve():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in _WEIGHTS_AND_VOCABULARIES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)

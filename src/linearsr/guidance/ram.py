@@ -1,0 +1,106 @@
+"""The Recognize Anything Models RAM and RAM++ (Zhang et al. 2023; Huang et al. 2023) as taggers."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from linearsr.checkpoints import check_state, load_weights
+from linearsr.guidance.base import Tag
+from linearsr.guidance.encoders import EncoderPart
+from linearsr.guidance.taggers import best_tags
+from linearsr.images.resize import resize
+
+_PACKAGE = "git+https://github.com/xinyu1205/recognize-anything.git"
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_VARIANTS = ("ram", "ram_plus")
+_RECOMPUTED = ("relative_position_index", "attn_mask")
+"""Tables of the Swin transformer that follow from its sizes."""
+
+
+@dataclass(frozen=True)
+class RAMTaggerConfig:
+    """`RAMTagger`."""
+
+    weights: str = "ram"
+    """Folder or hub id of the published weights, converted to safetensors."""
+    variant: str = "ram_plus"
+    """"ram" or "ram_plus"."""
+    backbone: str = "swin_l"
+    """Swin transformer: "swin_l", that of the published weights, or "swin_b"."""
+    image_size: int = 384
+    """Side of the square that the image is resized to, in pixels."""
+    max_tags: int = 20
+    """At most so many tags an image."""
+
+    def __post_init__(self) -> None:
+        if self.variant not in _VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, not {self.variant}")
+
+
+class RAMTagger(EncoderPart):
+    """4,585 tags, each with the threshold that RAM's authors chose for it. Needs the package `recognize-anything`."""
+
+    config_class: ClassVar[type[RAMTaggerConfig]] = RAMTaggerConfig
+    config: RAMTaggerConfig
+    folder_fields = ("weights",)
+
+    def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
+        """Tags of one LR image (3, h, w) in [-1, 1], the surest first; see `Tagger`."""
+        with self.encoder() as network:
+            logits: list[Tensor] = []
+            # generate_tag gives names alone: the scores come from the layer that it asks last
+            hook = network.fc.register_forward_hook(lambda module, inputs, output: logits.append(output))
+            try:
+                network.generate_tag(self._pixels(lr.to(self.device)))
+            finally:
+                hook.remove()
+            scores = logits[-1].float().flatten().sigmoid().cpu()
+            names = [str(name) for name in network.tag_list]
+            own = network.class_threshold.float().cpu().tolist()
+        return best_tags(scores, names, own, self.config.max_tags, threshold=threshold, max_tags=max_tags)
+
+    @property
+    def encoder_dtype(self) -> torch.dtype:
+        """RAM mixes its weights with tables of float32."""
+        return torch.float32
+
+    def _pixels(self, lr: Tensor) -> Tensor:
+        """(3, h, w) -> (1, 3, S, S), normalised as for ImageNet; the aspect ratio is not kept, as in RAM."""
+        size = self.config.image_size
+        square = (resize(lr[None].float(), (size, size), "bicubic").clamp(-1, 1) + 1) / 2
+        mean, deviation = (
+            torch.tensor(values, device=lr.device)[:, None, None] for values in (_MEAN, _DEVIATION)
+        )
+        return (square - mean) / deviation
+
+    def read_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """RAM with its weights.
+
+        Raises:
+            ImportError: its package is not installed.
+            CheckpointError: the weights are missing, pickled or those of another network.
+        """
+        try:
+            from ram import models  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise ImportError(
+                f"RAM needs the package recognize-anything ({error}): pip install {_PACKAGE}"
+            ) from error
+        config, folder = self.config, self.folder("weights")
+        state = load_weights(folder)
+        # it prints as it is built, and standard output is for results
+        with contextlib.redirect_stdout(io.StringIO()):
+            network: nn.Module = getattr(models, config.variant)(
+                pretrained="", image_size=config.image_size, vit=config.backbone
+            )
+        needed = {
+            name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_RECOMPUTED)
+        }
+        state = {name: tensor for name, tensor in state.items() if name in needed}
+        check_state(state, needed, folder)
+        network.load_state_dict(state, strict=False)
+        return network.to(dtype)

@@ -1,0 +1,120 @@
+"""Text as guidance: tags, or a sentence, through a text encoder, as SANA is told what to paint.
+
+Shapes: B images, L tokens of C channels.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from linearsr.checkpoints import load_config
+from linearsr.guidance.base import GuidanceKind, GuidanceTokens
+from linearsr.guidance.encoders import EncoderPart, check_width, read_network, read_tokenizer
+from linearsr.guidance.vocabulary import Understood, normalised
+
+
+@dataclass(frozen=True)
+class TextGuidanceConfig:
+    """`TextGuidance`; what is not said here is as in SANA."""
+
+    text_encoder: str = "text_encoder"
+    """Folder or hub id of a decoder such as Gemma 2, or of the encoder of a T5."""
+    tokenizer: str = "tokenizer"
+    """Folder or hub id of its tokenizer; empty: the same as the encoder's."""
+    channels: int = 2304
+    """Width of the encoder: the `caption_channels` of the network."""
+    max_tokens: int = 300
+    """Longer texts are cut."""
+    instruction: str = ""
+    """Put before every text, as SANA does to have a language model think of a picture; its own tokens are dropped."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.max_tokens < 3:
+            raise ValueError("channels must be at least 1 and max_tokens at least 3")
+
+
+class TextGuidance(EncoderPart):
+    """The last hidden states of a text encoder for the tags, joined by commas. There is no list of known tags."""
+
+    config_class: ClassVar[type[TextGuidanceConfig]] = TextGuidanceConfig
+    config: TextGuidanceConfig
+    folder_fields = ("text_encoder", "tokenizer")
+    kind: GuidanceKind = "text"
+    uses_tags: bool = True
+
+    @property
+    def channels(self) -> int:
+        """Channels of a token."""
+        return self.config.channels
+
+    def understand(self, words: Sequence[str]) -> Understood:
+        """Every word is understood; those after which the text would be too long are not used."""
+        unique = list({normalised(word): word.strip() for word in reversed(words)}.items())[::-1]
+        tags = [word for name, word in unique if name]
+        fit = bisect_right(
+            range(1, len(tags) + 1), self.config.max_tokens, key=lambda n: self._length(tags[:n])
+        )
+        return Understood(tags[:fit], tags[fit:] + [word for name, word in unique if not name])
+
+    def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
+        """Tokens for the tags of B images. A list without tags has no tokens; a sentence is a list of one tag."""
+        rows = [self._tokens(_joined(words)) for words in tags]
+        length = max(1, *(len(row) for row in rows))
+        embeds = rows[0].new_zeros(len(rows), length, self.channels)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool, device=embeds.device)
+        for i, row in enumerate(rows):
+            embeds[i, : len(row)] = row
+            mask[i, : len(row)] = True
+        return GuidanceTokens(embeds, mask)
+
+    def _tokens(self, text: str) -> Tensor:
+        """(L, C) for one text."""
+        place = self.device, self.encoder_dtype
+        if not text:
+            return torch.zeros(0, self.channels, device=place[0], dtype=place[1])
+        return self.recent.get((text, *place), lambda: self._encode(text))
+
+    def _encode(self, text: str) -> Tensor:
+        instruction = self.config.instruction
+        first, length = 0, self.config.max_tokens
+        if instruction:
+            # as in SANA: the token that begins the text, then all from the instruction's last one on
+            first = len(self._ids(instruction)) - 1
+            length += first - 1
+        ids = torch.tensor([self._ids(instruction + text, length)], device=self.device)
+        with self.encoder() as encoder:
+            states: Tensor = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+        return torch.cat([states[:1], states[max(1, first) :]])
+
+    def _length(self, tags: Sequence[str]) -> int:
+        return len(self._ids(_joined(tags), self.config.max_tokens + 1))
+
+    def _ids(self, text: str, max_length: int | None = None) -> list[int]:
+        ids: list[int] = self._tokenizer(
+            text, truncation=max_length is not None, max_length=max_length
+        ).input_ids
+        return ids
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return read_tokenizer(self.folder("tokenizer" if self.config.tokenizer else "text_encoder"))
+
+    def read_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The text encoder; of a T5, its encoder alone. Raises CheckpointError if it is missing or of another width."""
+        folder = self.folder("text_encoder")
+        whole = load_config(folder).get("is_encoder_decoder", False)
+        encoder: nn.Module = read_network(
+            "the text encoder", folder, "AutoModelForTextEncoding" if whole else "AutoModel", dtype
+        )
+        check_width(encoder, self.channels, folder)
+        return encoder
+
+
+def _joined(tags: Sequence[str]) -> str:
+    """One text in the form in which SANA gets captions."""
+    return ", ".join(tag.strip() for tag in tags).lower()
