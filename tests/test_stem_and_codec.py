@@ -55,6 +55,40 @@ def test_features_and_deviation_send_no_gradient_into_the_prediction(stem: Predi
     stem.zero_grad(set_to_none=True)
 
 
+def test_a_grown_stem_begins_as_the_old_one_and_learns(stem: PredictiveStem) -> None:
+    lr = torch.rand(2, 3, 8, 6) * 2 - 1
+    grown = stem.grown(num_blocks=4, summary_channels=6).eval()
+    for before, after in zip(stem(lr), grown(lr), strict=True):
+        torch.testing.assert_close(after, before)
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    for _ in range(2):  # what starts at zero passes gradients on from the second step
+        optimizer.zero_grad()
+        grown(lr).prediction.square().mean().backward()
+        optimizer.step()
+    for name in ("blocks.3.conv_1.weight", "blocks.3.conv_2.weight", "summary.layers.0.weight"):
+        assert grown.get_parameter(name).grad.abs().max() > 0, name
+
+
+def test_a_summary_lets_a_block_know_of_the_far_side(stem: PredictiveStem) -> None:
+    """Without one, a pixel of the prediction does not depend on what is out of reach of the convolutions."""
+    grown = stem.grown(summary_channels=6).eval()
+    torch.nn.init.normal_(grown.summary.to_modulation.weight)
+    near, far = torch.zeros(1, 3, 8, 64), torch.zeros(1, 3, 8, 64)
+    far[..., 60:] = torch.rand(4, generator=torch.Generator().manual_seed(0))
+    for model, sees in ((stem, False), (grown, True)):
+        with torch.no_grad():
+            difference = (model(near).prediction - model(far).prediction)[..., :64].abs().max()
+        assert (float(difference) > 1e-6) is sees
+
+
+@pytest.mark.parametrize("changes", [{"num_blocks": 1}, {"channels": 16}, {"patch": 4}])
+def test_a_stem_grows_in_no_other_way(stem: PredictiveStem, changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="can only be given more num_blocks"):
+        stem.grown(**changes)
+    with pytest.raises(ValueError, match="cannot grow"):
+        stem.grown(summary_channels=4).grown(num_blocks=5)
+
+
 def test_features_reach_unit_deviation_in_training() -> None:
     torch.manual_seed(0)
     stem = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1)).train()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from linearsr.models.transformer import LinearSRTransformer
@@ -174,6 +175,17 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path
     config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
     Trainer(config).run()
     (tmp_path / "run/checkpoints/.0000000018.tmp").mkdir()
+    assert Trainer(config).resume() == 12
+
+
+def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run/.lock"):
+        for begin in (Trainer(config).resume, Trainer(config).run):
+            with pytest.raises(ConfigError, match=r"^run_dir: .*run is in use by a run of another process"):
+                begin()
+    Trainer(config).run()
     assert Trainer(config).resume() == 12
 
 

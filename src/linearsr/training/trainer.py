@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -30,6 +31,7 @@ from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
 from linearsr.training.same_run import begun_with, check_same_run
+from linearsr.training.section import ConfigError
 from linearsr.training.state import (
     Progress,
     checkpoints,
@@ -74,13 +76,17 @@ class Trainer:
         self._validations: list[Record] = []
         self.checkpoints = config.run_dir / "checkpoints"
         self.validated = config.run_dir / "validated"
+        self._lock = FileLock(config.run_dir / ".lock", timeout=0)
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
         config = self.config
-        folder = from_main(partial(latest_checkpoint, self.checkpoints))
-        if folder is not None:
+        newest = partial(latest_checkpoint, self.checkpoints)
+        if from_main(newest) is not None:
             check_same_run(config.run_dir, config)
+        self._lock_folder()
+        folder = from_main(newest)
+        if folder is not None:
             before = from_main(partial(begun_with, config.run_dir))
             self._load(folder)
             if before and before["optimizer"]["lr"] != config.optimizer.lr:
@@ -98,8 +104,10 @@ class Trainer:
 
         Raises:
             Diverged: after the last rollback that the guard allows.
+            ConfigError: another process trains in the run folder.
         """
         config = self.config
+        self._lock_folder()
         photo_tags = self._photo_tags()
         self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images, photo_tags)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
@@ -110,6 +118,23 @@ class Trainer:
         finally:
             if self.log is not None:
                 self.log.close()
+            self._lock.release(force=True)
+
+    def _lock_folder(self) -> None:
+        """Two runs in one folder would write over each other. The lock of a killed run is free."""
+        if not from_main(self._try_lock):
+            raise ConfigError(
+                f"run_dir: {self.config.run_dir} is in use by a run of another process: wait for its end, or set "
+                "another folder"
+            )
+
+    def _try_lock(self) -> bool:
+        self.config.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            return False
+        return True
 
     def _photo_tags(self) -> PhotoTags | None:
         vocabulary, path = self.objective.vocabulary, self.config.data.tags
