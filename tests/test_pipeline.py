@@ -323,7 +323,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 def test_an_image_beyond_the_memory_is_refused_with_the_figures(
     pipe: LinearSRPipeline, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linearsr.pipeline.physical_memory", lambda device: 200_000)
+    monkeypatch.setattr("linearsr.devices.physical_memory", lambda device: 200_000)
     with pytest.raises(ValueError, match="12x10 needs about 0 GB of memory"):
         pipe(photo)
 

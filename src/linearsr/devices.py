@@ -38,3 +38,17 @@ def physical_memory(device: torch.device) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(Path(name).read_text(encoding="ascii")))
     return min(limits)
+
+
+def require_memory(needed: int, device: torch.device, what: str) -> None:
+    """Refuse what would only end in the process being killed.
+
+    Raises:
+        ValueError: `what` needs more bytes than the device has.
+    """
+    memory = physical_memory(device)
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"{what} needs about {needed / 1e9:.0f} GB of memory and there are {memory / 1e9:.0f} GB: "
+            "make it smaller or cut it into parts"
+        )

@@ -10,6 +10,8 @@ import torch
 from linearsr._version import __version__
 from linearsr.checkpoints import CheckpointError, write_json
 from linearsr.flow.experts import Residency, SNRExperts
+from linearsr.guidance.base import Guidance, Tagger
+from linearsr.guidance.registry import GUIDANCES, TAGGERS, load_guidance, load_tagger
 from linearsr.models.codec import CODECS, Codec, ResidualCodec
 from linearsr.models.lr_stem import STEMS, LRStem
 from linearsr.models.transformer import LinearSRTransformer
@@ -18,11 +20,13 @@ MODEL_INDEX = "model_index.json"
 
 
 class ModelParts(NamedTuple):
-    """The networks of a pipeline."""
+    """What a pipeline is made of."""
 
     lr_stem: LRStem
     transformer: SNRExperts
     codec: Codec
+    guidance: Guidance | None = None
+    tagger: Tagger | None = None
 
 
 def default_model_folder() -> Path:
@@ -56,27 +60,33 @@ def load_parts(
         device=device,
         residency=residency,
     )
+    guidance = tagger = None
+    if index.get("guidance") is not None:
+        _class_name(index, "guidance", GUIDANCES, folder)
+        guidance = load_guidance(folder / "guidance", dtype, device, residency)
+    if index.get("tagger") is not None:
+        _class_name(index, "tagger", TAGGERS, folder)
+        tagger = load_tagger(folder / "tagger", dtype, device, residency)
     transformer.for_each(lambda expert: cast(LinearSRTransformer, expert).fuse_projections_())
     return ModelParts(
         stem.from_pretrained(folder / "lr_stem", dtype, device),
         transformer,
         codec.from_pretrained(folder / "codec", dtype, device),
+        guidance,
+        tagger,
     )
 
 
 def save_parts(folder: Path, parts: ModelParts, settings: dict[str, Any], dtype: torch.dtype | None) -> None:
     """Write the parts, then the index that names them and holds `settings`."""
     folder.mkdir(parents=True, exist_ok=True)
+    index = {**settings, "_linearsr_version": __version__}
     for name, part in parts._asdict().items():
-        part.save_pretrained(folder / name, dtype)
-    own_codec = isinstance(parts.codec, ResidualCodec)
-    index = {
-        **settings,
-        "_linearsr_version": __version__,
-        "lr_stem": ["linearsr", type(parts.lr_stem).__name__],
-        "transformer": ["linearsr", type(parts.transformer).__name__],
-        "codec": ["linearsr", "ResidualCodec"] if own_codec else ["diffusers", "AutoencoderDC"],
-    }
+        if part is not None:
+            part.save_pretrained(folder / name, dtype)
+            index[name] = ["linearsr", type(part).__name__]
+    if not isinstance(parts.codec, ResidualCodec):
+        index["codec"] = ["diffusers", "AutoencoderDC"]
     write_json(folder / MODEL_INDEX, index)
 
 

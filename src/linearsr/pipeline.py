@@ -4,25 +4,27 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import gcd, lcm
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from linearsr.checkpoints import CheckpointError, resolve_folder
-from linearsr.devices import best_device, best_dtype, physical_memory
+from linearsr.devices import best_device, best_dtype, require_memory
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType, to_velocity
-from linearsr.flow.sampler import Solver, initial_noise, sample, timesteps
-from linearsr.images.alpha import fill_transparent, resize_alpha
+from linearsr.flow.sampler import initial_noise, sample, timesteps
+from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
+from linearsr.guidance.guide import guide
+from linearsr.guidance.request import TagRequest
+from linearsr.images.alpha import resize_alpha
 from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
-from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture
+from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize
 from linearsr.model_folder import (
@@ -35,78 +37,20 @@ from linearsr.model_folder import (
 )
 from linearsr.models.codec import Codec, pad_to_multiple
 from linearsr.models.lr_stem import LRCondition, LRStem
+from linearsr.settings import (
+    ColourFix,
+    Options,
+    PipelineConfig,
+    StepCallback,
+    seeds_for,
+    tokens_for,
+)
 
-ColourFix = Literal["none", "wavelet", "adain"]
-StepCallback = Callable[["LinearSRPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
-"""(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
+__all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
 
 _COLOUR_FIXES = {"wavelet": wavelet_colour_fix, "adain": adain_colour_fix}
-_SCALES = (1.0, 8.0)
 _BYTES_PER_PIXEL = 150
 """Peak memory per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """Settings of a model that are not weights; the call can override the first three."""
-
-    num_inference_steps: int = 4
-    """Network evaluations (NFE)."""
-    fidelity: float = 0.0
-    """0: a full sample of the flow; 1: the posterior mean."""
-    color_fix: ColourFix = "none"
-    solver: Solver = "dpmsolver++"
-    flow_shift: float = 1.0
-    """Shift of the times towards noise."""
-    sigmas: tuple[float, ...] | None = None
-    """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
-    name: str = "LinearSR"
-    """How the model is called in reports."""
-
-    def __post_init__(self) -> None:
-        if self.solver not in get_args(Solver):
-            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(get_args(Solver))}")
-        if self.sigmas is not None and (
-            self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
-        ):
-            raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
-
-    @classmethod
-    def from_index(cls, index: Mapping[str, Any]) -> "PipelineConfig":
-        """The settings among the entries of a `model_index.json`. Raises ValueError for one that makes no sense."""
-        known = {field.name for field in fields(cls)}
-        entries: dict[str, Any] = {key: value for key, value in index.items() if key in known}
-        if isinstance(entries.get("sigmas"), list):
-            entries["sigmas"] = tuple(entries["sigmas"])
-        return cls(**entries)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What one call asks for; see `LinearSRPipeline.__call__`. Raises ValueError for a setting out of its range."""
-
-    scale: float
-    steps: int
-    fidelity: float
-    color_fix: ColourFix
-    guidance_scale: float = 1.0
-    guidance: tuple[Tensor, Tensor | None] | None = None
-    callback: StepCallback | None = None
-
-    def __post_init__(self) -> None:
-        low, high = _SCALES
-        if not low <= self.scale <= high:
-            raise ValueError(f"scale {self.scale:g} is out of range: choose from {low:g} to {high:g}")
-        if self.steps < 1:
-            raise ValueError(f"{self.steps} steps: at least 1 is needed")
-        if not 0 <= self.fidelity <= 1:
-            raise ValueError(f"fidelity {self.fidelity:g} is out of range: choose from 0 to 1")
-        if self.color_fix not in get_args(ColourFix):
-            raise ValueError(
-                f"unknown color fix {self.color_fix!r}: choose from {', '.join(get_args(ColourFix))}"
-            )
-        if self.guidance_scale != 1 and self.guidance is None:
-            raise ValueError("a guidance scale needs guidance tokens: give guidance_embeds too")
 
 
 @dataclass(frozen=True)
@@ -115,10 +59,24 @@ class LinearSROutput:
 
     images: list[Any]
     """PIL images, arrays (H, W, C) in [0, 1], tensors (C, H, W) in [0, 1], or latents (C, h', w')."""
+    tags: list[tuple[str, ...]] = field(default_factory=list)
+    """The tags that guided each image."""
+    unknown_tags: list[str] = field(default_factory=list)
+    """Words of the caller's that were not used: they mean no tag that the model knows, or there were too many."""
+
+
+class _Sampled(NamedTuple):
+    """One picture's latent (1, C, h', w'), and what it was made from."""
+
+    latent: Tensor
+    condition: LRCondition
+    lr: Tensor
+    """(1, 3, h, w)"""
+    tags: tuple[str, ...]
 
 
 class LinearSRPipeline:
-    """LinearSR super-resolution: LR stem, experts by log-SNR, flow sampler, codec.
+    """LinearSR super-resolution: LR stem, guidance, experts by log-SNR, flow sampler, codec.
 
     Calls share nothing that they change, so one pipeline may serve several threads.
 
@@ -127,6 +85,11 @@ class LinearSRPipeline:
         transformer: one or several experts.
         codec: between latents and pixels.
         config: the model's default settings.
+        guidance: what the network is told beside the LR image; None: nothing.
+        tagger: finds tags for a guidance that uses them.
+
+    Raises:
+        ValueError: guidance whose tokens are not as wide as the network takes them.
     """
 
     def __init__(
@@ -135,9 +98,17 @@ class LinearSRPipeline:
         transformer: SNRExperts,
         codec: Codec,
         config: PipelineConfig | None = None,
+        guidance: Guidance | None = None,
+        tagger: Tagger | None = None,
     ) -> None:
         self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
+        self.guidance, self.tagger = guidance, tagger
         self.config = config or PipelineConfig()
+        width = getattr(transformer.config, "caption_channels", None)
+        if guidance is not None and guidance.channels != width:
+            raise ValueError(
+                f"guidance tokens have {guidance.channels} channels, and the transformer's caption_channels are {width}"
+            )
 
     # loading and saving
 
@@ -157,10 +128,11 @@ class LinearSRPipeline:
             torch_dtype: type of the weights; None takes bfloat16 where the device computes in it, else float32.
             device: "auto" takes CUDA where there is one, else the CPU.
             residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU; "lazy"
-                reads each from disk when its span begins.
+                reads each from disk when its span begins. The encoders of guidance and taggers likewise.
 
         Raises:
             CheckpointError: the folder is no LinearSR model, or its weights are damaged or pickled.
+            ValueError: parts that do not fit each other.
         """
         folder = resolve_folder(model) if model is not None else default_model_folder()
         place = best_device() if device == "auto" else torch.device(device)
@@ -170,11 +142,11 @@ class LinearSRPipeline:
             config = PipelineConfig.from_index(index)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / MODEL_INDEX}: {error}") from None
-        return cls(*parts, config)
+        return cls(parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
-        parts = ModelParts(self.lr_stem, self.transformer, self.codec)
+        parts = ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger)
         save_parts(Path(folder), parts, {"_class_name": type(self).__name__, **asdict(self.config)}, dtype)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -191,9 +163,9 @@ class LinearSRPipeline:
 
     def to(self, *args: Any, **kwargs: Any) -> "LinearSRPipeline":
         """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
-        self.lr_stem.to(*args, **kwargs)
-        self.transformer.to(*args, **kwargs)
-        self.codec.to(*args, **kwargs)
+        for part in (self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger):
+            if part is not None:
+                part.to(*args, **kwargs)
         return self
 
     @property
@@ -226,7 +198,8 @@ class LinearSRPipeline:
         scale: float | None = None,
         num_inference_steps: int | None = None,
         fidelity: float | None = None,
-        guidance_scale: float = 1.0,
+        tags: str | Sequence[str] | None = None,
+        guidance_scale: float | None = None,
         seed: int | Sequence[int] = 0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         color_fix: ColourFix | None = None,
@@ -245,12 +218,15 @@ class LinearSRPipeline:
             fidelity: from 0, a full sample with the most detail, to 1, the posterior mean with the least distortion.
                 In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
                 distortion and perception (Freirich et al. 2021, theorem 3).
-            guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass.
+            tags: what is in the images, "brick wall, ivy" or a list, for all of them, in the place of what the model's
+                tagger finds; with a plus before the first, beside it. Empty: no tags. None: the model's own way.
+            guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass; 0 is
+                not guided.
             seed: of the noise; one for all images, or one for each. A result does not depend on its neighbours.
             generator: takes the place of `seed`: one for all images, or one for each.
             color_fix: takes low frequencies ("wavelet") or mean and deviation ("adain") from the LR image.
-            guidance_embeds, guidance_mask: tokens (1, L, C) and mask (1, L) for the cross-attention; None uses the
-                network's learned null tokens.
+            guidance_embeds, guidance_mask: tokens (B, L, C) and mask (B, L) for the cross-attention, in the place of
+                the model's guidance; B is one, or the number of images.
             output_type: "pil", "np" (float32), "pt" (float32) or "latent".
             callback_on_step_end: called after every step; may replace the latents.
 
@@ -262,24 +238,24 @@ class LinearSRPipeline:
             raise ValueError(
                 f"unknown output_type {output_type!r}: choose from {', '.join(get_args(OutputType))}"
             )
-        options = Options(
-            *self._settings(scale, num_inference_steps, fidelity, color_fix),
-            guidance_scale,
-            (guidance_embeds, guidance_mask) if guidance_embeds is not None else None,
-            callback_on_step_end,
+        if tags is not None and guidance_embeds is not None:
+            raise ValueError("give either tags or guidance_embeds")
+        asked = self._options(
+            scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
         )
+        if guidance_scale not in (None, 1) and self.guidance is None and guidance_embeds is None:
+            raise ValueError("this model has no guidance to scale: give guidance_embeds")
+        unknown = self.unknown_tags(tags)
         pictures = [as_picture(item) for item in as_list(image)]
-        seeds = _seeds(seed, generator, len(pictures))
+        seeds = seeds_for(len(pictures), seed, generator)
+        tokens = tokens_for(len(pictures), guidance_embeds, guidance_mask)
+        jobs = [(p, s, replace(asked, guidance=g)) for p, s, g in zip(pictures, seeds, tokens, strict=True)]
         if output_type == "latent":
-            return LinearSROutput(
-                [self._latent(p, s, options)[0][0] for p, s in zip(pictures, seeds, strict=True)]
-            )
-        return LinearSROutput(
-            [
-                from_picture(self._upscale(p, s, options), output_type)
-                for p, s in zip(pictures, seeds, strict=True)
-            ]
-        )
+            sampled = [self._sample(*job) for job in jobs]
+            return LinearSROutput([s.latent[0] for s in sampled], [s.tags for s in sampled], unknown)
+        results = [self._upscale(*job) for job in jobs]
+        images = [from_picture(result, output_type) for result in results]
+        return LinearSROutput(images, [result.tags for result in results], unknown)
 
     def upscale(
         self,
@@ -288,28 +264,61 @@ class LinearSRPipeline:
         scale: float | None = None,
         num_inference_steps: int | None = None,
         fidelity: float | None = None,
+        tags: str | Sequence[str] | None = None,
+        guidance_scale: float | None = None,
         seed: int = 0,
         color_fix: ColourFix | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> Picture:
-        """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call."""
-        settings = self._settings(scale, num_inference_steps, fidelity, color_fix)
-        return self._upscale(picture, seed, Options(*settings, callback=callback_on_step_end))
+        """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call.
 
-    def _settings(
-        self, scale: float | None, steps: int | None, fidelity: float | None, color_fix: ColourFix | None
-    ) -> tuple[float, int, float, ColourFix]:
+        The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
+        """
+        options = self._options(
+            scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
+        )
+        return self._upscale(picture, seed, options)
+
+    def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
+        """The words among a caller's tags that mean none that the model knows, or are too many for it.
+
+        Raises:
+            ValueError: there are tags, and the model is not guided by tags.
+        """
+        words = self._tag_request(tags).words
+        return self.guidance.understand(words).unknown if self.guidance is not None and words else []
+
+    def _tag_request(self, tags: str | Sequence[str] | None) -> TagRequest:
+        request = TagRequest.parse(tags, self.config.use_tags)
+        if request.words and (self.guidance is None or not self.guidance.uses_tags):
+            raise ValueError(f"the model {self.config.name} is not guided by tags: leave them out")
+        return request
+
+    def _options(
+        self,
+        scale: float | None,
+        steps: int | None,
+        fidelity: float | None,
+        color_fix: ColourFix | None,
+        tags: str | Sequence[str] | None,
+        guidance_scale: float | None,
+        callback: StepCallback | None,
+    ) -> Options:
         """What the caller left open is taken from the model's own settings."""
-        return (
-            float(self.scale) if scale is None else scale,
-            self.config.num_inference_steps if steps is None else steps,
-            self.config.fidelity if fidelity is None else fidelity,
-            self.config.color_fix if color_fix is None else color_fix,
+        own = self.config
+        return Options(
+            scale=float(self.scale) if scale is None else scale,
+            steps=own.num_inference_steps if steps is None else steps,
+            fidelity=own.fidelity if fidelity is None else fidelity,
+            color_fix=own.color_fix if color_fix is None else color_fix,
+            tags=self._tag_request(tags),
+            guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
+            callback=callback,
         )
 
     @torch.inference_mode()
     def _upscale(self, picture: Picture, seed: int, options: Options) -> Picture:
-        latent, condition, lr = self._latent(picture, seed, options)
+        latent, condition, lr, tags = self._sample(picture, seed, options)
         hr = self.codec.decode(latent, condition)
         height, width = picture.colour.shape[:2]
         hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
@@ -323,33 +332,38 @@ class LinearSRPipeline:
         if picture.colour.shape[2] == 1:
             colour = colour.mean(axis=2, keepdims=True)
         alpha = resize_alpha(picture.alpha, size) if picture.alpha is not None else None
-        return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha)
+        return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)
 
     @torch.inference_mode()
-    def _latent(self, picture: Picture, seed: int, options: Options) -> tuple[Tensor, LRCondition, Tensor]:
-        """The latent (1, C, h', w') of one picture, with the condition and the LR image (1, 3, h, w) it came from."""
-        self._require_memory(*picture.size)
-        colour = picture.colour
-        if picture.alpha is not None:
-            colour = fill_transparent(colour, picture.alpha)
-        rgb = np.broadcast_to(colour, (*colour.shape[:2], 3))
-        lr = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].to(self.device) * 2 - 1
+    def _sample(self, picture: Picture, seed: int, options: Options) -> _Sampled:
+        """The latent of one picture, what it was made from, and the tags that guided it."""
+        width, height = picture.size
+        require_memory(
+            width * height * self.scale**2 * _BYTES_PER_PIXEL, self.device, f"an image of {width}x{height}"
+        )
+        lr = lr_tensor(picture).to(self.device)
         condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
+        tokens, tags = self._guide(lr, options)
         grid = condition.features.shape[-2:]
         noise = initial_noise((1, self.codec.latent_channels, *grid), seed, device=self.device)
-        return self._walk(noise, condition, options), condition, lr
+        return _Sampled(self._walk(noise, condition, tokens, options), condition, lr, tags)
 
-    def _require_memory(self, width: int, height: int) -> None:
-        """Refuse an image that would only end in the process being killed."""
-        needed = width * height * self.scale**2 * _BYTES_PER_PIXEL
-        memory = physical_memory(self.device)
-        if memory is not None and needed > memory:
-            raise ValueError(
-                f"an image of {width}x{height} needs about {needed / 1e9:.0f} GB of memory and there are "
-                f"{memory / 1e9:.0f} GB: make it smaller or cut it into parts"
-            )
+    def _guide(self, lr: Tensor, options: Options) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
+        """What steers the network for one LR image (1, 3, h, w), None for its null tokens; the tags behind it."""
+        tokens: GuidanceTokens | None = None
+        tags: tuple[str, ...] = ()
+        if options.guidance_scale > 0 and options.guidance is not None:
+            tokens = options.guidance
+        elif options.guidance_scale > 0 and self.guidance is not None:
+            tokens, tags = guide(lr, self.guidance, self.tagger, options.tags)
+        null_is_seen = tokens is None or options.guidance_scale != 1
+        if null_is_seen and not self.transformer.config.num_null_tokens:
+            raise ValueError("this model cannot go without guidance: give tags, at a guidance scale of 1")
+        return tokens, tags
 
-    def _walk(self, noise: Tensor, condition: LRCondition, options: Options) -> Tensor:
+    def _walk(
+        self, noise: Tensor, condition: LRCondition, tokens: GuidanceTokens | None, options: Options
+    ) -> Tensor:
         """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
         if self.config.sigmas is not None and len(self.config.sigmas) == options.steps:
             times = [*self.config.sigmas, 0.0]
@@ -360,7 +374,7 @@ class LinearSRPipeline:
         mean = noise
 
         def velocity(z: Tensor, t: float) -> Tensor:
-            return self._velocity(z, t, condition, options)
+            return self._velocity(z, t, condition, tokens, options.guidance_scale)
 
         def on_step(step: int, t: float, z: Tensor, x0: Tensor) -> Tensor | None:
             nonlocal mean
@@ -373,41 +387,32 @@ class LinearSRPipeline:
         latent = sample(velocity, noise, times, self.config.solver, on_step)
         return torch.lerp(latent, mean, options.fidelity)
 
-    def _velocity(self, z: Tensor, t: float, condition: LRCondition, options: Options) -> Tensor:
-        def evaluate(tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _velocity(
+        self,
+        z: Tensor,
+        t: float,
+        condition: LRCondition,
+        tokens: GuidanceTokens | None,
+        guidance_scale: float,
+    ) -> Tensor:
+        def evaluate(guidance: GuidanceTokens | None) -> Tensor:
+            embeds, mask = guidance or (None, None)
             prediction = self.transformer(
                 z.to(self.dtype),
                 1000 * t,
                 lr_features=condition.features,
-                encoder_hidden_states=tokens,
-                encoder_attention_mask=mask,
+                encoder_hidden_states=None if embeds is None else embeds.to(z.device, self.dtype),
+                encoder_attention_mask=None if mask is None else mask.to(z.device),
             )
             return to_velocity(prediction.float(), z, t, self.prediction_type)
 
-        if options.guidance is None:
-            return evaluate(None, None)
-        tokens, mask = options.guidance
-        guided = evaluate(tokens.to(z.device, self.dtype), None if mask is None else mask.to(z.device))
-        if options.guidance_scale == 1:
+        guided = evaluate(tokens)
+        if tokens is None or guidance_scale == 1:
             return guided
-        plain = evaluate(None, None)
-        return plain + options.guidance_scale * (guided - plain)
+        return torch.lerp(evaluate(None), guided, guidance_scale)
 
     @property
     def prediction_type(self) -> PredictionType:
         """What the experts' output means."""
         value: PredictionType = self.transformer.config.prediction_type
         return value
-
-
-def _seeds(
-    seed: int | Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None, count: int
-) -> list[int]:
-    if generator is not None:
-        generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
-        values = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
-    else:
-        values = list(seed) if isinstance(seed, Sequence) else [int(seed)] * count
-    if len(values) != count:
-        raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
-    return values

@@ -4,8 +4,10 @@ Shapes: B images, h w LR size, L tokens of C channels.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from os import PathLike
+from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from linearsr.guidance.vocabulary import Understood
@@ -31,7 +33,17 @@ class GuidanceTokens(NamedTuple):
     """(B, L), 1 for a token and 0 for padding; None: all are tokens. A row without any token has no guidance."""
 
 
-class Guidance(Protocol):
+class Part(Protocol):
+    """What a model's folder and the pipeline ask of every part."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move or convert, as `torch.nn.Module.to`."""
+
+    def save_pretrained(self, folder: str | PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write config and weights into `folder`."""
+
+
+class Guidance(Part, Protocol):
     """One kind of guidance. `none` is the absence of one."""
 
     kind: GuidanceKind
@@ -49,7 +61,7 @@ class Guidance(Protocol):
         """The tokens for LR images (B, 3, h, w) in [-1, 1] and their tags, B lists; None where there is no guidance."""
 
 
-class Tagger(Protocol):
+class Tagger(Part, Protocol):
     """Says what is in a picture."""
 
     def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:

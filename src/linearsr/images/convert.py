@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from linearsr.images.alpha import fill_transparent
 from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
 from linearsr.images.samples import checked_float
 
@@ -40,6 +41,15 @@ def as_picture(image: ImageInput) -> Picture:
     if isinstance(image, np.ndarray):
         return picture_from_array(image)
     return read_image(Path(image))
+
+
+def lr_tensor(picture: Picture) -> Tensor:
+    """(1, 3, h, w) in [-1, 1], what a network sees of it: grey as RGB, what is transparent filled in."""
+    colour = picture.colour
+    if picture.alpha is not None:
+        colour = fill_transparent(colour, picture.alpha)
+    rgb = np.broadcast_to(colour, (*colour.shape[:2], 3))
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None] * 2 - 1
 
 
 def picture_from_array(array: NDArray[Any]) -> Picture:

@@ -26,7 +26,7 @@ class Picture:
     `colour`: float32 (H, W, 3) RGB or (H, W, 1) grey, in [0, 1], in the colour space of `icc_profile` (sRGB if None).
     `alpha`: float32 (H, W) in [0, 1], not premultiplied, or None if the image is opaque.
     `bits`: depth of a channel of the file it came from and, in PNG and TIFF, of the file it is written to.
-    `icc_profile`, `exif`: the raw blocks; `dpi`: pixels per inch (x, y).
+    `icc_profile`, `exif`: the raw blocks; `dpi`: pixels per inch (x, y); `tags`: what is in it, written as keywords.
     Raises ValueError if the arrays do not fit this description.
     """
 
@@ -36,6 +36,7 @@ class Picture:
     icc_profile: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.colour.shape, self.colour.dtype

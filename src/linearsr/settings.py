@@ -1,0 +1,126 @@
+"""What a model does by itself, and what one call asks of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import isfinite
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from linearsr.flow.sampler import Solver
+from linearsr.guidance.base import GuidanceTokens
+from linearsr.guidance.request import TagRequest
+
+ColourFix = Literal["none", "wavelet", "adain"]
+StepCallback = Callable[[Any, int, float, dict[str, Tensor]], dict[str, Tensor] | None]
+"""(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
+
+_SCALES = (1.0, 8.0)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Settings of a model that are not weights; the call can override steps, fidelity, colour fix and guidance."""
+
+    num_inference_steps: int = 4
+    """Network evaluations (NFE)."""
+    fidelity: float = 0.0
+    """0: a full sample of the flow; 1: the posterior mean."""
+    color_fix: ColourFix = "none"
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1: as trained, without a second pass; 0: not guided."""
+    use_tags: bool = False
+    """Where the caller says nothing of tags: whether those that the model's tagger finds guide it."""
+    solver: Solver = "dpmsolver++"
+    flow_shift: float = 1.0
+    """Shift of the times towards noise."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
+    name: str = "LinearSR"
+    """How the model is called in reports."""
+
+    def __post_init__(self) -> None:
+        if self.solver not in get_args(Solver):
+            raise ValueError(f"solver {self.solver!r} is not one of {', '.join(get_args(Solver))}")
+        if self.sigmas is not None and (
+            self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
+        ):
+            raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
+
+    @classmethod
+    def from_index(cls, index: Mapping[str, Any]) -> "PipelineConfig":
+        """The settings among the entries of a `model_index.json`. Raises ValueError for one that makes no sense."""
+        known = {field.name for field in fields(cls)}
+        entries: dict[str, Any] = {key: value for key, value in index.items() if key in known}
+        if isinstance(entries.get("sigmas"), list):
+            entries["sigmas"] = tuple(entries["sigmas"])
+        return cls(**entries)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call asks for; see `LinearSRPipeline.__call__`. Raises ValueError for a setting out of its range."""
+
+    scale: float
+    steps: int
+    fidelity: float
+    color_fix: ColourFix
+    tags: TagRequest
+    guidance_scale: float
+    guidance: GuidanceTokens | None = None
+    callback: StepCallback | None = None
+
+    def __post_init__(self) -> None:
+        low, high = _SCALES
+        if not low <= self.scale <= high:
+            raise ValueError(f"scale {self.scale:g} is out of range: choose from {low:g} to {high:g}")
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} steps: at least 1 is needed")
+        if not 0 <= self.fidelity <= 1:
+            raise ValueError(f"fidelity {self.fidelity:g} is out of range: choose from 0 to 1")
+        if self.color_fix not in get_args(ColourFix):
+            raise ValueError(
+                f"unknown color fix {self.color_fix!r}: choose from {', '.join(get_args(ColourFix))}"
+            )
+        if not (isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise ValueError(f"guidance scale {self.guidance_scale:g} is out of range: choose 0 or more")
+
+
+def seeds_for(
+    count: int,
+    seed: int | Sequence[int],
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> list[int]:
+    """A seed for each of `count` images, drawn from `generator` where given. Raises ValueError for another number."""
+    if generator is not None:
+        generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
+        values = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
+    else:
+        values = list(seed) if isinstance(seed, Sequence) else [int(seed)] * count
+    if len(values) != count:
+        raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
+    return values
+
+
+def tokens_for(count: int, embeds: Tensor | None, mask: Tensor | None = None) -> list[GuidanceTokens | None]:
+    """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
+
+    Raises:
+        ValueError: shapes that do not fit each other or the number of images.
+    """
+    if embeds is None:
+        if mask is not None:
+            raise ValueError("guidance_mask needs guidance_embeds")
+        return [None] * count
+    if embeds.ndim != 3 or embeds.shape[0] not in (1, count):
+        raise ValueError(
+            f"guidance_embeds {tuple(embeds.shape)} for {count} images: give (1, L, C) or (images, L, C)"
+        )
+    if mask is not None and mask.shape != embeds.shape[:2]:
+        raise ValueError(
+            f"guidance_mask {tuple(mask.shape)} must be {tuple(embeds.shape[:2])}, as its tokens"
+        )
+    rows = [slice(i, i + 1) if len(embeds) == count else slice(0, 1) for i in range(count)]
+    return [GuidanceTokens(embeds[row], None if mask is None else mask[row]) for row in rows]
