@@ -145,9 +145,11 @@ def test_signal(photos, tiny_model, number, status):
     noise(photos / "sub/b.jpg", 64, 64)
     command = [sys.executable, "-m", "linearsr.cli.app", "upscale", photos, "--model", tiny_model, "--json"]
     command += ["--steps", "1000"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
-    ) as process:
+    # a suite that runs in the background may ignore SIGINT, and would hand that on
+    before = signal.signal(number, signal.SIG_DFL)
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    signal.signal(number, before)
+    with started as process:
         assert process.stdout is not None
         assert process.stderr is not None
         # the first image is reported, so the second is in work
