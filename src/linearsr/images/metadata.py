@@ -81,6 +81,7 @@ class Metadata(TypedDict, total=False):
     icc_profile: bytes
     exif: bytes
     dpi: tuple[float, float]
+    xmp: bytes
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:

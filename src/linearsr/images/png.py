@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from linearsr.images.xmp import PNG_KEYWORD
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Number of channels -> colour type: grey, grey and alpha, RGB, RGBA (section 11.2.1).
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
@@ -19,6 +21,7 @@ def encode_png16(
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
 ) -> bytes:
     """Encode (H, W, 1 to 4) 16-bit samples, alpha last, with their metadata."""
     height, width, channels = samples.shape
@@ -31,6 +34,9 @@ def encode_png16(
         chunks.append(_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
     if exif:
         chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    if xmp:
+        # an iTXt chunk: keyword, not compressed, no language, no translation (section 11.3.3.4)
+        chunks.append(_chunk(b"iTXt", PNG_KEYWORD.encode() + bytes(5) + xmp))
     compressor = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
     chunks += [_chunk(b"IDAT", block) for rows in _filtered(samples) if (block := compressor.compress(rows))]
     chunks += [_chunk(b"IDAT", compressor.flush()), _chunk(b"IEND", b"")]

@@ -13,7 +13,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from linearsr.images.metadata import parse_exif
 
 _DEFLATE, _HORIZONTAL_DIFFERENCE, _UNASSOCIATED_ALPHA, _INCH = 8, 2, 2, 2
-_LONG, _UNDEFINED = 4, 7
+_BYTE, _LONG, _UNDEFINED = 1, 4, 7
+_XMP = 700
 _STRIP_BYTES = 2**20
 _LARGEST_FILE = 2**32 - 2**20
 
@@ -23,6 +24,7 @@ def encode_tiff(
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
 ) -> bytes:
     """Encode (H, W, 1 to 4) samples, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
 
@@ -53,6 +55,9 @@ def encode_tiff(
     if icc_profile:
         directory.tagtype[Base.InterColorProfile] = _UNDEFINED
         directory[Base.InterColorProfile] = icc_profile
+    if xmp:
+        directory.tagtype[_XMP] = _BYTE
+        directory[_XMP] = xmp
     # Offsets from the end of the directory; Pillow adds where that is.
     directory.tagtype[Base.StripOffsets] = directory.tagtype[Base.StripByteCounts] = _LONG
     directory[Base.StripOffsets] = tuple(accumulate(sizes[:-1], initial=0))

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from linearsr.images.metadata import Metadata, exif_for_upright, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, quantise
 from linearsr.images.png import encode_png16
 from linearsr.images.samples import to_pil
 from linearsr.images.tiff import encode_tiff
+from linearsr.images.xmp import PNG_KEYWORD, keyword_packet
 
 FORMATS = {
     ".png": "PNG",
@@ -28,6 +30,7 @@ FORMATS = {
 }
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 _LONGEST_JPEG_EXIF = 65533
+_LONGEST_JPEG_XMP = 65502
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -45,8 +48,9 @@ def write_image(picture: Picture, path: str | Path, overwrite: bool = False, qua
     """Write a picture in the format of the extension: .png, .jpg, .jpeg, .webp, .tif or .tiff.
 
     PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG (4:4:4) and WebP have 8 bits and `quality`
-    (1 to 100). ICC profile, EXIF (orientation 1, true dimensions) and resolution go along. JPEG has no alpha: the
-    picture is flattened on white, with a warning. The file appears under its name only when it is complete.
+    (1 to 100). ICC profile, EXIF (orientation 1, true dimensions), resolution and tags (as XMP keywords) go along. JPEG
+    has no alpha: the picture is flattened on white, with a warning. The file appears under its name only when it is
+    complete.
 
     Raises ImageError if the extension is unknown, the file exists and `overwrite` is False, the picture is too
     large for the format or the file cannot be written (nothing is left behind then); ValueError for the quality.
@@ -106,18 +110,25 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
         if len(metadata.get("exif", b"")) > _LONGEST_JPEG_EXIF:
             warnings.warn(f"{path}: its EXIF data is too long for JPEG and is dropped", stacklevel=4)
             del metadata["exif"]
+        if len(metadata.get("xmp", b"")) > _LONGEST_JPEG_XMP:
+            warnings.warn(f"{path}: its tags are too long for JPEG and are left out", stacklevel=4)
+            del metadata["xmp"]
     elif file_format == "WEBP":
         options = {"quality": quality, "method": 4}
         if colour.shape[2] == 1:
             # WebP is always RGB, where a profile for grey means nothing.
             metadata.pop("icc_profile", None)
+    elif "xmp" in metadata:
+        chunks = PngInfo()
+        chunks.add_itxt(PNG_KEYWORD, metadata.pop("xmp").decode("utf-8"))
+        options = {"pnginfo": chunks}
     file = BytesIO()
     to_pil(quantise(colour, alpha, 8)).save(file, file_format, **options, **metadata)
     return file.getvalue()
 
 
 def _metadata(picture: Picture, name: str | Path) -> Metadata:
-    """Return the keywords icc_profile, exif and dpi, as far as the picture has them."""
+    """Return the keywords icc_profile, exif, dpi and xmp, as far as the picture has them."""
     try:
         exif = exif_for_upright(parse_exif(picture.exif), picture.size)
     except Exception:
@@ -130,6 +141,8 @@ def _metadata(picture: Picture, name: str | Path) -> Metadata:
         metadata["exif"] = exif
     if picture.dpi:
         metadata["dpi"] = picture.dpi
+    if picture.tags:
+        metadata["xmp"] = keyword_packet(picture.tags)
     return metadata
 
 
