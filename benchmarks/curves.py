@@ -20,7 +20,7 @@ SMOOTH = 50
 def draw(run: Path, loss_axis: Axes, validation_axis: Axes) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [r for r in records if "grad_norm" in r]
-    name = "l1" if "l1" in steps[0] else "flow"
+    name = next(term for term in ("l1", "mse", "flow") if term in steps[0])
     loss = np.convolve([r[name] for r in steps], np.ones(SMOOTH) / SMOOTH, "valid")
     loss_axis.plot([r["images"] for r in steps[SMOOTH - 1 :]], loss)
     loss_axis.set(title=f"{run.name}: {name} loss (mean of {SMOOTH} steps)", xlabel="images")

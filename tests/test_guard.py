@@ -99,6 +99,14 @@ def test_the_loss_of_a_perfect_stem_is_not_negative(photos: Path, tmp_path: Path
     assert {name: float(term) for name, term in terms.items()} == {"l1": 0.0, "likelihood": 0.0}
 
 
+def test_a_stem_finishes_with_the_squared_error(photos: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"), ["stage.loss=mse"])
+    hr = torch.zeros(1, 3, 32, 32)
+    off = LRCondition(torch.empty(0), hr + 0.5 * (torch.arange(32) % 2), torch.ones_like(hr))
+    terms = config.stage.objective().loss(lambda _: off, untagged(torch.zeros(1, 3, 8, 8), hr, [0]))
+    assert float(terms["mse"]) == 0.125
+
+
 def spoil(monkeypatch: pytest.MonkeyPatch, calls: set[int], value: float) -> None:
     """The loss of these calls becomes `value`."""
     plain, count = StemObjective.loss, iter(range(10**6))

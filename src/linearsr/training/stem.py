@@ -23,6 +23,9 @@ class StemStage(Section):
     """Fields of `PredictiveStemConfig` that differ from its defaults, or from the settings of `init`."""
     init: Path | None = None
     """Start from this stem folder instead of from scratch; `stem` may give it more blocks and a summary."""
+    loss: Literal["l1", "mse"] = "l1"
+    """Of the prediction. L1 learns faster and ends at the median of what the HR pixel may be; MSE, to finish with, at
+    its mean, which is what fidelity 1 promises."""
 
     @model_validator(mode="after")
     def _fits(self) -> "StemStage":
@@ -38,7 +41,7 @@ class StemStage(Section):
 
 
 class StemObjective(Objective):
-    """L1 for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b.
+    """L1 or MSE for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b.
 
     log b is counted from the smallest b there is, so that no term is negative: the guard compares losses by ratio.
     """
@@ -46,6 +49,7 @@ class StemObjective(Objective):
     network: PredictiveStem
 
     def __init__(self, stage: StemStage) -> None:
+        self.stage = stage
         if stage.init is not None:
             self.network = PredictiveStem.from_pretrained(stage.init, torch.float32).grown(**stage.stem)
         else:
@@ -56,10 +60,11 @@ class StemObjective(Objective):
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition = network(batch.lr)
         error = (batch.hr - condition.prediction).abs()
+        distance = error.mean() if self.stage.loss == "l1" else error.square().mean()
         least = self.network.config.min_deviation
         likelihood = error.detach() / condition.deviation + (condition.deviation / least).log()
         # the deviation head sees detached features, so its weight changes nothing but its own step
-        return {"l1": error.mean(), "likelihood": _LIKELIHOOD_WEIGHT * likelihood.mean()}
+        return {self.stage.loss: distance, "likelihood": _LIKELIHOOD_WEIGHT * likelihood.mean()}
 
     def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"mean": network(batch.lr).prediction}
