@@ -57,6 +57,8 @@ def test_folder_with_json(photos, tiny_model, tmp_path):
         "size": [48, 40],
         "seed": 7,
         "model": "tiny",
+        "tags": [],
+        "unknown_tags": [],
         "error": None,
     }
     assert second["output"] == str(tmp_path / "out/sub/b.png")

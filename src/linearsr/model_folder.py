@@ -2,13 +2,14 @@
 
 import json
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 
 from linearsr._version import __version__
-from linearsr.checkpoints import CheckpointError, write_json
+from linearsr.checkpoints import CheckpointError, resolve_folder, write_json
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.registry import GUIDANCES, TAGGERS, load_guidance, load_tagger
@@ -75,6 +76,22 @@ def load_parts(
         guidance,
         tagger,
     )
+
+
+def load_model_tagger(model: str | PathLike[str] | None = None) -> Tagger:
+    """The tagger of a model (folder or hub id; None: the one built in), on the CPU.
+
+    Raises:
+        CheckpointError: no such model, or it has no tagger.
+    """
+    folder = resolve_folder(model) if model is not None else default_model_folder()
+    index = read_index(folder)
+    if index.get("tagger") is None:
+        raise CheckpointError(
+            f"the model {index.get('name', folder)} has no tagger of its own: name another tagger"
+        )
+    _class_name(index, "tagger", TAGGERS, folder)
+    return load_tagger(folder / "tagger")
 
 
 def save_parts(folder: Path, parts: ModelParts, settings: dict[str, Any], dtype: torch.dtype | None) -> None:

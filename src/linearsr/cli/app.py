@@ -11,6 +11,7 @@ from linearsr.cli.console import EPILOG
 from linearsr.cli.degrade import degrade
 from linearsr.cli.info import info
 from linearsr.cli.knee import knee
+from linearsr.cli.tag import tag
 from linearsr.cli.train import train
 from linearsr.cli.upscale import upscale
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (upscale, info, train, knee, degrade):
+for command in (upscale, tag, info, train, knee, degrade):
     app.command(epilog=EPILOG)(command)
 
 

@@ -24,13 +24,17 @@ from linearsr.cli.console import (
 from linearsr.cli.inputs import Job
 
 Status = Literal["done", "skipped", "failed"]
-Work = Callable[[Path, Path, BatchProgress], dict[str, Any]]
-"""(input, output, progress) -> what is to be reported of the result, with "size": [width, height]."""
+Work = Callable[[Job, BatchProgress], dict[str, Any]]
+"""(job, progress) -> what is to be reported of the result, with "size": [width, height]."""
 
 
 def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
     """The jobs that need any work."""
-    return [job for job in jobs if job.output is not None and (overwrite or not os.path.lexists(job.output))]
+    return [
+        job
+        for job in jobs
+        if job.error is None and (overwrite or job.output is None or not os.path.lexists(job.output))
+    ]
 
 
 def run_batch(
@@ -71,9 +75,9 @@ _HEAD = {"input": None, "output": None, "status": None, "size": None, "seconds":
 
 
 def _run(job: Job, work: Work, progress: BatchProgress, *, skip: bool) -> dict[str, Any]:
-    if job.output is None:
+    if job.error is not None:
         return _failure(job.input, job.error)
-    if skip:
+    if skip and job.output is not None:
         say(f"{shown(job.input)}: skipped, {shown(job.output)} exists (--overwrite does it again)")
         return {"status": "skipped", "output": _text(job.output)}
     started = time.perf_counter()
@@ -81,16 +85,19 @@ def _run(job: Job, work: Work, progress: BatchProgress, *, skip: bool) -> dict[s
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("always", category=UserWarning)
-            result = work(job.input, job.output, progress)
+            result = work(job, progress)
     except Exception as error:
         if debugging():
             raise
-        return _failure(job.input, _reason(error, job.output))
+        return _failure(job.input, _reason(error, job.output or job.input))
     for note in notes:
         say(f"{shown(job.input)}: warning: {_without_name(job.input, one_line(note.message))}")
     seconds = round(time.perf_counter() - started, 3)
+    if job.output is None:
+        return {"status": "done", **result, "seconds": seconds}
     width, height = result["size"]
-    say(f"{shown(job.input)} -> {shown(job.output)} ({width}x{height}, {seconds:.1f} s)")
+    tags = f", tags: {shown(', '.join(result['tags']))}" if result.get("tags") else ""
+    say(f"{shown(job.input)} -> {shown(job.output)} ({width}x{height}, {seconds:.1f} s{tags})")
     return {"status": "done", "output": _text(job.output), **result, "seconds": seconds}
 
 

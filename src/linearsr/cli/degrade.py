@@ -7,7 +7,7 @@ import typer
 
 from linearsr.cli.batch import run_batch
 from linearsr.cli.console import BatchProgress, shown, stop
-from linearsr.cli.inputs import find_sources, plan
+from linearsr.cli.inputs import Job, find_sources, plan
 from linearsr.cli.outputs import check_folder
 
 
@@ -39,7 +39,9 @@ def degrade(
         stop(f"{shown(hr_dir)} is no folder: give a folder of HR photos")
     check_folder(lr_dir)
 
-    def work(source: Path, target: Path, progress: BatchProgress) -> dict[str, Any]:
+    def work(job: Job, progress: BatchProgress) -> dict[str, Any]:
+        source, target = job.input, job.output
+        assert target is not None
         progress.start_image(source)
         hr = crop_to_multiple(read_rgb(source), scale)
         lr = degrade_image(hr, PRESETS[preset], file_generator(seed, source.stem), scale)

@@ -29,7 +29,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """One input and where its result goes; a job with an `error` has failed already."""
+    """One input and where its result goes, None if it makes no file; a job with an `error` has failed already."""
 
     input: Path
     output: Path | None

@@ -1,14 +1,18 @@
 """From `--model`, `--device` and `--dtype` to a pipeline, or one line that says why not."""
 
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linearsr.cli.console import debugging, one_line, stop
+from linearsr.cli.console import debugging, one_line, say, shown, stop
 
 if TYPE_CHECKING:
     import torch
 
+    from linearsr.guidance.base import Tagger
     from linearsr.pipeline import LinearSRPipeline
+
+_SHOWN_TAGS, _SHOWN_LENGTH = 5, 40
 
 
 class DType(str, Enum):
@@ -37,6 +41,52 @@ def choose_device(name: str) -> "torch.device":
         reason = one_line(error).split(". ")[0]
         stop(f"--device {name} cannot be used ({reason}): choose auto, cpu, cuda or mps")
     return device
+
+
+def check_tags(pipeline: "LinearSRPipeline", tags: str | None, guidance_scale: float | None) -> list[str]:
+    """The words of `--tags` that the model cannot use; says them. Ends the command if it uses no tags at all."""
+    try:
+        if guidance_scale not in (None, 1) and pipeline.guidance is None:
+            stop("--guidance-scale: this model has no guidance: leave it out")
+        unknown = pipeline.unknown_tags(tags)
+    except (ValueError, ImportError) as error:
+        if debugging():
+            raise
+        stop(f"--tags: {one_line(error)}")
+    if unknown:
+        more = f" and {len(unknown) - _SHOWN_TAGS} more" if len(unknown) > _SHOWN_TAGS else ""
+        words = ", ".join(shown(word[:_SHOWN_LENGTH]) for word in unknown[:_SHOWN_TAGS])
+        say(f"warning: tags left out, unknown to the model or too many: {words}{more}")
+    return unknown
+
+
+def load_tagger(
+    name: str, model: str | None, vocabulary: Path | None, weights: str | None, device: str
+) -> "Tagger":
+    """The tagger, ready to work: the model's own, or another one by name. Ends the command if it cannot be had."""
+    from linearsr.devices import best_dtype
+    from linearsr.guidance.encoders import EncoderPart
+    from linearsr.guidance.registry import named_tagger
+    from linearsr.model_folder import load_model_tagger
+
+    place = choose_device(device)
+    try:
+        if name != "own":
+            tagger = named_tagger(name, vocabulary, weights)
+        elif vocabulary is not None or weights is not None:
+            stop(
+                "--vocabulary and --weights are for other taggers than the model's own: name one with --tagger"
+            )
+        else:
+            tagger = load_model_tagger(model)
+        tagger.to(place, best_dtype(place))
+        if isinstance(tagger, EncoderPart):
+            tagger.prepare()
+    except (ValueError, ImportError, OSError) as error:
+        if debugging():
+            raise
+        stop(error)
+    return tagger
 
 
 def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipeline":

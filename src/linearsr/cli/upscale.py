@@ -8,8 +8,8 @@ import typer
 
 from linearsr.cli.batch import pending, run_batch
 from linearsr.cli.console import BatchProgress, say, shown
-from linearsr.cli.inputs import find_sources, plan, split_results
-from linearsr.cli.loading import DType, load_pipeline
+from linearsr.cli.inputs import Job, find_sources, plan, split_results
+from linearsr.cli.loading import DType, check_tags, load_pipeline
 from linearsr.cli.outputs import Format, output_place
 
 
@@ -47,6 +47,17 @@ def upscale(
         float | None,
         typer.Option(min=0, max=1, help="From 0, most detail, to 1, least distortion. Default: the model's."),
     ] = None,
+    tags: Annotated[
+        str | None,
+        typer.Option(
+            help="What is in the photos: 'brick wall, ivy' in place of the tags found, '+ivy' beside them, "
+            "'' for none. Default: as the model does by itself."
+        ),
+    ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(min=0, help="How strongly tags guide; 1 costs no second pass. Default: the model's."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the noise: same seed, same result.")
     ] = 0,
@@ -80,23 +91,30 @@ def upscale(
     # loaded once, and not at all if nothing needs doing
     pipeline = load_pipeline(model, device, dtype) if pending(jobs, overwrite) else None
 
-    def work(source: Path, target: Path, progress: BatchProgress) -> dict[str, Any]:
+    unknown = check_tags(pipeline, tags, guidance_scale) if pipeline is not None else []
+
+    def work(job: Job, progress: BatchProgress) -> dict[str, Any]:
         from linearsr.images.io import DEFAULT_MAX_PIXELS, read_image, write_image
 
+        target = job.output
         assert pipeline is not None
-        picture = read_image(source, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
-        progress.start_image(source, steps or pipeline.config.num_inference_steps)
+        assert target is not None
+        picture = read_image(job.input, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
+        progress.start_image(job.input, steps or pipeline.config.num_inference_steps)
         result = pipeline.upscale(
             picture,
             scale=scale,
             num_inference_steps=steps,
             fidelity=fidelity,
+            tags=tags,
+            guidance_scale=guidance_scale,
             seed=seed,
             color_fix=color_fix.value if color_fix is not None else None,
             callback_on_step_end=lambda *_: progress.advance_step(),
         )
         target.parent.mkdir(parents=True, exist_ok=True)
         write_image(result, target, overwrite=overwrite, quality=quality)
-        return {"size": list(result.size), "model": pipeline.config.name}
+        return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}
 
-    run_batch(jobs, work, overwrite=overwrite, as_json=as_json, settings={"seed": seed, "model": None})
+    settings = {"seed": seed, "model": None, "tags": None, "unknown_tags": unknown}
+    run_batch(jobs, work, overwrite=overwrite, as_json=as_json, settings=settings)

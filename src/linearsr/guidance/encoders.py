@@ -13,6 +13,7 @@ from torch import nn
 
 from linearsr.checkpoints import (
     CONFIG_NAME,
+    HUB_ID,
     CheckpointError,
     PretrainedModule,
     load_config,
@@ -23,6 +24,7 @@ from linearsr.devices import best_dtype
 from linearsr.guidance.waiting import RecentResults, WaitingEncoder
 
 _IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
+_ON_HUB = re.compile(rf"{HUB_ID.pattern}|{_IN_REPOSITORY.pattern}")
 _REMEMBERED = 32
 _WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
 _Made = TypeVar("_Made")
@@ -76,6 +78,18 @@ class EncoderPart(PretrainedModule):
         except CheckpointError as error:
             raise CheckpointError(f"{type(self).__name__}, {field}: {error}") from error
 
+    def check_folders(self) -> None:
+        """Raises CheckpointError for a folder that is missing, unless it may be on the hub: nothing is downloaded."""
+        for field in self.folder_fields:
+            name = getattr(self.config, field)
+            if name and not _ON_HUB.fullmatch(name):
+                self.folder(field)
+
+    def prepare(self) -> None:
+        """Read the encoder now, so that what is wrong with it shows. Raises as `read_encoder`."""
+        with self.encoder():
+            pass
+
     def save_pretrained(self, folder: str | PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write the config, and beside `folder` copies of the encoders that lie inside the model, as they are."""
         folder = Path(folder)
@@ -101,6 +115,7 @@ class EncoderPart(PretrainedModule):
         path = resolve_folder(folder)
         part = cls(cls.parse_config(load_config(path), path / CONFIG_NAME))
         part.model_folder = path.absolute().parent
+        part.check_folders()
         return part.eval().to(device=device, dtype=dtype)
 
 

@@ -1,24 +1,28 @@
 """The parts of a model that guide it, by the names in its folders."""
 
 from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.checkpoints import PretrainedModule, class_in, load_config, resolve_folder
 from linearsr.flow.experts import Residency
 from linearsr.guidance.base import Guidance, Tagger
-from linearsr.guidance.encoders import EncoderPart
-from linearsr.guidance.ram import RAMTagger
+from linearsr.guidance.encoders import EncoderPart, encoder_folder
+from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
 from linearsr.guidance.vision import CLIPGuidance, DINOGuidance
-from linearsr.guidance.zero_shot import ZeroShotTagger
+from linearsr.guidance.vocabulary_file import read_tag_list
+from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 
 GUIDANCES: dict[str, type[PretrainedModule]] = {
     kind.__name__: kind for kind in (TagGuidance, TextGuidance, CLIPGuidance, DINOGuidance)
 }
 TAGGERS: dict[str, type[PretrainedModule]] = {kind.__name__: kind for kind in (ZeroShotTagger, RAMTagger)}
+
+_RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
 
 def load_guidance(
@@ -43,6 +47,35 @@ def load_tagger(
 ) -> Tagger:
     """The tagger of any kind in `folder`; as `load_guidance`, but for one of `TAGGERS`."""
     return cast(Tagger, _load(folder, TAGGERS, "a tagger", dtype, device, residency))
+
+
+def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None = None) -> Tagger:
+    """The tagger that a user means; its encoders are read when it is first used.
+
+    Args:
+        name: "ram" or "ram++"; the folder of a tagger; or folder or hub id of a CLIP, SigLIP or SigLIP 2.
+        vocabulary: file with one tag a line, for CLIP and SigLIP.
+        weights: folder or hub id of RAM's weights.
+
+    Raises:
+        CheckpointError: no such folder.
+        ValueError: a vocabulary or weights where none are used, or none where they are needed.
+    """
+    if name in _RAM_VARIANTS:
+        if weights is None or vocabulary is not None:
+            raise ValueError(f"{name} needs the folder of its weights, and no vocabulary: it has its own")
+        return RAMTagger(RAMTaggerConfig(weights, _RAM_VARIANTS[name]))
+    if weights is not None:
+        raise ValueError(f"weights are for {' and '.join(_RAM_VARIANTS)}, not for {name}")
+    folder = encoder_folder(name)
+    if load_config(folder).get("_class_name") in TAGGERS:
+        if vocabulary is not None:
+            raise ValueError(f"{name} has its own vocabulary: leave out the file")
+        return load_tagger(folder)
+    if vocabulary is None:
+        raise ValueError(f"{name} needs a vocabulary: name a file with one tag a line")
+    tags, thresholds = read_tag_list(vocabulary)
+    return ZeroShotTagger(ZeroShotTaggerConfig(str(folder), tags, thresholds))
 
 
 def _load(

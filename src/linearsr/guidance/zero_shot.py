@@ -29,8 +29,8 @@ class ZeroShotTaggerConfig:
     """Folder or hub id of a CLIP, SigLIP or SigLIP 2 with both towers and the tokenizer."""
     vocabulary: tuple[str, ...] = ()
     """Tags to look for."""
-    thresholds: tuple[float, ...] = ()
-    """The least score of each tag; empty: `threshold` for all."""
+    thresholds: tuple[float | None, ...] = ()
+    """The least score of each tag, None where it is `threshold`; empty: it is for all."""
     threshold: float = 0.1
     """The least score of a tag, 0 to 1."""
     max_tags: int = 10
@@ -44,10 +44,16 @@ class ZeroShotTaggerConfig:
         Vocabulary(self.vocabulary)
         if self.thresholds and len(self.thresholds) != len(self.vocabulary):
             raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.vocabulary)} tags")
-        if not all(0 <= value <= 1 for value in (self.threshold, *self.thresholds)):
+        if not all(0 <= value <= 1 for value in self.limits):
             raise ValueError("thresholds must be from 0 to 1")
         if "{}" not in self.prompt:
             raise ValueError(f"prompt {self.prompt!r} needs {{}} in the place of the tag")
+
+    @property
+    def limits(self) -> list[float]:
+        """The least score of each tag."""
+        own = self.thresholds or (None,) * len(self.vocabulary)
+        return [self.threshold if limit is None else limit for limit in own]
 
 
 class ZeroShotTagger(EncoderPart):
@@ -64,9 +70,13 @@ class ZeroShotTagger(EncoderPart):
     def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
         """Tags of one LR image (3, h, w) in [-1, 1], the surest first; see `Tagger`."""
         config = self.config
-        own = config.thresholds or config.threshold
         return best_tags(
-            self.scores(lr), config.vocabulary, own, config.max_tags, threshold=threshold, max_tags=max_tags
+            self.scores(lr),
+            config.vocabulary,
+            config.limits,
+            config.max_tags,
+            threshold=threshold,
+            max_tags=max_tags,
         )
 
     def scores(self, lr: Tensor) -> Tensor:

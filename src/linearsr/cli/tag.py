@@ -1,0 +1,79 @@
+"""`linearsr tag`: what is in photos."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linearsr.cli.batch import pending, run_batch
+from linearsr.cli.console import BatchProgress, shown
+from linearsr.cli.inputs import Job, find_sources
+from linearsr.cli.loading import load_tagger
+
+
+def tag(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="Images, folders (searched to the bottom) or patterns as '*.jpg'."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id of a model with a tagger. Default: the one built in.")
+    ] = None,
+    tagger: Annotated[
+        str,
+        typer.Option(
+            help="own: the model's. ram, ram++: Recognize Anything. Or folder or hub id of a CLIP or SigLIP."
+        ),
+    ] = "own",
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="For CLIP and SigLIP: a file with one tag a line.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="For ram and ram++: folder with their weights as safetensors.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score. Default: the tagger's, for each tag.")
+    ] = None,
+    max_tags: Annotated[
+        int | None, typer.Option(min=1, help="At most so many tags an image. Default: the tagger's number.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
+) -> None:
+    """Say what is in photos, the surest first, with scores from 0 to 1.
+
+    These are the tags that guide `linearsr upscale` where the model uses them.
+    """
+    jobs = [Job(source.path, None, source.error) for source in find_sources(inputs)]
+    used = load_tagger(tagger, model, vocabulary, weights, device) if pending(jobs, overwrite=False) else None
+    rows: list[tuple[str, str]] = []
+
+    def work(job: Job, progress: BatchProgress) -> dict[str, Any]:
+        from linearsr.images.convert import lr_tensor
+        from linearsr.images.io import read_image
+
+        assert used is not None
+        picture = read_image(job.input)
+        progress.start_image(job.input)
+        found = used.tag(lr_tensor(picture)[0], threshold=threshold, max_tags=max_tags)
+        rows.append((shown(job.input), ", ".join(f"{name} {score:.2f}" for name, score in found)))
+        tags = [{"tag": name, "score": round(score, 4)} for name, score in found]
+        return {"size": list(picture.size), "tags": tags}
+
+    try:
+        run_batch(jobs, work, overwrite=False, as_json=as_json, settings={"tags": None})
+    finally:
+        if rows and not as_json:
+            _show(rows)
+
+
+def _show(rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("image", "tags")
+    for image, tags in rows:
+        table.add_row(image, tags or "-")
+    Console(highlight=False, markup=False, emoji=False).print(table)
