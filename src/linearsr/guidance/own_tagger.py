@@ -1,0 +1,82 @@
+"""The tagger of the default model: small enough to be part of it, and trained on degraded photos."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from linearsr.checkpoints import PretrainedModule
+from linearsr.guidance.base import Tag
+from linearsr.guidance.taggers import best_tags
+from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.models.tagger import TaggerNetwork, resized_to_square
+
+
+@dataclass(frozen=True)
+class OwnTaggerConfig:
+    """`OwnTagger`."""
+
+    vocabulary: tuple[str, ...] = ()
+    """Known tags, in the order of the network's outputs."""
+    thresholds: tuple[float | None, ...] = ()
+    """The least score of each tag, 0 to 1; None: the tag is not offered, as the network does not know it well enough.
+    Empty: 0.5 for all."""
+    max_tags: int = 10
+    """At most so many tags for a photo."""
+    image_size: int = 96
+    """Side of the square that a photo is resized to."""
+    channels: int = 64
+    """Width of the network."""
+    num_stages: int = 3
+    """Its residual stages."""
+
+    def __post_init__(self) -> None:
+        # JSON has lists only
+        object.__setattr__(self, "vocabulary", Vocabulary(self.vocabulary).tags)
+        object.__setattr__(self, "thresholds", tuple(self.thresholds) or (0.5,) * len(self.vocabulary))
+        if len(self.thresholds) != len(self.vocabulary):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.vocabulary)} tags")
+        if any(least is not None and not 0 <= least <= 1 for least in self.thresholds):
+            raise ValueError("thresholds must be from 0 to 1")
+
+
+class OwnTagger(PretrainedModule):
+    """Tags of a photo from its LR version, by a network that looks at a square of bounded size."""
+
+    config_class: ClassVar[type[OwnTaggerConfig]] = OwnTaggerConfig
+    config: OwnTaggerConfig
+
+    def __init__(self, config: OwnTaggerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = TaggerNetwork(len(config.vocabulary), config.channels, config.num_stages)
+        known = zip(config.vocabulary, config.thresholds, strict=True)
+        self.offered = {tag: least for tag, least in known if least is not None}
+        """The least score of each tag that it may give."""
+        self._numbers = [config.vocabulary.index(tag) for tag in self.offered]
+
+    def forward(self, lr: Tensor, gains: Tensor | None = None) -> Tensor:
+        """LR images (B, 3, h, w) in [-1, 1], of any size -> logits (B, V) of all known tags, in float32.
+
+        Args:
+            lr: the images.
+            gains: see `TaggerNetwork`.
+        """
+        logits: Tensor = self.network(resized_to_square(lr, self.config.image_size), gains)
+        return logits
+
+    @torch.inference_mode()
+    def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
+        """Tags of one LR image (3, h, w) in [-1, 1], the surest first; scores are probabilities.
+
+        Args:
+            threshold: the least score, for every offered tag in place of its own.
+            max_tags: at most so many, in place of the tagger's own number.
+
+        Raises:
+            ValueError: a threshold outside 0 to 1, or a negative number.
+        """
+        scores = self(lr[None].to(self.network.head.weight.device))[0].sigmoid().cpu()[self._numbers]
+        names, limits = list(self.offered), list(self.offered.values())
+        return best_tags(scores, names, limits, self.config.max_tags, threshold=threshold, max_tags=max_tags)
