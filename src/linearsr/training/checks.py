@@ -5,9 +5,11 @@ from functools import cache
 from pathlib import Path
 
 from linearsr.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, load_config
+from linearsr.guidance.own_tagger import OwnTagger
 from linearsr.guidance.tags import TagGuidance
 from linearsr.images.io import ImageError, read_size
 from linearsr.models.lr_stem import StridedStemConfig
+from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data, check_validation_size
@@ -18,6 +20,7 @@ from linearsr.training.recipe import Run
 from linearsr.training.section import ConfigError
 from linearsr.training.shapes import CodecShape, Shapes, Stage, StemShape, stem_channels, stem_stride
 from linearsr.training.sources import find_photos
+from linearsr.training.tagger import TaggerStage
 
 
 def check(runs: Sequence[Run]) -> Shapes:
@@ -50,7 +53,10 @@ def _check(config: TrainConfig, to_come: Sequence[Path], shapes: Shapes) -> None
     _check_validation(config.validation.folder, config.validation.max_pictures, scale)
     catalogue = check_data(config.data, scale)
     if isinstance(config.stage, FlowStage) and config.stage.guidance is not None:
-        _check_tags(config.data.tags, [Path(catalogue[i].name) for i in range(len(catalogue))])
+        _check_tags("stage.guidance", config.data.tags, catalogue)
+    if isinstance(config.stage, TaggerStage):
+        _check_tagger(config, config.stage)
+        _check_tags("stage.kind", config.data.tags, catalogue)
 
 
 def _check_apart(config: TrainConfig) -> None:
@@ -79,7 +85,7 @@ def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
     guidance = stage.guidance if isinstance(stage, FlowStage) else None
     if guidance is not None and guidance.part is not None:
         yield "guidance.part", str(guidance.part), False
-    for key in ("init", "stem", "codec", "sana"):
+    for key in ("init", "stem", "codec", "sana", "calibration"):
         value = getattr(stage, key, None)
         if isinstance(value, str | Path):
             yield key, str(value), key in ("codec", "sana") or isinstance(stage, CodecStage)
@@ -140,10 +146,26 @@ def _check_guidance(stage: FlowStage, channels: int) -> None:
         )
 
 
-def _check_tags(path: Path | None, photos: Sequence[Path]) -> None:
+def _check_tagger(config: TrainConfig, stage: TaggerStage) -> None:
+    vocabulary = read_vocabulary(stage.vocabulary, "stage.vocabulary")
+    if stage.calibration is not None and stage.calibration.is_dir():
+        try:
+            known = OwnTagger.parse_config(load_config(stage.calibration), stage.calibration / CONFIG_NAME)
+        except CheckpointError as error:
+            raise ConfigError(f"stage.calibration: {error}") from None
+        if known.vocabulary != vocabulary.tags:
+            raise ConfigError(f"stage.calibration: {stage.calibration} has another vocabulary")
+    if config.batch_size == 1:
+        raise ConfigError("batch_size: the batch norm of a tagger needs at least 2")
+    if config.data.degrade_on == "device":
+        raise ConfigError("data.degrade_on: photos for a tagger are degraded by the workers: leave it out")
+
+
+def _check_tags(key: str, path: Path | None, catalogue: Catalogue) -> None:
     """A network cannot learn what nothing is said of."""
     if path is None:
-        raise ConfigError("stage.guidance: needs the tags of the photos: set data.tags to a JSON file")
+        raise ConfigError(f"{key}: needs the tags of the photos: set data.tags to a JSON file")
+    photos = [Path(catalogue[number].name) for number in range(len(catalogue))]
     tags = read_tags(path)
     if not any(name_in(path, photo) in tags for photo in photos):
         raise ConfigError(

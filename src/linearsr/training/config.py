@@ -14,6 +14,7 @@ from linearsr.training.knee import KneeConfig
 from linearsr.training.optimizer import OptimizerConfig
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.stem import StemStage
+from linearsr.training.tagger import TaggerStage
 from linearsr.training.validation import ValidationConfig
 
 _Section = TypeVar("_Section", bound=Section)
@@ -30,7 +31,7 @@ class TrainConfig(Section):
     """One training run. Progress is counted in images, so it does not depend on the batch size."""
 
     run_dir: Path
-    stage: Annotated[CodecStage | StemStage | FlowStage, Field(discriminator="kind")]
+    stage: Annotated[CodecStage | StemStage | FlowStage | TaggerStage, Field(discriminator="kind")]
     data: DataConfig
     validation: ValidationConfig
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -15,7 +15,7 @@ CONFIG_FILE = "config.json"
 
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     **dict.fromkeys(
-        ("psnr", "ssim", "ms_ssim", "fsim", "haarpsi", "musiq", "maniqa", "clipiqa", "topiq"), True
+        ("psnr", "ssim", "ms_ssim", "fsim", "haarpsi", "musiq", "maniqa", "clipiqa", "topiq", "map"), True
     ),
     **dict.fromkeys(("lpips", "dists", "niqe", "fid", "loss"), False),
 }

@@ -26,6 +26,7 @@ from linearsr.training.recipe import Run
 from linearsr.training.section import ConfigError
 from linearsr.training.shapes import DC_AE, CodecShape, Shapes, StemShape
 from linearsr.training.stem import StemStage
+from linearsr.training.tagger import TaggerStage
 
 _MOMENTS = {"adamw": 2, "came": 1, "muon": 1}
 _FLOAT32 = 4
@@ -102,6 +103,9 @@ def _sketch(config: TrainConfig, shapes: Shapes, batch: int, scale: int) -> _Ske
         assert isinstance(settings, PredictiveStemConfig)
         stem = PredictiveStem(settings)
         return _Sketch(stem, lambda: stem(lr).prediction)
+    if isinstance(stage, TaggerStage):
+        tagger = stage.objective().network
+        return _Sketch(tagger, lambda: tagger(lr))
     if isinstance(stage, CodecStage):
         codec = shapes.codec(stage)
         autoencoder = _autoencoder(codec or DC_AE)

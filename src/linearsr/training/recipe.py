@@ -26,6 +26,8 @@ from linearsr.training.run_log import Report
 from linearsr.training.same_run import check_same_run
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.state import latest_checkpoint
+from linearsr.training.tagger import TaggerStage
+from linearsr.training.tagger_trainer import TaggerTrainer
 from linearsr.training.trainer import KNEE_FOLDER, Trainer
 
 MODEL_FOLDER = "model"
@@ -135,7 +137,8 @@ def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
 def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
     """Train one run from where it stands, unless it is finished; returns the folder of the weights at its knee."""
     if from_main(partial(_unfinished, [run])):
-        trainer = Trainer(run.config, report_for(run))
+        kind = TaggerTrainer if isinstance(run.config.stage, TaggerStage) else Trainer
+        trainer = kind(run.config, report_for(run))
         trainer.resume()
         trainer.run()
     return run.knee

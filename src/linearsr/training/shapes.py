@@ -27,8 +27,9 @@ from linearsr.training.config import TrainConfig
 from linearsr.training.flow import FlowStage
 from linearsr.training.section import ConfigError
 from linearsr.training.stem import StemStage
+from linearsr.training.tagger import TaggerObjective, TaggerStage
 
-Stage = CodecStage | StemStage | FlowStage
+Stage = CodecStage | StemStage | FlowStage | TaggerStage
 StemShape = PredictiveStemConfig | StridedStemConfig
 
 _SCALE = 4
@@ -85,7 +86,7 @@ class Shapes:
             with _naming("stage.stem"):
                 return _stem_in(stage.stem, STEMS)
         maker = self._maker(stage.stem)
-        return None if maker is None or isinstance(maker, CodecStage) else self.stem(maker)
+        return self.stem(maker) if isinstance(maker, StemStage | FlowStage) else None
 
     def _trained_stem(self, stage: StemStage) -> PredictiveStemConfig | None:
         if stage.init is None:
@@ -131,13 +132,15 @@ class Shapes:
         """HR size over LR size."""
         if isinstance(stage, CodecStage):
             return stage.scale
+        if isinstance(stage, TaggerStage):
+            return TaggerObjective.scale
         stem = self.stem(stage)
         return _SCALE if stem is None else stem.scale
 
     def multiple_of(self, stage: Stage) -> int:
         """What LR sides must be multiples of, as far as it is known."""
-        stem = None if isinstance(stage, CodecStage) else self.stem(stage)
-        codec = None if isinstance(stage, StemStage) else self.codec(stage)
+        stem = self.stem(stage) if isinstance(stage, StemStage | FlowStage) else None
+        codec = self.codec(stage) if isinstance(stage, CodecStage | FlowStage) else None
         network = self.transformer(stage) if isinstance(stage, FlowStage) else None
         hr_multiple = (codec.compression if codec else 1) * (network.patch_size if network else 1)
         return lcm(stem_stride(stem) if stem else 1, hr_multiple // gcd(hr_multiple, self.scale(stage)))

@@ -1,0 +1,58 @@
+"""From scores to a choice: which tags a tagger offers, and from which score on."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from linearsr.evaluation.tagging import average_precisions
+from linearsr.guidance.own_tagger import OwnTagger
+
+_LEAST_GAIN = 2.0
+"""A tag is offered if its average precision is at least so many times that of constant scores."""
+_LEAST_SAMPLES = 3
+"""Photos that must have a tag, for less say nothing of it."""
+_BETA = 0.5
+"""Weight of recall over precision in the F-measure: a wrong tag does more harm than a missing one."""
+
+
+@torch.inference_mode()
+def calibrated(tagger: OwnTagger, samples: Iterable[tuple[Tensor, Tensor]], versions: int) -> OwnTagger:
+    """The same network with thresholds from photos that it was not trained on.
+
+    Args:
+        tagger: in evaluation mode.
+        samples: (lr (3, c, c), tags (V,)), `versions` of each photo after another.
+        versions: how often each photo is among them.
+
+    Returns:
+        A tagger that offers the tags it tells from chance, each from the score with the best F-measure.
+    """
+    pairs = [(tagger(lr[None])[0].sigmoid(), tags) for lr, tags in samples]
+    scores, labels = (torch.stack(column) for column in zip(*pairs, strict=True))
+    gains = average_precisions(scores, labels) / labels.mean(dim=0)
+    photos = labels.sum(dim=0) / versions
+    offered = (gains >= _LEAST_GAIN) & (photos >= _LEAST_SAMPLES)
+    thresholds = [
+        best_threshold(score, label) if offer else None
+        for score, label, offer in zip(scores.T, labels.T, offered.tolist(), strict=True)
+    ]
+    return with_thresholds(tagger, thresholds)
+
+
+def with_thresholds(tagger: OwnTagger, thresholds: Iterable[float | None]) -> OwnTagger:
+    """The same network with other thresholds. Raises ValueError if they are not one for each tag, from 0 to 1."""
+    config = replace(tagger.config, thresholds=tuple(thresholds))
+    return OwnTagger.from_state(config, tagger.state_dict(), "tagger")
+
+
+def best_threshold(scores: Tensor, labels: Tensor, beta: float = _BETA) -> float:
+    """The score, of (N,), from which on a tag is given with the highest F-measure; labels (N,) are 0 or 1."""
+    order = scores.argsort(descending=True, stable=True)
+    given = torch.arange(1, len(scores) + 1)
+    measure = (1 + beta**2) * labels[order].cumsum(0) / (given + beta**2 * labels.sum())
+    # of equal scores all are given or none
+    ranked = scores[order]
+    last = torch.cat([ranked[1:] < ranked[:-1], torch.tensor([True])])
+    return float(ranked[(measure * last).argmax()])
