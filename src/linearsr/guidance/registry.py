@@ -10,6 +10,7 @@ from linearsr.checkpoints import PretrainedModule, class_in, load_config, resolv
 from linearsr.flow.experts import Residency
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.encoders import EncoderPart, encoder_folder
+from linearsr.guidance.own_tagger import OwnTagger
 from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
@@ -20,7 +21,7 @@ from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 GUIDANCES: dict[str, type[PretrainedModule]] = {
     kind.__name__: kind for kind in (TagGuidance, TextGuidance, CLIPGuidance, DINOGuidance)
 }
-TAGGERS: dict[str, type[PretrainedModule]] = {kind.__name__: kind for kind in (ZeroShotTagger, RAMTagger)}
+TAGGERS: dict[str, type[PretrainedModule]] = {kind.__name__: kind for kind in (OwnTagger, ZeroShotTagger, RAMTagger)}
 
 _RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
