@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from linearsr import LinearSRPipeline
+from linearsr.guidance.base import GuidanceTokens
+from linearsr.guidance.features import FeatureGuidance
+from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.training.checks import check
 from linearsr.training.config import TrainConfig
 from linearsr.training.data import CropPairs
-from linearsr.training.guidance import GuidanceSettings, disturbed
+from linearsr.training.guidance import GuidanceSettings, Guide, disturbed
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.recipe import Run, plan
 from linearsr.training.section import ConfigError
@@ -63,12 +69,21 @@ def test_tags_are_left_out_and_put_in_at_their_rates() -> None:
     chosen = GuidanceSettings(part=Path("part"), dropout=0.25, tag_dropout=0.5, false_tags=0.4)
     bags = torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0]).expand(4000, -1)
     found = disturbed(bags, list(range(4000)), chosen)
-    assert torch.equal(found[7:9], disturbed(bags[7:9], [7, 8], chosen))
-    kept, wrong = found[:, :2].mean(), found[:, 2:].mean()
-    assert float(kept) == pytest.approx(0.75 * 0.5, abs=0.02)
-    assert float(wrong) == pytest.approx(0.75 * 0.4 / 8, abs=0.006)
+    assert torch.equal(found.tags[7:9], disturbed(bags[7:9], [7, 8], chosen).tags)
+    assert float(found.tags[:, :2].mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(found.tags[:, 2:].mean()) == pytest.approx(0.4 / 8, abs=0.006)
+    assert float(found.unguided.float().mean()) == pytest.approx(0.25, abs=0.02)
     silent = GuidanceSettings(part=Path("part"), dropout=0, tag_dropout=0, false_tags=0)
-    assert torch.equal(disturbed(bags, list(range(4000)), silent), bags)
+    told = disturbed(bags, list(range(4000)), silent)
+    assert torch.equal(told.tags, bags)
+    assert not told.unguided.any()
+
+
+def test_samples_that_are_told_nothing_have_no_tokens() -> None:
+    guide = Guide(torch.ones(2, 2), torch.tensor([False, True]))
+    tokens = GuidanceTokens(torch.zeros(2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 0]]))
+    assert guide.hidden(tokens).mask.tolist() == [[True, True, False], [False] * 3]  # type: ignore[union-attr]
+    assert guide.hidden(tokens._replace(mask=None)).mask.tolist() == [[True] * 3, [False] * 3]  # type: ignore[union-attr]
 
 
 def test_tokens_are_trained_along_and_frozen_from_then_on(photos: Path, tags: Path, tmp_path: Path) -> None:
@@ -83,11 +98,10 @@ def test_tokens_are_trained_along_and_frozen_from_then_on(photos: Path, tags: Pa
 
     raw["stage"]["guidance"] = {"part": str(part)}
     raw["run_dir"] = str(tmp_path / "next")
-    frozen = Trainer(TrainConfig(**raw)).run() / "guidance"
-    assert all(
-        torch.equal(one, two)
-        for one, two in zip(weights(part).values(), weights(frozen).values(), strict=True)
-    )
+    trainer = Trainer(TrainConfig(**raw))
+    assert not (trainer.run() / "guidance").exists()
+    after = trainer.objective.guidance.state_dict()  # type: ignore[attr-defined]
+    assert all(torch.equal(tensor, after[name]) for name, tensor in weights(part).items())
 
 
 def test_a_guided_run_is_resumed_with_the_same_losses(photos: Path, tags: Path, tmp_path: Path) -> None:
@@ -115,8 +129,48 @@ def test_a_recipe_gives_all_experts_the_tokens_of_its_pretraining(
     for run in ("experts/1", "sft/0"):
         assert stages[run].guidance.part == tmp_path / "run/pretrain/knee/guidance"
         assert stages[run].guidance.false_tags == 1.0
-    train(raw)
-    assert (tmp_path / "run/sft/0/knee/transformer").is_dir()
+    pipe = LinearSRPipeline.from_pretrained(train(raw))
+    assert isinstance(pipe.guidance, TagGuidance)
+    picture = Image.new("RGB", (9, 7), (200, 30, 90))
+    plain, told = (pipe(picture, tags=tags, output_type="np").images[0] for tags in ("", "sky"))
+    assert plain.shape == told.shape == (28, 36, 3)
+
+
+def test_a_network_can_be_guided_by_the_features_of_a_tagger(
+    photos: Path, tags: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    tagger = OwnTagger(OwnTaggerConfig(WORDS, channels=8, num_stages=2, image_size=16))
+    tagger.save_pretrained(tmp_path / "tagger")
+    raw = guided(photos, tags, tmp_path / "run", vocabulary=None, features=str(tmp_path / "tagger"))
+    check([Run("run", TrainConfig(**raw))])
+    part = load_guidance(Trainer(TrainConfig(**raw)).run() / "guidance")
+    assert isinstance(part, FeatureGuidance)
+    kept = OwnTagger.from_pretrained(tmp_path / "tagger").network.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in part.network.state_dict().items())
+    tokens = part.encode(torch.rand(2, 3, 9, 30) * 2 - 1, [[], []])
+    assert tokens.embeds.shape == (2, 16, 16)
+    assert not torch.allclose(tokens.embeds[0], tokens.embeds[1])
+
+
+def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_path: Path) -> None:
+    """Whatever its kind, a frozen part is asked for its tokens."""
+    words = list[list[str]]()
+
+    class Spy(TagGuidance):
+        def encode(self, lr: torch.Tensor, tags: Any) -> GuidanceTokens:
+            words.extend(tags)
+            return super().encode(lr, tags)
+
+    torch.manual_seed(0)
+    spy = Spy(TagGuidanceConfig(WORDS, 16))
+    raw = guided(
+        photos, tags, tmp_path / "run", vocabulary=None, part=str(tmp_path), tag_dropout=0.0, false_tags=0.0
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("linearsr.training.flow.frozen_guidance", lambda settings: spy)
+        Trainer(TrainConfig(**raw)).run()
+    assert {tuple(found) for found in words} == {("sky", "sea"), ("tree",), ()}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from linearsr.guidance.vocabulary import Understood
 
-GuidanceKind = Literal["none", "tags", "text", "clip", "dino"]
+GuidanceKind = Literal["none", "tags", "text", "clip", "dino", "features"]
 """What the paper compares (LinearSR, table 4): nothing, short tags, sentences, and two kinds of visual features."""
 
 

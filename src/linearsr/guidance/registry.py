@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import torch
 
-from linearsr.checkpoints import PretrainedModule, class_in, load_config, resolve_folder
+from linearsr.checkpoints import CONFIG_NAME, class_in, load_config, resolve_folder
 from linearsr.flow.experts import Residency
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.encoders import EncoderPart, encoder_folder
+from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.own_tagger import OwnTagger
 from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.tags import TagGuidance
@@ -18,10 +19,10 @@ from linearsr.guidance.vision import CLIPGuidance, DINOGuidance
 from linearsr.guidance.vocabulary_file import read_tag_list
 from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 
-GUIDANCES: dict[str, type[PretrainedModule]] = {
-    kind.__name__: kind for kind in (TagGuidance, TextGuidance, CLIPGuidance, DINOGuidance)
+GUIDANCES: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (TagGuidance, TextGuidance, CLIPGuidance, DINOGuidance, FeatureGuidance)
 }
-TAGGERS: dict[str, type[PretrainedModule]] = {kind.__name__: kind for kind in (OwnTagger, ZeroShotTagger, RAMTagger)}
+TAGGERS: dict[str, type[Any]] = {kind.__name__: kind for kind in (OwnTagger, ZeroShotTagger, RAMTagger)}
 
 _RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
@@ -48,6 +49,29 @@ def load_tagger(
 ) -> Tagger:
     """The tagger of any kind in `folder`; as `load_guidance`, but for one of `TAGGERS`."""
     return cast(Tagger, _load(folder, TAGGERS, "a tagger", dtype, device, residency))
+
+
+def describe_guidance(folder: Path) -> dict[str, Any]:
+    """What a folder's guidance is and expects, from its config alone. Raises CheckpointError as `load_guidance`."""
+    kind, config = _kind_and_config(folder, GUIDANCES, "guidance")
+    return {"kind": kind.kind, "token_channels": config.channels, **_details(kind, config)}
+
+
+def describe_tagger(folder: Path) -> dict[str, Any]:
+    """What a folder's tagger is and expects, from its config alone. Raises CheckpointError as `load_tagger`."""
+    kind, config = _kind_and_config(folder, TAGGERS, "a tagger")
+    return {"class": kind.__name__, **_details(kind, config)}
+
+
+def _kind_and_config(folder: Path, kinds: dict[str, type[Any]], what: str) -> tuple[type[Any], Any]:
+    kind, raw = class_in(folder, kinds, what)
+    return kind, kind.parse_config(raw, folder / CONFIG_NAME)
+
+
+def _details(kind: type[Any], config: Any) -> dict[str, Any]:
+    """The number of known tags and the names of encoders, where a kind has them."""
+    details = {"known_tags": len(config.vocabulary)} if hasattr(config, "vocabulary") else {}
+    return details | {name: getattr(config, name) for name in getattr(kind, "folder_fields", ())}
 
 
 def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None = None) -> Tagger:
@@ -81,7 +105,7 @@ def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None 
 
 def _load(
     folder: str | PathLike[str],
-    kinds: dict[str, type[PretrainedModule]],
+    kinds: dict[str, type[Any]],
     what: str,
     dtype: torch.dtype | None,
     device: str | torch.device,

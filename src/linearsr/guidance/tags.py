@@ -52,7 +52,7 @@ class TagGuidance(PretrainedModule):
         """Which known tags the words mean, by the rules of `Vocabulary.number`, and which words mean none."""
         return self.vocabulary.understand(words)
 
-    def forward(self, tags: Tensor) -> GuidanceTokens:
+    def forward(self, lr: Tensor, tags: Tensor) -> GuidanceTokens:
         """Tokens for bags of tags (B, V), 1 for a tag that is in the bag and 0 for one that is not."""
         counts = tags.bool().sum(dim=1)
         length = max(1, int(counts.max()))
@@ -63,7 +63,7 @@ class TagGuidance(PretrainedModule):
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
         """Tokens for the tags of B images; words that mean no known tag are passed over."""
-        tokens: GuidanceTokens = self(self.bags(tags).to(self.table.weight.device))
+        tokens: GuidanceTokens = self(lr, self.bags(tags).to(self.table.weight.device))
         return tokens
 
     def bags(self, tags: Sequence[Sequence[str]]) -> Tensor:

@@ -70,6 +70,13 @@ class TaggerNetwork(nn.Module):
         """How many numbers the head sees of a picture."""
         return self.head.in_features
 
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] -> what is seen place by place, (B, C, ceil(S / 8), ceil(S / 8))."""
+        x = torch.cat([images, _DETAIL_GAIN * local_detail(images)], dim=1)
+        x = self.conv_in(x.to(self.conv_in.weight.dtype))
+        seen: Tensor = self.stages(F.relu(self.norm_in(x)))
+        return seen
+
     def forward(self, images: Tensor, gains: Tensor | None = None) -> Tensor:
         """Images (B, 3, S, S) in [-1, 1] -> logits (B, V) in float32.
 
@@ -77,9 +84,7 @@ class TaggerNetwork(nn.Module):
             images: of any side S.
             gains: (B, `pooled_features`), by which the pooled features are multiplied: dropout, in training.
         """
-        x = torch.cat([images, _DETAIL_GAIN * local_detail(images)], dim=1)
-        x = self.conv_in(x.to(self.conv_in.weight.dtype))
-        x = self.stages(F.relu(self.norm_in(x))).float()
+        x = self.features(images).float()
         deviation = (x.var((2, 3), correction=0) + _LEAST_VARIANCE).sqrt()
         pooled = torch.cat([x.mean((2, 3)), deviation], dim=1)
         normed = self.norm_out(pooled.to(self.norm_out.weight.dtype))

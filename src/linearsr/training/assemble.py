@@ -5,6 +5,7 @@ from pathlib import Path
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
+from linearsr.guidance.registry import load_guidance
 from linearsr.models.codec import Codec
 from linearsr.models.lr_stem import load_stem
 from linearsr.models.transformer import LinearSRTransformer
@@ -12,7 +13,12 @@ from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 
 
 def assemble(
-    stem: Path, experts: Sequence[Path], boundaries: Sequence[float], codec: Codec, config: PipelineConfig
+    stem: Path,
+    experts: Sequence[Path],
+    boundaries: Sequence[float],
+    codec: Codec,
+    config: PipelineConfig,
+    guidance: Path | None = None,
 ) -> LinearSRPipeline:
     """A pipeline from the folders that training left behind; experts from noise to image, one more than boundaries.
 
@@ -22,5 +28,9 @@ def assemble(
     """
     networks = [LinearSRTransformer.from_pretrained(folder) for folder in experts]
     return LinearSRPipeline(
-        load_stem(stem), SNRExperts(Partition(tuple(boundaries)), networks), codec, config
+        load_stem(stem),
+        SNRExperts(Partition(tuple(boundaries)), networks),
+        codec,
+        config,
+        None if guidance is None else load_guidance(guidance),
     )

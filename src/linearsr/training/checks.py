@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from linearsr.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, load_config
+from linearsr.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, class_in, load_config
 from linearsr.guidance.own_tagger import OwnTagger
+from linearsr.guidance.registry import GUIDANCES
 from linearsr.guidance.tags import TagGuidance
+from linearsr.guidance.text import TextGuidance
 from linearsr.images.io import ImageError, read_size
 from linearsr.models.lr_stem import StridedStemConfig
 from linearsr.training.catalogue import Catalogue
@@ -52,7 +54,7 @@ def _check(config: TrainConfig, to_come: Sequence[Path], shapes: Shapes) -> None
         )
     _check_validation(config.validation.folder, config.validation.max_pictures, scale)
     catalogue = check_data(config.data, scale)
-    if isinstance(config.stage, FlowStage) and config.stage.guidance is not None:
+    if isinstance(config.stage, FlowStage) and _wants_tags(config.stage):
         _check_tags("stage.guidance", config.data.tags, catalogue)
     if isinstance(config.stage, TaggerStage):
         _check_tagger(config, config.stage)
@@ -83,8 +85,10 @@ def _check_folders(stage: Stage, to_come: Sequence[Path]) -> None:
 def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
     """(key, what it says, whether that may be a hub id) of each part that is read from somewhere."""
     guidance = stage.guidance if isinstance(stage, FlowStage) else None
-    if guidance is not None and guidance.part is not None:
-        yield "guidance.part", str(guidance.part), False
+    for key in ("part", "features"):
+        folder = getattr(guidance, key, None)
+        if folder is not None:
+            yield f"guidance.{key}", str(folder), False
     for key in ("init", "stem", "codec", "sana", "calibration"):
         value = getattr(stage, key, None)
         if isinstance(value, str | Path):
@@ -131,15 +135,16 @@ def _check_guidance(stage: FlowStage, channels: int) -> None:
         return
     if stage.guidance.vocabulary is not None:
         read_vocabulary(stage.guidance.vocabulary, "stage.guidance.vocabulary")
-        return
     part = stage.guidance.part
-    assert part is not None
-    if not part.is_dir():
-        return  # it is still to be trained, along with this network
+    if part is None or not part.is_dir():
+        return  # it is trained along, or still to be trained with a network before this one
     try:
-        given = TagGuidance.parse_config(load_config(part), part / CONFIG_NAME).channels
+        kind, raw = class_in(part, GUIDANCES, "guidance")
+        given = kind.parse_config(raw, part / CONFIG_NAME).channels
     except CheckpointError as error:
         raise ConfigError(f"stage.guidance.part: {error}") from None
+    if kind is TextGuidance and stage.guidance.vocabulary is None:
+        raise ConfigError("stage.guidance: a TextGuidance needs the vocabulary of the tags too")
     if given != channels:
         raise ConfigError(
             f"stage.guidance.part: {part} gives {given} channels, but the network's caption_channels is {channels}"
@@ -159,6 +164,16 @@ def _check_tagger(config: TrainConfig, stage: TaggerStage) -> None:
         raise ConfigError("batch_size: the batch norm of a tagger needs at least 2")
     if config.data.degrade_on == "device":
         raise ConfigError("data.degrade_on: photos for a tagger are degraded by the workers: leave it out")
+
+
+def _wants_tags(stage: FlowStage) -> bool:
+    """Whether the photos must have tags, as far as that is known yet."""
+    guidance = stage.guidance
+    if guidance is None or guidance.features is not None:
+        return False
+    if guidance.part is None or not guidance.part.is_dir():
+        return guidance.vocabulary is not None
+    return class_in(guidance.part, GUIDANCES, "guidance")[0] in (TagGuidance, TextGuidance)
 
 
 def _check_tags(key: str, path: Path | None, catalogue: Catalogue) -> None:

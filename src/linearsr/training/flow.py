@@ -14,12 +14,22 @@ from linearsr.checkpoints import CheckpointError, resolve_folder
 from linearsr.flow.partition import Partition
 from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
+from linearsr.guidance.base import Guidance
+from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
 from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig, load_codec
 from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem, StridedStemConfig, load_stem
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
-from linearsr.training.guidance import GuidanceSettings, disturbed, start_guidance
+from linearsr.training.guidance import (
+    GuidanceSettings,
+    Guide,
+    disturbed,
+    frozen_guidance,
+    known_tags,
+    start_guidance,
+    undisturbed,
+)
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part
 from linearsr.training.section import Section
@@ -94,7 +104,7 @@ class FlowNetwork(nn.Module):
         self,
         transformer: LinearSRTransformer,
         lr_stem: StridedStem | None = None,
-        guidance: TagGuidance | None = None,
+        guidance: TagGuidance | FeatureGuidance | None = None,
     ) -> None:
         super().__init__()
         self.transformer, self.lr_stem, self.guidance = transformer, lr_stem, guidance
@@ -105,7 +115,7 @@ class FlowNetwork(nn.Module):
         times: Tensor,
         lr: Tensor,
         condition: LRCondition | None,
-        tags: Tensor | None = None,
+        guide: Guide | None = None,
     ) -> Tensor:
         """Prediction (B, C, h', w').
 
@@ -114,12 +124,16 @@ class FlowNetwork(nn.Module):
             times: (B,) in [0, 1].
             lr: LR images (B, 3, h, w) in [-1, 1], for a stem that is trained along.
             condition: that of a frozen stem.
-            tags: bags of tags (B, V), for a network that is guided.
+            guide: for a network that is guided.
         """
         if self.lr_stem is not None:
             condition = self.lr_stem(lr)
         assert condition is not None
-        tokens = None if self.guidance is None else self.guidance(tags)
+        tokens = guide and guide.tokens
+        if guide is not None and self.guidance is not None:
+            tokens = self.guidance(lr, guide.tags)
+        if guide is not None and tokens is not None:
+            tokens = guide.hidden(tokens)
         prediction: Tensor = self.transformer(
             noisy,
             times * 1000,
@@ -152,9 +166,15 @@ class FlowObjective(Objective):
         if stage.lora is not None:
             add_lora(transformer, stage.lora, () if stage.init is not None else _NEW_PARAMETERS)
         new_stem = self._fresh_stem() if self.stem is None else None
-        guidance = None if stage.guidance is None else start_guidance(stage.guidance, transformer)
-        self.vocabulary = None if guidance is None else guidance.vocabulary
-        self.network = FlowNetwork(transformer, new_stem, guidance)
+        self.guidance: Guidance | None = None
+        new_guidance = None
+        if stage.guidance is not None and stage.guidance.trained_along:
+            new_guidance = start_guidance(stage.guidance, transformer)
+            self.vocabulary = known_tags(stage.guidance, new_guidance)
+        elif stage.guidance is not None:
+            self.guidance = frozen_guidance(stage.guidance)
+            self.vocabulary = known_tags(stage.guidance, self.guidance)
+        self.network = FlowNetwork(transformer, new_stem, new_guidance)
         stem = self.stem or new_stem
         assert stem is not None
         hr_multiple = self.codec.compression * self.config.patch_size
@@ -170,15 +190,15 @@ class FlowObjective(Objective):
         self.codec.to(device)
         if self.stem is not None:
             self.stem.to(device)
+        if self.guidance is not None:
+            self.guidance.to(device)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
         times = self._draw_times(batch.seeds).to(latent.device)
         noise = initial_noise(tuple(latent.shape), batch.seeds, device=latent.device)
         noisy = add_noise(latent, noise, times)
-        guidance = self.stage.guidance
-        tags = None if guidance is None else disturbed(batch.tags, batch.seeds, guidance)
-        prediction = network(noisy, times, batch.lr, condition, tags)
+        prediction = network(noisy, times, batch.lr, condition, self._guide(batch, disturb=True))
         clean = to_sample(prediction.float(), noisy, times, self.prediction_type)
         error = (clean - latent).square().mean(dim=(1, 2, 3))
         weights = 1 / times.clamp(min=max(self.stage.min_weight_time, 1e-4)).square()
@@ -189,6 +209,18 @@ class FlowObjective(Objective):
         condition = None if self.stem is None else self.stem(batch.lr)
         # a codec that needs the stem's prediction comes with a frozen stem
         return condition, self.codec.encode(batch.hr, condition or LRCondition(batch.lr)).float()
+
+    def _guide(self, batch: Batch, disturb: bool) -> Guide | None:
+        settings = self.stage.guidance
+        if settings is None:
+            return None
+        guide = disturbed(batch.tags, batch.seeds, settings) if disturb else undisturbed(batch.tags)
+        if self.guidance is None:
+            return guide
+        known = () if self.vocabulary is None else self.vocabulary.tags
+        names = [[known[i] for i in bag.nonzero().flatten().tolist()] for bag in guide.tags]
+        with torch.no_grad():
+            return guide._replace(tokens=self.guidance.encode(batch.lr, names))
 
     def _draw_times(self, seeds: list[int]) -> Tensor:
         uniform = torch.stack(
@@ -201,11 +233,12 @@ class FlowObjective(Objective):
     def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time."""
         condition, latent = self._encode(batch)
+        guide = self._guide(batch, disturb=False)
         noise = initial_noise(tuple(latent.shape), 0, device=latent.device)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             times = torch.full((len(z),), t, device=z.device)
-            prediction = network(z, times, batch.lr, condition, batch.tags)
+            prediction = network(z, times, batch.lr, condition, guide)
             return to_velocity(prediction.float(), z, times, self.prediction_type)
 
         if self.high < 1:
@@ -237,8 +270,8 @@ class FlowObjective(Objective):
             config = self.network.lr_stem.config
             parts["lr_stem"] = cast(Part, StridedStem.from_state(config, states["lr_stem"], "lr_stem"))
         if self.network.guidance is not None:
-            settings = self.network.guidance.config
-            parts["guidance"] = cast(Part, TagGuidance.from_state(settings, states["guidance"], "guidance"))
+            kind, settings = type(self.network.guidance), self.network.guidance.config
+            parts["guidance"] = cast(Part, kind.from_state(settings, states["guidance"], "guidance"))
         return parts
 
 

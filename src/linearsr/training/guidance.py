@@ -1,24 +1,35 @@
-"""How a network learns to be guided: what guides it, and what is left out and put in wrongly on the way."""
+"""How a network learns to be guided: what guides it, and what is left out and put in wrongly on the way.
+
+Shapes: B samples, V known tags.
+"""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from linearsr.guidance.base import Guidance, GuidanceTokens
+from linearsr.guidance.features import FeatureGuidance
+from linearsr.guidance.own_tagger import OwnTagger
+from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig, start_near_null_
+from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.photo_tags import read_vocabulary
 from linearsr.training.section import Section
 
 
 class GuidanceSettings(Section):
-    """Guidance by the tags of `data.tags`."""
+    """What guides: tags, features of our tagger, or any part that is there already."""
 
-    part: Path | None = None
-    """Folder of a guidance part, kept frozen."""
     vocabulary: Path | None = None
-    """Text file with known tags, one a line: a token for each is trained along with the network."""
+    """Text file with known tags, one a line. Without `part`, a token for each is trained along with the network."""
+    features: Path | None = None
+    """Folder of our own tagger: what its network sees in the LR image guides, through a projection trained along."""
+    part: Path | None = None
+    """Folder of a guidance part of any kind, kept frozen; a `TextGuidance` needs the `vocabulary` of the tags too."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the samples that are not guided: the unconditional branch of classifier-free guidance."""
     tag_dropout: float = Field(0.2, ge=0, lt=1)
@@ -28,30 +39,77 @@ class GuidanceSettings(Section):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "GuidanceSettings":
-        if (self.part is None) == (self.vocabulary is None):
-            raise ValueError("give either part or vocabulary")
+        given = [key for key in ("vocabulary", "features", "part") if getattr(self, key) is not None]
+        if len(given) != 1 and given != ["vocabulary", "part"]:
+            raise ValueError("give one of vocabulary, features and part")
         return self
 
+    @property
+    def trained_along(self) -> bool:
+        """Whether the guidance part is trained with the network."""
+        return self.part is None
 
-def start_guidance(settings: GuidanceSettings, transformer: LinearSRTransformer) -> TagGuidance:
-    """The guidance part of a stage; a new one begins among the null tokens of its network."""
-    if settings.part is not None:
-        return TagGuidance.from_pretrained(settings.part, torch.float32).requires_grad_(False)
+
+class Guide(NamedTuple):
+    """What guides a batch."""
+
+    tags: Tensor
+    """(B, V): 1 for a tag that is told, 0 for the others."""
+    unguided: Tensor
+    """(B,), bool: samples that are told nothing."""
+    tokens: GuidanceTokens | None = None
+    """Those of a frozen guidance part."""
+
+    def hidden(self, tokens: GuidanceTokens) -> GuidanceTokens:
+        """The tokens without those of the samples that are not guided."""
+        mask = tokens.mask if tokens.mask is not None else tokens.embeds.new_ones(tokens.embeds.shape[:2])
+        return GuidanceTokens(tokens.embeds, mask.bool() & ~self.unguided[:, None])
+
+
+def start_guidance(
+    settings: GuidanceSettings, transformer: LinearSRTransformer
+) -> TagGuidance | FeatureGuidance:
+    """A guidance part to be trained along; tokens of tags begin among the null tokens of their network."""
+    channels = transformer.config.caption_channels
+    if settings.features is not None:
+        return FeatureGuidance.of(OwnTagger.from_pretrained(settings.features, torch.float32), channels)
     assert settings.vocabulary is not None
     tags = read_vocabulary(settings.vocabulary, "stage.guidance.vocabulary").tags
-    guidance = TagGuidance(TagGuidanceConfig(tags, transformer.config.caption_channels))
+    guidance = TagGuidance(TagGuidanceConfig(tags, channels))
     if transformer.config.num_null_tokens > 1:
         start_near_null_(guidance, transformer.null_tokens)
     return guidance
 
 
-def disturbed(tags: Tensor, seeds: list[int], settings: GuidanceSettings) -> Tensor:
-    """Bags of tags (B, V), as they might come at inference: some missing, some wrong, some bags empty."""
-    rows = []
+def frozen_guidance(settings: GuidanceSettings) -> Guidance:
+    """The guidance part that is there already. Raises CheckpointError where its folder holds none."""
+    assert settings.part is not None
+    return load_guidance(settings.part, torch.float32)
+
+
+def known_tags(settings: GuidanceSettings, guidance: Guidance) -> Vocabulary | None:
+    """The tags of photos that a guidance part wants to be told of; None: it looks at the picture."""
+    if isinstance(guidance, TagGuidance):
+        return guidance.vocabulary
+    if not guidance.uses_tags or settings.vocabulary is None:
+        return None
+    return read_vocabulary(settings.vocabulary, "stage.guidance.vocabulary")
+
+
+def disturbed(tags: Tensor, seeds: list[int], settings: GuidanceSettings) -> Guide:
+    """Tags (B, V) as they might come at inference: some missing, some wrong, some samples without any."""
+    rows, unguided = [], []
     for bag, seed in zip(tags, seeds, strict=True):
-        generator = torch.Generator().manual_seed(seed ^ 0x7A65)
-        draws = torch.rand(len(bag) + 1, generator=generator).to(bag.device)
+        draws = torch.rand(len(bag) + 1, generator=torch.Generator().manual_seed(seed ^ 0x7A65)).to(
+            bag.device
+        )
         kept = draws[:-1] >= settings.tag_dropout
         wrong = draws[:-1] < settings.false_tags / max(1, len(bag))
-        rows.append(torch.where(bag > 0, kept, wrong) & (draws[-1] >= settings.dropout))
-    return torch.stack(rows).to(tags.dtype)
+        rows.append(torch.where(bag > 0, kept, wrong))
+        unguided.append(draws[-1] < settings.dropout)
+    return Guide(torch.stack(rows).to(tags.dtype), torch.stack(unguided))
+
+
+def undisturbed(tags: Tensor) -> Guide:
+    """Just these tags."""
+    return Guide(tags, torch.zeros(len(tags), dtype=torch.bool, device=tags.device))

@@ -70,9 +70,10 @@ def settings_of(
         # a stem that was trained along belongs to the network from then on, and is frozen: the experts share it
         if flow.get("stem") is None:
             flow["stem"] = knee("pretrain", "lr_stem")
-        # so do tokens of tags
-        if flow.get("guidance"):
-            kept = {key: value for key, value in flow["guidance"].items() if key != "vocabulary"}
+        # so does guidance that was trained along
+        guidance = flow.get("guidance")
+        if guidance and "part" not in guidance:
+            kept = {key: value for key, value in guidance.items() if key not in ("vocabulary", "features")}
             flow["guidance"] = {"part": knee("pretrain", "guidance"), **kept}
         start = f"experts/{expert}" if before[-1] == "experts" else "pretrain"
         flow["init"] = knee(start, "transformer")

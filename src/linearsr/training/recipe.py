@@ -237,12 +237,16 @@ def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
     final = [run for run in runs if run.name.partition("/")[0] == last]
     stage = final[0].config.stage
     assert isinstance(stage, FlowStage)
+    guidance = None
+    if stage.guidance is not None:
+        guidance = stage.guidance.part or final[0].knee / "guidance"
     model = assemble(
         stage.stem or final[0].knee / "lr_stem",
         [run.knee / "transformer" for run in final],
         stage.boundaries,
         stage_codec(stage),
         PipelineConfig.from_index(recipe.model),
+        guidance,
     )
     folder = recipe.run_dir / MODEL_FOLDER
     model.save_pretrained(folder, torch.bfloat16)

@@ -1,0 +1,90 @@
+"""Visual features of our own tagger as guidance: what its network sees, place by place.
+
+Shapes: B images, G places along one side, L = G * G tokens of C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearsr.checkpoints import PretrainedModule
+from linearsr.guidance.base import GuidanceKind, GuidanceTokens
+from linearsr.guidance.own_tagger import OwnTagger
+from linearsr.guidance.vocabulary import Understood
+from linearsr.models.tagger import TaggerNetwork, resized_to_square
+
+
+@dataclass(frozen=True)
+class FeatureGuidanceConfig:
+    """`FeatureGuidance`; the first four are those of the tagger."""
+
+    num_tags: int = 1
+    """V, known tags of the tagger."""
+    tagger_channels: int = 64
+    """Width of its network."""
+    num_stages: int = 3
+    """Its residual stages."""
+    image_size: int = 96
+    """Side of the square that a photo is resized to."""
+    grid: int = 4
+    """G: the features are averaged to so many places along each side."""
+    channels: int = 64
+    """Channels of a token: the `caption_channels` of the network."""
+
+
+class FeatureGuidance(PretrainedModule):
+    """The frozen network of a tagger, and a learned projection of its features."""
+
+    config_class: ClassVar[type[FeatureGuidanceConfig]] = FeatureGuidanceConfig
+    config: FeatureGuidanceConfig
+    kind: GuidanceKind = "features"
+    uses_tags = False
+
+    network: TaggerNetwork
+
+    def __init__(self, config: FeatureGuidanceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = TaggerNetwork(config.num_tags, config.tagger_channels, config.num_stages)
+        self.norm = nn.LayerNorm(config.tagger_channels)
+        self.projection = nn.Linear(config.tagger_channels, config.channels)
+
+    @classmethod
+    def of(cls, tagger: OwnTagger, channels: int) -> "FeatureGuidance":
+        """The features of a trained tagger, for a network with so many `caption_channels`; the tagger is frozen."""
+        sizes = tagger.config
+        config = FeatureGuidanceConfig(
+            len(sizes.vocabulary), sizes.channels, sizes.num_stages, sizes.image_size, channels=channels
+        )
+        guidance = cls(config)
+        guidance.network.load_state_dict(tagger.network.state_dict())
+        guidance.network.requires_grad_(False)
+        return guidance
+
+    @property
+    def channels(self) -> int:
+        """Channels of a token."""
+        return self.config.channels
+
+    def understand(self, words: Sequence[str]) -> Understood:
+        """It is told nothing in words."""
+        return Understood([], list(words))
+
+    def forward(self, lr: Tensor, tags: Tensor | None = None) -> GuidanceTokens:
+        """Tokens for LR images (B, 3, h, w) in [-1, 1], of any size."""
+        # its batch norm must not follow the photos of this training
+        self.network.eval()
+        with torch.no_grad():
+            seen = self.network.features(resized_to_square(lr, self.config.image_size))
+        places = F.adaptive_avg_pool2d(seen.float(), self.config.grid).flatten(2).transpose(1, 2)
+        weight = self.projection.weight
+        return GuidanceTokens(self.projection(self.norm(places.to(weight.dtype))))
+
+    def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
+        """The same; tags are not looked at."""
+        tokens: GuidanceTokens = self(lr.to(self.projection.weight.device))
+        return tokens
