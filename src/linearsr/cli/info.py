@@ -11,9 +11,11 @@ from linearsr._version import __version__
 from linearsr.cli.console import debugging, stop, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from linearsr.flow.partition import Partition
 
-_PARTS = ("lr_stem", "transformer", "codec")
+_PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger")
 _NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -56,7 +58,7 @@ def _model(name: str | None) -> dict[str, Any]:
     folder = resolve_folder(name) if name is not None else default_model_folder()
     index = read_index(folder)
     settings = asdict(PipelineConfig.from_index(index))
-    parts = [_part(folder / part, part, index) for part in _PARTS]
+    parts = [_part(folder / part, part, index) for part in _PARTS if index.get(part) is not None]
     return {
         "name": settings.pop("name"),
         "folder": str(folder),
@@ -65,6 +67,8 @@ def _model(name: str | None) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "parts": parts,
         "experts": _experts(folder / "transformer"),
+        "guidance": _guidance(folder, index),
+        "tagger": _tagger(folder, index),
         "settings": settings,
     }
 
@@ -78,6 +82,19 @@ def _part(folder: Path, name: str, index: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(map(_count_parameters, files)),
         "bytes": sum(file.stat().st_size for file in files),
     }
+
+
+def _guidance(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
+    """What steers the model beside the image; kind "none" where nothing does."""
+    from linearsr.guidance.registry import describe_guidance
+
+    return {"kind": "none"} if index.get("guidance") is None else describe_guidance(folder / "guidance")
+
+
+def _tagger(folder: Path, index: dict[str, Any]) -> dict[str, Any] | None:
+    from linearsr.guidance.registry import describe_tagger
+
+    return None if index.get("tagger") is None else describe_tagger(folder / "tagger")
 
 
 def _experts(folder: Path) -> list[dict[str, Any]]:
@@ -136,6 +153,7 @@ def _show(report: dict[str, Any]) -> None:
     size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
     out.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
     out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
+    _show_guidance(out, model)
     parts = Table("part", "class", "parameters")
     for part in model["parts"]:
         parts.add_row(part["name"], part["class"], f"{part['parameters']:,}")
@@ -148,3 +166,11 @@ def _show(report: dict[str, Any]) -> None:
         experts.add_row(f"{expert['index']} {expert['name']}", span, snr, f"{expert['parameters']:,}")
     out.print(parts)
     out.print(experts)
+
+
+def _show_guidance(out: "Console", model: dict[str, Any]) -> None:
+    for name in ("guidance", "tagger"):
+        if model[name] is not None:
+            what, *details = model[name].items()
+            line = "; ".join([what[1], *(f"{key.replace('_', ' ')} {value}" for key, value in details)])
+            out.print(f"{name}: {line}", soft_wrap=True)

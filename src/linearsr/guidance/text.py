@@ -54,12 +54,15 @@ class TextGuidance(EncoderPart):
 
     def understand(self, words: Sequence[str]) -> Understood:
         """Every word is understood; those after which the text would be too long are not used."""
-        unique = list({normalised(word): word.strip() for word in reversed(words)}.items())[::-1]
-        tags = [word for name, word in unique if name]
+        unique: dict[str, str] = {}
+        for word in words:
+            unique.setdefault(normalised(word), word.strip())
+        empty = [word for name, word in unique.items() if not name]
+        tags = [word for name, word in unique.items() if name]
         fit = bisect_right(
             range(1, len(tags) + 1), self.config.max_tokens, key=lambda n: self._length(tags[:n])
         )
-        return Understood(tags[:fit], tags[fit:] + [word for name, word in unique if not name])
+        return Understood(tags[:fit], tags[fit:] + empty)
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
         """Tokens for the tags of B images. A list without tags has no tokens; a sentence is a list of one tag."""

@@ -1,0 +1,82 @@
+"""A model of the full size's make and a toy's size, each part written by the library that writes the real one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import torch
+
+from linearsr.checkpoints import write_json
+from linearsr.flow.experts import SNRExperts
+from linearsr.flow.partition import Partition
+from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.lr_stem import StridedStem, StridedStemConfig
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from tiny_encoders import write_gemma2, write_siglip, write_tokenizer
+
+TAGS = ("sky", "tree", "brick wall", "ivy", "sea")
+NETWORK = replace(
+    PRESETS["600m"],
+    in_channels=8,
+    out_channels=8,
+    num_attention_heads=2,
+    attention_head_dim=8,
+    num_layers=2,
+    num_cross_attention_heads=2,
+    cross_attention_head_dim=8,
+    caption_channels=16,
+    lr_channels=8,
+)
+
+
+def pipeline(experts: int = 1, **settings: object) -> LinearSRPipeline:
+    """Without guidance."""
+    torch.manual_seed(0)
+    codec = diffusers.AutoencoderDC(
+        in_channels=3,
+        latent_channels=8,
+        attention_head_dim=2,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8,) * 6,
+        decoder_block_out_channels=(8,) * 6,
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=((),) * 6,
+        decoder_qkv_multiscales=((),) * 6,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+    network = LinearSRTransformer(NETWORK)
+    for block in network.transformer_blocks:  # it starts at zero, so that guidance would do nothing
+        torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.5)
+    return LinearSRPipeline(
+        StridedStem(StridedStemConfig(channels=8)),
+        SNRExperts(Partition(), [network]),
+        DeepCompressionCodec(codec.eval()),
+        PipelineConfig(num_inference_steps=2, flow_shift=3.0, color_fix="wavelet", name="full", **settings),
+    )
+
+
+def write_full_size_model(folder: Path, **settings: object) -> Path:
+    """SigLIP as the tagger, its tags through Gemma 2; the parts of SANA where SANA has them."""
+    pipeline(**settings).save_pretrained(folder)
+    write_gemma2(folder / "text_encoder")
+    write_tokenizer(folder / "tokenizer")
+    write_siglip(folder / "tagger_encoder")
+    add_part(folder, "guidance", "TextGuidance", channels=16)
+    add_part(folder, "tagger", "ZeroShotTagger", vocabulary=TAGS, threshold=0.0, max_tags=3)
+    return folder
+
+
+def add_part(folder: Path, part: str, class_name: str, **config: object) -> None:
+    """Write a part that is a config alone, and name it in the index, as a person would."""
+    import json
+
+    (folder / part).mkdir(exist_ok=True)
+    write_json(folder / part / "config.json", {"_class_name": class_name, **config})
+    index = json.loads((folder / "model_index.json").read_text())
+    write_json(folder / "model_index.json", {**index, part: ["linearsr", class_name]})

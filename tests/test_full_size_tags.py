@@ -1,0 +1,214 @@
+"""The full size from end to end: SigLIP or RAM says what is in a photo, Gemma 2 says it to the transformer."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from full_size_model import TAGS, add_part, write_full_size_model
+from linearsr import LinearSRPipeline
+from linearsr.checkpoints import CheckpointError
+from linearsr.cli.app import app
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_full_size_model(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def latent(pipe, photo, **options):
+    result = pipe(photo, output_type="latent", **options)
+    return result.images[0], result.tags[0]
+
+
+def test_tags_of_the_caller_steer(pipe, photo):
+    result = pipe(photo, tags="brick wall, Ivy", output_type="np")
+    assert result.images[0].shape == (40, 48, 3)
+    assert result.tags == [("brick wall", "Ivy")]
+    assert result.unknown_tags == []
+    guided, _ = latent(pipe, photo, tags="brick wall, ivy")
+    other, _ = latent(pipe, photo, tags=["sea"])
+    plain, none = latent(pipe, photo, tags="")
+    assert none == ()
+    assert torch.equal(plain, latent(pipe, photo)[0])
+    assert not torch.allclose(guided, plain, atol=1e-3)
+    assert not torch.allclose(guided, other, atol=1e-3)
+
+
+def test_found_tags_are_used_where_the_model_or_the_caller_says_so(pipe, photo):
+    _, added = latent(pipe, photo, tags="+moss")
+    assert added[0] == "moss"
+    assert len(added) == 4
+    assert set(added[1:]) < set(TAGS)
+    by_default = LinearSRPipeline(
+        pipe.lr_stem,
+        pipe.transformer,
+        pipe.codec,
+        replace(pipe.config, use_tags=True),
+        pipe.guidance,
+        pipe.tagger,
+    )
+    assert latent(by_default, photo)[1] == added[1:]
+    assert latent(by_default, photo, tags=[])[1] == ()
+    assert latent(by_default, photo, tags=["sky"])[1] == ("sky",)
+    assert latent(by_default, photo, guidance_scale=0)[1] == ()
+
+
+def test_guidance_scale(pipe, photo):
+    evaluations = []
+    hook = pipe.transformer.experts[0].register_forward_hook(lambda *_: evaluations.append(1))
+
+    def run(scale):
+        evaluations.clear()
+        return latent(pipe, photo, tags="sky", guidance_scale=scale)[0], len(evaluations)
+
+    plain, once = run(0)
+    guided, still_once = run(1)
+    strong, twice = run(3)
+    hook.remove()
+    assert (once, still_once, twice) == (2, 2, 4)
+    assert torch.equal(plain, latent(pipe, photo, tags="")[0])
+    assert not torch.allclose(guided, strong, atol=1e-3)
+
+
+def test_tokens_of_ones_own_for_one_image_or_for_each(pipe, photo):
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 3, 16)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    both = pipe([photo, photo], guidance_embeds=tokens, guidance_mask=mask, output_type="latent").images
+    alone = pipe(photo, guidance_embeds=tokens[1:, :1], output_type="latent").images[0]
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+    torch.testing.assert_close(both[1], alone)
+    shared = pipe([photo, photo], guidance_embeds=tokens[:1], output_type="latent").images
+    assert torch.equal(shared[0], shared[1])
+    for wrong in ({"guidance_embeds": tokens, "tags": "sky"}, {"guidance_embeds": torch.randn(3, 2, 16)}):
+        with pytest.raises(ValueError, match="guidance_embeds"):
+            pipe([photo, photo], **wrong)
+
+
+@pytest.mark.parametrize("residency", ["active", "lazy"])
+def test_saved_loaded_and_offloaded_it_is_the_same(pipe, photo, tmp_path, residency):
+    pipe.save_pretrained(tmp_path / "copy")
+    again = LinearSRPipeline.from_pretrained(
+        tmp_path / "copy", torch_dtype=torch.float32, device="cpu", residency=residency
+    )
+    assert torch.equal(latent(again, photo, tags="+ivy")[0], latent(pipe, photo, tags="+ivy")[0])
+    held = again.guidance.waiting._network
+    assert (held is None) == (residency == "lazy")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_command_line_names_the_tags_everywhere(folder, photo):
+    result = run("upscale", photo, "--model", folder, "--tags", "+ivy", "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["tags"][0] == "ivy"
+    assert 3 <= len(record["tags"]) <= 4
+    assert "tags: ivy, " in result.stderr
+    with Image.open(record["output"]) as image:
+        assert image.size == (48, 40)
+        packet = image.info["xmp"].decode()
+    assert all(f"<rdf:li>{tag}</rdf:li>" in packet for tag in record["tags"])
+
+
+@pytest.mark.parametrize("tags", ["", " , ", "🌳, дерево, 木", "<&\"'>", "\x00\x1b[31m", "+", "x" * 5000])
+def test_any_tags_give_a_picture(folder, photo, tags):
+    result = run("upscale", photo, "--model", folder, "--tags", tags, "--overwrite", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["status"] == "done"
+    assert all(line.isprintable() for line in result.stderr.splitlines())
+
+
+def test_too_many_tags_are_cut_in_one_line(folder, photo):
+    tags = ", ".join(f"thing {i}" for i in range(500))
+    result = run("upscale", photo, "--model", folder, "--tags", tags, "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert len(record["tags"]) + len(record["unknown_tags"]) == 500
+    assert record["tags"][:2] == ["thing 0", "thing 1"]
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert "and " in warnings[0]
+    assert len(warnings[0]) < 400
+
+
+def test_info_says_what_the_model_expects(folder):
+    result = run("info", folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    model = json.loads(result.stdout)["model"]
+    assert model["guidance"] == {
+        "kind": "text",
+        "token_channels": 16,
+        "text_encoder": "text_encoder",
+        "tokenizer": "tokenizer",
+    }
+    assert model["tagger"] == {"class": "ZeroShotTagger", "known_tags": 5, "encoder": "tagger_encoder"}
+    assert [part["name"] for part in model["parts"]][3:] == ["guidance", "tagger"]
+    text = run("info", folder).stdout
+    assert "guidance: text; token channels 16; text encoder text_encoder" in text
+
+
+def broken(folder, tmp_path, part, **config):
+    import shutil
+
+    copy = tmp_path / "broken"
+    shutil.copytree(folder, copy)
+    add_part(copy, part, *(["TextGuidance"] if part == "guidance" else ["ZeroShotTagger"]), **config)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"channels": 2304}, "2304 channels.*caption_channels are 16"),
+        ({"channels": 16, "text_encoder": "nowhere"}, "text_encoder: nowhere: no such folder"),
+        ({"channels": 16, "colour": "red"}, "unknown setting colour"),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_line(folder, tmp_path, photo, config, message):
+    model = broken(folder, tmp_path, "guidance", **config)
+    with pytest.raises(ValueError, match=message):
+        LinearSRPipeline.from_pretrained(model, device="cpu")
+    result = run("upscale", photo, "--model", model, "--tags", "sky")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_text_encoder_of_another_width(folder, tmp_path, photo):
+    from tiny_encoders import write_gemma2
+
+    model = broken(folder, tmp_path, "guidance", channels=16)
+    write_gemma2(model / "text_encoder", channels=24)
+    pipe = LinearSRPipeline.from_pretrained(model, device="cpu")
+    with pytest.raises(CheckpointError, match="24 channels and the model's 16"):
+        pipe(photo, tags="sky")
+
+
+def test_nothing_heavy_is_imported_until_tags_are_used(folder, photo):
+    code = (
+        "import sys; from linearsr.guidance.registry import load_guidance; "
+        f"load_guidance({str(folder / 'guidance')!r}); print('transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
