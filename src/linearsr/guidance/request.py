@@ -24,7 +24,7 @@ class TagRequest(NamedTuple):
         """
         if tags is None:
             return cls(add=use_tags)
-        parts = [tags] if isinstance(tags, str) else list(tags)
+        parts = list(tags) if isinstance(tags, Sequence) and not isinstance(tags, str) else [tags]
         if not all(isinstance(part, str) for part in parts):
             raise ValueError(
                 f"tags must be a text such as 'brick wall, ivy' or a list of texts, not {tags!r}"

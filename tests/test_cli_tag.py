@@ -1,0 +1,176 @@
+"""`linearsr tag`: every kind of tagger, tables and JSON, bad files beside good ones; and tags on the default path."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from linearsr.cli.app import app
+from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
+from tiny_encoders import write_siglip
+from tiny_model import build, tiny_model
+
+__all__ = ["tiny_model"]
+TAGS = ("sky", "tree", "brick wall", "ivy")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory):
+    """A model of the default's make that tags photos itself and is guided by the tags it finds."""
+    folder = tmp_path_factory.mktemp("tagged")
+    pipe = build()
+    for expert in pipe.transformer.experts:
+        for block in expert.transformer_blocks:  # it starts at zero, so that guidance would do nothing
+            torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.5)
+    pipe.guidance = TagGuidance(TagGuidanceConfig(TAGS, 16))
+    limits = (0.0, 0.0, 0.0, 1.0)
+    pipe.tagger = OwnTagger(OwnTaggerConfig(TAGS, limits, image_size=16, channels=8, num_stages=2)).eval()
+    pipe.config = replace(pipe.config, use_tags=True, name="tagged")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels[::-1]).save(folder / "sub/b.jpg")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def records(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_line_for_each_image(tagged, photos):
+    result = run("tag", photos, photos / "gone.png", "--model", tagged, "--json")
+    assert result.exit_code == 1
+    first, broken, second, gone = records(result)
+    assert {tag["tag"] for tag in first["tags"]} == set(TAGS[:3])
+    assert [first["status"], first["size"], second["status"]] == ["done", [12, 10], "done"]
+    assert all(0 <= tag["score"] <= 1 for tag in first["tags"])
+    assert (broken["status"], broken["tags"], gone["error"]) == ("failed", None, "no such file")
+    assert "2 done, 2 failed" in result.stderr
+
+
+def test_a_table(tagged, photos):
+    result = run("tag", photos / "a.png", "--model", tagged, "--max-tags", 2)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    assert sum(tag in result.stdout for tag in TAGS) == 2
+    none = run("tag", photos / "a.png", "--model", tagged, "--threshold", 1)
+    assert none.exit_code == 0
+    assert "-" in none.stdout
+    assert not any(tag in none.stdout for tag in TAGS)
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_a_siglip_with_a_vocabulary(photos, tmp_path):
+    write_siglip(tmp_path / "siglip")
+    (tmp_path / "tags.txt").write_text("sky\nивы\t0.99\n", encoding="utf-8")
+    named = ("--tagger", tmp_path / "siglip", "--vocabulary", tmp_path / "tags.txt")
+    result = run("tag", photos / "a.png", *named, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [tag["tag"] for tag in records(result)[0]["tags"]] == ["sky"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "has no tagger of its own"),
+        (("--tagger", "nowhere"), "no such folder"),
+        (("--tagger", "ram"), "needs the folder of its weights"),
+        (("--tagger", "ram++", "--weights", "."), "ram"),
+        (("--vocabulary", "tags.txt"), "for other taggers"),
+        (("--device", "abacus"), "--device abacus"),
+    ],
+)
+def test_wrong_use_is_one_line(tiny_model, photos, options, message):
+    result = run("tag", photos, "--model", tiny_model, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+
+
+def upscaled(photo, model, *options):
+    result = run("upscale", photo, "--model", model, "--overwrite", "--json", "--fidelity", 0, *options)
+    assert result.exit_code == 0, result.stderr
+    record = records(result)[0]
+    with Image.open(record["output"]) as image:
+        return record, np.asarray(image), result.stderr
+
+
+def test_the_tags_found_guide_where_the_model_uses_them(tagged, photos):
+    photo = photos / "a.png"
+    found, pixels, _ = upscaled(photo, tagged)
+    assert set(found["tags"]) == set(TAGS[:3])
+    none, plain, _ = upscaled(photo, tagged, "--tags", "")
+    assert none["tags"] == []
+    assert not np.array_equal(pixels, plain)
+    added, _, _ = upscaled(photo, tagged, "--tags", "+ivy")
+    assert set(added["tags"]) == set(TAGS)
+    own, guided, _ = upscaled(photo, tagged, "--tags", "Trees, zeppelin, 🌳")
+    assert (own["tags"], own["unknown_tags"]) == (["tree"], ["zeppelin", "🌳"])
+    again, same, stderr = upscaled(photo, tagged, "--tags", "tree, tree, an old tree")
+    assert np.array_equal(guided, same)
+    assert again["tags"] == ["tree"]
+    assert "warning" not in stderr
+
+
+def test_unknown_tags_are_said_once(tagged, photos):
+    result = run("upscale", photos, "--model", tagged, "--tags", "zeppelin, sky")
+    assert result.exit_code == 1
+    warnings = [line for line in result.stderr.splitlines() if "zeppelin" in line]
+    assert warnings == ["warning: tags left out, unknown to the model or too many: zeppelin"]
+    assert result.stderr.count("tags: sky)") == 2
+
+
+@pytest.mark.parametrize("options", [("--tags", "sky"), ("--guidance-scale", "3")])
+def test_a_model_without_guidance_says_so_before_it_begins(tiny_model, photos, options):
+    result = run("upscale", photos, "--model", tiny_model, *options)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert options[0] in result.stderr
+    assert sorted(path.name for path in photos.rglob("*.*")) == ["a.png", "b.jpg", "broken.png"]
+    assert run("upscale", photos / "a.png", "--model", tiny_model, "--tags", "").exit_code == 0
+
+
+def test_tags_on_the_default_path_import_no_heavy_library(tagged, photos):
+    code = (
+        "import sys; from linearsr.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
+        "print([m for m in ('diffusers', 'transformers', 'accelerate', 'torchvision') if m in sys.modules])"
+    )
+    for command in ("upscale", "tag"):
+        arguments = [command, str(photos / "a.png"), "--model", str(tagged), "--json"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=ENVIRONMENT,
+        )
+        assert done.stdout.endswith("}\n[]\n")
+
+
+def test_info_shows_vocabulary_and_tagger(tagged):
+    model = json.loads(run("info", tagged, "--json").stdout)["model"]
+    assert model["guidance"] == {"kind": "tags", "token_channels": 16, "known_tags": 4}
+    assert model["tagger"] == {"class": "OwnTagger", "known_tags": 4}
+    assert model["parameters"] == sum(part["parameters"] for part in model["parts"])
+    assert [part["name"] for part in model["parts"] if part["parameters"]][-2:] == ["guidance", "tagger"]

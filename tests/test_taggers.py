@@ -1,0 +1,221 @@
+"""Taggers: what they say is what their networks say, above each tag's threshold, the surest first."""
+
+import re
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from linearsr.checkpoints import CheckpointError
+from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
+from linearsr.guidance.registry import load_tagger, named_tagger
+from linearsr.guidance.taggers import best_tags
+from linearsr.guidance.vocabulary_file import read_tag_list
+from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
+from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2
+
+TAGS = ("sky", "tree", "brick wall", "ivy")
+LR = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1, width=32), st.floats(0, 1, width=32)), max_size=20), st.integers(0, 9)
+)
+def test_best_tags_are_those_above_their_threshold(pairs, most):
+    scores = torch.tensor([score for score, _ in pairs])
+    names = [str(i) for i in range(len(pairs))]
+    limits = [limit for _, limit in pairs]
+    found = best_tags(scores, names, limits, most)
+    everything = best_tags(scores, names, limits, len(pairs))
+    assert found == everything[:most]
+    assert {tag.name for tag in everything} == {str(i) for i, (s, t) in enumerate(pairs) if s >= t}
+    assert [tag.score for tag in everything] == sorted((tag.score for tag in everything), reverse=True)
+    assert len(best_tags(scores, names, limits, 0, threshold=0, max_tags=len(pairs))) == len(pairs)
+
+
+def test_what_cannot_be_asked_of_a_tagger():
+    with pytest.raises(ValueError, match="threshold 2 is out of range"):
+        best_tags(torch.ones(1), ["sky"], 0.5, 1, threshold=2)
+    with pytest.raises(ValueError, match="-1 tags"):
+        best_tags(torch.ones(1), ["sky"], 0.5, 1, max_tags=-1)
+
+
+@pytest.mark.parametrize("write", [write_siglip, write_siglip2])
+def test_scores_of_siglip_are_its_own_probabilities(write, tmp_path):
+    model = write(tmp_path)
+    tagger = ZeroShotTagger(ZeroShotTaggerConfig(str(tmp_path), TAGS))
+    tower, size = tagger._tower
+    prompts = [f"a photo of {tag}" for tag in TAGS]
+    texts = transformers.AutoTokenizer.from_pretrained(tmp_path)(
+        prompts, padding="max_length", max_length=16, return_tensors="pt"
+    )
+    with torch.no_grad():
+        output = model(input_ids=texts.input_ids, **tower.inputs(tower.pixels(LR[None], size)))
+    torch.testing.assert_close(tagger.scores(LR), output.logits_per_image[0].sigmoid())
+    assert tagger.scores(LR).std() > 0.005
+
+
+def test_scores_of_clip_are_those_against_the_neutral_prompt(tmp_path):
+    model = write_clip(tmp_path)
+    tagger = ZeroShotTagger(ZeroShotTaggerConfig(str(tmp_path), TAGS))
+    tower, size = tagger._tower
+    prompts = [f"a photo of {tag}" for tag in TAGS] + ["a photo"]
+    texts = transformers.AutoTokenizer.from_pretrained(tmp_path)(
+        prompts, padding="max_length", max_length=16, return_tensors="pt"
+    )
+    with torch.no_grad():
+        output = model(
+            input_ids=texts.input_ids,
+            attention_mask=texts.attention_mask,
+            pixel_values=tower.pixels(LR[None], size),
+        )
+    logits = output.logits_per_image[0]
+    expected = torch.stack([logits[:-1], logits[-1].expand(len(TAGS))]).softmax(dim=0)[0]
+    torch.testing.assert_close(tagger.scores(LR), expected)
+
+
+def test_thresholds_and_numbers(tmp_path):
+    write_siglip(tmp_path / "tagger_encoder")
+    scores = ZeroShotTagger(ZeroShotTaggerConfig(str(tmp_path / "tagger_encoder"), TAGS)).scores(LR)
+    order = [TAGS[i] for i in scores.argsort(descending=True)]
+    config = ZeroShotTaggerConfig("tagger_encoder", TAGS, (None, None, 1.0, 0.0), threshold=0.0, max_tags=9)
+    tagger = ZeroShotTagger(config)
+    tagger.model_folder = tmp_path
+    tagger.save_pretrained(tmp_path / "tagger")
+    again = load_tagger(tmp_path / "tagger")
+    assert [tag.name for tag in again.tag(LR)] == [name for name in order if name != "brick wall"]
+    assert [tag.name for tag in again.tag(LR, threshold=0, max_tags=2)] == order[:2]
+    assert again.tag(LR, threshold=1) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"vocabulary": ("sky", "Sky")}, "twice"),
+        ({"vocabulary": ("sky",), "thresholds": (0.1, 0.2)}, "2 thresholds for 1 tags"),
+        ({"vocabulary": ("sky",), "thresholds": (3,)}, "from 0 to 1"),
+        ({"prompt": "a photo"}, "needs {}"),
+    ],
+)
+def test_settings_that_make_no_sense(config, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ZeroShotTaggerConfig(**config)
+
+
+def test_a_list_of_tags(tmp_path):
+    file = tmp_path / "tags.txt"
+    file.write_text("sky\n\nbrick wall\t0.25\nдерево\t\n", encoding="utf-8")
+    assert read_tag_list(file) == (("sky", "brick wall", "дерево"), (None, 0.25, None))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no tags"),
+        (b"\xff\xfe", "no text in UTF-8"),
+        (b"sky\nSky", "twice"),
+        (b"sky\t2", "line 1: '2' is no threshold"),
+        (b"sky\nsea\thigh", "line 2: 'high' is no threshold"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_one_line(tmp_path, content, message):
+    file = tmp_path / "tags.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_tag_list(file)
+    assert "\n" not in str(caught.value)
+
+
+class FakeRAM(nn.Module):
+    """The interface of RAM and RAM++, as their package has it: names from `generate_tag`, scores from `fc`."""
+
+    def __init__(self, pretrained="", image_size=384, vit="base"):
+        super().__init__()
+        print("the real one prints too")
+        assert (pretrained, vit) == ("", "swin_l")
+        self.size = image_size
+        self.tag_list = ["sky", "tree", "wall"]
+        self.class_threshold = torch.tensor([0.65, 0.65, 0.9])
+        self.fc = nn.Linear(2, 1)
+        self.register_buffer("relative_position_index", torch.arange(3))
+
+    def generate_tag(self, image):
+        assert image.shape == (1, 3, self.size, self.size)
+        assert image.dtype == torch.float32
+        logits = self.fc(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])).squeeze(-1)
+        return [" | ".join(self.tag_list)], logits
+
+
+@pytest.fixture
+def ram(monkeypatch, tmp_path):
+    package, models = ModuleType("ram"), ModuleType("ram.models")
+    package.models, models.ram, models.ram_plus = models, FakeRAM, FakeRAM
+    monkeypatch.setitem(sys.modules, "ram", package)
+    monkeypatch.setitem(sys.modules, "ram.models", models)
+    (tmp_path / "ram").mkdir()
+    weights = {"fc.weight": torch.tensor([[2.0, -2.0]]), "fc.bias": torch.tensor([0.5])}
+    save_file(weights, tmp_path / "ram/model.safetensors")
+    return tmp_path / "ram"
+
+
+@pytest.mark.parametrize("variant", ["ram", "ram++"])
+def test_ram_says_what_its_network_says(ram, variant, capsys):
+    tagger = named_tagger(variant, weights=str(ram))
+    found = tagger.tag(LR)
+    assert [tag.name for tag in found] == ["sky"], "0.92 >= 0.65; 0.18 < 0.65; 0.62 < 0.9"
+    assert found[0].score == pytest.approx(torch.tensor(2.5).sigmoid().item())
+    assert [tag.name for tag in tagger.tag(LR, threshold=0.5)] == ["sky", "wall"]
+    assert capsys.readouterr().out == ""
+
+
+def test_ram_in_a_models_folder(ram, tmp_path):
+    tagger = RAMTagger(RAMTaggerConfig())
+    tagger.model_folder = tmp_path
+    tagger.save_pretrained(tmp_path / "copy/tagger")
+    assert [tag.name for tag in load_tagger(tmp_path / "copy/tagger").tag(LR)] == ["sky"]
+
+
+def test_ram_with_other_weights(ram):
+    save_file({"fc.weight": torch.zeros(1, 3)}, ram / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing fc\.bias; other shape: fc\.weight"):
+        named_tagger("ram", weights=str(ram)).tag(LR)
+    (ram / "model.safetensors").rename(ram / "ram_plus_swin_large_14m.pth")
+    with pytest.raises(CheckpointError, match="only pickled weights"):
+        named_tagger("ram", weights=str(ram)).tag(LR)
+
+
+def test_ram_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ram", None)
+    with pytest.raises(ImportError, match="pip install git"):
+        named_tagger("ram++", weights=str(tmp_path)).tag(LR)
+
+
+def test_taggers_by_name(tmp_path):
+    file = tmp_path / "tags.txt"
+    file.write_text("sky\ntree\t0.9")
+    write_siglip(tmp_path / "siglip")
+    write_dino(tmp_path / "dino", "Dinov2")
+    tagger = named_tagger(str(tmp_path / "siglip"), file)
+    assert tagger.config.limits == [0.1, 0.9]
+    tagger.save_pretrained(tmp_path / "model/tagger")
+    assert named_tagger(str(tmp_path / "model/tagger")).config == tagger.config
+    for arguments, message in (
+        ((str(tmp_path / "siglip"),), "needs a vocabulary"),
+        ((str(tmp_path / "siglip"), file, "ram"), "weights are for ram and"),
+        ((str(tmp_path / "model/tagger"), file), "has its own vocabulary"),
+        (("ram",), "needs the folder of its weights"),
+        (("ram", file, "ram"), "it has its own"),
+        ((str(tmp_path / "nowhere"), file), "no such folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            named_tagger(*arguments)
+    with pytest.raises(CheckpointError, match="holds a dinov2"):
+        named_tagger(str(tmp_path / "dino"), file).tag(LR)

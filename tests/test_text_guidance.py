@@ -1,0 +1,191 @@
+"""Tags through text encoders: as SANA's pipeline encodes captions, cut, cached and kept apart."""
+
+import re
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from transformers import AutoModelForTextEncoding, AutoTokenizer
+
+from linearsr.checkpoints import CheckpointError
+from linearsr.guidance.registry import load_guidance
+from linearsr.guidance.text import TextGuidance, TextGuidanceConfig
+from tiny_encoders import write_gemma2, write_t5, write_tokenizer
+
+LR = torch.zeros(3, 3, 4, 4)
+SENTENCE = "An old Brick Wall with ivy"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    write_gemma2(folder / "text_encoder")
+    write_t5(folder / "t5")
+    write_tokenizer(folder / "tokenizer")
+    return folder
+
+
+def guidance(folder, **config):
+    part = TextGuidance(TextGuidanceConfig(channels=16, **config))
+    part.model_folder = folder
+    return part
+
+
+def sana_embeds(folder, prompt, instruction, max_tokens):
+    """What diffusers' SANA pipeline makes of a prompt, for tokens that are not padding."""
+    pipe = diffusers.SanaPipeline.__new__(diffusers.SanaPipeline)
+    encoder = guidance(folder).read_encoder(torch.float32).eval()
+    object.__setattr__(pipe, "tokenizer", AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    object.__setattr__(pipe, "text_encoder", encoder)
+    object.__setattr__(pipe, "transformer", SimpleNamespace(dtype=torch.float32))
+    with torch.no_grad():
+        embeds, mask, _, _ = pipe.encode_prompt(
+            prompt,
+            do_classifier_free_guidance=False,
+            device=torch.device("cpu"),
+            max_sequence_length=max_tokens,
+            complex_human_instruction=instruction,
+        )
+    return embeds[0][mask[0].bool()]
+
+
+@pytest.mark.parametrize("max_tokens", [300, 12])
+@pytest.mark.parametrize("instruction", [[], ["Think of a photo:", "a cat, in snow. Photo: "]])
+@pytest.mark.parametrize("prompt", [SENTENCE, "ivy", "sky, tree, brick wall, moss, 木, rock, snow, bird"])
+def test_as_the_pipeline_of_sana(folder, prompt, instruction, max_tokens):
+    part = guidance(folder, max_tokens=max_tokens, instruction="\n".join(instruction))
+    tokens = part.encode(LR[:1], [[prompt]])
+    expected = sana_embeds(folder, prompt, instruction, max_tokens)
+    assert tokens.mask.all()
+    torch.testing.assert_close(tokens.embeds[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tags_are_one_text_joined_by_commas(folder):
+    part = guidance(folder)
+    tags = part.encode(LR[:1], [["Brick wall", " ivy "]]).embeds
+    assert torch.equal(tags, part.encode(LR[:1], [["brick wall, ivy"]]).embeds)
+
+
+def test_lists_of_one_batch_keep_to_themselves(folder):
+    part = guidance(folder)
+    lists = [["sky"], [], ["brick wall", "ivy", "moss"]]
+    together = part.encode(LR, lists)
+    assert not together.mask[1].any()
+    for i in (0, 2):
+        alone = part.encode(LR[:1], [lists[i]]).embeds[0]
+        assert torch.equal(together.embeds[i][together.mask[i]], alone)
+    nothing = part.encode(LR, [[], [], []])
+    assert nothing.embeds.shape == (3, 1, 16)
+    assert not nothing.mask.any()
+
+
+def test_of_a_t5_the_encoder(folder):
+    part = guidance(folder, text_encoder="t5")
+    ids = AutoTokenizer.from_pretrained(folder / "tokenizer")("a sky", return_tensors="pt").input_ids
+    whole = AutoModelForTextEncoding.from_pretrained(folder / "t5").eval()
+    with torch.no_grad():
+        expected = whole(ids).last_hidden_state
+    torch.testing.assert_close(part.encode(LR[:1], [["a sky"]]).embeds, expected)
+
+
+def test_every_word_is_understood_until_the_text_is_too_long(folder):
+    part = guidance(folder)
+    assert part.understand(["Brick-Wall", " brick wall", "", "🌳", "дерево"]) == (
+        ["Brick-Wall", "🌳", "дерево"],
+        [""],
+    )
+    words = [f"thing {i}" for i in range(200)]
+    tags, rest = part.understand(words)
+    assert [*tags, *rest] == words
+    embeds = part.encode(LR[:1], [tags]).embeds
+    assert embeds.shape[1] <= 300
+    assert guidance(folder, max_tokens=10_000).encode(LR[:1], [tags]).embeds.shape == embeds.shape
+
+
+def test_an_encoder_is_read_once_and_answers_once(folder, monkeypatch):
+    part, reads, runs = guidance(folder), [], []
+    read = part.waiting._read
+    monkeypatch.setattr(part.waiting, "_read", lambda dtype: reads.append(dtype) or read(dtype))
+    part.encode(LR[:1], [["sky"]])
+    part.waiting._network.register_forward_hook(lambda *_: runs.append(1))
+    for tags in ("sky", "tree", "tree", "sky"):
+        part.encode(LR[:1], [[tags]])
+    assert (reads, len(runs)) == ([torch.float32], 1)
+    for i in range(40):
+        part.encode(LR[:1], [[f"thing {i}"]])
+    runs.clear()
+    part.encode(LR[:1], [["sky"]])
+    assert len(runs) == 1, "the cache must be bounded"
+
+
+def test_types(folder):
+    assert guidance(folder).to(torch.bfloat16).encode(LR[:1], [["sky"]]).embeds.dtype == torch.bfloat16
+    # float16 overflows in Gemma
+    assert guidance(folder).to(torch.float16).encode(LR[:1], [["sky"]]).embeds.dtype != torch.float16
+
+
+def test_results_of_inference_can_be_trained_with(folder):
+    part = guidance(folder)
+    with torch.inference_mode():
+        part.encode(LR[:1], [["sky"]])
+    layer = torch.nn.Linear(16, 1)
+    layer(part.encode(LR[:1], [["sky"]]).embeds).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "text_encoder/model.safetensors").unlink(), "text encoder cannot be read"),
+        (lambda f: (f / "text_encoder/model.safetensors").write_bytes(b"x"), "text encoder cannot be read"),
+        (lambda f: drop_tensor(f / "text_encoder/model.safetensors"), "lacks 1 tensors, such as norm.weight"),
+        (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "tokenizer cannot be read"),
+    ],
+)
+def test_what_is_broken_is_one_line(tmp_path, spoil, message):
+    write_gemma2(tmp_path / "text_encoder")
+    write_tokenizer(tmp_path / "tokenizer")
+    guidance(tmp_path).save_pretrained(tmp_path / "guidance")
+    spoil(tmp_path)
+    part = load_guidance(tmp_path / "guidance")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        part.encode(LR[:1], [["sky"]])
+    assert "\n" not in str(caught.value)
+
+
+def drop_tensor(file):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(file)
+    del state["norm.weight"]
+    save_file(state, file, metadata={"format": "pt"})
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    model = write_gemma2(tmp_path / "text_encoder")
+    write_tokenizer(tmp_path / "tokenizer")
+    torch.save(model.state_dict(), tmp_path / "text_encoder/pytorch_model.bin")
+    (tmp_path / "text_encoder/model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="safetensors"):
+        guidance(tmp_path).encode(LR[:1], [["sky"]])
+
+
+def test_a_folder_that_may_be_on_the_hub_is_not_asked_for_when_loading(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo, revision, allow_patterns):
+        asked.append((repo, allow_patterns))
+        raise OSError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    config = TextGuidanceConfig("owner/sana/text_encoder", "owner/sana/tokenizer", 16)
+    TextGuidance(config).save_pretrained(tmp_path / "guidance")
+    part = load_guidance(tmp_path / "guidance")
+    assert asked == []
+    with pytest.raises(CheckpointError, match="text_encoder: owner/sana: no such folder"):
+        part.prepare()
+    assert asked == [("owner/sana", ["text_encoder/*.json", "text_encoder/*.safetensors"])]
+    TextGuidance(TextGuidanceConfig("nowhere", "nowhere", 16)).save_pretrained(tmp_path / "guidance")
+    with pytest.raises(CheckpointError, match=re.escape("text_encoder: nowhere: no such folder")):
+        load_guidance(tmp_path / "guidance")

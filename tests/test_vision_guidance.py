@@ -1,0 +1,112 @@
+"""Patches of vision towers as guidance: those that `transformers` itself gives for the same pixels."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+from linearsr.checkpoints import CheckpointError
+from linearsr.guidance.registry import load_guidance
+from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, VisionGuidanceConfig
+from linearsr.guidance.vision_towers import Tower
+from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2
+
+KINDS = {
+    "clip": (CLIPGuidance, write_clip, "CLIPVisionModel"),
+    "siglip": (CLIPGuidance, write_siglip, "SiglipVisionModel"),
+    "siglip2": (CLIPGuidance, write_siglip2, "Siglip2VisionModel"),
+    "dinov2": (DINOGuidance, lambda f: write_dino(f, "Dinov2"), "Dinov2Model"),
+    "registers": (
+        DINOGuidance,
+        lambda f: write_dino(f, "Dinov2WithRegisters"),
+        "Dinov2WithRegistersModel",
+    ),
+    "dinov3": (DINOGuidance, lambda f: write_dino(f, "DINOv3ViT"), "DINOv3ViTModel"),
+}
+LR = torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def part(kind, folder, **config):
+    made = KINDS[kind][0](
+        VisionGuidanceConfig("image_encoder", **{"channels": 16, "image_size": 32} | config)
+    )
+    made.model_folder = folder
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_patches_of_the_tower(kind, tmp_path):
+    _, write, class_name = KINDS[kind]
+    write(tmp_path / "image_encoder")
+    guidance = part(kind, tmp_path)
+    tokens = guidance.encode(LR, [["sky"], []])
+    assert tokens.embeds.shape == (2, 16, 16)
+    assert tokens.mask is None
+    tower = getattr(transformers, class_name).from_pretrained(tmp_path / "image_encoder").eval()
+    with torch.no_grad():
+        states = tower(**guidance.tower.inputs(guidance.tower.pixels(LR, 32))).last_hidden_state
+    torch.testing.assert_close(tokens.embeds, states[:, -16:], rtol=1e-4, atol=1e-5)
+    assert part(kind, tmp_path, image_size=48).encode(LR, [[], []]).embeds.shape == (2, 36, 16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded(kind, tmp_path):
+    KINDS[kind][1](tmp_path / "image_encoder")
+    guidance = part(kind, tmp_path)
+    guidance.save_pretrained(tmp_path / "copy/guidance")
+    again = load_guidance(tmp_path / "copy/guidance")
+    assert (again.kind, again.uses_tags, again.channels) == (guidance.kind, False, 16)
+    assert again.understand(["sky"]) == ([], ["sky"])
+    assert torch.equal(again.encode(LR, [[], []]).embeds, guidance.encode(LR, [[], []]).embeds)
+
+
+def test_pixels_are_those_of_the_librarys_own_processor():
+    """Up to 8-bit rounding in Pillow; for a square image, of which the processor crops nothing."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    small = np.asarray(Image.fromarray(pixels).resize((80, 80), Image.Resampling.BICUBIC))
+    lr = torch.from_numpy(small.copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    expected = processor(Image.fromarray(small), return_tensors="pt").pixel_values
+    torch.testing.assert_close(Tower("clip", 8).pixels(lr, 32), expected, rtol=0, atol=0.06)
+
+
+def test_patches_of_towers_of_any_resolution_are_in_their_order():
+    image = torch.rand(3, 32, 32)
+    processor = Siglip2ImageProcessorPil(
+        patch_size=8, max_num_patches=16, do_rescale=False, do_normalize=False, do_resize=True
+    )
+    expected = processor((image * 255).round().byte(), return_tensors="pt")
+    ours = Tower("siglip2", 8).inputs((image * 255).round()[None])
+    torch.testing.assert_close(ours["pixel_values"], expected["pixel_values"].float(), rtol=0, atol=1)
+    assert ours["spatial_shapes"].tolist() == expected["spatial_shapes"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "config", "message"),
+    [
+        ("clip", "dinov2", {}, "holds a dinov2; one of clip"),
+        ("dinov2", "clip", {}, "holds a clip; one of dinov2"),
+        ("clip", "clip", {"channels": 768}, "16 channels and the model's 768"),
+        ("clip", "clip", {"image_size": 30}, "image_size 30 is no multiple of its patches, 8"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(kind, write, config, message, tmp_path):
+    KINDS[write][1](tmp_path / "image_encoder")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        part(kind, tmp_path, **config).encode(LR, [[], []])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_seen_before_is_not_encoded_again(tmp_path):
+    write_dino(tmp_path / "image_encoder", "Dinov2")
+    guidance, runs = part("dinov2", tmp_path), []
+    first = guidance.encode(LR, [[], []]).embeds
+    guidance.waiting._network.register_forward_hook(lambda *_: runs.append(1))
+    assert torch.equal(guidance.encode(LR.flip(0), [[], []]).embeds, first.flip(0))
+    assert runs == []
+    guidance.encode(-LR, [[], []])
+    assert len(runs) == 2
