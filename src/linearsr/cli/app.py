@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from linearsr._version import __version__
+from linearsr.cli.bench import bench
 from linearsr.cli.console import EPILOG
 from linearsr.cli.degrade import degrade
 from linearsr.cli.info import info
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (upscale, tag, info, train, knee, degrade):
+for command in (upscale, tag, info, train, knee, degrade, bench):
     app.command(epilog=EPILOG)(command)
 
 

@@ -29,7 +29,14 @@ from linearsr.checkpoints import (
     resolve_folder,
 )
 from linearsr.models.bands import block_in_bands
-from linearsr.models.blocks import RMSNorm, TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
+from linearsr.models.blocks import (
+    LinearSelfAttention,
+    RMSNorm,
+    TimeEmbedding,
+    TransformerBlock,
+    TwoLayerMLP,
+    modulated_norm,
+)
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
 QK_NORMS = (None, "rms_norm_across_heads")
@@ -215,7 +222,8 @@ class LinearSRTransformer(PretrainedModule):
         bias = _mask_bias(mask, context.dtype)
         x = self._embed(hidden_states, lr_features).to(self.scale_shift_table.dtype)
         for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
-            if not torch.is_grad_enabled() and x.device.type == "cpu":
+            linear = isinstance(block.attn1, LinearSelfAttention)
+            if linear and not torch.is_grad_enabled() and x.device.type == "cpu":
                 x = block_in_bands(block, x, context, bias, modulation, *grid)
             elif torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = checkpoint(block, x, context, bias, modulation, *grid, use_reentrant=False)

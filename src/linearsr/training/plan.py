@@ -55,6 +55,7 @@ def _describe(config: TrainConfig, shapes: Shapes) -> dict[str, str]:
     steps = config.total_images // config.batch_size
     rate = config.optimizer
     every = config.validation.every_images
+    end = " at most, to the knee" if config.stop_at_knee else ""
     network, memory = _size_up(config, shapes, scale)
     return {
         "network": network,
@@ -62,7 +63,7 @@ def _describe(config: TrainConfig, shapes: Shapes) -> dict[str, str]:
         "data": f"{share}{len(catalogue):,} photos, {catalogue.pixels / 1e6:,.0f} megapixels; "
         f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop",
         "batch": f"{config.batch_size} crops of {config.data.lr_crop * scale} px (LR {config.data.lr_crop} px)",
-        "schedule": f"{config.total_images:,} images in {steps:,} steps at most, to the knee; "
+        "schedule": f"{config.total_images:,} images in {steps:,} steps{end}; "
         f"validation every {every:,} images ({config.total_images // every} times)",
         "optimizer": f"{rate.name}, learning rate {rate.lr:g} after {rate.warmup_images:,} images, "
         f"{rate.final_lr:g} at the end",

@@ -1,0 +1,243 @@
+"""`linearsr bench`: what a model costs on this machine, and how that grows with the picture."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linearsr.cli.console import FAILED, debugging, say, shown, stop, write_json
+from linearsr.cli.loading import DType, choose_device, load_pipeline
+
+if TYPE_CHECKING:
+    from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
+    from linearsr.evaluation.timing import Timing
+
+_SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
+
+
+def bench(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id. Default: the model built in.")
+    ] = None,
+    sizes: Annotated[
+        str,
+        typer.Option(
+            "--sizes", metavar="LIST", help="LR sizes, as 256 or 320x240 (width x height), with commas."
+        ),
+    ] = "256",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Calls to take the median of.")] = 5,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            metavar="NETWORK",
+            help="Run beside ours: softmax (quadratic attention) or diffusers (the SANA class); repeatable.",
+        ),
+    ] = None,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", min=0, help="Leave out a comparison that would take longer.")
+    ] = 60.0,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="One transformer with random weights: tiny, default, 600m or 1600m."),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="PNG", help="Draw the growth over the sizes.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[DType, typer.Option("--dtype", help="Type of the weights.")] = DType.auto,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Measure parameters, multiply-accumulates, times and memory of a model at one or more sizes.
+
+    Times are medians after a warm-up; one evaluation (1 NFE) and the whole image are reported apart. With two sizes or
+    more, the exponent of the growth is fitted: 1 is linear in the tokens, 2 quadratic.
+    """
+    import torch
+
+    from linearsr.evaluation.benchmark import Benchmark
+    from linearsr.evaluation.rivals import RIVALS
+
+    wanted = _parse_sizes(sizes)
+    unknown = [name for name in compare or () if name not in RIVALS]
+    if unknown:
+        stop(f"--compare {unknown[0]}: choose from {', '.join(RIVALS)}")
+    if preset is not None and model is not None:
+        stop("give either a model or --preset")
+    if figure is not None and (len(wanted) < 2 or not figure.absolute().parent.is_dir()):
+        reason = "needs two sizes or more" if len(wanted) < 2 else "its folder does not exist"
+        stop(f"--figure {shown(figure)}: {reason}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    benchmark = Benchmark(runs, tuple(name for name in RIVALS if name in (compare or ())), max_seconds)
+    try:
+        report, reports = _measure(benchmark, model, preset, wanted, device, dtype)
+    except ModuleNotFoundError as error:
+        stop(f"--compare diffusers needs {error.name}: pip install 'linearsr[full]'")
+    except typer.Exit:
+        raise  # which is a RuntimeError, too
+    except (ValueError, RuntimeError) as error:
+        if debugging():
+            raise
+        stop(error, FAILED)
+    if figure is not None:
+        _draw(reports, report, figure)
+    if as_json:
+        write_json(report)
+    else:
+        _show(report)
+
+
+def _parse_sizes(text: str) -> "list[Size]":
+    """(height, width) of each."""
+    found = []
+    for word in text.split(","):
+        match = _SIZE.fullmatch(word.strip())
+        if match is None:
+            stop(
+                f"--sizes {text}: {word.strip()!r} is no size; write 256 or 320x240, with commas between them"
+            )
+        width, height = match[1], match[2] or match[1]
+        found.append((int(height), int(width)))
+    return list(dict.fromkeys(found))
+
+
+def _measure(
+    benchmark: "Benchmark",
+    model: str | None,
+    preset: str | None,
+    sizes: "Sequence[Size]",
+    device: str,
+    dtype: DType,
+) -> "tuple[dict[str, Any], list[SizeReport]]":
+    import torch
+
+    from linearsr.devices import best_dtype
+    from linearsr.evaluation.benchmark import device_name, versions
+    from linearsr.evaluation.scaling_figure import exponents
+    from linearsr.models.presets import PRESETS
+
+    if preset is None:
+        pipe = load_pipeline(model, device, dtype)
+        name, place, type_, steps = pipe.config.name, pipe.device, pipe.dtype, pipe.config.num_inference_steps
+        measured = benchmark.of_model(pipe, sizes)
+    else:
+        if preset not in PRESETS:
+            stop(f"--preset {preset}: choose from {', '.join(PRESETS)}")
+        place = choose_device(device)
+        type_ = best_dtype(place) if dtype is DType.auto else getattr(torch, dtype.value)
+        name, steps = f"preset {preset}", 1
+        measured = benchmark.of_preset(preset, sizes, place, type_)
+    reports = list(_followed(measured, len(sizes)))
+    grown = exponents(reports)
+    report = {
+        "model": name,
+        "device": device_name(place),
+        "dtype": str(type_).removeprefix("torch."),
+        "versions": versions(),
+        "runs": benchmark.runs,
+        "steps": steps,
+        "sizes": [_as_json(found) for found in reports],
+        "exponents": {network: round(power, 3) for network, power in grown.items()},
+    }
+    return report, reports
+
+
+def _followed(reports: "Iterator[SizeReport]", total: int) -> "Iterator[SizeReport]":
+    for number, report in enumerate(reports, 1):
+        if total > 1:
+            height, width = report.size
+            say(f"{width}x{height}: done, {number} of {total}")
+        yield report
+
+
+def _as_json(report: "SizeReport") -> dict[str, Any]:
+    def timing(found: "Timing | None") -> dict[str, Any] | None:
+        return None if found is None else {key: round(value, 5) for key, value in found._asdict().items()}
+
+    rate = report.megapixels_per_second
+    return {
+        "input": [report.size[1], report.size[0]],
+        "output": [report.output[1], report.output[0]],
+        "tokens": report.tokens,
+        "parts": [part._asdict() for part in report.parts],
+        "nfe_seconds": timing(report.evaluation),
+        "image_seconds": timing(report.image),
+        "peak_gib": round(report.peak_bytes / 2**30, 3),
+        "megapixels_per_second": None if rate is None else round(rate, 3),
+        "compare": {rival: timing(found) for rival, found in report.rivals.items()},
+    }
+
+
+def _draw(reports: "Sequence[SizeReport]", report: dict[str, Any], figure: Path) -> None:
+    from linearsr.evaluation.scaling_figure import draw_scaling
+
+    try:
+        draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)
+    except ModuleNotFoundError:
+        say("linearsr: no figure, as matplotlib is missing: pip install 'linearsr[train]'")
+    except OSError as error:
+        say(f"linearsr: no figure: {shown(figure)}: {error.strerror}")
+    else:
+        say(f"drawn: {shown(figure)}")
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(highlight=False, markup=False, emoji=False)
+    found = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    out.print(f"{report['model']}: {report['dtype']} on {report['device']}\n{found}", soft_wrap=True)
+    parts = Table("input", "part", "parameters", "GMAC", box=SIMPLE_HEAD, pad_edge=False)
+    times = Table(
+        "input", "output", "tokens", "1 NFE", "image", "MP/s", "peak", box=SIMPLE_HEAD, pad_edge=False
+    )
+    rivals = list(report["sizes"][0]["compare"])
+    beside = Table("input", "tokens", "ours", *rivals, box=SIMPLE_HEAD, pad_edge=False)
+    for size in report["sizes"]:
+        name, tokens = "x".join(map(str, size["input"])), f"{size['tokens']:,}"
+        for place, part in enumerate(size["parts"]):
+            row = (part["part"], f"{part['parameters']:,}", f"{part['macs'] / 1e9:,.2f}")
+            parts.add_row("" if place else name, *row)
+        rate = size["megapixels_per_second"]
+        times.add_row(
+            name,
+            "x".join(map(str, size["output"])),
+            tokens,
+            _seconds(size["nfe_seconds"]),
+            _seconds(size["image_seconds"]),
+            "" if rate is None else f"{rate:.2f}",
+            f"{size['peak_gib']:.2f} GiB",
+        )
+        beside.add_row(name, tokens, *_beside(size, rivals))
+    out.print(parts)
+    steps = f"; the transformer's MACs are of one of {report['steps']} steps" if report["steps"] > 1 else ""
+    out.print(times)
+    out.print(f"medians of {report['runs']} runs, ± half of the quartiles' distance{steps}")
+    if rivals:
+        out.print(beside)
+        out.print("one evaluation (1 NFE), and its time over ours")
+    for network, power in report["exponents"].items():
+        out.print(f"{network}: time grows with the tokens to the power {power:.2f}")
+
+
+def _seconds(timing: dict[str, Any] | None) -> str:
+    if timing is None:
+        return ""
+    return f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f} s"
+
+
+def _beside(size: dict[str, Any], rivals: Sequence[str]) -> list[str]:
+    ours = size["nfe_seconds"]["median"]
+    cells = [f"{ours:.3f} s"]
+    for rival in rivals:
+        timing = size["compare"][rival]
+        cells.append(
+            "too slow" if timing is None else f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})"
+        )
+    return cells

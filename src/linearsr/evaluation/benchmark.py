@@ -1,0 +1,177 @@
+"""What a model costs at a size: MACs, time of one evaluation and of a whole image, memory; and how that grows.
+
+Sizes are LR sizes in pixels. The latent of a size has its tokens; the whole image is read, upscaled and put back.
+"""
+
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+
+from linearsr.evaluation.counting import PartCost, count_parts, evaluation_inputs, transformer_macs
+from linearsr.evaluation.rivals import Rival, rival_call
+from linearsr.evaluation.timing import Timing, measure, peak_bytes
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.pipeline import LinearSRPipeline
+
+Size = tuple[int, int]
+"""Height and width of an LR image."""
+
+
+_COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
+"""HR pixels along one side of a latent position, by preset."""
+_SCALE = 4
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """What a model costs at one size."""
+
+    size: Size
+    output: Size
+    tokens: int
+    """Of the latent."""
+    parts: tuple[PartCost, ...]
+    evaluation: Timing
+    """One evaluation of the transformer (1 NFE), for one image."""
+    image: Timing | None
+    """A whole image with the default settings; None for a preset, which has no other parts."""
+    peak_bytes: int
+    """While that is done."""
+    rivals: dict[Rival, Timing | None] = field(default_factory=dict)
+    """One evaluation of each; None where it would take too long."""
+
+    @property
+    def megapixels_per_second(self) -> float | None:
+        """Of the output, for whole images."""
+        return None if self.image is None else self.output[0] * self.output[1] / 1e6 / self.image.median
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How to measure."""
+
+    runs: int = 5
+    """Calls that count; one before them does not."""
+    compare: tuple[Rival, ...] = ()
+    """Networks that are run beside ours, on the same inputs."""
+    max_seconds: float = 60.0
+    """A rival is left out where one evaluation would take longer, if it grew with the square of the tokens."""
+
+    def of_model(self, pipe: LinearSRPipeline, sizes: Sequence[Size]) -> Iterator[SizeReport]:
+        """A model at several LR sizes, the smallest first."""
+        network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
+        smaller: list[SizeReport] = []
+        for height, width in _by_area(sizes):
+            image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
+            padded = (-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width))
+            rows, columns = (side * pipe.scale // pipe.codec.compression for side in padded)
+            evaluation, rivals, _ = self._evaluation(network, (rows, columns), smaller)
+            report = SizeReport(
+                (height, width),
+                (height * pipe.scale, width * pipe.scale),
+                _tokens(network, rows, columns),
+                tuple(count_parts(pipe, height, width)),
+                evaluation,
+                measure(lambda image=image: pipe(image), pipe.device, self.runs),  # type: ignore[misc]
+                peak_bytes(lambda image=image: pipe(image), pipe.device),  # type: ignore[misc]
+                rivals,
+            )
+            smaller.append(report)
+            yield report
+
+    def of_preset(
+        self, preset: str, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype
+    ) -> Iterator[SizeReport]:
+        """The transformer of a preset, with random weights, at several LR sizes of x4 super-resolution."""
+        network = LinearSRTransformer(PRESETS[preset]).to(device, dtype).eval().fuse_projections_()
+        parameters = sum(p.numel() for p in network.parameters())
+        smaller: list[SizeReport] = []
+        for height, width in _by_area(sizes):
+            rows, columns = (-(-side * _SCALE // _COMPRESSION[preset]) for side in (height, width))
+            evaluation, rivals, peak = self._evaluation(network, (rows, columns), smaller)
+            cost = PartCost("transformer", parameters, transformer_macs(network.config, rows, columns))
+            report = SizeReport(
+                (height, width),
+                (height * _SCALE, width * _SCALE),
+                _tokens(network, rows, columns),
+                (cost,),
+                evaluation,
+                None,
+                peak,
+                rivals,
+            )
+            smaller.append(report)
+            yield report
+
+    @torch.inference_mode()
+    def _evaluation(
+        self, network: LinearSRTransformer, grid: tuple[int, int], smaller: Sequence[SizeReport]
+    ) -> tuple[Timing, dict[Rival, Timing | None], int]:
+        """One evaluation of the network and of its rivals, and its peak memory."""
+        table = network.scale_shift_table
+        inputs = evaluation_inputs(network.config, *grid, None, table.device, table.dtype)
+        ours = measure(lambda: network(**inputs), table.device, self.runs)
+        peak = peak_bytes(lambda: network(**inputs), table.device)
+        rivals: dict[Rival, Timing | None] = {}
+        for rival in self.compare:
+            rivals[rival] = None
+            if _expected(smaller, rival, _tokens(network, *grid)) <= self.max_seconds:
+                rivals[rival] = measure(rival_call(rival, network, inputs), table.device, self.runs)
+        return ours, rivals, peak
+
+
+def _by_area(sizes: Sequence[Size]) -> list[Size]:
+    return sorted(sizes, key=lambda size: size[0] * size[1])
+
+
+def _tokens(network: LinearSRTransformer, rows: int, columns: int) -> int:
+    return int(rows * columns // network.config.patch_size**2)
+
+
+def _expected(smaller: Sequence[SizeReport], rival: Rival, tokens: int) -> float:
+    """Seconds at `tokens`, had the time grown with their square since the last size; infinite once it was too long."""
+    if not smaller:
+        return 0.0
+    timing = smaller[-1].rivals[rival]
+    return math.inf if timing is None else timing.median * (tokens / smaller[-1].tokens) ** 2
+
+
+def exponent(tokens: Sequence[int], seconds: Sequence[float]) -> float:
+    """The p of seconds = c * tokens ** p, by least squares on logarithms. ValueError for fewer than two sizes."""
+    if len(set(tokens)) < 2:
+        raise ValueError("an exponent needs two sizes or more")
+    slope, _ = np.polyfit(np.log(tokens), np.log(seconds), 1)
+    return float(slope)
+
+
+def versions() -> dict[str, str]:
+    """Of what takes part."""
+    found = {"python": platform.python_version()}
+    for package in ("linearsr", "torch", "diffusers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """How the device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()

@@ -1,0 +1,113 @@
+"""Multiply-accumulates (MACs) and parameters of a model, part by part.
+
+Products and convolutions are counted, as `torch.utils.flop_counter` sees them; what works element by element is not.
+The networks around the transformer are run once; the transformer is counted without computing anything.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from linearsr.guidance.encoders import EncoderPart
+from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.pipeline import LinearSRPipeline
+
+
+class PartCost(NamedTuple):
+    """What one part of a model costs for one image."""
+
+    part: str
+    parameters: int
+    macs: int
+    """Of one pass; the transformer makes one for each step."""
+
+
+def count_macs(call: Callable[[], object]) -> int:
+    """MACs of the products and convolutions in a call."""
+    with torch.inference_mode():
+        return _counted(call)
+
+
+def _counted(call: Callable[[], object]) -> int:
+    # the counter does not know the fused kernel of the CPU, but the products it stands for
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops()) // 2
+
+
+def transformer_macs(config: TransformerConfig, height: int, width: int, tokens: int | None = None) -> int:
+    """MACs of one evaluation (NFE) on a latent of `height` x `width`, with so many guidance tokens.
+
+    Args:
+        config: of the network.
+        height, width: of the latent.
+        tokens: None: the null tokens.
+    """
+    # fake tensors have shapes only; with gradients allowed, the network does not go band by band
+    with FakeTensorMode(), torch.enable_grad():
+        network = LinearSRTransformer(config).requires_grad_(False)
+        inputs = evaluation_inputs(config, height, width, tokens, torch.device("cpu"), torch.float32)
+        return _counted(lambda: network(**inputs))
+
+
+def evaluation_inputs(
+    config: TransformerConfig,
+    height: int,
+    width: int,
+    tokens: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Random arguments of one evaluation for one image; see `transformer_macs`."""
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, device=device, dtype=dtype)
+
+    return {
+        "hidden_states": noise(config.in_channels, height, width),
+        "timestep": torch.full((1,), 500.0, device=device),
+        "lr_features": noise(config.lr_channels, height, width) if config.lr_channels else None,
+        "encoder_hidden_states": None if tokens is None else noise(tokens, config.caption_channels),
+    }
+
+
+def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCost]:
+    """The parts of a model in the order in which they work on an LR image of `height` x `width`."""
+    lr = torch.zeros(1, 3, height, width, device=pipe.device)
+    parts = []
+    tags: list[str] = []
+    if pipe.tagger is not None:
+        macs = count_macs(lambda: tags.extend(tag.name for tag in pipe.tagger.tag(lr[0])))  # type: ignore[union-attr]
+        parts.append(PartCost("tagger", _parameters(pipe.tagger), macs))
+    tokens = None
+    if pipe.guidance is not None:
+        found = list[Any]()
+        macs = count_macs(lambda: found.append(pipe.guidance.encode(lr, [tags or ["photo"]])))  # type: ignore[union-attr]
+        tokens = None if found[0] is None else found[0].embeds.shape[1]
+        parts.append(PartCost("guidance", _parameters(pipe.guidance), macs))
+    padded = torch.zeros(1, 3, *(-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width)))
+    padded = padded.to(pipe.device)
+    conditions = list[Any]()
+    macs = count_macs(lambda: conditions.append(pipe.lr_stem(padded)))
+    parts.append(PartCost("lr_stem", _parameters(pipe.lr_stem), macs))
+    grid = cast(tuple[int, int], tuple(conditions[0].features.shape[-2:]))
+    config: TransformerConfig = pipe.transformer.config
+    parts.append(
+        PartCost("transformer", _parameters(pipe.transformer), transformer_macs(config, *grid, tokens))
+    )
+    latent = torch.zeros(1, pipe.codec.latent_channels, *grid, device=pipe.device)
+    macs = count_macs(lambda: pipe.codec.decode(latent, conditions[0]))
+    parts.append(PartCost("codec", _parameters(pipe.codec), macs))
+    return parts
+
+
+def _parameters(part: object) -> int:
+    if isinstance(part, EncoderPart):
+        with part.encoder() as encoder:
+            return _parameters(encoder)
+    return sum(p.numel() for p in part.parameters()) if isinstance(part, nn.Module) else 0

@@ -1,0 +1,54 @@
+"""How time grows with the picture, drawn: one line a network, on logarithmic axes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from linearsr.evaluation.benchmark import SizeReport, exponent
+
+_COLOURS = {"ours": "#1f4e79", "softmax": "#c0392b", "diffusers": "#7f8c8d"}
+_DPI = 110
+
+
+def curves(reports: Sequence[SizeReport]) -> dict[str, tuple[list[int], list[float]]]:
+    """Tokens and median seconds of one evaluation, by network; sizes that were left out are left out."""
+    found = {"ours": ([r.tokens for r in reports], [r.evaluation.median for r in reports])}
+    for rival in reports[0].rivals:
+        seen = [(r.tokens, timing.median) for r in reports if (timing := r.rivals[rival]) is not None]
+        found[rival] = ([tokens for tokens, _ in seen], [seconds for _, seconds in seen])
+    return found
+
+
+def exponents(reports: Sequence[SizeReport]) -> dict[str, float]:
+    """The growth of each network's time with the tokens, for those measured at two sizes or more."""
+    return {name: exponent(*curve) for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
+
+
+def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
+    """Write a PNG of seconds over output megapixels.
+
+    Needs matplotlib (the extra `train`). An existing file is replaced; a failure leaves none. OSError where the place
+    cannot be written to.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    megapixels: Mapping[int, float] = {r.tokens: r.output[0] * r.output[1] / 1e6 for r in reports}
+    grown = exponents(reports)
+    for name, (tokens, seconds) in curves(reports).items():
+        power = f": tokens to the power {grown[name]:.2f}" if name in grown else ""
+        axis.loglog(
+            [megapixels[n] for n in tokens], seconds, "o-", color=_COLOURS[name], label=f"{name}{power}"
+        )
+    axis.set(xlabel="output megapixels", ylabel="seconds for one evaluation (1 NFE)", title=title)
+    axis.grid(visible=True, which="both", linewidth=0.3)
+    axis.legend(fontsize=9)
+    draft = file.with_name(f".{file.name}.tmp")
+    try:
+        figure.savefig(draft, dpi=_DPI, format="png")
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""How long a call takes and how much memory, repeated, with the spread of both kept in sight."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import NamedTuple
+
+import torch
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+class Timing(NamedTuple):
+    """Seconds of a repeated call."""
+
+    median: float
+    low: float
+    """First quartile."""
+    high: float
+    """Third quartile."""
+    runs: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        """Of at least one run."""
+        if len(seconds) == 1:
+            return cls(seconds[0], seconds[0], seconds[0], 1)
+        low, _, high = quantiles(seconds, n=4, method="inclusive")
+        return cls(median(seconds), low, high, len(seconds))
+
+
+def measure(call: Callable[[], object], device: torch.device, runs: int, warmup: int = 1) -> Timing:
+    """Time a call after `warmup` calls that are not counted, waiting for the device each time."""
+    for _ in range(warmup):
+        seconds_of(call, device)
+    return Timing.of([seconds_of(call, device) for _ in range(runs)])
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, until the device has done its work."""
+    _wait(device)
+    start = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    """Most memory in use during a call: of the device's allocator on CUDA, else of the process with all it holds.
+
+    Where the system cannot forget an earlier peak (outside Linux), it is the most of the process so far.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return int(torch.cuda.max_memory_allocated(device))
+    forgets = _forget_peak()
+    call()
+    if forgets:
+        line = next(
+            row for row in _STATUS.read_text(encoding="ascii").splitlines() if row.startswith("VmHWM")
+        )
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _forget_peak() -> bool:
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
