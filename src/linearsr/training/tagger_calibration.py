@@ -9,9 +9,9 @@ from torch import Tensor
 from linearsr.evaluation.tagging import average_precisions
 from linearsr.guidance.own_tagger import OwnTagger
 
-_LEAST_GAIN = 2.0
-"""A tag is offered if its average precision is at least so many times that of constant scores."""
-_LEAST_SAMPLES = 3
+_LEAST_GAIN = 0.15
+"""A tag is offered if its average precision is at least so much of the way from that of constant scores to 1."""
+_LEAST_PHOTOS = 3
 """Photos that must have a tag, for less say nothing of it."""
 _BETA = 0.5
 """Weight of recall over precision in the F-measure: a wrong tag does more harm than a missing one."""
@@ -27,18 +27,18 @@ def calibrated(tagger: OwnTagger, samples: Iterable[tuple[Tensor, Tensor]], vers
         versions: how often each photo is among them.
 
     Returns:
-        A tagger that offers the tags it tells from chance, each from the score with the best F-measure.
+        A tagger that offers the tags it tells from chance, from the score on that gives all of them together the best
+        F-measure. A score for each tag, found in the few photos that have it, did worse on other photos.
     """
     pairs = [(tagger(lr[None])[0].sigmoid(), tags) for lr, tags in samples]
     scores, labels = (torch.stack(column) for column in zip(*pairs, strict=True))
-    gains = average_precisions(scores, labels) / labels.mean(dim=0)
-    photos = labels.sum(dim=0) / versions
-    offered = (gains >= _LEAST_GAIN) & (photos >= _LEAST_SAMPLES)
-    thresholds = [
-        best_threshold(score, label) if offer else None
-        for score, label, offer in zip(scores.T, labels.T, offered.tolist(), strict=True)
-    ]
-    return with_thresholds(tagger, thresholds)
+    chance, photos = labels.mean(dim=0), labels.sum(dim=0) / versions
+    gains = (average_precisions(scores, labels) - chance) / (1 - chance)
+    offered = (gains >= _LEAST_GAIN) & (photos >= _LEAST_PHOTOS)
+    if not offered.any():
+        return with_thresholds(tagger, [None] * len(offered))
+    threshold = best_threshold(scores[:, offered].flatten(), labels[:, offered].flatten())
+    return with_thresholds(tagger, [round(threshold, 3) if offer else None for offer in offered.tolist()])
 
 
 def with_thresholds(tagger: OwnTagger, thresholds: Iterable[float | None]) -> OwnTagger:
