@@ -160,13 +160,19 @@ def test_info_says_what_the_model_expects(folder):
     assert model["guidance"] == {
         "kind": "text",
         "token_channels": 16,
-        "text_encoder": "text_encoder",
-        "tokenizer": "tokenizer",
+        "encoders": {"text_encoder": "text_encoder", "tokenizer": "tokenizer"},
     }
-    assert model["tagger"] == {"class": "ZeroShotTagger", "known_tags": 5, "encoder": "tagger_encoder"}
-    assert [part["name"] for part in model["parts"]][3:] == ["guidance", "tagger"]
+    assert model["tagger"] == {
+        "class": "ZeroShotTagger",
+        "known_tags": 5,
+        "encoders": {"encoder": "tagger_encoder"},
+    }
+    parts = {part["name"]: part for part in model["parts"]}
+    assert list(parts)[3:] == ["guidance", "tagger", "text_encoder", "tagger_encoder"]
+    assert parts["text_encoder"]["class"] == "Gemma2Model"
+    assert parts["text_encoder"]["parameters"] > 1000
     text = run("info", folder).stdout
-    assert "guidance: text; token channels 16; text encoder text_encoder" in text
+    assert "guidance: text; token channels 16; encoders text_encoder, tokenizer" in text
 
 
 def broken(folder, tmp_path, part, **config):

@@ -58,7 +58,7 @@ def test_scores_of_siglip_are_its_own_probabilities(write, tmp_path):
     with torch.no_grad():
         output = model(input_ids=texts.input_ids, **tower.inputs(tower.pixels(LR[None], size)))
     torch.testing.assert_close(tagger.scores(LR), output.logits_per_image[0].sigmoid())
-    assert tagger.scores(LR).std() > 0.005
+    assert tagger.scores(LR).std() > 1e-4
 
 
 def test_scores_of_clip_are_those_against_the_neutral_prompt(tmp_path):

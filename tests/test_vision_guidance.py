@@ -5,7 +5,6 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from linearsr.checkpoints import CheckpointError
 from linearsr.guidance.registry import load_guidance
@@ -76,7 +75,7 @@ def test_pixels_are_those_of_the_librarys_own_processor():
 
 def test_patches_of_towers_of_any_resolution_are_in_their_order():
     image = torch.rand(3, 32, 32)
-    processor = Siglip2ImageProcessorPil(
+    processor = transformers.Siglip2ImageProcessor(
         patch_size=8, max_num_patches=16, do_rescale=False, do_normalize=False, do_resize=True
     )
     expected = processor((image * 255).round().byte(), return_tensors="pt")

@@ -58,7 +58,10 @@ def _model(name: str | None) -> dict[str, Any]:
     folder = resolve_folder(name) if name is not None else default_model_folder()
     index = read_index(folder)
     settings = asdict(PipelineConfig.from_index(index))
+    guidance, tagger = _guidance(folder, index), _tagger(folder, index)
     parts = [_part(folder / part, part, index) for part in _PARTS if index.get(part) is not None]
+    for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):
+        parts += [_encoder(folder, name) for name in encoders.values() if _has_weights(folder / name)]
     return {
         "name": settings.pop("name"),
         "folder": str(folder),
@@ -67,10 +70,22 @@ def _model(name: str | None) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "parts": parts,
         "experts": _experts(folder / "transformer"),
-        "guidance": _guidance(folder, index),
-        "tagger": _tagger(folder, index),
+        "guidance": guidance,
+        "tagger": tagger,
         "settings": settings,
     }
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _encoder(folder: Path, name: str) -> dict[str, Any]:
+    """An encoder inside the model, under the name that `transformers` wrote into its config."""
+    from linearsr.checkpoints import load_config
+
+    architectures = load_config(folder / name).get("architectures") or [None]
+    return _part(folder / name, name, {name: ["transformers", architectures[0]]})
 
 
 def _part(folder: Path, name: str, index: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +185,11 @@ def _show(report: dict[str, Any]) -> None:
 
 def _show_guidance(out: "Console", model: dict[str, Any]) -> None:
     for name in ("guidance", "tagger"):
-        if model[name] is not None:
-            what, *details = model[name].items()
-            line = "; ".join([what[1], *(f"{key.replace('_', ' ')} {value}" for key, value in details)])
-            out.print(f"{name}: {line}", soft_wrap=True)
+        if model[name] is None:
+            continue
+        what, *details = model[name].items()
+        facts = [what[1]]
+        for key, value in details:
+            shown = ", ".join(value.values()) if isinstance(value, dict) else value
+            facts.append(f"{key.replace('_', ' ')} {shown}")
+        out.print(f"{name}: {'; '.join(facts)}", soft_wrap=True)

@@ -70,8 +70,12 @@ def _kind_and_config(folder: Path, kinds: dict[str, type[Any]], what: str) -> tu
 
 def _details(kind: type[Any], config: Any) -> dict[str, Any]:
     """The number of known tags and the names of encoders, where a kind has them."""
-    details = {"known_tags": len(config.vocabulary)} if hasattr(config, "vocabulary") else {}
-    return details | {name: getattr(config, name) for name in getattr(kind, "folder_fields", ())}
+    details: dict[str, Any] = {}
+    if hasattr(config, "vocabulary"):
+        details["known_tags"] = len(config.vocabulary)
+    if issubclass(kind, EncoderPart):
+        details["encoders"] = {field: getattr(config, field) for field in kind.folder_fields}
+    return details
 
 
 def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None = None) -> Tagger:
