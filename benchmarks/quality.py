@@ -135,7 +135,8 @@ def main() -> None:
     ]
     columns = "input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness", "NIQE"
     table = Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    notes = ["* the model's own fidelity"]
+    own = pipe.config.fidelity
+    notes = ["* the model's own fidelity"] if any(fidelity == own for _, fidelity in settings) else []
     for name, pairs in sets.items():
         scores: dict[str, list[Score]] = defaultdict(list)
         for _, lr, hr in track(pairs, name, console=Console(stderr=True)):
@@ -144,7 +145,7 @@ def main() -> None:
                 output = pipe(
                     lr, num_inference_steps=steps, fidelity=fidelity, seed=args.seed, output_type="pt"
                 )
-                mark = " *" if fidelity == pipe.config.fidelity else ""
+                mark = " *" if fidelity == own else ""
                 results[f"{steps} steps, fidelity {fidelity:g}{mark}"] = output.images[0]
             for setting, image in results.items():
                 scores[setting].append(score(eight_bit(image)[None], hr[None]))
