@@ -1,6 +1,7 @@
 """The full size from end to end: SigLIP or RAM says what is in a photo, Gemma 2 says it to the transformer."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +12,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from full_size_model import TAGS, add_part, write_full_size_model
+from full_size_model import NETWORK, TAGS, add_part, write_full_size_model
 from linearsr import LinearSRPipeline
 from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
+from linearsr.flow.experts import SNRExperts
+from linearsr.flow.partition import Partition
+from linearsr.models.transformer import LinearSRTransformer
+from tiny_encoders import write_dino, write_gemma2
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +181,6 @@ def test_info_says_what_the_model_expects(folder):
 
 
 def broken(folder, tmp_path, part, **config):
-    import shutil
-
     copy = tmp_path / "broken"
     shutil.copytree(folder, copy)
     add_part(copy, part, *(["TextGuidance"] if part == "guidance" else ["ZeroShotTagger"]), **config)
@@ -202,8 +205,6 @@ def test_parts_that_do_not_fit_are_one_line(folder, tmp_path, photo, config, mes
 
 
 def test_a_text_encoder_of_another_width(folder, tmp_path, photo):
-    from tiny_encoders import write_gemma2
-
     model = broken(folder, tmp_path, "guidance", channels=16)
     write_gemma2(model / "text_encoder", channels=24)
     pipe = LinearSRPipeline.from_pretrained(model, device="cpu")
@@ -218,3 +219,54 @@ def test_nothing_heavy_is_imported_until_tags_are_used(folder, photo):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_features_of_the_image_guide_where_the_model_has_them(pipe, photo, tmp_path):
+    write_dino(tmp_path / "image_encoder", "Dinov2")
+    LinearSRPipeline(pipe.lr_stem, pipe.transformer, pipe.codec, pipe.config).save_pretrained(tmp_path)
+    add_part(tmp_path, "guidance", "DINOGuidance", channels=16, image_size=32)
+    seeing = LinearSRPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32, device="cpu")
+    features, tags = latent(seeing, photo)
+    assert tags == ()
+    plain, _ = latent(seeing, photo, guidance_scale=0)
+    assert torch.equal(plain, latent(pipe, photo, tags="")[0])
+    assert not torch.allclose(features, plain, atol=1e-3)
+    with pytest.raises(ValueError, match="not guided by tags"):
+        seeing(photo, tags="sky")
+    model = json.loads(run("info", tmp_path, "--json").stdout)["model"]
+    assert model["guidance"]["kind"] == "dino"
+
+
+def test_a_network_without_null_tokens_needs_tags(pipe, photo):
+    network = LinearSRTransformer(replace(NETWORK, num_null_tokens=0))
+    parts = (pipe.lr_stem, SNRExperts(Partition(), [network]), pipe.codec, pipe.config)
+    guided = LinearSRPipeline(*parts, pipe.guidance, pipe.tagger)
+    assert guided(photo, tags="sky").tags == [("sky",)]
+    for options in ({}, {"tags": "sky", "guidance_scale": 2}):
+        with pytest.raises(ValueError, match="cannot go without guidance: give tags"):
+            guided(photo, **options)
+
+
+def test_an_encoder_that_is_broken_stops_before_the_first_image(folder, tmp_path, photo):
+    model = broken(folder, tmp_path, "guidance", channels=16)
+    (model / "text_encoder/model.safetensors").write_bytes(b"x")
+    for tags in ("sky", "+sky"):
+        result = run("upscale", photo, "--model", model, "--tags", tags)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert "text encoder cannot be read" in result.stderr
+    assert run("upscale", photo, "--model", model).exit_code == 0
+
+
+def test_a_name_cannot_lead_out_of_the_model(folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.json").write_text("{}")
+    model = tmp_path / "deep/model"
+    shutil.copytree(folder, model)
+    pipe = LinearSRPipeline.from_pretrained(model, device="cpu")
+    pipe.guidance.config = replace(pipe.guidance.config, text_encoder="../../outside")
+    (tmp_path / "a/b").mkdir(parents=True)
+    pipe.save_pretrained(tmp_path / "a/b/copy")
+    assert not (tmp_path / "a/outside").exists()
+    with pytest.raises(CheckpointError, match="no such folder"):
+        LinearSRPipeline.from_pretrained(tmp_path / "a/b/copy", device="cpu")

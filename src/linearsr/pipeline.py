@@ -240,11 +240,11 @@ class LinearSRPipeline:
             )
         if tags is not None and guidance_embeds is not None:
             raise ValueError("give either tags or guidance_embeds")
+        if guidance_embeds is None:
+            self._check_scale(guidance_scale)
         asked = self._options(
             scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
         )
-        if guidance_scale not in (None, 1) and self.guidance is None and guidance_embeds is None:
-            raise ValueError("this model has no guidance to scale: give guidance_embeds")
         unknown = self.unknown_tags(tags)
         pictures = [as_picture(item) for item in as_list(image)]
         seeds = seeds_for(len(pictures), seed, generator)
@@ -274,6 +274,7 @@ class LinearSRPipeline:
 
         The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
         """
+        self._check_scale(guidance_scale)
         options = self._options(
             scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
         )
@@ -287,6 +288,10 @@ class LinearSRPipeline:
         """
         words = self._tag_request(tags).words
         return self.guidance.understand(words).unknown if self.guidance is not None and words else []
+
+    def _check_scale(self, guidance_scale: float | None) -> None:
+        if guidance_scale not in (None, 1) and self.guidance is None:
+            raise ValueError(f"the model {self.config.name} has no guidance to scale: give guidance_embeds")
 
     def _tag_request(self, tags: str | Sequence[str] | None) -> TagRequest:
         request = TagRequest.parse(tags, self.config.use_tags)

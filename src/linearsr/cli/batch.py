@@ -18,6 +18,7 @@ from linearsr.cli.console import (
     one_line,
     say,
     shown,
+    shown_words,
     stop,
     write_json,
 )
@@ -96,7 +97,7 @@ def _run(job: Job, work: Work, progress: BatchProgress, *, skip: bool) -> dict[s
     if job.output is None:
         return {"status": "done", **result, "seconds": seconds}
     width, height = result["size"]
-    tags = f", tags: {shown(', '.join(result['tags']))}" if result.get("tags") else ""
+    tags = f", tags: {shown_words(result['tags'])}" if result.get("tags") else ""
     say(f"{shown(job.input)} -> {shown(job.output)} ({width}x{height}, {seconds:.1f} s{tags})")
     return {"status": "done", "output": _text(job.output), **result, "seconds": seconds}
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,12 @@ def stop(message: object, status: int = WRONG_USE) -> NoReturn:
 def shown(path: str | Path) -> str:
     """A path as one printable line: line breaks, control characters and bytes that are no text are escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(path))
+
+
+def shown_words(words: Sequence[str], most: int = 8, longest: int = 40) -> str:
+    """A list of the first few words, and how many more there are."""
+    listed = ", ".join(shown(word[:longest]) for word in words[:most])
+    return listed + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def one_line(message: object) -> str:

@@ -4,15 +4,13 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linearsr.cli.console import debugging, one_line, say, shown, stop
+from linearsr.cli.console import debugging, one_line, say, shown_words, stop
 
 if TYPE_CHECKING:
     import torch
 
     from linearsr.guidance.base import Tagger
     from linearsr.pipeline import LinearSRPipeline
-
-_SHOWN_TAGS, _SHOWN_LENGTH = 5, 40
 
 
 class DType(str, Enum):
@@ -44,19 +42,21 @@ def choose_device(name: str) -> "torch.device":
 
 
 def check_tags(pipeline: "LinearSRPipeline", tags: str | None, guidance_scale: float | None) -> list[str]:
-    """The words of `--tags` that the model cannot use; says them. Ends the command if it uses no tags at all."""
+    """The words of `--tags` that the model cannot use; says them. Ends the command if tags cannot guide the model."""
+    from linearsr.guidance.guide import prepare
+    from linearsr.guidance.request import TagRequest
+
+    if guidance_scale not in (None, 1) and pipeline.guidance is None:
+        stop("--guidance-scale: this model has no guidance: leave it out")
     try:
-        if guidance_scale not in (None, 1) and pipeline.guidance is None:
-            stop("--guidance-scale: this model has no guidance: leave it out")
         unknown = pipeline.unknown_tags(tags)
+        prepare(pipeline.guidance, pipeline.tagger, TagRequest.parse(tags, pipeline.config.use_tags))
     except (ValueError, ImportError) as error:
         if debugging():
             raise
-        stop(f"--tags: {one_line(error)}")
+        stop(error)
     if unknown:
-        more = f" and {len(unknown) - _SHOWN_TAGS} more" if len(unknown) > _SHOWN_TAGS else ""
-        words = ", ".join(shown(word[:_SHOWN_LENGTH]) for word in unknown[:_SHOWN_TAGS])
-        say(f"warning: tags left out, unknown to the model or too many: {words}{more}")
+        say(f"warning: tags left out, unknown to the model or too many: {shown_words(unknown)}")
     return unknown
 
 

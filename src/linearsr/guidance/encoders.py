@@ -96,8 +96,9 @@ class EncoderPart(PretrainedModule):
         folder.mkdir(parents=True, exist_ok=True)
         for field in self.folder_fields:
             name = getattr(self.config, field)
-            if name and self.model_folder is not None and (self.model_folder / name).is_dir():
-                _copy(self.model_folder / name, folder.parent / name)
+            inside = _inside(name, self.model_folder)
+            if inside is not None:
+                _copy(inside, folder.parent / name)
         write_json(folder / CONFIG_NAME, {"_class_name": type(self).__name__, **asdict(self.config)})
 
     @classmethod
@@ -121,11 +122,13 @@ class EncoderPart(PretrainedModule):
 
 def encoder_folder(name: str, model_folder: Path | None = None) -> Path:
     """The folder that a config means by `name`; see `EncoderPart`. Raises CheckpointError where there is none."""
-    if model_folder is not None and (model_folder / name).is_dir():
-        return model_folder / name
-    inside = _IN_REPOSITORY.fullmatch(name)
-    if inside and not Path(name).exists():
-        return resolve_folder(inside[1], parts=[inside[2]]) / inside[2]
+    inside = _inside(name, model_folder)
+    if inside is not None:
+        return inside
+    in_repository = _IN_REPOSITORY.fullmatch(name)
+    if in_repository and not Path(name).exists():
+        repository, part = in_repository.groups()
+        return resolve_folder(repository, parts=[part]) / part
     return resolve_folder(name)
 
 
@@ -191,6 +194,14 @@ def check_width(encoder: Any, channels: int, folder: Path) -> None:
             f"{folder}: this encoder's tokens have {width} channels and the model's {channels}: "
             "take the encoder that the model was trained with"
         )
+
+
+def _inside(name: str, model_folder: Path | None) -> Path | None:
+    """The folder of that name in the model, if there is one. A name cannot lead out of the model."""
+    path = Path(name)
+    if not name or model_folder is None or path.is_absolute() or ".." in path.parts:
+        return None
+    return model_folder / path if (model_folder / path).is_dir() else None
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
+from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.request import TagRequest
 
 
@@ -16,3 +17,20 @@ def guide(
     # the caller's first: where there are too many, they stay
     tags = guidance.understand([*request.words, *found]).tags
     return (guidance.encode(lr, [tags]) if tags else None), tuple(tags)
+
+
+def prepare(guidance: Guidance | None, tagger: Tagger | None, request: TagRequest) -> None:
+    """Read the encoders that `guide` would use, so that what is wrong with one shows before the first image.
+
+    Raises:
+        ImportError: a library that an encoder needs is not installed.
+        CheckpointError: an encoder is missing, damaged or does not fit.
+    """
+    used: list[Guidance | Tagger | None] = []
+    if guidance is not None and (request.words or request.add or not guidance.uses_tags):
+        used.append(guidance)
+    if guidance is not None and guidance.uses_tags and request.add:
+        used.append(tagger)
+    for part in used:
+        if isinstance(part, EncoderPart):
+            part.prepare()
