@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -203,11 +204,29 @@ class PretrainedModule(nn.Module):
         Raises:
             CheckpointError: names or shapes differ; `where` says whose they are.
         """
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialisation():
             model = cls(config)
         check_state(state, model.state_dict(), where)
         model.load_state_dict(dict(state), assign=True)
         return model.eval()
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out what writes into tensors: weights that are to be replaced need no first values.
+
+    On the meta device, where this is used, such writes change nothing, but the first one imports torch's compiler,
+    which takes longer than to load the default model.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = func.__name__
+        if name == "__setitem__":
+            return None
+        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 _Part = TypeVar("_Part")

@@ -224,7 +224,7 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(width, width, cross_heads, cross_head_dim, True, qk_norm)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
         self.ff = MixFFN(width, mlp_ratio)
-        self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
+        self.scale_shift_table = nn.Parameter(torch.empty(6, width).normal_(std=width**-0.5))
 
     def forward(
         self,

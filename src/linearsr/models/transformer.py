@@ -9,7 +9,6 @@ what the output means (`prediction_type`).
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -152,7 +151,7 @@ class LinearSRTransformer(PretrainedModule):
             for _ in range(config.num_layers)
         )
         self.norm_out = nn.LayerNorm(width, eps=NORM_OUT_EPS, elementwise_affine=False)
-        self.scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.scale_shift_table = nn.Parameter(torch.empty(2, width).normal_(std=width**-0.5))
         self.proj_out = nn.Linear(width, patch * patch * config.out_channels)
         if config.num_null_tokens:
             self.null_tokens = nn.Parameter(_fresh_tokens(config.num_null_tokens, config.caption_channels))
@@ -181,7 +180,7 @@ class LinearSRTransformer(PretrainedModule):
         weight = self.patch_embed.get_parameter("proj.weight")
         latent = slice(0, self.config.in_channels)
         with torch.no_grad():
-            start = torch.empty_like(weight[:, latent].flatten(1))
+            start = torch.empty(len(weight), weight[0, latent].numel())
             weight.zero_()
             weight[:, latent] = nn.init.xavier_uniform_(start).view_as(weight[:, latent])
         nn.init.zeros_(self.patch_embed.get_parameter("proj.bias"))
@@ -315,7 +314,7 @@ class LinearSRTransformer(PretrainedModule):
 
 
 def _fresh_tokens(count: int, channels: int) -> Tensor:
-    return torch.randn(count, channels) / math.sqrt(channels)
+    return torch.empty(count, channels).normal_(std=channels**-0.5)
 
 
 def _mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
