@@ -29,9 +29,8 @@ def degrade(
     An HR photo is first cut to a multiple of the scale, at the right and lower border.
     """
     from linearsr.images.degradation import PRESETS
-    from linearsr.images.degradation import degrade as degrade_image
     from linearsr.images.io import Picture, write_image
-    from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+    from linearsr.images.photos import degraded_pair
 
     if preset not in PRESETS:
         stop(f"--preset {preset} is unknown: choose from {', '.join(PRESETS)}")
@@ -43,8 +42,7 @@ def degrade(
         source, target = job.input, job.output
         assert target is not None
         progress.start_image(source)
-        hr = crop_to_multiple(read_rgb(source), scale)
-        lr = degrade_image(hr, PRESETS[preset], file_generator(seed, source.stem), scale)
+        lr, _ = degraded_pair(source, preset, seed, scale)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_image(Picture(lr), target, overwrite=overwrite)
         return {"size": [lr.shape[1], lr.shape[0]]}

@@ -35,3 +35,21 @@ def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> NDArray[np.floa
 def file_generator(seed: int, name: str) -> np.random.Generator:
     """The generator of one file: its draws do not depend on which other files there are."""
     return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
+
+
+def degraded_pair(
+    path: Path, preset: str, seed: int, scale: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A photo's (LR, HR): (h, w, 3) and (h scale, w scale, 3), in [0, 1] on the 8-bit grid.
+
+    The HR image is cut to a multiple of the scale; the LR image follows from it, the seed and the file's stem.
+
+    Raises:
+        ImageError: the photo cannot be read.
+        KeyError: no degradation is called `preset`.
+        ValueError: the photo is smaller than one LR pixel.
+    """
+    from linearsr.images.degradation import PRESETS, degrade
+
+    hr = crop_to_multiple(read_rgb(path), scale)
+    return degrade(hr, PRESETS[preset], file_generator(seed, path.stem), scale), hr
