@@ -1,8 +1,19 @@
-"""Full-reference metrics on the luma of studio-range YCbCr, as the super-resolution literature reports them."""
+"""PSNR and SSIM, on the luma of studio-range YCbCr, as the super-resolution literature reports them, and on RGB.
 
+The arithmetic has the type of the images: pass float64 for figures to print.
+"""
+
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from linearsr.images.colour import rgb_to_y
+
+_WINDOW = 11
+_C1, _C2 = 0.01**2, 0.03**2
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_SSIM_LEAST_SIDE = 176
+"""Pixels: four times halved, the 11x11 window must still fit (176 to 11)."""
 
 
 def psnr_y(image: Tensor, reference: Tensor) -> float:
@@ -11,18 +22,87 @@ def psnr_y(image: Tensor, reference: Tensor) -> float:
     Args:
         image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's PSNR is returned.
     """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
+    return _psnr(rgb_to_y(image), rgb_to_y(reference))
 
-    value = peak_signal_noise_ratio(
-        rgb_to_y(image), rgb_to_y(reference), data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)
-    )
-    return float(value)
+
+def psnr_rgb(image: Tensor, reference: Tensor) -> float:
+    """PSNR in dB of the squared error averaged over R, G and B; otherwise as `psnr_y`."""
+    return _psnr(image, reference)
 
 
 def ssim_y(image: Tensor, reference: Tensor) -> float:
-    """SSIM on Y (Wang et al. 2004: 11x11 Gaussian window of sigma 1.5), data range 1; arguments as `psnr_y`."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    """SSIM on Y (Wang et al. 2004: 11x11 Gaussian window of sigma 1.5), data range 1; arguments as `psnr_y`.
 
-    value = structural_similarity_index_measure(rgb_to_y(image), rgb_to_y(reference), data_range=1.0)
-    assert isinstance(value, Tensor)
-    return float(value)
+    Raises:
+        ValueError: a side below 11.
+    """
+    return _ssim(rgb_to_y(image), rgb_to_y(reference))
+
+
+def ssim_rgb(image: Tensor, reference: Tensor) -> float:
+    """Mean of the SSIM of R, G and B; otherwise as `ssim_y`."""
+    return _ssim(image, reference)
+
+
+def ms_ssim(image: Tensor, reference: Tensor) -> float:
+    """MS-SSIM on Y (Wang, Simoncelli and Bovik 2003: five scales, their weights); otherwise as `ssim_y`.
+
+    Raises:
+        ValueError: a side below 176.
+    """
+    _require_alike(image, reference)
+    _require_side("MS-SSIM", image, MS_SSIM_LEAST_SIDE)
+    x, y = rgb_to_y(image), rgb_to_y(reference)
+    value = x.new_ones(len(x))
+    for scale, weight in enumerate(_MS_SSIM_WEIGHTS):
+        luminance, contrast = _ssim_maps(x, y)
+        last = scale == len(_MS_SSIM_WEIGHTS) - 1
+        mean = (luminance * contrast if last else contrast).mean((1, 2, 3))
+        # images that are each other's negative: no root of a negative number
+        value *= mean.clamp(min=0) ** weight
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return float(value.mean())
+
+
+def _psnr(image: Tensor, reference: Tensor) -> float:
+    _require_alike(image, reference)
+    error = (image - reference).square().mean((1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+def _ssim(image: Tensor, reference: Tensor) -> float:
+    _require_alike(image, reference)
+    _require_side("SSIM", image, _WINDOW)
+    luminance, contrast = _ssim_maps(image, reference)
+    return float((luminance * contrast).mean())
+
+
+def _ssim_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of SSIM, (B, C, H - 10, W - 10): of the local means, and of contrast and structure."""
+    mean_x, mean_y = _local_mean(x), _local_mean(y)
+    variance_x = _local_mean(x * x) - mean_x * mean_x
+    variance_y = _local_mean(y * y) - mean_y * mean_y
+    covariance = _local_mean(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
+    return luminance, (2 * covariance + _C2) / (variance_x + variance_y + _C2)
+
+
+def _local_mean(image: Tensor) -> Tensor:
+    """In a Gaussian window that lies inside the image: one axis, then the other."""
+    taps = torch.exp(-((torch.arange(_WINDOW).to(image) - _WINDOW // 2) ** 2) / (2 * 1.5**2))
+    taps /= taps.sum()
+    planes = image.flatten(0, 1)[:, None]
+    for shape in ((1, 1, _WINDOW, 1), (1, 1, 1, _WINDOW)):
+        planes = F.conv2d(planes, taps.view(shape))
+    return planes.view(*image.shape[:2], *planes.shape[-2:])
+
+
+def _require_alike(image: Tensor, reference: Tensor) -> None:
+    if image.shape != reference.shape:
+        raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
+
+
+def _require_side(name: str, image: Tensor, side: int) -> None:
+    height, width = image.shape[-2:]
+    if min(height, width) < side:
+        raise ValueError(f"{name} needs {side}x{side} pixels or more, not {width}x{height}")

@@ -1,0 +1,83 @@
+"""HaarPSI, similarity of the coefficients of a Haar wavelet.
+
+Reisenhofer, Bosse, Kutyniok and Wiegand, "A Haar wavelet-based perceptual similarity index for image quality
+assessment", Signal Processing: Image Communication 61, 2018.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from linearsr.images.colour import rgb_to_yiq
+
+_C, _ALPHA = 30.0, 4.2
+_SCALES = 3
+LEAST_SIDE = 2 ** (_SCALES + 1)
+"""Pixels: the image is halved, and the widest filter must fit into that."""
+
+
+def haarpsi(image: Tensor, reference: Tensor) -> float:
+    """HaarPSI for colour (eq. 15 and 16 of the paper): from 0 to 1 for equal images. Higher is better.
+
+    YIQ in [0, 255], averaged over two by two pixels first; no border crop.
+
+    Args:
+        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
+
+    Raises:
+        ValueError: shapes that differ or are others, or a side below 16.
+    """
+    if image.shape != reference.shape:
+        raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
+    height, width = image.shape[-2:]
+    if min(height, width) < LEAST_SIDE:
+        raise ValueError(f"HaarPSI needs {LEAST_SIDE}x{LEAST_SIDE} pixels or more, not {width}x{height}")
+    planes, planes_ref = (_halved(rgb_to_yiq(x.double()) * 255) for x in (image, reference))
+    waves, waves_ref = _coefficients(planes[:, :1]), _coefficients(planes_ref[:, :1])
+    # the coarsest scale weighs, the two finer ones compare
+    weights = torch.maximum(waves[-1], waves_ref[-1])
+    similarity = sum(_similarity(a, b) for a, b in zip(waves[:-1], waves_ref[:-1], strict=True)) / 2
+    chroma, chroma_ref = (_averaged(x[:, 1:]) for x in (planes, planes_ref))
+    similarity_of_chroma = _similarity(chroma, chroma_ref).mean(1, keepdim=True)
+
+    maps = torch.cat([similarity, similarity_of_chroma], 1)
+    weights = torch.cat([weights, weights.mean(1, keepdim=True)], 1)
+    total = weights.sum((1, 2, 3))
+    mean = (torch.sigmoid(_ALPHA * maps) * weights).sum((1, 2, 3)) / total
+    # without weights, two flat images: all places count alike
+    mean = torch.where(total > 0, mean, torch.sigmoid(_ALPHA * maps).mean((1, 2, 3)))
+    return float((torch.logit(mean) / _ALPHA).square().mean())
+
+
+def _similarity(a: Tensor, b: Tensor) -> Tensor:
+    return (2 * a * b + _C) / (a.square() + b.square() + _C)
+
+
+def _coefficients(luma: Tensor) -> list[Tensor]:
+    """Absolute Haar coefficients (B, 2, H, W) of each scale: of edges that lie, and of edges that stand."""
+    scales = []
+    for scale in range(1, _SCALES + 1):
+        side = 2**scale
+        step = luma.new_full((side, side), 2.0**-scale)
+        step[side // 2 :] *= -1
+        scales.append(_convolved(luma, torch.stack([step, step.T])[:, None]).abs())
+    return scales
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Every second pixel of the averages over two by two."""
+    return _averaged(image, signed=True)[..., ::2, ::2]
+
+
+def _averaged(image: Tensor, signed: bool = False) -> Tensor:
+    channels = image.shape[1]
+    average = _convolved(image.flatten(0, 1)[:, None], image.new_full((1, 1, 2, 2), 0.25))
+    average = average.view(-1, channels, *image.shape[-2:])
+    return average if signed else average.abs()
+
+
+def _convolved(image: Tensor, kernels: Tensor) -> Tensor:
+    """The same size; zeros outside, one more of them after the image than before, as MATLAB's `conv2(..., 'same')`."""
+    before = (kernels.shape[-1] - 1) // 2
+    after = kernels.shape[-1] - 1 - before
+    return F.conv2d(F.pad(image, [before, after, before, after]), kernels)

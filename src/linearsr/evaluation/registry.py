@@ -1,0 +1,76 @@
+"""All metrics by name: what each is measured on, which way is better, and who computes it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from linearsr.evaluation.fsim import fsim
+from linearsr.evaluation.haarpsi import haarpsi
+from linearsr.evaluation.metrics import ms_ssim, psnr_rgb, psnr_y, ssim_rgb, ssim_y
+from linearsr.evaluation.niqe import niqe
+
+Kind = Literal["full-reference", "no-reference", "set"]
+"""Needs an image and its reference; an image alone; two folders of images."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the table of metrics."""
+
+    name: str
+    kind: Kind
+    higher_is_better: bool
+    convention: str
+    """On what it is measured, in a few words."""
+    compute: Callable[[Tensor, Tensor], float] | Callable[[Tensor], float] | None = None
+    """(image) or (image, reference), each (1, 3, H, W) float64 in [0, 1]; None: `pyiqa_name` computes it."""
+    pyiqa_name: str | None = None
+    """The name of `pyiqa.create_metric`: of several variants, the one of OSEDiff's published evaluation script."""
+
+
+_METRICS = (
+    Metric("psnr_y", "full-reference", True, "dB, Y of YCbCr, 16-235", psnr_y),
+    Metric("ssim_y", "full-reference", True, "Y of YCbCr, 16-235", ssim_y),
+    Metric("psnr_rgb", "full-reference", True, "dB, RGB", psnr_rgb),
+    Metric("ssim_rgb", "full-reference", True, "RGB", ssim_rgb),
+    Metric("ms_ssim", "full-reference", True, "Y of YCbCr, 16-235", ms_ssim),
+    Metric("fsim", "full-reference", True, "FSIMc, YIQ", fsim),
+    Metric("haarpsi", "full-reference", True, "YIQ", haarpsi),
+    Metric("niqe", "no-reference", False, "Y of YCbCr, 16-235", niqe),
+    Metric("lpips", "full-reference", False, "AlexNet, v0.1", pyiqa_name="lpips"),
+    Metric("lpips_vgg", "full-reference", False, "VGG, v0.1", pyiqa_name="lpips-vgg"),
+    Metric("dists", "full-reference", False, "VGG", pyiqa_name="dists"),
+    Metric("musiq", "no-reference", True, "KonIQ-10k", pyiqa_name="musiq"),
+    Metric("maniqa", "no-reference", True, "PIPAL", pyiqa_name="maniqa-pipal"),
+    Metric("maniqa_koniq", "no-reference", True, "KonIQ-10k", pyiqa_name="maniqa"),
+    Metric("clipiqa", "no-reference", True, "CLIP RN50", pyiqa_name="clipiqa"),
+    Metric("topiq", "no-reference", True, "KonIQ-10k", pyiqa_name="topiq_nr"),
+    Metric("fid", "set", False, "folder against folder", pyiqa_name="fid"),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
+BUILT_IN = tuple(metric for metric in _METRICS if metric.pyiqa_name is None)
+"""Those that need nothing downloaded."""
+
+
+def choose(names: Sequence[str] | None, has_reference: bool) -> list[Metric]:
+    """The metrics of these names in the order of the table; None: all that are built in; "all": all there are.
+
+    Without references, what needs them is left out unless it was named.
+
+    Raises:
+        ValueError: an unknown name, or a named metric that needs references where there are none.
+    """
+    if names is not None:
+        unknown = [name for name in names if name not in METRICS and name != "all"]
+        if unknown:
+            raise ValueError(f"unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}, or all")
+        without = [name for name in names if name != "all" and METRICS[name].kind != "no-reference"]
+        if without and not has_reference:
+            raise ValueError(f"{without[0]} compares with HR images, and none are given: add HR_DIR")
+    wanted = BUILT_IN if names is None else _METRICS if "all" in names else [METRICS[name] for name in names]
+    usable = [m for m in _METRICS if m in wanted and (has_reference or m.kind == "no-reference")]
+    if not usable:
+        raise ValueError("no metric is chosen: give --metrics")
+    return usable

@@ -1,0 +1,159 @@
+"""Metrics of `linearsr eval` against other implementations: scikit-image, piq, and plain NumPy in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import convolve1d
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from linearsr.evaluation.fsim import fsim
+from linearsr.evaluation.haarpsi import haarpsi
+from linearsr.evaluation.metrics import ms_ssim, psnr_rgb, psnr_y, ssim_rgb, ssim_y
+from linearsr.evaluation.registry import BUILT_IN, METRICS, choose
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+
+# piq 0.8.0 (fsim, haarpsi; multi_scale_ssim on studio-range Y) in float64 on the same arrays. piq cannot be imported
+# without torchvision; the names that it takes from there were replaced by empty ones.
+PIQ = {
+    ("bridge", "blurred"): (0.682918, 0.621439, 0.871140),
+    ("bridge", "noisy"): (0.888200, 0.812532, 0.980110),
+    ("forest", "blurred"): (0.711501, 0.649895, 0.878015),
+    ("forest", "noisy"): (0.869587, 0.739263, 0.958265),
+    ("mosaic", "blurred"): (0.974261, 0.587208, 0.855257),
+    ("mosaic", "noisy"): (0.988638, 0.796577, 0.974635),
+    ("odd", "blurred"): (0.674548, 0.582101, 0.855522),
+    ("odd", "noisy"): (0.878495, 0.788358, 0.971832),
+}
+
+
+def photo(name):
+    if name in ("mosaic", "odd"):
+        photos = [photo(f"train/{path.name}") for path in sorted((PHOTOS / "train").glob("*.jpg"))]
+        whole = np.vstack([np.hstack(photos[i : i + 4]) for i in range(0, 16, 4)])
+        return whole[:333, :701] if name == "odd" else whole
+    path = {"bridge": "train/bridge.jpg", "forest": "val/forest.jpg"}.get(name, name)
+    return np.asarray(Image.open(PHOTOS / path).convert("RGB"))
+
+
+def blurred(image):
+    picture = Image.fromarray(image)
+    small = picture.resize((picture.width // 4, picture.height // 4), Image.Resampling.BICUBIC)
+    return np.asarray(small.resize(picture.size, Image.Resampling.BICUBIC))
+
+
+def noisy(image):
+    noise = np.random.default_rng(0).normal(0, 20, image.shape)
+    return np.clip(image + noise, 0, 255).round().astype(np.uint8)
+
+
+def pair(name, kind):
+    """(result, reference), each (H, W, 3) in whole numbers."""
+    reference = photo(name)
+    return (blurred if kind == "blurred" else noisy)(reference), reference
+
+
+def tensors(images):
+    return [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double() / 255 for image in images]
+
+
+@pytest.mark.parametrize("case", PIQ)
+def test_agrees_with_piq(case):
+    image, reference = tensors(pair(*case))
+    values = fsim(image, reference), haarpsi(image, reference), ms_ssim(image, reference)
+    assert values == pytest.approx(PIQ[case], abs=1e-3)
+
+
+@pytest.mark.parametrize("case", [("bridge", "blurred"), ("odd", "noisy")])
+def test_psnr_and_ssim_are_those_of_scikit_image(case):
+    result, reference = pair(*case)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    luma, luma_reference = rgb2ycbcr(result)[..., 0], rgb2ycbcr(reference)[..., 0]
+    images = tensors((result, reference))
+    near = {"rel": 0, "abs": 1e-6}
+    assert psnr_rgb(*images) == pytest.approx(
+        peak_signal_noise_ratio(reference, result, data_range=255), **near
+    )
+    assert ssim_rgb(*images) == pytest.approx(
+        structural_similarity(reference, result, channel_axis=2, **window), **near
+    )
+    assert psnr_y(*images) == pytest.approx(
+        peak_signal_noise_ratio(luma_reference, luma, data_range=255), **near
+    )
+    assert ssim_y(*images) == pytest.approx(structural_similarity(luma_reference, luma, **window), **near)
+
+
+def test_studio_range_is_132_hundredths_of_a_decibel_above_full_range():
+    image, reference = tensors(pair("bridge", "noisy"))
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(1, 3, 1, 1)
+    error = ((image - reference) * weights).sum(1).square().mean()
+    assert psnr_y(image, reference) == pytest.approx(float(-10 * error.log10()) + 1.3219, abs=1e-3)
+
+
+def plain_ms_ssim(x, y):
+    """Straight from the paper, on (H, W) in [0, 255]: means by a window inside the image, halving by averages."""
+    taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    taps /= taps.sum()
+
+    def mean(image):
+        return convolve1d(convolve1d(image, taps, axis=0), taps, axis=1)[5:-5, 5:-5]
+
+    product = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        mx, my = mean(x), mean(y)
+        vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+        contrast = (2 * cov + 7.65**2) / (vx + vy + 7.65**2)
+        light = (2 * mx * my + 2.55**2) / (mx**2 + my**2 + 2.55**2) if scale == 4 else 1.0
+        product *= np.mean(light * contrast) ** weight
+        height, width = (side // 2 * 2 for side in x.shape)
+        x, y = (im[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3)) for im in (x, y))
+    return product
+
+
+@pytest.mark.parametrize("case", [("bridge", "noisy"), ("odd", "blurred")])
+def test_ms_ssim_agrees_with_a_plain_version(case):
+    images = pair(*case)
+    lumas = [rgb2ycbcr(image)[..., 0] for image in images]
+    assert ms_ssim(*tensors(images)) == pytest.approx(plain_ms_ssim(*lumas), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", [fsim, haarpsi, ms_ssim, ssim_y, ssim_rgb])
+def test_equal_images_score_one(metric):
+    image = tensors([photo("bridge")])[0]
+    flat = torch.full((1, 3, 180, 200), 0.3, dtype=torch.float64)
+    assert metric(image, image) == pytest.approx(1)
+    assert metric(flat, flat) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("metric", [fsim, haarpsi])
+def test_a_batch_gives_the_mean(metric):
+    image, reference = (
+        torch.cat(both) for both in zip(*(tensors(pair(*c)) for c in list(PIQ)[:4:2]), strict=True)
+    )
+    singles = [metric(image[i : i + 1], reference[i : i + 1]) for i in range(2)]
+    assert metric(image, reference) == pytest.approx(np.mean(singles))
+
+
+@pytest.mark.parametrize("metric", [m for m in BUILT_IN if m.kind == "full-reference"], ids=lambda m: m.name)
+def test_a_small_image_is_measured_or_refused_in_one_line(metric):
+    image = torch.rand(1, 3, 9, 7, dtype=torch.float64)
+    try:
+        assert np.isfinite(metric.compute(image, image.roll(1)))
+    except ValueError as error:
+        assert "pixels or more, not 7x9" in str(error)
+
+
+def test_the_metrics_are_chosen_by_name():
+    assert [m.name for m in choose(["niqe", "psnr_y"], True)] == ["psnr_y", "niqe"]
+    assert choose(None, True) == list(BUILT_IN)
+    assert [m.name for m in choose(None, False)] == ["niqe"]
+    assert len(choose(["all"], True)) == len(METRICS)
+    assert all(m.kind == "no-reference" for m in choose(["all"], False))
+    with pytest.raises(ValueError, match="unknown metric 'psnr': choose from psnr_y"):
+        choose(["psnr"], True)
+    with pytest.raises(ValueError, match="lpips compares with HR images"):
+        choose(["niqe", "lpips"], False)
