@@ -1,9 +1,11 @@
 """A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -105,6 +107,17 @@ def save_parts(folder: Path, parts: ModelParts, settings: dict[str, Any], dtype:
     if not isinstance(parts.codec, ResidualCodec):
         index["codec"] = ["diffusers", "AutoencoderDC"]
     write_json(folder / MODEL_INDEX, index)
+
+
+def upload(save: Callable[[Path], object], repo_id: str, private: bool, token: str | None) -> str:
+    """Upload what `save` writes into a folder to the hub; returns the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        save(Path(folder))
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder).commit_url)
 
 
 def _class_name(index: dict[str, Any], part: str, known: dict[str, Any], folder: Path) -> str:

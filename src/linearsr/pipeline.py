@@ -18,7 +18,7 @@ from linearsr.checkpoints import CheckpointError, resolve_folder
 from linearsr.devices import best_device, best_dtype, require_memory
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType, to_velocity
-from linearsr.flow.sampler import initial_noise, sample, timesteps
+from linearsr.flow.sampler import initial_noise, sample
 from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
 from linearsr.guidance.guide import guide
 from linearsr.guidance.request import TagRequest
@@ -34,6 +34,7 @@ from linearsr.model_folder import (
     load_parts,
     read_index,
     save_parts,
+    upload,
 )
 from linearsr.models.codec import Codec, pad_to_multiple
 from linearsr.models.lr_stem import LRCondition, LRStem
@@ -151,15 +152,7 @@ class LinearSRPipeline:
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the hub; returns the address of the commit."""
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder).commit_url)
+        return upload(self.save_pretrained, repo_id, private, token)
 
     def to(self, *args: Any, **kwargs: Any) -> "LinearSRPipeline":
         """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
@@ -370,10 +363,7 @@ class LinearSRPipeline:
         self, noise: Tensor, condition: LRCondition, tokens: GuidanceTokens | None, options: Options
     ) -> Tensor:
         """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
-        if self.config.sigmas is not None and len(self.config.sigmas) == options.steps:
-            times = [*self.config.sigmas, 0.0]
-        else:
-            times = timesteps(options.steps, self.config.flow_shift)
+        times = self.config.times(options.steps)
         if options.fidelity == 1:
             times = times[:2]  # the mean is the first step's estimate: no other step is needed
         mean = noise

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from linearsr.flow.sampler import Solver
+from linearsr.flow.sampler import Solver, timesteps
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.request import TagRequest
 
@@ -48,6 +48,12 @@ class PipelineConfig:
             self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
         ):
             raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
+
+    def times(self, steps: int) -> list[float]:
+        """The times of a walk of so many steps, from 1 to 0."""
+        if self.sigmas is not None and len(self.sigmas) == steps:
+            return [*self.sigmas, 0.0]
+        return timesteps(steps, self.flow_shift)
 
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "PipelineConfig":
