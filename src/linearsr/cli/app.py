@@ -10,6 +10,7 @@ from linearsr._version import __version__
 from linearsr.cli.bench import bench
 from linearsr.cli.console import EPILOG
 from linearsr.cli.degrade import degrade
+from linearsr.cli.evaluate import evaluate
 from linearsr.cli.info import info
 from linearsr.cli.knee import knee
 from linearsr.cli.tag import tag
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (upscale, tag, info, train, knee, degrade, bench):
     app.command(epilog=EPILOG)(command)
+app.command("eval", epilog=EPILOG)(evaluate)
 
 
 def _version(asked: bool) -> None:

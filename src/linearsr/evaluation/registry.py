@@ -23,7 +23,7 @@ class Metric:
     kind: Kind
     higher_is_better: bool
     convention: str
-    """On what it is measured, in a few words."""
+    """On what it is measured, in a few words; `Y 16-235` is the luma of studio-range YCbCr."""
     compute: Callable[[Tensor, Tensor], float] | Callable[[Tensor], float] | None = None
     """(image) or (image, reference), each (1, 3, H, W) float64 in [0, 1]; None: `pyiqa_name` computes it."""
     pyiqa_name: str | None = None
@@ -31,14 +31,14 @@ class Metric:
 
 
 _METRICS = (
-    Metric("psnr_y", "full-reference", True, "dB, Y of YCbCr, 16-235", psnr_y),
-    Metric("ssim_y", "full-reference", True, "Y of YCbCr, 16-235", ssim_y),
-    Metric("psnr_rgb", "full-reference", True, "dB, RGB", psnr_rgb),
+    Metric("psnr_y", "full-reference", True, "Y 16-235, dB", psnr_y),
+    Metric("ssim_y", "full-reference", True, "Y 16-235", ssim_y),
+    Metric("psnr_rgb", "full-reference", True, "RGB, dB", psnr_rgb),
     Metric("ssim_rgb", "full-reference", True, "RGB", ssim_rgb),
-    Metric("ms_ssim", "full-reference", True, "Y of YCbCr, 16-235", ms_ssim),
+    Metric("ms_ssim", "full-reference", True, "Y 16-235", ms_ssim),
     Metric("fsim", "full-reference", True, "FSIMc, YIQ", fsim),
     Metric("haarpsi", "full-reference", True, "YIQ", haarpsi),
-    Metric("niqe", "no-reference", False, "Y of YCbCr, 16-235", niqe),
+    Metric("niqe", "no-reference", False, "Y 16-235", niqe),
     Metric("lpips", "full-reference", False, "AlexNet, v0.1", pyiqa_name="lpips"),
     Metric("lpips_vgg", "full-reference", False, "VGG, v0.1", pyiqa_name="lpips-vgg"),
     Metric("dists", "full-reference", False, "VGG", pyiqa_name="dists"),

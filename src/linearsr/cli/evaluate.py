@@ -1,0 +1,211 @@
+"""`linearsr eval`: how good results are, measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linearsr.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    BatchProgress,
+    debugging,
+    one_line,
+    say,
+    shown,
+    stop,
+    write_json,
+)
+from linearsr.cli.evaluate_inputs import (
+    Inputs,
+    check_apart,
+    check_inputs,
+    look_at,
+    open_source,
+    published_lines,
+    report_check,
+)
+from linearsr.cli.loading import DType, choose_device
+from linearsr.cli.outputs import check_folder
+
+if TYPE_CHECKING:
+    from linearsr.evaluation.datasets import Dataset
+    from linearsr.evaluation.records import Records
+    from linearsr.evaluation.registry import Metric
+    from linearsr.evaluation.sources import Case, Source
+
+
+def evaluate(
+    pred_dir: Annotated[
+        Path | None, typer.Argument(metavar="PRED_DIR", help="Folder of results to be measured.")
+    ] = None,
+    hr_dir: Annotated[
+        Path | None,
+        typer.Argument(metavar="HR_DIR", help="Their HR images. Without: no-reference metrics."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Measure a model instead: folder, hub id, or 'default' for the one built in."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="HR_DIR", help="Photos for the model.")] = None,
+    degrade: Annotated[
+        str, typer.Option(help="How LR images are made of --data: bicubic, mild, seesr or realesrgan.")
+    ] = "mild",
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the degradation and the model's noise.")
+    ] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Evaluations of the network. Default: the model's.")
+    ] = None,
+    fidelity: Annotated[
+        float | None, typer.Option(min=0, max=1, help="0: most detail, 1: least distortion.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="realsr, drealsr, reallq250 or div2k-val: check it, or measure PRED_DIR or --model."
+        ),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the dataset, with LR and HR in it.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="By name, or all. Default: all that need no download."),
+    ] = None,
+    border: Annotated[int, typer.Option(min=0, help="Pixels cut off at each side first.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="OUT_DIR", help="For per_image.csv, summary.json, report.html."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure anew what is in OUT_DIR.")] = False,
+    device: Annotated[str, typer.Option(help="Of the model and of networks that measure.")] = "auto",
+    dtype: Annotated[DType, typer.Option(help="Of the model's weights.")] = DType.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Measure results: PRED_DIR against HR_DIR, or a model on degraded photos or a test set.
+
+    Files belong together by stem; photo_x4.png is a result of photo. With -o, a stopped run goes on where it was.
+
+    Measured by default: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, fsim, haarpsi, niqe.
+
+    With pyiqa: lpips, lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
+    """
+    inputs = Inputs(pred_dir, hr_dir, model, data, degrade, dataset, root, seed, steps, fidelity)
+    check_inputs(inputs)
+    known, layout = (None, None) if dataset is None else look_at(dataset, root)
+    has_reference = layout.hr is not None if layout is not None else (hr_dir or data) is not None
+    chosen = _choose(metrics, has_reference)
+    if known is not None and layout is not None and (layout.problems or (pred_dir or model) is None):
+        report_check(inputs, known, layout, as_json)
+    if output is not None:
+        check_folder(output)
+        check_apart(output, inputs)
+    source = open_source(inputs, layout, device, dtype, output)
+    records = _open_records(source, chosen, border, output, overwrite)
+    asked = [] if metrics is None else chosen
+    _say_unavailable(asked)
+    summary = _measure(source, chosen, records, border, device)
+    if metrics is None:
+        _add_rest(summary, chosen, has_reference)
+    document = {**summary, "dataset": dataset, "published": published_lines(known)}
+    if output is not None:
+        _write_report(output, summary, source, records, known)
+        document["files"] = [str(output / name) for name in ("per_image.csv", "summary.json", "report.html")]
+    if as_json:
+        write_json(document)
+    else:
+        from linearsr.cli.evaluate_table import show
+
+        show(document)
+    if summary["failed"] or any(metric.name in summary["not_available"] for metric in asked):
+        raise typer.Exit(FAILED)
+
+
+def _choose(names: str | None, has_reference: bool) -> "list[Metric]":
+    from linearsr.evaluation.registry import choose
+
+    try:
+        return choose(None if names is None else names.replace(" ", "").split(","), has_reference)
+    except ValueError as error:
+        stop(error)
+
+
+def _open_records(
+    source: "Source", chosen: "list[Metric]", border: int, output: Path | None, overwrite: bool
+) -> "Records":
+    from linearsr.evaluation.evaluate import settings_of
+    from linearsr.evaluation.records import Records
+
+    single = [metric.name for metric in chosen if metric.kind != "set"]
+    try:
+        return Records.open(output, single, settings_of(source, chosen, border), overwrite)
+    except (ValueError, OSError) as error:
+        if debugging():
+            raise
+        stop(error)
+
+
+def _measure(
+    source: "Source", chosen: "list[Metric]", records: "Records", border: int, device: str
+) -> dict[str, Any]:
+    from linearsr.evaluation.evaluate import measure
+
+    place = choose_device(device)
+    try:
+        with BatchProgress(len(source.cases)) as progress:
+
+            def end(case: "Case", error: str | None) -> None:
+                progress.finish_image()
+                if error is not None:
+                    say(f"{shown(case.name)}: {one_line(error)}")
+
+            return measure(
+                source,
+                chosen,
+                records,
+                border=border,
+                device=place,
+                begin=lambda case: progress.start_image(Path(case.name)),
+                end=end,
+            )
+    except KeyboardInterrupt:
+        rest = "" if records.folder is None else "; the same command goes on where it was"
+        stop(f"interrupted{rest}", INTERRUPTED)
+    except OSError as error:
+        if debugging():
+            raise
+        stop(error, FAILED)
+
+
+def _say_unavailable(asked: "list[Metric]") -> None:
+    """Before the work and not after it: what was asked for and cannot be had."""
+    from linearsr.evaluation import external
+
+    names = [metric.name for metric in asked if metric.pyiqa_name is not None]
+    if names and (remedy := external.missing()) is not None:
+        say(f"linearsr: not available: {', '.join(names)}: {remedy}")
+
+
+def _add_rest(summary: dict[str, Any], chosen: "list[Metric]", has_reference: bool) -> None:
+    """Name what was not measured too."""
+    from linearsr.evaluation import external
+    from linearsr.evaluation.registry import choose
+
+    rest = [metric.name for metric in choose(["all"], has_reference) if metric not in chosen]
+    remedy = external.missing()
+    summary["not_asked_for"] = rest if remedy is None else []
+    if remedy is not None:
+        summary["not_available"] |= dict.fromkeys(rest, remedy)
+
+
+def _write_report(
+    output: Path, summary: dict[str, Any], source: "Source", records: "Records", dataset: "Dataset | None"
+) -> None:
+    from linearsr.evaluation.report import write_report
+
+    try:
+        published = () if dataset is None else dataset.published
+        write_report(output / "report.html", summary, source, records, published)
+    except OSError as error:
+        stop(f"{shown(output / 'report.html')}: {error.strerror or error}", FAILED)

@@ -1,0 +1,162 @@
+"""What `linearsr eval` measures: from its arguments to a source of images, or a line that says why not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from linearsr.cli.console import FAILED, WRONG_USE, debugging, say, shown, stop, write_json
+from linearsr.cli.loading import DType, load_pipeline
+
+if TYPE_CHECKING:
+    from linearsr.evaluation.datasets import Dataset, Layout
+    from linearsr.evaluation.sources import Source
+
+DEFAULT_MODEL = "default"
+"""The word for the built-in model where leaving out `--model` means none."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments that say what is measured."""
+
+    pred_dir: Path | None
+    hr_dir: Path | None
+    model: str | None
+    data: Path | None
+    degrade: str
+    dataset: str | None
+    root: Path | None
+    seed: int
+    steps: int | None
+    fidelity: float | None
+
+
+def check_inputs(inputs: Inputs) -> None:
+    """End the command if it is not clear what should be measured."""
+    from linearsr.images.degradation import PRESETS
+
+    if inputs.degrade not in PRESETS:
+        stop(f"--degrade {inputs.degrade} is unknown: choose from {', '.join(PRESETS)}")
+    if (inputs.dataset is None) != (inputs.root is None):
+        stop("--dataset NAME and --root DIR belong together")
+    if inputs.pred_dir is not None and (inputs.model is not None or inputs.data is not None):
+        stop("give either PRED_DIR or a model (--model, --data), not both")
+    if inputs.dataset is not None:
+        if inputs.hr_dir is not None or inputs.data is not None:
+            stop("the HR images of --dataset are in --root: leave out HR_DIR and --data")
+    elif inputs.model is not None and inputs.data is None:
+        stop("--model needs photos: give --data HR_DIR, or --dataset and --root")
+    elif inputs.pred_dir is None and inputs.data is None:
+        stop(
+            "nothing to measure: give PRED_DIR HR_DIR, or --data HR_DIR for a model, or --dataset and --root"
+        )
+
+
+def check_apart(output: Path, inputs: Inputs) -> None:
+    """End the command if the results would lie among the images that are measured."""
+    place = output.resolve()
+    for folder in filter(None, (inputs.pred_dir, inputs.hr_dir, inputs.data, inputs.root)):
+        if place == folder.resolve() or folder.resolve() in place.parents:
+            stop(f"-o {shown(output)} lies in {shown(folder)}, which is measured: choose another place")
+
+
+def look_at(name: str, root: Path | None) -> "tuple[Dataset, Layout]":
+    """A test set, and what is there of it. Ends the command for an unknown name."""
+    from linearsr.evaluation.datasets import DATASETS, check
+
+    if name not in DATASETS:
+        stop(f"--dataset {name} is unknown: choose from {', '.join(DATASETS)}")
+    assert root is not None
+    return DATASETS[name], check(DATASETS[name], root)
+
+
+def report_check(inputs: Inputs, dataset: "Dataset", layout: "Layout", as_json: bool) -> NoReturn:
+    """Say whether the test set is complete, and end the command."""
+    if as_json:
+        write_json(
+            {
+                "dataset": inputs.dataset,
+                "root": str(inputs.root),
+                "complete": not layout.problems,
+                "problems": layout.problems,
+                "address": dataset.address,
+                "published": published_lines(dataset),
+            }
+        )
+    if layout.problems:
+        _say_problems(inputs, dataset, layout)
+        raise typer.Exit(FAILED)
+    say(f"{inputs.dataset} is complete ({dataset.title}): give PRED_DIR or --model to measure")
+    if not as_json:
+        from linearsr.cli.evaluate_table import show_published
+
+        show_published(published_lines(dataset))
+    raise typer.Exit
+
+
+def _say_problems(inputs: Inputs, dataset: "Dataset", layout: "Layout") -> None:
+    say(f"{inputs.dataset} is not complete ({dataset.title}):")
+    for problem in layout.problems:
+        say(f"  {shown(problem)}")
+    say(f"published at {dataset.address}")
+    folders = (
+        "LR and HR images into the folders LR and HR" if dataset.has_hr else "LR images into the folder LR"
+    )
+    say(f"get it there and put its {folders} of {shown(inputs.root or '')}")
+
+
+def open_source(
+    inputs: Inputs, layout: "Layout | None", device: str, dtype: DType, output: Path | None
+) -> "Source":
+    """What is measured, its files matched. Ends the command if they do not match, or the model cannot be loaded."""
+    from linearsr.evaluation.matching import MatchError
+    from linearsr.evaluation.sources import Folders
+
+    try:
+        if inputs.pred_dir is None:
+            return _open_model(inputs, layout, device, dtype, None if output is None else output / "results")
+        if layout is None:
+            return Folders(inputs.pred_dir, inputs.hr_dir)
+        return Folders(inputs.pred_dir, layout.hr, lr=layout.lr)
+    except MatchError as error:
+        head, *files = str(error).splitlines()
+        say(f"linearsr: {head}")
+        for file in files:
+            say(shown(file))
+        raise typer.Exit(WRONG_USE) from None
+    except (ValueError, OSError) as error:
+        if debugging():
+            raise
+        stop(error)
+
+
+def _open_model(
+    inputs: Inputs, layout: "Layout | None", device: str, dtype: DType, keep: Path | None
+) -> "Source":
+    from linearsr.checkpoints import resolve_folder
+    from linearsr.evaluation.sources import Recipe, degraded, digest, upscaled
+    from linearsr.model_folder import default_model_folder
+
+    model = None if inputs.model == DEFAULT_MODEL else inputs.model
+    pipeline = load_pipeline(model, device, dtype)
+    folder = default_model_folder() if model is None else resolve_folder(model)
+    settings: dict[str, Any] = {
+        "model": pipeline.config.name,
+        "weights": digest(folder),
+        "device": pipeline.device.type,
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }
+    recipe = Recipe(inputs.seed, inputs.steps, inputs.fidelity)
+    if layout is None:
+        assert inputs.data is not None
+        return degraded(pipeline, inputs.data, inputs.degrade, recipe, settings, keep)
+    assert layout.lr is not None
+    return upscaled(pipeline, layout.lr, layout.hr, recipe, settings, keep)
+
+
+def published_lines(dataset: "Dataset | None") -> list[dict[str, Any]]:
+    """Lines of published tables, ready for JSON."""
+    lines = [] if dataset is None else dataset.published
+    return [{"method": line.method, "values": dict(line.values), "source": line.source} for line in lines]

@@ -1,0 +1,74 @@
+"""Where to look: the images worth showing of an evaluation, and the part of each that differs most."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from linearsr.evaluation.records import Row
+from linearsr.evaluation.registry import METRICS
+from linearsr.evaluation.sources import Images, Pixels
+
+
+def worth_showing(rows: Mapping[str, Row], metrics: Sequence[str], most: int = 12) -> list[tuple[str, str]]:
+    """(image, what it is an example of): the worst, the middle and the best by the first of the metrics.
+
+    A metric that compares is preferred to one that does not. Images without a value are left out.
+    """
+    single = [name for name in metrics if METRICS[name].kind != "set"]
+    ordered = sorted(single, key=lambda name: METRICS[name].kind != "full-reference")
+    if not ordered:
+        return []
+    metric = ordered[0]
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    values = {name: value for name, row in rows.items() if (value := row.values.get(metric)) is not None}
+    ranked = sorted(values, key=lambda name: sign * values[name])
+    if len(ranked) <= most:
+        return [(name, f"{place} of {len(ranked)} by {metric}") for place, name in enumerate(ranked, 1)]
+    third = most // 3
+    middle = (len(ranked) - third) // 2
+    groups = {"worst": ranked[:third], "middle": ranked[middle : middle + third], "best": ranked[-third:]}
+    return [(name, f"{group} by {metric}") for group, names in groups.items() for name in names]
+
+
+def most_different(images: Images, side: int = 256) -> list[tuple[str, Pixels]]:
+    """The square of at most `side` pixels where the result differs most from the HR image.
+
+    Without an HR image the result is compared with the LR image, enlarged pixel by pixel.
+
+    Returns:
+        (what it is, (h, w, 3)) for LR image, result and HR image, as far as there are any; that of the LR image has its
+        own, smaller size and shows the same place.
+    """
+    result = images.result
+    height, width = result.shape[:2]
+    scale = 1 if images.lr is None else max(1, round(height / images.lr.shape[0]))
+    rows, columns = (_whole(min(side, length), scale) for length in (height, width))
+    other = images.reference
+    if other is None and images.lr is not None:
+        large = images.lr.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
+        other = large if large.shape == result.shape else None
+    top, left = (0, 0) if other is None else _place(result, other, rows, columns, scale)
+    inner = slice(top, top + rows), slice(left, left + columns)
+    crops = [("result", result[inner])]
+    if images.reference is not None:
+        crops.append(("HR", images.reference[inner]))
+    if images.lr is not None:
+        small = [slice(part.start // scale, part.stop // scale) for part in inner]
+        crops.insert(0, ("LR", images.lr[small[0], small[1]]))
+    return crops
+
+
+def _place(result: Pixels, other: Pixels, rows: int, columns: int, step: int) -> tuple[int, int]:
+    """Top and left, multiples of `step`, of the window with the largest squared error."""
+    error = np.square(result.astype(np.float64) - other).sum(axis=2)
+    sums = np.pad(error.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    windows = (
+        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    )
+    grid = windows[::step, ::step]
+    top, left = np.unravel_index(int(grid.argmax()), grid.shape)
+    return int(top) * step, int(left) * step
+
+
+def _whole(length: int, multiple: int) -> int:
+    return max(multiple, length // multiple * multiple) if length >= multiple else length

@@ -1,0 +1,111 @@
+"""Which result belongs to which HR image: by the stem of the file name, and never by guessing."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from linearsr.images.io import ImageError, read_size
+from linearsr.images.photos import read_rgb
+
+_SCALE = re.compile(r"_x\d+(\.\d+)?$")
+_ROLE = re.compile(r"[_-](LR|HR|SR|GT|LQ|HQ)\d*$", re.IGNORECASE)
+_SHOWN = 20
+
+
+class MatchError(ValueError):
+    """What is wrong with the files: the problem in one line, then one line for each file, of many the first 20."""
+
+    def __init__(self, problem: str, files: Sequence[object]) -> None:
+        rest = len(files) - _SHOWN
+        lines = [f"  {file}" for file in files[:_SHOWN]] + ([f"  and {rest} more"] if rest > 0 else [])
+        super().__init__("\n".join([problem, *lines]))
+
+
+def match(
+    results: Sequence[Path], references: Sequence[Path], kind: str = "result"
+) -> list[tuple[Path, Path]]:
+    """(result, reference) for each reference, in their order.
+
+    Stems are compared as they are; with `_x4` at the end of a result's left out; and with endings as `_LR4`, `_HR`,
+    `_SR` and `_GT` left out on both sides too, so that `a_LR4_x4` belongs to `a_HR`. Of these three the one that finds
+    most partners is taken.
+
+    Args:
+        kind: what a result is called in an error.
+
+    Raises:
+        MatchError: two files of one stem, or files without a partner, on either side.
+    """
+    ways = [
+        ([made(path) for path in results], [wanted(path) for path in references])
+        for made, wanted in ((_stem, _stem), (_without_scale, _stem), (_without_role, _without_role))
+    ]
+    made_stems, wanted_stems = max(ways, key=lambda way: len(set(way[0]) & set(way[1])))
+    made, wanted = _unique(results, made_stems), _unique(references, wanted_stems)
+    without = [path for stem, path in wanted.items() if stem not in made]
+    if without:
+        raise MatchError(f"HR images without a {kind} of the same stem: {len(without)}", without)
+    left = [path for stem, path in made.items() if stem not in wanted]
+    if left:
+        raise MatchError(f"{kind}s without an HR image of the same stem: {len(left)}", left)
+    return [(made[stem], path) for stem, path in wanted.items()]
+
+
+def _stem(path: Path) -> str:
+    return path.stem
+
+
+def _without_scale(path: Path) -> str:
+    return _SCALE.sub("", path.stem)
+
+
+def _without_role(path: Path) -> str:
+    return _ROLE.sub("", _without_scale(path))
+
+
+def unique_stems(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by stem. Raises MatchError for two of one stem."""
+    return _unique(paths, [path.stem for path in paths])
+
+
+def check_sizes(pairs: Sequence[tuple[Path, Path]], scale: int = 1) -> None:
+    """Raises MatchError if a second image is not `scale` times as large as the first one.
+
+    A file that cannot be read passes: it fails by itself when its turn comes.
+    """
+    wrong = [problem for small, large in pairs if (problem := _size_problem(small, large, scale))]
+    if wrong:
+        wanted = "of one size" if scale == 1 else f"{scale} times as large as their LR image"
+        raise MatchError(f"images that are not {wanted}: {len(wrong)}", wrong)
+
+
+def _size_problem(small: Path, large: Path, scale: int) -> str | None:
+    try:
+        # the header is quick to read, but does not know which way up the image is
+        for sizes in (map(_header_size, (small, large)), map(_true_size, (small, large))):
+            (height, width), (height_large, width_large) = sizes
+            if (height * scale, width * scale) == (height_large, width_large):
+                return None
+    except ImageError:
+        return None
+    return f"{small}: {width}x{height}, {large}: {width_large}x{height_large}"
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    return read_size(path, str(path))
+
+
+def _true_size(path: Path) -> tuple[int, int]:
+    height, width, _ = read_rgb(path).shape
+    return height, width
+
+
+def _unique(paths: Sequence[Path], stems: Sequence[str]) -> dict[str, Path]:
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path, stem in zip(paths, stems, strict=True):
+        groups[stem].append(path)
+    doubles = [path for group in groups.values() if len(group) > 1 for path in group]
+    if doubles:
+        raise MatchError(f"files that share a stem: {len(doubles)}; keep one of each", doubles)
+    return {stem: group[0] for stem, group in groups.items()}
