@@ -145,12 +145,14 @@ class FakeRAM(nn.Module):
         self.tag_list = ["sky", "tree", "wall"]
         self.class_threshold = torch.tensor([0.65, 0.65, 0.9])
         self.fc = nn.Linear(2, 1)
+        self.tagging_head = nn.Linear(2, 2, bias=False)
+        self.text_decoder = nn.Linear(2, 2)
         self.register_buffer("relative_position_index", torch.arange(3))
 
     def generate_tag(self, image):
         assert image.shape == (1, 3, self.size, self.size)
         assert image.dtype == torch.float32
-        logits = self.fc(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])).squeeze(-1)
+        logits = self.fc(self.tagging_head(torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]]))).squeeze(-1)
         return [" | ".join(self.tag_list)], logits
 
 
@@ -161,7 +163,12 @@ def ram(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ram", package)
     monkeypatch.setitem(sys.modules, "ram.models", models)
     (tmp_path / "ram").mkdir()
-    weights = {"fc.weight": torch.tensor([[2.0, -2.0]]), "fc.bias": torch.tensor([0.5])}
+    weights = {
+        "fc.weight": torch.tensor([[2.0, -2.0]]),
+        "fc.bias": torch.tensor([0.5]),
+        "vision_multi.weight": torch.eye(2),  # its name in the published files
+        "something.else": torch.zeros(3),
+    }
     save_file(weights, tmp_path / "ram/model.safetensors")
     return tmp_path / "ram"
 
@@ -185,7 +192,7 @@ def test_ram_in_a_models_folder(ram, tmp_path):
 
 def test_ram_with_other_weights(ram):
     save_file({"fc.weight": torch.zeros(1, 3)}, ram / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"missing fc\.bias; other shape: fc\.weight"):
+    with pytest.raises(CheckpointError, match=r"missing .*fc\.bias.*; other shape: fc\.weight"):
         named_tagger("ram", weights=str(ram)).tag(LR)
     (ram / "model.safetensors").rename(ram / "ram_plus_swin_large_14m.pth")
     with pytest.raises(CheckpointError, match="only pickled weights"):

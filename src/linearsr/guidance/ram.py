@@ -19,6 +19,9 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VARIANTS = ("ram", "ram_plus")
 _RECOMPUTED = ("relative_position_index", "attn_mask")
 """Tables of the Swin transformer that follow from its sizes."""
+_CAPTIONING = ("tag_encoder.", "text_decoder.")
+"""Parts of RAM that write sentences, and are not used for tags."""
+_OLD_NAME, _NAME = "vision_multi", "tagging_head"
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,16 @@ class RAMTagger(EncoderPart):
                 f"RAM needs the package recognize-anything ({error}): pip install {_PACKAGE}"
             ) from error
         config, folder = self.config, self.folder("weights")
-        state = load_weights(folder)
+        state = {name.replace(_OLD_NAME, _NAME): tensor for name, tensor in load_weights(folder).items()}
         # it prints as it is built, and standard output is for results
         with contextlib.redirect_stdout(io.StringIO()):
             network: nn.Module = getattr(models, config.variant)(
                 pretrained="", image_size=config.image_size, vit=config.backbone
             )
         needed = {
-            name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_RECOMPUTED)
+            name: tensor
+            for name, tensor in network.state_dict().items()
+            if not name.endswith(_RECOMPUTED) and not name.startswith(_CAPTIONING)
         }
         state = {name: tensor for name, tensor in state.items() if name in needed}
         check_state(state, needed, folder)
