@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from linearsr.cli.console import shown
+from linearsr.evaluation.summary import number, remarks
 
 _MOST_COLUMNS = 6
 
@@ -18,10 +19,10 @@ def show(document: dict[str, Any]) -> None:
     table = _table("metric", "better", "on", "mean", "median", "std", "images", numbers=3)
     for name, found in document["metrics"].items():
         better = "higher" if found["higher_is_better"] else "lower"
-        figures = (_number(found[key]) for key in ("mean", "median", "std"))
+        figures = (number(found[key]) for key in ("mean", "median", "std"))
         table.add_row(name, better, found["convention"], *figures, str(found["count"]))
     out.print(table)
-    for line in _remarks(document):
+    for line in remarks(document):
         out.print(shown(line))
     if document["published"]:
         ours = {name: found["mean"] for name, found in document["metrics"].items()}
@@ -39,35 +40,10 @@ def show_published(lines: Sequence[dict[str, Any]]) -> None:
         part = names[start : start + _MOST_COLUMNS]
         table = _table("method", *part, numbers=1)
         for line in lines:
-            table.add_row(line["method"], *(_number(line["values"].get(name)) for name in part))
+            table.add_row(line["method"], *(number(line["values"].get(name)) for name in part))
         out.print(table)
     for source in dict.fromkeys(line["source"] for line in lines if line["source"]):
         out.print(f"published: {source}")
-
-
-def _remarks(document: dict[str, Any]) -> list[str]:
-    by_remedy: dict[str, list[str]] = {}
-    for name, remedy in document["not_available"].items():
-        by_remedy.setdefault(remedy, []).append(name)
-    lines = [f"not available: {', '.join(names)}: {remedy}" for remedy, names in by_remedy.items()]
-    if document["not_asked_for"]:
-        lines.append(f"not asked for: {', '.join(document['not_asked_for'])}: --metrics all measures them")
-    for note, names in document["notes"].items():
-        lines.append(f"not measured on {_count(len(names))}: {note}")
-    for name, found in document["metrics"].items():
-        if found["infinite"]:
-            lines.append(f"{name}: {_count(found['infinite'])} equal to the HR image, not in the mean")
-    if document["reused"]:
-        lines.append(f"measured in an earlier run: {_count(document['reused'])}")
-    if document["changed"]:
-        lines.append(f"measured again, for the files have changed: {_count(len(document['changed']))}")
-    if document["failed"]:
-        lines.append(f"failed, and not in the figures: {_count(len(document['failed']))}")
-    return lines
-
-
-def _count(images: int) -> str:
-    return f"{images:,} image{'' if images == 1 else 's'}"
 
 
 def _table(*columns: str, numbers: int) -> Table:
@@ -76,7 +52,3 @@ def _table(*columns: str, numbers: int) -> Table:
     for column in table.columns[numbers:]:
         column.justify, column.no_wrap = "right", True
     return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"

@@ -23,11 +23,14 @@ def worth_showing(rows: Mapping[str, Row], metrics: Sequence[str], most: int = 1
     values = {name: value for name, row in rows.items() if (value := row.values.get(metric)) is not None}
     ranked = sorted(values, key=lambda name: sign * values[name])
     if len(ranked) <= most:
-        return [(name, f"{place} of {len(ranked)} by {metric}") for place, name in enumerate(ranked, 1)]
+        return [
+            (name, f"{place} of {len(ranked)} from the worst, by {metric}")
+            for place, name in enumerate(ranked, 1)
+        ]
     third = most // 3
     middle = (len(ranked) - third) // 2
     groups = {"worst": ranked[:third], "middle": ranked[middle : middle + third], "best": ranked[-third:]}
-    return [(name, f"{group} by {metric}") for group, names in groups.items() for name in names]
+    return [(name, f"{group}, by {metric}") for group, names in groups.items() for name in names]
 
 
 def most_different(images: Images, side: int = 256) -> list[tuple[str, Pixels]]:

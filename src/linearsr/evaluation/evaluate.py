@@ -1,10 +1,8 @@
 """An evaluation from beginning to end: measure image by image, then sum up."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import fmean, median, stdev
 from typing import Any
 
 import torch
@@ -14,8 +12,9 @@ from linearsr._version import __version__
 from linearsr.evaluation import external
 from linearsr.evaluation.external import NotAvailable
 from linearsr.evaluation.records import Records, Row
-from linearsr.evaluation.registry import METRICS, Metric
+from linearsr.evaluation.registry import Metric
 from linearsr.evaluation.sources import Case, Images, Pixels, Source
+from linearsr.evaluation.summary import described, notes_of, statistics_of
 
 Scorer = Callable[[Tensor, Tensor | None], float]
 
@@ -66,7 +65,7 @@ def measure(
     names = [case.name for case in source.cases]
     rows = [records.rows[name] for name in names if name in records.rows]
     found = {
-        m.name: _statistics([row.values.get(m.name) for row in rows]) for m in metrics if m.name in scorers
+        m.name: statistics_of([row.values.get(m.name) for row in rows]) for m in metrics if m.name in scorers
     }
     for metric in metrics:
         if metric.kind == "set" and metric.name not in unavailable:
@@ -81,10 +80,10 @@ def measure(
         "reused": progress.reused,
         "changed": progress.changed,
         "failed": progress.failed,
-        "metrics": {m.name: {**_described(m), **found[m.name]} for m in metrics if m.name in found},
+        "metrics": {m.name: {**described(m), **found[m.name]} for m in metrics if m.name in found},
         "not_available": unavailable,
         "not_asked_for": [],
-        "notes": _notes(rows),
+        "notes": notes_of(rows),
     }
     records.finish(names, summary)
     return summary
@@ -161,7 +160,7 @@ def _of_the_sets(metric: Metric, source: Source, device: torch.device) -> dict[s
         value = external.score_folders(network, source.results, source.references)
     except Exception as error:  # anything that goes wrong in there costs this metric alone
         raise NotAvailable(f"pyiqa: {' '.join(str(error).split()) or type(error).__name__}") from error
-    return {**_statistics([value]), "count": len(source.cases)}
+    return {**statistics_of([value]), "count": len(source.cases)}
 
 
 def _tensors(images: Images, border: int) -> tuple[Tensor, Tensor | None]:
@@ -177,37 +176,3 @@ def _tensor(pixels: Pixels, border: int) -> Tensor:
         raise ValueError(f"{width}x{height}: nothing is left within a border of {border} pixels")
     inner = pixels[border : height - border, border : width - border]
     return torch.from_numpy(inner.copy()).permute(2, 0, 1)[None].double() / 255
-
-
-def _statistics(values: Sequence[float | None]) -> dict[str, Any]:
-    """Of the finite values; of those that are not (PSNR of equal images) the number."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return {
-        "mean": fmean(finite) if finite else None,
-        "median": median(finite) if finite else None,
-        "std": stdev(finite) if len(finite) > 1 else None,
-        "min": min(finite, default=None),
-        "max": max(finite, default=None),
-        "count": len(finite),
-        "infinite": sum(value is not None and math.isinf(value) for value in values),
-        "unmeasured": sum(value is None or math.isnan(value) for value in values),
-    }
-
-
-def _described(metric: Metric) -> dict[str, Any]:
-    described = METRICS[metric.name]
-    return {
-        "kind": described.kind,
-        "higher_is_better": described.higher_is_better,
-        "convention": described.convention,
-        "computed_by": "linearsr" if described.pyiqa_name is None else f"pyiqa {described.pyiqa_name}",
-    }
-
-
-def _notes(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Why something was not measured -> the images."""
-    notes: dict[str, list[str]] = {}
-    for row in rows:
-        for note in filter(None, row.note.split("; ")):
-            notes.setdefault(note, []).append(row.name)
-    return notes

@@ -15,9 +15,7 @@ from linearsr.evaluation.crops import most_different, worth_showing
 from linearsr.evaluation.datasets import Published
 from linearsr.evaluation.records import Records, Row, write_whole
 from linearsr.evaluation.sources import Pixels, Source
-
-_DIGITS = 5
-_LABELS = {"LR": "LR", "result": "result", "HR": "HR"}
+from linearsr.evaluation.summary import number, remarks
 
 
 def write_report(
@@ -50,7 +48,7 @@ def write_report(
             images=f"{summary['images']:,}",
             settings=_settings(summary["settings"]),
             summary=_summary_table(summary),
-            missing=_missing(summary),
+            remarks="".join(f"<li>{escape(line)}</li>" for line in remarks(summary)),
             published=_published_table(summary, published),
             figures="\n".join(figures),
             per_image=_per_image_table(records, list(summary["metrics"])),
@@ -58,16 +56,11 @@ def write_report(
     )
 
 
-def number(value: float | None) -> str:
-    """Five significant digits, a dash for none."""
-    return "–" if value is None else f"{value:.{_DIGITS}g}"
-
-
 def _figure(row: Row, role: str, crops: Sequence[tuple[str, Pixels]]) -> str:
     kinds = {kind for kind, _ in crops}
     images = "".join(
         f'<div class="view {kind.lower()}"><img src="{_data_url(pixels)}" alt="{escape(row.name)}, {kind}">'
-        f'<span class="label">{_LABELS[kind]}</span></div>'
+        f'<span class="label">{kind}</span></div>'
         for kind, pixels in crops
     )
     values = ", ".join(f"{name} {number(value)}" for name, value in row.values.items() if value is not None)
@@ -108,18 +101,6 @@ def _summary_table(summary: dict[str, Any]) -> str:
         for name, found in summary["metrics"].items()
     )
     return _table(header, rows, text_columns=3)
-
-
-def _missing(summary: dict[str, Any]) -> str:
-    lines = [f"{name}: not available: {remedy}" for name, remedy in summary["not_available"].items()]
-    lines += [f"{len(names)} images: {note}" for note, names in summary["notes"].items()]
-    lines += [
-        f"{name}: {found['infinite']} images are equal to their reference and left out of the mean"
-        for name, found in summary["metrics"].items()
-        if found["infinite"]
-    ]
-    lines += [f"{name}: failed: {reason}" for name, reason in summary["failed"].items()]
-    return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
 def _published_table(summary: dict[str, Any], published: Sequence[Published]) -> str:
