@@ -18,13 +18,17 @@ from linearsr.cli.app import app
 from linearsr.evaluation.tagging import average_precisions, mean_average_precision
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.vocabulary import Vocabulary
-from linearsr.training.data import DataConfig
+from linearsr.images.degradation import PRESETS, degrade
+from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+from linearsr.model_folder import default_model_folder
+from linearsr.training.data import DataConfig, to_tensor
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.tagger import TaggerStage
 from linearsr.training.tagger_calibration import best_threshold, calibrated
 from linearsr.training.tagger_data import Augmentation, TagSamples, augmented, is_held_out
 from training_tools import losses, make_photos, read_records, weights, write_config
 
+PHOTO = Path(__file__).parents[1] / "examples" / "photo.jpg"
 WORDS = ("sky", "tree", "cat", "dog")
 CONFIG = OwnTaggerConfig(vocabulary=WORDS, image_size=32, channels=8, num_stages=2)
 
@@ -122,7 +126,7 @@ def test_the_best_threshold_is_that_of_a_search(pairs):
     labels = torch.tensor([float(label) for _, label in pairs])
 
     def measure(threshold: float) -> float:
-        given = (scores >= threshold - 1e-6).float()
+        given = (scores >= threshold - 1e-3).float()
         hits = (given * labels).sum()
         precision, recall = hits / given.sum(), hits / max(1, labels.sum())
         return float(1.25 * precision * recall / (0.25 * precision + recall)) if hits else 0.0
@@ -162,6 +166,7 @@ def test_only_tags_told_from_chance_are_offered(tagger):
     labels[known[:, 2].topk(1).indices, 2] = 1  # seen once only
     offered = calibrated(tagger, zip(lrs, labels, strict=True), versions=1).offered
     assert set(offered) == {"sky"}
+    assert calibrated(tagger, zip(lrs, 0 * labels, strict=True), versions=1).offered == {}
 
 
 def tag_file(folder: Path) -> Path:
@@ -251,13 +256,13 @@ def tagger_settings(photos: Path, run_dir: Path, **stage: object) -> dict[str, o
     }
 
 
-def train(config: Path, *arguments: str, status: int = 0) -> str:
+def train(config: Path, *arguments: str) -> str:
     result = CliRunner().invoke(app, ["train", str(config), *arguments])
-    assert result.exit_code == status, result.output
+    assert result.exit_code == 0, result.output
     return result.output
 
 
-def test_a_tagger_is_trained_resumed_and_trained_again_on_all_photos(tmp_path):
+def test_a_tagger_is_trained_and_resumed(tmp_path):
     photos = make_photos(tmp_path / "photos", count=12)
     whole = tmp_path / "whole"
     config = write_config(tmp_path / "a.yaml", photos, whole, **tagger_settings(photos, whole))
@@ -279,17 +284,28 @@ def test_a_tagger_is_trained_resumed_and_trained_again_on_all_photos(tmp_path):
     assert all(torch.equal(part, parts[name]) for name, part in weights(whole / "knee" / "tagger").items())
     assert OwnTagger.from_pretrained(whole / "knee" / "tagger").config == found.config
 
-    final = tmp_path / "final"
-    stage = {"held_out": 0, "calibration": str(whole / "knee" / "tagger")}
-    train(write_config(tmp_path / "c.yaml", photos, final, **tagger_settings(photos, final, **stage)))
-    assert OwnTagger.from_pretrained(final / "knee" / "tagger").config == found.config
-
-    (photos.parent / "vocabulary.txt").write_text("another")
-    assert "has another vocabulary" in train(tmp_path / "c.yaml", "--dry-run", status=2)
-
 
 def test_a_stage_that_could_not_be_calibrated_is_refused():
-    with pytest.raises(ValidationError, match="held_out above 0 or calibration"):
+    with pytest.raises(ValidationError, match="held_out"):
         TaggerStage(kind="tagger", vocabulary=Path("v.txt"), held_out=0)
     with pytest.raises(ValidationError, match="thresholds is found out"):
         TaggerStage(kind="tagger", vocabulary=Path("v.txt"), tagger={"thresholds": [0.1]})
+
+
+@pytest.fixture(scope="module")
+def shipped() -> OwnTagger:
+    return OwnTagger.from_pretrained(default_model_folder() / "tagger")
+
+
+def test_the_shipped_tagger_is_small_and_weak_tags_are_not_offered(shipped):
+    assert sum(path.stat().st_size for path in (default_model_folder() / "tagger").iterdir()) < 1e6
+    assert len(shipped.config.vocabulary) == 160
+    assert {"sky", "tree", "building", "grass"} <= shipped.offered.keys()
+    assert "umbrella" not in shipped.offered
+
+
+@pytest.mark.parametrize("degradation", ["bicubic", "mild", "realesrgan"])
+def test_the_shipped_tagger_sees_a_building_under_the_sky(shipped, degradation):
+    hr = crop_to_multiple(read_rgb(PHOTO), 4)
+    lr = degrade(hr, PRESETS[degradation], file_generator(0, PHOTO.stem), 4)
+    assert {"building", "sky"} <= {tag.name for tag in shipped.tag(to_tensor(lr))}

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from linearsr.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, class_in, load_config
-from linearsr.guidance.own_tagger import OwnTagger
+from linearsr.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, class_in
 from linearsr.guidance.registry import GUIDANCES
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
@@ -89,7 +88,7 @@ def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
         folder = getattr(guidance, key, None)
         if folder is not None:
             yield f"guidance.{key}", str(folder), False
-    for key in ("init", "stem", "codec", "sana", "calibration"):
+    for key in ("init", "stem", "codec", "sana"):
         value = getattr(stage, key, None)
         if isinstance(value, str | Path):
             yield key, str(value), key in ("codec", "sana") or isinstance(stage, CodecStage)
@@ -152,14 +151,7 @@ def _check_guidance(stage: FlowStage, channels: int) -> None:
 
 
 def _check_tagger(config: TrainConfig, stage: TaggerStage) -> None:
-    vocabulary = read_vocabulary(stage.vocabulary, "stage.vocabulary")
-    if stage.calibration is not None and stage.calibration.is_dir():
-        try:
-            known = OwnTagger.parse_config(load_config(stage.calibration), stage.calibration / CONFIG_NAME)
-        except CheckpointError as error:
-            raise ConfigError(f"stage.calibration: {error}") from None
-        if known.vocabulary != vocabulary.tags:
-            raise ConfigError(f"stage.calibration: {stage.calibration} has another vocabulary")
+    read_vocabulary(stage.vocabulary, "stage.vocabulary")
     if config.batch_size == 1:
         raise ConfigError("batch_size: the batch norm of a tagger needs at least 2")
     if config.data.degrade_on == "device":

@@ -35,19 +35,15 @@ class TaggerStage(Section):
     augmentation: Augmentation = Augmentation()
     versions: int = Field(8, gt=0)
     """How often each photo is degraded; samples are made from these versions."""
-    held_out: float = Field(0.15, ge=0, lt=1)
+    held_out: float = Field(0.15, gt=0, lt=1)
     """Share of the photos, chosen by their names, that are kept from training: they decide which tags are offered, and
-    from which score. 0: all are trained on, and `calibration` must be given."""
-    calibration: Path | None = None
-    """Folder of a tagger of this vocabulary whose thresholds are taken over."""
+    from which score on."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TaggerStage":
         for key in _SET_BY_THE_STAGE:
             if key in self.tagger:
                 raise ValueError(f"tagger: {key} is found out by the stage: leave it out")
-        if (self.held_out == 0) == (self.calibration is None):
-            raise ValueError("give either held_out above 0 or calibration")
         try:
             OwnTaggerConfig(**self.tagger)
         except (TypeError, ValueError) as error:

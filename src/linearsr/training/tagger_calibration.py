@@ -35,16 +35,11 @@ def calibrated(tagger: OwnTagger, samples: Iterable[tuple[Tensor, Tensor]], vers
     chance, photos = labels.mean(dim=0), labels.sum(dim=0) / versions
     gains = (average_precisions(scores, labels) - chance) / (1 - chance)
     offered = (gains >= _LEAST_GAIN) & (photos >= _LEAST_PHOTOS)
-    if not offered.any():
-        return with_thresholds(tagger, [None] * len(offered))
-    threshold = best_threshold(scores[:, offered].flatten(), labels[:, offered].flatten())
-    return with_thresholds(tagger, [round(threshold, 3) if offer else None for offer in offered.tolist()])
-
-
-def with_thresholds(tagger: OwnTagger, thresholds: Iterable[float | None]) -> OwnTagger:
-    """The same network with other thresholds. Raises ValueError if they are not one for each tag, from 0 to 1."""
-    config = replace(tagger.config, thresholds=tuple(thresholds))
-    return OwnTagger.from_state(config, tagger.state_dict(), "tagger")
+    threshold = (
+        best_threshold(scores[:, offered].flatten(), labels[:, offered].flatten()) if offered.any() else 0
+    )
+    thresholds = tuple(threshold if offer else None for offer in offered.tolist())
+    return OwnTagger.from_state(replace(tagger.config, thresholds=thresholds), tagger.state_dict(), "tagger")
 
 
 def best_threshold(scores: Tensor, labels: Tensor, beta: float = _BETA) -> float:
@@ -55,4 +50,4 @@ def best_threshold(scores: Tensor, labels: Tensor, beta: float = _BETA) -> float
     # of equal scores all are given or none
     ranked = scores[order]
     last = torch.cat([ranked[1:] < ranked[:-1], torch.tensor([True])])
-    return float(ranked[(measure * last).argmax()])
+    return round(float(ranked[(measure * last).argmax()]), 3)

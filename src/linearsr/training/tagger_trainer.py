@@ -12,7 +12,7 @@ from linearsr.training.objective import Batch
 from linearsr.training.processes import from_main
 from linearsr.training.run_log import Report
 from linearsr.training.tagger import TaggerObjective, TaggerStage
-from linearsr.training.tagger_calibration import calibrated, with_thresholds
+from linearsr.training.tagger_calibration import calibrated
 from linearsr.training.tagger_data import TagSamples
 from linearsr.training.trainer import Trainer
 from linearsr.training.validation import Pictures, Validation
@@ -76,10 +76,4 @@ class TaggerTrainer(Trainer):
 
     def _set_thresholds(self, folder: Path) -> None:
         tagger = OwnTagger.from_pretrained(folder)
-        if self.stage.calibration is None:
-            tagger = calibrated(tagger, self.samples.held_out(), self.stage.versions)
-        else:
-            tagger = with_thresholds(
-                tagger, OwnTagger.from_pretrained(self.stage.calibration).config.thresholds
-            )
-        tagger.save_pretrained(folder)
+        calibrated(tagger, self.samples.held_out(), self.stage.versions).save_pretrained(folder)
