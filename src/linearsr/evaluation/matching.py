@@ -45,10 +45,10 @@ def match(
     made, wanted = _unique(results, made_stems), _unique(references, wanted_stems)
     without = [path for stem, path in wanted.items() if stem not in made]
     if without:
-        raise MatchError(f"HR images without a {kind} of the same stem: {len(without)}", without)
+        raise MatchError(f"HR images that have no {kind} of the same stem: {len(without)}", without)
     left = [path for stem, path in made.items() if stem not in wanted]
     if left:
-        raise MatchError(f"{kind}s without an HR image of the same stem: {len(left)}", left)
+        raise MatchError(f"{kind}s that have no HR image of the same stem: {len(left)}", left)
     return [(made[stem], path) for stem, path in wanted.items()]
 
 

@@ -1,0 +1,41 @@
+"""Folders of small pictures for the tests of `linearsr eval`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from linearsr.cli.app import app
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (32, 24), noise: float = 0.0) -> None:
+    """A smooth picture that `seed` decides, with noise that differs from one path to the next."""
+    width, height = size
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    pixels = np.asarray(
+        Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64
+    )
+    pixels = pixels + np.random.default_rng(len(str(path)) + seed).normal(0, noise, pixels.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)).save(path)
+
+
+def pairs(folder: Path, count: int = 3) -> tuple[Path, Path]:
+    """`pred` with noise and `hr`, image after image of the same stem."""
+    for i in range(count):
+        picture(folder / f"pred/{i:03}.png", i, noise=5 + i)
+        picture(folder / f"hr/{i:03}.png", i)
+    return folder / "pred", folder / "hr"
+
+
+def run_eval(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)], terminal_width=80)
+
+
+def document(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found

@@ -1,0 +1,339 @@
+"""`linearsr eval` end to end: matching, resuming, reports, and what is said of inputs that do not fit."""
+
+import csv
+import json
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+from typer.testing import CliRunner
+
+from eval_tools import document, pairs, picture, run_eval
+from linearsr.cli.app import app
+from linearsr.evaluation import registry
+from linearsr.evaluation.evaluate import measure
+from linearsr.evaluation.matching import match
+from linearsr.evaluation.records import Records
+from linearsr.evaluation.sources import Case, Images
+from tiny_model import tiny_model
+
+__all__ = ["tiny_model"]
+QUICK = ("--metrics", "psnr_rgb,ssim_y")
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "per_image.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_json(tmp_path):
+    pred, hr = pairs(tmp_path)
+    result = run_eval(pred, hr, *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = document(result)
+    images = [[np.asarray(Image.open(folder / f"00{i}.png")) for folder in (hr, pred)] for i in range(3)]
+    expected = [peak_signal_noise_ratio(*both, data_range=255) for both in images]
+    found = report["metrics"]["psnr_rgb"]
+    assert found["mean"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found["median"] == pytest.approx(np.median(expected), abs=1e-6)
+    assert found["std"] == pytest.approx(np.std(expected, ddof=1), abs=1e-6)
+    assert (found["count"], found["higher_is_better"], found["convention"]) == (3, True, "RGB, dB")
+    assert report["images"] == 3
+    assert report["settings"]["metrics"] == ["ssim_y", "psnr_rgb"]
+    assert list(report["metrics"]) == ["ssim_y", "psnr_rgb"]
+    assert not report["failed"]
+
+
+def test_table_fits_80_columns_and_names_what_is_not_available(tmp_path, monkeypatch):
+    monkeypatch.setattr("linearsr.evaluation.external.find_spec", lambda name: None)
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run_eval(*pairs(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    flat = " ".join(result.stdout.split())
+    assert "psnr_y higher Y 16-235, dB" in flat
+    others = [name for name, metric in registry.METRICS.items() if metric.pyiqa_name is not None]
+    assert f"not available: {', '.join(others)}: pip install 'linearsr[iqa]'" in flat
+    assert "not measured on 3 images: niqe: NIQE needs 192x192 pixels or more, not 32x24" in flat
+
+
+def test_border_is_cut_off(tmp_path):
+    pred, hr = pairs(tmp_path, 1)
+    whole = [np.array(Image.open(folder / "000.png")) for folder in (pred, hr)]
+    for folder, pixels in zip((pred, hr), whole, strict=True):
+        Image.fromarray(pixels[4:-4, 4:-4]).save(folder / "000.png")
+    inner = document(run_eval(pred, hr, *QUICK, "--json"))["metrics"]
+    for folder, pixels in zip((pred, hr), whole, strict=True):
+        Image.fromarray(pixels).save(folder / "000.png")
+    cut = document(run_eval(pred, hr, *QUICK, "--border", 4, "--json"))["metrics"]
+    assert cut == inner
+    result = run_eval(pred, hr, *QUICK, "--border", 12)
+    assert result.exit_code == 1
+    assert "000: 32x24: nothing is left within a border of 12 pixels" in result.stderr
+
+
+def test_equal_images_are_left_out_of_the_mean(tmp_path):
+    pred, hr = pairs(tmp_path, 2)
+    picture(pred / "000.png", 0)
+    result = run_eval(pred, hr, *QUICK, "-o", tmp_path / "out", "--json")
+    found = document(result)["metrics"]["psnr_rgb"]
+    assert (found["count"], found["infinite"]) == (1, 1)
+    assert table(tmp_path / "out")[0]["psnr_rgb"] == "inf"
+    assert "1 image equal to the HR image" in run_eval(pred, hr, *QUICK, "-o", tmp_path / "out").stdout
+
+
+@pytest.mark.parametrize(
+    ("results", "references"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a_x4", "b_x2.5"], ["a", "b"]),
+        (["a", "b_x4"], ["a", "b"]),
+        (["a_x4", "b_x4"], ["a_x4", "b_x4"]),
+        (["Canon_1_LR4_x4", "Nikon_LR4_x4"], ["Canon_1_HR", "Nikon_HR"]),
+        (["1_SR", "2_SR"], ["1_GT", "2_GT"]),
+    ],
+)
+def test_files_are_matched_by_stem(results, references):
+    made, wanted = ([Path(f"{name}.png") for name in names] for names in (results, references))
+    assert match(made, wanted) == list(zip(made, wanted, strict=True))
+
+
+def bad_inputs(folder):
+    pred, hr = pairs(folder, 2)
+    yield "nothing"
+    picture(hr / "more.png")
+    yield "linearsr: HR images that have no result of the same stem: 1", hr / "more.png"
+    (hr / "more.png").rename(pred / "more.png")
+    yield "linearsr: results that have no HR image of the same stem: 1", pred / "more.png"
+    (pred / "more.png").unlink()
+    picture(pred / "000.jpg")
+    picture(pred / "sub/001.png")
+    yield "linearsr: files that share a stem: 4; keep one of each", pred / "000.jpg", pred / "sub/001.png"
+    (pred / "000.jpg").unlink()
+    (pred / "sub/001.png").unlink()
+    picture(pred / "001.png", size=(16, 8))
+    yield "linearsr: images that are not of one size: 1", f"{pred / '001.png'}: 16x8, {hr / '001.png'}: 32x24"
+    (pred / "001.png").unlink()
+    (pred / "000.png").unlink()
+    yield f"linearsr: {pred}: no images in this folder", ""
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    steps = bad_inputs(tmp_path)
+    next(steps)
+    for message, *files in steps:
+        result = run_eval(tmp_path / "pred", tmp_path / "hr", *QUICK)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert all(str(file) in result.stderr for file in files)
+        assert not result.stdout
+
+
+def test_of_many_files_the_first_are_named(tmp_path):
+    pred, hr = pairs(tmp_path, 1)
+    for i in range(30):
+        picture(hr / f"missing{i:02}.png", size=(2, 2))
+    lines = run_eval(pred, hr).stderr.splitlines()
+    assert len(lines) == 22
+    assert lines[-1] == "  and 10 more"
+
+
+def test_orientation_counts_for_the_size(tmp_path):
+    pred, hr = pairs(tmp_path, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.open(pred / "000.png").convert("RGB")
+    upright.transpose(Image.Transpose.ROTATE_90).save(pred / "000.png", exif=exif)
+    result = run_eval(pred, hr, *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to measure"),
+        (("PRED", "HR", "--data", "HR"), "give either PRED_DIR or a model"),
+        (("--model", "default"), "--model needs photos"),
+        (("--dataset", "realsr"), "belong together"),
+        (("--dataset", "set5", "--root", "HR"), "--dataset set5 is unknown: choose from realsr"),
+        (("PRED", "HR", "--metrics", "psnr"), "unknown metric 'psnr'"),
+        (("PRED", "--metrics", "psnr_y"), "psnr_y compares with HR images"),
+        (("--data", "HR", "--degrade", "awful"), "--degrade awful is unknown"),
+        (("PRED", "HR", "-o", "PRED/out"), "which is measured: choose another place"),
+        (("PRED", "nowhere"), "is no folder"),
+        (("--data", "HR", "--model", "no/such/folder"), "no such folder"),
+    ],
+)
+def test_wrong_use_is_one_line(tmp_path, arguments, message):
+    pairs(tmp_path, 1)
+    places = {"PRED": "pred", "HR": "hr", "PRED/out": "pred/out"}
+    result = run_eval(*(tmp_path / places[a] if a in places else a for a in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not result.stdout
+
+
+def test_a_broken_image_is_named_and_the_others_are_measured(tmp_path):
+    pred, hr = pairs(tmp_path)
+    (pred / "001.png").write_bytes((pred / "001.png").read_bytes()[:200])
+    result = run_eval(pred, hr, *QUICK, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "001.png" in result.stderr
+    assert list(document(result)["failed"]) == ["001"]
+    assert [row["image"] for row in table(tmp_path / "out")] == ["000", "002"]
+
+
+def test_results_alone_get_what_needs_no_reference(tmp_path):
+    picture(tmp_path / "pred/a.png", size=(200, 200), noise=20)
+    result = run_eval(tmp_path / "pred", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert list(document(result)["metrics"]) == ["niqe"]
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    pred, hr = pairs(tmp_path, 4)
+    out = tmp_path / "out"
+    calls = []
+    original = registry.METRICS["psnr_rgb"].compute
+
+    def counted(image, reference):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(image, reference)
+
+    monkeypatch.setattr(
+        "linearsr.evaluation.evaluate._computed",
+        lambda metric, image, reference: counted(image, reference),
+    )
+    arguments = (pred, hr, "--metrics", "psnr_rgb", "-o", out, "--json")
+    stopped = run_eval(*arguments)
+    assert stopped.exit_code == 130
+    assert "the same command goes on where it was" in stopped.stderr
+    assert len(table(out)) == 2
+    assert json.loads((out / "summary.json").read_text())["complete"] is False
+    with (out / "per_image.csv").open("a") as file:
+        file.write("002,31.")  # as a kill in the middle of a line leaves it
+    report = document(run_eval(*arguments))
+    assert len(calls) == 5
+    assert (report["reused"], report["images"]) == (2, 4)
+    fresh = document(run_eval(*arguments[:-3], "-o", tmp_path / "fresh", "--json"))
+    assert report["metrics"] == fresh["metrics"]
+    assert table(out) == table(tmp_path / "fresh")
+
+
+def test_changed_inputs_are_measured_again_and_removed_ones_forgotten(tmp_path):
+    pred, hr = pairs(tmp_path, 4)
+    arguments = (pred, hr, *QUICK, "-o", tmp_path / "out", "--json")
+    before = document(run_eval(*arguments))
+    picture(pred / "001.png", 1, noise=60)
+    (pred / "003.png").unlink()
+    (hr / "003.png").unlink()
+    os.utime(hr / "000.png", (0, 0))  # the same contents
+    after = document(run_eval(*arguments))
+    assert (after["reused"], after["changed"], after["images"]) == (2, ["001"], 3)
+    assert after["metrics"]["psnr_rgb"]["min"] < before["metrics"]["psnr_rgb"]["min"]
+    assert [row["image"] for row in table(tmp_path / "out")] == ["000", "001", "002"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--border", 2), "was measured with border 0, not 2"),
+        (("--metrics", "ssim_y"), "was measured with metrics ssim_y,psnr_rgb, not ssim_y"),
+    ],
+)
+def test_other_settings_are_noticed(tmp_path, more, message):
+    pred, hr = pairs(tmp_path, 1)
+    out = tmp_path / "out"
+    run_eval(pred, hr, *QUICK, "-o", out)
+    before = (out / "per_image.csv").read_bytes()
+    result = run_eval(pred, hr, *QUICK, *more, "-o", out)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "choose another -o, or --overwrite" in result.stderr
+    assert (out / "per_image.csv").read_bytes() == before
+    assert run_eval(pred, hr, *QUICK, *more, "-o", out, "--overwrite").exit_code == 0
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    pred, hr = pairs(tmp_path, 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/per_image.csv").write_text("mine,1\n")
+    result = run_eval(pred, hr, *QUICK, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "summary.json: is missing or damaged" in result.stderr
+    assert (tmp_path / "out/per_image.csv").read_text() == "mine,1\n"
+
+
+def test_a_model_is_measured_on_what_degrade_writes(tmp_path, tiny_model):
+    for i in range(2):
+        picture(tmp_path / f"hr/{i}.png", i, size=(34, 25))
+    out = tmp_path / "out"
+    arguments = ("--data", tmp_path / "hr", "--model", tiny_model, "--degrade", "mild", "--seed", 3)
+    result = run_eval(*arguments, "--steps", 2, "--fidelity", 0.5, *QUICK, "-o", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = document(result)
+    settings = report["settings"]
+    assert (settings["model"], settings["steps"], settings["fidelity"], settings["seed"]) == (
+        "tiny",
+        2,
+        0.5,
+        3,
+    )
+    degraded, upscaled, cropped = (str(tmp_path / name) for name in ("lr", "sr", "crop"))
+    commands = (
+        ["degrade", str(tmp_path / "hr"), "-o", degraded, "--seed", "3"],
+        ["upscale", degraded, "-o", upscaled, "--seed", "3", "--model", str(tiny_model)],
+    )
+    for command, more in zip(commands, ([], ["--steps", "2", "--fidelity", "0.5"]), strict=True):
+        assert CliRunner().invoke(app, command + more).exit_code == 0
+    Path(cropped).mkdir()
+    for i in range(2):
+        Image.open(tmp_path / f"hr/{i}.png").crop((0, 0, 32, 24)).save(tmp_path / f"crop/{i}.png")
+    assert document(run_eval(upscaled, cropped, *QUICK, "--json"))["metrics"] == report["metrics"]
+    again = document(run_eval(*arguments, "--steps", 2, "--fidelity", 0.5, *QUICK, "-o", out, "--json"))
+    assert again["reused"] == 2
+    other = run_eval(*arguments, "--steps", 1, "--fidelity", 0.5, *QUICK, "-o", out)
+    assert "was measured with steps 2, not 1" in other.stderr
+
+
+class ManyPairs:
+    """3,000 pairs that are made when they are asked for."""
+
+    results = references = None
+
+    def __init__(self, file: Path) -> None:
+        self.settings: dict[str, object] = {}
+        self.cases = [Case(f"{i:04}", file) for i in range(3000)]
+        self.peaks: list[int] = []
+
+    def images(self, case: Case) -> Images:
+        rng = np.random.default_rng(int(case.name))
+        result, reference = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+        self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return Images(result, reference, None)
+
+    images_again = images
+
+
+def test_memory_is_flat_over_3000_pairs(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    source = ManyPairs(tmp_path / "file")
+    metrics = [registry.METRICS["psnr_y"]]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        summary = measure(source, metrics, Records.open(tmp_path / "out", ["psnr_y"], {}))
+    finally:
+        torch.set_num_threads(threads)
+    assert summary["images"] == 3000
+    # the pairs together have 70 MiB; KiB on Linux
+    assert source.peaks[-1] - source.peaks[200] < 8 * 1024

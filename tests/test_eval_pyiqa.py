@@ -1,0 +1,126 @@
+"""Metrics that come through `pyiqa`: called by the right names with the right inputs, and missed in words."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from eval_tools import document, pairs, picture, run_eval
+from linearsr.evaluation import external
+from linearsr.evaluation.registry import METRICS
+
+NAMES = {
+    "lpips": "lpips",
+    "lpips_vgg": "lpips-vgg",
+    "dists": "dists",
+    "musiq": "musiq",
+    "maniqa": "maniqa-pipal",
+    "maniqa_koniq": "maniqa",
+    "clipiqa": "clipiqa",
+    "topiq": "topiq_nr",
+    "fid": "fid",
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A `pyiqa` that writes down how it is called, in a dict by its own metric names."""
+    seen = {}
+
+    def create_metric(name, device):
+        assert isinstance(device, torch.device)
+        seen[name] = []
+
+        def compute(*inputs):
+            seen[name].append(inputs)
+            return 12.5 if name == "fid" else torch.tensor([[0.25]])
+
+        return compute
+
+    module = ModuleType("pyiqa")
+    module.create_metric = create_metric
+    monkeypatch.setitem(sys.modules, "pyiqa", module)
+    monkeypatch.setattr(external, "find_spec", lambda name: name)
+    return seen
+
+
+def test_the_table_of_names():
+    assert {name: m.pyiqa_name for name, m in METRICS.items() if m.pyiqa_name} == NAMES
+
+
+def test_each_is_called_by_its_name_with_its_inputs(tmp_path, calls):
+    pred, hr = pairs(tmp_path, 2)
+    result = run_eval(pred, hr, "--metrics", ",".join(NAMES), "--border", 2, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = document(result)
+    assert set(calls) == set(NAMES.values())
+    assert calls["fid"] == [(str(pred), str(hr))]
+    for name, own in NAMES.items():
+        assert report["metrics"][name]["mean"] == (12.5 if name == "fid" else 0.25)
+        assert report["metrics"][name]["computed_by"] == f"pyiqa {own}"
+        if name == "fid":
+            continue
+        assert len(calls[own]) == 2
+        for inputs in calls[own]:
+            assert len(inputs) == (2 if METRICS[name].kind == "full-reference" else 1)
+            for image in inputs:
+                assert image.shape == (1, 3, 20, 28)
+                assert image.dtype == torch.float32
+                assert 0 <= image.min() <= image.max() <= 1
+    image, reference = calls["lpips"][0]
+    assert torch.equal(calls["musiq"][0][0], image)
+    assert not torch.equal(image, reference)
+
+
+def test_without_being_asked_nothing_of_it_is_used(tmp_path, calls):
+    report = document(run_eval(*pairs(tmp_path, 1), "--json"))
+    assert not calls
+    assert report["not_asked_for"] == list(NAMES)
+    assert not report["not_available"]
+
+
+def test_fid_of_a_model_needs_a_place_for_the_results(tmp_path, calls):
+    from tiny_model import build
+
+    build().save_pretrained(tmp_path / "model")
+    picture(tmp_path / "hr/a.png")
+    arguments = (
+        "--data",
+        tmp_path / "hr",
+        "--model",
+        tmp_path / "model",
+        "--metrics",
+        "psnr_y,fid",
+        "--json",
+    )
+    result = run_eval(*arguments)
+    assert result.exit_code == 1
+    assert document(result)["not_available"] == {"fid": "compares folders: keep the results with -o"}
+    result = run_eval(*arguments, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert calls["fid"] == [(str(tmp_path / "out/results"), str(tmp_path / "hr"))]
+    assert (Path(calls["fid"][0][0]) / "a.png").exists()
+
+
+def test_asked_for_and_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(external, "find_spec", lambda name: None)
+    result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,lpips,fid", "--json")
+    assert result.exit_code == 1
+    assert "not available: lpips, fid: pip install 'linearsr[iqa]'" in result.stderr
+    report = document(result)
+    assert list(report["metrics"]) == ["psnr_y"]
+    assert all("pip install" in report["not_available"][name] for name in ("lpips", "fid"))
+
+
+def test_installed_but_not_working(tmp_path, calls, monkeypatch):
+    def create_metric(name, device):
+        raise RuntimeError("no route to host\nfor the weights")
+
+    monkeypatch.setattr(sys.modules["pyiqa"], "create_metric", create_metric)
+    result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,lpips", "--json")
+    assert result.exit_code == 1
+    reason = "pyiqa cannot give 'lpips' here: no route to host for the weights"
+    assert document(result)["not_available"] == {"lpips": reason}
+    assert list(document(result)["metrics"]) == ["psnr_y"]
