@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: example test lint
+.PHONY: example test lint docs
 
 example: $(VENV)/installed
 	$(BIN)/linearsr upscale examples/photo.jpg -o photo_x4.png --overwrite
@@ -15,6 +15,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	$(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/site
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
