@@ -154,6 +154,18 @@ def test_the_lr_crop_is_the_same_place(tmp_path):
         assert np.abs(shown.lr.astype(int) - shown.results["a"]).max() <= 1
 
 
+def test_an_hr_photo_may_have_a_border_that_degrading_cut_off(tmp_path):
+    random = np.random.default_rng(6)
+    hr = random.integers(0, 256, (43, 50, 3), dtype=np.uint8)
+    lr = save(hr[:40:4, :48:4], tmp_path / "lr.png")
+    paths = {name: save(hr[:40, :48], tmp_path / f"{name}.png") for name in "ab"}
+    shown = cut_scene(Scene("s", lr, save(hr, tmp_path / "hr.png"), paths), 64, "centre")
+    assert np.array_equal(shown.hr, shown.results["a"])
+    other = save(hr[:36], tmp_path / "other.png")
+    with pytest.raises(ValueError, match="s: the results are not of one size: a 48x40, b 48x40, HR 50x36"):
+        cut_scene(Scene("s", lr, other, paths), 64, "centre")
+
+
 # ---- the page ----
 
 
@@ -312,6 +324,18 @@ def test_intervals_hold_the_truth_as_often_as_they_say(people, answers, alike, s
         low, high = clustered_interval(wins.tolist(), [answers] * people)
         held += low <= share <= high
     assert held / 2000 > 0.935
+
+
+def test_a_bootstrap_of_few_participants_promises_too_much():
+    random = np.random.default_rng(1)
+    share, alike, people, answers = 0.8, 0.3, 6, 10
+    tastes = random.beta(share * (1 / alike - 1), (1 - share) * (1 / alike - 1), (1000, people))
+    wins = random.binomial(answers, tastes)
+    drawn = wins[np.arange(1000)[:, None, None], random.integers(0, people, (1000, 500, people))]
+    low, high = np.quantile(drawn.mean(2) / answers, [0.025, 0.975], axis=1)
+    ours = np.array([clustered_interval(row, [answers] * people) for row in wins.tolist()])
+    assert np.mean((low <= share) & (share <= high)) < 0.87
+    assert np.mean((ours[:, 0] <= share) & (share <= ours[:, 1])) > 0.935
 
 
 def test_agreement_leaves_a_width_and_few_people_no_interval():

@@ -37,14 +37,17 @@ def cut_scene(scene: Scene, crop: int, at: CropAt) -> Shown:
     results = {name: read_rgb(path) for name, path in scene.results.items()}
     hr = None if scene.hr is None else read_rgb(scene.hr)
     sizes = {name: (image.shape[1], image.shape[0]) for name, image in results.items()}
+    lr = read_rgb(scene.lr)
+    width, height = next(iter(sizes.values()))
+    scale_x, scale_y = width / lr.shape[1], height / lr.shape[0]
     if hr is not None:
+        # `linearsr degrade` cuts an HR photo to whole LR pixels, at the right and lower border
+        if 0 <= hr.shape[1] - width < scale_x and 0 <= hr.shape[0] - height < scale_y:
+            hr = hr[:height, :width]
         sizes["HR"] = (hr.shape[1], hr.shape[0])
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {width}x{height}" for name, (width, height) in sizes.items())
         raise ValueError(f"{scene.name}: the results are not of one size: {listed}")
-    lr = read_rgb(scene.lr)
-    width, height = next(iter(sizes.values()))
-    scale_x, scale_y = width / lr.shape[1], height / lr.shape[0]
     # each side may have been rounded by less than one LR pixel
     if min(scale_x, scale_y) < 1 or abs(scale_x - scale_y) * min(lr.shape[:2]) > max(scale_x, scale_y):
         raise ValueError(
