@@ -238,7 +238,8 @@ def test_each_seed_has_an_order_of_its_own_and_pairs_are_balanced(folder, page):
 
 def test_damaged_or_foreign_memory_begins_anew(page):
     press(page, "Enter", "1")
-    for rubbish in ("{", "[]", '{"seed": 1}', "null"):
+    odd_answers = '{"seed": 1, "participant": "p", "answers": [{"choice": "up"}]}'
+    for rubbish in ("{", "[]", '{"seed": 1}', "null", odd_answers):
         page.evaluate("(text) => localStorage.setItem(shelf, text)", rubbish)
         page.reload()
         assert page.inner_text("#start") == "Start"

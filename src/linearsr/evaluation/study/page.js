@@ -63,8 +63,9 @@ function fresh() {
 function load() {
   try {
     const kept = JSON.parse(localStorage.getItem(shelf));
-    if (kept && Number.isInteger(kept.seed) && Array.isArray(kept.answers)) return kept;
-  } catch { /* refused or damaged: begin anew */ }
+    const whole = kept.answers.every((answer) => ["left", "none", "right"].includes(answer.choice));
+    if (whole && Number.isInteger(kept.seed) && typeof kept.participant === "string") return kept;
+  } catch { /* nothing there, refused or damaged: begin anew */ }
   return fresh();
 }
 
