@@ -17,7 +17,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-dev
-	$(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/site
+	$(BIN)/sphinx-build -W -E -a --keep-going -q -d build/doctrees docs build/site
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

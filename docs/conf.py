@@ -4,7 +4,13 @@ Nothing is fetched when it is built or read: no fonts, scripts or counters from 
 """
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.typing import stringify_annotation
 
 from linearsr._version import __version__
 
@@ -35,15 +41,54 @@ python_maximum_signature_line_length = 90
 _CODE = re.compile(r"(`[^`]+`)")
 
 
-def _plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are prose with `code` in single backticks; nothing else in them is markup."""
-    parts = _CODE.split("\n".join(lines))
+def _prose(text: str) -> str:
+    """As reStructuredText, of which only the code in single backticks is markup."""
+    parts = _CODE.split(text)
     for i, part in enumerate(parts):
         code = re.sub(r"\s+", " ", part[1:-1])
         parts[i] = f"``{code}``\\ " if i % 2 else part.replace("|", r"\|").replace("*", r"\*")
-    # A first line that prints nothing keeps napoleon from taking what stands before a colon for a type.
-    lines[:] = ["\\ "] * (what == "attribute") + "".join(parts).split("\n")
+    return "".join(parts)
+
+
+def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    paragraphs = re.split(r"\n(?:[ \t]*\n)+", "\n".join(lines).rstrip())
+    # what is indented from its first line on is code, or a diagram
+    text = [f"::\n\n{text}" if text.startswith("    ") else _prose(text) for text in paragraphs]
+    if what == "class" and issubclass(thing, BaseModel):
+        text.extend(_fields(thing))
+    if what == "attribute":
+        # a first line that prints nothing keeps napoleon from taking what stands before a colon for a type
+        text[0] = f"\\ \n{text[0]}"
+    lines[:] = "\n\n".join(text).split("\n")
+
+
+def _fields(section: type[BaseModel]) -> Iterator[str]:
+    """The settings of a section of a recipe: name, type, default, meaning."""
+    meaning: dict[str, list[str]] = {}
+    for parent in reversed(section.__mro__):
+        if issubclass(parent, BaseModel):
+            found = ModuleAnalyzer.for_module(parent.__module__)
+            found.analyze()
+            own = {key: text for (owner, key), text in found.attr_docs.items() if owner == parent.__name__}
+            meaning.update(own)
+    types = get_type_hints(section)  # without the validators in them
+    for name, field in section.model_fields.items():
+        type_ = stringify_annotation(types[name], "smart").replace("~", "")
+        short = re.sub(r"[a-z_]+\.(?=\w)", "", type_)
+        yield f"* **{name}**: ``{short}``, {_default(field)}. {_prose(' '.join(meaning.get(name, [])))}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "must be given"
+    value = field.get_default(call_default_factory=True)
+    return "with its defaults" if isinstance(value, BaseModel) else f"default ``{value!r}``"
+
+
+def _signature(app: Any, what: str, name: str, thing: Any, *_: Any) -> tuple[str, str] | None:
+    return ("", "") if what == "class" and issubclass(thing, BaseModel) else None
 
 
 def setup(app: Any) -> None:
-    app.connect("autodoc-process-docstring", _plain, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
+    app.connect("autodoc-process-signature", _signature)
