@@ -1,6 +1,8 @@
 """The documentation site: Sphinx with the theme Furo, pages in Markdown, the reference from docstrings.
 
 Nothing is fetched when it is built or read: no fonts, scripts or counters from elsewhere.
+Not mkdocs-material, since MkDocs 1 has had no release since 2024 and the theme ends in 2027; nor its successor
+Zensical, an alpha.
 """
 
 import re
