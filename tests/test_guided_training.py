@@ -124,6 +124,7 @@ def test_a_recipe_gives_all_experts_the_tokens_of_its_pretraining(
     raw["stages"]["pretrain"]["stage"]["guidance"] = {
         "vocabulary": str(tags.parent / "vocabulary.txt"),
         "false_tags": 1.0,
+        "part": None,
     }
     stages: dict[str, Any] = {run.name: run.config.stage for run in plan(parse(raw), "recipe.yaml")}
     for run in ("experts/1", "sft/0"):
@@ -202,6 +203,14 @@ def test_a_mistake_is_one_line(
     with pytest.raises(ConfigError, match=complaint) as caught:
         check([Run("run", TrainConfig(**raw))])
     assert "\n" not in str(caught.value)
+
+
+def test_guidance_needs_null_tokens(photos: Path, tags: Path, tmp_path: Path) -> None:
+    """Without them a sample that is told nothing would see all its tags."""
+    raw = guided(photos, tags, tmp_path / "run")
+    raw["stage"]["network"] = {**raw["stage"]["network"], "num_null_tokens": 0}
+    with pytest.raises(ConfigError, match=r"^stage\.guidance: the network has no null tokens"):
+        check([Run("run", TrainConfig(**raw))])
 
 
 def test_guidance_of_another_width_is_refused(photos: Path, tags: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ VOCABULARY = Vocabulary(
         ("big_cats", "big cat"),
         ("an old brick wall", "wall"),
         ("moutain", "mountain"),
+        ("very " * 30 + "tree wall", "wall"),
+        ("x" * 95 + " tree wall", "wall"),
     ],
 )
 def test_a_word_means_the_nearest_tag(word, tag):

@@ -54,7 +54,8 @@ class Vocabulary:
         3. Its last words, which name the thing that those before describe: "old brick wall" means "wall".
         4. The tag with the most similar spelling, at least 80% alike (`difflib`), for slips: "moutain".
         """
-        name = normalised(word)[:_MAX_TAG_LENGTH]
+        # of a very long word its end, where the thing is named
+        name = normalised(word)[-_MAX_TAG_LENGTH:].lstrip()
         words = name.split(" ")
         for start in range(len(words)):
             for form in _singulars(" ".join(words[start:])):

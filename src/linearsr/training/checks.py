@@ -10,6 +10,7 @@ from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
 from linearsr.images.io import ImageError, read_size
 from linearsr.models.lr_stem import StridedStemConfig
+from linearsr.models.transformer import TransformerConfig
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir
@@ -118,7 +119,7 @@ def _check_network(stage: FlowStage, shapes: Shapes) -> None:
         needed |= {"in_channels": codec.channels, "out_channels": codec.channels}
     if stem is not None:
         needed["lr_channels"] = stem_channels(stem)
-    _check_guidance(stage, network.caption_channels)
+    _check_guidance(stage, network)
     place = "stage.network" if stage.init is None else "stage.init"
     for key, channels in needed.items():
         if getattr(network, key) != channels:
@@ -128,15 +129,22 @@ def _check_network(stage: FlowStage, shapes: Shapes) -> None:
             )
 
 
-def _check_guidance(stage: FlowStage, channels: int) -> None:
-    """The network must take the tokens of its guidance."""
+def _check_guidance(stage: FlowStage, network: TransformerConfig) -> None:
+    """The network must take the tokens of its guidance, and have some of its own where there are none."""
     if stage.guidance is None:
         return
     if stage.guidance.vocabulary is not None:
         read_vocabulary(stage.guidance.vocabulary, "stage.guidance.vocabulary")
     part = stage.guidance.part
+    # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
+    if not network.num_null_tokens:
+        raise ConfigError(
+            "stage.guidance: the network has no null tokens for photos of which nothing is told: "
+            "set num_null_tokens in stage.network"
+        )
     if part is None or not part.is_dir():
         return  # it is trained along, or still to be trained with a network before this one
+    channels = network.caption_channels
     try:
         kind, raw = class_in(part, GUIDANCES, "guidance")
         given = kind.parse_config(raw, part / CONFIG_NAME).channels

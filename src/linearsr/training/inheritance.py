@@ -72,9 +72,9 @@ def settings_of(
             flow["stem"] = knee("pretrain", "lr_stem")
         # so does guidance that was trained along
         guidance = flow.get("guidance")
-        if guidance and "part" not in guidance:
+        if guidance and guidance.get("part") is None:
             kept = {key: value for key, value in guidance.items() if key not in ("vocabulary", "features")}
-            flow["guidance"] = {"part": knee("pretrain", "guidance"), **kept}
+            flow["guidance"] = {**kept, "part": knee("pretrain", "guidance")}
         start = f"experts/{expert}" if before[-1] == "experts" else "pretrain"
         flow["init"] = knee(start, "transformer")
     return {**merged, "stage": {**flow, **stages[stage].get("stage", {})}}
