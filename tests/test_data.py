@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
+from linearsr.evaluation.metrics import ssim_y
 from linearsr.images.detail import detail_score
 from linearsr.images.io import read_image
 from linearsr.images.photos import read_rgb
@@ -234,6 +235,16 @@ def test_validation_photos_are_never_left_out_silently(photos: Path) -> None:
     truncate(photos / "0.png")
     with pytest.raises(ConfigError, match=r"validation\.folder: .*0\.png"):
         validation_pairs(photos, "mild", 4, max_pictures=2)
+
+
+def test_a_validation_photo_must_be_large_enough_to_be_measured(tmp_path: Path) -> None:
+    """The window of SSIM has 11 pixels, and sides are cut to multiples of the scale."""
+    photo(0, (40, 11)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=r"a\.png: has less than 12 pixels on a side"):
+        validation_pairs(tmp_path, "mild", 4, max_pictures=2)
+    photo(0, (40, 12)).save(tmp_path / "a.png")
+    ((_, _, hr),) = validation_pairs(tmp_path, "mild", 4, max_pictures=2)
+    assert ssim_y((hr[None] + 1) / 2, (hr[None] + 1) / 2) == pytest.approx(1)
 
 
 def test_the_best_share_is_the_crisp_one(photos: Path, tmp_path: Path) -> None:

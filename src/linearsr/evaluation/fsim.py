@@ -39,7 +39,7 @@ def fsim(image: Tensor, reference: Tensor) -> float:
         raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
     factor = max(1, math.floor(min(image.shape[-2:]) / _SIDE + 0.5))
     planes = [F.avg_pool2d(rgb_to_yiq(x.double()) * 255, factor) for x in (image, reference)]
-    (y, i, q), (y_ref, i_ref, q_ref) = (plane.split(1, dim=1) for plane in planes)
+    (y, i, q), (y_ref, i_ref, q_ref) = (plane.chunk(3, dim=1) for plane in planes)
 
     phase, phase_ref = _phase_congruency(y), _phase_congruency(y_ref)
     local = _similarity(phase, phase_ref, _T_PHASE)
@@ -94,7 +94,8 @@ def _noise_threshold(response: Tensor, bank: Tensor) -> Tensor:
     impulse = torch.fft.ifft2(bank).real.sum(0) * math.sqrt(bank[0].numel())
     tau = (power * impulse.square().sum()).sqrt()
     mean, deviation = tau * math.sqrt(math.pi / 2), tau * math.sqrt(2 - math.pi / 2)
-    return ((mean + _NOISE_DEVIATIONS * deviation) / _NOISE_DIVISOR).view(-1, 1, 1, 1)
+    threshold: Tensor = (mean + _NOISE_DEVIATIONS * deviation) / _NOISE_DIVISOR
+    return threshold.view(-1, 1, 1, 1)
 
 
 @lru_cache(maxsize=4)
@@ -117,4 +118,5 @@ def _frequencies(length: int) -> Tensor:
     """Cycles per pixel in the order of the FFT; of an odd length the ends are -0.5 and 0.5, as in Kovesi's code."""
     first = length // 2
     ramp = torch.arange(length, dtype=torch.float64) - first
-    return torch.fft.ifftshift(ramp / (length - length % 2))
+    shifted: Tensor = torch.fft.ifftshift(ramp / (length - length % 2))
+    return shifted

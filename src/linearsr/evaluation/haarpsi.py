@@ -36,7 +36,8 @@ def haarpsi(image: Tensor, reference: Tensor) -> float:
     waves, waves_ref = _coefficients(planes[:, :1]), _coefficients(planes_ref[:, :1])
     # the coarsest scale weighs, the two finer ones compare
     weights = torch.maximum(waves[-1], waves_ref[-1])
-    similarity = sum(_similarity(a, b) for a, b in zip(waves[:-1], waves_ref[:-1], strict=True)) / 2
+    finer = [_similarity(a, b) for a, b in zip(waves[:-1], waves_ref[:-1], strict=True)]
+    similarity = (finer[0] + finer[1]) / 2
     chroma, chroma_ref = (_averaged(x[:, 1:]) for x in (planes, planes_ref))
     similarity_of_chroma = _similarity(chroma, chroma_ref).mean(1, keepdim=True)
 

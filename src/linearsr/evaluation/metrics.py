@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from linearsr.images.colour import rgb_to_y
 
-_WINDOW = 11
+SSIM_LEAST_SIDE = 11
+"""Pixels: the side of its window."""
 _C1, _C2 = 0.01**2, 0.03**2
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_LEAST_SIDE = 176
@@ -72,7 +73,7 @@ def _psnr(image: Tensor, reference: Tensor) -> float:
 
 def _ssim(image: Tensor, reference: Tensor) -> float:
     _require_alike(image, reference)
-    _require_side("SSIM", image, _WINDOW)
+    _require_side("SSIM", image, SSIM_LEAST_SIDE)
     luminance, contrast = _ssim_maps(image, reference)
     return float((luminance * contrast).mean())
 
@@ -89,10 +90,10 @@ def _ssim_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _local_mean(image: Tensor) -> Tensor:
     """In a Gaussian window that lies inside the image: one axis, then the other."""
-    taps = torch.exp(-((torch.arange(_WINDOW).to(image) - _WINDOW // 2) ** 2) / (2 * 1.5**2))
+    taps = torch.exp(-((torch.arange(SSIM_LEAST_SIDE).to(image) - SSIM_LEAST_SIDE // 2) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
     planes = image.flatten(0, 1)[:, None]
-    for shape in ((1, 1, _WINDOW, 1), (1, 1, 1, _WINDOW)):
+    for shape in ((1, 1, SSIM_LEAST_SIDE, 1), (1, 1, 1, SSIM_LEAST_SIDE)):
         planes = F.conv2d(planes, taps.view(shape))
     return planes.view(*image.shape[:2], *planes.shape[-2:])
 

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
 from linearsr.images.degradation_batch import degrade_batch
 from linearsr.images.io import ImageError
@@ -210,9 +211,10 @@ def to_tensor(image: ImageArray) -> Tensor:
 
 
 def check_validation_size(path: Path, size: tuple[int, ...], scale: int) -> None:
-    """Raises ConfigError if a photo of `size` (H, W) leaves nothing on the LR side."""
-    if min(size) < scale:
-        raise ConfigError(f"validation.folder: {path}: is smaller than one LR pixel: leave it out")
+    """Raises ConfigError if a photo of `size` (H, W) is too small to be measured, or leaves nothing on the LR side."""
+    least = -(-SSIM_LEAST_SIDE // scale) * scale
+    if min(size) < least:
+        raise ConfigError(f"validation.folder: {path}: has less than {least} pixels on a side: leave it out")
 
 
 def validation_pairs(
