@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from linearsr import LinearSRPipeline
+from linearsr import LinearSRPipeline, devices
 from linearsr.cli.app import app
+from linearsr.evaluation import benchmark
 from linearsr.evaluation.benchmark import Benchmark, exponent
 from linearsr.evaluation.counting import count_macs, count_parts, transformer_macs
 from linearsr.evaluation.rivals import rival_call, with_softmax_attention
@@ -125,6 +126,35 @@ def test_a_rival_that_would_take_too_long_is_left_out(tiny_model):
     assert [report.size for report in reports] == [(8, 8), (16, 16)]
     assert reports[0].rivals["softmax"] is not None
     assert reports[1].rivals["softmax"] is None
+
+
+@pytest.mark.parametrize(("rival", "left_out"), [("softmax", True), ("diffusers", False)])
+def test_the_time_of_a_rival_is_foreseen_by_its_own_growth(tiny_model, monkeypatch, rival, left_out):
+    """An attention in linear time is not left out for growing with the square."""
+    monkeypatch.setattr(benchmark, "rival_call", lambda *_: lambda: None)
+    monkeypatch.setattr(benchmark, "measure", lambda *_: Timing(1.0, 1.0, 1.0, 1))
+    pipe = LinearSRPipeline.from_pretrained(tiny_model)
+    reports = list(Benchmark(1, (rival,), max_seconds=5).of_model(pipe, [(8, 8), (16, 16)]))
+    assert (reports[1].rivals[rival] is None) == left_out
+
+
+@pytest.mark.parametrize(
+    "options", [["--preset", "default"], ["--preset", "tiny", "--compare", "softmax"], []]
+)
+def test_a_size_beyond_the_memory_is_refused_at_once(tiny_model, monkeypatch, options):
+    monkeypatch.setattr(devices, "physical_memory", lambda device: 2**20)
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("nothing must be measured"))
+    result = run(*(options or [tiny_model]), "--sizes", "8,512", "--runs", 1)
+    assert result.exit_code == 1
+    assert "an image of 512x512 needs about" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_any_failure_is_one_line(tiny_model, monkeypatch):
+    monkeypatch.setattr(LinearSRPipeline, "__call__", lambda *_: [] + 1)
+    result = run(tiny_model, "--sizes", 8, "--runs", 1)
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert result.stderr.startswith("linearsr: TypeError: can only concatenate list")
 
 
 def run(*options: object):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -106,6 +107,30 @@ def test_wrong_use_is_one_line(tiny_model, photos, options, message):
     assert (result.exit_code, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tagger/config.json", {"channels": "8"}),
+        ("tagger/config.json", {"num_stages": 1}),
+        ("tagger/config.json", {"image_size": 0}),
+        ("tagger/config.json", {"max_tags": -1}),
+        ("tagger/config.json", {"max_tags": "3"}),
+        ("model_index.json", {"tagger": ["linearsr", ["OwnTagger"]]}),
+        ("tagger/config.json", {"_class_name": ["OwnTagger"]}),
+    ],
+)
+def test_a_broken_tagger_is_one_line(tagged, photos, tmp_path, file, change):
+    """Before the first image: it would be broken for all of them."""
+    model = tmp_path / "model"
+    shutil.copytree(tagged, model)
+    config = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps({**config, **change}))
+    for command in ("tag", "upscale"):
+        result = run(command, photos, "--model", model)
+        assert (result.exit_code, type(result.exception)) == (2, SystemExit), result.output
+        assert len(result.stderr.splitlines()) == 1
 
 
 def upscaled(photo, model, *options):

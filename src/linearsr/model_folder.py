@@ -122,7 +122,7 @@ def upload(save: Callable[[Path], object], repo_id: str, private: bool, token: s
 
 def _class_name(index: dict[str, Any], part: str, known: dict[str, Any], folder: Path) -> str:
     entry = index.get(part)
-    if not isinstance(entry, list) or len(entry) != 2 or entry[1] not in known:
+    if not isinstance(entry, list) or len(entry) != 2 or str(entry[1]) not in known:
         raise CheckpointError(
             f"{folder / MODEL_INDEX}: {part} is {entry!r}; this version knows {', '.join(known)}"
         )

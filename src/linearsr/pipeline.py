@@ -182,6 +182,11 @@ class LinearSRPipeline:
         hr_multiple = self.codec.compression * int(self.transformer.config.patch_size)
         return lcm(self.lr_stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
 
+    def require_memory(self, height: int, width: int) -> None:
+        """Raises ValueError for an LR image of a size for which the device has not the memory."""
+        needed = width * height * self.scale**2 * _BYTES_PER_PIXEL
+        require_memory(needed, self.device, f"an image of {width}x{height}")
+
     # an image's way
 
     def __call__(
@@ -336,9 +341,7 @@ class LinearSRPipeline:
     def _sample(self, picture: Picture, seed: int, options: Options) -> _Sampled:
         """The latent of one picture, what it was made from, and the tags that guided it."""
         width, height = picture.size
-        require_memory(
-            width * height * self.scale**2 * _BYTES_PER_PIXEL, self.device, f"an image of {width}x{height}"
-        )
+        self.require_memory(height, width)
         lr = lr_tensor(picture).to(self.device)
         condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
         tokens, tags = self._guide(lr, options)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import FAILED, debugging, say, shown, stop, write_json
+from linearsr.cli.console import FAILED, debugging, failure, say, shown, stop, write_json
 from linearsr.cli.loading import DType, choose_device, load_pipeline
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def bench(
         stop(f"--compare diffusers needs {error.name}: pip install 'linearsr[full]'")
     except typer.Exit:
         raise  # which is a RuntimeError, too
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:
         if debugging():
             raise
-        stop(error, FAILED)
+        stop(failure(error), FAILED)
     if figure is not None:
         _draw(reports, report, figure)
     if as_json:

@@ -78,6 +78,12 @@ def one_line(message: object) -> str:
     return shown(text) or type(message).__name__
 
 
+def failure(error: Exception) -> str:
+    """What went wrong as one line: the errors that we raise speak for themselves, others by their class too."""
+    text = one_line(error)
+    return text if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {text}"
+
+
 def write_json(record: dict[str, Any]) -> None:
     """One JSON document on one line of stdout, at once, so that a script can follow."""
     typer.echo(json.dumps(record, allow_nan=False))

@@ -4,7 +4,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linearsr.cli.console import debugging, one_line, say, shown_words, stop
+import typer
+
+from linearsr.cli.console import debugging, failure, one_line, say, shown_words, stop
 
 if TYPE_CHECKING:
     import torch
@@ -82,10 +84,12 @@ def load_tagger(
         tagger.to(place, best_dtype(place))
         if isinstance(tagger, EncoderPart):
             tagger.prepare()
-    except (ValueError, ImportError, OSError) as error:
+    except typer.Exit:
+        raise  # which is a RuntimeError, too
+    except Exception as error:
         if debugging():
             raise
-        stop(error)
+        stop(failure(error))
     return tagger
 
 
@@ -102,5 +106,4 @@ def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipe
     except Exception as error:
         if debugging():
             raise
-        text = one_line(error)
-        stop(text if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {text}")
+        stop(failure(error))

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import torch
 
+from linearsr.devices import require_memory
 from linearsr.evaluation.counting import PartCost, count_parts, evaluation_inputs, transformer_macs
 from linearsr.evaluation.rivals import Rival, rival_call
 from linearsr.evaluation.timing import Timing, measure, peak_bytes
@@ -26,6 +27,12 @@ Size = tuple[int, int]
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
 """HR pixels along one side of a latent position, by preset."""
 _SCALE = 4
+_LEAST_VALUES_IN_BANDS = 3
+"""Numbers that an evaluation on the CPU holds at least, over tokens times channels: the tokens and two norms."""
+_LEAST_VALUES = 10
+"""Those of a network that does not go band by band: the hidden layer of a Mix-FFN before and behind its SiLU."""
+_GROWTH: dict[Rival, int] = {"softmax": 2, "diffusers": 1}
+"""The power of the tokens with which a rival's time grows at most."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,24 @@ class Benchmark:
     compare: tuple[Rival, ...] = ()
     """Networks that are run beside ours, on the same inputs."""
     max_seconds: float = 60.0
-    """A rival is left out where one evaluation would take longer, if it grew with the square of the tokens."""
+    """A rival is left out where one evaluation would take longer, going by the last size and its growth."""
 
     def of_model(self, pipe: LinearSRPipeline, sizes: Sequence[Size]) -> Iterator[SizeReport]:
-        """A model at several LR sizes, the smallest first."""
+        """A model at several LR sizes, the smallest first. Raises ValueError, before all, for one beyond the memory."""
         network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
         smaller: list[SizeReport] = []
-        for height, width in _by_area(sizes):
-            image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
+
+        def grid(height: int, width: int) -> tuple[int, int]:
             padded = (-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width))
             rows, columns = (side * pipe.scale // pipe.codec.compression for side in padded)
+            return rows, columns
+
+        for size in sizes:
+            pipe.require_memory(*size)
+            self._require_memory(network, grid(*size), size)
+        for height, width in _by_area(sizes):
+            image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
+            rows, columns = grid(height, width)
             evaluation, rivals, _ = self._evaluation(network, (rows, columns), smaller)
             report = SizeReport(
                 (height, width),
@@ -88,12 +103,19 @@ class Benchmark:
     def of_preset(
         self, preset: str, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype
     ) -> Iterator[SizeReport]:
-        """The transformer of a preset, with random weights, at several LR sizes of x4 super-resolution."""
+        """The transformer of a preset, with random weights, at LR sizes of x4 super-resolution; else as `of_model`."""
         network = LinearSRTransformer(PRESETS[preset]).to(device, dtype).eval().fuse_projections_()
         parameters = sum(p.numel() for p in network.parameters())
         smaller: list[SizeReport] = []
-        for height, width in _by_area(sizes):
+
+        def grid(height: int, width: int) -> tuple[int, int]:
             rows, columns = (-(-side * _SCALE // _COMPRESSION[preset]) for side in (height, width))
+            return rows, columns
+
+        for size in sizes:
+            self._require_memory(network, grid(*size), size)
+        for height, width in _by_area(sizes):
+            rows, columns = grid(height, width)
             evaluation, rivals, peak = self._evaluation(network, (rows, columns), smaller)
             cost = PartCost("transformer", parameters, transformer_macs(network.config, rows, columns))
             report = SizeReport(
@@ -108,6 +130,14 @@ class Benchmark:
             )
             smaller.append(report)
             yield report
+
+    def _require_memory(self, network: LinearSRTransformer, grid: tuple[int, int], size: Size) -> None:
+        """Raises ValueError for an LR size of whose latent `grid` one evaluation cannot fit the device's memory."""
+        table = network.scale_shift_table
+        in_bands = table.device.type == "cpu" and not self.compare
+        values = _LEAST_VALUES_IN_BANDS if in_bands else _LEAST_VALUES
+        needed = values * network.config.width * _tokens(network, *grid) * table.dtype.itemsize
+        require_memory(needed, table.device, f"an image of {size[1]}x{size[0]}")
 
     @torch.inference_mode()
     def _evaluation(
@@ -135,11 +165,11 @@ def _tokens(network: LinearSRTransformer, rows: int, columns: int) -> int:
 
 
 def _expected(smaller: Sequence[SizeReport], rival: Rival, tokens: int) -> float:
-    """Seconds at `tokens`, had the time grown with their square since the last size; infinite once it was too long."""
+    """Seconds at `tokens`, by the time at the last size; 0 where there is none, infinite once it was too long."""
     if not smaller:
         return 0.0
     timing = smaller[-1].rivals[rival]
-    return math.inf if timing is None else timing.median * (tokens / smaller[-1].tokens) ** 2
+    return math.inf if timing is None else timing.median * (tokens / smaller[-1].tokens) ** _GROWTH[rival]
 
 
 def exponent(tokens: Sequence[int], seconds: Sequence[float]) -> float:

@@ -39,6 +39,10 @@ class OwnTaggerConfig:
             raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.vocabulary)} tags")
         if any(least is not None and not 0 <= least <= 1 for least in self.thresholds):
             raise ValueError("thresholds must be from 0 to 1")
+        for name, least in (("max_tags", 0), ("image_size", 1), ("channels", 4), ("num_stages", 2)):
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
 
 
 class OwnTagger(PretrainedModule):
