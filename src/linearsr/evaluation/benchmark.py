@@ -3,7 +3,6 @@
 Sizes are LR sizes in pixels. The latent of a size has its tokens; the whole image is read, upscaled and put back.
 """
 
-import math
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +30,6 @@ _LEAST_VALUES_IN_BANDS = 3
 """Numbers that an evaluation on the CPU holds at least, over tokens times channels: the tokens and two norms."""
 _LEAST_VALUES = 10
 """Those of a network that does not go band by band: the hidden layer of a Mix-FFN before and behind its SiLU."""
-_GROWTH: dict[Rival, int] = {"softmax": 2, "diffusers": 1}
-"""The power of the tokens with which a rival's time grows at most."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,11 @@ class Benchmark:
     compare: tuple[Rival, ...] = ()
     """Networks that are run beside ours, on the same inputs."""
     max_seconds: float = 60.0
-    """A rival is left out where one evaluation would take longer, going by the last size and its growth."""
+    """A rival is left out where one evaluation would take longer, by its multiply-accumulates at the pace of ours."""
 
     def of_model(self, pipe: LinearSRPipeline, sizes: Sequence[Size]) -> Iterator[SizeReport]:
         """A model at several LR sizes, the smallest first. Raises ValueError, before all, for one beyond the memory."""
         network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
-        smaller: list[SizeReport] = []
 
         def grid(height: int, width: int) -> tuple[int, int]:
             padded = (-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width))
@@ -86,8 +82,8 @@ class Benchmark:
         for height, width in _by_area(sizes):
             image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
             rows, columns = grid(height, width)
-            evaluation, rivals, _ = self._evaluation(network, (rows, columns), smaller)
-            report = SizeReport(
+            evaluation, rivals, _ = self._evaluation(network, (rows, columns))
+            yield SizeReport(
                 (height, width),
                 (height * pipe.scale, width * pipe.scale),
                 _tokens(network, rows, columns),
@@ -97,8 +93,6 @@ class Benchmark:
                 peak_bytes(lambda image=image: pipe(image), pipe.device),  # type: ignore[misc]
                 rivals,
             )
-            smaller.append(report)
-            yield report
 
     def of_preset(
         self, preset: str, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype
@@ -106,7 +100,6 @@ class Benchmark:
         """The transformer of a preset, with random weights, at LR sizes of x4 super-resolution; else as `of_model`."""
         network = LinearSRTransformer(PRESETS[preset]).to(device, dtype).eval().fuse_projections_()
         parameters = sum(p.numel() for p in network.parameters())
-        smaller: list[SizeReport] = []
 
         def grid(height: int, width: int) -> tuple[int, int]:
             rows, columns = (-(-side * _SCALE // _COMPRESSION[preset]) for side in (height, width))
@@ -116,9 +109,9 @@ class Benchmark:
             self._require_memory(network, grid(*size), size)
         for height, width in _by_area(sizes):
             rows, columns = grid(height, width)
-            evaluation, rivals, peak = self._evaluation(network, (rows, columns), smaller)
+            evaluation, rivals, peak = self._evaluation(network, (rows, columns))
             cost = PartCost("transformer", parameters, transformer_macs(network.config, rows, columns))
-            report = SizeReport(
+            yield SizeReport(
                 (height, width),
                 (height * _SCALE, width * _SCALE),
                 _tokens(network, rows, columns),
@@ -128,8 +121,6 @@ class Benchmark:
                 peak,
                 rivals,
             )
-            smaller.append(report)
-            yield report
 
     def _require_memory(self, network: LinearSRTransformer, grid: tuple[int, int], size: Size) -> None:
         """Raises ValueError for an LR size of whose latent `grid` one evaluation cannot fit the device's memory."""
@@ -141,7 +132,7 @@ class Benchmark:
 
     @torch.inference_mode()
     def _evaluation(
-        self, network: LinearSRTransformer, grid: tuple[int, int], smaller: Sequence[SizeReport]
+        self, network: LinearSRTransformer, grid: tuple[int, int]
     ) -> tuple[Timing, dict[Rival, Timing | None], int]:
         """One evaluation of the network and of its rivals, and its peak memory."""
         table = network.scale_shift_table
@@ -151,7 +142,7 @@ class Benchmark:
         rivals: dict[Rival, Timing | None] = {}
         for rival in self.compare:
             rivals[rival] = None
-            if _expected(smaller, rival, _tokens(network, *grid)) <= self.max_seconds:
+            if _expected(rival, network, grid, ours.median) <= self.max_seconds:
                 rivals[rival] = measure(rival_call(rival, network, inputs), table.device, self.runs)
         return ours, rivals, peak
 
@@ -164,12 +155,12 @@ def _tokens(network: LinearSRTransformer, rows: int, columns: int) -> int:
     return int(rows * columns // network.config.patch_size**2)
 
 
-def _expected(smaller: Sequence[SizeReport], rival: Rival, tokens: int) -> float:
-    """Seconds at `tokens`, by the time at the last size; 0 where there is none, infinite once it was too long."""
-    if not smaller:
-        return 0.0
-    timing = smaller[-1].rivals[rival]
-    return math.inf if timing is None else timing.median * (tokens / smaller[-1].tokens) ** _GROWTH[rival]
+def _expected(rival: Rival, network: LinearSRTransformer, grid: tuple[int, int], ours: float) -> float:
+    """Seconds of a rival at the pace of ours, by its multiply-accumulates: N^2 C twice more a layer for softmax."""
+    config = network.config
+    macs = transformer_macs(config, *grid)
+    more = 2 * _tokens(network, *grid) ** 2 * config.width * config.num_layers if rival == "softmax" else 0
+    return ours * (macs + more) / macs
 
 
 def exponent(tokens: Sequence[int], seconds: Sequence[float]) -> float:

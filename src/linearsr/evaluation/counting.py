@@ -49,7 +49,7 @@ def transformer_macs(config: TransformerConfig, height: int, width: int, tokens:
         tokens: None: the null tokens.
     """
     # fake tensors have shapes only; with gradients allowed, the network does not go band by band
-    with FakeTensorMode(), torch.enable_grad():
+    with torch.inference_mode(False), FakeTensorMode(), torch.enable_grad():
         network = LinearSRTransformer(config).requires_grad_(False)
         inputs = evaluation_inputs(config, height, width, tokens, torch.device("cpu"), torch.float32)
         return _counted(lambda: network(**inputs))
