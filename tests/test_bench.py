@@ -122,7 +122,7 @@ def test_the_peak_is_of_the_call():
 
 @pytest.mark.parametrize(("rival", "sizes"), [("softmax", [True, False]), ("diffusers", [True, True])])
 def test_a_rival_that_would_take_too_long_is_left_out(tiny_model, monkeypatch, rival, sizes):
-    """Ours takes 1 s an evaluation; at that pace quadratic attention takes little more at 8x8, and far more at 128x128."""
+    """Ours takes 1 s an evaluation; at that pace quadratic attention takes little more at 8x8, far more at 128x128."""
     monkeypatch.setattr(benchmark, "rival_call", lambda *_: lambda: None)
     monkeypatch.setattr(benchmark, "measure", lambda *_: Timing(1.0, 1.0, 1.0, 1))
     pipe = LinearSRPipeline.from_pretrained(tiny_model)
