@@ -195,7 +195,7 @@ def _show(report: dict[str, Any]) -> None:
     out.print(f"{report['model']}: {report['dtype']} on {report['device']}\n{found}", soft_wrap=True)
     parts = Table("input", "part", "parameters", "GMAC", box=SIMPLE_HEAD, pad_edge=False)
     times = Table(
-        "input", "output", "tokens", "1 NFE", "image", "MP/s", "peak", box=SIMPLE_HEAD, pad_edge=False
+        "input", "output", "tokens", "1 NFE, s", "image, s", "MP/s", "peak", box=SIMPLE_HEAD, pad_edge=False
     )
     rivals = list(report["sizes"][0]["compare"])
     beside = Table("input", "tokens", "ours", *rivals, box=SIMPLE_HEAD, pad_edge=False)
@@ -229,7 +229,7 @@ def _show(report: dict[str, Any]) -> None:
 def _seconds(timing: dict[str, Any] | None) -> str:
     if timing is None:
         return ""
-    return f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f} s"
+    return f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}"
 
 
 def _beside(size: dict[str, Any], rivals: Sequence[str]) -> list[str]:
