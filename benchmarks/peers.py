@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 from ncnn_peers import installed_peers
 from PIL import Image
-from quality import Score, degraded_pairs, eight_bit, given_pairs, mean, score
+from quality import Score, bicubic, degraded_pairs, eight_bit, given_pairs, mean, resized, score
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -30,12 +29,6 @@ Method = Callable[[Tensor], Tensor]
 """LR image (3, h, w) in [0, 1] -> (3, 4h, 4w)."""
 
 
-def resized(lr: Tensor, how: Image.Resampling) -> Tensor:
-    image = Image.fromarray((lr.permute(1, 2, 0) * 255).round().byte().numpy())
-    large = image.resize((image.width * 4, image.height * 4), how)
-    return torch.from_numpy(np.asarray(large, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
 def ours(lr: Tensor, pipe: LinearSRPipeline, fidelity: float | None) -> Tensor:
     image: Tensor = pipe(lr, fidelity=fidelity, output_type="pt").images[0]
     return image
@@ -43,7 +36,7 @@ def ours(lr: Tensor, pipe: LinearSRPipeline, fidelity: float | None) -> Tensor:
 
 def methods(pipe: LinearSRPipeline) -> dict[str, Method]:
     return {
-        "bicubic": partial(resized, how=Image.Resampling.BICUBIC),
+        "bicubic": bicubic,
         "Lanczos": partial(resized, how=Image.Resampling.LANCZOS),
         **installed_peers(),
         "ours, default": partial(ours, pipe=pipe, fidelity=None),

@@ -58,8 +58,12 @@ def degraded_pairs(hr_folder: Path, preset: str) -> Iterator[Pair]:
 
 
 def bicubic(lr: Tensor) -> Tensor:
+    return resized(lr, Image.Resampling.BICUBIC)
+
+
+def resized(lr: Tensor, how: Image.Resampling) -> Tensor:
     image = Image.fromarray((lr.permute(1, 2, 0) * 255).round().byte().numpy())
-    large = image.resize((image.width * 4, image.height * 4), Image.Resampling.BICUBIC)
+    large = image.resize((image.width * 4, image.height * 4), how)
     return torch.from_numpy(np.asarray(large, dtype=np.float32) / 255).permute(2, 0, 1)
 
 

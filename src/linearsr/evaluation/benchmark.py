@@ -6,6 +6,7 @@ Sizes are LR sizes in pixels. The latent of a size has its tokens; the whole ima
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -82,7 +83,7 @@ class Benchmark:
         for height, width in _by_area(sizes):
             image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
             rows, columns = grid(height, width)
-            evaluation, rivals, _ = self._evaluation(network, (rows, columns))
+            evaluation, rivals = self._evaluation(network, (rows, columns))
             yield SizeReport(
                 (height, width),
                 (height * pipe.scale, width * pipe.scale),
@@ -109,7 +110,8 @@ class Benchmark:
             self._require_memory(network, grid(*size), size)
         for height, width in _by_area(sizes):
             rows, columns = grid(height, width)
-            evaluation, rivals, peak = self._evaluation(network, (rows, columns))
+            evaluation, rivals = self._evaluation(network, (rows, columns))
+            inputs = evaluation_inputs(network.config, rows, columns, None, device, dtype)
             cost = PartCost("transformer", parameters, transformer_macs(network.config, rows, columns))
             yield SizeReport(
                 (height, width),
@@ -118,7 +120,7 @@ class Benchmark:
                 (cost,),
                 evaluation,
                 None,
-                peak,
+                peak_bytes(torch.inference_mode()(partial(network, **inputs)), device),
                 rivals,
             )
 
@@ -133,18 +135,17 @@ class Benchmark:
     @torch.inference_mode()
     def _evaluation(
         self, network: LinearSRTransformer, grid: tuple[int, int]
-    ) -> tuple[Timing, dict[Rival, Timing | None], int]:
-        """One evaluation of the network and of its rivals, and its peak memory."""
+    ) -> tuple[Timing, dict[Rival, Timing | None]]:
+        """One evaluation of the network and of its rivals."""
         table = network.scale_shift_table
         inputs = evaluation_inputs(network.config, *grid, None, table.device, table.dtype)
         ours = measure(lambda: network(**inputs), table.device, self.runs)
-        peak = peak_bytes(lambda: network(**inputs), table.device)
         rivals: dict[Rival, Timing | None] = {}
         for rival in self.compare:
             rivals[rival] = None
             if _expected(rival, network, grid, ours.median) <= self.max_seconds:
                 rivals[rival] = measure(rival_call(rival, network, inputs), table.device, self.runs)
-        return ours, rivals, peak
+        return ours, rivals
 
 
 def _by_area(sizes: Sequence[Size]) -> list[Size]:

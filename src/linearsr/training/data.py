@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
 from linearsr.images.degradation_batch import degrade_batch
-from linearsr.images.io import ImageError
-from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+from linearsr.images.io import ImageError, read_size
+from linearsr.images.photos import degraded_pair
 from linearsr.training.catalogue import Catalogue, Skipped
 from linearsr.training.photo_cache import PhotoCache
 from linearsr.training.photo_tags import PhotoTags
@@ -229,11 +229,9 @@ def validation_pairs(
     pairs = []
     for path in find_photos(folder, "validation.folder")[:max_pictures]:
         try:
-            photo = read_rgb(path)
+            check_validation_size(path, read_size(path, str(path)), scale)
+            lr, hr = degraded_pair(path, degradation, seed=0, scale=scale)
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from error
-        check_validation_size(path, photo.shape[:2], scale)
-        hr = crop_to_multiple(photo, scale)
-        lr = degrade(hr, PRESETS[degradation], file_generator(0, path.stem), scale)
         pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))
     return pairs
