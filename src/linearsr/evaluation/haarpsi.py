@@ -27,12 +27,17 @@ def haarpsi(image: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: shapes that differ or are others, or a side below 16.
     """
+    return float(haarpsi_values(image.double(), reference.double()).mean())
+
+
+def haarpsi_values(image: Tensor, reference: Tensor) -> Tensor:
+    """HaarPSI of each image of a batch, (B,), with gradients; arguments and errors as `haarpsi`."""
     if image.shape != reference.shape:
         raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
     height, width = image.shape[-2:]
     if min(height, width) < LEAST_SIDE:
         raise ValueError(f"HaarPSI needs {LEAST_SIDE}x{LEAST_SIDE} pixels or more, not {width}x{height}")
-    planes, planes_ref = (_halved(rgb_to_yiq(x.double()) * 255) for x in (image, reference))
+    planes, planes_ref = (_halved(rgb_to_yiq(x) * 255) for x in (image, reference))
     waves, waves_ref = _coefficients(planes[:, :1]), _coefficients(planes_ref[:, :1])
     # the coarsest scale weighs, the two finer ones compare
     weights = torch.maximum(waves[-1], waves_ref[-1])
@@ -47,7 +52,7 @@ def haarpsi(image: Tensor, reference: Tensor) -> float:
     mean = (torch.sigmoid(_ALPHA * maps) * weights).sum((1, 2, 3)) / total
     # without weights, two flat images: all places count alike
     mean = torch.where(total > 0, mean, torch.sigmoid(_ALPHA * maps).mean((1, 2, 3)))
-    return float((torch.logit(mean) / _ALPHA).square().mean())
+    return (torch.logit(mean) / _ALPHA).square()
 
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:

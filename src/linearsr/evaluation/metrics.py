@@ -51,18 +51,31 @@ def ms_ssim(image: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: a side below 176.
     """
-    _require_alike(image, reference)
     _require_side("MS-SSIM", image, MS_SSIM_LEAST_SIDE)
+    return float(ms_ssim_values(image, reference).mean())
+
+
+def ms_ssim_values(image: Tensor, reference: Tensor, all_scales: bool = True) -> Tensor:
+    """MS-SSIM of each image of a batch, (B,), with gradients; arguments as `ms_ssim`.
+
+    Args:
+        all_scales: False leaves out the coarsest scales of images that are too small for them; the weights of the
+            others are enlarged to the same sum.
+    """
+    _require_alike(image, reference)
     x, y = rgb_to_y(image), rgb_to_y(reference)
+    scales = len(_MS_SSIM_WEIGHTS)
+    while not all_scales and min(x.shape[-2:]) < SSIM_LEAST_SIDE * 2 ** (scales - 1):
+        scales -= 1
+    share = 1.0 if scales == len(_MS_SSIM_WEIGHTS) else sum(_MS_SSIM_WEIGHTS[:scales])
     value = x.new_ones(len(x))
-    for scale, weight in enumerate(_MS_SSIM_WEIGHTS):
+    for scale, weight in enumerate(_MS_SSIM_WEIGHTS[:scales]):
         luminance, contrast = _ssim_maps(x, y)
-        last = scale == len(_MS_SSIM_WEIGHTS) - 1
-        mean = (luminance * contrast if last else contrast).mean((1, 2, 3))
+        mean = (luminance * contrast if scale == scales - 1 else contrast).mean((1, 2, 3))
         # images that are each other's negative: no root of a negative number
-        value *= mean.clamp(min=0) ** weight
+        value = value * mean.clamp(min=0) ** (weight / share)
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    return float(value.mean())
+    return value
 
 
 def _psnr(image: Tensor, reference: Tensor) -> float:

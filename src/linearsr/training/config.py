@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from linearsr.training.codec import CodecStage
 from linearsr.training.data import DataConfig
+from linearsr.training.distill import DistillStage
 from linearsr.training.flow import FlowStage
 from linearsr.training.guard import GuardConfig
 from linearsr.training.knee import KneeConfig
@@ -31,7 +32,7 @@ class TrainConfig(Section):
     """One training run. Progress is counted in images, so it does not depend on the batch size."""
 
     run_dir: Path
-    stage: Annotated[CodecStage | StemStage | FlowStage | TaggerStage, Field(discriminator="kind")]
+    stage: Annotated[CodecStage | StemStage | FlowStage | DistillStage | TaggerStage, Field(discriminator="kind")]
     data: DataConfig
     validation: ValidationConfig
     optimizer: OptimizerConfig = OptimizerConfig()
