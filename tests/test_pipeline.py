@@ -127,6 +127,26 @@ def test_the_mean_takes_one_evaluation(pipe: LinearSRPipeline, photo: np.ndarray
     assert steps[-1][1] == 0
 
 
+def test_the_mean_may_be_the_stems(folder: Path, photo: np.ndarray) -> None:
+    pipe = LinearSRPipeline.from_pretrained(folder, device="cpu")
+    pipe.config = replace(pipe.config, mean="stem")
+    steps: list[int] = []
+    mean = pipe(
+        photo, fidelity=1, output_type="latent", callback_on_step_end=lambda p, i, t, s: steps.append(i)
+    )
+    assert not mean.images[0].any()
+    assert not steps
+    sample, middle = (pipe(photo, fidelity=f, output_type="latent").images[0] for f in (0, 0.25))
+    torch.testing.assert_close(middle, 0.75 * sample)
+
+
+def test_only_a_residual_codec_has_a_mean_of_the_stem(pipe: LinearSRPipeline) -> None:
+    with pytest.raises(ValueError, match="mean"):
+        LinearSRPipeline(pipe.lr_stem, pipe.transformer, object(), PipelineConfig(mean="stem"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mean 'flow' is not one of first_step, stem"):
+        PipelineConfig(mean="flow")  # type: ignore[arg-type]
+
+
 def test_a_callback_may_replace_the_latents(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
     def blank(_: object, step: int, t: float, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"latents": torch.zeros_like(state["latents"])}

@@ -36,7 +36,7 @@ from linearsr.model_folder import (
     save_parts,
     upload,
 )
-from linearsr.models.codec import Codec, pad_to_multiple
+from linearsr.models.codec import Codec, ResidualCodec, pad_to_multiple
 from linearsr.models.lr_stem import LRCondition, LRStem
 from linearsr.settings import (
     ColourFix,
@@ -90,7 +90,8 @@ class LinearSRPipeline:
         tagger: finds tags for a guidance that uses them.
 
     Raises:
-        ValueError: guidance whose tokens are not as wide as the network takes them.
+        ValueError: guidance whose tokens are not as wide as the network takes them, or a mean of the stem with a
+            codec that does not start from it.
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class LinearSRPipeline:
         self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
         self.guidance, self.tagger = guidance, tagger
         self.config = config or PipelineConfig()
+        if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
+            raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
         width = getattr(transformer.config, "caption_channels", None)
         if guidance is not None and guidance.channels != width:
             raise ValueError(
@@ -367,16 +370,20 @@ class LinearSRPipeline:
     ) -> Tensor:
         """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
         times = self.config.times(options.steps)
+        # the residual codec's zero: nothing to add to the stem's prediction
+        mean = torch.zeros_like(noise)
+        from_stem = self.config.mean == "stem"
         if options.fidelity == 1:
+            if from_stem:
+                return mean
             times = times[:2]  # the mean is the first step's estimate: no other step is needed
-        mean = noise
 
         def velocity(z: Tensor, t: float) -> Tensor:
             return self._velocity(z, t, condition, tokens, options.guidance_scale)
 
         def on_step(step: int, t: float, z: Tensor, x0: Tensor) -> Tensor | None:
             nonlocal mean
-            if step == 0:
+            if step == 0 and not from_stem:
                 mean = x0
             if options.callback is None:
                 return None

@@ -14,6 +14,7 @@ from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.request import TagRequest
 
 ColourFix = Literal["none", "wavelet", "adain"]
+Mean = Literal["first_step", "stem"]
 StepCallback = Callable[[Any, int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 """(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
 
@@ -28,6 +29,9 @@ class PipelineConfig:
     """Network evaluations (NFE)."""
     fidelity: float = 0.0
     """0: a full sample of the flow; 1: the posterior mean."""
+    mean: Mean = "first_step"
+    """Whose estimate the posterior mean is: the network's at pure noise, as flow matching trains it, or the stem's,
+    where the network was distilled to give a sample at once."""
     color_fix: ColourFix = "none"
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1: as trained, without a second pass; 0: not guided."""
@@ -44,6 +48,8 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if self.solver not in get_args(Solver):
             raise ValueError(f"solver {self.solver!r} is not one of {', '.join(get_args(Solver))}")
+        if self.mean not in get_args(Mean):
+            raise ValueError(f"mean {self.mean!r} is not one of {', '.join(get_args(Mean))}")
         if self.sigmas is not None and (
             self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
         ):
