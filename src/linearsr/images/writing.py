@@ -45,23 +45,33 @@ _REMEDIES = {
 
 
 def write_image(picture: Picture, path: str | Path, overwrite: bool = False, quality: int = 95) -> None:
-    """Write a picture in the format of the extension: .png, .jpg, .jpeg, .webp, .tif or .tiff.
+    """Write a picture in the format of the extension, as `encode_image` makes it.
+
+    The file appears under its name only when it is complete.
+
+    Raises ImageError as `encode_image` does, and if the file exists and `overwrite` is False, or cannot be written
+    (nothing is left behind then); ValueError for the quality.
+    """
+    path = Path(path)
+    _check_format(path)
+    _check_target(path, overwrite)
+    _write_whole(path, encode_image(picture, path, quality))
+
+
+def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes:
+    """The bytes of an image file of this name: .png, .jpg, .jpeg, .webp, .tif or .tiff.
 
     PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG (4:4:4) and WebP have 8 bits and `quality`
     (1 to 100). ICC profile, EXIF (orientation 1, true dimensions), resolution and tags (as XMP keywords) go along. JPEG
-    has no alpha: the picture is flattened on white, with a warning. The file appears under its name only when it is
-    complete.
+    has no alpha: the picture is flattened on white, with a warning.
 
-    Raises ImageError if the extension is unknown, the file exists and `overwrite` is False, the picture is too
-    large for the format or the file cannot be written (nothing is left behind then); ValueError for the quality.
+    Raises ImageError if the extension is unknown or the picture is too large for the format or the memory; ValueError
+    for the quality.
     """
-    path = Path(path)
-    file_format = FORMATS.get(path.suffix.lower())
-    if file_format is None:
-        raise ImageError(path, f"has no extension of a known format; use one of {', '.join(FORMATS)}")
+    path = Path(name)
+    file_format = _check_format(path)
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be from 1 to 100, not {quality}")
-    _check_target(path, overwrite)
     longest = _LONGEST_SIDE.get(file_format)
     if longest and max(picture.size) > longest:
         width, height = picture.size
@@ -69,12 +79,11 @@ def write_image(picture: Picture, path: str | Path, overwrite: bool = False, qua
             path, f"{width}x{height} pixels exceed the {longest} of {file_format}; write PNG or TIFF"
         )
     try:
-        data = _encode(picture, path, file_format, quality)
+        return _encode(picture, path, file_format, quality)
     except OverflowError as error:
         raise ImageError(path, f"{error}; write PNG") from error
     except MemoryError as error:
         raise ImageError(path, "does not fit the memory; write a smaller picture") from error
-    _write_whole(path, data)
 
 
 def picture_to_pil(picture: Picture) -> Image.Image:
@@ -149,6 +158,13 @@ def _metadata(picture: Picture, name: str | Path) -> Metadata:
 def _on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:
     weight = np.clip(alpha, 0, 1)[..., None]
     return colour * weight + (1 - weight)
+
+
+def _check_format(path: Path) -> str:
+    file_format = FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise ImageError(path, f"has no extension of a known format; use one of {', '.join(FORMATS)}")
+    return file_format
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
