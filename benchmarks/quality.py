@@ -26,6 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
+from linearsr.evaluation.matching import match
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.evaluation.niqe import niqe
 from linearsr.images.colour import rgb_to_y
@@ -46,10 +47,9 @@ class Score(NamedTuple):
 
 
 def given_pairs(lr_folder: Path, hr_folder: Path) -> Iterator[Pair]:
-    partners = {path.stem: path for path in list_images(lr_folder)}
-    for path in list_images(hr_folder):
-        lr, hr = (torch.from_numpy(read_rgb(p)).permute(2, 0, 1) / 255 for p in (partners[path.stem], path))
-        yield path.stem, lr, hr
+    for files in match(list_images(lr_folder), list_images(hr_folder), "LR image"):
+        lr, hr = (torch.from_numpy(read_rgb(file)).permute(2, 0, 1) / 255 for file in files)
+        yield files[1].stem, lr, hr
 
 
 def degraded_pairs(hr_folder: Path, preset: str) -> Iterator[Pair]:
@@ -67,9 +67,10 @@ def resized(lr: Tensor, how: Image.Resampling) -> Tensor:
     return torch.from_numpy(np.asarray(large, dtype=np.float32) / 255).permute(2, 0, 1)
 
 
-def sharpness(image: Tensor) -> float:
-    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
-    return float(F.conv2d(rgb_to_y(image), kernel).std())
+def sharpness(image: Tensor, reference: Tensor) -> float:
+    kernel = image.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
+    mine, whole = (float(F.conv2d(rgb_to_y(x), kernel).std()) for x in (image, reference))
+    return mine / whole
 
 
 def eight_bit(image: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def score(image: Tensor, reference: Tensor) -> Score:
     return Score(
         psnr_y(image, reference),
         ssim_y(image, reference),
-        sharpness(image) / sharpness(reference),
+        sharpness(image, reference),
         niqe_or_nan(image),
     )
 

@@ -16,7 +16,7 @@ import time
 from statistics import median
 
 import torch
-from ncnn_peers import installed_peers
+from ncnn_peers import NcnnPeer, installed_peers
 from rich.console import Console
 from rich.table import Table
 
@@ -49,9 +49,10 @@ def child(code: str, *args: str) -> str:
 
 def peer_seconds(side: int) -> float | None:
     """One Real-ESRGAN x4plus pass on the CPU through ncnn; None where it is not installed."""
-    peer = installed_peers().get("Real-ESRGAN x4plus")
-    if peer is None:
+    model = installed_peers().get("realesrgan-x4plus")
+    if model is None:
         return None
+    peer = NcnnPeer(model)
     image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
     start = time.perf_counter()
     peer(image)

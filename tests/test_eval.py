@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from typer.testing import CliRunner
@@ -271,6 +272,19 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert result.exit_code == 2
     assert "summary.json: is missing or damaged" in result.stderr
     assert (tmp_path / "out/per_image.csv").read_text() == "mine,1\n"
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    arguments = (*pairs(tmp_path, 1), *QUICK, "-o", tmp_path / "out")
+    assert run_eval(*arguments).exit_code == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    with FileLock(tmp_path / "out/.lock"):
+        result = run_eval(*arguments, "--overwrite")
+    assert result.exit_code == 2
+    assert "another evaluation writes there" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert run_eval(*arguments, "--overwrite").exit_code == 0
 
 
 def test_a_model_is_measured_on_what_degrade_writes(tmp_path, tiny_model):

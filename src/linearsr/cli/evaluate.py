@@ -49,7 +49,7 @@ def evaluate(
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="HR_DIR", help="Photos for the model.")] = None,
     degrade: Annotated[
-        str, typer.Option(help="How LR images are made of --data: bicubic, mild, seesr or realesrgan.")
+        str, typer.Option(help="How LR images are made of --data: a preset of `linearsr degrade`.")
     ] = "mild",
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the degradation and the model's noise.")
@@ -102,16 +102,17 @@ def evaluate(
         check_folder(output)
         check_apart(output, inputs)
     source = open_source(inputs, layout, device, dtype, output)
-    records = _open_records(source, chosen, border, output, overwrite)
     asked = [] if metrics is None else chosen
-    _say_unavailable(asked)
-    summary = _measure(source, chosen, records, border, device)
-    if metrics is None:
-        _add_rest(summary, chosen, has_reference)
-    document = {**summary, "dataset": dataset, "published": published_lines(known)}
-    if output is not None:
-        _write_report(output, summary, source, records, known)
-        document["files"] = [str(output / name) for name in ("per_image.csv", "summary.json", "report.html")]
+    with _open_records(source, chosen, border, output, overwrite) as records:
+        _say_unavailable(asked)
+        summary = _measure(source, chosen, records, border, device)
+        if metrics is None:
+            _add_rest(summary, chosen, has_reference)
+        document = {**summary, "dataset": dataset, "published": published_lines(known)}
+        if output is not None:
+            _write_report(output, summary, source, records, known)
+            files = ("per_image.csv", "summary.json", "report.html")
+            document["files"] = [str(output / name) for name in files]
     if as_json:
         write_json(document)
     else:

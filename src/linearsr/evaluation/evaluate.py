@@ -51,7 +51,7 @@ def measure(
     Returns:
         The summary, ready for JSON: settings, metrics, what could not be had, what failed.
     """
-    scorers, unavailable = _scorers(metrics, device or torch.device("cpu"))
+    scorers, unavailable = scorers_of(metrics, device or torch.device("cpu"))
     progress = Progress()
     for case in source.cases:
         begin(case)
@@ -99,6 +99,30 @@ def settings_of(source: Source, metrics: Sequence[Metric], border: int) -> dict[
     }
 
 
+def scorers_of(metrics: Sequence[Metric], device: torch.device) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """What computes each metric of single images, by name, and why others cannot be had.
+
+    A scorer takes an image and its reference, (1, 3, H, W) float64 in [0, 1], and raises ValueError for one that it
+    cannot judge.
+    """
+    scorers: dict[str, Scorer] = {}
+    unavailable: dict[str, str] = {}
+    for metric in metrics:
+        if metric.compute is not None:
+            scorers[metric.name] = partial(_computed, metric)
+        elif metric.kind == "set":
+            if (remedy := external.missing()) is not None:
+                unavailable[metric.name] = remedy
+        else:
+            try:
+                network = external.load_metric(metric, device)
+            except NotAvailable as error:
+                unavailable[metric.name] = str(error)
+            else:
+                scorers[metric.name] = partial(external.score, network, metric)
+    return scorers, unavailable
+
+
 def _measure_one(
     case: Case,
     source: Source,
@@ -124,26 +148,6 @@ def _measure_one(
             values[name] = None
             notes.append(f"{name}: {' '.join(str(error).split())}")
     records.add(Row(case.name, values, "; ".join(notes), fingerprint))
-
-
-def _scorers(metrics: Sequence[Metric], device: torch.device) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """What computes each metric of single images, and why others cannot be had."""
-    scorers: dict[str, Scorer] = {}
-    unavailable: dict[str, str] = {}
-    for metric in metrics:
-        if metric.compute is not None:
-            scorers[metric.name] = partial(_computed, metric)
-        elif metric.kind == "set":
-            if (remedy := external.missing()) is not None:
-                unavailable[metric.name] = remedy
-        else:
-            try:
-                network = external.load_metric(metric, device)
-            except NotAvailable as error:
-                unavailable[metric.name] = str(error)
-            else:
-                scorers[metric.name] = partial(external.score, network, metric)
-    return scorers, unavailable
 
 
 def _computed(metric: Metric, image: Tensor, reference: Tensor | None) -> float:

@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 PER_IMAGE, SUMMARY = "per_image.csv", "summary.json"
 
@@ -29,11 +32,15 @@ class Row:
 
 @dataclass
 class Records:
-    """The rows of an evaluation by image name, in a folder or (`folder` None) in memory alone."""
+    """The rows of an evaluation by image name, in a folder or (`folder` None) in memory alone.
+
+    A context manager, at whose end another process may use the folder.
+    """
 
     folder: Path | None
     metrics: Sequence[str]
     rows: dict[str, Row] = field(default_factory=dict)
+    _lock: FileLock | None = None
 
     @classmethod
     def open(
@@ -48,23 +55,41 @@ class Records:
             overwrite: forget what is there.
 
         Raises:
-            RecordsError: what is there was measured with other settings, or is not from here.
+            RecordsError: what is there was measured with other settings, or is not from here, or another process
+                writes there.
         """
         records = cls(folder, metrics)
         if folder is None:
             return records
-        if overwrite:
-            for name in (PER_IMAGE, SUMMARY):
-                (folder / name).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        records._lock = _locked(folder)
+        try:
+            records._begin(folder, settings, overwrite)
+        except BaseException:
+            records._lock.release()
+            raise
+        return records
+
+    def _begin(self, folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         table, summary = folder / PER_IMAGE, folder / SUMMARY
+        if overwrite:
+            for file in (table, summary):
+                file.unlink(missing_ok=True)
         if table.exists():
             _check_settings(summary, settings)
-            records.rows = records._read(table)
-        folder.mkdir(parents=True, exist_ok=True)
+            self.rows = self._read(table)
         write_whole(summary, json.dumps({"settings": settings, "complete": False}, indent=1))
         # anew: the last line of a killed run may be half a line
-        records._write(list(records.rows.values()))
-        return records
+        self._write(list(self.rows.values()))
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def add(self, row: Row) -> None:
         """Keep a row, at once on disk too."""
@@ -113,6 +138,18 @@ class Records:
                 continue
             rows[name] = Row(name, dict(zip(self.metrics, values, strict=True)), note, fingerprint)
         return rows
+
+
+def _locked(folder: Path) -> FileLock:
+    """Two processes in one folder would write over each other. The lock of a killed one is free."""
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RecordsError(
+            f"{folder}: another evaluation writes there: wait for its end, or choose another -o"
+        ) from None
+    return lock
 
 
 def _check_settings(summary: Path, settings: dict[str, Any]) -> None:
