@@ -1,0 +1,99 @@
+"""`linearsr serve`: the web page and the HTTP API."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linearsr.cli.console import debugging, failure, say, shown, stop
+from linearsr.cli.loading import DType
+
+_KEYS_VARIABLE = "LINEARSR_API_KEYS"
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 for every network of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id (owner/name) of a model. Default: the one built in.")
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="auto, cpu, cuda, cuda:1, ...; repeat it for a worker on each. Default: auto."),
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="Type of the weights and of the arithmetic.")] = DType.auto,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of jobs, inputs and results. Default: the user's folder for application data."
+        ),
+    ] = None,
+    keep: Annotated[float, typer.Option(min=1, help="Seconds that results are kept.")] = 3600,
+    max_queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are refused (429).")] = 32,
+    max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=64_000_000, help="Of an image; a result may have 16 times as many.")
+    ] = 16_000_000,
+    max_seconds: Annotated[float, typer.Option(min=1, help="That one image may compute.")] = 600,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"File with one key a line: /v1 then needs one of them. Or {_KEYS_VARIABLE}, by commas.",
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another site whose pages may use this server, as https://example.org; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Serve the web page and the HTTP API, until Ctrl-C.
+
+    Jobs that were accepted go on after a restart with the same --data.
+    """
+    try:
+        from linearsr.serving.server import run
+        from linearsr.serving.settings import MIB, ServeSettings
+    except ImportError as error:
+        if debugging():
+            raise
+        stop(f"linearsr serve needs {error.name}: pip install 'linearsr[serve]'")
+    settings = ServeSettings(
+        data=data or Path(typer.get_app_dir("linearsr")) / "serve",
+        model=model,
+        devices=tuple(device or ["auto"]),
+        dtype=dtype.value,
+        api_keys=_read_keys(api_keys),
+        cors_origins=tuple(cors_origin or ()),
+        max_queue=max_queue,
+        max_bytes=int(max_mib * MIB),
+        max_pixels=max_pixels,
+        max_seconds=max_seconds,
+        keep_seconds=keep,
+    )
+    try:
+        run(settings, host, port, on_ready=lambda address: say(f"LinearSR is at {address} (Ctrl-C stops it)"))
+    except (ValueError, OSError) as error:
+        if debugging():
+            raise
+        stop(failure(error))
+
+
+def _read_keys(file: Path | None) -> frozenset[str]:
+    import os
+
+    if file is None:
+        keys = os.environ.get(_KEYS_VARIABLE, "").split(",")
+    else:
+        try:
+            keys = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            stop(f"--api-keys {shown(file)} cannot be read ({error}): name a text file with one key a line")
+    known = frozenset(key.strip() for key in keys if key.strip())
+    if file is not None and not known:
+        stop(f"--api-keys {shown(file)} has no key in it: write one on each line")
+    return known

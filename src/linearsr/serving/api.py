@@ -1,0 +1,259 @@
+"""The HTTP API: what each address does."""
+
+import asyncio
+import math
+from asyncio import to_thread
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response, Security
+from fastapi import Path as PathParameter
+from fastapi.params import Depends as Dependency
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
+
+from linearsr._version import __version__
+from linearsr.serving.dispatcher import Dispatcher
+from linearsr.serving.door import Door
+from linearsr.serving.jobs import Job, JobStore
+from linearsr.serving.metrics import Metrics
+from linearsr.serving.problems import Problem, ProblemBody, answer_problems
+from linearsr.serving.schemas import (
+    MEDIA_TYPES,
+    JobView,
+    Limits,
+    ModelsView,
+    StateView,
+    TagsForm,
+    TagsView,
+    UpscaleForm,
+)
+from linearsr.serving.settings import ServeSettings
+from linearsr.serving.uploads import read_header, tags_job, upscale_job
+from linearsr.serving.views import job_view
+
+_DESCRIPTION = (
+    "Photorealistic image super-resolution: an image goes in, a larger one comes out, at once or as a job."
+)
+_MULTIPART = "multipart/form-data"
+_IMAGE = {
+    "description": "The image",
+    "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()},
+}
+_LOOK_FOR_DISCONNECT = 0.25
+_LONGEST_TAGGING = 60.0
+
+JobId = Annotated[str, PathParameter(pattern=r"^[\w-]{22}$", examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
+
+
+def create_app(settings: ServeSettings) -> FastAPI:
+    """The application: the API under /v1, the page at /, and what those who run it ask.
+
+    The model is loaded when it starts, and jobs that are still to be done go on.
+    """
+    store, metrics = JobStore(settings.data), Metrics()
+    dispatcher = Dispatcher(settings, store, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await dispatcher.start()
+            yield
+        finally:
+            await dispatcher.stop()
+            store.close()
+
+    app = FastAPI(
+        title="LinearSR",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+        dependencies=_documented_keys(settings),
+        responses=_problems(400, 422),
+    )
+    answer_problems(app)
+    _add_gauges(metrics, dispatcher)
+    _add_state(app, dispatcher, metrics)
+    _add_models(app, settings, dispatcher)
+    _add_upscale(app, settings, dispatcher)
+    _add_tags(app, settings, dispatcher)
+    _add_jobs(app, dispatcher)
+    _add_page(app)
+    app.add_middleware(Door, settings=settings, dispatcher=dispatcher, metrics=metrics)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key"],
+            expose_headers=["Location", "Retry-After", "X-Job-ID"],
+        )
+    return app
+
+
+def _add_state(app: FastAPI, dispatcher: Dispatcher, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["state"])
+    async def alive() -> StateView:
+        """The server answers."""
+        return StateView(status="ok")
+
+    @app.get("/readyz", tags=["state"], responses=_problems(503))
+    async def ready() -> StateView:
+        """A worker has the model loaded."""
+        if not dispatcher.ready:
+            raise Problem(503, "not_ready", "no worker is ready yet")
+        return StateView(status="ready")
+
+    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """Counters, times and gauges in the exposition format of Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_models(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
+    limits = Limits(**{name: getattr(settings, name) for name in Limits.model_fields})
+
+    @app.get("/v1/models", tags=["models"])
+    async def models() -> ModelsView:
+        """The model, its own settings, and what the server accepts."""
+        return ModelsView(models=[dispatcher.card], limits=limits, version=__version__)
+
+
+def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
+    @app.post(
+        "/v1/upscale",
+        tags=["upscale"],
+        response_model=None,
+        responses={
+            200: _IMAGE,
+            202: {"model": JobView, "description": "A job that will make it"},
+            **_problems(408, 413, 429),
+        },
+    )
+    async def upscale(
+        request: Request, form: Annotated[UpscaleForm, Form(media_type=_MULTIPART)]
+    ) -> Response:
+        """Enlarge an image: the image comes back if it is ready soon, else a job.
+
+        Who closes the connection while waiting cancels the job.
+        """
+        job = await upscale_job(form, request.state.owner, settings, dispatcher.card)
+        await dispatcher.accept(job, form.image.file)
+        if form.wait is not False:
+            seconds = settings.answer_seconds if form.wait is None else math.inf
+            if await _finished(request, job, dispatcher, seconds):
+                return _result(job, dispatcher)
+        view = job_view(job, dispatcher.position(job))
+        return JSONResponse(view.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+
+
+def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
+    @app.post("/v1/tags", tags=["models"], responses=_problems(404, 408, 413, 429))
+    async def tags(request: Request, form: Annotated[TagsForm, Form(media_type=_MULTIPART)]) -> TagsView:
+        """Say what is in an image."""
+        if not dispatcher.card.tagger:
+            raise Problem(404, "no_tagger", f"the model {dispatcher.card.id} has no tagger")
+        header = await to_thread(read_header, form.image.file, settings)
+        job = tags_job(form, request.state.owner, header)
+        await dispatcher.accept(job, form.image.file)
+        try:
+            if not await _finished(request, job, dispatcher, _LONGEST_TAGGING):
+                raise Problem(429, "busy", "the server is busy: come back later", {"Retry-After": "10"})
+            if job.output is None:
+                raise Problem(422, "bad_image", job.error or "cancelled")
+            return TagsView(width=job.width, height=job.height, tags=job.output["tags"])
+        finally:
+            await dispatcher.cancel(job)
+            await dispatcher.remove(job)
+
+
+def _add_jobs(app: FastAPI, dispatcher: Dispatcher) -> None:
+    async def of_this_owner(job_id: JobId, request: Request) -> Job:
+        return await dispatcher.find(job_id, request.state.owner)
+
+    router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses=_problems(404))
+
+    @router.get("")
+    async def job(job: Annotated[Job, Depends(of_this_owner)]) -> JobView:
+        """How a job stands."""
+        return job_view(job, dispatcher.position(job))
+
+    @router.get("/events", response_class=EventSourceResponse)
+    async def events(job: Annotated[Job, Depends(of_this_owner)]) -> AsyncIterator[ServerSentEvent]:
+        """How a job stands, now and at every change: `progress`, and last `done`, `failed` or `cancelled`."""
+        async for state in dispatcher.watch(job):
+            kind = "progress" if state.live else state.status
+            view = job_view(state, dispatcher.position(state))
+            yield ServerSentEvent(event=kind, raw_data=view.model_dump_json())
+
+    @router.get("/result", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410)})
+    async def result(job: Annotated[Job, Depends(of_this_owner)]) -> Response:
+        """The image that a job made."""
+        return _result(job, dispatcher)
+
+    @router.delete("", status_code=204)
+    async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:
+        """Cancel a job that is not finished; remove one that is, with its result."""
+        await (dispatcher.cancel(job) if job.live else dispatcher.remove(job))
+
+    app.include_router(router)
+
+
+def _add_page(app: FastAPI) -> None:
+    page = Path(str(files("linearsr") / "serving" / "web"))
+    app.mount("/", StaticFiles(directory=page, html=True, check_dir=False))
+
+
+async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds: float) -> bool:
+    """Wait so long for a job's end, which a client that goes away brings about; whether it came."""
+    end = asyncio.create_task(dispatcher.finished(job))
+    try:
+        while not end.done() and seconds > 0:
+            await asyncio.wait({end}, timeout=min(_LOOK_FOR_DISCONNECT, seconds))
+            seconds -= _LOOK_FOR_DISCONNECT
+            if not end.done() and await request.is_disconnected():
+                await dispatcher.cancel(job)
+        return end.done()
+    finally:
+        end.cancel()
+
+
+def _result(job: Job, dispatcher: Dispatcher) -> Response:
+    if job.live:
+        raise Problem(409, "not_ready", f"the job is {job.status}", {"Retry-After": "1"})
+    if job.status == "cancelled":
+        raise Problem(410, "cancelled", "the job was cancelled")
+    if job.status == "failed":
+        raise Problem(422, "failed", job.error or "the job failed")
+    headers = {"X-Job-ID": job.id, "Cache-Control": "private, max-age=3600"}
+    kind = MEDIA_TYPES[job.options["format"]]
+    return FileResponse(dispatcher.result_path(job), media_type=kind, headers=headers)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ProblemBody} for status in statuses}
+
+
+def _documented_keys(settings: ServeSettings) -> list[Dependency]:
+    """What the description says of keys; the door looks at them."""
+    if not settings.api_keys:
+        return []
+    return [
+        Security(HTTPBearer(auto_error=False)),
+        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+    ]
+
+
+def _add_gauges(metrics: Metrics, dispatcher: Dispatcher) -> None:
+    metrics.gauge("jobs_waiting", "Jobs in the queue.", lambda: dispatcher.num_waiting)
+    metrics.gauge("jobs_running", "Jobs in work.", lambda: dispatcher.num_running)
+    metrics.gauge("worker_restarts", "Worker processes that were replaced.", lambda: dispatcher.restarts)
+    metrics.gauge("ready", "1 if a worker could work.", lambda: dispatcher.ready)

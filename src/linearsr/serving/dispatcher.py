@@ -1,0 +1,286 @@
+"""From accepted jobs to workers: one bounded queue, a worker process for each device, and who wants to know."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from asyncio import to_thread
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+from linearsr.serving.jobs import Job, JobStore
+from linearsr.serving.metrics import Metrics
+from linearsr.serving.problems import Problem
+from linearsr.serving.schemas import ModelCard, Status
+from linearsr.serving.settings import ServeSettings
+from linearsr.serving.supervision import UnusableModel, WorkerDied, WorkerHandle
+from linearsr.serving.worker import Message
+
+_log = logging.getLogger(__name__)
+_MOST_ATTEMPTS = 3
+_CANCEL_GRACE = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LONGEST_RETRY = 60
+
+
+class Dispatcher:
+    """Takes jobs in, has them done in order, and tells of them. All of it in one event loop."""
+
+    def __init__(self, settings: ServeSettings, store: JobStore, metrics: Metrics) -> None:
+        self._settings, self._store, self._metrics = settings, store, metrics
+        self._workers = [WorkerHandle(settings.model, d, settings.dtype) for d in settings.devices]
+        self._running: dict[str, tuple[Job, WorkerHandle]] = {}
+        self._waiting: list[Job] = []
+        self._arriving = 0
+        self._arrival = asyncio.Condition()
+        self._changes: dict[str, asyncio.Event] = {}
+        self._seconds: deque[float] = deque(maxlen=20)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.card: ModelCard
+        """The model's, known once started."""
+
+    # the server's life
+
+    async def start(self) -> None:
+        """Load the model and go on with the jobs of the last time.
+
+        Raises:
+            UnusableModel: the model cannot be loaded.
+            WorkerDied: nor can it be said why.
+        """
+        cards = await asyncio.gather(*(worker.start() for worker in self._workers))
+        devices = [device for card in cards for device in card["devices"]]
+        self.card = ModelCard(**{**cards[0], "devices": devices}, max_steps=self._settings.max_steps)
+        await to_thread(self._store.remove_strays)
+        for job in await to_thread(self._store.live):
+            job.status, job.step = "queued", 0
+            self._waiting.append(job)
+        self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
+        self._tasks.append(asyncio.create_task(self._expire()))
+
+    async def stop(self) -> None:
+        """End the workers; what they were doing is done when the server comes back."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+    @property
+    def ready(self) -> bool:
+        """Whether any worker could do something."""
+        return any(worker.ready for worker in self._workers)
+
+    @property
+    def restarts(self) -> int:
+        """How many worker processes had to be replaced."""
+        return sum(max(0, worker.starts - 1) for worker in self._workers)
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs in the queue, and on their way into it."""
+        return len(self._waiting) + self._arriving
+
+    @property
+    def num_running(self) -> int:
+        """Jobs in work."""
+        return len(self._running)
+
+    # what callers do
+
+    def require_room(self) -> None:
+        """Raises Problem, with the time to come back, if the queue is full."""
+        if self.num_waiting >= self._settings.max_queue:
+            mean = sum(self._seconds) / len(self._seconds) if self._seconds else 1.0
+            seconds = math.ceil(mean * self.num_waiting / len(self._workers) / 2)
+            retry = {"Retry-After": str(min(max(1, seconds), _LONGEST_RETRY))}
+            self._metrics.refused.inc()
+            raise Problem(429, "busy", f"{self.num_waiting} jobs are waiting already: come back later", retry)
+
+    async def accept(self, job: Job, image: BinaryIO) -> None:
+        """Take in a job with its image; once this returns it is not lost. Raises Problem if the queue is full."""
+        self.require_room()
+        self._arriving += 1
+        try:
+            await to_thread(self._store.add, job, image)
+        finally:
+            self._arriving -= 1
+        async with self._arrival:
+            # tags are a matter of milliseconds, and somebody waits for them before they ask for more
+            place = sum(other.do == "tags" for other in self._waiting) if job.do == "tags" else None
+            self._waiting.insert(len(self._waiting) if place is None else place, job)
+            self._arrival.notify()
+
+    async def find(self, job_id: str, owner: str) -> Job:
+        """An owner's job. Raises Problem if there is none."""
+        job = self._live_job(job_id) or await to_thread(self._store.get, job_id)
+        if job is None or job.owner != owner or job.do != "upscale":
+            raise Problem(404, "not_found", "there is no such job, or it has expired")
+        return job
+
+    def position(self, job: Job) -> int | None:
+        """How many jobs are before it; None unless it waits."""
+        return self._waiting.index(job) if job in self._waiting else None
+
+    def result_path(self, job: Job) -> Path:
+        """Where a finished job's image lies."""
+        return self._store.result_path(job)
+
+    async def watch(self, job: Job) -> AsyncIterator[Job]:
+        """The job as it stands, and again at every change, to its end."""
+        while job.live:
+            change = self._changes.setdefault(job.id, asyncio.Event())
+            yield job
+            await change.wait()
+        yield job
+
+    async def finished(self, job: Job) -> None:
+        """Wait for a job's end."""
+        async for _ in self.watch(job):
+            pass
+
+    async def cancel(self, job: Job) -> None:
+        """Stop a job, wherever it is."""
+        in_work = self._running.get(job.id)
+        if job in self._waiting:
+            self._waiting.remove(job)
+        await self._finish(job, "cancelled")
+        self._tell(*self._waiting)
+        if in_work is not None:
+            await in_work[1].cancel(job.id)
+            stopping = asyncio.create_task(self._stop_if_working(job, in_work[1]))
+            self._tasks.append(stopping)
+            stopping.add_done_callback(self._tasks.remove)
+
+    async def remove(self, job: Job) -> None:
+        """Forget a finished job."""
+        await to_thread(self._store.remove, job)
+
+    # what happens to jobs
+
+    async def _serve(self, worker: WorkerHandle) -> None:
+        while True:
+            await self._ensure_ready(worker)
+            async with self._arrival:
+                await self._arrival.wait_for(lambda: self._waiting)
+                job = self._waiting.pop(0)
+                self._running[job.id] = job, worker
+            try:
+                await self._work(job, worker)
+            except Exception:
+                _log.exception("job %s could not be carried out", job.id)
+                with contextlib.suppress(Exception):
+                    await self._finish(job, "failed", "the server failed; its log says why")
+            finally:
+                del self._running[job.id]
+                self._tell(job)
+
+    async def _ensure_ready(self, worker: WorkerHandle) -> None:
+        pause = _FIRST_PAUSE
+        while not worker.ready:
+            try:
+                await worker.start()
+            except (UnusableModel, WorkerDied, OSError) as error:
+                _log.error("a worker does not start (%s): trying again in %g s", error, pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _work(self, job: Job, worker: WorkerHandle) -> None:
+        job.status, job.started = "running", time.time()
+        job.attempts += 1
+        await to_thread(self._store.save, job)
+        self._tell(job, *self._waiting)
+
+        def on_step(step: int) -> None:
+            job.step = min(step, job.steps)
+            self._tell(job)
+
+        begun = time.monotonic()
+        try:
+            if job.live:
+                answer = await asyncio.wait_for(
+                    worker.run(self._task(job), on_step), self._settings.max_seconds
+                )
+                await self._conclude(job, answer)
+        except asyncio.TimeoutError:
+            await worker.stop()
+            limit = (
+                f"it took longer than the {self._settings.max_seconds:g} s allowed: make the image smaller"
+            )
+            await self._finish(job, "failed", limit)
+        except WorkerDied as death:
+            await worker.stop()
+            await self._after_death(job, death)
+        finally:
+            self._seconds.append(time.monotonic() - begun)
+            self._metrics.job_seconds.observe(time.monotonic() - begun)
+
+    def _task(self, job: Job) -> Message:
+        options = dict(job.options)
+        task = {"do": job.do, "id": job.id, "input": str(self._store.input_path(job))}
+        if job.do == "upscale":
+            task["output"] = str(self._store.result_path(job))
+            del options["format"]
+            task["quality"] = options.pop("quality")
+            options["num_inference_steps"] = options.pop("steps")
+        return {**task, "options": options, "max_pixels": self._settings.max_pixels}
+
+    async def _conclude(self, job: Job, answer: Message) -> None:
+        if not job.live:
+            return
+        job.warnings = answer.get("warnings", [])
+        if answer["event"] == "failed":
+            return await self._finish(job, "failed", answer["message"])
+        job.output, job.step = answer["output"], job.steps
+        job.tags, job.unknown_tags = answer.get("tags", []), answer.get("unknown_tags", [])
+        await self._finish(job, "done")
+
+    async def _after_death(self, job: Job, death: WorkerDied) -> None:
+        if not job.live:
+            return
+        _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
+        if job.attempts >= _MOST_ATTEMPTS:
+            return await self._finish(
+                job, "failed", "the server could not work on this image: make it smaller"
+            )
+        job.status, job.step = "queued", 0
+        await to_thread(self._store.save, job)
+        async with self._arrival:
+            self._waiting.insert(0, job)
+            self._arrival.notify()
+        self._tell(job)
+
+    async def _finish(self, job: Job, status: Status, error: str | None = None) -> None:
+        if not job.live:
+            return
+        job.status, job.error, job.finished = status, error, time.time()
+        job.expires = job.finished + self._settings.keep_seconds
+        self._metrics.jobs.labels(job.do, status).inc()
+        await to_thread(self._store.save, job)
+        self._tell(job)
+
+    async def _stop_if_working(self, job: Job, worker: WorkerHandle) -> None:
+        await asyncio.sleep(_CANCEL_GRACE)
+        if self._running.get(job.id, (job, None))[1] is worker:
+            await worker.stop()
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(min(60, self._settings.keep_seconds / 2))
+            try:
+                await to_thread(self._store.remove_expired)
+            except Exception:
+                _log.exception("expired jobs could not be removed")
+
+    def _live_job(self, job_id: str) -> Job | None:
+        if job_id in self._running:
+            return self._running[job_id][0]
+        return next((job for job in self._waiting if job.id == job_id), None)
+
+    def _tell(self, *jobs: Job) -> None:
+        for job in jobs:
+            change = self._changes.pop(job.id, None)
+            if change is not None:
+                change.set()

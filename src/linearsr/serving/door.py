@@ -1,0 +1,120 @@
+"""What stands before every request: whose page sent it, with which key, whether there is room, and how long it took."""
+
+import asyncio
+import hashlib
+import hmac
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from linearsr.serving.dispatcher import Dispatcher
+from linearsr.serving.metrics import Metrics
+from linearsr.serving.problems import Problem
+from linearsr.serving.settings import MIB, ServeSettings
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; manifest-src 'self'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_UPLOADS = ("/v1/upscale", "/v1/tags")
+
+
+class Door:
+    """ASGI middleware; `scope["state"]["owner"]` says afterwards whose request it is."""
+
+    def __init__(
+        self, app: ASGIApp, settings: ServeSettings, dispatcher: Dispatcher, metrics: Metrics
+    ) -> None:
+        self._app, self._settings, self._dispatcher, self._metrics = app, settings, dispatcher, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or refuse it before its body is read."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begun, status = time.perf_counter(), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        try:
+            scope.setdefault("state", {})["owner"] = self._check(scope)
+            await self._app(scope, self._within_limits(receive), answer)
+        except Problem as problem:
+            await problem.response()(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - begun)
+
+    def _check(self, scope: Scope) -> str:
+        headers, path = Headers(scope=scope), scope["path"]
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            self._check_origin(headers)
+        owner = self._owner(headers) if path.startswith("/v1/") else ""
+        if scope["method"] == "POST" and path in _UPLOADS:
+            self._dispatcher.require_room()
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._settings.max_bytes:
+            raise self._too_large()
+        return owner
+
+    def _check_origin(self, headers: Headers) -> None:
+        """A page of another site cannot read our answers, but could send us work."""
+        origin = headers.get("origin")
+        if origin is None or origin in self._settings.cors_origins:
+            return
+        if urlsplit(origin).netloc != headers.get("host"):
+            raise Problem(403, "forbidden", "pages of other sites may not use this server")
+
+    def _owner(self, headers: Headers) -> str:
+        if not self._settings.api_keys:
+            return ""
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        # every key is compared, so that the time does not tell which one was close
+        matches = [hmac.compare_digest(given.encode(), key.encode()) for key in self._settings.api_keys]
+        if not any(matches):
+            raise Problem(
+                401,
+                "unauthorized",
+                "this server needs a key: send it as 'Authorization: Bearer KEY'",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        return hashlib.sha256(given.encode()).hexdigest()[:32]
+
+    def _within_limits(self, receive: Receive) -> Receive:
+        """The request's body, as long as it is not too much and arrives in time."""
+        ends = time.monotonic() + self._settings.upload_seconds
+        size, whole = 0, False
+
+        async def limited() -> Message:
+            nonlocal size, whole
+            if whole:  # what comes now is the end of the connection
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.001, ends - time.monotonic()))
+            except asyncio.TimeoutError:
+                limit = f"the request took longer than {self._settings.upload_seconds:g} s to arrive"
+                raise Problem(408, "upload_too_slow", limit, {"Connection": "close"}) from None
+            size += len(message.get("body", b""))
+            if size > self._settings.max_bytes:
+                raise self._too_large()
+            whole = not message.get("more_body", False)
+            return message
+
+        return limited
+
+    def _too_large(self) -> Problem:
+        limit = f"the request has more than the {self._settings.max_bytes / MIB:g} MiB allowed"
+        return Problem(413, "too_large", f"{limit}: send a smaller image", {"Connection": "close"})

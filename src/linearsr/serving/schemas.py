@@ -1,0 +1,201 @@
+"""What goes over the wire: the fields of a request and the objects of an answer, with examples."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# as in linearsr.settings, which would import torch
+ColourFix = Literal["none", "wavelet", "adain"]
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+ResultFormat = Literal["png", "jpg", "webp", "tiff"]
+MEDIA_TYPES: dict[ResultFormat, str] = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "webp": "image/webp",
+    "tiff": "image/tiff",
+}
+
+
+class _Form(BaseModel):
+    """Fields of a form: none that is unknown, and an empty one counts as left out."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value != "" or name == "tags"}
+
+
+class UpscaleForm(_Form):
+    """What `POST /v1/upscale` takes."""
+
+    image: UploadFile = Field(description="A still image in any format that Pillow reads.")
+    scale: Annotated[float, Field(ge=1, le=8)] | None = Field(
+        None, description="How many times larger, per side. Default: the model's own scale.", examples=[4]
+    )
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Evaluations of the network. Default: the model's.", examples=[4]
+    )
+    fidelity: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="From 0, most detail, to 1, least distortion. Default: the model's.",
+        examples=[0.8],
+    )
+    tags: Annotated[str, Field(max_length=1000)] | None = Field(
+        None,
+        description="What is in the image: 'brick wall, ivy' in place of the tags found, '+ivy' beside them, "
+        "empty for none. Left out: as the model does by itself.",
+    )
+    guidance_scale: Annotated[float, Field(ge=0, le=20)] | None = Field(
+        None, description="How strongly tags guide; 1 costs no second pass. Default: the model's."
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the noise: same seed, same result.")
+    color_fix: ColourFix | None = Field(None, description="Take the input's colours. Default: the model's.")
+    format: Literal["png", "jpg", "webp", "tiff", "same"] = Field(
+        "png",
+        description="Of the result; 'same' is that of the image sent where it can be written, else png.",
+    )
+    quality: int = Field(95, ge=1, le=100, description="Of jpg and webp.")
+    wait: bool | None = Field(
+        None,
+        description="true: answer with the image, however long it takes; false: answer with a job at once. "
+        "Left out: with the image if it is ready within seconds, else with a job.",
+    )
+
+
+class TagsForm(_Form):
+    """What `POST /v1/tags` takes."""
+
+    image: UploadFile = Field(description="A still image in any format that Pillow reads.")
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="The least score. Default: the tagger's, for each tag."
+    )
+    max_tags: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        None, description="At most so many tags. Default: the tagger's number."
+    )
+
+
+class Size(BaseModel):
+    """Of an image, in pixels."""
+
+    width: int
+    height: int
+
+
+class ResultInfo(Size):
+    """The image that a job made."""
+
+    format: ResultFormat
+    bytes: int
+
+
+class JobView(BaseModel):
+    """A job as its owner sees it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "kX3vPq0aY1mZ8bWcR5tLuA",
+                    "status": "running",
+                    "position": None,
+                    "step": 2,
+                    "steps": 4,
+                    "progress": 0.5,
+                    "created": "2026-01-31T12:00:00Z",
+                    "started": "2026-01-31T12:00:01Z",
+                    "finished": None,
+                    "expires": None,
+                    "input": {"width": 320, "height": 240},
+                    "output": None,
+                    "options": {"scale": 4.0, "seed": 0, "format": "png", "quality": 95},
+                    "tags": [],
+                    "unknown_tags": [],
+                    "warnings": [],
+                    "error": None,
+                }
+            ]
+        }
+    )
+
+    id: str
+    status: Status
+    position: int | None = Field(description="Jobs before it; null unless it is queued.")
+    step: int = Field(description="Evaluations of the network that are done.")
+    steps: int
+    progress: float = Field(description="From 0 to 1; 1 only when it is done.")
+    created: datetime | None
+    started: datetime | None
+    finished: datetime | None
+    expires: datetime | None = Field(description="When the finished job and its result are removed.")
+    input: Size
+    output: ResultInfo | None
+    options: dict[str, Any]
+    tags: list[str] = Field(description="That guided it.")
+    unknown_tags: list[str] = Field(description="Words that mean no tag the model knows, or are too many.")
+    warnings: list[str]
+    error: str | None
+
+
+class FoundTag(BaseModel):
+    """Something in an image, and how sure the tagger is."""
+
+    tag: str = Field(examples=["building"])
+    score: float = Field(examples=[0.7512])
+
+
+class TagsView(Size):
+    """What `POST /v1/tags` answers, the surest first."""
+
+    tags: list[FoundTag]
+
+
+class ModelCard(BaseModel):
+    """A model, what it does by itself, and where it runs."""
+
+    id: str = Field(examples=["linearsr-default"])
+    scale: float
+    min_scale: float = 1
+    max_scale: float = 8
+    steps: int
+    max_steps: int
+    fidelity: float
+    guidance_scale: float
+    color_fix: ColourFix
+    guided: bool = Field(description="Whether it has guidance to scale.")
+    guided_by_tags: bool = Field(description="Whether `tags` are taken.")
+    uses_tags: bool = Field(description="Whether found tags guide it where the caller says nothing of tags.")
+    tagger: bool = Field(description="Whether `POST /v1/tags` works.")
+    formats: list[ResultFormat] = list(MEDIA_TYPES)
+    devices: list[str] = Field(examples=[["cpu"]])
+    dtype: str = Field(examples=["bfloat16"])
+
+
+class Limits(BaseModel):
+    """What the server accepts."""
+
+    max_bytes: int
+    max_pixels: int
+    max_output_pixels: int
+    max_queue: int
+    max_seconds: float
+    keep_seconds: float
+
+
+class ModelsView(BaseModel):
+    """What `GET /v1/models` answers."""
+
+    models: list[ModelCard]
+    limits: Limits
+    version: str
+
+
+class StateView(BaseModel):
+    """What `/healthz` and `/readyz` answer."""
+
+    status: Literal["ok", "ready"]

@@ -1,0 +1,64 @@
+"""Listen at an address and serve the application there."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from filelock import FileLock, Timeout
+
+from linearsr.serving.api import create_app
+from linearsr.serving.settings import ServeSettings
+
+_SHUTDOWN_SECONDS = 3
+
+
+def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        on_ready: called with the address, once the model is loaded and requests are taken.
+
+    Raises:
+        UnusableModel: the model cannot be loaded.
+        ValueError: another server uses the data.
+        OSError: the address cannot be had, or the data folder not be written.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(settings.data / "lock", timeout=0), _listen(host, port) as listener:
+            asyncio.run(_serve(settings, listener, on_ready))
+    except Timeout:
+        raise ValueError(f"another server uses {settings.data}: choose another folder with --data") from None
+
+
+async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",  # it is ours to say why the model cannot be loaded
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+    async with app.router.lifespan_context(app):
+        on_ready(_address(listener))
+        await uvicorn.Server(config).serve([listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,112 @@
+"""A worker process as the server sees it: it is started, given tasks, stopped in the middle of one, and may die."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from typing import Any
+
+from linearsr.serving.worker import Message
+
+_LONGEST_LINE = 2**22
+
+
+class WorkerDied(Exception):
+    """The process ended in the middle of something."""
+
+
+class UnusableModel(ValueError):
+    """The model cannot be loaded; the message says why."""
+
+
+class WorkerHandle:
+    """One worker process, and the next one where that has died.
+
+    Args:
+        model, device, dtype: what it loads, and where.
+    """
+
+    def __init__(self, model: str | None, device: str, dtype: str) -> None:
+        self._arguments = json.dumps([model, device, dtype])
+        self._process: Process | None = None
+        self._ready = False
+        self.starts = 0
+        """How many processes there have been."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a process is there, with its model loaded."""
+        return self._ready and self._process is not None and self._process.returncode is None
+
+    async def start(self) -> Message:
+        """Start a process; answers with the model's card.
+
+        Raises:
+            UnusableModel: the model cannot be loaded.
+            WorkerDied: the process ended before it was ready.
+        """
+        command = (sys.executable, "-m", "linearsr.serving.worker", self._arguments)
+        environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+        self._ready = False
+        self._process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, limit=_LONGEST_LINE, env=environment
+        )
+        self.starts += 1
+        answer = await self._receive()
+        if answer["event"] == "unusable":
+            await self._process.wait()
+            raise UnusableModel(answer["message"])
+        self._ready = True
+        card: Message = answer["card"]
+        return card
+
+    async def run(self, task: Message, on_step: Callable[[int], None]) -> Message:
+        """Have a task done: the event that ends it.
+
+        Raises:
+            WorkerDied: before it was done.
+        """
+        await self._send(task)
+        while True:
+            answer = await self._receive()
+            if answer.get("id") != task["id"]:
+                continue
+            if answer["event"] != "step":
+                return answer
+            on_step(answer["step"])
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask for the task to be dropped at its next step."""
+        with contextlib.suppress(WorkerDied):
+            await self._send({"cancel": job_id})
+
+    async def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self._ready = False
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    async def _send(self, message: Message) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            await self._process.stdin.drain()
+        except (ConnectionError, RuntimeError) as error:
+            raise WorkerDied from error
+
+    async def _receive(self) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            await self._process.wait()
+            raise WorkerDied(f"exit status {self._process.returncode}")
+        message: dict[str, Any] = json.loads(line)
+        return message

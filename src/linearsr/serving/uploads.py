@@ -1,0 +1,88 @@
+"""From what was sent to a job, or to what is wrong with it, before anything is computed."""
+
+from asyncio import to_thread
+from typing import BinaryIO, NamedTuple
+
+from linearsr.images.io import ImageError, read_size
+from linearsr.serving.jobs import Job
+from linearsr.serving.problems import Problem
+from linearsr.serving.schemas import ModelCard, ResultFormat, TagsForm, UpscaleForm
+from linearsr.serving.settings import ServeSettings
+
+_SIGNATURES: dict[bytes, ResultFormat] = {
+    b"\x89PNG": "png",
+    b"\xff\xd8\xff": "jpg",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+}
+
+
+class Header(NamedTuple):
+    """Size in pixels, and the format if results can be written in it, else png."""
+
+    width: int
+    height: int
+    format: ResultFormat
+
+
+def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> Header:
+    """Look at an image that is to be enlarged `scale` times.
+
+    Raises Problem if it is none, or it or its result has too many pixels.
+    """
+    file.seek(0)
+    start = file.read(12)
+    if not start:
+        raise Problem(422, "bad_image", "the image is empty; send it anew")
+    file.seek(0)
+    try:
+        height, width = read_size(file, "the image")
+    except ImageError as error:
+        raise Problem(422, "bad_image", str(error).replace("the image: ", "the image ")) from None
+    pixels, results = width * height, width * height * scale**2
+    if pixels > settings.max_pixels:
+        limit = f"{pixels / 1e6:.4g} megapixels exceed the limit of {settings.max_pixels / 1e6:.4g}"
+        raise Problem(422, "bad_image", f"the image is {width}x{height} pixels: {limit}; make it smaller")
+    if results > settings.max_output_pixels:
+        limit = f"{results / 1e6:.4g} megapixels exceed the limit of {settings.max_output_pixels / 1e6:.4g}"
+        raise Problem(
+            422,
+            "bad_image",
+            f"the result of {width}x{height} pixels, {scale:g} times larger: {limit}; choose a smaller scale",
+        )
+    return Header(width, height, _format(start))
+
+
+def _format(start: bytes) -> ResultFormat:
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+        return "webp"
+    return next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), "png")
+
+
+async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, model: ModelCard) -> Job:
+    """The job that a form asks for. Raises Problem for an option that this model or server does not take."""
+    _check_options(form, settings, model)
+    header = await to_thread(read_header, form.image.file, settings, form.scale or model.scale)
+    options = form.model_dump(exclude={"image", "wait"})
+    options["scale"] = form.scale or model.scale
+    options["format"] = header.format if form.format == "same" else form.format
+    fidelity = model.fidelity if form.fidelity is None else form.fidelity
+    # the mean is the first step's estimate: the pipeline takes no other
+    steps = 1 if fidelity == 1 else form.steps or model.steps
+    return Job("upscale", owner, header.width, header.height, steps, options)
+
+
+def tags_job(form: TagsForm, owner: str, header: Header) -> Job:
+    """The job of looking at an image."""
+    return Job("tags", owner, header.width, header.height, 1, form.model_dump(exclude={"image"}))
+
+
+def _check_options(form: UpscaleForm, settings: ServeSettings, model: ModelCard) -> None:
+    if form.steps is not None and form.steps > settings.max_steps:
+        raise Problem(422, "bad_option", f"steps: at most {settings.max_steps} here")
+    if form.tags and form.tags.strip(" ,+") and not model.guided_by_tags:
+        raise Problem(422, "bad_option", f"tags: the model {model.id} is not guided by tags: leave them out")
+    if form.guidance_scale not in (None, 1) and not model.guided:
+        raise Problem(
+            422, "bad_option", f"guidance_scale: the model {model.id} has no guidance: leave it out"
+        )

@@ -1,0 +1,182 @@
+"""The process that computes: one model on one device, told what to do on stdin, answering on stdout, in lines of JSON.
+
+It alone decodes what strangers send and holds torch, so whatever happens to it, the server lives on and starts
+another. When its stdin closes, the server is gone, and it ends at once.
+
+Into it goes a task, {"do": "upscale" or "tags", "id", "input", ...}, or {"cancel": id}.
+Out of it come {"event": "ready", "card": ...} or {"event": "unusable", "message"}, and for a task any number of
+{"event": "step", "id", "step"} and one of {"event": "done", "id", ...}, {"event": "failed", "id", "message"} and
+{"event": "cancelled", "id"}.
+"""
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from linearsr.images.io import Picture
+    from linearsr.pipeline import LinearSRPipeline
+
+_log = logging.getLogger(__name__)
+Message = dict[str, Any]
+
+
+class Cancelled(Exception):
+    """Nobody wants the result any more."""
+
+
+class Worker:
+    """Does the tasks that arrive, one after the other."""
+
+    def __init__(self, pipeline: "LinearSRPipeline", answers: TextIO) -> None:
+        self._pipeline, self._answers = pipeline, answers
+        self._tasks: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+
+    def run(self, lines: TextIO) -> None:
+        """Work until `lines` end."""
+        threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
+        say(self._answers, event="ready", card=card(self._pipeline))
+        while True:
+            task = self._tasks.get()
+            say(self._answers, id=task["id"], **self._answer(task))
+            self._cancelled.discard(task["id"])
+
+    def _listen(self, lines: TextIO) -> None:
+        for line in lines:
+            message = json.loads(line)
+            if "cancel" in message:
+                self._cancelled.add(message["cancel"])
+            else:
+                self._tasks.put(message)
+        os._exit(0)
+
+    def _answer(self, task: Message) -> Message:
+        work = self._upscale if task["do"] == "upscale" else self._tags
+        try:
+            with warnings.catch_warnings(record=True) as notes:
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("always", category=UserWarning)
+                result = work(task)
+        except Cancelled:
+            return {"event": "cancelled"}
+        except Exception as error:
+            return {"event": "failed", "message": reason(error, task)}
+        return {"event": "done", **result, "warnings": [plain(str(note.message), task) for note in notes]}
+
+    def _upscale(self, task: Message) -> Message:
+        from linearsr.images.io import write_image
+
+        def on_step(pipeline: object, step: int, time: float, state: object) -> None:
+            self._go_on(task)
+            say(self._answers, event="step", id=task["id"], step=step + 1)
+
+        picture = self._read(task)
+        result = self._pipeline.upscale(picture, **task["options"], callback_on_step_end=on_step)
+        self._go_on(task)
+        target = Path(task["output"])
+        write_image(result, target, overwrite=True, quality=task["quality"])
+        width, height = result.size
+        return {
+            "output": {"width": width, "height": height, "bytes": target.stat().st_size},
+            "tags": list(result.tags),
+            "unknown_tags": self._pipeline.unknown_tags(task["options"]["tags"]),
+        }
+
+    def _tags(self, task: Message) -> Message:
+        from linearsr.images.convert import lr_tensor
+
+        assert self._pipeline.tagger is not None
+        found = self._pipeline.tagger.tag(lr_tensor(self._read(task))[0], **task["options"])
+        return {"output": {"tags": [{"tag": name, "score": round(score, 4)} for name, score in found]}}
+
+    def _read(self, task: Message) -> "Picture":
+        from linearsr.images.io import read_image
+
+        self._go_on(task)
+        # as bytes, so that no message names the file
+        return read_image(Path(task["input"]).read_bytes(), max_pixels=task["max_pixels"])
+
+    def _go_on(self, task: Message) -> None:
+        if task["id"] in self._cancelled:
+            raise Cancelled
+
+
+def reason(error: Exception, task: Message) -> str:
+    """Why a task failed, as one line."""
+    text = plain(str(error), task)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return "there is not enough memory for an image of this size: make it smaller"
+    if isinstance(error, ValueError):
+        return text
+    # whose message may tell of the machine, which is not the client's business
+    _log.error("job %s: %s: %s", task["id"], type(error).__name__, text)
+    return f"the server could not work on this image ({type(error).__name__})"
+
+
+def plain(message: str, task: Message) -> str:
+    """A message about the image or its result, on one line, without the names that they have here."""
+    names = {"<bytes>: ": "the image ", f"{task.get('output')}: ": "the result "}
+    for name, words in names.items():
+        message = message.replace(name, words)
+    return " ".join(message.split())
+
+
+def card(pipeline: "LinearSRPipeline") -> Message:
+    """What the server tells of the model."""
+    own, guidance = pipeline.config, pipeline.guidance
+    return {
+        "id": own.name,
+        "scale": pipeline.scale,
+        "steps": own.num_inference_steps,
+        "fidelity": own.fidelity,
+        "guidance_scale": own.guidance_scale,
+        "color_fix": own.color_fix,
+        "guided": guidance is not None,
+        "guided_by_tags": guidance is not None and guidance.uses_tags,
+        "uses_tags": own.use_tags,
+        "tagger": pipeline.tagger is not None,
+        "devices": [str(pipeline.device)],
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }
+
+
+def say(answers: TextIO, **message: Any) -> None:
+    """Send one message."""
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+def load(model: str | None, device: str, dtype: str) -> "LinearSRPipeline":
+    """The model on its device. Raises whatever keeps it from being loaded."""
+    import torch
+
+    from linearsr.pipeline import LinearSRPipeline
+
+    torch_dtype = None if dtype == "auto" else getattr(torch, dtype)
+    return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=device)
+
+
+def main(model: str | None, device: str, dtype: str) -> None:
+    """Work until the server closes stdin."""
+    # what a library prints must not get between the answers
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if hasattr(os, "nice"):
+        os.nice(5)  # the server answers while this computes
+    try:
+        pipeline = load(model, device, dtype)
+    except Exception as error:
+        say(answers, event="unusable", message=" ".join(str(error).split()) or type(error).__name__)
+        return
+    Worker(pipeline, answers).run(sys.stdin)
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))
