@@ -18,13 +18,15 @@ def degrade(
     lr_dir: Annotated[
         Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Where the PNGs go, in the same tree.")
     ],
-    preset: Annotated[str, typer.Option(help="bicubic, mild, seesr or realesrgan.")] = "mild",
+    preset: Annotated[
+        str, typer.Option(help="bicubic, mild, seesr, realesrgan, extreme, scan or old-phone.")
+    ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
 ) -> None:
-    """Degrade HR photos: blur, resize, noise and JPEG, as in Real-ESRGAN.
+    """Degrade HR photos: blur, resize, noise and JPEG, as in Real-ESRGAN, or as a print or a phone would.
 
     An HR photo is first cut to a multiple of the scale, at the right and lower border.
     """

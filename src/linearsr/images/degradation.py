@@ -1,10 +1,10 @@
 """Real-world degradation: from an HR image to the LR image a camera, an app and a website would have left of it.
 
 The second-order model of Real-ESRGAN (Wang et al. 2021, section 3): blur, resize, noise, JPEG, twice, with sinc
-filters for ringing. Every random choice is drawn per image from one generator, so a seed fixes the result.
+filters for ringing. What happens to a photo before that, in the camera or on paper, are the effects of
+`degradation_effects.py`. Every random choice is drawn per image from one generator, so a seed fixes the result.
 """
 
-import io
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,6 +17,21 @@ from PIL import Image
 from torch import Tensor
 
 from linearsr.images import kernels
+from linearsr.images.degradation_effects import (
+    Dust,
+    Effect,
+    Fading,
+    Halftone,
+    Paper,
+    Reposts,
+    Resample,
+    SensorNoise,
+    Shake,
+    Sharpen,
+    Smear,
+    apply_effects,
+    compress,
+)
 
 ImageArray = NDArray[np.float32]
 """(H, W, 3), values in [0, 1]."""
@@ -49,8 +64,9 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """Rounds of degradation, applied in order; the last one ends on the LR grid. No rounds: bicubic alone."""
+    """Effects, then rounds, each in order; the last round ends on the LR grid. No rounds: bicubic alone."""
 
+    effects: tuple[Effect, ...] = ()
     orders: tuple[Order, ...] = ()
     final_sinc_prob: float = 0.0
 
@@ -72,6 +88,28 @@ _MILD = Order(
     poisson_scale=(0.05, 0.5),
     jpeg_range=(75, 95),
 )
+_LAST_SHARE = replace(
+    _SECOND,
+    blur_prob=0.3,
+    kernel_sizes=(7, 13),
+    resize_probs=(0.2, 0.4, 0.4),
+    resize_range=(0.6, 1.3),
+    noise_range=(1.0, 12.0),
+    poisson_scale=(0.05, 1.0),
+    jpeg_range=(25, 85),
+)
+"""Of a picture that is in a bad state already: about as large as its LR image, so with small kernels."""
+_SCANNER = replace(
+    _MILD,
+    blur_prob=0.9,
+    kernel_sizes=(7, 13),
+    blur_sigma=(0.8, 3.0),
+    noise_range=(1.0, 8.0),
+    jpeg_range=(60, 95),
+)
+"""A lens not quite in focus, little noise, and a JPEG of a good quality: what is worn is the print."""
+_PHONE_FILE = replace(_MILD, blur_prob=0.0, noise_range=(0.5, 3.0), jpeg_range=(35, 90))
+"""The file of a small memory; noise and blur came before."""
 
 PRESETS: dict[str, Degradation] = {
     "bicubic": Degradation(),
@@ -97,8 +135,30 @@ PRESETS: dict[str, Degradation] = {
         final_sinc_prob=0.8,
     ),
     "realesrgan": Degradation(orders=(_FIRST, _SECOND), final_sinc_prob=0.8),
+    "extreme": Degradation(
+        effects=(
+            Shake(prob=0.5),
+            Resample(factor=(0.6, 1.5)),
+            SensorNoise(photons=(30, 600), darker=(1.0, 1.25)),
+            Reposts(),
+        ),
+        orders=(_LAST_SHARE,),
+        final_sinc_prob=0.5,
+    ),
+    "scan": Degradation(effects=(Fading(), Halftone(), Dust(), Paper()), orders=(_SCANNER,)),
+    "old-phone": Degradation(
+        effects=(
+            Resample(factor=(0.5, 1.1)),
+            SensorNoise(photons=(150, 3000)),
+            Smear(),
+            Resample(factor=(1.0, 1.0)),
+            Sharpen(),
+        ),
+        orders=(_PHONE_FILE,),
+    ),
 }
-"""By name: plain bicubic; one light round on the LR grid; SeeSR's published light ranges; Real-ESRGAN's own."""
+"""By name: plain bicubic; one light round on the LR grid; SeeSR's published light ranges; Real-ESRGAN's own; a night
+shot by hand that was passed around; an old print and its scan; a phone of the first years, zoomed in."""
 
 
 def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, scale: int = 4) -> ImageArray:
@@ -122,7 +182,7 @@ def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, 
     lr_size = (height // scale, width // scale)
     if not degradation.orders:
         return _bicubic(hr, lr_size)
-    image = torch.from_numpy(hr).permute(2, 0, 1)[None]
+    image = apply_effects(torch.from_numpy(hr).permute(2, 0, 1)[None], degradation.effects, lr_size, rng)
     for order in degradation.orders[:-1]:
         image = _filter(image, draw_blur(order, rng))
         image = _resize(image, scaled((image.shape[-2], image.shape[-1]), draw_factor(order, rng)), rng)
@@ -224,8 +284,4 @@ def _poisson(array: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
 
 def _jpeg(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
     quality = int(rng.integers(order.jpeg_range[0], order.jpeg_range[1] + 1))
-    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    decoded = np.asarray(Image.open(file), dtype=np.float32) / 255
-    return torch.from_numpy(decoded).permute(2, 0, 1)[None]
+    return compress(image, quality)

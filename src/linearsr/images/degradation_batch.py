@@ -2,7 +2,7 @@
 
 A sample's draws come from its own generator, so its LR image does not depend on what else is in the batch. Samples
 differ in size after the first resize; they lie in the upper left corners of one canvas. Blur and JPEG, the costly
-parts, are computed for all of them at once, resizing and noise one by one.
+parts, are computed for all of them at once, resizing and noise one by one, effects one by one on the CPU.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from linearsr.images.degradation import (
     draw_ringing,
     scaled,
 )
+from linearsr.images.degradation_effects import Effect, apply_effects
 from linearsr.images.jpeg import jpeg, take_pixels
 from linearsr.images.kernels import Kernel
 
@@ -96,10 +97,28 @@ def degrade_batch(
     if not degradation.orders:
         lr = F.interpolate(hr, size=lr_size, mode="bicubic", antialias=True)
         return _to_8_bit(lr)
-    plans = [_draw_plan(degradation, rng) for rng in rngs]
     # training may run this inside its own autocast, and bfloat16 has fewer levels than an 8-bit image
     with torch.autocast(hr.device.type, enabled=False):
-        return _degrade(_Canvas(hr.float(), [(height, width)] * len(hr)), plans, lr_size)
+        canvas = _Canvas(hr.float(), [(height, width)] * len(hr))
+        if degradation.effects:
+            canvas = _affected(canvas, degradation.effects, rngs, lr_size)
+        return _degrade(canvas, [_draw_plan(degradation, rng) for rng in rngs], lr_size)
+
+
+def _affected(
+    canvas: _Canvas, effects: Sequence[Effect], rngs: Sequence[np.random.Generator], lr_size: Size
+) -> _Canvas:
+    images = [
+        apply_effects(image[None], effects, lr_size, rng)[0]
+        for image, rng in zip(canvas.pixels.cpu(), rngs, strict=True)
+    ]
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    heights, widths = zip(*sizes, strict=True)
+    affected = _Canvas(torch.zeros(len(images), 3, max(heights), max(widths)), sizes)
+    for i, image in enumerate(images):
+        affected.image(i).copy_(image)
+    affected.pixels = affected.pixels.to(canvas.pixels.device)
+    return affected
 
 
 def _degrade(canvas: _Canvas, plans: list[_Plan], lr_size: Size) -> Tensor:

@@ -1,0 +1,336 @@
+"""What happens to a photo before it is shared: a shaking hand, a small sensor, its software, a print and its scan.
+
+An effect is called with an image (1, 3, H, W) in [0, 1], the size of the LR image that will be made of it, and the
+generator of every draw; it returns an image in [0, 1], of another size where it says so. Lengths are in LR pixels,
+since those are the pixels that the user sees; `Effect` has the call.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+Size = tuple[int, int]
+Range = tuple[float, float]
+
+GAMMA = 2.2
+"""Of a display: light = value ** GAMMA, closely enough for noise and shadows."""
+
+
+class Effect(Protocol):
+    """Something that happens to an image."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor: ...
+
+
+def apply_effects(
+    image: Tensor, effects: Sequence[Effect], lr_size: Size, rng: np.random.Generator
+) -> Tensor:
+    """One after the other."""
+    for effect in effects:
+        image = effect(image, lr_size, rng)
+    return image
+
+
+def compress(image: Tensor, quality: int) -> Tensor:
+    """(1, 3, H, W) in [0, 1] as it comes back from a JPEG file with halved colour resolution."""
+    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    decoded = np.asarray(Image.open(file), dtype=np.float32) / 255
+    return torch.from_numpy(decoded).permute(2, 0, 1)[None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shake:
+    """Motion blur: the mean of the image along the path of a hand that moves and turns while the shutter is open."""
+
+    prob: float = 0.5
+    """Half of the pictures of a moving hand are lucky."""
+    length: Range = (1.0, 6.0)
+    """Of the path. Below one pixel nothing is seen; beyond six little is left to restore."""
+    turn: float = 1.0
+    """Largest change of direction, in radians either way: shakes are arcs, seldom loops."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        if rng.random() >= self.prob:
+            return image
+        length = rng.uniform(*self.length) * _pixel(image, lr_size)
+        steps = max(2, math.ceil(length / 2) + 1)
+        angles = rng.uniform(0, 2 * np.pi) + rng.uniform(-self.turn, self.turn) * np.linspace(0, 1, steps)
+        path = np.cumsum(np.stack([np.sin(angles), np.cos(angles)]), axis=1) * length / steps
+        path = (path - path.mean(axis=1, keepdims=True)).round().astype(int)
+        pad = int(np.abs(path).max())
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (pad,) * 4, mode="replicate")
+        total = torch.zeros_like(image)
+        for y, x in path.T + pad:
+            total += padded[..., y : y + height, x : x + width]
+        return total / steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resample:
+    """To the LR size times a factor: a camera with fewer pixels, a digital zoom, the size of a screen."""
+
+    factor: Range
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        factor = rng.uniform(*self.factor)
+        height, width = (max(1, round(side * factor)) for side in lr_size)
+        if (height, width) == tuple(image.shape[-2:]):
+            return image
+        if height < image.shape[-2]:
+            # each pixel of a sensor gathers the light of its area
+            return F.interpolate(image, size=(height, width), mode="area")
+        return F.interpolate(image, size=(height, width), mode="bicubic").clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorNoise:
+    """Noise of a sensor: its variance grows with the light (Foi et al. 2008), its colours are coarser than its
+    brightness, since a pixel sees one colour and borrows the others from its neighbours."""
+
+    photons: Range
+    """That make a white pixel, drawn on a logarithmic scale. A good camera in the sun counts more than 10,000; a
+    phone at night some tens."""
+    read: Range = (0.001, 0.008)
+    """Noise of the electronics, a share of white: what stays in the shadows."""
+    chroma: Range = (0.2, 1.2)
+    """Coarse colour noise, as a multiple of the fine one: blotches, which survive denoising."""
+    darker: Range = (1.0, 1.0)
+    """Exponent on the values: how much darker than the scene the picture stays. Kept low, for an enlarger should not
+    relight a photo."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        values = image.clamp(0, 1).numpy() ** np.float32(rng.uniform(*self.darker))
+        photons = math.exp(rng.uniform(*np.log(self.photons)))
+        light = values**GAMMA
+        deviation = np.sqrt(light / photons + rng.uniform(*self.read) ** 2)
+        # the display's curve lifts the noise of the shadows; its slope at black is bounded by that at 2% light
+        slope = np.maximum(light, 0.02) ** (1 / GAMMA - 1) / GAMMA
+        height, width = values.shape[-2:]
+        # the colours' noise is alike for the most part: each pixel's brightness comes from one reading
+        fine = 0.6 * rng.standard_normal((1, 3, height, width), dtype=np.float32)
+        fine += 0.8 * rng.standard_normal((1, 1, height, width), dtype=np.float32)
+        coarse = rng.standard_normal((1, 3, height // 3 + 1, width // 3 + 1), dtype=np.float32)
+        coarse -= coarse.mean(axis=1, keepdims=True)
+        spread = F.interpolate(torch.from_numpy(coarse), size=(height, width), mode="bilinear").numpy()
+        noise = (fine + spread * rng.uniform(*self.chroma)) * deviation * slope
+        return torch.from_numpy(np.clip(values + noise, 0, 1).astype(np.float32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smear:
+    """Strong denoising of a phone: a guided filter (He et al. 2010) that keeps edges and wipes texture away, and
+    colours blurred wider than brightness."""
+
+    prob: float = 0.7
+    """The others show their noise."""
+    radius: tuple[int, int] = (1, 3)
+    """Of the window, in pixels of the sensor; small processors had time for small windows."""
+    strength: Range = (0.02, 0.12)
+    """Contrast, as a deviation, below which texture is taken for noise; 0.1 leaves the look of a painting."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        if rng.random() >= self.prob:
+            return image
+        radius = int(rng.integers(self.radius[0], self.radius[1] + 1))
+        threshold = rng.uniform(*self.strength) ** 2
+        grey = image.mean(dim=1, keepdim=True)
+        colour = _box(image - grey, 2 * radius)
+        mean = _box(grey, radius)
+        variance = _box(grey * grey, radius) - mean**2
+        gain = variance / (variance + threshold)
+        smeared = _box(gain, radius) * grey + _box((1 - gain) * mean, radius)
+        return (smeared + colour).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharpen:
+    """Unsharp masking by a camera or a scanner: bright and dark halos along edges."""
+
+    prob: float = 0.8
+    amount: Range = (0.3, 1.8)
+    """Of the detail that is added again: 0.5 is seen as crisp, 1.5 as halos."""
+    radius: Range = (0.6, 1.6)
+    """Deviation of the mask's blur, in pixels of the image as it is by then: the width of the halos."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        if rng.random() >= self.prob:
+            return image
+        detail = image - _blurred(image, rng.uniform(*self.radius))
+        return (image + rng.uniform(*self.amount) * detail).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reposts:
+    """Sent on, saved again, taken as a screenshot of a screenshot: each time another size and another JPEG."""
+
+    times: tuple[int, int] = (1, 4)
+    factor: Range = (0.75, 1.3)
+    """Size, compared with the first one: screens differ, and shrinking for good would leave nothing."""
+    quality: tuple[int, int] = (25, 85)
+    """What messengers and social networks save with, and somewhat below."""
+    sharpen: Sharpen = Sharpen(prob=0.3, amount=(0.3, 1.0), radius=(0.6, 1.0))
+    """Some apps sharpen what they made smaller."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        start = image.shape[-2:]
+        for _ in range(int(rng.integers(self.times[0], self.times[1] + 1))):
+            factor = rng.uniform(*self.factor)
+            size = [max(1, round(side * factor)) for side in start]
+            mode = ("nearest", "bilinear", "bicubic", "area")[rng.choice(4, p=(0.1, 0.4, 0.3, 0.2))]
+            image = F.interpolate(image, size=size, mode=mode).clamp(0, 1)
+            image = self.sharpen(image, lr_size, rng)
+            image = compress(image, int(rng.integers(self.quality[0], self.quality[1] + 1)))
+        return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halftone:
+    """The dots of a printed picture: a screen for each colour, turned by the printer's angles, blurred by its ink.
+    Made small again without a filter they leave a slight moire, as a scanner does."""
+
+    prob: float = 0.35
+    """Photographs have no dots; pictures from books, cards and newspapers have."""
+    pitch: Range = (1.3, 2.8)
+    """From dot to dot: 150 lines an inch (a magazine) scanned at 200 dots an inch to 110 at 300."""
+    strength: Range = (0.05, 0.35)
+    """Contrast of the dots; ink and scanner have blurred most of it."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        if rng.random() >= self.prob:
+            return image
+        wave = 2 * np.pi / (rng.uniform(*self.pitch) * _pixel(image, lr_size))
+        y, x = (torch.arange(side, dtype=torch.float32) for side in image.shape[-2:])
+        first, strength = rng.uniform(0, np.pi / 2), rng.uniform(*self.strength)
+        screens = []
+        for angle in first + np.radians((15.0, 75.0, 45.0)):
+            across, down = wave * math.cos(angle), wave * math.sin(angle)
+            phase = rng.uniform(0, 2 * np.pi, 2)
+            # the cosine of a sum of a row and a column, as products: no cosine for each pixel
+            screens.append(_wave(y * down, x * across, phase[0]) + _wave(y * across, -x * down, phase[1]))
+        threshold = 0.5 + torch.stack(screens)[None] / 4
+        dots = ((image - threshold) * 4 + 0.5).clamp(0, 1)
+        return torch.lerp(image, dots, strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fading:
+    """Old dyes and old paper: blacks turn grey, whites yellow, colours pale."""
+
+    black: Range = (0.0, 0.12)
+    """Added to the blacks of each colour."""
+    white: Range = (0.82, 1.0)
+    """What is left of the whites of each colour; the smallest of three goes to blue, since paper yellows."""
+    pale: Range = (0.0, 0.35)
+    """Share of the colour that is lost. All three are kept low: an enlarger should not recolour a photo, only cope
+    with faded ones."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        black = rng.uniform(self.black[0], rng.uniform(*self.black), 3)
+        white = np.sort(rng.uniform(rng.uniform(*self.white), self.white[1], 3))[::-1]
+        low, high = (torch.tensor(v.copy(), dtype=torch.float32).view(1, 3, 1, 1) for v in (black, white))
+        grey = image.mean(dim=1, keepdim=True)
+        return low + (high - low) * torch.lerp(image, grey, rng.uniform(*self.pale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """The paper in the light of a scanner or a window: a grain, and brightness that falls off to one side."""
+
+    grain: Range = (0.0, 0.035)
+    """Deviation of the paper's brightness: glossy to silk."""
+    size: Range = (1.0, 3.0)
+    """Of a grain."""
+    falloff: Range = (0.0, 0.2)
+    """Share of light that one end of the picture has less than the other."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        height, width = image.shape[-2:]
+        cell = rng.uniform(*self.size) * _pixel(image, lr_size)
+        cells = (1, 1, math.ceil(height / cell) + 1, math.ceil(width / cell) + 1)
+        grain = torch.from_numpy(rng.standard_normal(cells, dtype=np.float32)) * rng.uniform(*self.grain)
+        paper = 1 + F.interpolate(grain, size=(height, width), mode="bilinear")
+        angle = rng.uniform(0, 2 * np.pi)
+        down = torch.linspace(-0.5, 0.5, height)[:, None] * math.sin(angle)
+        across = torch.linspace(-0.5, 0.5, width) * math.cos(angle)
+        light = 1 - rng.uniform(*self.falloff) * (0.5 + (down + across) / math.sqrt(2))
+        return (image * paper * light).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dust:
+    """Specks, hairs and scratches on a print or on the glass, bright or dark, soft at their border."""
+
+    density: Range = (0.0, 8e-4)
+    """Specks on each LR pixel: up to three on a crop of 64x64."""
+    radius: Range = (0.3, 1.2)
+    """Of a speck."""
+    scratch_share: float = 0.15
+    """Specks that are long and thin: hairs and scratches."""
+    length: Range = (6.0, 40.0)
+    """Of a scratch."""
+
+    def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
+        pixel = _pixel(image, lr_size)
+        image = image.clone()
+        for _ in range(rng.poisson(rng.uniform(*self.density) * lr_size[0] * lr_size[1])):
+            self._draw(image, pixel, rng)
+        return image
+
+    def _draw(self, image: Tensor, pixel: float, rng: np.random.Generator) -> None:
+        height, width = image.shape[-2:]
+        radius = rng.uniform(*self.radius) * pixel
+        start = rng.uniform(0, 1, 2) * (height, width)
+        step = np.zeros(2)
+        if rng.random() < self.scratch_share:
+            angle = rng.uniform(0, 2 * np.pi)
+            step = np.array([math.sin(angle), math.cos(angle)]) * rng.uniform(*self.length) * pixel
+            radius *= 0.4
+        colour, cover = float(rng.random() < 0.7), rng.uniform(0.3, 0.9)
+        low = np.floor(np.minimum(start, start + step) - radius).astype(int).clip(0)
+        high = np.ceil(np.maximum(start, start + step) + radius).astype(int) + 1
+        high = np.minimum(high, (height, width))
+        if (high <= low).any():
+            return
+        y = np.arange(low[0], high[0])[:, None] - start[0]
+        x = np.arange(low[1], high[1]) - start[1]
+        along = np.clip((y * step[0] + x * step[1]) / max(step @ step, 1e-9), 0, 1)
+        distance = np.hypot(y - along * step[0], x - along * step[1])
+        alpha = cover * np.clip(1.5 - 1.5 * distance / radius, 0, 1)
+        part = image[..., low[0] : high[0], low[1] : high[1]]
+        part.lerp_(torch.full_like(part, colour), torch.from_numpy(alpha.astype(np.float32)))
+
+
+def _pixel(image: Tensor, lr_size: Size) -> float:
+    """The side of an LR pixel in pixels of the image."""
+    return image.shape[-2] / lr_size[0]
+
+
+def _wave(down: Tensor, across: Tensor, phase: float) -> Tensor:
+    """cos(down + across + phase) for each row and column: (H,) and (W,) -> (H, W)."""
+    return (down + phase).cos()[:, None] * across.cos() - (down + phase).sin()[:, None] * across.sin()
+
+
+def _box(image: Tensor, radius: int) -> Tensor:
+    """Mean over a window, of fewer pixels at the border."""
+    return F.avg_pool2d(image, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    taps = np.arange(-math.ceil(2 * sigma), math.ceil(2 * sigma) + 1)
+    weights = np.exp(-0.5 * (taps / sigma) ** 2)
+    row = torch.from_numpy((weights / weights.sum()).astype(np.float32)).expand(3, 1, 1, -1)
+    pad = len(taps) // 2
+    for kernel, padding in ((row, (pad, pad, 0, 0)), (row.transpose(2, 3), (0, 0, pad, pad))):
+        image = F.conv2d(F.pad(image, padding, mode="replicate"), kernel, groups=3)
+    return image
