@@ -2,8 +2,8 @@
 
 Names and shapes of all parameters are those of `diffusers.SanaTransformer2DModel`. There are four
 differences, all in the config: `lr_channels` further inputs of `patch_embed.proj` (behind the latent's),
-`null_tokens` that stand in for missing guidance, `lr_skip` from the LR features straight to the output, and
-what the output means (`prediction_type`).
+`null_tokens` that stand in for missing guidance, the way out (`lr_skip` from the LR features straight to the output, or
+a convolutional `detail_head`), and what the output means (`prediction_type`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from math import isqrt
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ from linearsr.models.blocks import (
     TwoLayerMLP,
     modulated_norm,
 )
+from linearsr.models.detail_head import FINE, DetailHead
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
 QK_NORMS = (None, "rms_norm_across_heads")
@@ -87,6 +89,10 @@ class TransformerConfig:
     """The output: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
     lr_skip: bool = False
     """A 1x1 convolution, zero at the start, from the LR features straight to the output."""
+    detail_blocks: int = 0
+    """Residual blocks of a `DetailHead`, which makes the output, a latent of unshuffled pixels; 0: a linear layer."""
+    detail_channels: int = 64
+    """Width of those blocks."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -110,13 +116,41 @@ class TransformerConfig:
             raise ValueError(
                 f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, not {self.prediction_type}"
             )
-        if self.lr_skip and not self.lr_channels:
-            raise ValueError("lr_skip needs lr_channels > 0")
+        if (self.lr_skip or self.detail_blocks) and not self.lr_channels:
+            raise ValueError("lr_skip and detail_blocks need lr_channels > 0")
+        if self.detail_blocks:
+            self._check_detail()
+
+    def with_detail(self, blocks: int) -> TransformerConfig:
+        """The same network but with a `DetailHead` as its way out."""
+        return dataclasses.replace(self, detail_blocks=blocks, lr_skip=False)
+
+    def _check_detail(self) -> None:
+        patch = isqrt(self.out_channels // 3)
+        fits = 3 * patch**2 == self.out_channels and patch % FINE == 0 and self.lr_channels % FINE**2 == 0
+        if not fits or self.patch_size > 1 or self.lr_skip:
+            raise ValueError(
+                "detail_blocks need latents of pixel-unshuffled RGB patches of even size, lr_channels a multiple of "
+                f"{FINE**2}, patch_size 1, and no lr_skip"
+            )
 
     @property
     def width(self) -> int:
         """Inner width C, channels of a token inside the network."""
         return self.num_attention_heads * self.attention_head_dim
+
+
+class Conditions(NamedTuple):
+    """What every block is told beside the image."""
+
+    context: Tensor
+    """Guidance tokens (B, L, C) at the inner width."""
+    bias: Tensor | None
+    """Added to the scores of the cross-attention, (B, 1, 1, L)."""
+    modulation: Tensor
+    """By the time, (B, 6, C)."""
+    embedded: Tensor
+    """The time's embedding, (B, 1, C)."""
 
 
 class LinearSRTransformer(PretrainedModule):
@@ -152,7 +186,14 @@ class LinearSRTransformer(PretrainedModule):
         )
         self.norm_out = nn.LayerNorm(width, eps=NORM_OUT_EPS, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.empty(2, width).normal_(std=width**-0.5))
-        self.proj_out = nn.Linear(width, patch * patch * config.out_channels)
+        detailed = config.detail_blocks > 0
+        out_width = FINE**2 * config.detail_channels if detailed else patch * patch * config.out_channels
+        self.proj_out = nn.Linear(width, out_width)
+        self.detail_head = (
+            DetailHead(config.detail_channels, config.lr_channels, config.detail_blocks, config.out_channels)
+            if detailed
+            else None
+        )
         if config.num_null_tokens:
             self.null_tokens = nn.Parameter(_fresh_tokens(config.num_null_tokens, config.caption_channels))
         self.lr_skip = nn.Conv2d(config.lr_channels, config.out_channels, 1) if config.lr_skip else None
@@ -215,31 +256,46 @@ class LinearSRTransformer(PretrainedModule):
             raise ValueError(f"a latent of {height}x{width} cannot be cut into patches of {patch}x{patch}")
         grid = height // patch, width // patch
 
-        modulation, embedded = self.time_embed(timestep.expand(batch) * self.config.timestep_scale)
-        tokens, mask = self._with_null_tokens(encoder_hidden_states, encoder_attention_mask, batch)
-        context: Tensor = self.caption_norm(self.caption_projection(tokens))
-        bias = _mask_bias(mask, context.dtype)
-        x = self._embed(hidden_states, lr_features).to(self.scale_shift_table.dtype)
+        said = self.conditions(timestep, encoder_hidden_states, encoder_attention_mask, batch)
+        x = self.embed(hidden_states, lr_features)
         for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
             linear = isinstance(block.attn1, LinearSelfAttention)
             if linear and not torch.is_grad_enabled() and x.device.type == "cpu":
-                x = block_in_bands(block, x, context, bias, modulation, *grid)
+                x = block_in_bands(block, x, said.context, said.bias, said.modulation, *grid)
             elif torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = checkpoint(block, x, context, bias, modulation, *grid, use_reentrant=False)
+                x = checkpoint(block, x, said.context, said.bias, said.modulation, *grid, use_reentrant=False)
             else:
-                x = block(x, context, bias, modulation, *grid)
+                x = block(x, said.context, said.bias, said.modulation, *grid)
+        return self.project(x, said.embedded, grid, lr_features)
 
+    def conditions(
+        self, timestep: Tensor, tokens: Tensor | None, mask: Tensor | None, batch: int = 1
+    ) -> Conditions:
+        """What the blocks are told beside the image; arguments as for the call."""
+        modulation, embedded = self.time_embed(timestep.expand(batch) * self.config.timestep_scale)
+        given, given_mask = self._with_null_tokens(tokens, mask, batch)
+        context: Tensor = self.caption_norm(self.caption_projection(given))
+        return Conditions(context, _mask_bias(given_mask, context.dtype), modulation, embedded)
+
+    def project(
+        self, x: Tensor, embedded: Tensor, grid: tuple[int, int], lr_features: Tensor | None
+    ) -> Tensor:
+        """The last block's tokens (B, h * w, C) on a `grid` (h, w), or on rows of it -> (B, out_channels, ...)."""
+        patch = self.config.patch_size
         shift, scale = (self.scale_shift_table + embedded).chunk(2, dim=1)
         out = self.proj_out(modulated_norm(x, self.norm_out, shift, scale))
-        out = out.reshape(batch, *grid, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
-        image: Tensor = out.reshape(batch, -1, height, width)
+        out = out.reshape(len(x), *grid, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
+        image: Tensor = out.reshape(len(x), -1, grid[0] * patch, grid[1] * patch)
+        if self.detail_head is not None and lr_features is not None:
+            detailed: Tensor = self.detail_head(image, lr_features)
+            return detailed
         if self.lr_skip is None or lr_features is None:
             return image
         skipped: Tensor = self.lr_skip(lr_features.to(self.lr_skip.weight.dtype))
         return image + skipped
 
-    def _embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
-        """The latent and the LR features, joined on channels, as tokens (B, N, C)."""
+    def embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
+        """The latent and the LR features (B, C, h, w), or rows of both, joined on channels, as tokens (B, N, C)."""
         channels = self.config.lr_channels
         given = None if lr_features is None else tuple(lr_features.shape)
         needed = (latent.shape[0], channels, *latent.shape[2:]) if channels else None
@@ -247,7 +303,7 @@ class LinearSRTransformer(PretrainedModule):
             raise ValueError(f"this network needs lr_features of shape {needed}, not {given}")
         image = latent if lr_features is None else torch.cat([latent, lr_features.to(latent.dtype)], dim=1)
         tokens: Tensor = self.patch_embed.get_submodule("proj")(image).flatten(2).transpose(1, 2)
-        return tokens.contiguous()
+        return tokens.to(self.scale_shift_table.dtype).contiguous()
 
     def _with_null_tokens(
         self, tokens: Tensor | None, mask: Tensor | None, batch: int
@@ -283,6 +339,17 @@ class LinearSRTransformer(PretrainedModule):
         for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
             block.attn1.fuse_()
         return self
+
+    def with_detail(self, blocks: int) -> LinearSRTransformer:
+        """A network with the weights of this one, but with a new `DetailHead`, whose output is 0, as its way out."""
+        network = LinearSRTransformer(self.config.with_detail(blocks))
+        kept = {
+            name: weight
+            for name, weight in self.state_dict().items()
+            if not name.startswith(("proj_out.", "lr_skip.", "detail_head."))
+        }
+        network.load_state_dict(kept, strict=False)
+        return network
 
     @classmethod
     def from_sana(

@@ -120,14 +120,11 @@ class DistillNetwork(nn.Module):
 class DistillObjective(FlowObjective):
     """Losses on the decoded estimate, of the network and of its discriminator at once."""
 
-    network: DistillNetwork  # type: ignore[assignment]
-
     def __init__(self, stage: DistillStage) -> None:
         super().__init__(stage)
         self.stage: DistillStage = stage
-        flow: FlowNetwork = self.network  # type: ignore[assignment]
         discriminator = Discriminator(stage.channels) if stage.adversarial else None
-        self.network = DistillNetwork(flow, discriminator)
+        self.network = DistillNetwork(self.flow, discriminator)
         self.teacher = None if stage.teacher is None else _experts(stage.teacher)
         self.first = None if stage.rollout is None else _experts(stage.rollout)
 

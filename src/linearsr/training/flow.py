@@ -53,6 +53,8 @@ class FlowStage(Section):
     """Fields of `TransformerConfig` that differ from the preset."""
     init: Path | None = None
     """Start from this transformer folder."""
+    detail_blocks: int = Field(0, ge=0)
+    """Give the network of `init` a new way out, a `DetailHead` of so many blocks; 0: leave it."""
     sana: str | None = None
     """SANA model of the preset's size (folder or hub id, `diffusers` format): the codec, and the start if no `init`."""
     boundaries: tuple[float, ...] = ()
@@ -79,6 +81,8 @@ class FlowStage(Section):
         if self.stem is None and self.codec is None and self.sana is None:
             raise ValueError("stem: give the folder of a trained stem, or a codec that needs none")
         try:
+            if self.detail_blocks and self.init is None:
+                raise ValueError("detail_blocks needs init; a new network has its own in network")
             Partition(self.boundaries).span(self.expert)
             replace(PRESETS[self.preset], **self.network)
         except (TypeError, IndexError) as error:
@@ -147,8 +151,6 @@ class FlowNetwork(nn.Module):
 class FlowObjective(Objective):
     """Conditional flow matching on the latent (arXiv 2210.02747), in one span of the trajectory."""
 
-    network: FlowNetwork
-
     def __init__(self, stage: FlowStage) -> None:
         self.stage = stage
         self.stem = None if stage.stem is None else load_stem(stage.stem).requires_grad_(False)
@@ -174,7 +176,8 @@ class FlowObjective(Objective):
         elif stage.guidance is not None:
             self.guidance = frozen_guidance(stage.guidance)
             self.vocabulary = known_tags(stage.guidance, self.guidance)
-        self.network = FlowNetwork(transformer, new_stem, new_guidance)
+        self.flow = FlowNetwork(transformer, new_stem, new_guidance)
+        self.network: nn.Module = self.flow
         stem = self.stem or new_stem
         assert stem is not None
         hr_multiple = self.codec.compression * self.config.patch_size
@@ -266,11 +269,11 @@ class FlowObjective(Objective):
         parts: dict[str, Part] = {
             "transformer": cast(Part, LinearSRTransformer.from_state(self.config, transformer, "transformer"))
         }
-        if self.network.lr_stem is not None:
-            config = self.network.lr_stem.config
+        if self.flow.lr_stem is not None:
+            config = self.flow.lr_stem.config
             parts["lr_stem"] = cast(Part, StridedStem.from_state(config, states["lr_stem"], "lr_stem"))
-        if self.network.guidance is not None:
-            kind, settings = type(self.network.guidance), self.network.guidance.config
+        if self.flow.guidance is not None:
+            kind, settings = type(self.flow.guidance), self.flow.guidance.config
             parts["guidance"] = cast(Part, kind.from_state(settings, states["guidance"], "guidance"))
         return parts
 
@@ -287,7 +290,8 @@ def stage_codec(stage: FlowStage) -> Codec:
 def _transformer(stage: FlowStage) -> LinearSRTransformer:
     wanted = replace(PRESETS[stage.preset], **stage.network)
     if stage.init is not None:
-        return LinearSRTransformer.from_pretrained(stage.init, torch.float32)
+        network = LinearSRTransformer.from_pretrained(stage.init, torch.float32)
+        return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
     if stage.sana is None:
         return LinearSRTransformer(wanted)
     folder = resolve_folder(stage.sana, ["transformer", "vae"])

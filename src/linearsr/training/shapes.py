@@ -72,9 +72,10 @@ class Shapes:
             with _naming("stage.init"):
                 raw, where = load_config(stage.init), stage.init / CONFIG_NAME
                 found: TransformerConfig = LinearSRTransformer.parse_config(raw, where)
-                return found
+                return found.with_detail(stage.detail_blocks) if stage.detail_blocks else found
         maker = self._maker(stage.init)
-        return self.transformer(maker) if isinstance(maker, FlowStage) else None
+        made = self.transformer(maker) if isinstance(maker, FlowStage) else None
+        return made.with_detail(stage.detail_blocks) if made is not None and stage.detail_blocks else made
 
     def stem(self, stage: StemStage | FlowStage) -> StemShape | None:
         """The LR stem: the one to be trained, the frozen one, or the one that is trained along."""
