@@ -6,6 +6,7 @@ A folder of experts is `config.json` with the boundaries, and one sub-folder `ex
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -79,6 +80,13 @@ class SNRExperts(nn.Module):
         if isinstance(self.experts, SwappedExperts):
             return self.experts.run(index, hidden_states, timestep, **conditions)
         return self.experts[index](hidden_states, timestep, **conditions)
+
+    def at(self, timestep: float) -> AbstractContextManager[nn.Module]:
+        """The expert for `timestep` in [0, 1000] itself, for as long as the block lasts."""
+        index = self.route(timestep)
+        if isinstance(self.experts, SwappedExperts):
+            return self.experts.use(index)
+        return nullcontext(self.experts[index])
 
     def for_each(self, change: Callable[[nn.Module], object]) -> None:
         """Do `change` to every expert; where they are swapped, to each when it comes in."""

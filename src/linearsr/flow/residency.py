@@ -1,7 +1,8 @@
 """Experts of which only the one in use is in device memory."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,11 +34,17 @@ class SwappedExperts(nn.Module):
 
     def run(self, index: int, *args: Any, **kwargs: Any) -> Any:
         """The output of expert `index`, brought in first if another one is there."""
+        with self.use(index) as expert:
+            return expert(*args, **kwargs)
+
+    @contextmanager
+    def use(self, index: int) -> Iterator[nn.Module]:
+        """Expert `index`, there until the end of the block."""
         with self._lock:
             if self.active is None or index != self._index:
                 self._swap(index)
             assert self.active is not None
-            return self.active(*args, **kwargs)
+            yield self.active
 
     def fresh(self, index: int) -> nn.Module:
         """Expert `index` as it was loaded, on the CPU."""

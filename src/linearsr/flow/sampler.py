@@ -7,7 +7,7 @@ log-SNR for the second-order multistep DPM-Solver++ (arXiv 2211.01095, algorithm
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,38 @@ _SHORT_LOOP = 15
 """With fewer steps DPM-Solver++ takes the last one at first order, as its authors advise; at t = 0 always."""
 
 
+class Step(NamedTuple):
+    """One pair of times, and how the solver goes from the first to the second."""
+
+    time: float
+    reached: float
+    extrapolation: float = 1.0
+    """How far to go from the estimate before to this step's; 1: to this step's and no further."""
+
+    def advance(self, z: Tensor, x0: Tensor, before: Tensor | None) -> Tensor:
+        """z at `reached` from `z` at `time`, the estimate `x0` of the data there, and that of the step before."""
+        x = x0 if before is None else torch.lerp(before, x0, self.extrapolation)
+        return torch.lerp(x, z, self.reached / self.time)
+
+
+def plan(times: Sequence[float], solver: Solver = "dpmsolver++") -> list[Step]:
+    """The steps from `times[0]` to `times[-1]`, falling strictly inside [0, 1].
+
+    Raises:
+        ValueError: other times, or another solver.
+    """
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver {solver!r} is not one of {', '.join(get_args(Solver))}")
+    _check_times(times)
+    steps = [Step(s, t) for s, t in pairwise(times)]
+    first_order_end = times[-1] == 0 or len(steps) < _SHORT_LOOP
+    if solver == "dpmsolver++":
+        for i in range(1, len(steps) - first_order_end):
+            ratio = _half_step_ratio(times[i - 1], times[i], times[i + 1])
+            steps[i] = steps[i]._replace(extrapolation=1 + ratio)
+    return steps
+
+
 def sample(
     velocity: Velocity,
     z: Tensor,
@@ -38,22 +70,14 @@ def sample(
     `on_step` is called after each step. Gradients are kept: call it under `torch.inference_mode()` when none
     are wanted. ValueError for other times or another solver.
     """
-    if solver not in get_args(Solver):
-        raise ValueError(f"solver {solver!r} is not one of {', '.join(get_args(Solver))}")
-    _check_times(times)
     z = z.to(torch.promote_types(z.dtype, torch.float32))
-    first_order_end = times[-1] == 0 or len(times) - 1 < _SHORT_LOOP
-    previous: tuple[float, Tensor] | None = None
-    for i, (s, t) in enumerate(pairwise(times)):
-        x0 = z - s * velocity(z, s).to(z.dtype)
-        x = x0
-        last = i == len(times) - 2
-        if solver == "dpmsolver++" and previous is not None and not (last and first_order_end):
-            x = torch.lerp(previous[1], x0, 1 + _half_step_ratio(previous[0], s, t))
-        z = torch.lerp(x, z, t / s)
-        previous = (s, x0)
+    before: Tensor | None = None
+    for i, step in enumerate(plan(times, solver)):
+        x0 = z - step.time * velocity(z, step.time).to(z.dtype)
+        z = step.advance(z, x0, before)
+        before = x0
         if on_step is not None:
-            replaced = on_step(i, t, z, x0)
+            replaced = on_step(i, step.reached, z, x0)
             z = z if replaced is None else replaced.to(z)
     return z
 

@@ -14,15 +14,14 @@ Shapes: N = h * w tokens and n of them in a band, C inner width, L guidance toke
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
-from operator import add
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.models.blocks import CrossAttention, MixFFN, TransformerBlock, pointwise
-from linearsr.models.linear_attention import KVSummary, apply_summary, kv_summary
+from linearsr.models.linear_attention import KVSummary, apply_summary, kv_summary, sum_of
+from linearsr.models.rows import through
 
 BAND_TOKENS = 512
 """Tokens of a band, give or take a row; in rough measurements at widths 192 and 1152 best of 128 to 2048."""
@@ -56,23 +55,76 @@ def _one_image(
     width: int,
 ) -> None:
     """Tokens (N, C), guidance (1, L, C), its score bias, modulation (6, C); writes into the tokens."""
-    shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = modulation
-    self_norm = _modulated(block.norm1, shift_attn, scale_attn)
-    ff_norm = _modulated(block.norm2, shift_ff, scale_ff)
-    cross_attention = _cross_attention(block.attn2, context, context_bias)
-    rows = max(1, BAND_TOKENS // width)
-    bands = torch.split(x, rows * width)
+    rows = BlockRows(block, context, context_bias, modulation, width)
+    bands = rows.bands(x)
+    rows.attend_to(sum_of(rows.summary(band) for band in bands))
+    done = 0
+    # rows come out later than they went in, so nothing is overwritten that is still to be read
+    for out in through(rows, bands):
+        x[done : done + len(out)] = out
+        done += len(out)
 
-    summary: KVSummary = reduce(
-        add, (kv_summary(*block.attn1.keys_values(self_norm(b)[None])) for b in bands)
-    )
-    feed_forward = _RollingFFN(block.ff, x, gate_ff, width)
-    for band in bands:
-        attended = apply_summary(block.attn1.queries(self_norm(band)[None]), summary)
-        band.addcmul_(gate_attn, block.attn1.project_out(attended)[0].to(x.dtype))
-        band.add_(cross_attention(band))
-        feed_forward.push(ff_norm(band))
-    feed_forward.close()
+
+class BlockRows:
+    """A block that an image's tokens flow through, a few rows after the other: first for the summary, then again.
+
+    Args:
+        context, context_bias: guidance (1, L, C) and its score bias.
+        modulation: (6, C), the block's own table included.
+        width: tokens of a row.
+    """
+
+    def __init__(
+        self,
+        block: TransformerBlock,
+        context: Tensor,
+        context_bias: Tensor | None,
+        modulation: Tensor,
+        width: int,
+    ) -> None:
+        shift_attn, scale_attn, self._gate_attn, shift_ff, scale_ff, self._gate_ff = modulation
+        self._attention = block.attn1
+        self._width = width
+        self._self_norm = _modulated(block.norm1, shift_attn, scale_attn)
+        self._ff_norm = _modulated(block.norm2, shift_ff, scale_ff)
+        self._cross_attention = _cross_attention(block.attn2, context, context_bias)
+        self._feed_forward = _RollingFFN(block.ff, width)
+        self._waiting: Tensor | None = None
+        self._summary: KVSummary | None = None
+
+    def bands(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Tokens (n, C) of whole rows in parts that fit a CPU's cache."""
+        if x.device.type != "cpu":
+            return (x,)
+        return torch.split(x, max(1, BAND_TOKENS // self._width) * self._width)
+
+    def summary(self, x: Tensor) -> KVSummary:
+        """What the tokens (n, C) add to the keys and values."""
+        return kv_summary(*self._attention.keys_values(self._self_norm(x)[None]))
+
+    def attend_to(self, summary: KVSummary) -> None:
+        """Let what is pushed from now on attend to the tokens of `summary`: those of all rows."""
+        self._summary = summary
+
+    def push(self, x: Tensor) -> Tensor:
+        """Tokens (n, C) of the next rows -> the block's output for all rows but the last that it was given."""
+        assert self._summary is not None
+        attended = apply_summary(self._attention.queries(self._self_norm(x)[None]), self._summary)
+        x = torch.addcmul(x, self._gate_attn, self._attention.project_out(attended)[0].to(x.dtype))
+        x.add_(self._cross_attention(x))
+        mixed = self._feed_forward.push(self._ff_norm(x))
+        ready = x if self._waiting is None else torch.cat([self._waiting, x])
+        # a copy, or the band would be kept for its last row
+        self._waiting = ready[len(mixed) :].clone()
+        return self._finished(ready[: len(mixed)], mixed)
+
+    def close(self) -> Tensor:
+        """The output for the last row, (width, C)."""
+        assert self._waiting is not None
+        return self._finished(self._waiting, self._feed_forward.close())
+
+    def _finished(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return torch.addcmul(x, self._gate_ff, mixed.to(x.dtype))
 
 
 def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
@@ -116,39 +168,34 @@ def _cross_attention(
 
 
 class _RollingFFN:
-    """The Mix-FFN over rows that arrive in bands; adds its gated result to `x` (N, C), one row behind."""
+    """The Mix-FFN over rows of `width` tokens that arrive in bands; its result is one row behind."""
 
-    def __init__(self, ff: MixFFN, x: Tensor, gate: Tensor, width: int) -> None:
+    def __init__(self, ff: MixFFN, width: int) -> None:
         self.ff = ff
-        self.x = x
-        self.gate = gate
         self.width = width
         self.tail: Tensor | None = None
-        self.done = 0
 
-    def push(self, normed: Tensor) -> None:
-        """Take the normed tokens (n, C) of the next rows."""
+    def push(self, normed: Tensor) -> Tensor:
+        """Normed tokens (n, C) of the next rows -> result (m, C), m one row less the first time."""
         hidden = F.silu(pointwise(normed, self.ff.conv_inverted), inplace=True).view(
             -1, self.width, self.ff.channels
         )
         if self.tail is None:
             self.tail = hidden.new_zeros(1, self.width, self.ff.channels)
-        self._convolve(torch.cat([self.tail, hidden]))
+        return self._convolve(torch.cat([self.tail, hidden]))
 
-    def close(self) -> None:
-        """The last rows, whose lower neighbours are zero padding."""
+    def close(self) -> Tensor:
+        """The result for the last row, whose lower neighbours are zero padding."""
         assert self.tail is not None
-        self._convolve(torch.cat([self.tail, torch.zeros_like(self.tail[:1])]))
+        return self._convolve(torch.cat([self.tail, torch.zeros_like(self.tail[:1])]))
 
-    def _convolve(self, hidden: Tensor) -> None:
-        """Hidden rows with a neighbour above and below: finish all but the outermost."""
+    def _convolve(self, hidden: Tensor) -> Tensor:
+        """Hidden rows with a neighbour above and below: all but the outermost."""
         self.tail = hidden[-2:]
         if len(hidden) < 3:
-            return
+            return hidden.new_empty(0, self.ff.conv_point.out_channels)
         conv = self.ff.conv_depth
         image = hidden[None].permute(0, 3, 1, 2)
         mixed = F.conv2d(image, conv.weight, conv.bias, padding=(0, 1), groups=conv.groups)
         value, gate = mixed[0].permute(1, 2, 0).flatten(0, 1).chunk(2, dim=-1)
-        out = pointwise(F.silu(gate, inplace=True).mul_(value), self.ff.conv_point)
-        self.x[self.done : self.done + len(out)].addcmul_(self.gate, out.to(self.x.dtype))
-        self.done += len(out)
+        return pointwise(F.silu(gate, inplace=True).mul_(value), self.ff.conv_point)

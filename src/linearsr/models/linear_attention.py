@@ -12,9 +12,8 @@ Shapes: B batch, H heads, N tokens, D channels of a head.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -47,11 +46,33 @@ class KVSummary:
         """The summary of both sets of tokens together."""
         return KVSummary(self.S + other.S, self.z + other.z, self.tokens + other.tokens)
 
+    def to(self, dtype: torch.dtype) -> KVSummary:
+        """The sums in another precision."""
+        return KVSummary(self.S.to(dtype), self.z.to(dtype), self.tokens)
+
 
 def kv_summary(k: Tensor, v: Tensor) -> KVSummary:
     """Sum keys and values, (B, H, N, D) of any floating-point dtype, over their tokens."""
     chunks = zip(torch.split(k, CHUNK, dim=-2), torch.split(v, CHUNK, dim=-2), strict=True)
-    return reduce(add, (_chunk_summary(*chunk) for chunk in chunks))
+    return sum_of(_chunk_summary(*chunk) for chunk in chunks)
+
+
+def sum_of(summaries: Iterable[KVSummary]) -> KVSummary:
+    """The summary of all tokens together, in the precision of the first; ValueError for none.
+
+    The running sum is float64: a float32 one loses a digit for every hundred parts it is made of, and a picture of a
+    billion pixels has ten thousands of them.
+    """
+    iterator = iter(summaries)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("a summary of no tokens at all")
+    # MPS has no float64
+    wide = first.S.dtype if first.S.device.type == "mps" else torch.float64
+    total: KVSummary | None = None
+    for summary in iterator:
+        total = (first.to(wide) if total is None else total) + summary
+    return first if total is None else total.to(first.S.dtype)
 
 
 def apply_summary(q: Tensor, summary: KVSummary, eps: float = EPS) -> Tensor:

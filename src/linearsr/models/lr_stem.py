@@ -184,18 +184,25 @@ class PredictiveStem(PretrainedModule):
 
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
-        scale = self.config.scale
-        x = torch.cat([lr, DETAIL_GAIN * local_detail(lr)], dim=1)
-        x = self.conv_in(x.to(self.conv_in.weight.dtype, memory_format=torch.channels_last))
+        x = self.conv_in(self.seen(lr))
         x = x + self._body(x)
-        bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
-        prediction = bicubic + F.pixel_shuffle(self.conv_out(x).float(), scale)
         # the deviation must not pull on the features: they belong to the prediction
-        log_deviation = self.deviation_head(x.detach()).float()
-        deviation = F.interpolate(F.softplus(log_deviation), scale_factor=scale, mode="bilinear")
         features = F.pixel_unshuffle(self.feature_norm(x.detach()), self.config.patch)
-        deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
+        prediction, deviation = self.estimate(lr, self.conv_out(x), self.deviation_head(x.detach()))
         return LRCondition(features, prediction, deviation)
+
+    def seen(self, lr: Tensor) -> Tensor:
+        """What the first convolution sees of an LR image: (B, 3, h, w) -> (B, 6, h, w)."""
+        x = torch.cat([lr, DETAIL_GAIN * local_detail(lr)], dim=1)
+        return x.to(self.conv_in.weight.dtype, memory_format=torch.channels_last)
+
+    def estimate(self, lr: Tensor, residual: Tensor, log_deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction (B, 3, H, W) and deviation (B, 1, H, W), from what the last convolutions made, on the LR grid."""
+        scale = self.config.scale
+        bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
+        prediction = bicubic + F.pixel_shuffle(residual.float(), scale)
+        deviation = F.interpolate(F.softplus(log_deviation.float()), scale_factor=scale, mode="bilinear")
+        return prediction, (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
 
     def _body(self, x: Tensor) -> Tensor:
         modulations = self.summary(x).chunk(len(self.blocks), dim=1) if self.summary else repeat(None)

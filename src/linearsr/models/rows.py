@@ -1,0 +1,182 @@
+"""Convolutional networks without gradients that an image flows through a few rows after the other.
+
+Each part keeps the rows that its next output needs and no more, so that an image of any height goes through in the
+memory of a strip, and what comes out is what the same layers make of the whole image: nothing is computed twice, no
+border is made up, there are no tiles. What comes out lags behind what went in; `close` gives the rest.
+
+Shape legend: C channels, n rows of an image of the width w, which are a tensor (1, C, n, w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Rows(Protocol):
+    """A part that rows flow through, once from top to bottom."""
+
+    def push(self, x: Tensor) -> Tensor | None:
+        """The next rows -> the output rows that are complete by them; None: none yet."""
+
+    def close(self) -> Tensor | None:
+        """The output rows that were waiting for more below."""
+
+
+def through(part: Rows, strips: Iterable[Tensor]) -> Iterator[Tensor]:
+    """All that comes out of `part` for an image in strips."""
+    for strip in strips:
+        out = part.push(strip)
+        if out is not None:
+            yield out
+    last = part.close()
+    if last is not None:
+        yield last
+
+
+class PerPixel:
+    """A function that looks at no neighbours; it may change the channels, and the size by a whole factor."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+
+    def push(self, x: Tensor) -> Tensor | None:
+        """See `Rows`."""
+        return self._function(x)
+
+    def close(self) -> Tensor | None:
+        """See `Rows`."""
+        return None
+
+
+class Convolution:
+    """A convolution with zero padding, of any stride."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self._conv = conv
+        self._kernel, self._stride = int(conv.kernel_size[0]), int(conv.stride[0])
+        self._margin, self._side = (int(size) for size in conv.padding)  # type: ignore[arg-type]
+        self._rest: Tensor | None = None
+
+    def push(self, x: Tensor) -> Tensor | None:
+        """See `Rows`."""
+        if self._rest is None:
+            return self._convolve(F.pad(x, (0, 0, self._margin, 0)) if self._margin else x)
+        return self._convolve(torch.cat([self._rest, x], dim=2))
+
+    def close(self) -> Tensor | None:
+        """See `Rows`."""
+        assert self._rest is not None
+        return self._convolve(F.pad(self._rest, (0, 0, 0, self._margin)))
+
+    def _convolve(self, x: Tensor) -> Tensor | None:
+        count = max(0, (x.shape[2] - self._kernel) // self._stride + 1)
+        # a copy, or the strip would be kept for its last rows
+        self._rest = x[:, :, count * self._stride :].clone()
+        if not count:
+            return None
+        conv = self._conv
+        return F.conv2d(x, conv.weight, conv.bias, conv.stride, (0, self._side), conv.dilation, conv.groups)
+
+
+class Window:
+    """A function that sees `reach` rows up and down, and makes of each row `scale` rows of its own.
+
+    It gets strips with their neighbours; at the image's own borders the neighbours are missing, as they are for the
+    whole image, so whatever it does at a border it does there and only there.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], reach: int, scale: int = 1) -> None:
+        self._function, self._reach, self._scale = function, reach, scale
+        self._rest: Tensor | None = None
+        self._above = 0
+
+    def push(self, x: Tensor) -> Tensor | None:
+        """See `Rows`."""
+        x = x if self._rest is None else torch.cat([self._rest, x], dim=2)
+        return self._apply(x, max(0, x.shape[2] - self._above - self._reach))
+
+    def close(self) -> Tensor | None:
+        """See `Rows`."""
+        assert self._rest is not None
+        count = self._rest.shape[2] - self._above
+        return self._apply(self._rest, count) if count else None
+
+    def _apply(self, x: Tensor, count: int) -> Tensor | None:
+        """Rows of which the first `above` are done: the output for the `count` rows after them."""
+        first = self._above
+        self._above = min(self._reach, first + count)
+        self._rest = x[:, :, first + count - self._above :].clone()
+        if not count:
+            return None
+        return self._function(x)[:, :, first * self._scale : (first + count) * self._scale]
+
+
+class Chain:
+    """One part behind the other."""
+
+    def __init__(self, *parts: Rows) -> None:
+        self._parts = parts
+
+    def push(self, x: Tensor) -> Tensor | None:
+        """See `Rows`."""
+        return _push_through(self._parts, x)
+
+    def close(self) -> Tensor | None:
+        """See `Rows`."""
+        late = []
+        for i, part in enumerate(self._parts):
+            rest = part.close()
+            if rest is not None:
+                # what was waiting in this part goes through those behind it, before they close
+                rest = _push_through(self._parts[i + 1 :], rest)
+            if rest is not None:
+                late.append(rest)
+        return torch.cat(late, dim=2) if late else None
+
+
+class Joined:
+    """Parts beside each other on the same rows; `join` makes one of their outputs, row by row."""
+
+    def __init__(self, join: Callable[..., Tensor], *parts: Rows) -> None:
+        self._join = join
+        self._parts = parts
+        self._waiting: list[Tensor | None] = [None] * len(parts)
+
+    def push(self, x: Tensor) -> Tensor | None:
+        """See `Rows`."""
+        return self._joined([part.push(x) for part in self._parts])
+
+    def close(self) -> Tensor | None:
+        """See `Rows`."""
+        return self._joined([part.close() for part in self._parts])
+
+    def _joined(self, new: Sequence[Tensor | None]) -> Tensor | None:
+        rows = [_stacked(*pair) for pair in zip(self._waiting, new, strict=True)]
+        count = min(0 if x is None else x.shape[2] for x in rows)
+        self._waiting = [None if x is None or x.shape[2] == count else x[:, :, count:].clone() for x in rows]
+        return self._join(*(x[:, :, :count] for x in rows if x is not None)) if count else None
+
+
+def residual(*parts: Rows) -> Joined:
+    """x + parts(x)."""
+    return Joined(torch.add, PerPixel(lambda x: x), Chain(*parts))
+
+
+def _push_through(parts: Sequence[Rows], x: Tensor) -> Tensor | None:
+    out: Tensor | None = x
+    for part in parts:
+        if out is None:
+            return None
+        out = part.push(out)
+    return out
+
+
+def _stacked(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return torch.cat([first, second], dim=2)
