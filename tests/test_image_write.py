@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 
 from linearsr.images import writing
 from linearsr.images.io import ImageError, Picture, picture_from_pil, picture_to_pil, read_image, write_image
+from linearsr.images.metadata import parse_exif
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LOSSLESS = [".png", ".tif", ".tiff"]
@@ -302,10 +303,20 @@ def test_too_large_for_the_format_is_one_line(tmp_path, extension, length):
         write_image(Picture(np.zeros((1, length, 1), np.float32)), tmp_path / f"a{extension}")
 
 
-def test_more_than_a_tiff_can_hold_is_one_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("bits", [8, 16])
+def test_more_than_a_tiff_can_hold_becomes_big_tiff(tmp_path, monkeypatch, bits):
     monkeypatch.setattr("linearsr.images.tiff._LARGEST_FILE", 100)
-    with pytest.raises(ImageError, match=r"4 GB; write PNG"):
-        write_image(random_picture()[0], tmp_path / "a.tif")
+    monkeypatch.setattr("linearsr.images.tiff._STRIP_BYTES", 100)
+    picture, integers = random_picture(channels=4, bits=bits, icc_profile=SRGB, exif=camera_exif())
+    write_image(picture, tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff
+        np.testing.assert_array_equal(file.asarray(), integers)
+    again = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(again.quantised(), integers)
+    assert again.icc_profile == SRGB
+    assert parse_exif(again.exif)[271] == "A camera"
+    assert parse_exif(again.exif).get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
 
 
 # ---------------------------------------------------------------- Pillow images and Picture

@@ -18,7 +18,7 @@ def fill_transparent(colour: FloatArray, alpha: FloatArray) -> FloatArray:
     visible = alpha > 0
     if visible.all() or not visible.any():
         return colour
-    return _fill(colour, visible)
+    return fill_unknown(colour, visible)
 
 
 def resize_alpha(alpha: FloatArray, size: tuple[int, int]) -> FloatArray:
@@ -28,17 +28,18 @@ def resize_alpha(alpha: FloatArray, size: tuple[int, int]) -> FloatArray:
     return clamped
 
 
-def _fill(colour: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
-    colour, known = _grow(colour, known)
+def fill_unknown(colour: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
+    """The steps of `fill_transparent`, for colour (H, W, C) that is known somewhere."""
+    colour, known = grow_known(colour, known)
     if known.all():
         return colour
     height, width = known.shape
     rows, columns = np.arange(height) // 2, np.arange(width) // 2
-    coarse = _fill(*_halve(colour, known))
+    coarse = fill_unknown(*halve_known(colour, known))
     return np.where(known[..., None], colour, coarse[rows][:, columns])
 
 
-def _grow(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.bool_]]:
+def grow_known(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Give unknown pixels the mean of their known neighbours of 3x3."""
     height, width = known.shape
     weight = np.pad(known.astype(np.float32)[..., None], ((1, 1), (1, 1), (0, 0)))
@@ -50,7 +51,7 @@ def _grow(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray, NDA
     return np.where(known[..., None], colour, mean), count[..., 0] > 0
 
 
-def _halve(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.bool_]]:
+def halve_known(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Mean of the known pixels in blocks of 2x2."""
     height, width = known.shape
     margin = ((0, height % 2), (0, width % 2), (0, 0))

@@ -2,7 +2,9 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypedDict
 
@@ -84,6 +86,36 @@ class Metadata(TypedDict, total=False):
     xmp: bytes
 
 
+@dataclass(frozen=True)
+class Notes:
+    """What a file says about its pixels; EXIF is that of the upright picture, the profile fits its channels."""
+
+    orientation: int
+    icc_profile: bytes | None
+    exif: bytes | None
+    dpi: tuple[float, float] | None
+
+
+def read_notes(name: str, im: Image.Image, channels: int, *, managed: bool) -> Notes:
+    """The notes of an opened image with that many channels of colour; one whose colours are `managed` is sRGB already.
+
+    What is broken or does not fit is left out, with a warning.
+    """
+    try:
+        exif = read_exif(im)
+        orientation = read_orientation(exif)
+    except Exception:
+        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
+        exif, orientation = Image.Exif(), 1
+    width, height = im.size
+    try:
+        block = exif_for_upright(exif, (height, width) if orientation >= 5 else (width, height))
+    except Exception:
+        warnings.warn(f"{name}: its EXIF data cannot be copied and is dropped", stacklevel=6)
+        block = None
+    return Notes(orientation, None if managed else _fitting_profile(name, im, channels), block, read_dpi(im))
+
+
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """Turn an array (H, W, ...) stored in EXIF `orientation` (1 to 8) so that its first row is the top."""
     return np.ascontiguousarray(_UPRIGHT[orientation](array)) if orientation in _UPRIGHT else array
@@ -109,8 +141,13 @@ def read_exif(im: Image.Image) -> Image.Exif:
     block = im.info.get("exif")
     if isinstance(block, bytes):
         parse_exif(block)
-    # a copy: what is changed for the result must not change the caller's image
-    return copy.deepcopy(im.getexif())
+    exif = im.getexif()
+    # a copy: what is changed for the result must not change the caller's image; of an open file there is none
+    file = getattr(exif, "fp", None)
+    exif = copy.deepcopy(exif, {id(file): file})
+    # the block is no file of its own, and Pillow reads none with the header of BigTIFF
+    exif.bigtiff = False
+    return exif
 
 
 def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
@@ -153,3 +190,18 @@ def read_dpi(im: Image.Image) -> tuple[float, float] | None:
     # JPEG stores it in 16 bits.
     plausible = all(math.isfinite(value) and 1 <= value <= 65535 for value in (x, y))
     return (x, y) if plausible else None
+
+
+def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
+    icc_profile = im.info.get("icc_profile")
+    if not icc_profile:
+        return None
+    try:
+        space = profile_space(icc_profile)
+    except Exception:
+        warnings.warn(f"{name}: its ICC profile is broken and is dropped", stacklevel=7)
+        return None
+    if space == ("RGB" if channels == 3 else "GRAY"):
+        return bytes(icc_profile)
+    warnings.warn(f"{name}: its ICC profile is for {space} and does not fit; it is dropped", stacklevel=7)
+    return None

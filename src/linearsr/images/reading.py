@@ -15,14 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from linearsr.images.deep import deep_raw_mode, read_deep
 from linearsr.images.jpeg2000 import jpeg2000_is_whole
-from linearsr.images.metadata import (
-    exif_for_upright,
-    profile_space,
-    read_dpi,
-    read_exif,
-    read_orientation,
-    upright,
-)
+from linearsr.images.metadata import read_exif, read_notes, read_orientation, upright
 from linearsr.images.picture import ImageError, Picture, quantise
 from linearsr.images.samples import Samples, deep_samples, samples_of
 
@@ -51,7 +44,7 @@ def read_image(source: str | Path | bytes | BinaryIO, max_pixels: int = DEFAULT_
     before anything is decompressed), or is longer than 1000 times its width.
     """
     name, data = _load(source)
-    return _guarded(name, lambda: _decode(name, data, max_pixels))
+    return guarded(name, lambda: _decode(name, data, max_pixels))
 
 
 def read_8_bit(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
@@ -68,10 +61,12 @@ def read_8_bit(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
         colour = _decode(name, data, DEFAULT_MAX_PIXELS).colour
         return quantise(colour, None, bits=8).astype(np.uint8, copy=False)
 
-    return _guarded(name, decode)
+    return guarded(name, decode)
 
 
-def read_size(source: str | Path | BinaryIO, name: str) -> tuple[int, int]:
+def read_size(
+    source: str | Path | BinaryIO, name: str, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[int, int]:
     """(height, width) as stored, from the header alone: fast, and blind to anything broken behind the header.
 
     Raises ImageError, calling the image `name`, as `read_image` does, as far as a header can tell.
@@ -83,10 +78,10 @@ def read_size(source: str | Path | BinaryIO, name: str) -> tuple[int, int]:
                 width, height = im.size
         except UnidentifiedImageError as error:
             raise ImageError(name, f"is no image, or its header is broken; {_HINT}") from error
-        _check_size(name, (width, height), DEFAULT_MAX_PIXELS)
+        check_size(name, (width, height), max_pixels)
         return height, width
 
-    return _guarded(name, look)
+    return guarded(name, look)
 
 
 def picture_from_pil(image: Image.Image) -> Picture:
@@ -101,10 +96,11 @@ def picture_from_pil(image: Image.Image) -> Picture:
         return _assemble(name, image, samples)
 
     name = str(getattr(image, "filename", "") or "<PIL image>")
-    return _guarded(name, take)
+    return guarded(name, take)
 
 
-def _guarded(name: str, action: Callable[[], Result]) -> Result:
+def guarded(name: str, action: Callable[[], Result]) -> Result:
+    """What `action` returns; whatever a decoder raises in it becomes an ImageError that calls the image `name`."""
     try:
         return action()
     except ImageError:
@@ -159,7 +155,7 @@ def _load_path(path: str | Path) -> bytes:
 
 def _decode(name: str, data: bytes, max_pixels: int) -> Picture:
     im = _open(name, data)
-    _check_size(name, im.size, max_pixels)
+    check_size(name, im.size, max_pixels)
     if im.format == "JPEG2000" and not jpeg2000_is_whole(data):
         raise ImageError(name, "is broken or truncated (its end is missing); get it anew")
     if im.format == "PNG":
@@ -169,7 +165,7 @@ def _decode(name: str, data: bytes, max_pixels: int) -> Picture:
         warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
     samples = _samples(name, data, im)
     im.load()
-    _check_size(name, im.size, max_pixels)
+    check_size(name, im.size, max_pixels)
     return _assemble(name, im, samples)
 
 
@@ -182,7 +178,7 @@ def _decode_photo(name: str, data: bytes) -> NDArray[np.uint8] | None:
         orientation = read_orientation(read_exif(im))
     except Exception:  # broken EXIF: the long way warns about it
         return None
-    _check_size(name, im.size, DEFAULT_MAX_PIXELS)
+    check_size(name, im.size, DEFAULT_MAX_PIXELS)
     im.load()
     return upright(np.asarray(im), orientation)
 
@@ -203,7 +199,8 @@ def _open(name: str, data: bytes) -> Image.Image:
         raise ImageError(name, f"is no image, or its header is broken; {_HINT}") from error
 
 
-def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
+def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    """Raises ImageError for a size (width, height) with nothing in it, more than `max_pixels`, or much too long."""
     width, height = size
     if min(size) < 1:
         raise ImageError(name, f"is {width}x{height} pixels: there is nothing in it; get it anew")
@@ -234,33 +231,7 @@ def _samples(name: str, data: bytes, im: Image.Image) -> Samples:
 
 
 def _assemble(name: str, im: Image.Image, samples: Samples) -> Picture:
-    try:
-        exif = read_exif(im)
-        orientation = read_orientation(exif)
-    except Exception:
-        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
-        exif, orientation = Image.Exif(), 1
-    colour = upright(samples.colour, orientation)
-    alpha = None if samples.alpha is None else upright(samples.alpha, orientation)
-    icc_profile = None if samples.managed else _fitting_profile(name, im, channels=colour.shape[2])
-    try:
-        block = exif_for_upright(exif, (colour.shape[1], colour.shape[0]))
-    except Exception:
-        warnings.warn(f"{name}: its EXIF data cannot be copied and is dropped", stacklevel=6)
-        block = None
-    return Picture(colour, alpha, samples.bits, icc_profile, block, read_dpi(im))
-
-
-def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
-    icc_profile = im.info.get("icc_profile")
-    if not icc_profile:
-        return None
-    try:
-        space = profile_space(icc_profile)
-    except Exception:
-        warnings.warn(f"{name}: its ICC profile is broken and is dropped", stacklevel=6)
-        return None
-    if space == ("RGB" if channels == 3 else "GRAY"):
-        return bytes(icc_profile)
-    warnings.warn(f"{name}: its ICC profile is for {space} and does not fit; it is dropped", stacklevel=6)
-    return None
+    notes = read_notes(name, im, samples.colour.shape[2], managed=samples.managed)
+    colour = upright(samples.colour, notes.orientation)
+    alpha = None if samples.alpha is None else upright(samples.alpha, notes.orientation)
+    return Picture(colour, alpha, samples.bits, notes.icc_profile, notes.exif, notes.dpi)

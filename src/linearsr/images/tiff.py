@@ -1,6 +1,8 @@
 """TIFF with 8 or 16 bits per channel and full EXIF: Pillow writes neither 16-bit colour nor compressed EXIF."""
 
+import math
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from itertools import accumulate
 from typing import Any
@@ -13,7 +15,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from linearsr.images.metadata import parse_exif
 
 _DEFLATE, _HORIZONTAL_DIFFERENCE, _UNASSOCIATED_ALPHA, _INCH = 8, 2, 2, 2
-_BYTE, _LONG, _UNDEFINED = 1, 4, 7
+_BYTE, _LONG, _UNDEFINED, _LONG8 = 1, 4, 7, 16
+_HEADER, _BIG_HEADER = b"II\x2a\0\x08\0\0\0", b"II\x2b\0\x08\0\0\0\x10\0\0\0\0\0\0\0"
 _XMP = 700
 _STRIP_BYTES = 2**20
 _LARGEST_FILE = 2**32 - 2**20
@@ -28,23 +31,47 @@ def encode_tiff(
 ) -> bytes:
     """Encode (H, W, 1 to 4) samples, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
 
-    Raises OverflowError if the file would not fit the 4 GB that TIFF can address.
+    What does not fit the 4 GB that TIFF can address becomes BigTIFF.
     """
-    height, width, channels = samples.shape
-    rows = max(1, _STRIP_BYTES // (width * channels * samples.itemsize))
-    strips = [_compress(samples[top : top + rows]) for top in range(0, height, rows)]
+    rows = rows_per_strip(samples.shape[1:], samples.itemsize)
+    strips = [compress_strip(samples[top : top + rows]) for top in range(0, len(samples), rows)]
     sizes = [len(strip) for strip in strips]
-    if sum(sizes) > _LARGEST_FILE:
-        raise OverflowError("a TIFF file holds at most 4 GB")
+    head = tiff_head(samples.shape, samples.itemsize, sizes, icc_profile, exif, dpi, xmp)
+    return b"".join([head, *strips])
 
-    directory: Any = ImageFileDirectory_v2()
+
+def rows_per_strip(row_shape: tuple[int, ...], itemsize: int) -> int:
+    """How many rows (W, C) are compressed together."""
+    return max(1, _STRIP_BYTES // (math.prod(row_shape) * itemsize))
+
+
+def compress_strip(rows: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Compress rows (n, W, C)."""
+    differences = rows.copy()
+    differences[:, 1:] -= rows[:, :-1]
+    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
+
+
+def tiff_head(
+    shape: tuple[int, ...],
+    itemsize: int,
+    sizes: Sequence[int],
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
+) -> bytes:
+    """All of a file but its compressed strips, which follow in order: `sizes` in bytes, of a picture (H, W, C)."""
+    height, width, channels = shape
+    big = sum(sizes) > _LARGEST_FILE
+    directory: Any = ImageFileDirectory_v2(_BIG_HEADER if big else _HEADER)
     _add_exif(directory, exif)
     directory[Base.ImageWidth], directory[Base.ImageLength] = width, height
-    directory[Base.BitsPerSample] = (samples.itemsize * 8,) * channels
+    directory[Base.BitsPerSample] = (itemsize * 8,) * channels
     directory[Base.Compression] = _DEFLATE
     directory[Base.PhotometricInterpretation] = 2 if channels >= 3 else 1
     directory[Base.SamplesPerPixel] = channels
-    directory[Base.RowsPerStrip] = rows
+    directory[Base.RowsPerStrip] = rows_per_strip(shape[1:], itemsize)
     directory[Base.PlanarConfiguration] = 1
     directory[Base.Predictor] = _HORIZONTAL_DIFFERENCE
     if channels in {2, 4}:
@@ -59,19 +86,13 @@ def encode_tiff(
         directory.tagtype[_XMP] = _BYTE
         directory[_XMP] = xmp
     # Offsets from the end of the directory; Pillow adds where that is.
-    directory.tagtype[Base.StripOffsets] = directory.tagtype[Base.StripByteCounts] = _LONG
+    directory.tagtype[Base.StripOffsets] = directory.tagtype[Base.StripByteCounts] = _LONG8 if big else _LONG
     directory[Base.StripOffsets] = tuple(accumulate(sizes[:-1], initial=0))
     directory[Base.StripByteCounts] = tuple(sizes)
 
     file = BytesIO()
     directory.save(file)
-    return b"".join([file.getvalue(), *strips])
-
-
-def _compress(rows: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    differences = rows.copy()
-    differences[:, 1:] -= rows[:, :-1]
-    return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
+    return file.getvalue()
 
 
 def _add_exif(directory: Any, block: bytes | None) -> None:

@@ -80,8 +80,6 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
         )
     try:
         return _encode(picture, path, file_format, quality)
-    except OverflowError as error:
-        raise ImageError(path, f"{error}; write PNG") from error
     except MemoryError as error:
         raise ImageError(path, "does not fit the memory; write a smaller picture") from error
 
