@@ -1,0 +1,55 @@
+// Scale, fidelity and steps: each a number beside a range.
+
+import { $ } from "./dom.js";
+import { megapixels, sides } from "./words.js";
+
+const NAMES = ["scale", "fidelity", "steps"];
+
+export class Settings {
+  /** `change` is called after every change. */
+  constructor(change) {
+    for (const name of NAMES) {
+      const [number, range] = [$(name), $(`${name}-range`)];
+      number.addEventListener("input", () => {
+        range.value = number.value;
+        change();
+      });
+      range.addEventListener("input", () => {
+        number.value = range.value;
+        change();
+      });
+    }
+  }
+
+  /** The model's own settings and bounds. */
+  setUp(model, limits) {
+    this.limits = limits;
+    Object.assign($("scale"), { min: model.min_scale, max: model.max_scale });
+    Object.assign($("scale-range"), { min: model.min_scale, max: model.max_scale });
+    $("steps").max = model.max_steps;
+    for (const name of NAMES) $(name).value = $(`${name}-range`).value = model[name];
+  }
+
+  get options() {
+    return Object.fromEntries(NAMES.map((name) => [name, $(name).valueAsNumber]));
+  }
+
+  /** What keeps the photo from being sent with these settings, "" for nothing. */
+  trouble(photo) {
+    const wrong = NAMES.find((name) => !$(name).checkValidity());
+    if (wrong) return `${$(wrong).labels[0].textContent}: ${$(wrong).validationMessage}`;
+    const pixels = photo?.size ? photo.size.width * photo.size.height * $("scale").valueAsNumber ** 2 : 0;
+    const most = this.limits?.max_output_pixels ?? Infinity;
+    return pixels > most
+      ? `The result would have ${megapixels(pixels)}; this server makes up to ${megapixels(most)}. Choose a smaller scale.`
+      : "";
+  }
+
+  render(photo) {
+    const { scale, fidelity } = this.options;
+    const size = photo?.size;
+    const result = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
+    $("sizes").textContent = result && scale > 0 ? `${sides(size)} → ${sides(result)} pixels` : "";
+    $("steps-hint").textContent = fidelity === 1 ? "At fidelity 1 one step is all that is needed." : "More steps take longer.";
+  }
+}
