@@ -8,6 +8,7 @@ import typer
 
 from linearsr._version import __version__
 from linearsr.cli.bench import bench
+from linearsr.cli.bulk import batch
 from linearsr.cli.console import EPILOG
 from linearsr.cli.degrade import degrade
 from linearsr.cli.evaluate import evaluate
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (upscale, tag, info, train, knee, degrade, bench, study, serve):
+for command in (upscale, batch, tag, info, train, knee, degrade, bench, study, serve):
     app.command(epilog=EPILOG)(command)
 app.command("eval", epilog=EPILOG)(evaluate)
 

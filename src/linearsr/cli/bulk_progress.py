@@ -1,0 +1,119 @@
+"""How far a bulk job is: a bar on a terminal, else a line now and then; with `--json` as JSON lines."""
+
+import time
+from collections import Counter
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from linearsr.cli.console import console, say, shown, write_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from linearsr.serving.bulk_report import Result, Status
+
+_FAILURES_SHOWN = 20
+_SECONDS_BETWEEN_LINES = 10
+
+
+class BulkProgress:
+    """Counts results, and shows the counts, the rate and the time left.
+
+    Args:
+        total: number of images.
+        as_json: write lines to stdout; the last one has `finished`.
+    """
+
+    def __init__(self, total: int, as_json: bool) -> None:
+        self.counts: Counter[Status] = Counter()
+        self._total, self._as_json = total, as_json
+        self._started = self._shown = time.monotonic()
+        self._first: float | None = None
+        self._bar: Progress | None = None
+        self._task: TaskID
+
+    def __enter__(self) -> "BulkProgress":
+        if console().is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            text = TextColumn("{task.description}", markup=False)
+            self._bar = Progress(
+                BarColumn(None), MofNCompleteColumn(), text, console=console(), transient=True
+            )
+            self._task = self._bar.add_task("", total=self._total)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def add(self, row: "Result") -> None:
+        """One image more is done, skipped or failed."""
+        self.counts[row["status"]] += 1
+        now = time.monotonic()
+        if row["status"] != "skipped" and self._first is None:
+            self._first = now
+        if row["status"] == "failed" and self.counts["failed"] <= _FAILURES_SHOWN:
+            say(f"{shown(row['input'])}: {shown(row['error'] or '')}")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.counts.total(), description=self._pace())
+        if now - self._shown >= _SECONDS_BETWEEN_LINES:
+            self._shown = now
+            if self._as_json:
+                write_json(self._record(finished=False))
+            elif self._bar is None:
+                say(f"{self.counts.total()} of {self._total} images, {self._pace()}")
+
+    def finish(self, report: str) -> None:
+        """Say what became of all."""
+        if self.counts["failed"] > _FAILURES_SHOWN:
+            say(f"and {self.counts['failed'] - _FAILURES_SHOWN} failures more: see the report")
+        say(f"{self.summary()}; report: {shown(report)}")
+        if self._as_json:
+            write_json({**self._record(finished=True), "report": report})
+
+    def summary(self) -> str:
+        """In words, without the report."""
+        statuses: tuple[Status, ...] = ("done", "skipped", "failed")
+        parts = [f"{self.counts[status]} {status}" for status in statuses if self.counts[status]]
+        rest = self._total - self.counts.total()
+        parts += [f"{rest} not begun"] if rest else []
+        rate = self._rate()
+        return f"{', '.join(parts) or 'nothing done'} in {_clock(time.monotonic() - self._started)}" + (
+            f" ({rate:.3g} images/s)" if rate else ""
+        )
+
+    def _rate(self) -> float | None:
+        """Images a second since the first one, as the workers take a while to start."""
+        worked = self.counts["done"] + self.counts["failed"] - 1
+        if self._first is None or worked < 1:
+            return None
+        return worked / max(time.monotonic() - self._first, 1e-3)
+
+    def _left(self) -> float | None:
+        rate = self._rate()
+        return None if rate is None else (self._total - self.counts.total()) / rate
+
+    def _pace(self) -> str:
+        rate, left = self._rate(), self._left()
+        words = [] if rate is None or left is None else [f"{rate:.3g} images/s", f"{_clock(left)} left"]
+        return ", ".join(words + ([f"{self.counts['failed']} failed"] if self.counts["failed"] else []))
+
+    def _record(self, *, finished: bool) -> dict[str, object]:
+        rate, left = self._rate(), self._left()
+        return {
+            "finished": finished,
+            "total": self._total,
+            **{status: self.counts[status] for status in ("done", "skipped", "failed")},
+            "seconds": round(time.monotonic() - self._started, 3),
+            "images_per_second": None if rate is None else round(rate, 4),
+            "seconds_left": None if left is None else round(left, 1),
+        }
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

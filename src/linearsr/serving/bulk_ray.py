@@ -1,0 +1,137 @@
+"""Ray without its noise: a local one that lives as long as the job, or a cluster that is there."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from linearsr.serving.bulk_plan import Item
+from linearsr.serving.bulk_store import BulkError
+
+# Set before Ray is imported. Ray retries a task as often as it is allowed to where its process dies by any cause,
+# but for ever where it runs out of memory, unless told.
+_SETTINGS = {
+    "RAY_usage_stats_enabled": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_task_oom_retries": "2",
+}
+_RETRIES = 2
+_OBJECT_STORE = 256 * 2**20
+"""Bytes that a local Ray takes for rows; images do not go through it."""
+_MEMORY_PER_WORKER = 2 * 2**30
+"""Bytes of the default model with an image of a megapixel."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the user asks of Ray."""
+
+    address: str | None = None
+    """"auto" for a cluster that this machine is part of, or host:port; None: RAY_ADDRESS, or a Ray of our own."""
+    workers: int | None = None
+    """Processes that compute; None: one for each GPU, else as many as CPUs and memory allow."""
+    threads: int | None = None
+    """Of each; None: the CPUs divided by the workers."""
+    use_gpu: bool = True
+    """Where there are any."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many processes compute, and what each of them has."""
+
+    workers: int
+    threads: int
+    gpus: float
+    """Of each worker; less than one where workers share a GPU."""
+
+
+@contextlib.contextmanager
+def ray_pool(cluster: Cluster) -> Iterator[Pool]:
+    """Ray, started or joined for the time of the block unless it is there, and the pool that it has room for.
+
+    Raises:
+        BulkError: no such cluster, or no room in it for so many workers.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    ours = not ray.is_initialized()
+    if ours:
+        _start(cluster)
+    try:
+        yield _pool(cluster, ray.cluster_resources())
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _start(cluster: Cluster) -> None:
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if cluster.address is not None:
+        options["address"] = cluster.address
+    elif not os.environ.get("RAY_ADDRESS"):
+        cpus = max(os.cpu_count() or 1, (cluster.workers or 1) * (cluster.threads or 1))
+        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        options |= {"object_store_memory": _OBJECT_STORE}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"no Ray cluster at {cluster.address}" if cluster.address else "Ray cannot be started"
+        raise BulkError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:
+    cpus = max(1, int(resources.get("CPU", 1)))
+    gpus = resources.get("GPU", 0.0) if cluster.use_gpu else 0.0
+    room = int(resources.get("memory", 0) / _MEMORY_PER_WORKER)
+    workers = cluster.workers or int(gpus) or max(1, min(room, cpus // (cluster.threads or 1)))
+    threads = cluster.threads or max(1, cpus // workers)
+    if workers * threads > cpus:
+        raise BulkError(
+            f"{workers} workers with {threads} threads need {workers * threads} CPUs and Ray has {cpus}: "
+            "lower --workers or --threads-per-worker"
+        )
+    return Pool(workers, threads, min(1.0, gpus / workers))
+
+
+def run_pass(
+    rows: Sequence[Item], size: int, worker: type, arguments: dict[str, Any], pool: Pool
+) -> Iterator[dict[str, Any]]:
+    """Give `rows` to the workers, `size` at a time, and yield the rows that come back, in any order.
+
+    A worker that dies is replaced, and what it was given is done again, up to three times; rows of what has failed
+    then are missing.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = -1
+    blocks = -(-len(rows) // size)
+    dataset = ray.data.from_items([asdict(row) for row in rows], override_num_blocks=blocks).map_batches(
+        worker,
+        fn_constructor_kwargs=arguments,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, blocks)),
+        num_cpus=pool.threads,
+        num_gpus=pool.gpus or None,
+        max_restarts=-1,
+        max_task_retries=_RETRIES,
+    )
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from table.to_pylist()

@@ -1,0 +1,108 @@
+"""What became of every image of a bulk job: a table in a Parquet file beside the results."""
+
+from io import BytesIO
+from typing import Literal, TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from linearsr.serving.bulk_plan import REPORT_NAME
+from linearsr.serving.bulk_store import BulkError, Store
+
+Status = Literal["done", "skipped", "failed", "stopped"]
+
+
+class Result(TypedDict):
+    """What became of one image: `stopped` is no image's fault, and ends the job."""
+
+    input: str
+    output: str | None
+    status: Status
+    width: int | None
+    height: int | None
+    seconds: float | None
+    tags: list[str] | None
+    warning: str | None
+    error: str | None
+
+
+SCHEMA = pa.schema(
+    [
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("status", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("seconds", pa.float32()),
+        ("tags", pa.list_(pa.string())),
+        ("warning", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""One row for each input. `output` is null and `error` says why where `status` is failed."""
+
+
+def result(
+    name: str,
+    status: Status,
+    *,
+    output: str | None = None,
+    size: tuple[int, int] | None = None,
+    seconds: float | None = None,
+    tags: tuple[str, ...] | None = None,
+    warning: str | None = None,
+    error: str | None = None,
+) -> Result:
+    """A row; `size` is (width, height) of the result."""
+    width, height = size or (None, None)
+    return Result(
+        input=name,
+        output=output,
+        status=status,
+        width=width,
+        height=height,
+        seconds=seconds,
+        tags=None if tags is None else list(tags),
+        warning=warning,
+        error=error,
+    )
+
+
+class Report:
+    """The rows of this run and, for inputs that it has none of, those of the runs before.
+
+    Raises:
+        BulkError: a file of the report's name that is none.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.url = f"{store.url}/{REPORT_NAME}"
+        self._rows: list[Result] = []
+        self._table = _read(store)
+
+    def add(self, row: Result) -> None:
+        """A row more. What is skipped keeps the row of the run that did it, where there is one."""
+        self._rows.append(row)
+
+    def write(self) -> None:
+        """Write the file anew, whole or not at all."""
+        earlier, new = self._table, pa.Table.from_pylist(self._rows, SCHEMA)
+        known = pc.and_(pc.equal(new["status"], "skipped"), pc.is_in(new["input"], earlier["input"]))
+        new = new.filter(pc.invert(known))
+        earlier = earlier.filter(pc.invert(pc.is_in(earlier["input"], new["input"])))
+        self._table, self._rows = pa.concat_tables([earlier, new]), []
+        file = BytesIO()
+        pq.write_table(self._table, file, compression="zstd")
+        self._store.write(REPORT_NAME, file.getvalue())
+
+
+def _read(store: Store) -> pa.Table:
+    if not store.exists(REPORT_NAME):
+        return SCHEMA.empty_table()
+    try:
+        table = pq.read_table(BytesIO(store.read(REPORT_NAME)))
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise BulkError(f"{store.url}/{REPORT_NAME} is no report of ours: move it elsewhere") from error

@@ -1,0 +1,114 @@
+"""Where the images of a bulk job lie: a local folder, or a store that `fsspec` knows by its URL."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import has_magic
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import BinaryIO, cast
+
+
+class BulkError(ValueError):
+    """Why a bulk job cannot be done at all; the message is one line."""
+
+
+class Store:
+    """A folder, local or remote: `photos`, `s3://bucket/photos`, `gs://bucket/photos`.
+
+    Names of files are relative to it, with forward slashes. A store can be sent to other processes.
+
+    Raises:
+        BulkError: no such kind of store, or the package for it is not installed.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        import fsspec
+        from fsspec.implementations.local import LocalFileSystem
+
+        self.url = os.fspath(url).rstrip("/") or "/"
+        try:
+            self.fs, root = fsspec.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise BulkError(f"{self.url}: {error}") from error
+        self.root = str(root).rstrip("/")
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def names(self) -> list[str]:
+        """All files to the bottom, sorted; none where there is no such folder."""
+        start = len(self.root) + 1
+        return sorted(path[start:] for path in self.fs.find(self.root))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file, asked anew."""
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self._path(name)))
+
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The bytes of a file, or those from `start` to before `end`. Raises OSError."""
+        return bytes(self.fs.cat_file(self._path(name), start=start, end=end))
+
+    def open(self, name: str) -> BinaryIO:
+        """The file for reading at any place. Raises OSError."""
+        return cast(BinaryIO, self.fs.open(self._path(name), "rb"))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make or replace a file, whole or not at all: by rename, or by one upload. Raises OSError."""
+        if self.local:
+            with self.writing(name) as file:
+                file.write(data)
+        else:
+            self.fs.pipe_file(self._path(name), data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to fill that gets its name when it is whole, and never if there is an error. Raises OSError."""
+        if not self.local:
+            with NamedTemporaryFile() as file:
+                yield cast(BinaryIO, file)
+                file.flush()
+                self.fs.put_file(file.name, self._path(name))
+            return
+        path = Path(self._path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # one draft for each name, so that what a killed process leaves is replaced when its work is done again
+        draft = path.with_name(f".{path.name}.part")
+        try:
+            with draft.open("wb") as file:
+                yield file
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def place_in(self, other: "Store") -> str | None:
+        """Its name inside another store, "" for the same folder, None if it lies elsewhere."""
+        if self.fs != other.fs:
+            return None
+        if self.root == other.root:
+            return ""
+        return self.root[len(other.root) + 1 :] if self.root.startswith(f"{other.root}/") else None
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+def locate(source: str) -> tuple[Store, list[str]]:
+    """The store and the names of the files that the user means by a folder, a file or a pattern such as `set-*.tar`.
+
+    Raises:
+        BulkError: there is no such place.
+    """
+    whole = Store(source)
+    if has_magic(whole.root) and not whole.fs.exists(whole.root):
+        paths = sorted(path for path in whole.fs.glob(whole.root) if whole.fs.isfile(path))
+        if not paths:
+            raise BulkError(f"{source}: no file matches this pattern")
+        fixed = re.split(r"[*?[]", whole.root)[0].rpartition("/")[0]
+        return Store(whole.fs.unstrip_protocol(fixed)), [path[len(fixed) + 1 :] for path in paths]
+    if whole.fs.isfile(whole.root):
+        folder, _, name = whole.root.rpartition("/")
+        return Store(whole.fs.unstrip_protocol(folder)), [name]
+    if not whole.fs.isdir(whole.root):
+        raise BulkError(f"{source}: no such folder or file")
+    return whole, whole.names()
