@@ -3,9 +3,13 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from linearsr import LinearSRPipeline
+from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
 from linearsr.flow.partition import PUBLISHED
 from linearsr.flow.snr import log_snr
@@ -51,3 +55,45 @@ def test_a_folder_that_is_no_model(tiny_model, tmp_path):
     result = CliRunner().invoke(app, ["info", str(damaged)])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "diffusion_pytorch_model.safetensors" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "complaint"),
+    [
+        ("model_index.json", {"transformer": [["a"], ["b"]]}, "transformer is [['a'], ['b']]"),
+        ("model_index.json", {"codec": 5}, "codec is 5; this version knows ResidualCodec"),
+        ("model_index.json", {"lr_stem": None}, "lr_stem is None"),
+        ("model_index.json", {"guidance": 7}, "guidance is 7"),
+        ("model_index.json", {"num_inference_steps": "four"}, "num_inference_steps: Input should be"),
+        ("model_index.json", {"num_inference_steps": 0}, "0 steps: at least 1"),
+        ("model_index.json", {"fidelity": True}, "fidelity: Input should be a valid number"),
+        ("model_index.json", {"fidelity": 2}, "fidelity 2 is out of range"),
+        ("model_index.json", {"sigmas": [1.0, "a"]}, "sigmas: Input should be a valid number"),
+        ("model_index.json", {"flow_shift": 0}, "flow_shift 0 must be above 0"),
+        ("model_index.json", {"name": 5}, "name: Input should be a valid string"),
+        ("lr_stem/config.json", {"scale": "x"}, "scale: Input should be a valid integer"),
+        ("transformer/config.json", {"boundaries": 5}, "not iterable"),
+        ("transformer/config.json", {"boundaries": [0.9, 0.1]}, "must rise strictly"),
+        ("guidance/config.json", {"text_encoder": 5}, "text_encoder: Input should be a valid string"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_the_file(tiny_model, tmp_path, file, change, complaint):
+    """`info`, and loading too."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    if file.startswith("guidance"):
+        (model / "guidance").mkdir()
+        (model / file).write_text(json.dumps({"_class_name": "TextGuidance", "channels": 8}))
+        changed(model / "model_index.json", {"guidance": ["linearsr", "TextGuidance"]})
+    changed(model / file, change)
+    result = CliRunner().invoke(app, ["info", str(model)])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert result.stderr.startswith(f"linearsr: {model / file}: ")
+    assert complaint in result.stderr
+    with pytest.raises(CheckpointError) as caught:
+        LinearSRPipeline.from_pretrained(model)
+    assert str(caught.value) == result.stderr.removeprefix("linearsr: ").strip()
+
+
+def changed(file: Path, change: dict[str, object]) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))

@@ -135,7 +135,7 @@ def test_a_recipe_goes_on_where_it_was_stopped(
         ({"stages": {"experts": {}}}, "pretrain, which is missing"),
         ({"boundaries": [0.9, 0.1]}, "must rise strictly"),
         ({"model": {"fidelty": 1}}, "unknown setting 'fidelty'"),
-        ({"model": {"solver": "magic"}}, "solver 'magic'"),
+        ({"model": {"solver": "magic"}}, "solver: Input should be 'dpmsolver"),
         ({"comon": {}}, "comon: Extra inputs"),
         ({"stages": {"stem": {"batch": 3}}}, r"stages\.stem: batch: Extra inputs"),
         ({"stages": {"pretrain": {"stage": {"preset": "huge"}}}}, r"stages\.pretrain: .*huge"),

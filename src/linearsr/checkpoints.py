@@ -27,6 +27,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+_T = TypeVar("_T")
 _Self = TypeVar("_Self", bound="PretrainedModule")
 
 
@@ -84,6 +85,22 @@ def write_json(path: Path, contents: Mapping[str, Any]) -> None:
     """Write a JSON object by rename, so that the file is whole or not there."""
     text = json.dumps(dict(contents), indent=2) + "\n"
     _write_by_rename(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """A dataclass of fields that JSON can hold, each value of the type of its field.
+
+    Raises:
+        ValueError: one line that names the field and says what it must be, or what the dataclass itself complains of.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise ValueError(": ".join([*map(str, first["loc"][:1]), reason])) from None
 
 
 def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -189,10 +206,8 @@ class PretrainedModule(nn.Module):
         if unknown:
             raise CheckpointError(f"{place}: unknown setting {_some(unknown)}; a newer linearsr may know it")
         try:
-            return cls.config_class(
-                **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-            )
-        except (TypeError, ValueError) as error:
+            return from_json(cls.config_class, values)
+        except ValueError as error:
             raise CheckpointError(f"{place}: {error}") from error
 
     @classmethod
@@ -229,10 +244,7 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_Part = TypeVar("_Part")
-
-
-def class_in(folder: Path, classes: Mapping[str, _Part], what: str) -> tuple[_Part, dict[str, Any]]:
+def class_in(folder: Path, classes: Mapping[str, _T], what: str) -> tuple[_T, dict[str, Any]]:
     """Which of several classes the part in a folder is of, by its `config.json`, and what that file holds.
 
     Raises:

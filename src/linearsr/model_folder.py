@@ -20,6 +20,14 @@ from linearsr.models.lr_stem import STEMS, LRStem
 from linearsr.models.transformer import LinearSRTransformer
 
 MODEL_INDEX = "model_index.json"
+_CLASSES: dict[str, dict[str, Any]] = {
+    "lr_stem": STEMS,
+    "transformer": {SNRExperts.__name__: SNRExperts},
+    "codec": CODECS,
+    "guidance": GUIDANCES,
+    "tagger": TAGGERS,
+}
+_OPTIONAL = ("guidance", "tagger")
 
 
 class ModelParts(NamedTuple):
@@ -50,12 +58,22 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def part_classes(folder: Path, index: dict[str, Any]) -> dict[str, str]:
+    """The class of each part of a model, by the part's name; guidance and tagger only where there is one.
+
+    Raises:
+        CheckpointError: `index` names a class that is unknown, or none where one is needed.
+    """
+    parts = [part for part in _CLASSES if part not in _OPTIONAL or index.get(part) is not None]
+    return {part: _class_name(index, part, folder) for part in parts}
+
+
 def load_parts(
     folder: Path, index: dict[str, Any], dtype: torch.dtype, device: torch.device, residency: Residency
 ) -> ModelParts:
     """Load the parts that `index` names. Raises CheckpointError for a part that is unknown, missing or damaged."""
-    stem = STEMS[_class_name(index, "lr_stem", STEMS, folder)]
-    codec = CODECS[_class_name(index, "codec", CODECS, folder)]
+    classes = part_classes(folder, index)
+    stem, codec = STEMS[classes["lr_stem"]], CODECS[classes["codec"]]
     transformer = SNRExperts.from_pretrained(
         folder / "transformer",
         expert_class=LinearSRTransformer,
@@ -64,11 +82,9 @@ def load_parts(
         residency=residency,
     )
     guidance = tagger = None
-    if index.get("guidance") is not None:
-        _class_name(index, "guidance", GUIDANCES, folder)
+    if "guidance" in classes:
         guidance = load_guidance(folder / "guidance", dtype, device, residency)
-    if index.get("tagger") is not None:
-        _class_name(index, "tagger", TAGGERS, folder)
+    if "tagger" in classes:
         tagger = load_tagger(folder / "tagger", dtype, device, residency)
     transformer.for_each(lambda expert: cast(LinearSRTransformer, expert).fuse_projections_())
     return ModelParts(
@@ -92,7 +108,7 @@ def load_model_tagger(model: str | PathLike[str] | None = None) -> Tagger:
         raise CheckpointError(
             f"the model {index.get('name', folder)} has no tagger of its own: name another tagger"
         )
-    _class_name(index, "tagger", TAGGERS, folder)
+    _class_name(index, "tagger", folder)
     return load_tagger(folder / "tagger")
 
 
@@ -120,8 +136,8 @@ def upload(save: Callable[[Path], object], repo_id: str, private: bool, token: s
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder).commit_url)
 
 
-def _class_name(index: dict[str, Any], part: str, known: dict[str, Any], folder: Path) -> str:
-    entry = index.get(part)
+def _class_name(index: dict[str, Any], part: str, folder: Path) -> str:
+    entry, known = index.get(part), _CLASSES[part]
     if not isinstance(entry, list) or len(entry) != 2 or str(entry[1]) not in known:
         raise CheckpointError(
             f"{folder / MODEL_INDEX}: {part} is {entry!r}; this version knows {', '.join(known)}"

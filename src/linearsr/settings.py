@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from linearsr.checkpoints import from_json
 from linearsr.flow.sampler import Solver, timesteps
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.request import TagRequest
@@ -54,6 +55,9 @@ class PipelineConfig:
             self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
         ):
             raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
+        if not (isfinite(self.flow_shift) and self.flow_shift > 0):
+            raise ValueError(f"flow_shift {self.flow_shift:g} must be above 0")
+        _check_ranges(self.num_inference_steps, self.fidelity, self.color_fix, self.guidance_scale)
 
     def times(self, steps: int) -> list[float]:
         """The times of a walk of so many steps, from 1 to 0."""
@@ -63,12 +67,13 @@ class PipelineConfig:
 
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "PipelineConfig":
-        """The settings among the entries of a `model_index.json`. Raises ValueError for one that makes no sense."""
+        """The settings among the entries of a `model_index.json`.
+
+        Raises:
+            ValueError: one that makes no sense or is of another type.
+        """
         known = {field.name for field in fields(cls)}
-        entries: dict[str, Any] = {key: value for key, value in index.items() if key in known}
-        if isinstance(entries.get("sigmas"), list):
-            entries["sigmas"] = tuple(entries["sigmas"])
-        return cls(**entries)
+        return from_json(cls, {key: value for key, value in index.items() if key in known})
 
 
 @dataclass(frozen=True)
@@ -88,16 +93,19 @@ class Options:
         low, high = _SCALES
         if not low <= self.scale <= high:
             raise ValueError(f"scale {self.scale:g} is out of range: choose from {low:g} to {high:g}")
-        if self.steps < 1:
-            raise ValueError(f"{self.steps} steps: at least 1 is needed")
-        if not 0 <= self.fidelity <= 1:
-            raise ValueError(f"fidelity {self.fidelity:g} is out of range: choose from 0 to 1")
-        if self.color_fix not in get_args(ColourFix):
-            raise ValueError(
-                f"unknown color fix {self.color_fix!r}: choose from {', '.join(get_args(ColourFix))}"
-            )
-        if not (isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise ValueError(f"guidance scale {self.guidance_scale:g} is out of range: choose 0 or more")
+        _check_ranges(self.steps, self.fidelity, self.color_fix, self.guidance_scale)
+
+
+def _check_ranges(steps: int, fidelity: float, color_fix: str, guidance_scale: float) -> None:
+    """Of what a model sets and a call may set otherwise. Raises ValueError for a setting out of its range."""
+    if steps < 1:
+        raise ValueError(f"{steps} steps: at least 1 is needed")
+    if not 0 <= fidelity <= 1:
+        raise ValueError(f"fidelity {fidelity:g} is out of range: choose from 0 to 1")
+    if color_fix not in get_args(ColourFix):
+        raise ValueError(f"unknown color fix {color_fix!r}: choose from {', '.join(get_args(ColourFix))}")
+    if not (isfinite(guidance_scale) and guidance_scale >= 0):
+        raise ValueError(f"guidance scale {guidance_scale:g} is out of range: choose 0 or more")
 
 
 def seeds_for(

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from linearsr.flow.partition import Partition
 
-_PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger")
 _NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -51,21 +50,29 @@ def _installation() -> dict[str, Any]:
 def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from linearsr.checkpoints import load_config, resolve_folder
-    from linearsr.model_folder import default_model_folder, read_index
-    from linearsr.pipeline import PipelineConfig
+    from linearsr.checkpoints import CONFIG_NAME, load_config, resolve_folder
+    from linearsr.model_folder import MODEL_INDEX, default_model_folder, part_classes, read_index
+    from linearsr.models.lr_stem import STEMS
+    from linearsr.settings import PipelineConfig
 
     folder = resolve_folder(name) if name is not None else default_model_folder()
     index = read_index(folder)
-    settings = asdict(PipelineConfig.from_index(index))
-    guidance, tagger = _guidance(folder, index), _tagger(folder, index)
-    parts = [_part(folder / part, part, index) for part in _PARTS if index.get(part) is not None]
+    try:
+        settings = asdict(PipelineConfig.from_index(index))
+    except ValueError as error:
+        raise ValueError(f"{folder / MODEL_INDEX}: {error}") from None
+    classes = part_classes(folder, index)
+    stem = STEMS[classes["lr_stem"]].parse_config(
+        load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME
+    )
+    guidance, tagger = _guidance(folder, classes), _tagger(folder, classes)
+    parts = [_part(folder / part, part, kind) for part, kind in classes.items()]
     for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):
         parts += [_encoder(folder, name) for name in encoders.values() if _has_weights(folder / name)]
     return {
         "name": settings.pop("name"),
         "folder": str(folder),
-        "scale": load_config(folder / "lr_stem").get("scale", 4),
+        "scale": stem.scale,
         "parameters": sum(part["parameters"] for part in parts),
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "parts": parts,
@@ -85,41 +92,38 @@ def _encoder(folder: Path, name: str) -> dict[str, Any]:
     from linearsr.checkpoints import load_config
 
     architectures = load_config(folder / name).get("architectures") or [None]
-    return _part(folder / name, name, {name: ["transformers", architectures[0]]})
+    return _part(folder / name, name, architectures[0])
 
 
-def _part(folder: Path, name: str, index: dict[str, Any]) -> dict[str, Any]:
+def _part(folder: Path, name: str, kind: str | None) -> dict[str, Any]:
     files = sorted(folder.rglob("*.safetensors"))
-    entry = index.get(name)
     return {
         "name": name,
-        "class": entry[1] if isinstance(entry, list) and len(entry) == 2 else None,
+        "class": kind,
         "parameters": sum(map(_count_parameters, files)),
         "bytes": sum(file.stat().st_size for file in files),
     }
 
 
-def _guidance(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
+def _guidance(folder: Path, classes: dict[str, str]) -> dict[str, Any]:
     """What steers the model beside the image; kind "none" where nothing does."""
     from linearsr.guidance.registry import describe_guidance
 
-    return {"kind": "none"} if index.get("guidance") is None else describe_guidance(folder / "guidance")
+    return describe_guidance(folder / "guidance") if "guidance" in classes else {"kind": "none"}
 
 
-def _tagger(folder: Path, index: dict[str, Any]) -> dict[str, Any] | None:
+def _tagger(folder: Path, classes: dict[str, str]) -> dict[str, Any] | None:
     from linearsr.guidance.registry import describe_tagger
 
-    return None if index.get("tagger") is None else describe_tagger(folder / "tagger")
+    return describe_tagger(folder / "tagger") if "tagger" in classes else None
 
 
 def _experts(folder: Path) -> list[dict[str, Any]]:
-    from linearsr.checkpoints import load_config
-    from linearsr.flow.partition import Partition
+    from linearsr.flow.experts import read_partition
 
-    boundaries = load_config(folder).get("boundaries")
-    if boundaries is None:
-        return [_expert(Partition(), 0, folder)]
-    partition = Partition(tuple(boundaries))
+    partition = read_partition(folder)
+    if partition.num_experts == 1 and not (folder / "expert_0").exists():
+        return [_expert(partition, 0, folder)]
     return [_expert(partition, i, folder / f"expert_{i}") for i in range(partition.num_experts)]
 
 

@@ -171,15 +171,18 @@ def _from_memory(
     return lambda index: expert_class.from_state(kept[index].config, states[index], folders[index])
 
 
-def _read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Partition, list[Path]]:
-    config = load_config(folder)
-    if "boundaries" not in config:
-        return Partition(), [folder]
-    place = folder / CONFIG_NAME
+def read_partition(folder: Path) -> Partition:
+    """The spans of the experts in a folder. Raises CheckpointError where its config is damaged."""
     try:
-        partition = Partition(tuple(float(boundary) for boundary in config["boundaries"]))
+        return Partition(tuple(float(boundary) for boundary in load_config(folder).get("boundaries", ())))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{place}: {error}") from error
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
+
+
+def _read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Partition, list[Path]]:
+    partition = read_partition(folder)
+    if "boundaries" not in load_config(folder):
+        return partition, [folder]
     folders = [_expert_folder(folder, index) for index in range(partition.num_experts)]
     for path in folders:
         if not path.is_dir():
