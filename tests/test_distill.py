@@ -17,7 +17,7 @@ from linearsr.models.detail_head import DetailHead
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.detail_losses import FORMULAS
-from linearsr.training.discriminator import Discriminator
+from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.distill import DistillNetwork, DistillStage
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
@@ -138,7 +138,7 @@ def test_a_head_needs_a_latent_of_pixels(change: dict[str, int]) -> None:
 
 def test_each_side_of_the_game_moves_its_own_weights_only() -> None:
     torch.manual_seed(0)
-    discriminator = Discriminator(8)
+    discriminator = Discriminator(DiscriminatorConfig(8))
     image, hr, prediction = (picture(i, 32) for i in range(3))
     image.requires_grad_()
     verdict = DistillNetwork._verdict(discriminator, image, hr, prediction)
@@ -154,7 +154,7 @@ def test_each_side_of_the_game_moves_its_own_weights_only() -> None:
 
 def test_the_discriminator_learns_to_tell_and_the_image_to_deceive_it() -> None:
     torch.manual_seed(0)
-    discriminator = Discriminator(8)
+    discriminator = Discriminator(DiscriminatorConfig(8))
     prediction = picture(2, 32)
     hr = prediction + 0.2 * torch.randn_like(prediction)
     optimizer = torch.optim.AdamW(discriminator.parameters(), 1e-2)
@@ -202,7 +202,7 @@ def test_a_run_gives_a_network_without_its_discriminator(
     )
     what |= {"boundaries": [0.223, 0.875, 0.939], "expert": 0}
     made = train(tmp_path, photos, what)
-    assert [folder.name for folder in made.iterdir()] == ["transformer"]
+    assert sorted(folder.name for folder in made.iterdir()) == ["discriminator", "transformer"]
     names = weights(made / "transformer")
     assert "detail_head.conv_out.weight" in names
     assert not any("discriminator" in name for name in names)
@@ -213,6 +213,20 @@ def test_a_run_gives_a_network_without_its_discriminator(
         LinearSRTransformer.from_pretrained(model / "transformer" / f"expert_{i}") for i in range(1, 4)
     ]
     SNRExperts(PUBLISHED, [LinearSRTransformer.from_pretrained(made / "transformer"), *experts])
+
+
+def test_a_discriminator_goes_on_where_another_run_left_it(
+    photos: Path, stem_folder: Path, tmp_path: Path
+) -> None:
+    made = train(tmp_path, photos, stage(stem_folder))
+    left = Discriminator.from_pretrained(made / "discriminator")
+    raw = stage(stem_folder, discriminator=str(made / "discriminator"))
+    taken = DistillStage.model_validate(raw).objective().network.discriminator
+    assert isinstance(taken, Discriminator)
+    assert taken.training
+    image, prediction = picture(0, 32), picture(1, 32)
+    for logits, other in zip(taken.eval()(image, prediction), left.eval()(image, prediction), strict=True):
+        torch.testing.assert_close(logits, other)
 
 
 def test_a_student_comes_closer_to_its_teacher(photos: Path, stem_folder: Path, model: Path) -> None:
@@ -228,7 +242,7 @@ def test_a_student_comes_closer_to_its_teacher(photos: Path, stem_folder: Path, 
         optimizer.zero_grad()
         terms["teacher"].backward()
         optimizer.step()
-        losses.append(float(terms["teacher"]))
+        losses.append(terms["teacher"].item())
     assert losses[-1] < 0.7 * losses[0]
 
 

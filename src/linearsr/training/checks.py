@@ -89,7 +89,7 @@ def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
         folder = getattr(guidance, key, None)
         if folder is not None:
             yield f"guidance.{key}", str(folder), False
-    for key in ("init", "stem", "codec", "sana"):
+    for key in ("init", "stem", "codec", "sana", "discriminator", "teacher", "rollout"):
         value = getattr(stage, key, None)
         if isinstance(value, str | Path):
             yield key, str(value), key in ("codec", "sana") or isinstance(stage, CodecStage)

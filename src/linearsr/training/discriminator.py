@@ -1,5 +1,6 @@
 """The network that tells photos from samples: texture has no formula, so it is learned what it looks like."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
 
@@ -8,21 +9,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from linearsr.checkpoints import PretrainedModule
+
 DETAIL_GAIN = 8.0
 """Brings what an image has beyond the stem's prediction to the deviation of the image itself."""
 _UNSHUFFLE = 2
 _SLOPE = 0.2
 
 
-class Discriminator(nn.Module):
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """`Discriminator`."""
+
+    channels: int = 64
+    """Width of the first level; the others have one and a half times, and twice as many."""
+
+
+class Discriminator(PretrainedModule):
     """Judges patches of an image at three sizes, knowing the stem's prediction, and with it the degradation.
 
     The first maps see a few pixels (grain, ringing), the last ones about fifty (hair, leaves, bricks). Spectral norm
     (Miyato et al. 2018) keeps its slope, and with it the generator's gradient, bounded.
     """
 
-    def __init__(self, channels: int = 64) -> None:
+    config_class = DiscriminatorConfig
+    config: DiscriminatorConfig
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
+        self.config = config
+        channels = config.channels
         widths = [6 * _UNSHUFFLE**2, channels, channels * 3 // 2, channels * 2]
         self.levels = nn.ModuleList()
         for level, (before, after) in enumerate(pairwise(widths)):

@@ -7,7 +7,7 @@ for one. Here its estimate is decoded to pixels and judged there: by a discrimin
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from linearsr.flow.sampler import initial_noise, sample
 from linearsr.models.lr_stem import LRCondition
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.detail_losses import FORMULAS, l1
-from linearsr.training.discriminator import Discriminator
+from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
 from linearsr.training.objective import Batch, Part
@@ -40,6 +40,8 @@ class DistillStage(FlowStage):
     """Of the discriminator's verdict; 0: there is no discriminator."""
     channels: int = Field(64, ge=8)
     """Width of the discriminator."""
+    discriminator: Path | None = None
+    """Start from the discriminator that another run has left in this folder."""
     teacher: Path | None = None
     """Folder of trained experts that the network learns to overtake."""
     teacher_weight: float = Field(1.0, gt=0)
@@ -123,8 +125,8 @@ class DistillObjective(FlowObjective):
     def __init__(self, stage: DistillStage) -> None:
         super().__init__(stage)
         self.stage: DistillStage = stage
-        discriminator = Discriminator(stage.channels) if stage.adversarial else None
-        self.network = DistillNetwork(self.flow, discriminator)
+        self.discriminator = _discriminator(stage)
+        self.network = DistillNetwork(self.flow, self.discriminator)
         self.teacher = None if stage.teacher is None else _experts(stage.teacher)
         self.first = None if stage.rollout is None else _experts(stage.rollout)
 
@@ -176,8 +178,25 @@ class DistillObjective(FlowObjective):
         return sample(_velocity(self.teacher, condition), noise, [*self.stage.teacher_times, 0.0])
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        own = {name.removeprefix("flow."): t for name, t in state.items() if name.startswith("flow.")}
-        return super().parts(own)
+        states: dict[str, dict[str, Tensor]] = {"flow": {}, "discriminator": {}}
+        for name, tensor in state.items():
+            part, _, rest = name.partition(".")
+            states[part][rest] = tensor
+        parts = dict(super().parts(states["flow"]))
+        if self.discriminator is not None:
+            judge = Discriminator.from_state(
+                self.discriminator.config, states["discriminator"], "discriminator"
+            )
+            parts["discriminator"] = cast(Part, judge)
+        return parts
+
+
+def _discriminator(stage: DistillStage) -> Discriminator | None:
+    if not stage.adversarial:
+        return None
+    if stage.discriminator is not None:
+        return Discriminator.from_pretrained(stage.discriminator, torch.float32).train()
+    return Discriminator(DiscriminatorConfig(stage.channels))
 
 
 def _experts(folder: Path) -> SNRExperts:
