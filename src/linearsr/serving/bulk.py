@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, cast
 
 from linearsr.serving.bulk_plan import Item, Plan, make_plan, rows
-from linearsr.serving.bulk_ray import Cluster, ray_pool, run_pass
+from linearsr.serving.bulk_ray import Cluster, SharedAttempts, ray_pool, run
 from linearsr.serving.bulk_report import Report, Result, result
 from linearsr.serving.bulk_store import BulkError
 from linearsr.serving.bulk_worker import BulkWorker, Work
@@ -21,7 +21,6 @@ __all__ = ["BulkError", "Cluster", "Report", "Result", "Work", "make_plan", "res
 _MOST_AT_ONCE = 8
 _PIECES = 64
 """Each worker's part of the images comes in so many pieces or more, so that all end at about the same time."""
-_KILLED = "each process that worked on it was killed: there may be too little memory for it"
 
 
 def results(
@@ -29,8 +28,8 @@ def results(
 ) -> Generator[Result]:
     """Do what is to be done, and yield what became of each image, those first for which there is nothing to do.
 
-    An image whose worker is killed is done again: with its neighbours, then alone. The job ends when every image has a
-    result or has failed.
+    An image whose worker is killed is done again; one that was so three times has failed. The job ends when every image
+    has a result or has failed.
 
     Args:
         plan: of `make_plan`.
@@ -48,19 +47,18 @@ def results(
     missing = {item.name: item for item in plan.todo}
     if not missing:
         return
+    given = rows(missing.values(), shards=plan.places.shards)
     with ray_pool(cluster) as pool:
-        piece = min(_MOST_AT_ONCE, max(1, len(missing) // (pool.workers * _PIECES)))
-        arguments = {"load": load, "work": work, "threads": pool.threads}
-        for size in (piece, 1):
-            given = rows(missing.values(), shards=plan.places.shards)
-            for row in run_pass(given, size, BulkWorker, arguments, pool):
-                if row["status"] == "stopped":
-                    raise BulkError(str(row["error"]))
-                for name in _images(row["input"], missing):
-                    del missing[name]
-                    yield cast(Result, {**row, "input": name})
+        piece = min(_MOST_AT_ONCE, max(1, len(given) // (pool.workers * _PIECES)))
+        arguments = {"load": load, "work": work, "threads": pool.threads, "attempts": SharedAttempts()}
+        for row in run(given, piece, BulkWorker, arguments, pool):
+            if row["status"] == "stopped":
+                raise BulkError(str(row["error"]))
+            for name in _images(row["input"], missing):
+                del missing[name]
+                yield cast(Result, {**row, "input": name})
     for name in missing:
-        yield result(name, "failed", error=_KILLED)
+        yield result(name, "failed", error="was lost on the way: run the command again")
 
 
 def _images(name: str, missing: dict[str, Item]) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 from linearsr.serving.bulk_plan import Item
 from linearsr.serving.bulk_store import BulkError
 
-# Set before Ray is imported. Ray retries a task as often as it is allowed to where its process dies by any cause,
-# but for ever where it runs out of memory, unless told.
 _SETTINGS = {
     "RAY_usage_stats_enabled": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -19,9 +18,8 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
-    "RAY_task_oom_retries": "2",
 }
-_RETRIES = 2
+"""Read by Ray when it is imported and started."""
 _OBJECT_STORE = 256 * 2**20
 """Bytes that a local Ray takes for rows; images do not go through it."""
 _MEMORY_PER_WORKER = 2 * 2**30
@@ -87,7 +85,8 @@ def _start(cluster: Cluster) -> None:
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         options |= {"object_store_memory": _OBJECT_STORE}
     try:
-        ray.init(**options)
+        with _silent():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"no Ray cluster at {cluster.address}" if cluster.address else "Ray cannot be started"
         raise BulkError(f"{where}: {str(error).strip().splitlines()[0]}") from error
@@ -107,22 +106,70 @@ def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:
     return Pool(workers, threads, min(1.0, gpus / workers))
 
 
-def run_pass(
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what native code writes to stderr: Ray tells there that it was told to be quiet."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class Attempts:
+    """How often each piece of work was begun and not ended: as often, it killed the process that did it."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, name: str) -> int:
+        """Count one time more; returns how many there were."""
+        self._begun[name] += 1
+        return self._begun[name]
+
+    def end(self, name: str) -> None:
+        """It is done, or has failed as it should."""
+        del self._begun[name]
+
+
+class SharedAttempts:
+    """`Attempts` in a process of their own, for all workers."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._actor = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+
+    def begin(self, name: str) -> int:
+        """As of `Attempts`."""
+        import ray
+
+        return int(ray.get(self._actor.begin.remote(name)))
+
+    def end(self, name: str) -> None:
+        """As of `Attempts`."""
+        self._actor.end.remote(name)
+
+
+def run(
     rows: Sequence[Item], size: int, worker: type, arguments: dict[str, Any], pool: Pool
 ) -> Iterator[dict[str, Any]]:
     """Give `rows` to the workers, `size` at a time, and yield the rows that come back, in any order.
 
-    A worker that dies is replaced, and what it was given is done again, up to three times; rows of what has failed
-    then are missing.
+    A worker that dies is replaced, and what it was given is given to another.
     """
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # an error that no worker foresaw costs its rows, not the job
     context.max_errored_blocks = -1
     blocks = -(-len(rows) // size)
-    dataset = ray.data.from_items([asdict(row) for row in rows], override_num_blocks=blocks).map_batches(
+    results = ray.data.from_items([asdict(row) for row in rows], override_num_blocks=blocks).map_batches(
         worker,
         fn_constructor_kwargs=arguments,
         batch_size=None,
@@ -130,8 +177,6 @@ def run_pass(
         compute=ray.data.ActorPoolStrategy(size=min(pool.workers, blocks)),
         num_cpus=pool.threads,
         num_gpus=pool.gpus or None,
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
     )
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from table.to_pylist()

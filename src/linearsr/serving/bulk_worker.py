@@ -5,8 +5,9 @@ import tarfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -20,8 +21,11 @@ from linearsr.serving.bulk_report import SCHEMA, Result, result
 if TYPE_CHECKING:
     from linearsr.images.io import Picture
     from linearsr.pipeline import LinearSRPipeline
+    from linearsr.serving.bulk_ray import SharedAttempts
 
 _READERS = 4
+_MOST_ATTEMPTS = 3
+_KILLED = f"{_MOST_ATTEMPTS} processes that worked on it were killed: there may be too little memory for it"
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ class BulkWorker:
         load: makes the pipeline.
         work: what to do.
         threads: for the arithmetic on a CPU.
+        attempts: of all workers, which outlive a worker that is killed.
     """
 
-    def __init__(self, load: "Callable[[], LinearSRPipeline]", work: Work, threads: int) -> None:
+    def __init__(
+        self, load: "Callable[[], LinearSRPipeline]", work: Work, threads: int, attempts: "SharedAttempts"
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._work, self._places = work, work.places
+        self._work, self._places, self._attempts = work, work.places, attempts
         self._unusable: str | None = None
         try:
             self._pipeline = load()
@@ -68,13 +75,20 @@ class BulkWorker:
             yield result(items[0].name, "stopped", error=self._unusable)
         elif self._places.shards:
             for item in items:
-                yield from self._shard(item)
+                yield from self._guarded(item.name, partial(self._shard, item))
         else:
             with ThreadPoolExecutor(_READERS) as readers:
                 # a store answers slowly, so that all are asked for before the first is computed
                 reads = [readers.submit(self._read, item) for item in items]
                 for item, read in zip(items, reads, strict=True):
-                    yield self._file(item, read.result)
+                    yield from self._guarded(item.name, partial(self._file, item, read))
+
+    def _guarded(self, name: str, work: Callable[[], list[Result]]) -> list[Result]:
+        """Do it, unless the processes that began it before were all killed."""
+        killed = self._attempts.begin(name) > _MOST_ATTEMPTS
+        results = [result(name, "failed", error=_KILLED)] if killed else work()
+        self._attempts.end(name)
+        return results
 
     def _read(self, item: Item) -> bytes | None:
         """The image, None if its result is there: made before this process took the place of a lost one."""
@@ -84,18 +98,18 @@ class BulkWorker:
             return self._places.source.read(item.file)
         return self._places.source.read(item.file, item.offset, item.offset + item.size)
 
-    def _file(self, item: Item, read: Callable[[], bytes | None]) -> Result:
+    def _file(self, item: Item, read: "Future[bytes | None]") -> list[Result]:
         def make() -> "Picture | None":
-            data = read()
+            data = read.result()
             if data is None:
                 return None
             picture, encoded = self._upscale(data, item.output)
             self._places.target.write(item.output, encoded)
             return picture
 
-        return _told(item.name, item.output, make)
+        return [_told(item.name, item.output, make)]
 
-    def _shard(self, item: Item) -> Iterator[Result]:
+    def _shard(self, item: Item) -> list[Result]:
         """The images of a tar file, written as one when all are done; what stands beside an image goes along.
 
         A sample, that is the members of one key, is left out if an image of it fails.
@@ -113,9 +127,8 @@ class BulkWorker:
                     for info, content in theirs:
                         target.addfile(info, io.BytesIO(content))
         except (OSError, tarfile.TarError) as error:
-            yield result(item.name, "failed", error=_reason(error))
-            return
-        yield from results
+            return [result(item.name, "failed", error=_reason(error))]
+        return results
 
     def _sample(
         self, item: Item, members: Iterable[tuple[tarfile.TarInfo, bytes]]
