@@ -96,8 +96,8 @@ class Notes:
     dpi: tuple[float, float] | None
 
 
-def read_notes(name: str, im: Image.Image, channels: int, *, managed: bool) -> Notes:
-    """The notes of an opened image with that many channels of colour; one whose colours are `managed` is sRGB already.
+def read_notes(name: str, im: Image.Image, shape: tuple[int, int, int], *, managed: bool) -> Notes:
+    """The notes of an opened image, stored as (H, W, channels of colour); `managed`: its colours are sRGB already.
 
     What is broken or does not fit is left out, with a warning.
     """
@@ -107,7 +107,7 @@ def read_notes(name: str, im: Image.Image, channels: int, *, managed: bool) -> N
     except Exception:
         warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
         exif, orientation = Image.Exif(), 1
-    width, height = im.size
+    height, width, channels = shape
     try:
         block = exif_for_upright(exif, (height, width) if orientation >= 5 else (width, height))
     except Exception:

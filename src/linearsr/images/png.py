@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from linearsr.images.xmp import PNG_KEYWORD
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Number of channels -> colour type: grey, grey and alpha, RGB, RGBA (section 11.2.1).
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _ROWS_AT_ONCE = 64
@@ -26,24 +26,36 @@ def encode_png16(
     """Encode (H, W, 1 to 4) 16-bit samples, alpha last, with their metadata."""
     height, width, channels = samples.shape
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
-    chunks = [_SIGNATURE, _chunk(b"IHDR", header)]
-    if icc_profile:
-        chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
-    if dpi:
-        per_metre = (round(value / _METRES_PER_INCH) for value in dpi)
-        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
-    if exif:
-        chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    if xmp:
-        # an iTXt chunk: keyword, not compressed, no language, no translation (section 11.3.3.4)
-        chunks.append(_chunk(b"iTXt", PNG_KEYWORD.encode() + bytes(5) + xmp))
+    chunks = [SIGNATURE, chunk(b"IHDR", header), *metadata_chunks(icc_profile, exif, dpi, xmp)]
     compressor = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
-    chunks += [_chunk(b"IDAT", block) for rows in _filtered(samples) if (block := compressor.compress(rows))]
-    chunks += [_chunk(b"IDAT", compressor.flush()), _chunk(b"IEND", b"")]
+    chunks += [chunk(b"IDAT", block) for rows in _filtered(samples) if (block := compressor.compress(rows))]
+    chunks += [chunk(b"IDAT", compressor.flush()), chunk(b"IEND", b"")]
     return b"".join(chunks)
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def metadata_chunks(
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
+) -> list[bytes]:
+    """The chunks that say something about the pixels, to come right behind the header."""
+    chunks = []
+    if icc_profile:
+        chunks.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
+    if dpi:
+        per_metre = (round(value / _METRES_PER_INCH) for value in dpi)
+        chunks.append(chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    if exif:
+        chunks.append(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    if xmp:
+        # an iTXt chunk: keyword, not compressed, no language, no translation (section 11.3.3.4)
+        chunks.append(chunk(b"iTXt", PNG_KEYWORD.encode() + bytes(5) + xmp))
+    return chunks
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Length, kind, data and checksum (section 5.3)."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 

@@ -231,7 +231,8 @@ def _samples(name: str, data: bytes, im: Image.Image) -> Samples:
 
 
 def _assemble(name: str, im: Image.Image, samples: Samples) -> Picture:
-    notes = read_notes(name, im, samples.colour.shape[2], managed=samples.managed)
+    height, width, channels = samples.colour.shape
+    notes = read_notes(name, im, (height, width, channels), managed=samples.managed)
     colour = upright(samples.colour, notes.orientation)
     alpha = None if samples.alpha is None else upright(samples.alpha, notes.orientation)
     return Picture(colour, alpha, samples.bits, notes.icc_profile, notes.exif, notes.dpi)

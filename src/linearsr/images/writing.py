@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from linearsr.images.metadata import Metadata, exif_for_upright, parse_exif
+from linearsr.images.metadata import Metadata, Notes, exif_for_upright, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, quantise
 from linearsr.images.png import encode_png16
 from linearsr.images.samples import to_pil
@@ -53,8 +54,8 @@ def write_image(picture: Picture, path: str | Path, overwrite: bool = False, qua
     (nothing is left behind then); ValueError for the quality.
     """
     path = Path(path)
-    _check_format(path)
-    _check_target(path, overwrite)
+    check_format(path)
+    check_target(path, overwrite)
     _write_whole(path, encode_image(picture, path, quality))
 
 
@@ -69,15 +70,9 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
     for the quality.
     """
     path = Path(name)
-    file_format = _check_format(path)
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality must be from 1 to 100, not {quality}")
-    longest = _LONGEST_SIDE.get(file_format)
-    if longest and max(picture.size) > longest:
-        width, height = picture.size
-        raise ImageError(
-            path, f"{width}x{height} pixels exceed the {longest} of {file_format}; write PNG or TIFF"
-        )
+    file_format = check_format(path)
+    check_quality(quality)
+    check_sides(path, file_format, picture.size)
     try:
         return _encode(picture, path, file_format, quality)
     except MemoryError as error:
@@ -113,13 +108,8 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
         options = {"quality": quality, "subsampling": "4:4:4", "optimize": True}
         if alpha is not None:
             warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
-            colour, alpha = _on_white(colour, alpha), None
-        if len(metadata.get("exif", b"")) > _LONGEST_JPEG_EXIF:
-            warnings.warn(f"{path}: its EXIF data is too long for JPEG and is dropped", stacklevel=4)
-            del metadata["exif"]
-        if len(metadata.get("xmp", b"")) > _LONGEST_JPEG_XMP:
-            warnings.warn(f"{path}: its tags are too long for JPEG and are left out", stacklevel=4)
-            del metadata["xmp"]
+            colour, alpha = on_white(colour, alpha), None
+        fit_jpeg(metadata, path)
     elif file_format == "WEBP":
         options = {"quality": quality, "method": 4}
         if colour.shape[2] == 1:
@@ -135,43 +125,75 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
 
 
 def _metadata(picture: Picture, name: str | Path) -> Metadata:
-    """Return the keywords icc_profile, exif, dpi and xmp, as far as the picture has them."""
+    notes = Notes(1, picture.icc_profile, picture.exif, picture.dpi)
+    return file_metadata(notes, name, picture.size, picture.tags)
+
+
+def file_metadata(notes: Notes, name: str | Path, size: tuple[int, int], tags: Sequence[str]) -> Metadata:
+    """What a picture of `size` (width, height) is to carry, as the keywords icc_profile, exif, dpi and xmp."""
     try:
-        exif = exif_for_upright(parse_exif(picture.exif), picture.size)
+        exif = exif_for_upright(parse_exif(notes.exif), size)
     except Exception:
-        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=5)
+        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
         exif = None
     metadata: Metadata = {}
-    if picture.icc_profile:
-        metadata["icc_profile"] = picture.icc_profile
+    if notes.icc_profile:
+        metadata["icc_profile"] = notes.icc_profile
     if exif:
         metadata["exif"] = exif
-    if picture.dpi:
-        metadata["dpi"] = picture.dpi
-    if picture.tags:
-        metadata["xmp"] = keyword_packet(picture.tags)
+    if notes.dpi:
+        metadata["dpi"] = notes.dpi
+    if tags:
+        metadata["xmp"] = keyword_packet(tags)
     return metadata
 
 
-def _on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:
+def fit_jpeg(metadata: Metadata, path: str | Path) -> None:
+    """Drop what does not fit the segments of a JPEG file, with a warning."""
+    if len(metadata.get("exif", b"")) > _LONGEST_JPEG_EXIF:
+        warnings.warn(f"{path}: its EXIF data is too long for JPEG and is dropped", stacklevel=5)
+        del metadata["exif"]
+    if len(metadata.get("xmp", b"")) > _LONGEST_JPEG_XMP:
+        warnings.warn(f"{path}: its tags are too long for JPEG and are left out", stacklevel=5)
+        del metadata["xmp"]
+
+
+def on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:
+    """Colour (H, W, C) on a white ground, as alpha (H, W) covers it."""
     weight = np.clip(alpha, 0, 1)[..., None]
     return colour * weight + (1 - weight)
 
 
-def _check_format(path: Path) -> str:
+def check_format(path: Path) -> str:
+    """The format that a name stands for. Raises ImageError if there is none."""
     file_format = FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise ImageError(path, f"has no extension of a known format; use one of {', '.join(FORMATS)}")
     return file_format
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_sides(path: Path, file_format: str, size: tuple[int, int]) -> None:
+    """Raises ImageError if a format cannot hold a picture of `size` (width, height)."""
+    longest = _LONGEST_SIDE.get(file_format)
+    if longest and max(size) > longest:
+        sides = f"{size[0]}x{size[1]}"
+        raise ImageError(path, f"{sides} pixels exceed the {longest} of {file_format}; write PNG or TIFF")
+
+
+def check_quality(quality: int) -> None:
+    """Raises ValueError for a quality that is none."""
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be from 1 to 100, not {quality}")
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises ImageError if no file can be written there, or there is one that must not be replaced."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     if stat.S_ISDIR(mode):
         raise ImageError(path, "is a folder; name a file")
     if not stat.S_ISREG(mode):
@@ -188,14 +210,15 @@ def _write_whole(path: Path, data: bytes) -> None:
             file.write(data)
         os.replace(temporary, path)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
         # Renamed after a success; anything else, an interrupt too, must leave nothing.
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def _write_error(path: Path, error: OSError | ValueError) -> ImageError:
+def write_error(path: Path, error: OSError | ValueError) -> ImageError:
+    """One line: why a file cannot be written, and what to do."""
     code = error.errno if isinstance(error, OSError) else None
     reason = _REMEDIES.get(code or 0) or f"{error}; choose another name or folder"
     return ImageError(path, f"cannot be written: {reason}")

@@ -1,0 +1,139 @@
+"""A PNG, TIFF or JPEG file, decoded once into a file of rows: upright, grey or RGB, with its alpha."""
+
+import os
+import struct
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from linearsr.images.metadata import Notes, read_notes
+from linearsr.images.picture import ImageError, quantise
+from linearsr.images.reading import check_size, guarded
+from linearsr.images.rows.row_file import RowFile
+from linearsr.images.rows.vips import as_image, depth_of, save, vips
+from linearsr.images.samples import samples_of
+
+_FORMATS = {"PNG", "TIFF", "JPEG", "MPO"}
+_SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
+# libvips takes their samples for RGB
+_FOREIGN_MODES = {"YCbCr", "LAB", "HSV"}
+_EXTRA_SAMPLES, _PREMULTIPLIED = 338, (1,)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Upright samples with alpha, if any, in the last of 2 or 4 channels; what the file says about them."""
+
+    rows: RowFile
+    notes: Notes
+
+
+def decode(path: Path, folder: Path, max_pixels: int) -> Decoded:
+    """Decode an image file into `folder`, or take what was decoded there before.
+
+    Memory grows with the width alone, but for interlaced PNG and progressive JPEG, whose decoders hold all pixels.
+
+    Raises:
+        ImageError: one line, as for `read_image`; or the file is none of PNG, TIFF and JPEG; or it is neither grey nor
+            RGB of 8 or 16 bits, nor CMYK of 8 bits.
+        ImportError: the extra `large` is not installed.
+    """
+    vips()
+    return guarded(os.fspath(path), partial(_decode, path, folder, max_pixels))
+
+
+def _decode(path: Path, folder: Path, max_pixels: int) -> Decoded:
+    with _header(path) as header:
+        check_size(os.fspath(path), header.size, max_pixels)
+        image = _open(path, header)
+        managed = image.interpretation == "cmyk"
+        channels = 3 if managed else image.bands
+        shape = image.height, image.width, channels - (channels in {2, 4})
+        notes = read_notes(os.fspath(path), header, shape, managed=managed)
+        profile = header.info.get("icc_profile")
+    width, height = image.width, image.height
+    if notes.orientation >= 5:
+        width, height = height, width
+    rows = RowFile(folder / "input.rows", height, width, channels, np.dtype(depth_of(image)))
+    if not rows.is_whole:
+        stored = RowFile(folder / "stored.rows", image.height, image.width, image.bands, rows.dtype)
+        save(image, "rawsave", stored.path)
+        if managed:
+            stored = _to_srgb(stored, folder / "srgb.rows", profile)
+        if notes.orientation != 1:
+            stored = _turned(stored, replace(rows, path=folder / "upright.rows"), notes.orientation)
+        os.replace(stored.path, rows.path)
+    return Decoded(rows, notes)
+
+
+def _header(path: Path) -> Image.Image:
+    """The file opened by Pillow, for all that it says before its pixels."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # ours is checked right after
+    try:
+        header = Image.open(path)
+    except UnidentifiedImageError as error:
+        raise ImageError(path, "is no image, or its header is broken; use PNG, TIFF or JPEG") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    if header.format not in _FORMATS:
+        raise ImageError(
+            path, f"is too large for a file of type {header.format}; convert it to PNG, TIFF or JPEG"
+        )
+    if header.format == "PNG" and "exif" not in header.info:
+        # Pillow would decode all pixels to see whether EXIF follows them
+        with open(path, "rb") as file:
+            header.info["exif"] = _late_exif(file)
+    return header
+
+
+def _late_exif(file: BinaryIO) -> bytes:
+    """The eXIf chunk of a PNG, wherever it is; empty if there is none."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            return b"Exif\0\0" + file.read(length)
+        file.seek(length + 4, os.SEEK_CUR)
+    return b""
+
+
+def _open(path: Path, header: Image.Image) -> Any:
+    """The file opened by libvips, to be read once from top to bottom."""
+    if header.format in {"PNG", "TIFF"} and getattr(header, "is_animated", False):
+        warnings.warn(f"{path}: has several frames or pages; only the first is used", stacklevel=5)
+    if getattr(header, "tag_v2", {}).get(_EXTRA_SAMPLES) == _PREMULTIPLIED:
+        raise ImageError(path, "has colours multiplied by their alpha; save it with straight alpha")
+    image = vips().Image.new_from_file(os.fspath(path), access="sequential", fail_on="error")
+    deep_cmyk = image.interpretation == "cmyk" and image.format != "uchar"
+    known = image.interpretation in _SPACES and header.mode not in _FOREIGN_MODES
+    if depth_of(image) is None or not known or image.bands > 4 or deep_cmyk:
+        raise ImageError(
+            path, "has another kind of pixels than can be read in strips; convert it to RGB of 8 or 16 bits"
+        )
+    return image
+
+
+def _to_srgb(stored: RowFile, path: Path, icc_profile: bytes | None) -> RowFile:
+    """CMYK in sRGB, by Pillow, as for pictures that are read whole."""
+    srgb = RowFile(path, stored.height, stored.width, 3, stored.dtype)
+    srgb.clear()
+    for top, bottom in stored.strips():
+        strip = Image.fromarray(stored.read(top, bottom), "CMYK")
+        strip.info["icc_profile"] = icc_profile
+        srgb.append(quantise(samples_of(strip).colour, None, bits=8))
+    stored.path.unlink()
+    return srgb
+
+
+def _turned(stored: RowFile, target: RowFile, orientation: int) -> RowFile:
+    image = as_image(stored).copy()
+    image.set_type(vips().GValue.gint_type, "orientation", orientation)
+    save(image.autorot(), "rawsave", target.path)
+    stored.path.unlink()
+    return target

@@ -1,0 +1,72 @@
+"""Rows of an image file as a network wants them, and its alpha beside them."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from linearsr.images.metadata import Notes
+from linearsr.images.picture import FloatArray
+from linearsr.images.rows.decoding import decode
+from linearsr.images.rows.filling import fill_rows
+from linearsr.images.rows.row_file import RowFile
+
+DEFAULT_MAX_PIXELS = 1_000_000_000
+
+
+class RowReader:
+    """A still image, upright, read by rows as often as one likes; the file is decoded once, into `folder`.
+
+    `height`, `width`: of the upright image. `is_grey`, `has_alpha`, `bits` (8 or 16) and `notes`: as in the file.
+
+    Args:
+        path: a PNG, TIFF or JPEG file, grey, RGB or CMYK.
+        folder: for decoded rows; what lies there must come from this file.
+        max_pixels: more are refused.
+
+    Raises:
+        ImageError: one line that says what is wrong with the file.
+        ImportError: the extra `large` is not installed.
+    """
+
+    def __init__(self, path: Path, folder: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+        decoded = decode(path, folder, max_pixels)
+        self._rows = decoded.rows
+        self.notes: Notes = decoded.notes
+        self.height, self.width = decoded.rows.height, decoded.rows.width
+        self.has_alpha = decoded.rows.channels in {2, 4}
+        self.is_grey = decoded.rows.channels in {1, 2}
+        self.bits: Literal[8, 16] = 16 if decoded.rows.dtype.itemsize == 2 else 8
+        self._filled = self._fill(folder / "filled.rows") if self._is_partly_invisible() else None
+
+    def read(self, top: int, bottom: int) -> FloatArray:
+        """(bottom - top, width, 3) RGB in [0, 1]: grey three times; colours under no alpha at all are filled in."""
+        if self._filled is not None:
+            colour = self._filled.read(top, bottom)
+        else:
+            colour = self._samples(top, bottom)[..., : 1 if self.is_grey else 3]
+        return np.array(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+
+    def read_alpha(self, top: int, bottom: int) -> FloatArray:
+        """(bottom - top, width) in [0, 1]. Only for images with alpha."""
+        alpha: FloatArray = self._samples(top, bottom)[..., -1]
+        return alpha
+
+    def _samples(self, top: int, bottom: int) -> FloatArray:
+        rows = self._rows.read(top, bottom)
+        return rows.astype(np.float32) / np.float32(np.iinfo(rows.dtype).max)
+
+    def _is_partly_invisible(self) -> bool:
+        if not self.has_alpha:
+            return False
+        alphas = (self._rows.read(top, bottom)[..., -1] > 0 for top, bottom in self._rows.strips())
+        kinds = {kind for alpha in alphas for kind in (bool(alpha.any()), bool(alpha.all()))}
+        return len(kinds) == 2
+
+    def _fill(self, path: Path) -> RowFile:
+        def read(top: int, bottom: int) -> FloatArray:
+            samples = self._samples(top, bottom)
+            samples[..., -1] = samples[..., -1] > 0
+            return samples
+
+        return fill_rows(read, (self.height, self.width, self._rows.channels - 1), path)

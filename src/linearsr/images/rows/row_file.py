@@ -1,0 +1,56 @@
+"""Samples of a picture in a plain file on disk, read and appended by rows."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_STRIP_SAMPLES = 2**22
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A picture (height, width, channels) of `dtype`, row after row, nothing else.
+
+    Rows are read with plain reads: a memory map would count as memory of the process as far as it was touched.
+    """
+
+    path: Path
+    height: int
+    width: int
+    channels: int
+    dtype: np.dtype[Any]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.width * self.channels * self.dtype.itemsize
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows are there."""
+        return self.path.is_file() and self.path.stat().st_size == self.height * self.row_bytes
+
+    def read(self, top: int, bottom: int) -> NDArray[Any]:
+        """Rows `top` to `bottom`, (bottom - top, width, channels)."""
+        shape = (bottom - top, self.width, self.channels)
+        samples = np.fromfile(self.path, self.dtype, math.prod(shape), offset=top * self.row_bytes)
+        return samples.reshape(shape)
+
+    def strips(self, multiple: int = 1) -> Iterator[tuple[int, int]]:
+        """(top, bottom) of strips of some million samples, from top to bottom; each top is a multiple of that."""
+        rows = max(1, _STRIP_SAMPLES // (self.width * self.channels * multiple)) * multiple
+        return ((top, min(top + rows, self.height)) for top in range(0, self.height, rows))
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Write rows (n, width, channels) behind those that are there."""
+        with open(self.path, "ab") as file:
+            file.write(np.ascontiguousarray(rows, self.dtype).data)
+
+    def clear(self) -> None:
+        """Begin at row 0 again."""
+        self.path.write_bytes(b"")

@@ -1,0 +1,169 @@
+"""Rows of a result, gathered in a file of rows and then encoded as PNG, TIFF or JPEG."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from linearsr.images.metadata import Metadata
+from linearsr.images.picture import FloatArray, ImageError, quantise
+from linearsr.images.resize import resize_rows
+from linearsr.images.rows.heads import jpeg_head, png_head
+from linearsr.images.rows.reader import RowReader
+from linearsr.images.rows.row_file import RowFile
+from linearsr.images.rows.vips import as_image, save, vips
+from linearsr.images.tiff import compress_strip, rows_per_strip, tiff_head
+from linearsr.images.writing import (
+    check_format,
+    check_quality,
+    check_sides,
+    check_target,
+    file_metadata,
+    fit_jpeg,
+    on_white,
+    write_error,
+)
+
+_KEEP_XMP, _KEEP_PROFILE = 2, 8
+# a third of the seconds of zlib's default, for files that are 3% larger
+_PNG_OPTIONS = {"compression": 4, "filter": "paeth"}
+_JPEG_OPTIONS = {"subsample_mode": "off", "optimize_coding": True, "keep": _KEEP_XMP | _KEEP_PROFILE}
+_COPIED_AT_ONCE = 2**20
+Progress = Callable[[float], None]
+
+
+class RowWriter:
+    """Writes a result by rows, with the alpha and the notes of the image it was made from.
+
+    PNG and TIFF have the bits of that image; what does not fit the 4 GB of TIFF becomes BigTIFF. In JPEG, transparent
+    pictures are flattened on white, with a warning. Grey stays grey.
+
+    Args:
+        path: .png, .tif, .tiff, .jpg or .jpeg.
+        size: (height, width) of the result.
+        source: the image it is made from.
+        folder: for rows on their way, on the disk of `path`.
+        overwrite: whether a file at `path` may be replaced.
+        quality: of JPEG, 1 to 100.
+
+    Raises:
+        ImageError: one line: the file exists, or its format cannot hold such a picture or be written in strips.
+        ValueError: the quality.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        source: RowReader,
+        folder: Path,
+        overwrite: bool = False,
+        quality: int = 95,
+    ) -> None:
+        check_quality(quality)
+        check_target(path, overwrite)
+        self._format = check_format(path)
+        if self._format == "WEBP":
+            raise ImageError(path, "is too large for WebP, which is not written in strips; write PNG or TIFF")
+        check_sides(path, self._format, (size[1], size[0]))
+        self._path, self._source, self._folder, self._quality = path, source, folder, quality
+        self._keeps_alpha = source.has_alpha and self._format != "JPEG"
+        self._bits: Literal[8, 16] = 8 if self._format == "JPEG" else source.bits
+        channels = (1 if source.is_grey else 3) + self._keeps_alpha
+        dtype = np.dtype(np.uint16 if self._bits == 16 else np.uint8)
+        self._rows = RowFile(folder / "output.rows", *size, channels, dtype)
+        self._done = 0
+
+    def write(self, rows: FloatArray) -> None:
+        """The next rows (n, W, 3), in [0, 1], from top to bottom. Raises ImageError if the disk is full."""
+        top, bottom = self._done, self._done + len(rows)
+        colour = rows.mean(axis=2, keepdims=True) if self._source.is_grey else rows
+        alpha = self._alpha(top, bottom) if self._source.has_alpha else None
+        if alpha is not None and not self._keeps_alpha:
+            colour, alpha = on_white(colour, alpha), None
+        try:
+            if top == 0:
+                self._rows.clear()
+            self._rows.append(quantise(colour, alpha, self._bits))
+        except OSError as error:
+            raise write_error(self._rows.path, error) from error
+        self._done = bottom
+
+    def close(self, tags: Sequence[str] = (), on_progress: Progress = lambda share: None) -> None:
+        """Encode the rows under the picture's name, all of it or nothing; `on_progress` gets shares from 0 to 1.
+
+        Rows that lie whole in the folder need not be written again before.
+
+        Raises:
+            ImageError: it cannot be written.
+            ValueError: rows are missing.
+        """
+        if not self._rows.is_whole:
+            raise ValueError(f"{self._path}: row {self._done} and what follows was not written")
+        size = self._rows.width, self._rows.height
+        metadata = file_metadata(self._source.notes, self._path, size, tags)
+        if self._format == "JPEG":
+            fit_jpeg(metadata, self._path)
+            if self._source.has_alpha:
+                warnings.warn(f"{self._path}: JPEG has no transparency; flattened on white", stacklevel=2)
+        encoded = self._folder / "encoded"
+        try:
+            if self._format == "TIFF":
+                _save_tiff(self._rows, encoded, metadata, on_progress)
+            else:
+                self._encode(encoded, metadata, on_progress)
+            os.replace(encoded, self._path)
+        except OSError as error:
+            raise write_error(self._path, error) from error
+
+    def _alpha(self, top: int, bottom: int) -> FloatArray:
+        def read(first: int, last: int) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(self._source.read_alpha(first, last)))[None, None]
+
+        old, new = (self._source.height, self._source.width), (self._rows.height, self._rows.width)
+        alpha: FloatArray = resize_rows(read, old, new, top, bottom, "bicubic")[0, 0].clamp(0, 1).numpy()
+        return alpha
+
+    def _encode(self, target: Path, metadata: Metadata, on_progress: Progress) -> None:
+        """As PNG or JPEG."""
+        image = as_image(self._rows).copy()
+        pixels = target.with_name("pixels")
+        if self._format == "PNG":
+            save(image, "pngsave", pixels, on_progress, keep=0, **_PNG_OPTIONS)
+        else:
+            blocks = {"icc-profile-data": metadata.get("icc_profile"), "xmp-data": metadata.get("xmp")}
+            for field, block in blocks.items():
+                if block:
+                    image.set_type(vips().GValue.blob_type, field, block)
+            save(image, "jpegsave", pixels, on_progress, Q=self._quality, **_JPEG_OPTIONS)
+        with open(pixels, "rb") as source, open(target, "wb") as file:
+            file.write((png_head if self._format == "PNG" else jpeg_head)(source, metadata))
+            shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
+        pixels.unlink()
+
+
+def _save_tiff(rows: RowFile, encoded: Path, metadata: Metadata, on_progress: Progress) -> None:
+    """Strips are compressed first: the head of the file says where each begins."""
+    # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF
+    spread = [0, 0, 0, 1] if (rows.channels, rows.dtype.itemsize) == (2, 2) else list(range(rows.channels))
+    if len(spread) != rows.channels:
+        metadata.pop("icc_profile", None)
+    shape = rows.height, rows.width, len(spread)
+    step = rows_per_strip(shape[1:], rows.dtype.itemsize)
+    sizes = []
+    strips = encoded.with_name("strips")
+    with open(strips, "wb") as file:
+        for top in range(0, rows.height, step):
+            samples = rows.read(top, min(top + step, rows.height))
+            sizes.append(file.write(compress_strip(samples[..., spread])))
+            on_progress(min(1.0, (top + step) / rows.height))
+    with open(encoded, "wb") as file, open(strips, "rb") as source:
+        file.write(tiff_head(shape, rows.dtype.itemsize, sizes, **metadata))
+        shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
+    strips.unlink()

@@ -1,0 +1,308 @@
+"""Rows in and rows out: the pixels and notes of the whole-picture way, in memory that does not hold the picture."""
+
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from linearsr.images.alpha import fill_transparent, resize_alpha
+from linearsr.images.convert import lr_tensor
+from linearsr.images.io import ImageError, Picture, read_image, write_image
+from linearsr.images.metadata import parse_exif
+from linearsr.images.rows import filling, row_file
+from linearsr.images.rows.reader import RowReader
+from linearsr.images.rows.vips import vips
+from linearsr.images.rows.writer import RowWriter
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+HEIGHT, WIDTH = 61, 47
+
+
+@pytest.fixture(autouse=True)
+def _small_strips(monkeypatch):
+    """So that small pictures take many strips."""
+    monkeypatch.setattr(row_file, "_STRIP_SAMPLES", 1000)
+    monkeypatch.setattr(filling, "_HELD_PIXELS", 100)
+
+
+def exif(orientation=1):
+    block = Image.Exif()
+    block[0x010F], block[0x0112] = "A camera", orientation
+    block[0x8769] = {0xA002: WIDTH, 0xA003: HEIGHT, 0x9003: "2020:01:02 03:04:05"}
+    block[0x8825] = {1: "N", 2: (50.0, 30.0, 0.0)}
+    return block.tobytes()
+
+
+def picture(channels=3, bits=8, **notes):
+    """Something smooth, with holes in its alpha."""
+    down, across = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    planes = [np.sin(down / 9) / 4 + np.cos(across / (7 + n)) / 4 + 0.5 for n in range(3)]
+    alpha = np.clip(np.sin(down / 5) + np.cos(across / 6), 0, 1).astype(np.float32)
+    colour = np.stack(planes[: 1 if channels < 3 else 3], axis=2).astype(np.float32)
+    return Picture(colour, alpha if channels in (2, 4) else None, bits, **notes)
+
+
+def pillow_modes():
+    rgb = Image.fromarray(picture().quantised())
+    yield from ((mode, rgb.convert(mode)) for mode in ("1", "L", "P", "RGB", "CMYK"))
+    yield "RGBA", Image.fromarray(picture(4).quantised())
+    yield "LA", Image.fromarray(picture(2).quantised())
+
+
+FILES = {
+    **{f"{mode}.png": (image, {}) for mode, image in pillow_modes() if mode != "CMYK"},
+    **{f"{mode}.tif": (image, {}) for mode, image in pillow_modes()},
+    **{
+        f"{mode}.jpg": (image, {"quality": 90})
+        for mode, image in pillow_modes()
+        if mode in ("L", "RGB", "CMYK")
+    },
+    "key.png": (Image.fromarray(picture().quantised()).quantize(9), {"transparency": 3}),
+    "notes.jpg": (
+        Image.fromarray(picture().quantised()),
+        {"icc_profile": SRGB, "exif": exif(6), "dpi": (300, 300)},
+    ),
+    "notes.tif": (Image.fromarray(picture().quantised()), {"exif": exif(5), "dpi": (300, 300)}),
+    "progressive.jpg": (Image.fromarray(picture().quantised()), {"progressive": True, "exif": exif(3)}),
+    "lzw.tif": (Image.fromarray(picture().quantised()), {"compression": "tiff_lzw"}),
+    "jpeg.tif": (Image.fromarray(picture().quantised()), {"compression": "jpeg"}),
+}
+
+
+def assert_same_as_whole(path, folder):
+    whole = read_image(path)
+    rows = RowReader(path, folder)
+    assert (rows.width, rows.height) == whole.size
+    assert (rows.bits, rows.is_grey, rows.has_alpha) == (
+        whole.bits,
+        whole.colour.shape[2] == 1,
+        whole.alpha is not None,
+    )
+    expected = (lr_tensor(whole)[0].permute(1, 2, 0).numpy() + 1) / 2
+    for top, bottom in ((0, 9), (5, 20), (0, rows.height), (rows.height - 1, rows.height)):
+        np.testing.assert_allclose(rows.read(top, bottom), expected[top:bottom], atol=1e-6)
+        if whole.alpha is not None:
+            np.testing.assert_array_equal(rows.read_alpha(top, bottom), whole.alpha[top:bottom])
+    assert (rows.notes.icc_profile, rows.notes.dpi) == (whole.icc_profile, whole.dpi)
+    assert exif_tags(rows.notes.exif) == exif_tags(whole.exif)
+
+
+def exif_tags(block):
+    tags = parse_exif(block)
+    inner = [dict(tags.get_ifd(kind)) for kind in (0x8769, 0x8825) if kind in tags]
+    # Pillow turns a TIFF upright by itself, and then there is no orientation any more
+    return {tag: value for tag, value in tags.items() if tag not in (0x0112, 0x8769, 0x8825)}, inner
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_of_every_kind_of_file_are_those_of_the_whole(tmp_path, name):
+    image, options = FILES[name]
+    image.save(tmp_path / name, **options)
+    assert_same_as_whole(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("extension", [".png", ".tif"])
+def test_sixteen_bits(tmp_path, channels, extension):
+    write_image(picture(channels, 16, exif=exif(), dpi=(150, 300)), tmp_path / f"a{extension}")
+    assert_same_as_whole(tmp_path / f"a{extension}", tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright(tmp_path, orientation):
+    Image.fromarray(picture().quantised()).save(tmp_path / "a.png", exif=exif(orientation))
+    assert_same_as_whole(tmp_path / "a.png", tmp_path)
+
+
+def test_exif_behind_the_pixels_of_a_png_is_found(tmp_path):
+    Image.fromarray(picture().quantised()).save(tmp_path / "a.png", exif=exif(8))
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+    (tmp_path / "a.png").write_bytes(data[:at] + data[end:-12] + data[at:end] + data[-12:])
+    assert_same_as_whole(tmp_path / "a.png", tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 99))
+def test_filling_by_strips_is_that_of_the_whole(tmp_path_factory, height, width, share, seed):
+    random = np.random.default_rng(seed)
+    colour = random.random((height, width, 3), dtype=np.float32)
+    alpha = (random.random((height, width)) < share).astype(np.float32)
+    folder = tmp_path_factory.mktemp("a")
+    write_image(Picture(colour, alpha, 16), folder / "a.png")
+    whole = read_image(folder / "a.png")
+    rows = RowReader(folder / "a.png", folder)
+    np.testing.assert_allclose(rows.read(0, height), fill_transparent(whole.colour, alpha), atol=1e-6)
+
+
+def doubled(path, target, folder, strip=7):
+    """Twice as large by repeating pixels, by rows."""
+    reader = RowReader(path, folder)
+    writer = RowWriter(target, (2 * reader.height, 2 * reader.width), reader, folder)
+    for top in range(0, reader.height, strip):
+        writer.write(reader.read(top, min(top + strip, reader.height)).repeat(2, axis=0).repeat(2, axis=1))
+    return writer
+
+
+def doubled_whole(path, tags):
+    whole = read_image(path)
+    size = (2 * whole.size[1], 2 * whole.size[0])
+    alpha = None if whole.alpha is None else resize_alpha(whole.alpha, size)
+    colour = whole.colour if whole.alpha is None else fill_transparent(whole.colour, whole.alpha)
+    return replace(whole, colour=colour.repeat(2, axis=0).repeat(2, axis=1), alpha=alpha, tags=tags)
+
+
+def notes_of(path):
+    whole = read_image(path)
+    with Image.open(path) as image:
+        image.load()
+        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    return whole.bits, whole.icc_profile, whole.dpi, exif_tags(whole.exif), xmp
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("extension", [".png", ".tif", ".jpg"])
+@pytest.mark.filterwarnings("ignore:.*flattened on white")
+def test_a_result_by_rows_is_the_result_at_once(tmp_path, channels, bits, extension):
+    notes = {"exif": exif(), "dpi": (300, 300), "icc_profile": SRGB if channels > 2 else None}
+    write_image(picture(channels, bits, **notes), tmp_path / "in.png")
+    tags = ("sky", "façade")
+    write_image(doubled_whole(tmp_path / "in.png", tags), tmp_path / f"whole{extension}")
+    shares = []
+    doubled(tmp_path / "in.png", tmp_path / f"rows{extension}", tmp_path).close(tags, shares.append)
+    whole, rows = (read_image(tmp_path / f"{name}{extension}") for name in ("whole", "rows"))
+    np.testing.assert_allclose(rows.colour, whole.colour, atol=1.01 / (255 if rows.bits == 8 else 65535))
+    if whole.alpha is not None:
+        np.testing.assert_allclose(rows.alpha, whole.alpha, atol=1.01 / (255 if rows.bits == 8 else 65535))
+    assert notes_of(tmp_path / f"rows{extension}") == notes_of(tmp_path / f"whole{extension}")
+    assert shares == sorted(shares)
+
+
+def test_a_file_past_the_limit_of_tiff_is_big_tiff(tmp_path, monkeypatch):
+    monkeypatch.setattr("linearsr.images.tiff._LARGEST_FILE", 100)
+    write_image(picture(bits=16), tmp_path / "in.png")
+    doubled(tmp_path / "in.png", tmp_path / "out.tif", tmp_path).close()
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert file.is_bigtiff
+        assert file.asarray().shape == (2 * HEIGHT, 2 * WIDTH, 3)
+
+
+def test_a_result_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_image(picture(), tmp_path / "in.png")
+    writer = doubled(tmp_path / "in.png", tmp_path / "out.png", tmp_path)
+    assert not (tmp_path / "out.png").exists()
+    with monkeypatch.context() as full:
+        full.setattr("shutil.copyfileobj", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(ImageError, match="the disk is full"):
+            writer.close()
+    assert not (tmp_path / "out.png").exists()
+    writer.close()
+    assert read_image(tmp_path / "out.png").size == (2 * WIDTH, 2 * HEIGHT)
+
+
+def test_rows_that_are_missing_are_an_error(tmp_path):
+    write_image(picture(), tmp_path / "in.png")
+    reader = RowReader(tmp_path / "in.png", tmp_path)
+    writer = RowWriter(tmp_path / "out.png", (HEIGHT, WIDTH), reader, tmp_path)
+    writer.write(reader.read(0, 20))
+    with pytest.raises(ValueError, match="row 20"):
+        writer.close()
+
+
+def bad_files(folder):
+    """name -> (content, what is said of it)"""
+    write_image(picture(), folder / "good.png")
+    Image.fromarray(picture().quantised()).save(folder / "good.jpg")
+    png, jpeg = (folder / "good.png").read_bytes(), (folder / "good.jpg").read_bytes()
+    write_image(picture(), folder / "good.tif")
+    tiff = (folder / "good.tif").read_bytes()
+    broken = bytearray(png)
+    broken[len(png) // 2] ^= 0xFF
+    header = b"IHDR" + struct.pack(">II", 200_000, 200_000) + png[24:29]
+    bomb = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    floats = folder / "floats.tif"
+    tifffile.imwrite(floats, np.zeros((8, 8), np.float32))
+    premultiplied = folder / "premultiplied.tif"
+    tifffile.imwrite(
+        premultiplied, np.zeros((8, 8, 4), np.uint8), photometric="rgb", extrasamples=["ASSOCALPHA"]
+    )
+    Image.new("YCbCr", (9, 9)).save(folder / "ycbcr.tif")
+    Image.new("RGB", (9, 9)).save(folder / "a.webp")
+    return {
+        "truncated.png": (png[: len(png) * 2 // 3], "broken or truncated"),
+        "truncated.jpg": (jpeg[: len(jpeg) * 2 // 3], "broken or truncated"),
+        "truncated.tif": (tiff[: len(tiff) * 2 // 3], "broken or truncated"),
+        "broken.png": (bytes(broken), "broken or truncated"),
+        "bomb.png": (bomb, "megapixels exceed the limit"),
+        "text.png": (b"no image at all", "is no image"),
+        "floats.tif": (floats.read_bytes(), "convert it to RGB of 8 or 16 bits"),
+        "premultiplied.tif": (premultiplied.read_bytes(), "straight alpha"),
+        "ycbcr.tif": ((folder / "ycbcr.tif").read_bytes(), "convert it to RGB"),
+        "a.webp": ((folder / "a.webp").read_bytes(), "convert it to PNG, TIFF or JPEG"),
+    }
+
+
+def test_what_cannot_be_read_by_rows_is_one_line(tmp_path):
+    for name, (data, words) in bad_files(tmp_path).items():
+        path = tmp_path / f"bad-{name}"
+        path.write_bytes(data)
+        with pytest.raises(ImageError, match=words) as caught:
+            RowReader(path, tmp_path)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert not (tmp_path / "input.rows").exists()
+
+
+def test_formats_that_are_not_written_by_rows(tmp_path):
+    write_image(picture(), tmp_path / "in.png")
+    reader = RowReader(tmp_path / "in.png", tmp_path)
+    with pytest.raises(ImageError, match="write PNG or TIFF"):
+        RowWriter(tmp_path / "a.webp", (HEIGHT, WIDTH), reader, tmp_path)
+    with pytest.raises(ImageError, match="exceed the 65500 of JPEG"):
+        RowWriter(tmp_path / "a.jpg", (65501, 10), reader, tmp_path)
+    with pytest.raises(ImageError, match="exists already"):
+        RowWriter(tmp_path / "in.png", (HEIGHT, WIDTH), reader, tmp_path)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    vips.cache_clear()
+    monkeypatch.setitem(sys.modules, "pyvips", None)
+    with pytest.raises(ImportError, match=r"pip install 'linearsr\[large\]'"):
+        vips()
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from linearsr.images.rows.reader import RowReader
+from linearsr.images.rows.writer import RowWriter
+for folder in map(Path, sys.argv[1:]):
+    reader = RowReader(folder / "in.png", folder)
+    writer = RowWriter(folder / "out.png", (reader.height, reader.width), reader, folder)
+    for top in range(0, reader.height, 16):
+        writer.write(reader.read(top, top + 16))
+    writer.close()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_height(tmp_path):
+    folders = [tmp_path / "low", tmp_path / "high"]
+    for folder, height in zip(folders, (1024, 16384), strict=True):
+        folder.mkdir()
+        Image.linear_gradient("L").resize((512, height)).convert("RGB").save(folder / "in.png")
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, *folders], capture_output=True, text=True, check=True
+    )
+    low, high = map(int, run.stdout.split())
+    assert high - low < 0.5 * 3 * 512 * 16384  # half of its bytes, let alone its floats
