@@ -17,6 +17,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from linearsr._version import __version__
 from linearsr.serving.dispatcher import Dispatcher
@@ -79,6 +80,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         dependencies=_documented_keys(settings),
         responses=_problems(400, 422),
     )
+    app.state.dispatcher = dispatcher
     answer_problems(app)
     _add_gauges(metrics, dispatcher)
     _add_state(app, dispatcher, metrics)
@@ -208,8 +210,14 @@ def _add_jobs(app: FastAPI, dispatcher: Dispatcher) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    page = Path(str(files("linearsr") / "serving" / "web"))
-    app.mount("/", StaticFiles(directory=page, html=True, check_dir=False))
+    """Whatever is no address of the API is a file of the page."""
+    page = StaticFiles(directory=Path(str(files("linearsr") / "serving" / "web")), html=True)
+
+    async def page_file(scope: Scope, receive: Receive, send: Send) -> None:
+        await (page if scope["type"] == "http" else app.router.not_found)(scope, receive, send)
+
+    # a mount would take the requests whose method an address of the API refuses
+    app.router.default = page_file
 
 
 async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds: float) -> bool:

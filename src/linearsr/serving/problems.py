@@ -8,14 +8,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-_CODES = {
-    400: "bad_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
+_SAID = {
+    404: ("not_found", "there is nothing at this address"),
+    405: ("method_not_allowed", "this address does not take that method"),
 }
+"""What the framework refuses by itself."""
 
 
 class ProblemDetail(BaseModel):
@@ -58,8 +55,8 @@ def answer_problems(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
             return error.response()
-        code = _CODES.get(error.status_code, "bad_request")
-        return Problem(error.status_code, code, str(error.detail), error.headers).response()
+        code, message = _SAID.get(error.status_code, ("bad_request", str(error.detail)))
+        return Problem(error.status_code, code, message, error.headers).response()
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -70,4 +67,4 @@ def _first_line(error: RequestValidationError) -> str:
     """The first thing that is wrong, with the field's name and without what was sent."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "path", "query")]
-    return ": ".join([*place[-1:], first["msg"]])
+    return ": ".join([*place[:1], "a file is needed" if place == ["image"] else first["msg"]])

@@ -21,8 +21,8 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
 
     Raises:
         UnusableModel: the model cannot be loaded.
-        ValueError: another server uses the data.
-        OSError: the address cannot be had, or the data folder not be written.
+        ValueError: another server uses the data, or the address cannot be had.
+        OSError: the data folder cannot be written.
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,14 +48,19 @@ async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Cal
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen at {host}:{port} ({error.strerror}): choose another --host or --port"
+        ) from None
     return listener
 
 

@@ -157,8 +157,16 @@ def load(model: str | None, device: str, dtype: str) -> "LinearSRPipeline":
     """The model on its device. Raises whatever keeps it from being loaded."""
     import torch
 
+    from linearsr.devices import best_device
     from linearsr.pipeline import LinearSRPipeline
 
+    try:
+        torch.zeros(1, device=best_device() if device == "auto" else device)
+    except Exception as error:
+        cause = " ".join(str(error).split()).split(". ")[0]
+        raise ValueError(
+            f"the device {device} cannot be used ({cause}): choose auto, cpu, cuda or mps"
+        ) from None
     torch_dtype = None if dtype == "auto" else getattr(torch, dtype)
     return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=device)
 
@@ -168,8 +176,6 @@ def main(model: str | None, device: str, dtype: str) -> None:
     # what a library prints must not get between the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    if hasattr(os, "nice"):
-        os.nice(5)  # the server answers while this computes
     try:
         pipeline = load(model, device, dtype)
     except Exception as error:

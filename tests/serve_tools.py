@@ -1,0 +1,85 @@
+"""A served model of a few thousand weights, and what its clients do."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+from linearsr.serving.api import create_app
+from linearsr.serving.settings import ServeSettings
+from tiny_model import build
+
+ENDLESS = {"steps": 50_000, "wait": "false"}
+"""A job that does not end by itself."""
+
+
+@pytest.fixture(scope="module")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with a tagger that sees everything in everything."""
+    folder = tmp_path_factory.mktemp("served_model")
+    pipe = build()
+    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), channels=8, num_stages=2, image_size=16)
+    pipe.tagger = OwnTagger(config).eval()
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def serving(model: Path, data: Path, **settings: Any) -> Iterator[TestClient]:
+    made = ServeSettings(data, str(model), ("cpu",), **{"max_steps": 2_000_000, **settings})
+    with TestClient(create_app(made)) as client:
+        yield client
+
+
+def image(width: int = 12, height: int = 10, format: str = "PNG", **options: Any) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format, **options)
+    return file.getvalue()
+
+
+def send(client: Any, data: bytes | None = None, name: str = "photo.png", **fields: Any) -> Any:
+    upload = image() if data is None else data
+    return client.post("/v1/upscale", files={"image": (name, upload)}, data=fields)
+
+
+def wait_for(client: Any, job: dict[str, Any], *statuses: str, seconds: float = 60) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = client.get(f"/v1/jobs/{job['id']}")
+        assert answer.status_code == 200, answer.text
+        state: dict[str, Any] = answer.json()
+        if state["status"] in statuses and (state["status"] != "running" or state["step"]):
+            return state
+        time.sleep(0.02)
+    raise AssertionError(f"still {state}")
+
+
+def problem(answer: Any, status: int, code: str) -> str:
+    """The one line that an answer says is wrong."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert list(body) == ["error"]
+    assert sorted(body["error"]) == ["code", "message"]
+    assert body["error"]["code"] == code
+    message: str = body["error"]["message"]
+    assert message
+    assert "\n" not in message
+    assert "Traceback" not in message
+    assert "/tmp" not in message
+    return message
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and data of each server-sent event."""
+    blocks = [block.splitlines() for block in text.strip().split("\n\n") if not block.startswith(":")]
+    return [(head.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for head, data in blocks]
