@@ -1,39 +1,59 @@
-"""Side-by-side crops as one picture: LR (nearest), bicubic, the model at three fidelity settings, HR.
+"""Side-by-side crops as one picture: LR (nearest), any methods, HR.
 
-    python benchmarks/crops.py PHOTO[@X,Y] ... -o crops.png [--degrade mild] [--model DIR]
+    python benchmarks/crops.py PHOTO[@X,Y][:PRESET] ... -o crops.png [--methods bicubic 1 0.5 0] [--model DIR]
+    python benchmarks/crops.py PHOTO@X,Y ... -o gallery.png --methods bicubic realesrgan-x4plus own --columns 2
 
-X,Y is the upper left corner of the crop in HR pixels; the middle of the photo if left out.
+X,Y is the upper left corner of the crop in HR pixels; the middle of the photo if left out. A method is "bicubic", a peer
+of peers.py, a number, which is a fidelity of ours, or "own", the model's own fidelity.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+from ncnn_peers import PEERS, NcnnPeer, installed_peers
 from PIL import Image, ImageDraw
+from quality import bicubic
 
 from linearsr import LinearSRPipeline
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 
-FIDELITIES = (1.0, 0.5, 0.0)
 LABEL = 16
+Crop = tuple[str, Image.Image]
+Method = Callable[[torch.Tensor], Image.Image]
 
 
-def to_pil(array: np.ndarray) -> Image.Image:
+def to_pil(array: np.ndarray | torch.Tensor) -> Image.Image:
+    if isinstance(array, torch.Tensor):
+        array = array.permute(1, 2, 0).numpy()
     return Image.fromarray((np.clip(array, 0, 1) * 255).round().astype(np.uint8))
 
 
-def row(
-    pipe: LinearSRPipeline, photo: str, preset: str, size: int, zoom: int
-) -> list[tuple[str, Image.Image]]:
+def open_method(name: str, pipe: LinearSRPipeline) -> tuple[str, Method]:
+    """The heading of a column, and what makes its pictures from LR (3, h, w) in [0, 1]."""
+    if name == "bicubic":
+        return name, lambda lr: to_pil(bicubic(lr))
+    if name in PEERS:
+        peer = NcnnPeer(installed_peers()[name])
+        return name, lambda lr: to_pil(peer(lr))
+    fidelity = pipe.config.fidelity if name == "own" else float(name)
+    return f"ours, fidelity {fidelity:g}", lambda lr: pipe(lr, fidelity=fidelity).images[0]
+
+
+def row(photo: str, methods: dict[str, Method], preset: str, size: int, zoom: int) -> list[Crop]:
+    photo, _, own_preset = photo.partition(":")
     path, _, corner = photo.partition("@")
+    preset = own_preset or preset
     hr = crop_to_multiple(read_rgb(Path(path)), 4)
     lr = degrade(hr, PRESETS[preset], file_generator(0, Path(path).stem), 4)
+    tensor = torch.from_numpy(np.ascontiguousarray(lr)).permute(2, 0, 1)
     full = (hr.shape[1], hr.shape[0])
     pictures = {
         f"LR ({preset})": to_pil(lr).resize(full, Image.Resampling.NEAREST),
-        "bicubic": to_pil(lr).resize(full, Image.Resampling.BICUBIC),
-        **{f"fidelity {f:g}": pipe(lr, fidelity=f).images[0] for f in FIDELITIES},
+        **{name: method(tensor) for name, method in methods.items()},
         "HR": to_pil(hr),
     }
     left, top = (
@@ -46,28 +66,38 @@ def row(
     ]
 
 
+def sheet(rows: list[list[Crop]], side: int, columns: int) -> Image.Image:
+    """Rows of crops of `side` pixels, in so many columns of rows."""
+    across, down = len(rows[0]) * side, side + LABEL
+    height = -(-len(rows) // columns) * down
+    picture = Image.new("RGB", (columns * across + (columns - 1) * LABEL, height), "white")
+    draw = ImageDraw.Draw(picture)
+    for place, crops in enumerate(rows):
+        left, top = place % columns * (across + LABEL), place // columns * down
+        for x, (name, crop) in enumerate(crops):
+            draw.text((left + x * side + 4, top + 2), name, fill="black")
+            picture.paste(crop, (left + x * side, top + LABEL))
+    return picture
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=["bicubic", "1", "0.5", "0"])
     parser.add_argument("--degrade", default="mild")
     parser.add_argument("--model")
     parser.add_argument("--size", type=int, default=128, help="side of a crop in HR pixels")
     parser.add_argument("--zoom", type=int, default=2)
+    parser.add_argument("--columns", type=int, default=1, help="crops beside each other")
     args = parser.parse_args()
 
     pipe = LinearSRPipeline.from_pretrained(args.model)
-    rows = [row(pipe, photo, args.degrade, args.size, args.zoom) for photo in args.photos]
-    side = args.size * args.zoom
-    sheet = Image.new("RGB", (len(rows[0]) * side, len(rows) * (side + LABEL)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for y, pictures in enumerate(rows):
-        for x, (name, picture) in enumerate(pictures):
-            draw.text((x * side + 4, y * (side + LABEL) + 2), name, fill="black")
-            sheet.paste(picture, (x * side, y * (side + LABEL) + LABEL))
-    sheet.save(args.output, quality=92)
+    methods = dict(open_method(name, pipe) for name in args.methods)
+    rows = [row(photo, methods, args.degrade, args.size, args.zoom) for photo in args.photos]
+    sheet(rows, args.size * args.zoom, args.columns).save(args.output, quality=92)
 
 
 if __name__ == "__main__":
