@@ -3,8 +3,8 @@
     python benchmarks/crops.py PHOTO[@X,Y][:PRESET] ... -o crops.png [--methods bicubic 1 0.5 0] [--model DIR]
     python benchmarks/crops.py PHOTO@X,Y ... -o gallery.png --methods bicubic realesrgan-x4plus own --columns 2
 
-X,Y is the upper left corner of the crop in HR pixels; the middle of the photo if left out. A method is "bicubic", a peer
-of peers.py, a number, which is a fidelity of ours, or "own", the model's own fidelity.
+X,Y is the upper left corner of the crop in HR pixels; the middle of the photo if left out. A method is "bicubic", one
+of the networks of peers.py, a number, which is a fidelity of ours, or "own", the fidelity of the model.
 """
 
 import argparse
