@@ -15,7 +15,6 @@ model of ours is measured in minutes. Seconds are shown only of methods whose re
 import argparse
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
@@ -40,6 +39,7 @@ from linearsr.evaluation.evaluate import Scorer, scorers_of
 from linearsr.evaluation.registry import choose
 from linearsr.evaluation.summary import statistics_of
 from linearsr.images.photos import read_rgb
+from linearsr.whole_file import whole_file
 
 Method = Callable[[Tensor], Tensor]
 """LR image (3, h, w) in [0, 1] -> (3, 4h, 4w)."""
@@ -101,13 +101,12 @@ def make_or_read(upscale: Method, lr: Tensor, folder: Path | None, photo: str) -
     digest = hashlib.blake2b(np.ascontiguousarray(contents).data, digest_size=6).hexdigest()
     file = folder / f"{photo}-{digest}.png"
     if file.exists():
-        return Result(torch.from_numpy(read_rgb(file)).permute(2, 0, 1) / 255, None)
+        return Result(torch.tensor(read_rgb(file)).permute(2, 0, 1) / 255, None)
     result = make(upscale, lr)
     folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
     pixels = (result.image * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(part, format="PNG")
-    os.replace(part, file)
+    with whole_file(file) as part:
+        Image.fromarray(pixels).save(part, format="PNG")
     return result
 
 

@@ -48,7 +48,7 @@ class Score(NamedTuple):
 
 def given_pairs(lr_folder: Path, hr_folder: Path) -> Iterator[Pair]:
     for files in match(list_images(lr_folder), list_images(hr_folder), "LR image"):
-        lr, hr = (torch.from_numpy(read_rgb(file)).permute(2, 0, 1) / 255 for file in files)
+        lr, hr = (torch.tensor(read_rgb(file)).permute(2, 0, 1) / 255 for file in files)
         yield files[1].stem, lr, hr
 
 

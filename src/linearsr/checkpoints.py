@@ -10,8 +10,7 @@ import dataclasses
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from linearsr.whole_file import whole_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -77,14 +78,16 @@ def save_weights(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    _write_by_rename(folder / WEIGHTS_NAME, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    with whole_file(folder / WEIGHTS_NAME) as draft:
+        save_file(tensors, draft, metadata={"format": "pt"})
     write_json(folder / CONFIG_NAME, dict(sorted(config.items())))
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
     """Write a JSON object by rename, so that the file is whole or not there."""
     text = json.dumps(dict(contents), indent=2) + "\n"
-    _write_by_rename(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
@@ -317,18 +320,3 @@ def _some(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
-
-
-def _write_by_rename(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary name in the same folder, then rename: a killed run leaves no half file."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

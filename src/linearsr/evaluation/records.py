@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from linearsr.whole_file import whole_file
 
 PER_IMAGE, SUMMARY = "per_image.csv", "summary.json"
 
@@ -78,7 +79,7 @@ class Records:
         if table.exists():
             _check_settings(summary, settings)
             self.rows = self._read(table)
-        write_whole(summary, json.dumps({"settings": settings, "complete": False}, indent=1))
+        _write_json(summary, {"settings": settings, "complete": False})
         # anew: the last line of a killed run may be half a line
         self._write(list(self.rows.values()))
 
@@ -103,7 +104,7 @@ class Records:
         self.rows = {name: self.rows[name] for name in names if name in self.rows}
         if self.folder is not None:
             self._write(list(self.rows.values()))
-            write_whole(self.folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False))
+            _write_json(self.folder / SUMMARY, summary)
 
     @property
     def _header(self) -> list[str]:
@@ -115,10 +116,11 @@ class Records:
 
     def _write(self, rows: Sequence[Row]) -> None:
         assert self.folder is not None
-        part = self.folder / f".{PER_IMAGE}.part"
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(self.folder / PER_IMAGE) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file).writerows([self._header, *map(self._cells, rows)])
-        os.replace(part, self.folder / PER_IMAGE)
 
     def _read(self, table: Path) -> dict[str, Row]:
         with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -152,6 +154,11 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
+def _write_json(path: Path, contents: dict[str, Any]) -> None:
+    with whole_file(path) as part:
+        part.write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
+
+
 def _check_settings(summary: Path, settings: dict[str, Any]) -> None:
     try:
         known = json.loads(summary.read_text(encoding="utf-8"))["settings"]
@@ -169,10 +176,3 @@ def _check_settings(summary: Path, settings: dict[str, Any]) -> None:
 
 def _said(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears under its name only when it is complete."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from linearsr.evaluation.crops import most_different, worth_showing
 from linearsr.evaluation.datasets import Published
-from linearsr.evaluation.records import Records, Row, write_whole
+from linearsr.evaluation.records import Records, Row
 from linearsr.evaluation.sources import Pixels, Source
 from linearsr.evaluation.summary import number, remarks
+from linearsr.whole_file import whole_file
 
 
 def write_report(
@@ -42,18 +43,17 @@ def write_report(
         else:
             figures.append(_figure(records.rows[name], role, crops))
     page = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    write_whole(
-        path,
-        page.substitute(
-            images=f"{summary['images']:,}",
-            settings=_settings(summary["settings"]),
-            summary=_summary_table(summary),
-            remarks="".join(f"<li>{escape(line)}</li>" for line in remarks(summary)),
-            published=_published_table(summary, published),
-            figures="\n".join(figures),
-            per_image=_per_image_table(records, list(summary["metrics"])),
-        ),
+    text = page.substitute(
+        images=f"{summary['images']:,}",
+        settings=_settings(summary["settings"]),
+        summary=_summary_table(summary),
+        remarks="".join(f"<li>{escape(line)}</li>" for line in remarks(summary)),
+        published=_published_table(summary, published),
+        figures="\n".join(figures),
+        per_image=_per_image_table(records, list(summary["metrics"])),
     )
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _figure(row: Row, role: str, crops: Sequence[tuple[str, Pixels]]) -> str:

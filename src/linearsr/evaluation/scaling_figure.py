@@ -1,10 +1,10 @@
 """How time grows with the picture, drawn: one line a network, on logarithmic axes."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from linearsr.evaluation.benchmark import SizeReport, exponent
+from linearsr.whole_file import whole_file
 
 _COLOURS = {"ours": "#1f4e79", "softmax": "#c0392b", "diffusers": "#7f8c8d"}
 _DPI = 110
@@ -46,9 +46,5 @@ def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
     axis.set(xlabel="output megapixels", ylabel="seconds for one evaluation (1 NFE)", title=title)
     axis.grid(visible=True, which="both", linewidth=0.3)
     axis.legend(fontsize=9)
-    draft = file.with_name(f".{file.name}.tmp")
-    try:
+    with whole_file(file) as draft:
         figure.savefig(draft, dpi=_DPI, format="png")
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)

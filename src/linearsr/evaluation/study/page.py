@@ -4,7 +4,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from linearsr.evaluation.study.crops import Shown, encode_webp
 from linearsr.evaluation.study.records import Candidate, Key
+from linearsr.whole_file import whole_file
 
 QUESTION = "Which one do you prefer?"
 CONTACT = "the person who gave you this page"
@@ -128,12 +128,8 @@ class PageMaker:
 def write_page(page: Page, html_file: Path, key_file: Path) -> None:
     """Each file by rename; the key first, as a page without a key is worth nothing. Raises OSError."""
     for file, text in ((key_file, page.key.model_dump_json(indent=1)), (html_file, page.html)):
-        draft = file.with_name(f".{file.name}.tmp")
-        try:
+        with whole_file(file) as draft:
             draft.write_text(text, encoding="utf-8")
-            os.replace(draft, file)
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def _data_url(webp: bytes) -> str:
