@@ -123,8 +123,12 @@ def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
                 if member.isreg() and _is_image(PurePosixPath(member.name).name):
                     name = f"{tar}/{member.name}"
                     items[name] = Item(name, tar, tar, member.offset_data, member.size)
+            # tarfile takes a file that ends between two members for whole
+            file.seek(members.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError) as error:
-        problem = f"is a broken tar file from here on ({error}): make it an uncompressed one anew"
+        problem = f"is no whole tar file ({error}): make it anew, uncompressed"
     return list(items.values()), problem or (None if items else "no images in this tar file")
 
 

@@ -1,0 +1,109 @@
+"""Images, tar files and pipelines for the tests of bulk jobs; workers of Ray import it too."""
+
+import io
+import os
+import signal
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from linearsr.images.io import DEFAULT_MAX_PIXELS, read_image
+from linearsr.serving.bulk import Plan, Work, make_plan
+from linearsr.serving.bulk_worker import BulkWorker
+
+OPTIONS = {"scale": 4.0, "tags": None, "seed": 0}
+DEADLY = 77
+"""The first pixel of an image that kills the process which upscales it."""
+
+
+def png(seed, width=6, height=5, first=None):
+    pixels = np.random.default_rng(seed).integers(0, 70, (height, width, 3), dtype=np.uint8)
+    if first is not None:
+        pixels[0, 0] = first
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def tar_of(members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def members_of(data):
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def fill(folder, files):
+    for name, data in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return str(folder)
+
+
+def planned(source, target, suffix=".png", shards=False, overwrite=False) -> Plan:
+    return make_plan(str(source), str(target), suffix, shards=shards, overwrite=overwrite)
+
+
+def work_of(plan) -> Work:
+    return Work(plan.places, OPTIONS, quality=95, max_pixels=DEFAULT_MAX_PIXELS)
+
+
+class Enlarger:
+    """A pipeline that repeats pixels, and dies of one image.
+
+    Each call leaves an empty file `PID-NUMBER` in the folder of calls.
+    """
+
+    def __init__(self, calls):
+        self.calls, self.count = Path(calls), 0
+
+    def unknown_tags(self, tags):
+        return []
+
+    def upscale(self, picture, **options):
+        self.count += 1
+        (self.calls / f"{os.getpid()}-{self.count}").touch()
+        if round(picture.colour[0, 0, 0] * 255) == DEADLY:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return enlarged(picture)
+
+
+def enlarged(picture):
+    colour = np.kron(picture.colour, np.ones((4, 4, 1), dtype=np.float32))
+    return type(picture)(colour, tags=("a", "b"))
+
+
+def expected(data):
+    return enlarged(read_image(data)).quantised()
+
+
+class NoAttempts:
+    def begin(self, name):
+        return 1
+
+    def end(self, name):
+        pass
+
+
+def do(plan, calls, rows=None):
+    """All results of a plan by one worker in this process, by input."""
+    from dataclasses import asdict
+
+    import pyarrow as pa
+
+    from linearsr.serving.bulk_plan import rows as rows_of
+
+    worker = BulkWorker(lambda: Enlarger(calls), work_of(plan), 1, NoAttempts())
+    given = rows_of(plan.todo, shards=plan.places.shards)
+    tables = worker(pa.Table.from_pylist([asdict(row) for row in given]))
+    return {row["input"]: row for table in tables for row in table.to_pylist()}
