@@ -171,7 +171,6 @@ function renderStart(photo) {
     const done = photo.state === "done";
     $("fold").open = !done;
     $("settings-title").textContent = done ? "Try other settings" : "Settings";
-    if (done && [$("cancel"), document.body].includes(document.activeElement)) $("divider").focus({ preventScroll: true });
   }
   folded = view;
 }

@@ -53,5 +53,7 @@ export class Stage {
     const { name, size, job } = photo;
     const expected = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
     await this.#viewer.show({ before, after, size: job?.output ?? expected, name, same });
+    // the button that had the focus is gone
+    if (after && same && [$("cancel"), document.body].includes(document.activeElement)) $("divider").focus({ preventScroll: true });
   }
 }

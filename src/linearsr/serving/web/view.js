@@ -22,6 +22,11 @@ export class View {
     return Math.max(CLOSEST, CLOSEST / this.fitting);
   }
 
+  /** A small picture can be seen at its own size, too. */
+  get least() {
+    return Math.min(1, 1 / this.fitting);
+  }
+
   get whole() {
     return this.zoom <= 1;
   }
@@ -46,7 +51,7 @@ export class View {
   /** The picture's point at (x, y), from the pane's centre, stays where it is. */
   zoomBy(factor, x = 0, y = 0) {
     const before = this.scale;
-    this.zoom = Math.min(Math.max(this.zoom * factor, 1), this.closest);
+    this.zoom = Math.min(Math.max(this.zoom * factor, this.least), this.closest);
     const moved = 1 / before - 1 / this.scale;
     this.x += (x * moved) / this.picture.width;
     this.y += (y * moved) / this.picture.height;
@@ -62,7 +67,7 @@ export class View {
   resize(pane, picture = this.picture) {
     this.pane = pane;
     this.picture = picture;
-    this.zoom = Math.min(this.zoom, this.closest);
+    this.zoom = Math.min(Math.max(this.zoom, this.least), this.closest);
     this.#hold();
   }
 

@@ -23,7 +23,7 @@ export class Viewer {
         toggle: (point) => (this.#view.whole ? this.zoomBy(4, point) : this.fit()),
         fit: () => this.fit(),
       });
-    this.divider.addEventListener("input", () => this.#divide(this.divider.value / 100));
+    this.divider.addEventListener("input", () => this.#slide(this.divider.value / 100));
     $("zoom-in").addEventListener("click", () => this.zoomBy(1.5));
     $("zoom-out").addEventListener("click", () => this.zoomBy(1 / 1.5));
     $("fit").addEventListener("click", () => this.fit());
@@ -91,6 +91,11 @@ export class Viewer {
     }));
   }
 
+  #slide(share) {
+    this.root.classList.remove("sweep");
+    this.#divide(share);
+  }
+
   #divide(share) {
     this.divider.value = Math.round(share * 100);
     this.divider.setAttribute("aria-valuetext", `${this.divider.value}% before`);
@@ -102,10 +107,7 @@ export class Viewer {
     const { left, right } = this.#view.seen;
     const at = left + (this.divider.value / 100) * (right - left);
     if (!this.#view.whole && Math.abs(x - at) > GRIP) return null;
-    const drag = (point) => {
-      this.root.classList.remove("sweep");
-      this.#divide(Math.min(Math.max((point.x - left) / (right - left), 0), 1));
-    };
+    const drag = (point) => this.#slide(Math.min(Math.max((point.x - left) / (right - left), 0), 1));
     drag({ x });
     return drag;
   }
@@ -121,12 +123,13 @@ export class Viewer {
     $("zoom").textContent = "";
     if (!this.picture || !width || !height) return;
     this.#view.resize({ width, height }, this.picture);
-    const { box, seen, scale, zoom, closest, whole } = this.#view;
+    const { box, seen, scale, zoom, least, closest, whole } = this.#view;
     const lengths = { ...box, from: seen.left, to: seen.right };
     for (const [name, value] of Object.entries(lengths)) this.root.style.setProperty(`--${name}`, `${value}px`);
     this.root.classList.toggle("whole", whole);
     $("zoom").textContent = `${Math.round(scale * 100)}%`;
-    $("zoom-out").disabled = $("fit").disabled = whole;
+    $("fit").disabled = zoom === 1;
+    $("zoom-out").disabled = zoom <= least;
     $("zoom-in").disabled = zoom >= closest;
   }
 }

@@ -1,0 +1,406 @@
+"""The page of `linearsr serve` in a real browser: from a photo to its download, and what can come between."""
+
+import re
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
+from tiny_model import build
+from web_tools import (
+    CHROMIUM,
+    ENDLESS,
+    chromium,
+    enlarge,
+    give,
+    photo,
+    result_seen,
+    status,
+    until,
+    visitors,
+    web_server,
+)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+WORDS = ("ivy", "moss", "sky")
+MAX_BYTES = 100_000
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A tiny model that is guided by tags, and whose tagger sees everything but moss in everything."""
+    folder = tmp_path_factory.mktemp("guided_model")
+    pipe = build()
+    pipe.config = replace(pipe.config, use_tags=True)
+    pipe.guidance = TagGuidance(TagGuidanceConfig(WORDS, channels=16)).eval()
+    seen = OwnTaggerConfig(WORDS, (0.0, None, 0.0), channels=8, num_stages=2, image_size=16)
+    pipe.tagger = OwnTagger(seen).eval()
+    pipe.save_pretrained(folder)
+    limits = {"max_queue": 1, "max_bytes": MAX_BYTES, "max_pixels": 10_000, "max_steps": 2 * ENDLESS}
+    with web_server(tmp_path_factory.mktemp("data"), folder, **limits) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser, address):
+    with visitors(browser, address) as visit:
+        yield visit
+
+
+def download(page, format):
+    page.click(f"#result label:has([value={format}])")
+    with page.expect_download() as file:
+        page.click("#download")
+    return file.value.suggested_filename, Image.open(BytesIO(Path(file.value.path()).read_bytes()))
+
+
+def lengths(page, *names):
+    style = "getComputedStyle(document.getElementById('viewer'))"
+    return [float(page.evaluate(f"{style}.getPropertyValue('--{name}')").removesuffix("px")) for name in names]
+
+
+def boxes(page):
+    return page.evaluate("""() => [...document.querySelectorAll('.pane img')].map((image) => {
+        const [inner, outer] = [image, image.parentElement].map((element) => element.getBoundingClientRect());
+        return [inner.left - outer.left, inner.top - outer.top, inner.width, inner.height].map(Math.round);
+    })""")
+
+
+def chips(page, where):
+    return [text.rstrip("×+") for text in page.locator(f"#{where} li").all_text_contents()]
+
+
+def test_from_a_photo_to_its_download(visit):
+    page = visit()
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    give(page, photo(exif=exif, dpi=(300, 300)))
+    page.wait_for_selector("#sizes:has-text('24 × 20 → 96 × 80 pixels')")
+    enlarge(page, scale=3, steps=2, fidelity=0.5)
+    result_seen(page)
+    assert page.evaluate("[before.naturalWidth, after.naturalWidth]") == [24, 72]
+    assert page.inner_text("#made").replace("\xa0", " ").startswith("72 × 60 pixels · ×3 · fidelity 0.5 · 2 steps")
+    assert page.inner_text("#live") == "photo.jpg: ready, 72 × 60 pixels"
+    assert page.title() == "✓ Ready · LinearSR"
+    for format in ("png", "jpg", "webp", "tiff"):
+        name, result = download(page, format)
+        assert name == f"photo_x3.{'tif' if format == 'tiff' else format}"
+        assert result.format == {"jpg": "JPEG"}.get(format, format.upper())
+        assert result.size == (72, 60)
+        assert result.getexif()[0x010F] == "A camera"
+
+
+def test_divider_by_pointer_and_keys(visit):
+    page = visit()
+    give(page, photo())
+    enlarge(page)
+    result_seen(page)
+    # the divider comes to rest in the middle, and has the focus
+    until(page, "getComputedStyle(viewer).getPropertyValue('--share') === '0.5'")
+    until(page, "document.activeElement === divider")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert lengths(page, "share") == [0.52]
+    assert page.get_attribute("#divider", "aria-valuetext") == "52% before"
+    page.keyboard.press("Home")
+    assert lengths(page, "share") == [0]
+
+    box = page.locator("#viewer").bounding_box()
+    left, right = lengths(page, "from", "to")
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + left + 5, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + left + 0.75 * (right - left), middle)
+    page.mouse.up()
+    assert lengths(page, "share")[0] == pytest.approx(0.75, abs=0.01)
+    # each half is cut at the divider
+    cut = page.evaluate("getComputedStyle(before.parentElement).clipPath")
+    assert float(re.findall(r"[\d.]+", cut)[1]) == pytest.approx(box["width"] - lengths(page, "from")[0] - 0.75 * (right - left), abs=6)
+
+
+def test_zoom_and_move_both_pictures_together(visit):
+    page = visit()
+    give(page, photo())
+    enlarge(page)
+    result_seen(page)
+    whole = boxes(page)
+    assert whole[0] == whole[1]
+    box = page.locator("#viewer").bounding_box()
+    x, y = round(box["x"] + 0.4 * box["width"]), round(box["y"] + 0.6 * box["height"])
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -600)
+    page.wait_for_selector("#fit:not([disabled])")
+    near = boxes(page)
+    assert near[0] == near[1]
+    # the point under the pointer stays
+    for place, (start, side) in ((x - box["x"], (0, 2)), (y - box["y"], (1, 3))):
+        share = (place - whole[0][start]) / whole[0][side]
+        assert near[0][start] + share * near[0][side] == pytest.approx(place, abs=2)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 20)
+    page.mouse.up()
+    assert boxes(page) == [[near[0][0] + 30, near[0][1] + 20, *near[0][2:]]] * 2
+
+    page.click("#mode-beside")
+    beside = boxes(page)
+    assert beside[0] == beside[1]
+    first, second = (page.locator(".pane").nth(number).bounding_box() for number in (0, 1))
+    assert second["x"] >= first["x"] + first["width"]
+    page.focus(".pane >> nth=1")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("+")
+    assert boxes(page)[0] == boxes(page)[1] != beside[0]
+    page.keyboard.press("0")
+    assert page.is_disabled("#fit")
+    page.click("#actual")
+    assert page.inner_text("#zoom") == "100%"
+
+
+def test_dropped_and_pasted(visit):
+    page = visit()
+    for event, carrier in (("drop", "dataTransfer"), ("paste", "clipboardData")):
+        page.evaluate(
+            """async ([event, carrier]) => {
+                const data = new DataTransfer();
+                const canvas = new OffscreenCanvas(20, 16);
+                canvas.getContext("2d");
+                data.items.add(new File([await canvas.convertToBlob()], `${event}.png`, { type: "image/png" }));
+                const kind = { drop: DragEvent, paste: ClipboardEvent }[event];
+                document.body.dispatchEvent(new kind(event, { [carrier]: data, bubbles: true, cancelable: true }));
+            }""",
+            [event, carrier],
+        )
+        page.wait_for_selector(f"#photo-name:has-text('{event}.png')")
+        page.wait_for_selector("#sizes:has-text('20 × 16')")
+    assert page.locator("#photos li").count() == 2
+    assert page.inner_text("#start") == "Enlarge 2 photos"
+    page.click("#start")
+    until(page, "document.querySelectorAll('#photos [aria-label$=ready]').length === 2")
+
+
+def test_tags_are_seen_and_edited(visit):
+    page = visit()
+    give(page, photo())
+    page.wait_for_selector("#chosen li")
+    assert sorted(chips(page, "chosen")) == ["ivy", "sky"]
+    page.click("[aria-label='Remove sky']")
+    assert chips(page, "chosen") == ["ivy"]
+    assert chips(page, "found") == ["sky"]
+    assert page.inner_text("#live") == "sky removed"
+    page.fill("#new-tag", "Moss, zeppelin")
+    page.keyboard.press("Enter")
+    assert chips(page, "chosen") == ["ivy", "moss", "zeppelin"]
+    enlarge(page, steps=1)
+    result_seen(page)
+    assert "guided by ivy, moss" in page.inner_text("#made").replace("\xa0", " ")
+    assert "does not know: zeppelin" in page.inner_text("#warnings")
+
+
+def test_cancel_and_try_again(visit):
+    page = visit()
+    give(page, photo())
+    enlarge(page, steps=ENDLESS)
+    page.wait_for_selector("#progress[value]")
+    status(page, f"of {ENDLESS}")
+    assert page.evaluate("document.activeElement.id") == "cancel"
+    page.click("#cancel")
+    status(page, "Cancelled")
+    assert page.is_hidden("#progress")
+    page.fill("#steps", "1")
+    page.click("#retry")
+    result_seen(page)
+
+
+def test_what_is_no_photo_or_too_large_is_named(visit):
+    page = visit()
+    give(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"dear diary"})
+    enlarge(page)
+    page.wait_for_selector("#status.trouble")
+    assert page.inner_text("#live").startswith("notes.txt: ")
+    give(page, photo("large.png", 150, 100))
+    status(page, "This photo has 150 × 100")
+    assert page.is_disabled("#start")
+    give(page, {"name": "heavy.png", "mimeType": "image/png", "buffer": bytes(MAX_BYTES + 1)})
+    status(page, "This file has")
+    give(page, photo("good.png", 80, 60))
+    page.fill("#scale", "9")
+    assert page.is_disabled("#start")
+    assert page.inner_text("#trouble").startswith("Scale: ")
+    page.fill("#scale", "8")
+    assert "Choose a smaller scale" in page.inner_text("#trouble")
+    enlarge(page, scale=2)
+    result_seen(page)
+
+
+def test_two_people_and_a_full_queue(visit):
+    first, second, third = visit(), visit(), visit()
+    give(first, photo("first.png", 24))
+    enlarge(first, steps=ENDLESS)
+    status(first, f"of {ENDLESS}")
+    give(second, photo("second.png", 28))
+    enlarge(second, steps=1)
+    status(second, "Next in the queue")
+    give(third, photo("third.png", 32))
+    enlarge(third, steps=1)
+    status(third, "The server is full. Trying again in")
+    first.click("#cancel")
+    for page, side in ((second, 112), (third, 128)):
+        result_seen(page)
+        assert page.evaluate("after.naturalWidth") == side
+    assert first.locator("#photos li").count() == second.locator("#photos li").count() == 1
+
+
+def test_photos_of_an_earlier_visit(visit):
+    page = visit()
+    give(page, photo("one.jpg", 24), photo("two.jpg", 28))
+    enlarge(page, steps=1)
+    until(page, "document.querySelectorAll('#photos [aria-label$=ready]').length === 2")
+    page.reload()
+    page.click("#photos [aria-label='two.jpg: ready']")
+    result_seen(page)
+    assert page.evaluate("[before.naturalWidth, after.naturalWidth]") == [28, 112]
+    # one under way is followed to its end
+    page.click("#settings-title")
+    enlarge(page, steps=ENDLESS)
+    status(page, f"of {ENDLESS}")
+    page.reload()
+    page.click("#photos [aria-label='two.jpg: under way']")
+    page.click("#cancel")
+    status(page, "Cancelled")
+    # removed here is removed there
+    page.on("dialog", lambda dialog: dialog.accept())
+    with page.expect_response(lambda response: response.request.method == "DELETE") as removed:
+        page.focus("#photos [aria-label='one.jpg: ready']")
+        page.keyboard.press("Delete")
+    assert removed.value.status == 204
+    page.click("#remove-all")
+    page.wait_for_selector("#tray", state="hidden")
+    page.reload()
+    assert page.is_hidden("#tray")
+
+
+def test_results_that_the_server_has_removed(visit):
+    page = visit()
+    give(page, photo())
+    enlarge(page, steps=1)
+    with page.expect_response(re.compile("/result")) as seen:
+        result_seen(page)
+    page.request.delete(seen.value.url.split("/result")[0])
+    page.reload()
+    page.click("#photos button")
+    status(page, "The server has removed this result")
+    page.click("#retry")
+    result_seen(page)
+
+
+def test_a_key_is_asked_for(visit):
+    page = visit()
+
+    def guard(route):
+        if route.request.headers.get("authorization") == "Bearer secret":
+            return route.continue_()
+        return route.fulfill(status=401, json={"error": {"code": "unauthorized", "message": "a key is needed"}})
+
+    page.route("**/v1/**", guard)
+    page.reload()
+    page.fill("#key-text", "guess")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#key-wrong:visible")
+    page.fill("#key-text", "secret")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#limits:not(:empty)")
+    give(page, photo())
+    enlarge(page, steps=1)
+    result_seen(page)
+
+
+def test_fits_a_phone(visit):
+    page = visit(360, 640, has_touch=True, is_mobile=True)
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(fits)
+    give(page, photo("a-very-long-name-that-no-phone-can-show-in-one-line-of-text.jpg"))
+    # to be reached without scrolling
+    assert page.locator("#start").bounding_box()["y"] < 640 - 40
+    page.tap("#start")
+    result_seen(page)
+    assert page.evaluate(fits)
+    for button in page.locator("button:visible").all():
+        box = button.bounding_box()
+        assert min(box["height"], box["width"]) >= 24, button
+    page.tap("#mode-beside")
+    first, second = (page.locator(".pane").nth(number).bounding_box() for number in (0, 1))
+    assert second["y"] >= first["y"] + first["height"]
+
+
+def test_dark_and_still_where_asked(visit):
+    dark, light = visit(color_scheme="dark", reduced_motion="reduce"), visit(color_scheme="light")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    brightness = [sum(map(int, re.findall(r"\d+", page.evaluate(colour)))) for page in (dark, light)]
+    assert brightness[0] < 150 < 600 < brightness[1]
+    for page in (dark, light):
+        page.evaluate("viewer.classList.add('sweep')")
+    moves = "getComputedStyle(viewer).transitionDuration"
+    assert (dark.evaluate(moves), light.evaluate(moves)) == ("0s", "0.7s")
+
+
+def test_keyboard_alone(visit):
+    page = visit()
+    page.keyboard.press("Tab")
+    names = []
+    while not names or names[-1] != "example":
+        names.append(page.evaluate("document.activeElement.id"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        page.keyboard.press("Tab")
+    assert names == ["open-help", "choose", "example"]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    until(page, "document.activeElement === divider")
+    # every control has a name
+    unnamed = page.evaluate("""() => [...document.querySelectorAll("button, input, progress, output, [role=group]")]
+        .filter((element) => element.checkVisibility() && !(element.ariaLabel || element.textContent.trim()
+            || element.labels?.length)).map((element) => element.id)""")
+    assert unnamed == []
+
+
+def test_pieces_of_an_event_stream_and_views(visit):
+    page = visit()
+    page.evaluate("""async () => {
+        const { read } = await import("./events.js");
+        const text = ": hello\\r\\n\\r\\nevent: progress\\ndata: {\\"a\\": \\"é\\"}\\n\\ndata: 1\\ndata: 2\\n\\n";
+        const bytes = new TextEncoder().encode(text);
+        for (let first = 0; first <= bytes.length; first++)
+            for (let second = first; second <= bytes.length; second += 3) {
+                const parts = [bytes.slice(0, first), bytes.slice(first, second), bytes.slice(second)];
+                const stream = new ReadableStream({ start(to) { parts.forEach((part) => to.enqueue(part)); to.close(); } });
+                const got = await Array.fromAsync(read(stream));
+                if (JSON.stringify(got) !== JSON.stringify(['{"a": "é"}', "1\\n2"])) throw new Error(`${first} ${second}: ${got}`);
+            }
+    }""")
+    page.evaluate("""async () => {
+        const { View } = await import("./view.js");
+        const random = (least, most) => least + Math.random() * (most - least);
+        for (let round = 0; round < 300; round++) {
+            const view = new View();
+            view.resize({ width: random(50, 900), height: random(50, 900) }, { width: random(1, 9000), height: random(1, 9000) });
+            for (let turn = 0; turn < 10; turn++) {
+                view.zoomBy(random(0.3, 4), random(-200, 200), random(-200, 200));
+                view.moveBy(random(-500, 500), random(-500, 500));
+                const { left, top, width, height } = view.box;
+                for (const [start, side, pane] of [[left, width, view.pane.width], [top, height, view.pane.height]]) {
+                    const empty = Math.max(start, 0) + Math.max(pane - start - side, 0);
+                    if (Math.abs(empty - Math.max(pane - side, 0)) > 1e-6 * pane) throw new Error(JSON.stringify(view));
+                }
+            }
+        }
+    }""")

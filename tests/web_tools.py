@@ -1,0 +1,120 @@
+"""The page of the server in a real browser."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from linearsr.serving.api import create_app
+from linearsr.serving.settings import ServeSettings
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ENDLESS = 20_000
+"""Steps of a job that does not end by itself."""
+
+Opener = Callable[..., Any]
+
+
+@contextmanager
+def web_server(data: Path, model: Path | None = None, **settings: Any) -> Iterator[str]:
+    """Serve in a thread; yields the address."""
+    made = ServeSettings(data, None if model is None else str(model), ("cpu",), **settings)
+    config = uvicorn.Config(create_app(made), port=0, log_level="warning", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.05)
+            assert thread.is_alive(), "the server did not start"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visitors(browser: Any, address: str) -> Iterator[Opener]:
+    """Opens the page as another person at each call; at the end nothing may have gone wrong or elsewhere."""
+    contexts: list[Any] = []
+    troubles: list[str] = []
+
+    def see(kind: str, text: str) -> None:
+        # a refusal is an answer; the browser reports each
+        if kind == "error" and "responded with a status of 4" not in text:
+            troubles.append(text)
+
+    def go_out(url: str) -> None:
+        if not url.startswith((address, "blob:", "data:image/")):
+            troubles.append(url)
+
+    def visit(width: int = 1280, height: int = 800, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: see(message.type, message.text))
+        page.on("request", lambda request: go_out(request.url))
+        page.goto(address)
+        page.wait_for_selector("#limits:not(:empty)", state="attached")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def photo(name: str = "photo.jpg", width: int = 24, height: int = 20, **options: Any) -> dict[str, Any]:
+    """A file as a person gives it to the page."""
+    rng = np.random.default_rng(width)
+    file = BytesIO()
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, Image.registered_extensions()[Path(name).suffix], **options)
+    return {"name": name, "mimeType": "image/" + Path(name).suffix[1:], "buffer": file.getvalue()}
+
+
+def give(page: Any, *files: dict[str, Any]) -> None:
+    page.set_input_files("#files", list(files))
+    page.wait_for_selector("#start")
+
+
+def enlarge(page: Any, **settings: float) -> None:
+    for name, value in settings.items():
+        page.fill(f"#{name}", str(value))
+    page.click("#start")
+
+
+def result_seen(page: Any) -> None:
+    page.wait_for_selector("#viewer.both")
+
+
+def status(page: Any, text: str) -> None:
+    page.wait_for_selector(f"#status-text:has-text('{text}')")
+
+
+def until(page: Any, condition: str) -> None:
+    """Like `page.wait_for_function`, which a strict policy forbids."""
+    end = time.monotonic() + 30
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"never so: {condition}"
+        page.wait_for_timeout(50)
