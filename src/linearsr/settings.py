@@ -43,6 +43,10 @@ class PipelineConfig:
     """Shift of the times towards noise."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
+    int8_ranges: dict[str, float] | None = None
+    """Largest magnitude that goes into a convolution, by part and name: these can compute in 8 bits.
+
+    `models/int8.py` does, and `linearsr convert --to int8` finds them."""
     name: str = "LinearSR"
     """How the model is called in reports."""
 
@@ -57,6 +61,8 @@ class PipelineConfig:
             raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
         if not (isfinite(self.flow_shift) and self.flow_shift > 0):
             raise ValueError(f"flow_shift {self.flow_shift:g} must be above 0")
+        if not all(isfinite(value) and value > 0 for value in (self.int8_ranges or {}).values()):
+            raise ValueError("int8_ranges must be above 0")
         _check_ranges(self.num_inference_steps, self.fidelity, self.color_fix, self.guidance_scale)
 
     def times(self, steps: int) -> list[float]:

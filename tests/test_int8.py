@@ -1,0 +1,96 @@
+"""Residual blocks in 8 bits: close to float32, the same bits by strips, and never clipped."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from linearsr.models import int8
+from linearsr.models.int8 import Int8ResidualBlock, find_ranges, use_int8_
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, ResidualBlock
+
+pytestmark = pytest.mark.skipif(not int8.supported(), reason="this processor has no fast 8-bit convolutions")
+
+
+@pytest.fixture
+def block() -> ResidualBlock:
+    torch.manual_seed(0)
+    found = ResidualBlock(32)
+    nn.init.normal_(found.conv_1.bias)
+    nn.init.normal_(found.conv_2.bias)
+    return found
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 32, 13, 17, generator=torch.Generator().manual_seed(1))
+
+
+def in_int8(block: ResidualBlock, x: Tensor, modulation: Tensor | None = None) -> Int8ResidualBlock:
+    network = nn.Sequential(block)
+    with find_ranges(block) as ranges, torch.no_grad():
+        block(x, modulation)
+    use_int8_(network, {f"0{name}": value for name, value in ranges.items()})
+    found = network[0]
+    assert isinstance(found, Int8ResidualBlock)
+    return found
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_branch_is_that_of_float32(
+    block: ResidualBlock, x: Tensor, modulated: bool, dtype: torch.dtype
+) -> None:
+    modulation = torch.randn(2, 64) * 0.3 if modulated else None
+    quantised = in_int8(block, x, modulation)
+    with torch.no_grad():
+        expected = block(x, modulation)
+        found = quantised(x.to(dtype), None if modulation is None else modulation.to(dtype))
+    assert found.dtype == dtype
+    assert relative_error(found - x, expected - x) < 0.03
+    # at the borders too, where the padding's zero is a byte of its own
+    assert relative_error(found[..., :1] - x[..., :1], (expected - x)[..., :1]) < 0.04
+
+
+def test_a_strip_with_its_halo_gives_the_bits_of_the_whole(block: ResidualBlock, x: Tensor) -> None:
+    quantised = in_int8(block, x)
+    with torch.no_grad():
+        whole = quantised(x)
+        strip = quantised(x[:, :, 3:11])
+    assert torch.equal(strip[:, :, 2:-2], whole[:, :, 5:9])
+
+
+@pytest.mark.parametrize("place", ["input", "hidden"])
+def test_what_leaves_the_range_is_computed_in_float(block: ResidualBlock, x: Tensor, place: str) -> None:
+    quantised = in_int8(block, x)
+    ranges = {"input": (1.0, 100.0), "hidden": (10.0, 0.5)}[place]
+    narrow = Int8ResidualBlock(block, *ranges)
+    with torch.no_grad():
+        assert torch.equal(narrow(x), block(x))
+        assert not torch.equal(quantised(x), block(x))
+
+
+def test_gradients_go_through_the_float_weights(block: ResidualBlock, x: Tensor) -> None:
+    quantised = in_int8(block, x)
+    quantised(x).sum().backward()
+    assert block.conv_1.weight.grad is not None
+
+
+def test_the_state_of_a_stem_stays_the_same() -> None:
+    stem = PredictiveStem(PredictiveStemConfig(channels=16, num_blocks=2, summary_channels=8)).eval()
+    before = stem.state_dict()
+    with find_ranges(stem) as ranges, torch.no_grad():
+        stem(torch.rand(1, 3, 8, 8) * 2 - 1)
+    assert sorted(ranges) == [f"blocks.{i}.conv_{j}" for i in (0, 1) for j in (1, 2)]
+    use_int8_(stem, {f"lr_stem.{name}": value for name, value in ranges.items()}, "lr_stem.")
+    assert all(isinstance(block, Int8ResidualBlock) for block in stem.blocks)
+    assert all(torch.equal(value, before[name]) for name, value in stem.state_dict().items())
+
+
+def test_blocks_of_unknown_range_are_left_alone(block: ResidualBlock) -> None:
+    network = nn.Sequential(block)
+    use_int8_(network, {"0.conv_1": 1.0})
+    assert type(network[0]) is ResidualBlock
