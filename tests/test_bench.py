@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from linearsr import LinearSRPipeline, devices
 from linearsr.cli.app import app
 from linearsr.evaluation import benchmark
-from linearsr.evaluation.benchmark import Benchmark, exponent
+from linearsr.evaluation.benchmark import Benchmark, exponent, local_exponents
 from linearsr.evaluation.counting import count_macs, count_parts, transformer_macs
 from linearsr.evaluation.rivals import rival_call, with_softmax_attention
-from linearsr.evaluation.timing import Timing, measure, peak_bytes
+from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from tiny_model import tiny_model
@@ -100,6 +100,10 @@ def test_the_exponent_of_a_power_is_found(power, factor):
     assert exponent(tokens, [factor * n**power for n in tokens]) == pytest.approx(power, abs=1e-6)
 
 
+def test_growth_from_size_to_size():
+    assert local_exponents([1, 10, 100], [2.0, 20.0, 2000.0]) == pytest.approx([1, 2])
+
+
 def test_an_exponent_needs_two_sizes():
     with pytest.raises(ValueError, match="two sizes"):
         exponent([256, 256], [1.0, 1.1])
@@ -115,9 +119,11 @@ def test_the_median_is_of_the_counted_runs_only():
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="other systems do not forget a peak")
 def test_the_peak_is_of_the_call():
-    base = peak_bytes(lambda: None, CPU)
-    assert peak_bytes(lambda: torch.ones(2**26), CPU) - base > 2**27
-    assert peak_bytes(lambda: None, CPU) - base < 2**26
+    _, base = with_peak(lambda: None, CPU)
+    result, peak = with_peak(lambda: torch.ones(2**26).numel(), CPU)
+    assert result == 2**26
+    assert peak - base > 2**27
+    assert with_peak(lambda: None, CPU)[1] - base < 2**26
 
 
 @pytest.mark.parametrize(("rival", "sizes"), [("softmax", [True, False]), ("diffusers", [True, True])])
@@ -129,6 +135,7 @@ def test_a_rival_that_would_take_too_long_is_left_out(tiny_model, monkeypatch, r
     reports = list(Benchmark(1, (rival,), max_seconds=2).of_model(pipe, [(128, 128), (8, 8)]))
     assert [report.size for report in reports] == [(8, 8), (128, 128)]
     assert [report.rivals[rival] is not None for report in reports] == sizes
+    assert [report.expected[rival] <= 2 for report in reports] == sizes
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,8 @@ def test_a_rival_that_would_take_too_long_is_left_out(tiny_model, monkeypatch, r
 def test_a_size_beyond_the_memory_is_refused_at_once(tiny_model, monkeypatch, options):
     monkeypatch.setattr(devices, "physical_memory", lambda device: 2**20)
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("nothing must be measured"))
+    if "--preset" in options:  # the largest would take minutes, and memory
+        monkeypatch.setattr(benchmark, "LinearSRTransformer", lambda _: pytest.fail("nothing must be built"))
     result = run(*(options or [tiny_model]), "--sizes", "8,512", "--runs", 1)
     assert result.exit_code == 1
     assert "an image of 512x512 needs about" in result.stderr
@@ -165,6 +174,8 @@ def test_the_command_measures_and_draws(tiny_model, tmp_path):
         ([16, 12], [64, 48]),
     ]
     assert set(report["exponents"]) == {"ours", "softmax"}
+    # of two sizes, the fit goes through both
+    assert report["exponents_by_step"] == {name: [power] for name, power in report["exponents"].items()}
     assert report["sizes"][0]["nfe_seconds"]["runs"] == 2
     assert Image.open(figure).format == "PNG"
     table = run(tiny_model, *options[:4])

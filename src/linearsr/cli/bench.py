@@ -116,8 +116,8 @@ def _measure(
     import torch
 
     from linearsr.devices import best_dtype
-    from linearsr.evaluation.benchmark import device_name, versions
-    from linearsr.evaluation.scaling_figure import exponents
+    from linearsr.evaluation.benchmark import device_name, exponent, local_exponents, versions
+    from linearsr.evaluation.scaling_figure import curves
     from linearsr.models.presets import PRESETS
 
     if preset is None:
@@ -132,7 +132,7 @@ def _measure(
         name, steps = f"preset {preset}", 1
         measured = benchmark.of_preset(preset, sizes, place, type_)
     reports = list(_followed(measured, len(sizes)))
-    grown = exponents(reports)
+    grown = {name: curve for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
     report = {
         "model": name,
         "device": device_name(place),
@@ -141,7 +141,10 @@ def _measure(
         "runs": benchmark.runs,
         "steps": steps,
         "sizes": [_as_json(found) for found in reports],
-        "exponents": {network: round(power, 3) for network, power in grown.items()},
+        "exponents": {network: round(exponent(*curve), 3) for network, curve in grown.items()},
+        "exponents_by_step": {
+            network: [round(step, 3) for step in local_exponents(*curve)] for network, curve in grown.items()
+        },
     }
     return report, reports
 
@@ -169,6 +172,7 @@ def _as_json(report: "SizeReport") -> dict[str, Any]:
         "peak_gib": round(report.peak_bytes / 2**30, 3),
         "megapixels_per_second": None if rate is None else round(rate, 3),
         "compare": {rival: timing(found) for rival, found in report.rivals.items()},
+        "expected_seconds": {rival: round(seconds, 3) for rival, seconds in report.expected.items()},
     }
 
 
@@ -221,9 +225,12 @@ def _show(report: dict[str, Any]) -> None:
     out.print(f"medians of {report['runs']} runs, ± half of the quartiles' distance{steps}")
     if rivals:
         out.print(beside)
-        out.print("one evaluation (1 NFE), and its time over ours")
+        out.print("one evaluation (1 NFE), and its time over ours; ~: by its multiply-accumulates")
     for network, power in report["exponents"].items():
-        out.print(f"{network}: time grows with the tokens to the power {power:.2f}")
+        steps = ", ".join(f"{step:.2f}" for step in report["exponents_by_step"][network])
+        out.print(
+            f"{network}: time grows with the tokens to the power {power:.2f}; from size to size {steps}"
+        )
 
 
 def _seconds(timing: dict[str, Any] | None) -> str:
@@ -237,7 +244,9 @@ def _beside(size: dict[str, Any], rivals: Sequence[str]) -> list[str]:
     cells = [f"{ours:.3f} s"]
     for rival in rivals:
         timing = size["compare"][rival]
-        cells.append(
-            "too slow" if timing is None else f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})"
-        )
+        if timing is None:
+            expected = size["expected_seconds"][rival]
+            cells.append(f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})")
+        else:
+            cells.append(f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})")
     return cells

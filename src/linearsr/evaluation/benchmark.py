@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,9 @@ import torch
 from linearsr.devices import require_memory
 from linearsr.evaluation.counting import PartCost, count_parts, evaluation_inputs, transformer_macs
 from linearsr.evaluation.rivals import Rival, rival_call
-from linearsr.evaluation.timing import Timing, measure, peak_bytes
+from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
-from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
 
 Size = tuple[int, int]
@@ -50,6 +52,8 @@ class SizeReport:
     """While that is done."""
     rivals: dict[Rival, Timing | None] = field(default_factory=dict)
     """One evaluation of each; None where it would take too long."""
+    expected: dict[Rival, float] = field(default_factory=dict)
+    """Seconds of one evaluation of each, by its multiply-accumulates at the pace of ours."""
 
     @property
     def megapixels_per_second(self) -> float | None:
@@ -77,90 +81,105 @@ class Benchmark:
             rows, columns = (side * pipe.scale // pipe.codec.compression for side in padded)
             return rows, columns
 
+        table = network.scale_shift_table
         for size in sizes:
             pipe.require_memory(*size)
-            self._require_memory(network, grid(*size), size)
+            self._require_memory(network.config, table.device, table.dtype, grid(*size), size)
         for height, width in _by_area(sizes):
             image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
             rows, columns = grid(height, width)
-            evaluation, rivals = self._evaluation(network, (rows, columns))
+            inputs = evaluation_inputs(network.config, rows, columns, None, table.device, table.dtype)
+            evaluation = self._evaluation(network, inputs)
+            timing, peak = with_peak(
+                partial(measure, partial(pipe, image), pipe.device, self.runs), pipe.device
+            )
             yield SizeReport(
                 (height, width),
                 (height * pipe.scale, width * pipe.scale),
-                _tokens(network, rows, columns),
+                _tokens(network.config, rows, columns),
                 tuple(count_parts(pipe, height, width)),
                 evaluation,
-                measure(lambda image=image: pipe(image), pipe.device, self.runs),  # type: ignore[misc]
-                peak_bytes(lambda image=image: pipe(image), pipe.device),  # type: ignore[misc]
-                rivals,
+                timing,
+                peak,
+                *self._rivals(network, inputs, (rows, columns), evaluation),
             )
 
     def of_preset(
         self, preset: str, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype
     ) -> Iterator[SizeReport]:
         """The transformer of a preset, with random weights, at LR sizes of x4 super-resolution; else as `of_model`."""
-        network = LinearSRTransformer(PRESETS[preset]).to(device, dtype).eval().fuse_projections_()
-        parameters = sum(p.numel() for p in network.parameters())
+        config = PRESETS[preset]
 
         def grid(height: int, width: int) -> tuple[int, int]:
             rows, columns = (-(-side * _SCALE // _COMPRESSION[preset]) for side in (height, width))
             return rows, columns
 
         for size in sizes:
-            self._require_memory(network, grid(*size), size)
+            self._require_memory(config, device, dtype, grid(*size), size)
+        network = LinearSRTransformer(config).to(device, dtype).eval().fuse_projections_()
+        parameters = sum(p.numel() for p in network.parameters())
         for height, width in _by_area(sizes):
             rows, columns = grid(height, width)
-            evaluation, rivals = self._evaluation(network, (rows, columns))
-            inputs = evaluation_inputs(network.config, rows, columns, None, device, dtype)
-            cost = PartCost("transformer", parameters, transformer_macs(network.config, rows, columns))
+            inputs = evaluation_inputs(config, rows, columns, None, device, dtype)
+            evaluation, peak = with_peak(partial(self._evaluation, network, inputs), device)
+            cost = PartCost("transformer", parameters, transformer_macs(config, rows, columns))
             yield SizeReport(
                 (height, width),
                 (height * _SCALE, width * _SCALE),
-                _tokens(network, rows, columns),
+                _tokens(config, rows, columns),
                 (cost,),
                 evaluation,
                 None,
-                peak_bytes(torch.inference_mode()(partial(network, **inputs)), device),
-                rivals,
+                peak,
+                *self._rivals(network, inputs, (rows, columns), evaluation),
             )
 
-    def _require_memory(self, network: LinearSRTransformer, grid: tuple[int, int], size: Size) -> None:
+    def _require_memory(
+        self,
+        config: TransformerConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        grid: tuple[int, int],
+        size: Size,
+    ) -> None:
         """Raises ValueError for an LR size of whose latent `grid` one evaluation cannot fit the device's memory."""
-        table = network.scale_shift_table
-        in_bands = table.device.type == "cpu" and not self.compare
+        in_bands = device.type == "cpu" and not self.compare
         values = _LEAST_VALUES_IN_BANDS if in_bands else _LEAST_VALUES
-        needed = values * network.config.width * _tokens(network, *grid) * table.dtype.itemsize
-        require_memory(needed, table.device, f"an image of {size[1]}x{size[0]}")
+        needed = values * config.width * _tokens(config, *grid) * dtype.itemsize
+        require_memory(needed, device, f"an image of {size[1]}x{size[0]}")
 
     @torch.inference_mode()
-    def _evaluation(
-        self, network: LinearSRTransformer, grid: tuple[int, int]
-    ) -> tuple[Timing, dict[Rival, Timing | None]]:
-        """One evaluation of the network and of its rivals."""
-        table = network.scale_shift_table
-        inputs = evaluation_inputs(network.config, *grid, None, table.device, table.dtype)
-        ours = measure(lambda: network(**inputs), table.device, self.runs)
-        rivals: dict[Rival, Timing | None] = {}
-        for rival in self.compare:
-            rivals[rival] = None
-            if _expected(rival, network, grid, ours.median) <= self.max_seconds:
-                rivals[rival] = measure(rival_call(rival, network, inputs), table.device, self.runs)
-        return ours, rivals
+    def _evaluation(self, network: LinearSRTransformer, inputs: dict[str, Any]) -> Timing:
+        return measure(partial(network, **inputs), network.scale_shift_table.device, self.runs)
+
+    @torch.inference_mode()
+    def _rivals(
+        self, network: LinearSRTransformer, inputs: dict[str, Any], grid: tuple[int, int], ours: Timing
+    ) -> tuple[dict[Rival, Timing | None], dict[Rival, float]]:
+        """`SizeReport.rivals` and `SizeReport.expected`."""
+        device = network.scale_shift_table.device
+        expected = {rival: _expected(rival, network.config, grid, ours.median) for rival in self.compare}
+        rivals = {
+            rival: measure(rival_call(rival, network, inputs), device, self.runs)
+            if seconds <= self.max_seconds
+            else None
+            for rival, seconds in expected.items()
+        }
+        return rivals, expected
 
 
 def _by_area(sizes: Sequence[Size]) -> list[Size]:
     return sorted(sizes, key=lambda size: size[0] * size[1])
 
 
-def _tokens(network: LinearSRTransformer, rows: int, columns: int) -> int:
-    return int(rows * columns // network.config.patch_size**2)
+def _tokens(config: TransformerConfig, rows: int, columns: int) -> int:
+    return rows * columns // config.patch_size**2
 
 
-def _expected(rival: Rival, network: LinearSRTransformer, grid: tuple[int, int], ours: float) -> float:
+def _expected(rival: Rival, config: TransformerConfig, grid: tuple[int, int], ours: float) -> float:
     """Seconds of a rival at the pace of ours, by its multiply-accumulates: N^2 C twice more a layer for softmax."""
-    config = network.config
     macs = transformer_macs(config, *grid)
-    more = 2 * _tokens(network, *grid) ** 2 * config.width * config.num_layers if rival == "softmax" else 0
+    more = 2 * _tokens(config, *grid) ** 2 * config.width * config.num_layers if rival == "softmax" else 0
     return ours * (macs + more) / macs
 
 
@@ -170,6 +189,11 @@ def exponent(tokens: Sequence[int], seconds: Sequence[float]) -> float:
         raise ValueError("an exponent needs two sizes or more")
     slope, _ = np.polyfit(np.log(tokens), np.log(seconds), 1)
     return float(slope)
+
+
+def local_exponents(tokens: Sequence[int], seconds: Sequence[float]) -> list[float]:
+    """The exponent from each size to the next larger one; both in the order of the tokens."""
+    return [exponent(n, s) for n, s in zip(pairwise(tokens), pairwise(seconds), strict=True)]
 
 
 def versions() -> dict[str, str]:

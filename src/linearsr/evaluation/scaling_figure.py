@@ -19,11 +19,6 @@ def curves(reports: Sequence[SizeReport]) -> dict[str, tuple[list[int], list[flo
     return found
 
 
-def exponents(reports: Sequence[SizeReport]) -> dict[str, float]:
-    """The growth of each network's time with the tokens, for those measured at two sizes or more."""
-    return {name: exponent(*curve) for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
-
-
 def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
     """Write a PNG of seconds over output megapixels.
 
@@ -37,9 +32,8 @@ def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     megapixels: Mapping[int, float] = {r.tokens: r.output[0] * r.output[1] / 1e6 for r in reports}
-    grown = exponents(reports)
     for name, (tokens, seconds) in curves(reports).items():
-        power = f": tokens to the power {grown[name]:.2f}" if name in grown else ""
+        power = f": tokens to the power {exponent(tokens, seconds):.2f}" if len(set(tokens)) > 1 else ""
         axis.loglog(
             [megapixels[n] for n in tokens], seconds, "o-", color=_COLOURS[name], label=f"{name}{power}"
         )

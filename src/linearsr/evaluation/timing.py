@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
+_T = TypeVar("_T")
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -48,24 +49,25 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """Most memory in use during a call: of the device's allocator on CUDA, else of the process with all it holds.
+def with_peak(call: Callable[[], _T], device: torch.device) -> tuple[_T, int]:
+    """What a call returns, and the most memory, in bytes, that was in use meanwhile.
 
-    Where the system cannot forget an earlier peak (outside Linux), it is the most of the process so far.
+    Of the device's allocator on CUDA, else of the process with all it holds. Where the system cannot forget an earlier
+    peak (outside Linux), it is the most of the process so far.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return int(torch.cuda.max_memory_allocated(device))
+        result = call()
+        return result, int(torch.cuda.max_memory_allocated(device))
     forgets = _forget_peak()
-    call()
+    result = call()
     if forgets:
         line = next(
             row for row in _STATUS.read_text(encoding="ascii").splitlines() if row.startswith("VmHWM")
         )
-        return int(line.split()[1]) * 1024
+        return result, int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _forget_peak() -> bool:
