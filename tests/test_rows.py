@@ -244,11 +244,11 @@ def bad_files(folder):
         "truncated.tif": (tiff[: len(tiff) * 2 // 3], "broken or truncated"),
         "broken.png": (bytes(broken), "broken or truncated"),
         "bomb.png": (bomb, "megapixels exceed the limit"),
-        "text.png": (b"no image at all", "is no image"),
+        "text.png": (b"no image at all", "is no PNG, TIFF or JPEG"),
         "floats.tif": (floats.read_bytes(), "convert it to RGB of 8 or 16 bits"),
         "premultiplied.tif": (premultiplied.read_bytes(), "straight alpha"),
         "ycbcr.tif": ((folder / "ycbcr.tif").read_bytes(), "convert it to RGB"),
-        "a.webp": ((folder / "a.webp").read_bytes(), "convert it to PNG, TIFF or JPEG"),
+        "a.webp": ((folder / "a.webp").read_bytes(), "convert it to one"),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from linearsr.images.metadata import Notes, read_notes
 from linearsr.images.picture import ImageError, quantise
@@ -18,7 +18,7 @@ from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
 
-_FORMATS = {"PNG", "TIFF", "JPEG", "MPO"}
+_FORMATS = ("PNG", "TIFF", "JPEG")
 _SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
 # libvips takes their samples for RGB
 _FOREIGN_MODES = {"YCbCr", "LAB", "HSV"}
@@ -71,20 +71,28 @@ def _decode(path: Path, folder: Path, max_pixels: int) -> Decoded:
     return Decoded(rows, notes)
 
 
+def stored_size(path: Path) -> tuple[int, int]:
+    """(height, width) as stored. Raises ImageError if the file is no PNG, TIFF or JPEG."""
+
+    def look() -> tuple[int, int]:
+        with _header(path) as header:
+            return header.height, header.width
+
+    return guarded(os.fspath(path), look)
+
+
 def _header(path: Path) -> Image.Image:
-    """The file opened by Pillow, for all that it says before its pixels."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # ours is checked right after
-    try:
-        header = Image.open(path)
-    except UnidentifiedImageError as error:
-        raise ImageError(path, "is no image, or its header is broken; use PNG, TIFF or JPEG") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    if header.format not in _FORMATS:
-        raise ImageError(
-            path, f"is too large for a file of type {header.format}; convert it to PNG, TIFF or JPEG"
-        )
+    """The file opened by Pillow, for all that it says before its pixels.
+
+    Not by `Image.open`, which has a limit of pixels of its own.
+    """
+    Image.preinit()
+    with open(path, "rb") as file:
+        begin = file.read(16)
+    found = (opens for opens, accepts in map(Image.OPEN.__getitem__, _FORMATS) if accepts and accepts(begin))
+    if (opens := next(found, None)) is None:
+        raise ImageError(path, "is no PNG, TIFF or JPEG, which alone are read in strips; convert it to one")
+    header = opens(os.fspath(path), path)
     if header.format == "PNG" and "exif" not in header.info:
         # Pillow would decode all pixels to see whether EXIF follows them
         with open(path, "rb") as file:

@@ -80,6 +80,16 @@ class RowWriter:
         self._rows = RowFile(folder / "output.rows", *size, channels, dtype)
         self._done = 0
 
+    @property
+    def rows_bytes(self) -> int:
+        """Bytes of disk that all rows take until they are encoded."""
+        return self._rows.height * self._rows.row_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of disk that encoding takes, at the most: the file, and its pixels by themselves."""
+        return 2 * self.rows_bytes
+
     def write(self, rows: FloatArray) -> None:
         """The next rows (n, W, 3), in [0, 1], from top to bottom. Raises ImageError if the disk is full."""
         top, bottom = self._done, self._done + len(rows)

@@ -1,0 +1,109 @@
+"""From an image file to a larger one by rows: neither is ever held, and a killed run goes on where it was."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linearsr.images.resize import scaled_size
+from linearsr.images.rows.reader import DEFAULT_MAX_PIXELS, RowReader
+from linearsr.images.rows.writer import RowWriter
+from linearsr.streaming.job import FileJob, file_job
+from linearsr.streaming.memory import buffer_bytes
+from linearsr.streaming.upscale import stream_upscale
+from linearsr.streaming.work import Progress
+
+if TYPE_CHECKING:
+    from linearsr.pipeline import LinearSRPipeline
+
+_ENCODING = 0.1
+"""Share of the whole work that is encoding, about."""
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """`size`: (width, height) of what was written; `tags`: what guided it."""
+
+    size: tuple[int, int]
+    tags: tuple[str, ...]
+
+
+def upscale_file(
+    pipeline: "LinearSRPipeline",
+    source: Path,
+    target: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    quality: int = 95,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    strip_rows: int | None = None,
+    progress: Progress = lambda label, share: None,
+) -> FileResult:
+    """Upscale a PNG, TIFF or JPEG file into another, with alpha, bits and notes, in the memory of some strips.
+
+    What waits between passes lies in a hidden folder beside `target`, which is removed at the end. After a kill, the
+    same call goes on from there; with other settings, or another source, it starts anew.
+
+    Args:
+        settings: scale, steps, tags and so on, by the names of `LinearSRPipeline.upscale`.
+        quality: of JPEG, 1 to 100.
+        max_pixels: of the source; more are refused.
+        strip_rows: LR rows to work on at a time; None: by the width.
+        progress: gets what is being done, and the share of the whole work that is done.
+
+    Raises:
+        ImageError: what is wrong with source or target.
+        ValueError: a setting out of its range; too little room on the disk; another process has this target in work.
+        ImportError: the extra `large` is not installed.
+    """
+    settings = dict(settings or {})
+    scale = float(settings.get("scale") or pipeline.scale)
+    with file_job(source, target, {**settings, "quality": quality}) as job:
+        try:
+            progress("reading", 0)
+            reader = RowReader(source, job.folder, max_pixels)
+            size = scaled_size(reader.height, reader.width, scale)
+            writer = RowWriter(target, size, reader, job.folder, overwrite, quality)
+            if job.tags is None:
+                _require_disk(pipeline, reader, writer, job, settings)
+        except BaseException:
+            job.remove()
+            raise
+        if job.tags is None:
+            tags = stream_upscale(
+                pipeline,
+                reader,
+                writer,
+                **settings,
+                work_folder=job.folder / "passes",
+                identity=job.source,
+                strip_rows=strip_rows,
+                progress=lambda label, share: progress(label, share * (1 - _ENCODING)),
+            )
+            job.finish_rows(tags)
+        tags = job.tags or ()
+        writer.close(tags, lambda share: progress("encoding", 1 - _ENCODING * (1 - share)))
+        job.remove()
+    return FileResult((size[1], size[0]), tags)
+
+
+def _require_disk(
+    pipeline: "LinearSRPipeline",
+    reader: RowReader,
+    writer: RowWriter,
+    job: FileJob,
+    settings: Mapping[str, Any],
+) -> None:
+    """Refuse what would only end with a full disk."""
+    steps = settings.get("num_inference_steps") or pipeline.config.num_inference_steps
+    height, width = (side + -side % pipeline.multiple_of for side in (reader.height, reader.width))
+    needed = writer.rows_bytes + max(writer.file_bytes, buffer_bytes(pipeline, height, width, steps))
+    there = sum(path.stat().st_blocks * 512 for path in job.folder.rglob("*.rows"))
+    free = shutil.disk_usage(job.folder).free + there
+    if free < needed:
+        raise ValueError(
+            f"{job.folder.parent}: a result of this size needs about {needed / 1e9:.1f} GB of disk for its work, "
+            f"and {free / 1e9:.1f} GB are free: make room, or choose another folder"
+        )
