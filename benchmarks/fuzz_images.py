@@ -1,0 +1,100 @@
+"""Feed the image reader bytes that a coverage-guided fuzzer makes up: a picture or an ImageError, nothing else.
+
+    pip install atheris
+    python benchmarks/fuzz_images.py --runs 20000
+
+Begins with small files of every format that Pillow writes. What breaks the rule is kept as `crash-*`, with a traceback.
+"""
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import atheris
+import numpy as np
+from rich.console import Console
+
+with atheris.instrument_imports(include=["PIL", "linearsr.images"]):
+    from PIL import Image
+
+    from linearsr.images.io import ImageError, read_image
+
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "BMP",
+    "PPM",
+    "TGA",
+    "ICO",
+    "JPEG2000",
+    "PCX",
+    "SGI",
+    "DDS",
+    "AVIF",
+)
+MODES = ("RGB", "RGBA", "L", "P", "I;16", "CMYK", "1")
+MAX_PIXELS = 1_000_000
+
+outcomes: Counter[str] = Counter()
+
+
+def read(data: bytes) -> None:
+    """The way of an upload: its bytes to a picture, within the limit."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = read_image(data, max_pixels=MAX_PIXELS)
+    except ImageError as error:
+        line = str(error)
+        if "\n" in line or "Traceback" in line:
+            raise AssertionError("not one line") from error
+        outcomes["refused with one line"] += 1
+    else:
+        assert 0 < picture.size[0] * picture.size[1] <= MAX_PIXELS
+        outcomes["read"] += 1
+    if sum(outcomes.values()) % 1000 == 0:
+        Console().print(f"{sum(outcomes.values())} inputs: {dict(outcomes)}", highlight=False)
+
+
+def write_corpus(folder: Path) -> None:
+    """One small file of each format and mode that go together."""
+    colours = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    for file_format in FORMATS:
+        for mode in MODES:
+            path = folder / f"{file_format}-{mode.replace(';', '')}"
+            try:
+                Image.fromarray(colours).convert("L" if mode == "I;16" else mode).convert(mode).save(
+                    path, file_format
+                )
+            except (OSError, ValueError, KeyError):
+                path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_corpus(Path(folder))
+        options = [
+            f"-runs={asked.runs}",
+            f"-seed={asked.seed}",
+            "-max_len=4096",
+            "-timeout=30",
+            "-rss_limit_mb=4096",
+        ]
+        atheris.Setup([sys.argv[0], *options, folder], read)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
