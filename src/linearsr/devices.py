@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_MEMORY_NOW = Path("/proc/meminfo")
 
 
 def best_device() -> torch.device:
@@ -38,6 +39,25 @@ def physical_memory(device: torch.device) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(Path(name).read_text(encoding="ascii")))
     return min(limits)
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes of memory that can be had on the device now, or in all where the system does not say; None: unknown."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + unused)
+    limit = physical_memory(device)
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = _MEMORY_NOW.read_text(encoding="ascii").splitlines()
+        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return min(1024 * available, limit or 1024 * available)
+    return limit
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or the system, has no memory left to give."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def require_memory(needed: int, device: torch.device, what: str) -> None:

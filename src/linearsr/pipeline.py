@@ -4,7 +4,7 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import gcd, lcm
@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from linearsr.checkpoints import CheckpointError, resolve_folder
-from linearsr.devices import best_device, best_dtype, require_memory
+from linearsr.devices import best_device, best_dtype, is_out_of_memory, require_memory
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType, to_velocity
 from linearsr.flow.sampler import initial_noise, sample
@@ -27,7 +28,7 @@ from linearsr.images.alpha import resize_alpha
 from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
 from linearsr.images.io import Picture
-from linearsr.images.resize import resize
+from linearsr.images.resize import resize, scaled_size
 from linearsr.model_folder import (
     MODEL_INDEX,
     ModelParts,
@@ -52,8 +53,6 @@ from linearsr.settings import (
 __all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
 
 _COLOUR_FIXES = {"wavelet": wavelet_colour_fix, "adain": adain_colour_fix}
-_BYTES_PER_PIXEL = 150
-"""Peak memory per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +193,21 @@ class LinearSRPipeline:
         hr_multiple = self.codec.compression * int(self.transformer.config.patch_size)
         return lcm(self.lr_stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
 
+    def estimate_memory(self, height: int, width: int, *, streamed: bool = False) -> int:
+        """Peak bytes for an LR image of that size, without the weights: in one piece, or by strips."""
+        from linearsr.streaming import strip_bytes, whole_bytes
+
+        return strip_bytes(self, width) if streamed else whole_bytes(self, height, width)
+
+    def fits(self, height: int, width: int) -> bool:
+        """Whether the device has the memory now for an LR image of that size in one piece."""
+        from linearsr.streaming.memory import fits_whole
+
+        return fits_whole(self.estimate_memory(height, width), self.device)
+
     def require_memory(self, height: int, width: int) -> None:
-        """Raises ValueError for an LR image of a size for which the device has not the memory."""
-        needed = width * height * self.scale**2 * _BYTES_PER_PIXEL
-        require_memory(needed, self.device, f"an image of {width}x{height}")
+        """Raises ValueError for an LR image of a size for which the device has not the memory in one piece."""
+        require_memory(self.estimate_memory(height, width), self.device, f"an image of {width}x{height}")
 
     # an image's way
 
@@ -216,6 +226,7 @@ class LinearSRPipeline:
         guidance_embeds: Tensor | None = None,
         guidance_mask: Tensor | None = None,
         output_type: OutputType = "pil",
+        stream: bool | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> LinearSROutput:
         """Upscale one image or several of any sizes.
@@ -238,7 +249,10 @@ class LinearSRPipeline:
             guidance_embeds, guidance_mask: tokens (B, L, C) and mask (B, L) for the cross-attention, in the place of
                 the model's guidance; B is one, or the number of images.
             output_type: "pil", "np" (float32), "pt" (float32) or "latent".
-            callback_on_step_end: called after every step; may replace the latents.
+            stream: whether to go through the image in strips of rows, which gives the same result to rounding in little
+                memory. None: where the image in one piece would not fit, or did not.
+            callback_on_step_end: called after every step; may replace the latents. Those of a streamed image are never
+                whole, and it gets none.
 
         Raises:
             ImageError: an input that cannot be read.
@@ -252,7 +266,7 @@ class LinearSRPipeline:
             raise ValueError("give either tags or guidance_embeds")
         if guidance_embeds is None:
             self._check_scale(guidance_scale)
-        asked = self._options(
+        asked = self.options(
             scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
         )
         unknown = self.unknown_tags(tags)
@@ -261,9 +275,11 @@ class LinearSRPipeline:
         tokens = tokens_for(len(pictures), guidance_embeds, guidance_mask)
         jobs = [(p, s, replace(asked, guidance=g)) for p, s, g in zip(pictures, seeds, tokens, strict=True)]
         if output_type == "latent":
+            for picture in pictures:
+                self.require_memory(*picture.colour.shape[:2])
             sampled = [self._sample(*job) for job in jobs]
             return LinearSROutput([s.latent[0] for s in sampled], [s.tags for s in sampled], unknown)
-        results = [self._upscale(*job) for job in jobs]
+        results = [self._upscale(*job, stream=stream) for job in jobs]
         images = [from_picture(result, output_type) for result in results]
         return LinearSROutput(images, [result.tags for result in results], unknown)
 
@@ -278,6 +294,7 @@ class LinearSRPipeline:
         guidance_scale: float | None = None,
         seed: int = 0,
         color_fix: ColourFix | None = None,
+        stream: bool | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> Picture:
         """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call.
@@ -285,10 +302,10 @@ class LinearSRPipeline:
         The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
         """
         self._check_scale(guidance_scale)
-        options = self._options(
+        options = self.options(
             scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
         )
-        return self._upscale(picture, seed, options)
+        return self._upscale(picture, seed, options, stream)
 
     def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
         """The words among a caller's tags that mean none that the model knows, or are too many for it.
@@ -309,7 +326,7 @@ class LinearSRPipeline:
             raise ValueError(f"the model {self.config.name} is not guided by tags: leave them out")
         return request
 
-    def _options(
+    def options(
         self,
         scale: float | None,
         steps: int | None,
@@ -319,7 +336,7 @@ class LinearSRPipeline:
         guidance_scale: float | None,
         callback: StepCallback | None,
     ) -> Options:
-        """What the caller left open is taken from the model's own settings."""
+        """What one call asks for: what is left open is taken from the model's own settings."""
         own = self.config
         return Options(
             scale=float(self.scale) if scale is None else scale,
@@ -331,8 +348,23 @@ class LinearSRPipeline:
             callback=callback,
         )
 
+    def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
+        width, height = picture.size
+        if stream is None:
+            stream = not self.fits(height, width)
+        if not stream:
+            try:
+                return self._upscale_whole(picture, seed, options)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # behind the handler, where the error no longer holds on to what was in memory
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return self._upscale_by_rows(picture, seed, options)
+
     @torch.inference_mode()
-    def _upscale(self, picture: Picture, seed: int, options: Options) -> Picture:
+    def _upscale_whole(self, picture: Picture, seed: int, options: Options) -> Picture:
         latent, condition, lr, tags = self._sample(picture, seed, options)
         hr = self.codec.decode(latent, condition)
         height, width = picture.colour.shape[:2]
@@ -340,52 +372,66 @@ class LinearSRPipeline:
         if options.color_fix != "none":
             reference = resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic")
             hr = _COLOUR_FIXES[options.color_fix](hr, reference)
-        size = (max(1, round(height * options.scale)), max(1, round(width * options.scale)))
+        size = scaled_size(height, width, options.scale)
         if tuple(hr.shape[-2:]) != size:
             hr = resize(hr, size, "lanczos")
-        colour = hr[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-        if picture.colour.shape[2] == 1:
-            colour = colour.mean(axis=2, keepdims=True)
-        alpha = resize_alpha(picture.alpha, size) if picture.alpha is not None else None
-        return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)
+        return _with_colour(picture, hr[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy(), tags)
+
+    def _upscale_by_rows(self, picture: Picture, seed: int, options: Options) -> Picture:
+        from linearsr.streaming.source import ArrayReader, ArrayWriter
+        from linearsr.streaming.upscale import stream
+
+        writer = ArrayWriter(*scaled_size(picture.colour.shape[0], picture.colour.shape[1], options.scale))
+        tags = stream(self, ArrayReader(lr_tensor(picture)), writer, options, seed)
+        return _with_colour(picture, writer.array, tags)
 
     @torch.inference_mode()
     def _sample(self, picture: Picture, seed: int, options: Options) -> _Sampled:
         """The latent of one picture, what it was made from, and the tags that guided it."""
-        width, height = picture.size
-        self.require_memory(height, width)
         lr = lr_tensor(picture).to(self.device)
         condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
-        tokens, tags = self._guide(lr, options)
+        tokens, tags = self.guide(lambda: lr, options)
         grid = condition.features.shape[-2:]
         noise = initial_noise((1, self.codec.latent_channels, *grid), seed, device=self.device)
         return _Sampled(self._walk(noise, condition, tokens, options), condition, lr, tags)
 
-    def _guide(self, lr: Tensor, options: Options) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
-        """What steers the network for one LR image (1, 3, h, w), None for its null tokens; the tags behind it."""
+    def guide(
+        self, lr: Callable[[], Tensor], options: Options
+    ) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
+        """What steers the network for one LR image, None for its null tokens; the tags behind it.
+
+        Args:
+            lr: gives the image (1, 3, h, w) in [-1, 1] where it must be seen.
+        """
         tokens: GuidanceTokens | None = None
         tags: tuple[str, ...] = ()
         if options.guidance_scale > 0 and options.guidance is not None:
             tokens = options.guidance
         elif options.guidance_scale > 0 and self.guidance is not None:
-            tokens, tags = guide(lr, self.guidance, self.tagger, options.tags)
+            tokens, tags = guide(lr(), self.guidance, self.tagger, options.tags)
         null_is_seen = tokens is None or options.guidance_scale != 1
         if null_is_seen and not self.transformer.config.num_null_tokens:
             raise ValueError("this model cannot go without guidance: give tags, at a guidance scale of 1")
         return tokens, tags
 
+    def times(self, options: Options) -> list[float]:
+        """The times to walk through; one alone where the stem's prediction is all that is asked for."""
+        times = self.config.times(options.steps)
+        if options.fidelity < 1:
+            return times
+        # the mean is the first step's estimate, or the stem's: no other step is needed
+        return times[:1] if self.config.mean == "stem" else times[:2]
+
     def _walk(
         self, noise: Tensor, condition: LRCondition, tokens: GuidanceTokens | None, options: Options
     ) -> Tensor:
         """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
-        times = self.config.times(options.steps)
+        times = self.times(options)
         # the residual codec's zero: nothing to add to the stem's prediction
         mean = torch.zeros_like(noise)
         from_stem = self.config.mean == "stem"
-        if options.fidelity == 1:
-            if from_stem:
-                return mean
-            times = times[:2]  # the mean is the first step's estimate: no other step is needed
+        if len(times) == 1:
+            return mean
 
         def velocity(z: Tensor, t: float) -> Tensor:
             return self._velocity(z, t, condition, tokens, options.guidance_scale)
@@ -418,7 +464,8 @@ class LinearSRPipeline:
                 encoder_hidden_states=None if embeds is None else embeds.to(z.device, self.dtype),
                 encoder_attention_mask=None if mask is None else mask.to(z.device),
             )
-            return to_velocity(prediction.float(), z, t, self.prediction_type)
+            # one layout for all that the sampler computes with: another is rounded in another way
+            return to_velocity(prediction.float().contiguous(), z, t, self.prediction_type)
 
         guided = evaluate(tokens)
         if tokens is None or guidance_scale == 1:
@@ -430,3 +477,11 @@ class LinearSRPipeline:
         """What the experts' output means."""
         value: PredictionType = self.transformer.config.prediction_type
         return value
+
+
+def _with_colour(picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...]) -> Picture:
+    """The result: new colour (H, W, 3) for a picture, grey where it was grey, and its alpha at that size."""
+    if picture.colour.shape[2] == 1:
+        colour = colour.mean(axis=2, keepdims=True)
+    alpha = resize_alpha(picture.alpha, colour.shape[:2]) if picture.alpha is not None else None
+    return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)

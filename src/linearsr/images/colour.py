@@ -12,6 +12,8 @@ _STUDIO_BLACK = 16 / 255
 _STUDIO_SPAN = 219 / 255
 
 _WAVELET_LEVELS = 5
+WAVELET_REACH = 2**_WAVELET_LEVELS - 1
+"""Pixels in each direction that `wavelet_colour_fix` looks at."""
 _LEAST_DEVIATION = 1 / 255
 
 
@@ -59,9 +61,13 @@ def adain_colour_fix(image: Tensor, reference: Tensor) -> Tensor:
     whole image: never call it on tiles. The result may leave [0, 1]; clamp at the end.
     """
     _require_same_shape(image, reference)
-    mean, deviation = _channel_statistics(image)
-    reference_mean, reference_deviation = _channel_statistics(reference)
-    return (image - mean) * (reference_deviation / deviation.clamp(min=_LEAST_DEVIATION)) + reference_mean
+    return match_statistics(image, _channel_statistics(image), _channel_statistics(reference))
+
+
+def match_statistics(image: Tensor, own: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> Tensor:
+    """The step of `adain_colour_fix`, for any part of an image of which mean and deviation (B, C, 1, 1) are known."""
+    (mean, deviation), (wanted_mean, wanted_deviation) = own, wanted
+    return (image - mean) * (wanted_deviation / deviation.clamp(min=_LEAST_DEVIATION)) + wanted_mean
 
 
 def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:

@@ -92,11 +92,14 @@ class BlockRows:
         self._waiting: Tensor | None = None
         self._summary: KVSummary | None = None
 
+    @property
+    def band_rows(self) -> int:
+        """Rows of a band: as many as fit a CPU's cache."""
+        return max(1, BAND_TOKENS // self._width)
+
     def bands(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tokens (n, C) of whole rows in parts that fit a CPU's cache."""
-        if x.device.type != "cpu":
-            return (x,)
-        return torch.split(x, max(1, BAND_TOKENS // self._width) * self._width)
+        """Tokens (n, C) of whole rows in bands; elsewhere than on a CPU all are one."""
+        return torch.split(x, self.band_rows * self._width) if x.device.type == "cpu" else (x,)
 
     def summary(self, x: Tensor) -> KVSummary:
         """What the tokens (n, C) add to the keys and values."""

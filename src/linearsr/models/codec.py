@@ -127,9 +127,12 @@ class DeepCompressionCodec(nn.Module):
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
         """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
-        scaled = latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
-        image: Tensor = self.autoencoder.decode(scaled).sample
+        image: Tensor = self.autoencoder.decode(self.unscaled(latent)).sample
         return image
+
+    def unscaled(self, latent: Tensor) -> Tensor:
+        """What the autoencoder itself takes a latent to be."""
+        return latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write the autoencoder as `diffusers` does."""

@@ -112,7 +112,8 @@ class ImageSummary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, num_blocks * 2 * C)."""
-        modulation: Tensor = self.to_modulation(self.layers(x).mean((2, 3)))
+        mean = self.layers(x).mean((2, 3), dtype=torch.float32).to(x.dtype)
+        modulation: Tensor = self.to_modulation(mean)
         return modulation
 
 

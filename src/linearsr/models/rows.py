@@ -38,6 +38,15 @@ def through(part: Rows, strips: Iterable[Tensor]) -> Iterator[Tensor]:
         yield last
 
 
+def total_of(part: Rows, strips: Iterable[Tensor]) -> Tensor:
+    """The sum of all that comes out of `part`, for each channel: (C,) in float64 on the CPU."""
+    total = torch.zeros((), dtype=torch.float64)
+    for out in through(part, strips):
+        # in float32 on the device, for not every one has float64
+        total = total + out.float().sum((0, 2, 3)).cpu().double()
+    return total
+
+
 class PerPixel:
     """A function that looks at no neighbours; it may change the channels, and the size by a whole factor."""
 
@@ -59,7 +68,7 @@ class Convolution:
     def __init__(self, conv: nn.Conv2d) -> None:
         self._conv = conv
         self._kernel, self._stride = int(conv.kernel_size[0]), int(conv.stride[0])
-        self._margin, self._side = (int(size) for size in conv.padding)  # type: ignore[arg-type]
+        self._margin, self._side = (int(size) for size in conv.padding)
         self._rest: Tensor | None = None
 
     def push(self, x: Tensor) -> Tensor | None:

@@ -291,7 +291,8 @@ class LinearSRTransformer(PretrainedModule):
             return detailed
         if self.lr_skip is None or lr_features is None:
             return image
-        skipped: Tensor = self.lr_skip(lr_features.to(self.lr_skip.weight.dtype))
+        given = lr_features.to(self.lr_skip.weight.dtype, memory_format=torch.channels_last)
+        skipped: Tensor = self.lr_skip(given)
         return image + skipped
 
     def embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
@@ -302,6 +303,8 @@ class LinearSRTransformer(PretrainedModule):
         if given != needed:
             raise ValueError(f"this network needs lr_features of shape {needed}, not {given}")
         image = latent if lr_features is None else torch.cat([latent, lr_features.to(latent.dtype)], dim=1)
+        # the layout of tokens, in which the sums are the same for rows of an image as for all of it
+        image = image.contiguous(memory_format=torch.channels_last)
         tokens: Tensor = self.patch_embed.get_submodule("proj")(image).flatten(2).transpose(1, 2)
         return tokens.to(self.scale_shift_table.dtype).contiguous()
 

@@ -1,0 +1,82 @@
+"""How much memory a picture takes, whole and by strips, and how much there is."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from linearsr.devices import available_memory
+from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.codec_rows import decoder_stages
+from linearsr.models.stem_rows import stem_rows
+
+if TYPE_CHECKING:
+    from linearsr.pipeline import LinearSRPipeline
+
+_WHOLE_BYTES_PER_PIXEL = 150
+"""Peak per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
+_DECODER_LAYERS = 5
+"""A DC-AE holds so many times its widest layer at the size of the picture."""
+_SHARE = 0.8
+"""Of the free memory, that a picture may fill; the rest is for what estimates do not know."""
+_BUFFER_SHARE = 0.5
+"""Of the free memory, that may go to what waits between passes."""
+_STRIP_PIXELS = {"cpu": 2**16}
+"""LR pixels of a strip: on a CPU as few as fill it well, for its caches; elsewhere more, for fewer launches."""
+_STRIP_PIXELS_ELSEWHERE = 2**19
+_STRIP_BYTES_PER_PIXEL = 9000
+"""Peak per LR pixel of a strip, measured with the default model: decoding, of which several strips are one."""
+
+
+def whole_bytes(pipeline: "LinearSRPipeline", height: int, width: int) -> int:
+    """Peak memory for an LR picture of that size in one piece, without the weights."""
+    per_pixel = _WHOLE_BYTES_PER_PIXEL
+    if isinstance(pipeline.codec, DeepCompressionCodec):
+        autoencoder = pipeline.codec.autoencoder
+        channels = int(autoencoder.config.decoder_block_out_channels[0])
+        per_pixel += _DECODER_LAYERS * channels * autoencoder.dtype.itemsize
+    return height * width * pipeline.scale**2 * per_pixel
+
+
+def strip_bytes(pipeline: "LinearSRPipeline", width: int, strip_rows: int | None = None) -> int:
+    """Peak memory for an LR picture of that width by strips, its buffers on disk, without the weights."""
+    rows = strip_rows or strip_rows_for(width, pipeline.device)
+    return rows * width * _STRIP_BYTES_PER_PIXEL * pipeline.scale**2 // 16
+
+
+def buffer_bytes(pipeline: "LinearSRPipeline", height: int, width: int, steps: int) -> int:
+    """What waits between passes over an LR picture of that (padded) size, at the most."""
+    item = pipeline.dtype.itemsize
+    lr_pixels = height * width
+    latent = lr_pixels * pipeline.scale**2 // pipeline.codec.compression**2
+    stem = stem_rows(pipeline.lr_stem)
+    needed = sum(stem.channels) * item * lr_pixels // stem.step**2
+    if steps:
+        channels = pipeline.codec.latent_channels
+        with pipeline.transformer.at(1000.0) as network:
+            table: torch.Tensor = network.get_parameter("scale_shift_table")
+            tokens = 2 * table.shape[1] * item * latent // int(pipeline.transformer.config.patch_size) ** 2
+        # noise; then states and twice as many predictions, as many as are alive at once
+        needed += latent * channels * (4 + 2 * item) + tokens
+        needed += min(steps - 1, 3) * latent * channels * (4 + 2 * item)
+    if isinstance(pipeline.codec, DeepCompressionCodec):
+        sizes = [stage.channels * stage.scale**2 for stage in decoder_stages(pipeline.codec.autoencoder)]
+        pairs = [a + b for a, b in zip(sizes, [0, *sizes], strict=False)]
+        needed += max(pairs) * pipeline.codec.autoencoder.dtype.itemsize * latent
+    return needed
+
+
+def strip_rows_for(width: int, device: torch.device) -> int:
+    """LR rows of a strip."""
+    return max(1, _STRIP_PIXELS.get(device.type, _STRIP_PIXELS_ELSEWHERE) // width)
+
+
+def fits_whole(needed: int, device: torch.device) -> bool:
+    """Whether so many bytes may be used at once on a device."""
+    there = available_memory(device)
+    return there is None or needed <= _SHARE * there
+
+
+def fits_in_memory(needed: int) -> bool:
+    """Whether so many bytes may wait in memory."""
+    there = available_memory(torch.device("cpu"))
+    return there is None or needed <= _BUFFER_SHARE * there
