@@ -14,6 +14,7 @@ from linearsr.cli.degrade import degrade
 from linearsr.cli.evaluate import evaluate
 from linearsr.cli.info import info
 from linearsr.cli.knee import knee
+from linearsr.cli.partition import partition
 from linearsr.cli.serve import serve
 from linearsr.cli.study import study
 from linearsr.cli.tag import tag
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (upscale, batch, tag, info, train, knee, degrade, bench, study, serve):
+for command in (upscale, batch, tag, info, train, knee, partition, degrade, bench, study, serve):
     app.command(epilog=EPILOG)(command)
 app.command("eval", epilog=EPILOG)(evaluate)
 

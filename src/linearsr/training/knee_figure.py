@@ -10,6 +10,7 @@ from linearsr.training.knee import Knee, Phase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLOURS: Mapping[Phase, str] = {"improving": "#dcefdc", "plateau": "#e4eaf5", "oscillating": "#fae0dc"}
 _LINE, _KNEE = "#1f4e79", "#c0392b"
@@ -40,6 +41,11 @@ def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, 
         axis.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9, frameon=False)
+    save_figure(figure, file)
+
+
+def save_figure(figure: "Figure", file: Path) -> None:
+    """Write a PNG by rename, so that a failure leaves none."""
     draft = file.with_name(f".{file.name}.tmp")
     try:
         figure.savefig(draft, dpi=_DPI, format="png")

@@ -1,0 +1,167 @@
+"""`linearsr partition`: where to split the trajectory between experts, found from data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linearsr.cli.console import console, debugging, failure, shown, stop, write_json
+from linearsr.cli.loading import DType, load_pipeline
+
+if TYPE_CHECKING:
+    from linearsr.flow.partition import Partition
+    from linearsr.training.partition import TimeGradients
+
+
+def partition(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the built-in model.")
+    ] = None,
+    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Photos.", show_default=False)] = Path(),
+    degrade: Annotated[
+        str, typer.Option(help="How LR images are made of --data: a preset of `linearsr degrade`.")
+    ] = "mild",
+    experts: Annotated[int, typer.Option(min=1, help="Spans to find.")] = 4,
+    images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
+    times: Annotated[int, typer.Option(min=2, max=200, help="Times of the grid.")] = 24,
+    lr_crop: Annotated[int, typer.Option(min=8, help="Side of an LR crop in pixels.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of crops, degradation and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    figure: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the cosines and the boundaries.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the figure if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Find the boundaries between experts: times whose gradients agree share one.
+
+    At each time of a grid in log-SNR the gradient of the flow loss is taken, of one network (experts are averaged) on
+    the same crops and noise. The boundaries are those with the highest agreement within spans; the published ones and
+    equal spans in t and in log-SNR stand beside them. Same seed and data, same boundaries.
+    """
+    from linearsr.flow.partition import PUBLISHED, equal_in_log_snr, equal_in_time
+    from linearsr.images.degradation import PRESETS
+    from linearsr.training.partition import EFFECTIVE_RANGE, measure
+
+    if degrade not in PRESETS:
+        stop(f"--degrade {degrade} is unknown: choose from {', '.join(PRESETS)}")
+    if not data.is_dir() or data == Path():
+        stop("--data: give a folder of HR photos")
+    if experts > times:
+        stop(f"--experts {experts}: a grid of {times} times has room for {times}")
+    if figure is not None:
+        _check_figure(figure, overwrite)
+    pipeline = load_pipeline(model, device, DType.float32)
+    try:
+        with _Bar() as progress:
+            gradients = measure(
+                pipeline,
+                data,
+                degrade,
+                images=images,
+                times=times,
+                lr_crop=lr_crop,
+                seed=seed,
+                progress=progress,
+            )
+    except (ValueError, OSError) as error:
+        if debugging():
+            raise
+        stop(failure(error))
+    found = gradients.partition(experts)
+    partitions = {"found": found}
+    if experts == PUBLISHED.num_experts:
+        partitions["published"] = PUBLISHED
+    partitions["equal in t"] = equal_in_time(experts)
+    partitions["equal in log-SNR"] = equal_in_log_snr(experts, *EFFECTIVE_RANGE)
+    report = {
+        "model": pipeline.config.name,
+        "degrade": degrade,
+        "experts": experts,
+        "images": images,
+        "seed": seed,
+        **_described(found, gradients),
+        "spread": gradients.spread(experts, seed),
+        "others": {
+            name: _described(other, gradients) for name, other in partitions.items() if other != found
+        },
+        "grid": list(gradients.log_snrs),
+        "similarity": gradients.similarity.round(5).tolist(),
+    }
+    if figure is not None:
+        _draw(gradients, partitions, figure)
+        report["figure"] = str(figure)
+    if as_json:
+        write_json(report)
+    else:
+        _show(report)
+
+
+class _Bar:
+    """Progress of the gradients; nothing where stderr is no terminal."""
+
+    def __enter__(self) -> "_Bar":
+        from rich.progress import Progress
+
+        self._bars = Progress(console=console(), transient=True, disable=not console().is_terminal)
+        self._task = self._bars.add_task("gradients", total=None)
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bars.update(self._task, completed=done, total=total)
+
+
+def _check_figure(file: Path, overwrite: bool) -> None:
+    from importlib.util import find_spec
+
+    if file.suffix.lower() != ".png":
+        stop(f"--figure {shown(file)}: the picture is a PNG, give a name that ends in .png")
+    if file.is_dir() or not file.parent.is_dir():
+        stop(f"--figure {shown(file)}: give a file in a folder that exists")
+    if file.exists() and not overwrite:
+        stop(f"{shown(file)} exists: --overwrite replaces it")
+    if find_spec("matplotlib") is None:
+        stop("--figure needs matplotlib: pip install 'linearsr[train]'")
+
+
+def _draw(gradients: "TimeGradients", partitions: "dict[str, Partition]", file: Path) -> None:
+    from linearsr.training.partition_figure import draw_partition
+
+    try:
+        draw_partition(gradients, partitions, file)
+    except OSError as error:
+        stop(f"--figure {shown(file)}: {error.strerror or error}")
+
+
+def _described(partition: "Partition", gradients: "TimeGradients") -> dict[str, Any]:
+    from linearsr.flow.snr import log_snr
+
+    return {
+        "boundaries": [round(boundary, 5) for boundary in partition.boundaries],
+        "log_snr": [round(log_snr(boundary), 4) for boundary in partition.boundaries],
+        "agreement": round(gradients.agreement(partition), 4),
+    }
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(highlight=False, markup=False, emoji=False)
+    table = Table("partition", "boundaries t", "log-SNR", "agreement")
+    for name, row in {"found": report, **report["others"]}.items():
+        boundaries, log_snrs = (
+            "  ".join(format(value, form) for value in row[key])
+            for key, form in (("boundaries", ".3f"), ("log_snr", "+.2f"))
+        )
+        table.add_row(name, boundaries or "-", log_snrs or "-", f"{row['agreement']:.3f}")
+    out.print(table)
+    if report["spread"]:
+        spread = "  ".join(f"{low:.3f}-{high:.3f}" for low, high in report["spread"])
+        out.print(f"80% of redraws of the crops  {spread}")
+    if "figure" in report:
+        out.print(f"figure {shown(report['figure'])}", soft_wrap=True)

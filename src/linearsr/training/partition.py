@@ -1,0 +1,183 @@
+"""Where the trajectory should be split, found from data: times that want the same of a network share an expert.
+
+For each log-SNR of a grid the gradient of the flow loss is taken, of one network and on the same crops and noise.
+Where the gradients of two times agree, a step for one helps the other; where they do not, two networks do better.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from linearsr.flow.experts import SNRExperts
+from linearsr.flow.partition import Partition, best_parts, common_direction, edges_of, partition_at
+from linearsr.flow.path import PredictionType, add_noise, to_sample
+from linearsr.flow.sampler import initial_noise
+from linearsr.flow.snr import time_from_log_snr
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.pipeline import LinearSRPipeline
+from linearsr.training.data import CropPairs, DataConfig
+
+EFFECTIVE_RANGE = (-7.044, 8.885)
+"""Log-SNRs between which the paper splits; beyond them an image is all noise, or as good as clean."""
+
+_CONFIDENCE = (0.1, 0.9)
+_REDRAWS = 200
+
+
+@dataclass(frozen=True)
+class TimeGradients:
+    """Inner products of the gradients at the times of a grid."""
+
+    log_snrs: tuple[float, ...]
+    """The grid, rising: n of them."""
+    products: NDArray[np.float64]
+    """(batches, n, n)"""
+
+    @cached_property
+    def similarity(self) -> NDArray[np.float64]:
+        """(n, n): cosines between the gradients at two times, each taken on the same batch."""
+        return cosines(self.products.sum(axis=0))
+
+    def partition(self, experts: int) -> Partition:
+        """The one whose spans agree most. Raises ValueError for more experts than times."""
+        return partition_at(self.log_snrs, best_parts(self.similarity, experts))
+
+    def agreement(self, partition: Partition) -> float:
+        """`common_direction` of the spans of any partition, in (0, 1]."""
+        return common_direction(self.similarity, edges_of(partition, self.log_snrs))
+
+    def spread(self, experts: int, seed: int) -> list[tuple[float, float]]:
+        """For each boundary the times between which it lies in 80% of 200 draws of batches with replacement."""
+        rng = np.random.default_rng(seed)
+        count = len(self.products)
+        found = []
+        for _ in range(_REDRAWS):
+            similarity = cosines(self.products[rng.integers(count, size=count)].sum(axis=0))
+            found.append(partition_at(self.log_snrs, best_parts(similarity, experts)).boundaries)
+        low, high = np.quantile(np.array(found).reshape(_REDRAWS, experts - 1), _CONFIDENCE, axis=0)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def cosines(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inner products (n, n) of vectors -> the cosines between them; a vector of zeros has no cosine but with itself."""
+    length = np.sqrt(np.diag(products))
+    length[length == 0] = np.inf
+    similarity: NDArray[np.float64] = products / np.outer(length, length)
+    np.fill_diagonal(similarity, 1)
+    return similarity
+
+
+def log_snr_grid(times: int) -> tuple[float, ...]:
+    """The middles of so many cells of one length that fill the effective range, rising."""
+    low, high = EFFECTIVE_RANGE
+    return tuple(low + (i + 0.5) * (high - low) / times for i in range(times))
+
+
+def shared_network(transformer: SNRExperts) -> LinearSRTransformer:
+    """One network for all times, in float32: the only one, or the mean of the experts' weights.
+
+    Experts that were fine-tuned from one network stay close to it, and so their mean is close to it.
+
+    Raises:
+        ValueError: experts that are not alike, which have no mean.
+    """
+    states = []
+    for index in range(transformer.partition.num_experts):
+        # the upper end of a span belongs to it
+        with transformer.at(1000 * transformer.partition.span(index)[1]) as expert:
+            states.append({name: tensor.float() for name, tensor in expert.state_dict().items()})
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError("the experts are of different shapes: give a model with one network for all times")
+    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+    return LinearSRTransformer.from_state(transformer.config, mean, "mean of the experts")
+
+
+def measure(
+    pipeline: LinearSRPipeline,
+    photos: Path,
+    degradation: str,
+    *,
+    images: int = 64,
+    times: int = 24,
+    lr_crop: int = 32,
+    batch_size: int = 4,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TimeGradients:
+    """Gradients of the flow loss at each time of a grid, on crops of degraded photos.
+
+    Changes the types of the pipeline's parts, and holds as many gradients as there are times.
+
+    Args:
+        pipeline: its stem, codec, and shared network are used; so is its device.
+        photos: a folder of HR photos.
+        degradation: the preset that makes LR images of them.
+        images: crops in all, rounded up to whole batches.
+        times: length of the grid.
+        lr_crop: side of an LR crop in pixels.
+        batch_size: crops whose gradients are added before they are compared.
+        seed: of crops, degradation and noise.
+        progress: called after each batch, with the number done and that of all.
+
+    Raises:
+        ConfigError: nothing to draw from in `photos`.
+        ValueError: experts that are not alike, or an unknown degradation.
+    """
+    data = DataConfig(folders={photos: 1.0}, degradations={degradation: 1.0}, lr_crop=lr_crop, workers=0)
+    batches = -(-images // batch_size)
+    pairs = CropPairs(data, pipeline.scale, seed, batches * batch_size)
+    log_snrs = log_snr_grid(times)
+    stem, codec = pipeline.lr_stem.float().requires_grad_(False), pipeline.codec
+    network = shared_network(pipeline.transformer).to(pipeline.device).requires_grad_(True)
+    products = []
+    for batch in range(batches):
+        numbers = range(batch * batch_size, (batch + 1) * batch_size)
+        samples = [pairs[number] for number in numbers]
+        lr, hr = (torch.stack(part).to(pipeline.device) for part in list(zip(*samples, strict=True))[:2])
+        with torch.no_grad():
+            condition = stem(lr)
+            latent = codec.encode(hr, condition).float()
+        seeds = [seed + number for number in numbers]
+        products.append(gradient_products(network, condition.features, latent, log_snrs, seeds))
+        progress(batch + 1, batches)
+    return TimeGradients(log_snrs, np.stack(products))
+
+
+def gradient_products(
+    network: LinearSRTransformer,
+    features: Tensor,
+    latent: Tensor,
+    log_snrs: Sequence[float],
+    seeds: list[int],
+) -> NDArray[np.float64]:
+    """(n, n): inner products of the gradients of the clean latent's squared error at n log-SNRs, on one batch.
+
+    Args:
+        network: all of its parameters that want gradients are looked at.
+        features: of the LR condition, (B, F, h', w').
+        latent: the clean one, (B, C, h', w').
+        log_snrs: as many gradients are held in memory at once.
+        seeds: of the noise, one for each sample; all log-SNRs have the same noise.
+    """
+    noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
+    kind = cast(PredictionType, network.config.prediction_type)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = torch.empty(len(log_snrs), sum(p.numel() for p in parameters), device=latent.device)
+    for row, lam in enumerate(log_snrs):
+        times = torch.full((len(latent),), time_from_log_snr(lam), device=latent.device)
+        noisy = add_noise(latent, noise, times)
+        prediction = network(noisy, times * 1000, lr_features=features)
+        clean = to_sample(prediction.float(), noisy, times, kind)
+        loss = (clean - latent).square().mean()
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        gradients[row] = torch.cat([gradient.flatten() for gradient in found])
+    products: NDArray[np.float64] = (gradients @ gradients.T).double().cpu().numpy()
+    return products
