@@ -1,0 +1,53 @@
+"""The weights between two stems, one of which was trained on from the other.
+
+A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
+most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning").
+
+    python -m linearsr.training.interpolate BEFORE AFTER --share 0.4 -o STEM
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from linearsr.models.lr_stem import LRStem, load_stem
+
+
+def interpolate(before: LRStem, after: LRStem, share: float) -> LRStem:
+    """The stem at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
+
+    Raises:
+        ValueError: stems of different shapes.
+    """
+    if before.config != after.config:
+        raise ValueError("the two stems differ in shape: one must have been trained on from the other")
+    other = after.state_dict()
+
+    def between(name: str, weight: Tensor) -> Tensor:
+        return (
+            torch.lerp(weight.float(), other[name].float(), share) if weight.is_floating_point() else weight
+        )
+
+    state = {name: between(name, weight) for name, weight in before.state_dict().items()}
+    return type(before).from_state(before.config, state, "interpolated")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="0: before; 1: after")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        interpolate(load_stem(args.before), load_stem(args.after), args.share).save_pretrained(args.output)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
