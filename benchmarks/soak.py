@@ -84,6 +84,7 @@ class Soak:
         self.failures: list[str] = []
         self.job_seconds: deque[float] = deque([1.0], maxlen=30)
         self.health: list[float] = []
+        self.lateness: list[float] = []
         self.memory: list[tuple[float, dict[str, float]]] = []
         self.results: dict[str, str] = {}
         self.clients: set[asyncio.Task[None]] = set()
@@ -115,7 +116,7 @@ class Soak:
             if was_up and self.server.up and starts == self.server.starts:
                 self.failures.append(f"{kind}: {type(error).__name__}: {error}")
             else:
-                self.counts["cut off by a kill"] += 1
+                self.counts["sent while it was down or cut off"] += 1
         except Exception as error:
             self.failures.append(f"{kind}: {type(error).__name__}: {error}")
 
@@ -200,7 +201,7 @@ class Soak:
         assert self.results.setdefault(key, digest) == digest, "other bytes for the same image and seed"
 
     async def probe(self) -> None:
-        """How long /healthz takes."""
+        """How long /healthz takes; and how late a timer of ours is, which tells how busy the machine is."""
         while True:
             if self.server.up:
                 starts, begun = self.server.starts, time.perf_counter()
@@ -208,7 +209,9 @@ class Soak:
                     await self.client.get("/healthz")
                     if self.server.up and starts == self.server.starts:
                         self.health.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
             await asyncio.sleep(0.5)
+            self.lateness.append(time.perf_counter() - begun - 0.5)
 
     async def weigh(self) -> None:
         while True:
@@ -230,22 +233,25 @@ class Soak:
 
     def report(self) -> dict[str, Any]:
         later = [(when, sizes) for when, sizes in self.memory if when > (self.ends - self.begun) * 0.6]
-        health = sorted(self.health)
         return {
             "minutes": round((time.monotonic() - self.begun) / 60, 1),
             "seconds a job": round(statistics.mean(self.job_seconds), 2),
             **self.counts,
             "failures": len(self.failures),
             "first failures": self.failures[:5],
-            "healthz": {
-                "probes": len(health),
-                **{f"p{p} ms": round(1000 * health[len(health) * p // 100], 1) for p in (50, 95, 99)},
-                "longest ms": round(1000 * health[-1], 1),
-            },
+            "healthz, ms": percentiles(self.health),
+            "lateness of a timer, ms": percentiles(self.lateness),
             "memory": {
                 part: growth([(when, sizes[part]) for when, sizes in later]) for part in ("server", "worker")
             },
         }
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """In milliseconds."""
+    ordered = sorted(1000 * value for value in values)
+    shares = {f"p{p}": round(ordered[len(ordered) * p // 100], 1) for p in (50, 95, 99)}
+    return {"count": len(ordered), **shares, "longest": round(ordered[-1], 1)}
 
 
 def growth(samples: list[tuple[float, float]]) -> dict[str, float]:

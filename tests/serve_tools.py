@@ -52,7 +52,7 @@ def send(client: Any, data: bytes | None = None, name: str = "photo.png", **fiel
     return client.post("/v1/upscale", files={"image": (name, upload)}, data=fields)
 
 
-def wait_for(client: Any, job: dict[str, Any], *statuses: str, seconds: float = 60) -> dict[str, Any]:
+def wait_for(client: Any, job: dict[str, Any], *statuses: str, seconds: float = 150) -> dict[str, Any]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         answer = client.get(f"/v1/jobs/{job['id']}")

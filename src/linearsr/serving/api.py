@@ -50,7 +50,7 @@ _IMAGE = {
 _LOOK_FOR_DISCONNECT = 0.25
 _LONGEST_TAGGING = 60.0
 
-JobId = Annotated[str, PathParameter(pattern=r"^[\w-]{22}$", examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
+JobId = Annotated[str, PathParameter(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
@@ -241,9 +241,11 @@ def _result(job: Job, dispatcher: Dispatcher) -> Response:
         raise Problem(410, "cancelled", "the job was cancelled")
     if job.status == "failed":
         raise Problem(422, "failed", job.error or "the job failed")
+    path = dispatcher.result_path(job)
+    if not path.exists():
+        raise Problem(404, "not_found", "the result has expired")
     headers = {"X-Job-ID": job.id, "Cache-Control": "private, max-age=3600"}
-    kind = MEDIA_TYPES[job.options["format"]]
-    return FileResponse(dispatcher.result_path(job), media_type=kind, headers=headers)
+    return FileResponse(path, media_type=MEDIA_TYPES[job.options["format"]], headers=headers)
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -173,9 +173,10 @@ class Dispatcher:
                 _log.exception("job %s could not be carried out", job.id)
                 with contextlib.suppress(Exception):
                     await self._finish(job, "failed", "the server failed; its log says why")
-            finally:
-                del self._running[job.id]
-                self._tell(job)
+            del self._running[job.id]
+            if job.live:
+                await self._requeue(job)
+            self._tell(job)
 
     async def _ensure_ready(self, worker: WorkerHandle) -> None:
         pause = _FIRST_PAUSE
@@ -212,7 +213,9 @@ class Dispatcher:
             await self._finish(job, "failed", limit)
         except WorkerDied as death:
             await worker.stop()
-            await self._after_death(job, death)
+            _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
+            if job.attempts >= _MOST_ATTEMPTS:
+                await self._finish(job, "failed", "the server could not work on this image: make it smaller")
         finally:
             self._seconds.append(time.monotonic() - begun)
             self._metrics.job_seconds.observe(time.monotonic() - begun)
@@ -237,20 +240,12 @@ class Dispatcher:
         job.tags, job.unknown_tags = answer.get("tags", []), answer.get("unknown_tags", [])
         await self._finish(job, "done")
 
-    async def _after_death(self, job: Job, death: WorkerDied) -> None:
-        if not job.live:
-            return
-        _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
-        if job.attempts >= _MOST_ATTEMPTS:
-            return await self._finish(
-                job, "failed", "the server could not work on this image: make it smaller"
-            )
+    async def _requeue(self, job: Job) -> None:
         job.status, job.step = "queued", 0
+        self._waiting.insert(0, job)
         await to_thread(self._store.save, job)
         async with self._arrival:
-            self._waiting.insert(0, job)
             self._arrival.notify()
-        self._tell(job)
 
     async def _finish(self, job: Job, status: Status, error: str | None = None) -> None:
         if not job.live:
