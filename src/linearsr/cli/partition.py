@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def partition(
+    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Photos to measure on.")],
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the built-in model.")
     ] = None,
-    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Photos.", show_default=False)] = Path(),
     degrade: Annotated[
-        str, typer.Option(help="How LR images are made of --data: a preset of `linearsr degrade`.")
+        str, typer.Option(help="How LR images are made of them: a preset of `linearsr degrade`.")
     ] = "mild",
     experts: Annotated[int, typer.Option(min=1, help="Spans to find.")] = 4,
     images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
@@ -35,9 +35,11 @@ def partition(
 ) -> None:
     """Find the boundaries between experts: times whose gradients agree share one.
 
-    At each time of a grid in log-SNR the gradient of the flow loss is taken, of one network (experts are averaged) on
-    the same crops and noise. The boundaries are those with the highest agreement within spans; the published ones and
-    equal spans in t and in log-SNR stand beside them. Same seed and data, same boundaries.
+    At each log-SNR of a grid the gradient of the flow loss is taken, of one
+    network, on the same crops and noise; the experts of a model are averaged.
+    The boundaries are those with the highest agreement within spans. The
+    published ones and equal spans in t and in log-SNR stand beside them.
+    Same seed and data, same boundaries.
     """
     from linearsr.flow.partition import PUBLISHED, equal_in_log_snr, equal_in_time
     from linearsr.images.degradation import PRESETS
@@ -45,8 +47,8 @@ def partition(
 
     if degrade not in PRESETS:
         stop(f"--degrade {degrade} is unknown: choose from {', '.join(PRESETS)}")
-    if not data.is_dir() or data == Path():
-        stop("--data: give a folder of HR photos")
+    if not data.is_dir():
+        stop(f"{shown(data)} is no folder: give a folder of HR photos")
     if experts > times:
         stop(f"--experts {experts}: a grid of {times} times has room for {times}")
     if figure is not None:
