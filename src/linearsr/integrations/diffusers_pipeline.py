@@ -1,0 +1,141 @@
+"""LinearSR as a `DiffusionPipeline` of `diffusers`: its parts are components, `LinearSRPipeline` does the work.
+
+    from linearsr.integrations.diffusers_pipeline import LinearSRDiffusionPipeline
+    pipe = LinearSRDiffusionPipeline.from_pretrained()
+
+or, since this file stands alone, as code that `diffusers` loads:
+
+    DiffusionPipeline.from_pretrained(folder, custom_pipeline=".../diffusers_pipeline.py", trust_remote_code=True)
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from torch import nn
+
+from linearsr.checkpoints import resolve_folder
+from linearsr.model_folder import default_model_folder
+from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+
+_PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger")
+_HERE = "linearsr.integrations.diffusers_pipeline"
+
+
+class ModelMixin(nn.Module):
+    """A class of this name beside a component's class tells `diffusers` that `from_pretrained` loads it."""
+
+
+class Part(ModelMixin):
+    """Loads one part, which is of another class."""
+
+    @staticmethod
+    def from_pretrained(folder: str | os.PathLike[str], torch_dtype: torch.dtype | None = None) -> Any:
+        """The part that lies in `folder`, a sub-folder of a model, on the CPU."""
+        path = Path(folder)
+        return getattr(_load(path.parent, torch_dtype or torch.float32), path.name)
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, dtype: torch.dtype) -> LinearSRPipeline:
+    """The whole model: `diffusers` asks for its parts one after the other."""
+    return LinearSRPipeline.from_pretrained(folder, torch_dtype=dtype, device="cpu")
+
+
+class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Image super-resolution with the components of a LinearSR model.
+
+    Args:
+        lr_stem, transformer, codec, guidance, tagger: as for `LinearSRPipeline`.
+        settings: the fields of `PipelineConfig`.
+    """
+
+    _optional_components = ["guidance", "tagger"]  # noqa: RUF012
+    model_cpu_offload_seq = "tagger->guidance->lr_stem->transformer->codec"
+
+    def __init__(
+        self,
+        lr_stem: nn.Module,
+        transformer: nn.Module,
+        codec: nn.Module,
+        guidance: nn.Module | None = None,
+        tagger: nn.Module | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        parts = {"lr_stem": lr_stem, "transformer": transformer, "codec": codec}
+        self.register_modules(**parts, guidance=guidance, tagger=tagger)
+        self.register_to_config(**(settings or asdict(PipelineConfig())))
+        _load.cache_clear()
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike[str] | None = None, **kwargs: Any
+    ) -> "LinearSRDiffusionPipeline":
+        """Load a model: a folder or a hub id; None is the one in the package. Arguments as in `diffusers`.
+
+        Raises:
+            CheckpointError: no such model, or it is damaged.
+        """
+        folder = default_model_folder() if model is None else resolve_folder(model)
+        pipeline: LinearSRDiffusionPipeline = super().from_pretrained(str(folder), **kwargs)
+        return pipeline
+
+    @classmethod
+    def extract_init_dict(
+        cls, config_dict: dict[str, Any], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What `diffusers` makes the pipeline of: for each part who loads it, and the settings."""
+        parts = {name: (_HERE, "Part") for name in _PARTS if config_dict.get(name) is not None}
+        return {**parts, "settings": asdict(PipelineConfig.from_index(config_dict))}, kwargs, {}
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> None:
+        """Write a folder that this class and `LinearSRPipeline` load."""
+        self.linearsr.save_pretrained(save_directory, dtype)
+
+    @property
+    def linearsr(self) -> LinearSRPipeline:
+        """The pipeline of the components as they are now."""
+        parts = {name: getattr(self, name) for name in _PARTS}
+        return LinearSRPipeline(**parts, config=PipelineConfig.from_index(self.config))
+
+    def __call__(
+        self,
+        image: Any,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
+        **settings: Any,
+    ) -> "ImagePipelineOutput | tuple[Any]":
+        """Upscale one image or several; other `settings` as for `LinearSRPipeline.__call__`.
+
+        Returns:
+            `ImagePipelineOutput`, or a tuple whose first item is its `images`.
+
+        Raises:
+            ValueError: as `LinearSRPipeline.__call__`.
+        """
+        images = self.linearsr(
+            image,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            output_type=output_type,  # type: ignore[arg-type]
+            callback_on_step_end=callback_on_step_end,
+            **settings,
+        ).images
+        if output_type == "np" and len({array.shape for array in images}) == 1:
+            import numpy as np
+
+            images = np.stack(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
