@@ -7,7 +7,6 @@ not made again.
 """
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -32,31 +31,38 @@ from linearsr.pipeline import PipelineConfig
 from linearsr.training.config import load_config
 from linearsr.training.trainer import Trainer
 
+ADVERSARIAL = "stage.adversarial=0.07"
 WEIGHTS = {"gradient": 1.0, "focal_frequency": 1.0, "ms_ssim": 0.5, "haarpsi": 0.5}
-ROWS: dict[str, tuple[Mapping[str, float], bool]] = {
-    "L1": ({}, False),
-    **{f"+ {name}": ({name: weight}, False) for name, weight in WEIGHTS.items()},
-    "+ adversarial": ({}, True),
-    "+ adversarial, all formulas": (WEIGHTS, True),
-}
-"""Formulas beside L1, and whether there is a discriminator."""
 
 
-def train(
-    config: Path, run_dir: Path, images: int, formulas: Mapping[str, float], judged: bool, more: list[str]
-) -> Path:
-    weights = ", ".join(f"{name}: {weight}" for name, weight in {"l1": 1.0, **formulas}.items())
-    changes = [
+def formulas(**weights: float) -> str:
+    listed = ", ".join(f"{name}: {weight}" for name, weight in {"l1": 1.0, **weights}.items())
+    return f"stage.formulas={{{listed}}}"
+
+
+def rows(teacher: Path | None) -> dict[str, list[str]]:
+    """Name of a row -> what its run sets."""
+    taught = {"+ the teacher's sample": [f"stage.teacher={teacher}"]} if teacher else {}
+    return {
+        "L1": [],
+        **{f"+ {name}": [formulas(**{name: weight})] for name, weight in WEIGHTS.items()},
+        **taught,
+        "+ adversarial": [ADVERSARIAL],
+        "+ adversarial, all formulas": [ADVERSARIAL, formulas(**WEIGHTS)],
+    }
+
+
+def train(config: Path, run_dir: Path, images: int, changes: list[str]) -> Path:
+    own = [
         f"run_dir={run_dir}",
         f"total_images={images}",
         f"save_every_images={images}",
         f"validation.every_images={2 * images}",
-        f"stage.formulas={{{weights}}}",
-        *([] if judged else ["stage.adversarial=0"]),
-        *more,
+        "stage.adversarial=0",
+        formulas(),
     ]
     if not (run_dir / "knee.json").exists():
-        trainer = Trainer(load_config(config, changes))
+        trainer = Trainer(load_config(config, [*own, *changes]))
         trainer.resume()
         trainer.run()
     return run_dir / "final" / "transformer"
@@ -93,6 +99,7 @@ def main() -> None:
     parser.add_argument("--degrade", default="mild")
     parser.add_argument("--photos", type=int, default=12, help="how many of them")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    parser.add_argument("--teacher", type=Path, help="folder of experts to learn from, in a row of its own")
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     if args.threads:
@@ -102,11 +109,10 @@ def main() -> None:
     pairs = list(degraded_pairs(args.hr, args.degrade))[: args.photos]
     columns = "loss", "PSNR-Y", "SSIM-Y", "HaarPSI", "FSIM", "sharpness", "NIQE"
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-    for place, (name, (formulas, judged)) in enumerate(ROWS.items()):
-        run_dir = args.output / f"{place}"
-        transformer = train(args.config, run_dir, args.images, formulas, judged, args.changes)
+    for place, (name, changes) in enumerate(rows(args.teacher).items()):
+        transformer = train(args.config, args.output / f"{place}", args.images, [*changes, *args.changes])
         pipe = one_step(transformer, stem)
-        if place == 0:
+        if not place:
             table.add_row("the stem alone", *measure(pipe, pairs, 1))
         table.add_row(name, *measure(pipe, pairs, 0))
     Console(width=90).print(table)
