@@ -69,13 +69,13 @@ def resize_rows(
         large = resize(strip, (strip.shape[2] * enlargement, new[1]), mode)
         return large[:, :, top - start : bottom - start]
     kernel, support = _KERNELS[mode]
+    if old[0] == new[0]:
+        return resize(read(top, bottom), (bottom - top, new[1]), mode)
     positions, weights = _taps(old[0], new[0], kernel, support)
     positions, weights = positions[:, top:bottom], weights[:, top:bottom]
     first, last = int(positions.min()), int(positions.max()) + 1
     strip = read(first, last)
     wide = _resample(strip.float(), new[1], -1, kernel, support)
-    if old[0] == new[0]:
-        return wide.to(strip.dtype)
     return _weighted(wide, positions - first, weights, -2).to(strip.dtype)
 
 

@@ -156,7 +156,8 @@ def _survey(attention: Any) -> Rows:
     def summed(x: Tensor) -> Tensor:
         _, key, value = _split(attention, x)
         ones = F.pad(value, (0, 0, 0, 1), value=1)
-        return (ones @ attention.nonlinearity(key).transpose(-1, -2)).reshape(1, -1, 1, 1)
+        scores: Tensor = ones @ attention.nonlinearity(key).transpose(-1, -2)
+        return scores.reshape(1, -1, 1, 1)
 
     return Chain(_queries_keys_values(attention), PerPixel(summed))
 

@@ -41,10 +41,15 @@ class DetailHead(nn.Module):
 
     def forward(self, tokens: Tensor, lr_features: Tensor) -> Tensor:
         """(B, channels * FINE**2, h, w) and (B, lr_channels, h, w) -> latent (B, C, h, w)."""
-        x = torch.cat([tokens, lr_features.to(tokens.dtype)], dim=1)
-        x = F.pixel_shuffle(x, FINE).contiguous(memory_format=torch.channels_last)
-        x = self.conv_in(x)
+        x = self.conv_in(self.spread(torch.cat([tokens, lr_features.to(tokens.dtype)], dim=1)))
         for block in self.blocks:
             x = block(x)
-        pixels = F.pixel_shuffle(self.conv_out(x), self.patch // FINE)
-        return F.pixel_unshuffle(pixels, self.patch)
+        return self.gathered(self.conv_out(x))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Tokens and LR features, joined on channels, on the finer grid."""
+        return F.pixel_shuffle(x, FINE).contiguous(memory_format=torch.channels_last)
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """What the last layer made on the finer grid, as a latent."""
+        return F.pixel_unshuffle(F.pixel_shuffle(x, self.patch // FINE), self.patch)

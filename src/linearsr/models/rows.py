@@ -125,6 +125,25 @@ class Window:
         return self._function(x)[:, :, first * self._scale : (first + count) * self._scale]
 
 
+class Grouped:
+    """Rows as they are, in whole groups of `size`."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rest: Tensor | None = None
+
+    def push(self, x: Tensor) -> Tensor | None:
+        """See `Rows`."""
+        x = x if self._rest is None else torch.cat([self._rest, x], dim=2)
+        whole = x.shape[2] // self._size * self._size
+        self._rest = x[:, :, whole:].clone() if whole < x.shape[2] else None
+        return x[:, :, :whole] if whole else None
+
+    def close(self) -> Tensor | None:
+        """See `Rows`."""
+        return self._rest
+
+
 class Chain:
     """One part behind the other."""
 

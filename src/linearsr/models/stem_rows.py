@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.block_rows import residual_block_rows
 from linearsr.models.lr_stem import LRCondition, LRStem, PredictiveStem, ResidualBlock, StridedStem
 from linearsr.models.rows import Chain, Convolution, Joined, PerPixel, Rows, Window, residual
 
@@ -78,7 +79,7 @@ class PredictiveStemRows:
             mean = total / (-(-height // 2) * -(-width // 2))
             layer = stem.summary.to_modulation
             modulations = list(layer(mean.to(layer.weight)[None]).chunk(len(blocks), dim=1))
-        body = [_block(*pair) for pair in zip(blocks, modulations, strict=True)]
+        body = [residual_block_rows(*pair) for pair in zip(blocks, modulations, strict=True)]
         heads = Joined(
             lambda *kept: torch.cat(kept, dim=1),
             PerPixel(stem.feature_norm),
@@ -141,13 +142,3 @@ def stem_rows(stem: LRStem) -> StemRows:
 
 def _layers(modules: Iterable[nn.Module]) -> list[Rows]:
     return [Convolution(m) if isinstance(m, nn.Conv2d) else PerPixel(m) for m in modules]
-
-
-def _block(block: ResidualBlock, modulation: Tensor | None) -> Rows:
-    def between(x: Tensor) -> Tensor:
-        if modulation is not None:
-            scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
-            x = x * (1 + scale) + shift
-        return F.silu(x)
-
-    return residual(Convolution(block.conv_1), PerPixel(between), Convolution(block.conv_2))

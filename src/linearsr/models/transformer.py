@@ -280,12 +280,11 @@ class LinearSRTransformer(PretrainedModule):
     def project(
         self, x: Tensor, embedded: Tensor, grid: tuple[int, int], lr_features: Tensor | None
     ) -> Tensor:
-        """The last block's tokens (B, h * w, C) on a `grid` (h, w), or on rows of it -> (B, out_channels, ...)."""
-        patch = self.config.patch_size
-        shift, scale = (self.scale_shift_table + embedded).chunk(2, dim=1)
-        out = self.proj_out(modulated_norm(x, self.norm_out, shift, scale))
-        out = out.reshape(len(x), *grid, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
-        image: Tensor = out.reshape(len(x), -1, grid[0] * patch, grid[1] * patch)
+        """The last block's tokens (B, h * w, C) on a `grid` (h, w) -> (B, out_channels, h * patch, w * patch)."""
+        return self.finish(self.unpatch(x, embedded, grid), lr_features)
+
+    def finish(self, image: Tensor, lr_features: Tensor | None) -> Tensor:
+        """The last layers, which see the LR features (B, lr_channels, h, w) again, if they see any."""
         if self.detail_head is not None and lr_features is not None:
             detailed: Tensor = self.detail_head(image, lr_features)
             return detailed
@@ -294,6 +293,15 @@ class LinearSRTransformer(PretrainedModule):
         given = lr_features.to(self.lr_skip.weight.dtype, memory_format=torch.channels_last)
         skipped: Tensor = self.lr_skip(given)
         return image + skipped
+
+    def unpatch(self, x: Tensor, embedded: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The last block's tokens (B, h * w, C) on a `grid`, or on rows of it, as an image before its last layers."""
+        patch = self.config.patch_size
+        shift, scale = (self.scale_shift_table + embedded).chunk(2, dim=1)
+        out = self.proj_out(modulated_norm(x, self.norm_out, shift, scale))
+        out = out.reshape(len(x), *grid, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
+        image: Tensor = out.reshape(len(x), -1, grid[0] * patch, grid[1] * patch)
+        return image
 
     def embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
         """The latent and the LR features (B, C, h, w), or rows of both, joined on channels, as tokens (B, N, C)."""

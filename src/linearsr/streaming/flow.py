@@ -16,7 +16,7 @@ from linearsr.flow.sampler import Step
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.streaming.buffers import Buffer
-from linearsr.streaming.network import Rows, StreamedEvaluation
+from linearsr.streaming.network import ReadRows, StreamedEvaluation
 from linearsr.streaming.noise import NoiseRows
 from linearsr.streaming.work import Report, Work
 
@@ -35,7 +35,7 @@ class StreamedFlow:
     def __init__(
         self,
         experts: SNRExperts,
-        features: Rows,
+        features: ReadRows,
         work: Work,
         grid: tuple[int, int, int],
         strip: int,

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from linearsr.models.bands import BlockRows
+from linearsr.models.block_rows import detail_head_rows
 from linearsr.models.blocks import TransformerBlock
 from linearsr.models.linear_attention import KVSummary, sum_of
-from linearsr.models.rows import through
+from linearsr.models.rows import PerPixel, Rows, through
 from linearsr.models.transformer import Conditions, LinearSRTransformer
 from linearsr.streaming.buffers import Buffer
 from linearsr.streaming.source import strips
 from linearsr.streaming.work import Body, Report
 
-Rows = Callable[[int, int], Tensor]
+ReadRows = Callable[[int, int], Tensor]
 """(top, bottom) -> rows (1, C, bottom - top, w)"""
 
 
@@ -36,8 +37,8 @@ class StreamedEvaluation:
         self,
         network: LinearSRTransformer,
         said: Conditions,
-        latent: Rows,
-        features: Rows,
+        latent: ReadRows,
+        features: ReadRows,
         output: Buffer,
         tokens: tuple[Buffer, Buffer],
         grid: tuple[int, int],
@@ -77,10 +78,9 @@ class StreamedEvaluation:
 
     def _layer(self, index: int, total: Tensor | None, report: Report) -> Tensor | None:
         assert total is not None
-        last = index == len(self._blocks) - 1
         block = self._block(index)
         block.attend_to(self._summary(total))
-        following = None if last else self._block(index + 1)
+        following = self._block(index + 1) if index + 1 < len(self._blocks) else None
         source, target = self._tokens[index % 2], self._tokens[(index + 1) % 2]
 
         def bands() -> Iterator[Tensor]:
@@ -89,30 +89,36 @@ class StreamedEvaluation:
                 yield from block.bands(x.flatten(0, 1))
                 report(bottom / self._height)
 
+        outputs = _regrouped(through(block, bands()), self._band_rows * self._width)
+        if following is None:
+            self._finish(outputs)
+            return None
+
         def summaries() -> Iterator[KVSummary]:
             done = 0
-            for out in _regrouped(through(block, bands()), self._band_rows * self._width):
-                rows = len(out) // self._width
-                if following is None:
-                    self._finish(done, out)
-                else:
-                    target.write(done, out.view(rows, self._width, -1))
-                    for band in following.bands(out):
-                        yield following.summary(band)
-                done += rows
+            for out in outputs:
+                rows = out.view(-1, self._width, out.shape[1])
+                target.write(done, rows)
+                yield from map(following.summary, following.bands(out))
+                done += len(rows)
 
-        if last:
-            for _ in summaries():
-                pass
-            return None
         return _flat(sum_of(summaries()))
 
-    def _finish(self, top: int, x: Tensor) -> None:
-        """Tokens (n, C) of the last block -> the network's output for their rows."""
-        rows = len(x) // self._width
-        grid = rows, self._width
-        image = self._network.project(x[None], self._said.embedded, grid, self._given(top, top + rows))
-        self._output.write(top * self._patch, image[0].permute(1, 2, 0))
+    def _finish(self, tokens: Iterable[Tensor]) -> None:
+        """Tokens (n, C) of the last block, row after row -> the network's output."""
+        done = 0
+        for image in through(last_rows(self._network), self._unpatched(tokens)):
+            self._output.write(done, image[0].permute(1, 2, 0))
+            done += image.shape[2]
+
+    def _unpatched(self, tokens: Iterable[Tensor]) -> Iterator[Tensor]:
+        done = 0
+        for x in tokens:
+            rows = len(x) // self._width
+            image = self._network.unpatch(x[None], self._said.embedded, (rows, self._width))
+            given = self._given(done, done + rows)
+            yield image if given is None else torch.cat([image, given.to(image.dtype)], dim=1)
+            done += rows
 
     def _given(self, top: int, bottom: int) -> Tensor | None:
         if not self._network.config.lr_channels:
@@ -133,6 +139,14 @@ class StreamedEvaluation:
         return KVSummary(
             S.view(1, heads, channels, channels), z.view(1, heads, channels), self._height * self._width
         )
+
+
+def last_rows(network: LinearSRTransformer) -> Rows:
+    """What follows a network's last tokens: (1, ., n, w), image before the last layers and LR features, -> output."""
+    if network.detail_head is not None:
+        return detail_head_rows(network.detail_head)
+    channels = network.config.out_channels
+    return PerPixel(lambda x: network.finish(x[:, :channels], x[:, channels:]))
 
 
 def _regrouped(parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:

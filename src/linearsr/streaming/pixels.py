@@ -13,7 +13,7 @@ from linearsr.models.lr_stem import LRCondition
 from linearsr.models.rows import through, total_of
 from linearsr.settings import ColourFix
 from linearsr.streaming.buffers import Buffer
-from linearsr.streaming.network import Rows
+from linearsr.streaming.network import ReadRows
 from linearsr.streaming.source import LRRows, strips
 from linearsr.streaming.work import Body, Report, Work
 
@@ -31,7 +31,7 @@ class StreamedCodec:
     def __init__(
         self,
         codec: Codec,
-        latent: Rows,
+        latent: ReadRows,
         condition: Callable[[int, int], LRCondition],
         work: Work,
         grid: tuple[int, int],
@@ -122,7 +122,7 @@ class FinishedRows:
     """
 
     def __init__(
-        self, decoded: Rows, lr: LRRows, size: tuple[int, int], scale: int, color_fix: ColourFix
+        self, decoded: ReadRows, lr: LRRows, size: tuple[int, int], scale: int, color_fix: ColourFix
     ) -> None:
         self._decoded, self._lr, self._size, self._scale = decoded, lr, size, scale
         self._lr_size = lr.reader.height, lr.reader.width
