@@ -90,7 +90,7 @@ def write_json(record: dict[str, Any]) -> None:
 
 
 class BatchProgress:
-    """A bar for the images and one for the steps of the image in work; nothing where stderr is no terminal."""
+    """A bar for the images and one for the image in work; nothing where stderr is no terminal."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -130,6 +130,14 @@ class BatchProgress:
         """One step of the image in work is done."""
         if self._bars is not None:
             self._bars.advance(self._steps)
+
+    def show_share(self, path: Path, doing: str, share: float) -> None:
+        """What is being done for the image in work, and the share of all its work that is done, 0 to 1."""
+        if self._bars is not None:
+            label = f"{shown(path.name)}: {doing}"
+            self._bars.update(
+                self._steps, total=100, completed=int(100 * share), description=label, visible=True
+            )
 
     def finish_image(self) -> None:
         """One image is done, skipped or failed."""

@@ -11,6 +11,7 @@ from linearsr.cli.console import BatchProgress, say, shown
 from linearsr.cli.inputs import Job, find_sources, plan, split_results
 from linearsr.cli.loading import DType, check_tags, load_pipeline
 from linearsr.cli.outputs import Format, output_place
+from linearsr.cli.ways import StripProgress, choose_way
 
 
 class ColourFix(str, Enum):
@@ -72,9 +73,18 @@ def upscale(
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, max=178_956_970, help="Refuse inputs with more pixels. Default: 64 million."),
+        typer.Option(min=1, help="Refuse inputs with more pixels. Default: 64 million."),
+    ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="GiB that an image may take; larger ones go in strips. Default: what is free."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say how much memory each image needs, and what is done.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
 ) -> None:
     """Upscale photos: images, folders, or patterns.
@@ -82,6 +92,7 @@ def upscale(
     Results that exist are skipped, so a stopped run goes on where it was.
     NAME_x4.png beside an input NAME.jpg is taken for its result and left out.
     photo.jpg and photo.png become photo_jpg_x4.png and photo_png_x4.png.
+    PNG, TIFF and JPEG of any size: what exceeds the memory goes in strips, and after a stop goes on where it was.
     """
     place = output_place(inputs, output, format)
     sources, results = split_results(find_sources(inputs, output_folder=place.folder))
@@ -93,26 +104,50 @@ def upscale(
 
     unknown = check_tags(pipeline, tags, guidance_scale) if pipeline is not None else []
 
+    asked: dict[str, Any] = {
+        "scale": scale,
+        "num_inference_steps": steps,
+        "fidelity": fidelity,
+        "tags": tags,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "color_fix": color_fix.value if color_fix is not None else None,
+    }
+
     def work(job: Job, progress: BatchProgress) -> dict[str, Any]:
         from linearsr.images.io import DEFAULT_MAX_PIXELS, read_image, write_image
+        from linearsr.streaming.files import upscale_file
 
         target = job.output
         assert pipeline is not None
         assert target is not None
-        picture = read_image(job.input, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
+        pixels = max_pixels or DEFAULT_MAX_PIXELS
+        way = choose_way(pipeline, job.input, scale, memory_limit)
+        if verbose:
+            say(f"{shown(job.input)}: {way.reason}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if way.kind == "rows":
+            with StripProgress(job.input, progress, verbose) as report:
+                written = upscale_file(
+                    pipeline,
+                    job.input,
+                    target,
+                    settings=asked,
+                    overwrite=overwrite,
+                    quality=quality,
+                    max_pixels=pixels,
+                    strip_rows=way.strip_rows,
+                    progress=report,
+                )
+            return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
+        picture = read_image(job.input, max_pixels=pixels)
         progress.start_image(job.input, steps or pipeline.config.num_inference_steps)
         result = pipeline.upscale(
             picture,
-            scale=scale,
-            num_inference_steps=steps,
-            fidelity=fidelity,
-            tags=tags,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            color_fix=color_fix.value if color_fix is not None else None,
+            **asked,
+            stream=True if way.kind == "held" else None,
             callback_on_step_end=lambda *_: progress.advance_step(),
         )
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_image(result, target, overwrite=overwrite, quality=quality)
         return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}
 

@@ -1,0 +1,106 @@
+"""Which way an image goes: in one piece where that fits the memory, else in strips of rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from linearsr.cli.console import BatchProgress, say, shown
+
+if TYPE_CHECKING:
+    from linearsr.pipeline import LinearSRPipeline
+
+_PILLOW_PIXELS = 178_956_970
+"""More are not decoded in one piece."""
+_HELD_BYTES_PER_PIXEL = 16
+"""Of a result that is held while strips of it are made: its floats, and a copy of them."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """`kind`: "whole", in one piece; "held", in strips into a result in memory; "rows", from file to file in strips.
+
+    `strip_rows`: LR rows at a time, None for as many as are good; `reason`: why, for people.
+    """
+
+    kind: Literal["whole", "held", "rows"]
+    strip_rows: int | None
+    reason: str
+
+
+def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_limit: float | None) -> Way:
+    """The way of an image file; `memory_limit` in GiB, None for what is free.
+
+    Raises:
+        ImageError: the image fits no way but "rows", which its type does not allow.
+        ImportError: likewise, and the extra `large` is not installed.
+    """
+    from linearsr.devices import available_memory
+    from linearsr.images.io import ImageError, read_size
+    from linearsr.images.rows.decoding import stored_size
+    from linearsr.images.rows.vips import vips
+    from linearsr.streaming.memory import strip_bytes, strip_rows_for
+
+    try:
+        height, width = stored_size(path)
+    except ImageError as unfit:
+        obstacle: ImageError | ImportError | None = unfit
+        try:
+            height, width = read_size(path, str(path), max_pixels=_PILLOW_PIXELS)
+        except ImageError:
+            return Way("whole", None, "what is wrong with it shows when it is read")
+    else:
+        obstacle = None
+
+    whole = pipeline.estimate_memory(height, width)
+    limit = available_memory(pipeline.device) if memory_limit is None else int(memory_limit * 2**30)
+    fits = pipeline.fits(height, width) if memory_limit is None else limit is None or whole <= limit
+    sizes = f"{width}x{height} needs about {_size(whole)} in one piece"
+    if limit is not None:
+        sizes += f" and may have {_size(limit)}"
+    if fits and height * width <= _PILLOW_PIXELS:
+        return Way("whole", None, f"{sizes}: in one piece")
+
+    rows = strip_rows_for(width, pipeline.device)
+    if memory_limit is not None and limit is not None:
+        rows = min(rows, max(1, limit // strip_bytes(pipeline, width, 1)))
+    sizes += f": in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip_bytes(pipeline, width, rows))}"
+    if obstacle is None:
+        try:
+            vips()
+        except ImportError as missing:
+            obstacle = missing
+        else:
+            return Way("rows", rows, sizes)
+    held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
+    if limit is not None and held > limit:
+        raise obstacle
+    return Way("held", rows, f"{sizes}, and {_size(held)} for the result")
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+class StripProgress:
+    """Tells how work in strips goes on, and after Ctrl-C that it is not lost."""
+
+    def __init__(self, path: Path, progress: BatchProgress, verbose: bool) -> None:
+        self._path, self._progress, self._verbose = path, progress, verbose
+        self._doing, self._share = "", 0.0
+
+    def __call__(self, doing: str, share: float) -> None:
+        """What is being done, and the share of all the work that is done."""
+        self._progress.show_share(self._path, doing, share)
+        if self._verbose and doing != self._doing:
+            say(f"{shown(self._path)}: {doing} ({share:.0%} done)")
+        self._doing, self._share = doing, share
+
+    def __enter__(self) -> "StripProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            say(f"{shown(self._path)}: stopped at {self._share:.0%}; the same command goes on from there")

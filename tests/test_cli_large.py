@@ -1,0 +1,255 @@
+"""`linearsr upscale` on images that do not fit the memory: same pixels in strips, and a killed run goes on."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+from typer.testing import CliRunner
+
+from linearsr.cli.app import app
+from linearsr.images.io import Picture, read_image, write_image
+from linearsr.streaming.job import work_folder_of
+from tiny_model import tiny_model
+
+__all__ = ["tiny_model"]
+HEIGHT, WIDTH = 37, 29
+TINY = ("--memory-limit", 1e-9)
+"""One row at a time."""
+
+
+def picture(channels, bits):
+    """Something smooth, with holes in its alpha."""
+    down, across = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    planes = [np.sin(down / 9) / 4 + np.cos(across / (7 + n)) / 4 + 0.5 for n in range(3)]
+    alpha = np.clip(np.sin(down / 5) + np.cos(across / 6), 0, 1).astype(np.float32)
+    colour = np.stack(planes[: 1 if channels < 3 else 3], axis=2).astype(np.float32)
+    return Picture(colour, alpha if channels in (2, 4) else None, bits)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    write_image(picture(3, 8), tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def upscale(*arguments):
+    return CliRunner().invoke(app, ["upscale", *map(str, arguments)])
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "channels", "bits", "target"),
+    [
+        ("a.png", 3, 8, "out.png"),
+        ("a.png", 3, 16, "out.png"),
+        ("a.png", 1, 8, "out.png"),
+        ("a.png", 4, 8, "out.png"),
+        ("a.png", 4, 16, "out.tif"),
+        ("a.tif", 1, 16, "out.tif"),
+        ("a.tif", 3, 8, "out.jpg"),
+        ("a.jpg", 3, 8, "out.png"),
+    ],
+)
+def test_strips_give_the_picture_in_one_piece(tiny_model, tmp_path, source, channels, bits, target):
+    write_image(picture(channels, bits), tmp_path / source)
+    results = []
+    for name, limit in (("whole", ()), ("strips", TINY)):
+        (tmp_path / name).mkdir()
+        output = tmp_path / name / target
+        run = upscale(tmp_path / source, "-o", output, "--model", tiny_model, "-v", *limit)
+        assert run.exit_code == 0, run.stderr
+        assert ("in strips of 1 row," in run.stderr) == (name == "strips")
+        assert entries(tmp_path / name) == [target]
+        results.append(read_image(output))
+    whole, strips = results
+    assert (strips.bits, strips.size, strips.colour.shape) == (whole.bits, whole.size, whole.colour.shape)
+    most = 4 if target.endswith("jpg") else 1.01  # JPEG may round a difference of 1 up
+    np.testing.assert_allclose(strips.colour, whole.colour, atol=most / 255)
+    assert (strips.alpha is None) == (whole.alpha is None)
+    if whole.alpha is not None:
+        np.testing.assert_allclose(strips.alpha, whole.alpha, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize(
+    "options", [("--scale", 2.5), ("--scale", 2, "--color-fix", "adain"), ("--color-fix", "wavelet")]
+)
+def test_other_scales_and_colour_fixes(tiny_model, tmp_path, photo, options):
+    for name, limit in (("whole", ()), ("strips", TINY)):
+        output = tmp_path / f"{name}.png"
+        assert upscale(photo, "-o", output, "--model", tiny_model, *options, *limit).exit_code == 0
+    whole, strips = (read_image(tmp_path / f"{name}.png") for name in ("whole", "strips"))
+    assert strips.size == whole.size
+    np.testing.assert_allclose(strips.colour, whole.colour, atol=1.01 / 255)
+
+
+def test_json_is_that_of_any_image(tiny_model, tmp_path, photo):
+    run = upscale(photo, "-o", tmp_path / "b.png", "--model", tiny_model, "--json", "--seed", 3, *TINY)
+    record = json.loads(run.stdout)
+    assert (record["status"], record["size"], record["seed"]) == ("done", [4 * WIDTH, 4 * HEIGHT], 3)
+
+
+# ---------------------------------------------------------------- kill, and go on
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Whose processes have imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["linearsr.streaming.files", "linearsr.cli.app"])
+    return context
+
+
+def dying_run(arguments, doing, share):
+    """`linearsr upscale` that is killed when so much of it is done."""
+    from linearsr.cli import ways
+
+    go_on = ways.StripProgress.__call__
+
+    def report(self, now, done):
+        go_on(self, now, done)
+        if now.startswith(doing) and done >= share:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ways.StripProgress.__call__ = report
+    upscale(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("doing", "share"), [("reading", 0), ("stem", 0.02), ("step 3", 0), ("writing", 0), ("encoding", 0)]
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(tiny_model, tmp_path, processes, doing, share):
+    write_image(picture(4, 16), tmp_path / "a.png")
+    arguments = [tmp_path / "a.png", "--model", tiny_model, "--seed", 5, *TINY]
+    unbroken, broken = tmp_path / "unbroken.png", tmp_path / "broken.png"
+    assert upscale(*arguments, "-o", unbroken).exit_code == 0
+    process = processes.Process(target=dying_run, args=([*arguments, "-o", broken], doing, share))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not broken.exists()
+    assert work_folder_of(broken).is_dir()
+    again = upscale(*arguments, "-o", broken, "-v")
+    assert again.exit_code == 0, again.stderr
+    assert broken.read_bytes() == unbroken.read_bytes()
+    assert entries(tmp_path) == ["a.png", "broken.png", "unbroken.png"]
+    if doing == "encoding":
+        assert "step" not in again.stderr
+
+
+def interrupt_at(monkeypatch, doing, action):
+    from linearsr.cli import ways
+
+    go_on = ways.StripProgress.__call__
+
+    def report(self, now, done):
+        go_on(self, now, done)
+        if now.startswith(doing):
+            action()
+
+    monkeypatch.setattr(ways.StripProgress, "__call__", report)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_says_that_the_work_is_not_lost(tiny_model, tmp_path, photo, monkeypatch):
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, "step", interrupt)
+        run = upscale(photo, "--model", tiny_model, *TINY)
+    assert run.exit_code == 130
+    assert "the same command goes on from there" in run.stderr
+    assert entries(tmp_path) == [".a_x4.png.linearsr-work", "a.png"]
+    assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 0
+    assert entries(tmp_path) == ["a.png", "a_x4.png"]
+
+
+def test_other_settings_or_another_source_start_anew(tiny_model, tmp_path, photo, monkeypatch):
+    output = tmp_path / "out.png"
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, "writing", interrupt)
+        upscale(photo, "-o", output, "--model", tiny_model, "--seed", 1, *TINY)
+    assert work_folder_of(output).is_dir()
+    assert upscale(photo, "-o", output, "--model", tiny_model, "--seed", 2, *TINY).exit_code == 0
+    expected = upscale(photo, "-o", tmp_path / "expected.png", "--model", tiny_model, "--seed", 2, *TINY)
+    assert expected.exit_code == 0
+    assert output.read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_two_processes_do_not_work_on_one_result(tiny_model, tmp_path, photo):
+    folder = work_folder_of(tmp_path / "a_x4.png")
+    folder.mkdir()
+    with FileLock(folder / "lock"):
+        run = upscale(photo, "--model", tiny_model, *TINY)
+    assert run.exit_code == 1
+    assert "another process has it in work" in run.stderr
+    assert folder.is_dir()
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_too_little_disk_is_said_before_the_start(tiny_model, tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    run = upscale(photo, "--model", tiny_model, *TINY)
+    assert run.exit_code == 1
+    assert "GB of disk" in run.stderr
+    assert entries(tmp_path) == ["a.png"]
+
+
+def test_a_full_disk_is_one_line(tiny_model, tmp_path, photo, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("linearsr.images.rows.row_file.RowFile.append", full)
+    run = upscale(photo, "--model", tiny_model, *TINY)
+    assert run.exit_code == 1
+    assert "the disk is full" in run.stderr
+    assert "a_x4.png" not in entries(tmp_path)
+
+
+def test_broken_and_too_large_files_leave_nothing(tiny_model, tmp_path, photo):
+    data = photo.read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    run = upscale(tmp_path / "cut.png", photo, "--model", tiny_model, "-o", tmp_path / "out", *TINY)
+    assert run.exit_code == 1
+    assert "broken or truncated" in run.stderr
+    assert entries(tmp_path / "out") == ["a.png"]
+    large = upscale(photo, "--model", tiny_model, "--max-pixels", 100, *TINY)
+    assert large.exit_code == 1
+    assert "exceed the limit" in large.stderr
+    assert entries(tmp_path) == ["a.png", "cut.png", "out"]
+
+
+def test_other_types_go_in_strips_to_a_result_in_memory(tiny_model, tmp_path):
+    Image.fromarray(picture(3, 8).quantised()).save(tmp_path / "a.bmp")
+    run = upscale(tmp_path / "a.bmp", "--model", tiny_model, "-v", "--memory-limit", 0.0005)
+    assert run.exit_code == 0, run.stderr
+    assert "for the result" in run.stderr
+    refused = upscale(tmp_path / "a.bmp", "--model", tiny_model, "--overwrite", *TINY)
+    assert refused.exit_code == 1
+    assert "is no PNG, TIFF or JPEG" in refused.stderr
+
+
+def test_without_the_extra(tiny_model, tmp_path, photo, monkeypatch):
+    from linearsr.images.rows.vips import vips
+
+    vips.cache_clear()
+    monkeypatch.setitem(sys.modules, "pyvips", None)
+    run = upscale(photo, "--model", tiny_model, *TINY)
+    assert run.exit_code == 1
+    assert "pip install 'linearsr[large]'" in run.stderr
+    assert upscale(photo, "--model", tiny_model, "--memory-limit", 0.0005).exit_code == 0
+    assert Path(tmp_path / "a_x4.png").is_file()
