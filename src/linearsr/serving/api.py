@@ -16,10 +16,12 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from linearsr._version import __version__
+from linearsr.serving.conversion import Converter, NotConverted
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.door import Door
 from linearsr.serving.jobs import Job, JobStore
@@ -30,6 +32,7 @@ from linearsr.serving.schemas import (
     JobView,
     Limits,
     ModelsView,
+    ResultFormat,
     StateView,
     TagsForm,
     TagsView,
@@ -87,7 +90,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     _add_models(app, settings, dispatcher)
     _add_upscale(app, settings, dispatcher)
     _add_tags(app, settings, dispatcher)
-    _add_jobs(app, dispatcher)
+    _add_jobs(app, dispatcher, Converter(settings.max_output_pixels))
     _add_page(app)
     app.add_middleware(Door, settings=settings, dispatcher=dispatcher, metrics=metrics)
     if settings.cors_origins:
@@ -177,7 +180,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
             await dispatcher.remove(job)
 
 
-def _add_jobs(app: FastAPI, dispatcher: Dispatcher) -> None:
+def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter) -> None:
     async def of_this_owner(job_id: JobId, request: Request) -> Job:
         return await dispatcher.find(job_id, request.state.owner)
 
@@ -197,9 +200,20 @@ def _add_jobs(app: FastAPI, dispatcher: Dispatcher) -> None:
             yield ServerSentEvent(event=kind, raw_data=view.model_dump_json())
 
     @router.get("/result", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410)})
-    async def result(job: Annotated[Job, Depends(of_this_owner)]) -> Response:
-        """The image that a job made."""
-        return _result(job, dispatcher)
+    async def result(
+        job: Annotated[Job, Depends(of_this_owner)], format: ResultFormat | None = None
+    ) -> Response:
+        """The image that a job made, in the format that was asked for then or in another."""
+        made = _result(job, dispatcher)
+        if format in (None, job.options["format"]):
+            return made
+        try:
+            await converter.convert(
+                dispatcher.result_path(job), dispatcher.result_path(job, format), job.tags
+            )
+        except NotConverted as error:
+            raise Problem(422, "bad_option", f"format: {error}") from None
+        return _result(job, dispatcher, format)
 
     @router.delete("", status_code=204)
     async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:
@@ -214,7 +228,13 @@ def _add_page(app: FastAPI) -> None:
     page = StaticFiles(directory=Path(str(files("linearsr") / "serving" / "web")), html=True)
 
     async def page_file(scope: Scope, receive: Receive, send: Send) -> None:
-        await (page if scope["type"] == "http" else app.router.not_found)(scope, receive, send)
+        async def send_fresh(message: Message) -> None:
+            # a browser asks whether a file has changed, else it mixes those of two versions
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Cache-Control"] = "no-cache"
+            await send(message)
+
+        await (page if scope["type"] == "http" else app.router.not_found)(scope, receive, send_fresh)
 
     # a mount would take the requests whose method an address of the API refuses
     app.router.default = page_file
@@ -234,18 +254,18 @@ async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds:
         end.cancel()
 
 
-def _result(job: Job, dispatcher: Dispatcher) -> Response:
+def _result(job: Job, dispatcher: Dispatcher, format: ResultFormat | None = None) -> Response:
     if job.live:
         raise Problem(409, "not_ready", f"the job is {job.status}", {"Retry-After": "1"})
     if job.status == "cancelled":
         raise Problem(410, "cancelled", "the job was cancelled")
     if job.status == "failed":
         raise Problem(422, "failed", job.error or "the job failed")
-    path = dispatcher.result_path(job)
+    path = dispatcher.result_path(job, format)
     if not path.exists():
         raise Problem(404, "not_found", "the result has expired")
     headers = {"X-Job-ID": job.id, "Cache-Control": "private, max-age=3600"}
-    return FileResponse(path, media_type=MEDIA_TYPES[job.options["format"]], headers=headers)
+    return FileResponse(path, media_type=MEDIA_TYPES[format or job.options["format"]], headers=headers)
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

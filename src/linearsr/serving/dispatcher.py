@@ -124,9 +124,9 @@ class Dispatcher:
         """How many jobs are before it; None unless it waits."""
         return self._waiting.index(job) if job in self._waiting else None
 
-    def result_path(self, job: Job) -> Path:
-        """Where a finished job's image lies."""
-        return self._store.result_path(job)
+    def result_path(self, job: Job, format: str | None = None) -> Path:
+        """Where a finished job's image lies, or its version in another format."""
+        return self._store.result_path(job, format)
 
     async def watch(self, job: Job) -> AsyncIterator[Job]:
         """The job as it stands, and again at every change, to its end."""

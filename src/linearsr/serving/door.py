@@ -53,7 +53,8 @@ class Door:
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            refused_here = scope["path"] if scope["path"] in _UPLOADS else "other"
+            route = getattr(scope.get("route"), "path", refused_here)
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - begun)
 

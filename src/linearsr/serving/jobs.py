@@ -80,9 +80,9 @@ class JobStore:
         """Where its image lies as it was sent."""
         return self._inputs / job.id
 
-    def result_path(self, job: Job) -> Path:
-        """Where its result lies, or will."""
-        return self._results / f"{job.id}.{job.options['format']}"
+    def result_path(self, job: Job, format: str | None = None) -> Path:
+        """Where its result lies, or will; in another format than asked for at first, if any."""
+        return self._results / f"{job.id}.{format or job.options['format']}"
 
     def add(self, job: Job, image: BinaryIO) -> None:
         """Take in a new job with its image."""
@@ -139,8 +139,8 @@ class JobStore:
 
     def _remove_files(self, job: Job) -> None:
         self.input_path(job).unlink(missing_ok=True)
-        if "format" in job.options:
-            self.result_path(job).unlink(missing_ok=True)
+        for result in self._results.glob(f"{job.id}.*"):
+            result.unlink(missing_ok=True)
 
 
 def _set_journal(connection: Any, record: object) -> None:

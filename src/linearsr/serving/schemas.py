@@ -171,6 +171,7 @@ class ModelCard(BaseModel):
     guided_by_tags: bool = Field(description="Whether `tags` are taken.")
     uses_tags: bool = Field(description="Whether found tags guide it where the caller says nothing of tags.")
     tagger: bool = Field(description="Whether `POST /v1/tags` works.")
+    vocabulary: list[str] | None = Field(description="The tags it knows; null if it takes any, or none.")
     formats: list[ResultFormat] = list(MEDIA_TYPES)
     devices: list[str] = Field(examples=[["cpu"]])
     dtype: str = Field(examples=["bfloat16"])

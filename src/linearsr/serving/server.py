@@ -1,7 +1,9 @@
 """Listen at an address and serve the application there."""
 
 import asyncio
+import logging
 import socket
+import warnings
 from collections.abc import Callable
 
 import uvicorn
@@ -24,6 +26,9 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
         ValueError: another server uses the data, or the address cannot be had.
         OSError: the data folder cannot be written.
     """
+    # of headers that are looked at; what the worker is warned of goes to the job's owner
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     settings.data.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(settings.data / "lock", timeout=0), _listen(host, port) as listener:

@@ -142,9 +142,17 @@ def card(pipeline: "LinearSRPipeline") -> Message:
         "guided_by_tags": guidance is not None and guidance.uses_tags,
         "uses_tags": own.use_tags,
         "tagger": pipeline.tagger is not None,
+        "vocabulary": vocabulary(pipeline),
         "devices": [str(pipeline.device)],
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
+
+
+def vocabulary(pipeline: "LinearSRPipeline") -> list[str] | None:
+    """The tags that can guide it, where they are a list."""
+    from linearsr.guidance.tags import TagGuidance
+
+    return list(pipeline.guidance.config.vocabulary) if isinstance(pipeline.guidance, TagGuidance) else None
 
 
 def say(answers: TextIO, **message: Any) -> None:
