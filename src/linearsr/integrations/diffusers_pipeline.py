@@ -35,10 +35,14 @@ class Part(ModelMixin):
     """Loads one part, which is of another class."""
 
     @staticmethod
-    def from_pretrained(folder: str | os.PathLike[str], torch_dtype: torch.dtype | None = None) -> Any:
-        """The part that lies in `folder`, a sub-folder of a model, on the CPU."""
+    def from_pretrained(
+        folder: str | os.PathLike[str],
+        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Any:
+        """The part that lies in `folder`, a sub-folder of a model, on the CPU; the type has two names over versions."""
         path = Path(folder)
-        return getattr(_load(path.parent, torch_dtype or torch.float32), path.name)
+        return getattr(_load(path.parent, torch_dtype or dtype or torch.float32), path.name)
 
 
 @lru_cache(maxsize=1)
@@ -70,7 +74,7 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         super().__init__()
         parts = {"lr_stem": lr_stem, "transformer": transformer, "codec": codec}
         self.register_modules(**parts, guidance=guidance, tagger=tagger)
-        self.register_to_config(**(settings or asdict(PipelineConfig())))
+        self.register_to_config(settings=dict(settings or asdict(PipelineConfig())))
         _load.cache_clear()
 
     @classmethod
@@ -104,7 +108,7 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     def linearsr(self) -> LinearSRPipeline:
         """The pipeline of the components as they are now."""
         parts = {name: getattr(self, name) for name in _PARTS}
-        return LinearSRPipeline(**parts, config=PipelineConfig.from_index(self.config))
+        return LinearSRPipeline(**parts, config=PipelineConfig.from_index(self.config.settings))
 
     def __call__(
         self,

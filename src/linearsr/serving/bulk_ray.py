@@ -160,7 +160,11 @@ def run(
     """Give `rows` to the workers, `size` at a time, and yield the rows that come back, in any order.
 
     A worker that dies is replaced, and what it was given is given to another.
+
+    Raises:
+        BulkError: no worker can be started.
     """
+    import ray
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -178,5 +182,8 @@ def run(
         num_cpus=pool.threads,
         num_gpus=pool.gpus or None,
     )
-    for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from table.to_pylist()
+    try:
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from table.to_pylist()
+    except ray.exceptions.RayError as error:
+        raise BulkError(f"the workers cannot work: {str(error).strip().splitlines()[-1]}") from error

@@ -1,0 +1,34 @@
+# syntax=docker/dockerfile:1
+# The web page and the HTTP API at port 8000; any other command of linearsr runs as well:
+#   docker build -t linearsr .
+#   docker run --rm -p 8000:8000 -v linearsr:/data linearsr
+#   docker run --rm -v "$PWD:/work" -w /work linearsr upscale photo.jpg
+# For NVIDIA GPUs: docker build --target cuda, docker run --gpus all.
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim AS wheel
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY src src
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:${PYTHON}-slim AS base
+ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
+RUN useradd --uid 1000 --create-home linearsr && install -d -o 1000 /data
+COPY --from=wheel /wheels /wheels
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://localhost:8000/healthz')"]
+ENTRYPOINT ["linearsr"]
+CMD ["serve", "--host", "0.0.0.0", "--data", "/data"]
+
+FROM base AS cuda
+RUN pip install "$(echo /wheels/*.whl)[serve,batch,full]"
+USER 1000
+
+FROM base AS cpu
+# first, so that the next line does not fetch the one for CUDA
+RUN pip install --index-url https://download.pytorch.org/whl/cpu "torch>=2.6,<2.14"
+RUN pip install "$(echo /wheels/*.whl)[serve,batch,full]"
+USER 1000

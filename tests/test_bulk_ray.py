@@ -1,0 +1,80 @@
+"""Bulk jobs on a local Ray with two workers, of which some are killed: nothing lost, nothing twice."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray", reason="needs linearsr[batch]")
+import pyarrow.parquet as pq
+
+from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png, work_of
+from linearsr.images.io import read_image
+from linearsr.serving.bulk import Cluster, results
+from tiny_model import tiny_model
+
+__all__ = ["tiny_model"]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+def kill_one(calls, after):
+    """Kill -9 the worker that began the call number `after`."""
+    while len(begun := sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime)) < after:
+        time.sleep(0.01)
+    os.kill(int(begun[-1].name.split("-")[0]), signal.SIGKILL)
+
+
+def test_killed_workers(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    calls, out = tmp_path / "calls", tmp_path / "out"
+    calls.mkdir()
+    files = {f"sub{i % 2}/{i:02}.png": png(i) for i in range(200)}
+    deadly, broken = "sub0/50.png", "sub1/51.png"
+    files |= {deadly: png(50, first=DEADLY), broken: b"broken"}
+    plan = planned(fill(tmp_path / "in", files), out)
+    killer = threading.Thread(target=kill_one, args=(calls, 20), daemon=True)
+    killer.start()
+    rows = list(results(plan, work_of(plan), partial(Enlarger, calls), Cluster("local", 2, 1, use_gpu=False)))
+    killer.join()
+    said = capfd.readouterr()
+    assert said.out + said.err == "", "Ray's noise"
+
+    assert Counter(row["input"] for row in rows) == Counter(files)
+    failed = {row["input"]: row["error"] for row in rows if row["status"] == "failed"}
+    assert set(failed) == {deadly, broken}
+    assert "3 processes" in failed[deadly]
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == set(files) - set(
+        failed
+    )
+    for name in set(files) - set(failed):
+        np.testing.assert_array_equal(read_image(out / name).quantised(), expected(files[name]))
+    # two at first, and one for each that was killed
+    assert 2 + 1 + 3 >= len({path.name.split("-")[0] for path in calls.iterdir()}) > 2
+
+
+def test_command(tmp_path, tiny_model):
+    source = fill(tmp_path / "in", {**{f"{i}.png": png(i) for i in range(5)}, "broken.png": b"broken"})
+    command = [sys.executable, "-m", "linearsr.cli.app", "batch", source, "-o", str(tmp_path / "out")]
+    command += ["--model", str(tiny_model), "--workers", "2", "--threads-per-worker", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    # no word of Ray's
+    first, failure, last = done.stderr.splitlines()
+    assert first == "6 images to do, 0 done already"
+    assert failure.startswith("broken.png: is no image")
+    assert re.fullmatch(r"5 done, 1 failed in \S+ \(\S+ images/s\); report: \S+/report\.parquet", last)
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert [record[key] for key in ("finished", "total", "done", "skipped", "failed")] == [True, 6, 5, 0, 1]
+    table = pq.read_table(record["report"])
+    assert Counter(table["status"].to_pylist()) == {"done": 5, "failed": 1}
+    assert read_image(Path(tmp_path, "out/0.png")).size == (24, 20)
