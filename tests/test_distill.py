@@ -82,6 +82,18 @@ def test_gradient_and_focal_frequency_are_what_their_definitions_say() -> None:
     )
 
 
+def test_a_grid_is_what_repeats_and_nothing_else() -> None:
+    hr = picture(0)
+    cells = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    cells -= cells.mean((2, 3), keepdim=True)
+    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    repeated = float(FORMULAS["grid"](hr + 0.1 * cells.repeat(2, 1, 8, 8), hr))
+    assert repeated == pytest.approx(0.1 * float(cells.abs().mean()), rel=1e-3)
+    # of what does not repeat, the mean of 64 cells is left: an eighth
+    assert float(FORMULAS["grid"](hr + 0.1 * noise, hr)) == pytest.approx(0.1 * 0.8 / 8, rel=0.1)
+    assert float(FORMULAS["grid"](hr + 0.3, hr)) == pytest.approx(0, abs=1e-6)
+
+
 def test_similarity_losses_are_one_less_the_figures() -> None:
     hr, image = picture(0, 192), torch.lerp(picture(0, 192), picture(1, 192), 0.2)
     for name, figure in (("ms_ssim", ms_ssim_figure), ("haarpsi", haarpsi_figure)):

@@ -6,10 +6,13 @@ Images are (B, 3, H, W) in [-1, 1]; every loss is a scalar, 0 for equal images.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from linearsr.evaluation.haarpsi import haarpsi_values
 from linearsr.evaluation.metrics import ms_ssim_values
+
+_CELL = 8
 
 
 def l1(image: Tensor, reference: Tensor) -> Tensor:
@@ -41,8 +44,21 @@ def haarpsi(image: Tensor, reference: Tensor) -> Tensor:
     return 1 - haarpsi_values(_unit(image), _unit(reference)).mean()
 
 
+def grid(image: Tensor, reference: Tensor) -> Tensor:
+    """Mean absolute error that repeats in all cells of 8x8 pixels of a window of 8x8 cells: a grid of the network's.
+
+    Networks make an image from patches, and what they invent easily takes on the patches' period. The error of a photo
+    has none, so its mean over 64 cells is near zero. Sides are multiples of 8; rows and columns of cells that fill no
+    window make smaller ones.
+    """
+    error = F.pixel_unshuffle(image - reference, _CELL)
+    pattern = F.avg_pool2d(error, _CELL, ceil_mode=True, count_include_pad=False)
+    colours = pattern.unflatten(1, (image.shape[1], -1))
+    return (colours - colours.mean(dim=2, keepdim=True)).abs().mean()
+
+
 FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    loss.__name__: loss for loss in (l1, gradient, focal_frequency, ms_ssim, haarpsi)
+    loss.__name__: loss for loss in (l1, gradient, focal_frequency, ms_ssim, haarpsi, grid)
 }
 """By the names that configs use."""
 

@@ -12,7 +12,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from linearsr.checkpoints import PretrainedModule
 
 DETAIL_GAIN = 8.0
-"""Brings what an image has beyond the stem's prediction to the deviation of the image itself."""
+"""Brings what an image has beyond the stem's prediction to the deviation of the image itself. Beyond that it is bounded:
+where much was lost, light for instance, a photo would be told by that alone, and no texture learned."""
 _UNSHUFFLE = 2
 _SLOPE = 0.2
 
@@ -50,7 +51,7 @@ class Discriminator(PretrainedModule):
 
     def forward(self, image: Tensor, prediction: Tensor) -> list[Tensor]:
         """Logits for "a photo", (B, 1, H / 2, W / 2), then a half and a quarter of that, from images (B, 3, H, W)."""
-        x = torch.cat([image, DETAIL_GAIN * (image - prediction)], dim=1)
+        x = torch.cat([image, torch.tanh(DETAIL_GAIN * (image - prediction))], dim=1)
         x = F.pixel_unshuffle(x, _UNSHUFFLE).contiguous(memory_format=torch.channels_last)
         logits = []
         for level, head in zip(self.levels, self.heads, strict=True):
