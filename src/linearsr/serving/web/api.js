@@ -51,10 +51,6 @@ export class Api {
     return (await this.#call(`v1/jobs/${id}/result?format=${format}`)).blob();
   }
 
-  async input(id) {
-    return (await this.#call(`v1/jobs/${id}/input`)).blob();
-  }
-
   async remove(id) {
     await this.#call(`v1/jobs/${id}`, { method: "DELETE" });
   }

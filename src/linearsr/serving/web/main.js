@@ -19,10 +19,11 @@ const photos = new Photos();
 const runner = new Runner(api, photos);
 const settings = new Settings(render);
 const tags = new Tags((photo, words) => photos.update(photo, { tags: words }));
-const result = new Result(api, { saved: (photo) => photos.update(photo, { saved: true }), fail: tell });
+const result = new Result(api, { saved, fail: tell });
 const stage = new Stage(new Pictures(api), { cancel: (photo) => runner.cancel(photo), retry: again, lose });
 const tray = new Tray({ select, remove, removeAll });
 const announcer = new Announcer();
+const searches = new Map();
 let server = null;
 let folded = "";
 
@@ -83,14 +84,17 @@ function refuse({ file, size }) {
 async function tryExample() {
   const blob = await (await fetch("example.jpg")).blob();
   await take([new File([blob], "example.jpg", { type: "image/jpeg" })]);
-  start();
+  if (!$("start").disabled) start();
 }
 
 /** Tags are shown beside the photo; without them it can be enlarged all the same. */
 async function findTags(photo) {
-  if (!server?.model.tagger || !photo?.file || photo.found || photo.state !== "ready") return;
-  photo.found = await api.tags(photo.file).catch(() => null);
-  photos.update(photo, {});
+  if (!server?.model.tagger || !photo?.file || photo.found || photo.state !== "ready" || searches.has(photo)) return;
+  const search = new AbortController();
+  searches.set(photo, search);
+  const found = await api.tags(photo.file, search.signal).catch(() => null);
+  searches.delete(photo);
+  photos.update(photo, { found });
 }
 
 // ---- and are enlarged
@@ -104,6 +108,8 @@ function start() {
 }
 
 function run(photo) {
+  // it would take a place in the server's queue
+  searches.get(photo)?.abort();
   runner.start(photo, { ...settings.options, tags: Tags.option(photo) });
   // the button that was pressed is disabled now
   if (photo === photos.selected) $("cancel").focus({ preventScroll: true });
@@ -126,6 +132,11 @@ function remove(photo) {
 function removeAll() {
   if (!confirm("Remove all photos and their results?")) return;
   for (const photo of [...photos.list]) runner.remove(photo);
+}
+
+function saved(photo) {
+  tell(null);
+  photos.update(photo, { saved: true });
 }
 
 function lose(photo, error) {

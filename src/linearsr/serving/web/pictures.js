@@ -19,9 +19,7 @@ export class Pictures {
 
   /** What the person gave; null while this browser cannot show it. */
   before(photo) {
-    if (photo.size) return this.#keep("before", async () => photo.file);
-    if (photo.size === null && photo.job && photo.state !== "gone") return this.#keep("input", () => this.api.input(photo.job.id));
-    return null;
+    return photo.size && photo.file ? this.#keep("before", async () => photo.file) : null;
   }
 
   /** The result, null while there is none. A large one is shown as JPEG, many times smaller than PNG. */
