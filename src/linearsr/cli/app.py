@@ -10,6 +10,7 @@ from linearsr._version import __version__
 from linearsr.cli.bench import bench
 from linearsr.cli.bulk import batch
 from linearsr.cli.console import EPILOG
+from linearsr.cli.convert import convert
 from linearsr.cli.degrade import degrade
 from linearsr.cli.evaluate import evaluate
 from linearsr.cli.info import info
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (upscale, batch, tag, info, train, knee, partition, degrade, bench, study, serve):
+for command in (upscale, batch, tag, info, train, knee, partition, degrade, bench, convert, study, serve):
     app.command(epilog=EPILOG)(command)
 app.command("eval", epilog=EPILOG)(evaluate)
 

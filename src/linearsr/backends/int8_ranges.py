@@ -1,0 +1,63 @@
+"""Which ranges a model's convolutions see on photos, so that it can compute in 8 bits, and how exact it then is."""
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from linearsr.checkpoints import write_json
+from linearsr.images.convert import ImageInput
+from linearsr.images.degradation import PRESETS, degrade
+from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+from linearsr.model_folder import MODEL_INDEX, read_index
+from linearsr.models import int8
+from linearsr.pipeline import LinearSRPipeline
+
+LR_SIDE = 64
+"""Pixels on a side of the LR images that are looked at."""
+_EXPERT = re.compile(r"experts\.\d+\.")
+_SCALE = 4
+
+
+def lr_images(photos: Iterable[Path]) -> list[NDArray[np.float32]]:
+    """Of each photo a part as it is, which is sharp, and a degraded one, which is noisy: (h, w, 3) in [0, 1]."""
+    images = []
+    for path in photos:
+        photo = crop_to_multiple(read_rgb(path), _SCALE)
+        images.append(photo[:LR_SIDE, :LR_SIDE])
+        part = photo[: _SCALE * LR_SIDE, : _SCALE * LR_SIDE]
+        images.append(degrade(part, PRESETS["realesrgan"], file_generator(0, path.stem), _SCALE))
+    return images
+
+
+def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> dict[str, float]:
+    """The ranges of stem and experts over the images, with a margin, by the names of `PipelineConfig.int8_ranges`.
+
+    Experts share ranges. The pipeline must compute in floating point.
+    """
+    with int8.find_ranges(pipeline.lr_stem) as of_stem, int8.find_ranges(pipeline.transformer) as of_experts:
+        pipeline(images, fidelity=0.0, output_type="latent")
+    ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
+    for name, value in of_experts.items():
+        shared = "transformer." + _EXPERT.sub("", name, count=1)
+        ranges[shared] = max(ranges.get(shared, 0.0), value)
+    return {name: float(f"{value:.4g}") for name, value in ranges.items()}
+
+
+def agreement(
+    found: LinearSRPipeline, reference: LinearSRPipeline, images: Sequence[ImageInput]
+) -> list[float]:
+    """PSNR in dB between the results of two pipelines, for each image."""
+    pairs = zip(*(pipe(images, output_type="pt").images for pipe in (found, reference)), strict=True)
+    return [float(-10 * torch.log10((a - b).square().mean())) for a, b in pairs]
+
+
+def write_with_ranges(source: Path, folder: Path, ranges: dict[str, float]) -> None:
+    """The model of `source` in `folder`, which may be the same, with these ranges in its index."""
+    if folder.resolve() != source.resolve():
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    write_json(folder / MODEL_INDEX, {**read_index(source), "int8_ranges": ranges})

@@ -1,0 +1,143 @@
+"""`linearsr convert`: from SANA's folders, and to 8 bits."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from linearsr.cli.app import app
+from linearsr.models import int8
+from linearsr.models.int8 import Int8ResidualBlock
+from linearsr.pipeline import LinearSRPipeline
+from tiny_encoders import write_gemma2, write_tokenizer
+from tiny_model import tiny_model
+
+__all__ = ["tiny_model"]
+
+needs_int8 = pytest.mark.skipif(not int8.supported(), reason="this processor has no fast 8-bit convolutions")
+
+
+def convert(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
+
+
+@pytest.fixture
+def sana(tmp_path: Path) -> Path:
+    """A SANA of a toy's size, each part written by `diffusers` or `transformers` itself."""
+    torch.manual_seed(0)
+    folder = tmp_path / "Sana_toy"
+    SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+    ).save_pretrained(folder / "transformer")
+    AutoencoderDC(
+        in_channels=3,
+        latent_channels=8,
+        attention_head_dim=2,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8,) * 6,
+        decoder_block_out_channels=(8,) * 6,
+        encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6,
+        encoder_qkv_multiscales=((),) * 6,
+        decoder_qkv_multiscales=((),) * 6,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    ).save_pretrained(folder / "vae")
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    write_gemma2(folder / "text_encoder")
+    write_tokenizer(folder / "tokenizer")
+    (folder / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
+    return folder
+
+
+def test_sana_becomes_a_model_that_upscales(sana: Path, tmp_path: Path) -> None:
+    result = convert(sana, "-o", tmp_path / "model", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["guidance"] == "text"
+    pipe = LinearSRPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32, device="cpu")
+    assert pipe.config.flow_shift == 3.0
+    assert pipe.multiple_of == 8
+    out = pipe(np.zeros((16, 16, 3), np.uint8), num_inference_steps=1, tags="sky").images[0]
+    assert out.size == (64, 64)
+    theirs = SanaTransformer2DModel.from_pretrained(sana / "transformer").state_dict()
+    ours = next(pipe.transformer.experts.children()).state_dict()
+    assert all(torch.equal(ours[k], v) for k, v in theirs.items() if k != "patch_embed.proj.weight")
+    weight = ours["patch_embed.proj.weight"]
+    assert torch.equal(weight[:, :8], theirs["patch_embed.proj.weight"])
+    assert not weight[:, 8:].any()
+
+
+def test_sana_without_a_text_encoder_has_no_guidance(sana: Path, tmp_path: Path) -> None:
+    (sana / "text_encoder").rename(tmp_path / "elsewhere")
+    result = convert(sana, "-o", tmp_path / "model", "--json")
+    assert json.loads(result.stdout)["guidance"] is None
+    assert LinearSRPipeline.from_pretrained(tmp_path / "model", device="cpu").guidance is None
+
+
+def test_what_is_no_sana_is_refused_in_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    result = convert(tiny_model, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "no SANA" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_with_files_is_not_written_into(sana: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("")
+    result = convert(sana, "-o", tmp_path / "model")
+    assert result.exit_code == 2
+    assert "--overwrite" in result.stderr
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        small.resize((96, 96), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@needs_int8
+def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+    result = convert(tiny_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "int8", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["psnr_db"]["least"] > 45
+    auto = LinearSRPipeline.from_pretrained(tmp_path / "int8", device="cpu")
+    assert all(isinstance(block, Int8ResidualBlock) for block in auto.lr_stem.blocks)
+    exact = LinearSRPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32, device="cpu")
+    assert not any(isinstance(block, Int8ResidualBlock) for block in exact.lr_stem.blocks)
+    for file in tiny_model.rglob("*.safetensors"):
+        assert (tmp_path / "int8" / file.relative_to(tiny_model)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--to", "int8"], "needs --photos"),
+        (["--photos", "."], "needs --photos"),
+    ],
+)
+def test_photos_go_with_int8(tiny_model: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    result = convert(tiny_model, "-o", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert not (tmp_path / "out").exists()
