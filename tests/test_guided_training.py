@@ -181,7 +181,7 @@ def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_pa
         ({"data": {"tags": "nowhere.json"}}, r"^data\.tags: nowhere\.json cannot be read"),
         (
             {"guidance": {"vocabulary": "nowhere.txt"}},
-            r"^stage\.guidance\.vocabulary: nowhere\.txt cannot be read",
+            r"^stage\.guidance\.vocabulary: nowhere\.txt: cannot be read",
         ),
         (
             {"guidance": {"vocabulary": None, "part": "nowhere"}},

@@ -195,6 +195,8 @@ def test_guidance_tokens_steer_and_scale_one_is_one_pass(pipe: LinearSRPipeline,
     assert not torch.allclose(guided, strong)
     with pytest.raises(ValueError, match="guidance_embeds"):
         pipe(photo, guidance_scale=3)
+    with pytest.raises(ValueError, match="guidance_embeds have 15 channels, and the model takes 16"):
+        pipe(photo, guidance_embeds=tokens[..., :15])
 
 
 def test_grey_alpha_and_depth_are_kept(pipe: LinearSRPipeline) -> None:

@@ -109,11 +109,16 @@ class LinearSRPipeline:
         self.config = config or PipelineConfig()
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
             raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
-        width = getattr(transformer.config, "caption_channels", None)
+        width = self._token_channels
         if guidance is not None and guidance.channels != width:
             raise ValueError(
                 f"guidance tokens have {guidance.channels} channels, and the transformer's caption_channels are {width}"
             )
+
+    @property
+    def _token_channels(self) -> int | None:
+        """Of guidance tokens; None where the network does not say."""
+        return getattr(self.transformer.config, "caption_channels", None)
 
     # loading and saving
 
@@ -272,7 +277,7 @@ class LinearSRPipeline:
         unknown = self.unknown_tags(tags)
         pictures = [as_picture(item) for item in as_list(image)]
         seeds = seeds_for(len(pictures), seed, generator)
-        tokens = tokens_for(len(pictures), guidance_embeds, guidance_mask)
+        tokens = tokens_for(len(pictures), guidance_embeds, guidance_mask, self._token_channels)
         jobs = [(p, s, replace(asked, guidance=g)) for p, s, g in zip(pictures, seeds, tokens, strict=True)]
         if output_type == "latent":
             for picture in pictures:

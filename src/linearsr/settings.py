@@ -130,11 +130,16 @@ def seeds_for(
     return values
 
 
-def tokens_for(count: int, embeds: Tensor | None, mask: Tensor | None = None) -> list[GuidanceTokens | None]:
+def tokens_for(
+    count: int, embeds: Tensor | None, mask: Tensor | None = None, channels: int | None = None
+) -> list[GuidanceTokens | None]:
     """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
 
+    Args:
+        channels: what C must be; None: any.
+
     Raises:
-        ValueError: shapes that do not fit each other or the number of images.
+        ValueError: shapes that do not fit each other, the number of images or `channels`.
     """
     if embeds is None:
         if mask is not None:
@@ -144,6 +149,8 @@ def tokens_for(count: int, embeds: Tensor | None, mask: Tensor | None = None) ->
         raise ValueError(
             f"guidance_embeds {tuple(embeds.shape)} for {count} images: give (1, L, C) or (images, L, C)"
         )
+    if channels is not None and embeds.shape[2] != channels:
+        raise ValueError(f"guidance_embeds have {embeds.shape[2]} channels, and the model takes {channels}")
     if mask is not None and mask.shape != embeds.shape[:2]:
         raise ValueError(
             f"guidance_mask {tuple(mask.shape)} must be {tuple(embeds.shape[:2])}, as its tokens"

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import NamedTuple
 
 _LEAST_LIKENESS = 0.8
@@ -61,8 +62,8 @@ class Vocabulary:
             for form in _singulars(" ".join(words[start:])):
                 if form in self._index:
                     return self._index[form]
-        close = get_close_matches(name, self._index, n=1, cutoff=_LEAST_LIKENESS)
-        return self._index[close[0]] if close else None
+        close = _closest(name, tuple(self._index))
+        return None if close is None else self._index[close]
 
     def understand(self, words: Iterable[str]) -> Understood:
         """Which known tags the words mean, and which words mean none."""
@@ -72,6 +73,12 @@ class Vocabulary:
             number = self.number(word)
             (unknown if number is None else tags)[word if number is None else self.tags[number]] = None
         return Understood(list(tags), list(unknown))
+
+
+@lru_cache(maxsize=1024)
+def _closest(name: str, known: tuple[str, ...]) -> str | None:
+    """Kept, as the same words come with every image of a batch, and the search takes milliseconds."""
+    return next(iter(get_close_matches(name, known, n=1, cutoff=_LEAST_LIKENESS)), None)
 
 
 def _singulars(name: str) -> list[str]:

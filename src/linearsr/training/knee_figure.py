@@ -1,12 +1,12 @@
 """Validation curves with their phases and knee, as a picture."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linearsr.training.curves import Curves
 from linearsr.training.knee import Knee, Phase
+from linearsr.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,12 +46,8 @@ def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, 
 
 def save_figure(figure: "Figure", file: Path) -> None:
     """Write a PNG by rename, so that a failure leaves none."""
-    draft = file.with_name(f".{file.name}.tmp")
-    try:
+    with whole_file(file) as draft:
         figure.savefig(draft, dpi=_DPI, format="png")
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _draw_metric(axis: "Axes", steps: list[int], values: list[float | None], knee: Knee) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.guidance.vocabulary_file import read_tag_list
 from linearsr.training.section import ConfigError
 
 
@@ -69,14 +70,8 @@ def read_tags(path: Path) -> dict[str, list[str]]:
 
 
 def read_vocabulary(path: Path, key: str) -> Vocabulary:
-    """Tags from a text file, one a line. Raises ConfigError, naming `key`, if it cannot be read or holds none."""
+    """The tags of a file, as `read_tag_list` reads them. Raises ConfigError, which names `key`, where that fails."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        vocabulary = Vocabulary(line.strip() for line in lines if line.strip())
-    except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be read ({error.strerror})") from None
+        return Vocabulary(read_tag_list(path).tags)
     except ValueError as error:
-        raise ConfigError(f"{key}: {path}: {error}") from None
-    if not vocabulary.tags:
-        raise ConfigError(f"{key}: {path} holds no tags: write one a line")
-    return vocabulary
+        raise ConfigError(f"{key}: {error}") from None
