@@ -1,6 +1,8 @@
 """Metrics that come through `pyiqa`: called by the right names with the right inputs, and missed in words."""
 
+import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +11,7 @@ import torch
 
 from eval_tools import document, pairs, picture, run_eval
 from linearsr.evaluation import external
-from linearsr.evaluation.registry import METRICS
+from linearsr.evaluation.registry import METRICS, Metric
 
 NAMES = {
     "lpips": "lpips",
@@ -124,3 +126,61 @@ def test_installed_but_not_working(tmp_path, calls, monkeypatch):
     reason = "pyiqa cannot give 'lpips' here: no route to host for the weights"
     assert document(result)["not_available"] == {"lpips": reason}
     assert list(document(result)["metrics"]) == ["psnr_y"]
+
+
+# where pyiqa is installed: is what is written down here still so?
+
+
+def test_names_kinds_and_directions_are_those_of_pyiqa():
+    """Its table is read without importing it, which needs torchvision."""
+    spec = find_spec("pyiqa")
+    if spec is None or spec.origin is None:
+        pytest.skip("pyiqa is not installed")
+    known = runpy.run_path(str(Path(spec.origin).with_name("default_model_configs.py")))["DEFAULT_CONFIGS"]
+    for metric in METRICS.values():
+        if metric.pyiqa_name is None:
+            continue
+        config = known[metric.pyiqa_name]
+        assert config.get("lower_better", False) != metric.higher_is_better, metric.name
+        if metric.kind != "set":  # which calls itself one without reference
+            assert (config["metric_mode"] == "FR") == (metric.kind == "full-reference"), metric.name
+    variants = {name: known[own]["metric_opts"] for name, own in NAMES.items()}
+    assert (variants["lpips"]["net"], variants["lpips_vgg"]["net"]) == ("alex", "vgg")
+    assert variants["lpips"]["version"] == variants["lpips_vgg"]["version"] == "0.1"
+    assert (variants["maniqa"]["train_dataset"], variants["maniqa_koniq"]["train_dataset"]) == (
+        "pipal",
+        "koniq",
+    )
+    assert variants["musiq"]["pretrained"] == "koniq10k"
+    assert "koniq" in variants["topiq"]["model_name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "options", "tolerance"),
+    [
+        ("psnr_rgb", "psnr", {}, 1e-3),
+        ("psnr_y", "psnr", {"test_y_channel": True, "color_space": "ycbcr"}, 1e-3),
+        ("ssim_rgb", "ssimc", {}, 1e-5),
+        ("ssim_y", "ssim", {"color_space": "ycbcr"}, 2e-3),  # it rounds Y
+        ("ms_ssim", "ms_ssim", {"color_space": "ycbcr"}, 2e-3),
+        ("fsim", "fsim", {}, 1e-3),
+    ],
+)
+def test_called_as_it_expects_it_gives_our_values(name, own, options, tolerance):
+    """Those of its metrics that need no weights, through the function that calls all others."""
+    try:
+        import pyiqa
+    except Exception as error:  # torchvision in another version than torch ends in a RuntimeError
+        pytest.skip(f"pyiqa cannot be imported: {error}")
+    noise = torch.Generator().manual_seed(0)
+    reference = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 24, 24, generator=noise, dtype=torch.float64), size=(192, 192), mode="bicubic"
+    ).clamp(0, 1)
+    image = (reference + 0.05 * torch.randn(reference.shape, generator=noise, dtype=torch.float64)).clamp(
+        0, 1
+    )
+    image, reference = ((x * 255).round() / 255 for x in (image, reference))
+    theirs = Metric(name, "full-reference", True, "", pyiqa_name=own)
+    network = pyiqa.create_metric(own, device=torch.device("cpu"), **options)
+    ours = METRICS[name].compute(image, reference)
+    assert external.score(network, theirs, image, reference) == pytest.approx(ours, abs=tolerance)

@@ -226,11 +226,11 @@ def _show(report: dict[str, Any]) -> None:
     if rivals:
         out.print(beside)
         out.print("one evaluation (1 NFE), and its time over ours; ~: by its multiply-accumulates")
+    if report["exponents"]:
+        out.print("growth of the time of one evaluation:")
     for network, power in report["exponents"].items():
         steps = ", ".join(f"{step:.2f}" for step in report["exponents_by_step"][network])
-        out.print(
-            f"{network}: time grows with the tokens to the power {power:.2f}; from size to size {steps}"
-        )
+        out.print(f"{network}: tokens to the power {power:.2f} (from size to size {steps})")
 
 
 def _seconds(timing: dict[str, Any] | None) -> str:

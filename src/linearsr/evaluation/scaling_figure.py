@@ -27,6 +27,7 @@ def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, NullLocator
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -38,6 +39,10 @@ def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
             [megapixels[n] for n in tokens], seconds, "o-", color=_COLOURS[name], label=f"{name}{power}"
         )
     axis.set(xlabel="output megapixels", ylabel="seconds for one evaluation (1 NFE)", title=title)
+    axis.set_xticks(list(megapixels.values()), [f"{value:.2g}" for value in megapixels.values()], minor=False)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(visible=True, which="both", linewidth=0.3)
     axis.legend(fontsize=9)
     with whole_file(file) as draft:
