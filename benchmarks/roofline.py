@@ -1,0 +1,112 @@
+"""How close each part of a model comes to what this machine can multiply, and what the rest of the time is.
+
+    python benchmarks/roofline.py [--model DIR] [--side 256] [--threads 2]
+
+The peaks are the best of many runs of a product of 1024x1024 matrices, or of a 3x3 convolution in 8 bits, in the cache.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from linearsr import LinearSRPipeline
+from linearsr.evaluation.counting import count_parts, evaluation_inputs
+from linearsr.evaluation.timing import seconds_of
+from linearsr.models import int8
+from linearsr.models.transformer import LinearSRTransformer
+
+_SIDE = 1024
+_CPU = torch.device("cpu")
+
+
+class PartSpeed(NamedTuple):
+    """One part of a model at work on one image."""
+
+    part: str
+    macs: int
+    seconds: float
+
+    @property
+    def gmacs_per_second(self) -> float:
+        return self.macs / self.seconds / 1e9
+
+
+def best_of(call: Callable[[], object], runs: int = 5) -> float:
+    call()
+    return min(seconds_of(call, _CPU) for _ in range(runs))
+
+
+@torch.inference_mode()
+def peaks() -> dict[str, float]:
+    """10^9 multiply-accumulates a second, by type."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.randn(2, _SIDE, _SIDE, dtype=dtype)
+        name = str(dtype).removeprefix("torch.")
+        found[name] = _SIDE**3 / best_of(lambda a=a, b=b: a @ b, 10) / 1e9  # type: ignore[misc]
+    if int8.supported():
+        conv = int8._Int8Convolution(nn.Conv2d(64, 64, 3, padding=1), -1.0, 1.0)
+        x = conv.quantised(torch.rand(1, 64, 32, 256))
+        macs = 32 * 256 * 64 * 64 * 9
+        found["int8"] = macs / best_of(lambda: conv.result(x, torch.bfloat16), 20) / 1e9
+    return found
+
+
+@torch.inference_mode()
+def parts(pipe: LinearSRPipeline, counted: LinearSRPipeline, lr: torch.Tensor, runs: int) -> list[PartSpeed]:
+    """Stem, one evaluation of the transformer, and codec, on an LR image (1, 3, h, w) in [-1, 1].
+
+    Args:
+        pipe: is timed.
+        counted: the same model in floating point, whose MACs can be counted.
+    """
+    macs = {part.part: part.macs for part in count_parts(counted, *lr.shape[-2:])}
+    condition = pipe.lr_stem(lr)
+    network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
+    grid = condition.features.shape[-2:]
+    inputs = evaluation_inputs(network.config, *grid, None, _CPU, pipe.dtype)
+    inputs["lr_features"] = condition.features if network.config.lr_channels else None
+    latent = torch.randn(1, pipe.codec.latent_channels, *grid)
+    calls: dict[str, Callable[[], object]] = {
+        "lr_stem": lambda: pipe.lr_stem(lr),
+        "transformer": lambda: network(**inputs),
+        "codec": lambda: pipe.codec.decode(latent, condition),
+    }
+    return [PartSpeed(name, macs[name], best_of(call, runs)) for name, call in calls.items()]
+
+
+def table_of(found: list[PartSpeed], peak: dict[str, float]) -> Table:
+    table = Table("part", "GMAC", "seconds", "GMAC/s", *(f"of {name} peak" for name in peak))
+    for part in found:
+        rate = part.gmacs_per_second
+        shares = [f"{rate / most:.0%}" for most in peak.values()]
+        table.add_row(part.part, f"{part.macs / 1e9:.1f}", f"{part.seconds:.3f}", f"{rate:.0f}", *shares)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="folder or hub id; the default model if left out")
+    parser.add_argument("--side", type=int, default=256, help="of the LR image")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    pipe = LinearSRPipeline.from_pretrained(args.model, device="cpu")
+    counted = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32, device="cpu")
+    lr = torch.rand(1, 3, args.side, args.side) - 0.5
+    peak = peaks()
+    console = Console(width=100)
+    console.print(f"{args.threads} threads; " + ", ".join(f"{k} {v:.0f} GMAC/s" for k, v in peak.items()))
+    console.print(table_of(parts(pipe, counted, lr, args.runs), peak))
+
+
+if __name__ == "__main__":
+    main()
