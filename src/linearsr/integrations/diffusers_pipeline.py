@@ -104,6 +104,21 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Write a folder that this class and `LinearSRPipeline` load."""
         self.linearsr.save_pretrained(save_directory, dtype)
 
+    def to(self, *args: Any, **kwargs: Any) -> "LinearSRDiffusionPipeline":
+        """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
+        self.linearsr.to(*args, **kwargs)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LR stem lies."""
+        return self.linearsr.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the LR stem's weights."""
+        return self.linearsr.dtype
+
     @property
     def linearsr(self) -> LinearSRPipeline:
         """The pipeline of the components as they are now."""
