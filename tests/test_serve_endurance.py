@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -81,10 +82,15 @@ def test_killed_server_goes_on_with_what_it_accepted(served_model, tmp_path):
             connection.sendall("\r\n".join(["POST /v1/upscale HTTP/1.1", *headers, "", ""]).encode() + body)
             wait_until(lambda: "linearsr_jobs_running 1.0" in client.get("/metrics").text)
         wait_until(lambda: "linearsr_jobs_running 0.0" in client.get("/metrics").text)
-        process.send_signal(signal.SIGTERM)
+        # those who wait when it ends are told
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(send, client, image(250, 250), wait="true", steps="100")
+            wait_until(lambda: "linearsr_jobs_running 1.0" in client.get("/metrics").text)
+            process.send_signal(signal.SIGTERM)
+            assert waiting.result().status_code == 202
         assert process.wait(20) == 143
         assert process.stderr.read() == ""
-    assert not list((tmp_path / "inputs").iterdir())
+    assert [path.name for path in (tmp_path / "inputs").iterdir()] == [waiting.result().json()["id"]]
 
 
 def wait_until(condition, seconds=150):

@@ -249,7 +249,7 @@ async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds:
             seconds -= _LOOK_FOR_DISCONNECT
             if not end.done() and await request.is_disconnected():
                 await dispatcher.cancel(job)
-        return end.done()
+        return not job.live
     finally:
         end.cancel()
 

@@ -37,6 +37,7 @@ class Dispatcher:
         self._arriving = 0
         self._arrival = asyncio.Condition()
         self._changes: dict[str, asyncio.Event] = {}
+        self._closing = False
         self._seconds: deque[float] = deque(maxlen=20)
         self._tasks: list[asyncio.Task[None]] = []
         self.card: ModelCard
@@ -49,7 +50,6 @@ class Dispatcher:
 
         Raises:
             UnusableModel: the model cannot be loaded.
-            WorkerDied: nor can it be said why.
         """
         cards = await asyncio.gather(*(worker.start() for worker in self._workers))
         devices = [device for card in cards for device in card["devices"]]
@@ -60,6 +60,12 @@ class Dispatcher:
             self._waiting.append(job)
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
         self._tasks.append(asyncio.create_task(self._expire()))
+
+    def release(self) -> None:
+        """Tell all who wait for jobs that the server ends."""
+        self._closing = True
+        for change in self._changes.values():
+            change.set()
 
     async def stop(self) -> None:
         """End the workers; what they were doing is done when the server comes back."""
@@ -129,15 +135,15 @@ class Dispatcher:
         return self._store.result_path(job, format)
 
     async def watch(self, job: Job) -> AsyncIterator[Job]:
-        """The job as it stands, and again at every change, to its end."""
-        while job.live:
+        """The job as it stands, and again at every change, to its end or that of the server."""
+        while job.live and not self._closing:
             change = self._changes.setdefault(job.id, asyncio.Event())
             yield job
             await change.wait()
         yield job
 
     async def finished(self, job: Job) -> None:
-        """Wait for a job's end."""
+        """Wait for a job's end or that of the server."""
         async for _ in self.watch(job):
             pass
 
@@ -183,7 +189,7 @@ class Dispatcher:
         while not worker.ready:
             try:
                 await worker.start()
-            except (UnusableModel, WorkerDied, OSError) as error:
+            except (UnusableModel, OSError) as error:
                 _log.error("a worker does not start (%s): trying again in %g s", error, pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

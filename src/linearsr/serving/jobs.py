@@ -16,7 +16,7 @@ from linearsr.serving.schemas import Status
 LIVE: tuple[Status, ...] = ("queued", "running")
 
 
-class _Base(MappedAsDataclass, DeclarativeBase):
+class _Base(MappedAsDataclass, DeclarativeBase, eq=False):
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         dict[str, Any]: JSON,
         dict[str, Any] | None: JSON,

@@ -129,7 +129,7 @@ class JobView(BaseModel):
     step: int = Field(description="Evaluations of the network that are done.")
     steps: int
     progress: float = Field(description="From 0 to 1; 1 only when it is done.")
-    created: datetime | None
+    created: datetime
     started: datetime | None
     finished: datetime | None
     expires: datetime | None = Field(description="When the finished job and its result are removed.")

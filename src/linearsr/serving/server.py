@@ -10,6 +10,7 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from linearsr.serving.api import create_app
+from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.settings import ServeSettings
 
 _SHUTDOWN_SECONDS = 3
@@ -49,7 +50,20 @@ async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Cal
     )
     async with app.router.lifespan_context(app):
         on_ready(_address(listener))
-        await uvicorn.Server(config).serve([listener])
+        await _Server(config, app.state.dispatcher).serve([listener])
+
+
+class _Server(uvicorn.Server):
+    """Does not let those who wait for jobs wait while it ends: the jobs go on when it comes back."""
+
+    def __init__(self, config: uvicorn.Config, dispatcher: Dispatcher) -> None:
+        super().__init__(config)
+        self._dispatcher = dispatcher
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is open, and close."""
+        self._dispatcher.release()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -46,7 +46,6 @@ class WorkerHandle:
 
         Raises:
             UnusableModel: the model cannot be loaded.
-            WorkerDied: the process ended before it was ready.
         """
         command = (sys.executable, "-m", "linearsr.serving.worker", self._arguments)
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -55,7 +54,10 @@ class WorkerHandle:
             *command, stdin=PIPE, stdout=PIPE, limit=_LONGEST_LINE, env=environment
         )
         self.starts += 1
-        answer = await self._receive()
+        try:
+            answer = await self._receive()
+        except WorkerDied as death:
+            raise UnusableModel(f"a worker process ended while it loaded the model: {death}") from None
         if answer["event"] == "unusable":
             await self._process.wait()
             raise UnusableModel(answer["message"])

@@ -18,9 +18,9 @@ def job_view(job: Job, position: int | None) -> JobView:
         # there is still the decoding to be done after the last step
         progress=1 if done else min(0.99, job.step / job.steps),
         created=_time(job.created),
-        started=_time(job.started),
-        finished=_time(job.finished),
-        expires=_time(job.expires),
+        started=_time(job.started) if job.started else None,
+        finished=_time(job.finished) if job.finished else None,
+        expires=_time(job.expires) if job.expires else None,
         input=Size(width=job.width, height=job.height),
         output=ResultInfo(**job.output, format=job.options["format"]) if job.output else None,
         options=job.options,
@@ -31,5 +31,5 @@ def job_view(job: Job, position: int | None) -> JobView:
     )
 
 
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(round(seconds, 3), timezone.utc)
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(round(seconds, 3), timezone.utc)
