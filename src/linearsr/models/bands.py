@@ -14,13 +14,14 @@ Shapes: N = h * w tokens and n of them in a band, C inner width, L guidance toke
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.blocks import CrossAttention, MixFFN, TransformerBlock, pointwise
-from linearsr.models.linear_attention import KVSummary, apply_summary, kv_summary, sum_of
+from linearsr.models.blocks import CrossAttention, LinearSelfAttention, MixFFN, TransformerBlock, pointwise
+from linearsr.models.linear_attention import KVSummary, kv_summary, sum_of
 from linearsr.models.rows import through
 
 BAND_TOKENS = 512
@@ -89,8 +90,8 @@ class BlockRows:
         self._ff_norm = _modulated(block.norm2, shift_ff, scale_ff)
         self._cross_attention = _cross_attention(block.attn2, context, context_bias)
         self._feed_forward = _RollingFFN(block.ff, width)
+        self._attend: Callable[[Tensor], Tensor] | None = None
         self._waiting: Tensor | None = None
-        self._summary: KVSummary | None = None
 
     @property
     def band_rows(self) -> int:
@@ -107,13 +108,12 @@ class BlockRows:
 
     def attend_to(self, summary: KVSummary) -> None:
         """Let what is pushed from now on attend to the tokens of `summary`: those of all rows."""
-        self._summary = summary
+        self._attend = _attention_to(summary, self._attention)
 
     def push(self, x: Tensor) -> Tensor:
         """Tokens (n, C) of the next rows -> the block's output for all rows but the last that it was given."""
-        assert self._summary is not None
-        attended = apply_summary(self._attention.queries(self._self_norm(x)[None]), self._summary)
-        x = torch.addcmul(x, self._gate_attn, self._attention.project_out(attended)[0].to(x.dtype))
+        assert self._attend is not None
+        x = torch.addcmul(x, self._gate_attn, self._attend(self._self_norm(x)).to(x.dtype))
         x.add_(self._cross_attention(x))
         mixed = self._feed_forward.push(self._ff_norm(x))
         ready = x if self._waiting is None else torch.cat([self._waiting, x])
@@ -136,6 +136,29 @@ def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Te
     if norm.elementwise_affine:
         weight, bias = weight * norm.weight, weight * norm.bias + bias
     return lambda x: F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _attention_to(summary: KVSummary, attention: LinearSelfAttention) -> Callable[[Tensor], Tensor]:
+    """Linear attention of (n, C) tokens to what is summed up for one image, with the output projection.
+
+    With p = phi(q) z / (phi(q) . z), which sums to one over a head, a head's output is p (S / z). So all heads' outputs
+    and their projection are one product of p with the matrix of (S / z) W_out.
+    """
+    out = cast(nn.Linear, attention.to_out[0])
+    with torch.autocast(out.weight.device.type, enabled=False):
+        heads, head_dim = summary.z.shape[1:]
+        averages = summary.S[0] / summary.z[0].clamp(min=torch.finfo(summary.z.dtype).tiny)[..., None]
+        projection = out.weight.to(averages.dtype).t().reshape(heads, head_dim, -1)
+        values = (averages @ projection).flatten(0, 1).t().to(out.weight.dtype)
+        # their mean, for a sum may be beyond float16
+        z = (summary.z[0] / summary.tokens).to(out.weight.dtype)
+
+    def attend(x: Tensor) -> Tensor:
+        weights = F.relu(attention.queries(x[None])[0].transpose(0, 1)) * z
+        weights /= weights.sum(-1, keepdim=True).clamp_(min=torch.finfo(weights.dtype).tiny)
+        return F.linear(weights.flatten(1), values, out.bias)
+
+    return attend
 
 
 def _cross_attention(
