@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from ncnn_peers import PEERS, NcnnPeer, installed_peers
 from PIL import Image
-from quality import bicubic, degraded_pairs, eight_bit, given_pairs, resized, sharpness
+from quality import bicubic, eight_bit, pair_sets, resized, sharpness
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -147,8 +147,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for what the other methods make")
     parser.add_argument("--threads", type=int, help="of the CPU; torch's choice if left out")
     args = parser.parse_args()
-    if (args.hr is None) == (args.pairs is None):
-        parser.error("give either --hr or --pairs")
+    if args.hr is None and args.pairs is None:
+        parser.error("give --hr, --pairs or both")
     if unknown := set(args.methods) - set(METHODS):
         parser.error(f"unknown method {min(unknown)}: choose from {', '.join(METHODS)}")
     if args.threads:
@@ -161,10 +161,7 @@ def main() -> None:
         say(f"not available: {name}: {reason}")
 
     methods = open_methods(args.methods, args.model)
-    if args.pairs:
-        sets = {args.pairs[1].absolute().parent.name: list(given_pairs(*args.pairs))}
-    else:
-        sets = {preset: list(degraded_pairs(args.hr, preset)) for preset in args.degrade}
+    sets = pair_sets(args.hr, args.degrade, args.pairs)
     columns = "input", "method", *scorers, "sharpness", "s / MP"
     table = Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name, pairs in sets.items():

@@ -1,7 +1,7 @@
 """Quality of a model beside bicubic and HR, over settings: PSNR-Y, SSIM-Y, sharpness, NIQE.
 
     python benchmarks/quality.py --hr PHOTOS --degrade mild bicubic     # LR made on the fly, seed 0
-    python benchmarks/quality.py --hr HR --lr LR                        # given pairs, matched by stem
+    python benchmarks/quality.py --pairs LR HR                          # given pairs, matched by stem; or both
 
 Y is BT.601 studio range, no border crop. Sharpness is the deviation of the Laplacian of Y over that of the HR image.
 NIQE is the mean over the images that it can judge; those too small (under 192x192) or flat are counted below the table.
@@ -10,7 +10,7 @@ NIQE is the mean over the images that it can judge; those too small (under 192x1
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -55,6 +55,14 @@ def given_pairs(lr_folder: Path, hr_folder: Path) -> Iterator[Pair]:
 def degraded_pairs(hr_folder: Path, preset: str) -> Iterator[Pair]:
     for name, lr, hr in validation_pairs(hr_folder, preset, scale=4, max_pictures=10**6):
         yield name, (lr + 1) / 2, (hr + 1) / 2
+
+
+def pair_sets(hr: Path | None, presets: Sequence[str], pairs: Sequence[Path] | None) -> dict[str, list[Pair]]:
+    """Photos of `hr` degraded by each preset, and the given `pairs` of folders (LR, HR) by their parent's name."""
+    sets = {} if hr is None else {preset: list(degraded_pairs(hr, preset)) for preset in presets}
+    if pairs is not None:
+        sets[pairs[1].absolute().parent.name] = list(given_pairs(*pairs))
+    return sets
 
 
 def bicubic(lr: Tensor) -> Tensor:
@@ -116,9 +124,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--hr", type=Path, required=True, help="folder of HR photos")
-    parser.add_argument("--lr", type=Path, help="folder of LR partners; without it LR is made from HR")
+    parser.add_argument("--hr", type=Path, help="folder of HR photos, which are degraded")
     parser.add_argument("--degrade", nargs="+", default=["mild", "bicubic"], help="presets for making LR")
+    parser.add_argument("--pairs", type=Path, nargs=2, metavar=("LR", "HR"), help="folders of given pairs")
     parser.add_argument("--model", help="folder or hub id; the default model if left out")
     parser.add_argument(
         "--fidelity", type=float, nargs="+", help="settings to try; the model's own if left out"
@@ -127,12 +135,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
+    if args.hr is None and args.pairs is None:
+        parser.error("give --hr, --pairs or both")
+
     pipe = LinearSRPipeline.from_pretrained(args.model)
-    sets = (
-        {"pairs": list(given_pairs(args.lr, args.hr))}
-        if args.lr
-        else {preset: list(degraded_pairs(args.hr, preset)) for preset in args.degrade}
-    )
+    sets = pair_sets(args.hr, args.degrade, args.pairs)
     settings = [
         (steps, fidelity)
         for steps in args.steps or [pipe.config.num_inference_steps]

@@ -208,7 +208,7 @@ def test_pictures_are_small():
     "command",
     [
         "python benchmarks/missing.py",
-        "python benchmarks/quality.py",  # without --hr
+        "python benchmarks/crops.py",  # without a photo
         "python benchmarks/quality.py --hr PHOTOS --missing",
         "python benchmarks/quality.py --hr PHOTOS --fidelity high",
         "python benchmarks/speed.py PHOTOS",
