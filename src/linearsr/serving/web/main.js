@@ -25,7 +25,7 @@ const tray = new Tray({ select, remove, removeAll });
 const announcer = new Announcer();
 const searches = new Map();
 let server = null;
-let folded = "";
+let turned = "";
 
 async function connect() {
   for (;;) {
@@ -63,13 +63,12 @@ async function take(files) {
     if (message) photos.update(photo, { state: "failed", message, file: null });
   }
   $("start").focus({ preventScroll: true });
-  findTags(photos.selected);
+  if (photos.selected) findTags(photos.selected);
 }
 
 function select(photo) {
   photos.select(photo);
   $("stage").scrollIntoView({ block: "nearest" });
-  findTags(photo);
 }
 
 /** Why the server would not take it, "" if it would. */
@@ -89,7 +88,8 @@ async function tryExample() {
 
 /** Tags are shown beside the photo; without them it can be enlarged all the same. */
 async function findTags(photo) {
-  if (!server?.model.tagger || !photo?.file || photo.found || photo.state !== "ready" || searches.has(photo)) return;
+  const searched = photo.found || searches.has(photo) || MOVING.includes(photo.state);
+  if (!server.model.tagger || !photo.file || photo.size === undefined || searched) return;
   const search = new AbortController();
   searches.set(photo, search);
   const found = await api.tags(photo.file, search.signal).catch(() => null);
@@ -165,6 +165,7 @@ function render() {
   tags.render(photo);
   result.render(photo);
   renderStart(photo);
+  turnTo(photo);
   $("photo-name").textContent = $("photo-name").title = photo.name;
 }
 
@@ -175,15 +176,19 @@ function renderStart(photo) {
   $("trouble").textContent = trouble;
   $("start").disabled = Boolean(trouble) || !photo.file || MOVING.includes(photo.state);
   $("start").classList.toggle("primary", photo.state !== "done");
-  $("start").textContent = MOVING.includes(photo.state) ? "Enlarging…" : several > 1 ? `Enlarge ${several} photos` : photo.state === "ready" ? "Enlarge" : "Enlarge again";
-  const view = `${photo.key} ${photo.state === "done"}`;
-  // result first; the settings fold away once, and stay as the person leaves them
-  if (view !== folded) {
-    const done = photo.state === "done";
-    $("fold").open = !done;
-    $("settings-title").textContent = done ? "Try other settings" : "Settings";
-  }
-  folded = view;
+  const once = several > 1 ? `Enlarge ${several} photos` : photo.state === "ready" ? "Enlarge" : "Enlarge again";
+  $("start").textContent = MOVING.includes(photo.state) ? "Enlarging…" : once;
+}
+
+/** Another photo, or a result: that comes first, and the settings fold away until the person opens them. */
+function turnTo(photo) {
+  const done = photo.state === "done";
+  const view = `${photo.key} ${done}`;
+  if (view === turned) return;
+  turned = view;
+  $("fold").open = !done;
+  $("settings-title").textContent = done ? "Try other settings" : "Settings";
+  findTags(photo);
 }
 
 function askForKey(wrong) {

@@ -28,13 +28,11 @@ export class Result {
     $("result").hidden = photo?.state !== "done";
     if ($("result").hidden) return;
     const { output, options, warnings = [], tags = [], unknown_tags: unknown = [] } = photo.job;
-    const seconds = (Date.parse(photo.job.finished) - Date.parse(photo.job.started)) / 1000;
     const parts = [
       `${sides(output)} pixels`,
       `×${options.scale}`,
       options.fidelity === null ? null : `fidelity ${options.fidelity}`,
       `${photo.job.steps} step${photo.job.steps === 1 ? "" : "s"}`,
-      seconds >= 1 ? `${Math.round(seconds)} s` : null,
       tags.length ? `guided by ${tags.join(", ")}` : null,
     ];
     $("made").textContent = parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");

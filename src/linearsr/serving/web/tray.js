@@ -57,7 +57,8 @@ export class Tray {
     const button = this.#buttons.get(photo);
     const [picture, name, badge, bar] = button.children;
     const running = photo.state === "running";
-    if (selected && button.getAttribute("aria-current") !== "true") button.scrollIntoView({ block: "nearest", inline: "nearest" });
+    // the strip alone, not the page
+    if (selected && button.getAttribute("aria-current") !== "true") $("photos").scrollLeft = button.offsetLeft - $("photos").clientWidth / 2;
     button.setAttribute("aria-current", String(selected));
     button.title = photo.name;
     button.setAttribute("aria-label", `${photo.name}: ${MOVING.includes(photo.state) ? "under way" : SPOKEN[photo.state] ?? describe(photo)}`);

@@ -1,0 +1,42 @@
+"""The page over the model of the package: from the example to a better photo."""
+
+import pytest
+
+from web_tools import CHROMIUM, chromium, until, visitors, web_server
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+
+def test_the_example(tmp_path):
+    with web_server(tmp_path) as address, chromium() as browser, visitors(browser, address) as visit:
+        page = visit()
+        page.set_default_timeout(180_000)
+        page.click("#example")
+        page.wait_for_selector("#progress[value]")
+        assert page.inner_text("#status-text").startswith(("Step ", "Finishing"))
+        page.wait_for_selector("#viewer.both")
+        assert page.evaluate("[before.naturalWidth, after.naturalWidth]") == [256, 1024]
+        # what the tagger sees is shown, and not to be edited, as it does not guide this model
+        page.click("#settings-title")
+        page.wait_for_selector("#found li")
+        assert "works without tags" in page.inner_text("#found-title")
+        assert page.locator("#tags button:visible, #tags input:visible").count() == 0
+        # the photo is kept, only clearer: noise goes from its sky
+        until(page, "after.complete")
+        before, after = (
+            page.evaluate(
+                """([id, share]) => {
+                    const canvas = new OffscreenCanvas(64, 16).getContext("2d");
+                    const image = document.getElementById(id);
+                    const [x, y] = [0.34 * image.naturalWidth, 0.02 * image.naturalHeight];
+                    canvas.drawImage(image, x, y, 64 * share, 16 * share, 0, 0, 64, 16);
+                    const grey = canvas.getImageData(0, 0, 64, 16).data.filter((_, place) => place % 4 === 1);
+                    const mean = grey.reduce((sum, value) => sum + value) / grey.length;
+                    return [mean, grey.reduce((sum, value) => sum + (value - mean) ** 2, 0) / grey.length];
+                }""",
+                [which, share],
+            )
+            for which, share in (("before", 1), ("after", 4))
+        )
+        assert after[0] == pytest.approx(before[0], abs=3)
+        assert after[1] < before[1]
