@@ -115,7 +115,8 @@ def script_parser(file):
 
 def check_linearsr(arguments):
     group = typer.main.get_command(app)
-    if not arguments or arguments[0] in ("--help", "-h", "--version"):
+    own = {option for parameter in group.params for option in parameter.opts}
+    if not arguments or arguments[0] in {*own, "--help", "-h"}:
         return
     command = group.commands.get(arguments[0])
     if command is None:
