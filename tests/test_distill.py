@@ -82,16 +82,17 @@ def test_gradient_and_focal_frequency_are_what_their_definitions_say() -> None:
     )
 
 
-def test_a_grid_is_what_repeats_and_nothing_else() -> None:
+def test_a_mesh_costs_more_than_grain_as_strong() -> None:
     hr = picture(0)
-    cells = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    cells -= cells.mean((2, 3), keepdim=True)
-    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    repeated = float(FORMULAS["grid"](hr + 0.1 * cells.repeat(2, 1, 8, 8), hr))
-    assert repeated == pytest.approx(0.1 * float(cells.abs().mean()), rel=1e-3)
-    # of what does not repeat, the mean of 64 cells is left: an eighth
-    assert float(FORMULAS["grid"](hr + 0.1 * noise, hr)) == pytest.approx(0.1 * 0.8 / 8, rel=0.1)
-    assert float(FORMULAS["grid"](hr + 0.3, hr)) == pytest.approx(0, abs=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    cell = torch.randn(1, 3, 4, 4, generator=generator)
+    cell -= cell.mean((2, 3), keepdim=True)
+    mesh, grain = cell.repeat(2, 1, 16, 16), torch.randn(2, 3, 64, 64, generator=generator)
+    costs = [float(FORMULAS["grid"](hr + 0.1 * x / x.std(), hr)) for x in (mesh, mesh.roll(1, 3), grain)]
+    assert costs[0] == pytest.approx(costs[1], rel=1e-3)  # whatever the phase
+    assert costs[0] > 1.5 * costs[2]
+    wider = torch.cos(torch.arange(64) * 2 * torch.pi / 7).expand(2, 3, 64, 64)
+    assert float(FORMULAS["grid"](hr + 0.1 * wider, hr)) < 0.5 * costs[0]
 
 
 def test_similarity_losses_are_one_less_the_figures() -> None:

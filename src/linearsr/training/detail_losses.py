@@ -12,7 +12,9 @@ from torch import Tensor
 from linearsr.evaluation.haarpsi import haarpsi_values
 from linearsr.evaluation.metrics import ms_ssim_values
 
-_CELL = 8
+_WINDOW = 32
+_BESIDE = 3
+"""Frequencies from a harmonic to those it is compared with: beyond what the Hann window spreads."""
 
 
 def l1(image: Tensor, reference: Tensor) -> Tensor:
@@ -45,16 +47,23 @@ def haarpsi(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def grid(image: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute error that repeats in all cells of 8x8 pixels of a window of 8x8 cells: a grid of the network's.
+    """How much more of the error has a period of 4 pixels, or a part of it, than has periods nearby: the patches' mesh.
 
-    Networks make an image from patches, and what they invent easily takes on the patches' period. The error of a photo
-    has none, so its mean over 64 cells is near zero. Sides are multiples of 8; rows and columns of cells that fill no
-    window make smaller ones.
+    Networks make an image from patches, and what they invent easily takes on the patches' period; the error of a photo
+    prefers none. Measured by the amplitudes of the Fourier transform in windows of 32x32 pixels, whatever the phase;
+    rows and columns that fill no window are left out.
     """
-    error = F.pixel_unshuffle(image - reference, _CELL)
-    pattern = F.avg_pool2d(error, _CELL, ceil_mode=True, count_include_pad=False)
-    colours = pattern.unflatten(1, (image.shape[1], -1))
-    return (colours - colours.mean(dim=2, keepdim=True)).abs().mean()
+    error = (image - reference).float()
+    windows = error.unfold(2, _WINDOW, _WINDOW).unfold(3, _WINDOW, _WINDOW)
+    hann = torch.hann_window(_WINDOW, device=error.device)
+    amplitude = torch.fft.fft2(windows * hann[:, None] * hann, norm="ortho").abs()
+    harmonics = torch.arange(_WINDOW // 4, _WINDOW, _WINDOW // 4, device=error.device)
+
+    def excess(axis: int) -> Tensor:
+        beside = sum(amplitude.index_select(axis, harmonics + shift) for shift in (-_BESIDE, _BESIDE))
+        return F.relu(amplitude.index_select(axis, harmonics) - beside / 2).mean()
+
+    return excess(-1) + excess(-2)
 
 
 FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from linearsr.checkpoints import PretrainedModule
 
 DETAIL_GAIN = 8.0
-"""Brings what an image has beyond the stem's prediction to the deviation of the image itself. Beyond that it is bounded:
+"""Brings what an image has beyond the stem's prediction to the deviation of the image itself. It is bounded there:
 where much was lost, light for instance, a photo would be told by that alone, and no texture learned."""
 _UNSHUFFLE = 2
 _SLOPE = 0.2
@@ -30,7 +30,7 @@ class Discriminator(PretrainedModule):
     """Judges patches of an image at three sizes, knowing the stem's prediction, and with it the degradation.
 
     The first maps see a few pixels (grain, ringing), the last ones about fifty (hair, leaves, bricks). Spectral norm
-    (Miyato et al. 2018) keeps its slope, and with it the generator's gradient, bounded.
+    (Miyato et al. 2018) keeps the slope of all layers but the last ones bounded, and with it the generator's gradient.
     """
 
     config_class = DiscriminatorConfig
@@ -47,7 +47,8 @@ class Discriminator(PretrainedModule):
             self.levels.append(
                 nn.ModuleList([_conv(before, after, 2 + stride, stride), _conv(after, after, 3)])
             )
-        self.heads = nn.ModuleList(_conv(width, 1, 3) for width in widths[1:])
+        # free to grow: bounded as the rest is, they could not tell a faint mesh from texture
+        self.heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for width in widths[1:])
 
     def forward(self, image: Tensor, prediction: Tensor) -> list[Tensor]:
         """Logits for "a photo", (B, 1, H / 2, W / 2), then a half and a quarter of that, from images (B, 3, H, W)."""
