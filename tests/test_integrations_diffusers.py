@@ -58,7 +58,7 @@ def test_components_and_settings(pipe):
 def test_types_and_devices(tiny_model, photo):
     pipe = LinearSRDiffusionPipeline.from_pretrained(tiny_model, torch_dtype=torch.bfloat16)
     assert {p.dtype for p in pipe.transformer.parameters()} == {torch.bfloat16}
-    assert pipe.to(torch.float32).lr_stem.dtype == torch.float32
+    assert pipe.to(torch.float32).dtype == torch.float32
     assert pipe.to("cpu").device == torch.device("cpu")
 
 

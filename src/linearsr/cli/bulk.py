@@ -145,16 +145,19 @@ def _follow(rows: "Iterable[Result]", report: "Report", progress: BulkProgress) 
 
     written = time.monotonic()
     try:
-        for row in rows:
-            report.add(row)
-            progress.add(row)
-            if time.monotonic() - written > _SECONDS_BETWEEN_REPORTS:
-                report.write()
-                written = time.monotonic()
-    except BulkError as error:
+        try:
+            for row in rows:
+                report.add(row)
+                progress.add(row)
+                if time.monotonic() - written > _SECONDS_BETWEEN_REPORTS:
+                    report.write()
+                    written = time.monotonic()
+        finally:
+            report.write()
+    except (BulkError, OSError) as error:
+        if debugging():
+            raise
         stop(failure(error))
     except KeyboardInterrupt:
         stop(f"interrupted; {progress.summary()}", INTERRUPTED)
-    finally:
-        report.write()
     progress.finish(report.url)

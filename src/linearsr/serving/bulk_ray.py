@@ -18,6 +18,7 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
+    "RAY_worker_niceness": "0",
 }
 """Read by Ray when it is imported and started."""
 _OBJECT_STORE = 256 * 2**20
@@ -31,7 +32,8 @@ class Cluster:
     """What the user asks of Ray."""
 
     address: str | None = None
-    """"auto" for a cluster that this machine is part of, or host:port; None: RAY_ADDRESS, or a Ray of our own."""
+    """"auto" for a cluster that this machine is part of, host:port, or "local" for a Ray of our own; None: that of
+    RAY_ADDRESS, or local."""
     workers: int | None = None
     """Processes that compute; None: one for each GPU, else as many as CPUs and memory allow."""
     threads: int | None = None
@@ -78,17 +80,16 @@ def _start(cluster: Cluster) -> None:
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if cluster.address is not None:
-        options["address"] = cluster.address
-    elif not os.environ.get("RAY_ADDRESS"):
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    options["address"] = address
+    if address == "local":
         cpus = max(os.cpu_count() or 1, (cluster.workers or 1) * (cluster.threads or 1))
-        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        options |= {"object_store_memory": _OBJECT_STORE}
+        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         with _silent():
             ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"no Ray cluster at {cluster.address}" if cluster.address else "Ray cannot be started"
+        where = "Ray cannot be started" if address == "local" else f"no Ray cluster at {address}"
         raise BulkError(f"{where}: {str(error).strip().splitlines()[0]}") from error
 
 
