@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linearsr import kernels
+
 EPS = 1e-15
 """Added to the normaliser, as in `diffusers`: a query with no positive channel gives zero."""
 
@@ -88,6 +90,11 @@ def apply_summary(q: Tensor, summary: KVSummary, eps: float = EPS) -> Tensor:
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = EPS) -> Tensor:
     """Linear attention of queries to keys and values, each (B, H, N, D); the result has the dtype of `q`."""
+    if kernels.usable(q, k, v):
+        from linearsr.kernels import linear_attention as fused
+
+        if fused.fits(q):
+            return fused.attend(q, *fused.kv_sums(k, v), eps)
     return apply_summary(q, kv_summary(k, v), eps)
 
 
