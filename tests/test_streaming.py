@@ -20,6 +20,7 @@ from linearsr.images.io import Picture
 from linearsr.images.resize import resize, resize_rows
 from linearsr.models.bands import BlockRows
 from linearsr.models.presets import PRESETS
+from linearsr.models.rows import through
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.streaming import stream_upscale
@@ -193,6 +194,7 @@ t.streamed(pipe, t.photo(40, 30), strip_rows=4, work_folder=Path(sys.argv[2]), p
 def test_a_killed_run_goes_on_where_it_was(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr("linearsr.streaming.stem._SECONDS_BETWEEN_NOTES", 0.0)
     pipe.save_pretrained(tmp_path / "model")
+    pipe = LinearSRPipeline.from_pretrained(tmp_path / "model", device="cpu", torch_dtype=torch.float32)
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + KILLED
     folder = tmp_path / "work"
     for share in ("0.02", "0.9"):
@@ -303,7 +305,7 @@ def test_a_block_by_rows_equals_the_block():
             for strip in strips[1:]:
                 total = total + rows.summary(strip)
             rows.attend_to(total)
-            out = torch.cat([*map(rows.push, strips), rows.close()])
+            out = torch.cat(list(through(rows, strips)))
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 

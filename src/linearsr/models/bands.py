@@ -110,24 +110,17 @@ class BlockRows:
         """Let what is pushed from now on attend to the tokens of `summary`: those of all rows."""
         self._attend = _attention_to(summary, self._attention)
 
-    def push(self, x: Tensor) -> Tensor:
-        """Tokens (n, C) of the next rows -> the block's output for all rows but the last that it was given."""
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor:
+        """Tokens (n, C) of the next rows -> the block's output, one row behind until the `last` come."""
+        assert x is not None
         assert self._attend is not None
         x = torch.addcmul(x, self._gate_attn, self._attend(self._self_norm(x)).to(x.dtype))
         x.add_(self._cross_attention(x))
-        mixed = self._feed_forward.push(self._ff_norm(x))
+        mixed = self._feed_forward.push(self._ff_norm(x), last)
         ready = x if self._waiting is None else torch.cat([self._waiting, x])
         # a copy, or the band would be kept for its last row
         self._waiting = ready[len(mixed) :].clone()
-        return self._finished(ready[: len(mixed)], mixed)
-
-    def close(self) -> Tensor:
-        """The output for the last row, (width, C)."""
-        assert self._waiting is not None
-        return self._finished(self._waiting, self._feed_forward.close())
-
-    def _finished(self, x: Tensor, mixed: Tensor) -> Tensor:
-        return torch.addcmul(x, self._gate_ff, mixed.to(x.dtype))
+        return torch.addcmul(ready[: len(mixed)], self._gate_ff, mixed.to(x.dtype))
 
 
 def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
@@ -201,19 +194,14 @@ class _RollingFFN:
         self.width = width
         self.tail: Tensor | None = None
 
-    def push(self, normed: Tensor) -> Tensor:
-        """Normed tokens (n, C) of the next rows -> result (m, C), m one row less the first time."""
+    def push(self, normed: Tensor, last: bool) -> Tensor:
+        """Normed tokens (n, C) of the next rows -> result (m, C) for all rows that have both neighbours."""
         hidden = F.silu(pointwise(normed, self.ff.conv_inverted), inplace=True).view(
             -1, self.width, self.ff.channels
         )
-        if self.tail is None:
-            self.tail = hidden.new_zeros(1, self.width, self.ff.channels)
-        return self._convolve(torch.cat([self.tail, hidden]))
-
-    def close(self) -> Tensor:
-        """The result for the last row, whose lower neighbours are zero padding."""
-        assert self.tail is not None
-        return self._convolve(torch.cat([self.tail, torch.zeros_like(self.tail[:1])]))
+        border = hidden.new_zeros(1, self.width, self.ff.channels)
+        above = border if self.tail is None else self.tail
+        return self._convolve(torch.cat([above, hidden, border] if last else [above, hidden]))
 
     def _convolve(self, hidden: Tensor) -> Tensor:
         """Hidden rows with a neighbour above and below: all but the outermost."""

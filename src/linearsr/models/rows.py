@@ -2,7 +2,7 @@
 
 Each part keeps the rows that its next output needs and no more, so that an image of any height goes through in the
 memory of a strip, and what comes out is what the same layers make of the whole image: nothing is computed twice, no
-border is made up, there are no tiles. What comes out lags behind what went in; `close` gives the rest.
+border is made up, there are no tiles. What comes out lags behind what went in, until the last rows go in.
 
 Shape legend: C channels, n rows of an image of the width w, which are a tensor (1, C, n, w).
 """
@@ -20,22 +20,24 @@ from torch import Tensor, nn
 class Rows(Protocol):
     """A part that rows flow through, once from top to bottom."""
 
-    def push(self, x: Tensor) -> Tensor | None:
-        """The next rows -> the output rows that are complete by them; None: none yet."""
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
+        """The next rows -> the output rows that are complete by them; None: none yet.
 
-    def close(self) -> Tensor | None:
-        """The output rows that were waiting for more below."""
+        `last` says that no more follow, so all that waits comes out; then `x` may be None.
+        """
 
 
 def through(part: Rows, strips: Iterable[Tensor]) -> Iterator[Tensor]:
     """All that comes out of `part` for an image in strips."""
+    before: Tensor | None = None
     for strip in strips:
-        out = part.push(strip)
+        out = None if before is None else part.push(before)
         if out is not None:
             yield out
-    last = part.close()
-    if last is not None:
-        yield last
+        before = strip
+    out = part.push(before, last=True)
+    if out is not None:
+        yield out
 
 
 def total_of(part: Rows, strips: Iterable[Tensor]) -> Tensor:
@@ -53,13 +55,9 @@ class PerPixel:
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
 
-    def push(self, x: Tensor) -> Tensor | None:
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        return self._function(x)
-
-    def close(self) -> Tensor | None:
-        """See `Rows`."""
-        return None
+        return None if x is None else self._function(x)
 
 
 class Convolution:
@@ -71,18 +69,14 @@ class Convolution:
         self._margin, self._side = (int(size) for size in conv.padding)
         self._rest: Tensor | None = None
 
-    def push(self, x: Tensor) -> Tensor | None:
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        if self._rest is None:
-            return self._convolve(F.pad(x, (0, 0, self._margin, 0)) if self._margin else x)
-        return self._convolve(torch.cat([self._rest, x], dim=2))
-
-    def close(self) -> Tensor | None:
-        """See `Rows`."""
-        assert self._rest is not None
-        return self._convolve(F.pad(self._rest, (0, 0, 0, self._margin)))
-
-    def _convolve(self, x: Tensor) -> Tensor | None:
+        above = self._margin if self._rest is None else 0
+        x = _stacked(self._rest, x)
+        if x is None:
+            return None
+        if above or last:
+            x = F.pad(x, (0, 0, above, self._margin if last else 0))
         count = max(0, (x.shape[2] - self._kernel) // self._stride + 1)
         # a copy, or the strip would be kept for its last rows
         self._rest = x[:, :, count * self._stride :].clone()
@@ -104,25 +98,18 @@ class Window:
         self._rest: Tensor | None = None
         self._above = 0
 
-    def push(self, x: Tensor) -> Tensor | None:
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        x = x if self._rest is None else torch.cat([self._rest, x], dim=2)
-        return self._apply(x, max(0, x.shape[2] - self._above - self._reach))
-
-    def close(self) -> Tensor | None:
-        """See `Rows`."""
-        assert self._rest is not None
-        count = self._rest.shape[2] - self._above
-        return self._apply(self._rest, count) if count else None
-
-    def _apply(self, x: Tensor, count: int) -> Tensor | None:
-        """Rows of which the first `above` are done: the output for the `count` rows after them."""
-        first = self._above
-        self._above = min(self._reach, first + count)
-        self._rest = x[:, :, first + count - self._above :].clone()
+        x = _stacked(self._rest, x)
+        if x is None:
+            return None
+        done = self._above
+        count = max(0, x.shape[2] - done - (0 if last else self._reach))
+        self._above = min(self._reach, done + count)
+        self._rest = x[:, :, done + count - self._above :].clone()
         if not count:
             return None
-        return self._function(x)[:, :, first * self._scale : (first + count) * self._scale]
+        return self._function(x)[:, :, done * self._scale : (done + count) * self._scale]
 
 
 class Grouped:
@@ -132,16 +119,14 @@ class Grouped:
         self._size = size
         self._rest: Tensor | None = None
 
-    def push(self, x: Tensor) -> Tensor | None:
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        x = x if self._rest is None else torch.cat([self._rest, x], dim=2)
-        whole = x.shape[2] // self._size * self._size
+        x = _stacked(self._rest, x)
+        if x is None:
+            return None
+        whole = x.shape[2] if last else x.shape[2] // self._size * self._size
         self._rest = x[:, :, whole:].clone() if whole < x.shape[2] else None
         return x[:, :, :whole] if whole else None
-
-    def close(self) -> Tensor | None:
-        """See `Rows`."""
-        return self._rest
 
 
 class Chain:
@@ -150,21 +135,13 @@ class Chain:
     def __init__(self, *parts: Rows) -> None:
         self._parts = parts
 
-    def push(self, x: Tensor) -> Tensor | None:
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        return _push_through(self._parts, x)
-
-    def close(self) -> Tensor | None:
-        """See `Rows`."""
-        late = []
-        for i, part in enumerate(self._parts):
-            rest = part.close()
-            if rest is not None:
-                # what was waiting in this part goes through those behind it, before they close
-                rest = _push_through(self._parts[i + 1 :], rest)
-            if rest is not None:
-                late.append(rest)
-        return torch.cat(late, dim=2) if late else None
+        for part in self._parts:
+            if x is None and not last:
+                return None
+            x = part.push(x, last)
+        return x
 
 
 class Joined:
@@ -173,35 +150,22 @@ class Joined:
     def __init__(self, join: Callable[..., Tensor], *parts: Rows) -> None:
         self._join = join
         self._parts = parts
-        self._waiting: list[Tensor | None] = [None] * len(parts)
+        self._waiting: Sequence[Tensor | None] = [None] * len(parts)
 
-    def push(self, x: Tensor) -> Tensor | None:
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        return self._joined([part.push(x) for part in self._parts])
-
-    def close(self) -> Tensor | None:
-        """See `Rows`."""
-        return self._joined([part.close() for part in self._parts])
-
-    def _joined(self, new: Sequence[Tensor | None]) -> Tensor | None:
+        new = [part.push(x, last) for part in self._parts]
         rows = [_stacked(*pair) for pair in zip(self._waiting, new, strict=True)]
-        count = min(0 if x is None else x.shape[2] for x in rows)
-        self._waiting = [None if x is None or x.shape[2] == count else x[:, :, count:].clone() for x in rows]
-        return self._join(*(x[:, :, :count] for x in rows if x is not None)) if count else None
+        count = min(0 if part is None else part.shape[2] for part in rows)
+        self._waiting = [
+            None if part is None or part.shape[2] == count else part[:, :, count:].clone() for part in rows
+        ]
+        return self._join(*(part[:, :, :count] for part in rows if part is not None)) if count else None
 
 
 def residual(*parts: Rows) -> Joined:
     """x + parts(x)."""
     return Joined(torch.add, PerPixel(lambda x: x), Chain(*parts))
-
-
-def _push_through(parts: Sequence[Rows], x: Tensor) -> Tensor | None:
-    out: Tensor | None = x
-    for part in parts:
-        if out is None:
-            return None
-        out = part.push(out)
-    return out
 
 
 def _stacked(first: Tensor | None, second: Tensor | None) -> Tensor | None:
