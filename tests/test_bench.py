@@ -152,6 +152,22 @@ def test_a_size_beyond_the_memory_is_refused_at_once(tiny_model, monkeypatch, op
     assert result.stderr.count("\n") == 1
 
 
+def test_compile_is_for_cuda_only(tiny_model):
+    result = run(tiny_model, "--sizes", 8, "--compile", "--device", "cpu")
+    assert result.exit_code == 2
+    assert "--compile" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_compiled_networks_record_graphs_before_they_are_timed(tiny_model, monkeypatch):
+    modes = []
+    monkeypatch.setattr(LinearSRTransformer, "compile", lambda network, mode: modes.append(mode))
+    pipe = LinearSRPipeline.from_pretrained(tiny_model, device="cpu")
+    (report,) = Benchmark(1, compiled=True).of_model(pipe, [(8, 8)])
+    assert modes == ["reduce-overhead"]
+    assert report.evaluation.runs == 1
+
+
 def test_any_failure_is_one_line(tiny_model, monkeypatch):
     monkeypatch.setattr(LinearSRPipeline, "__call__", lambda *_: [] + 1)
     result = run(tiny_model, "--sizes", 8, "--runs", 1)

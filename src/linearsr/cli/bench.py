@@ -39,6 +39,9 @@ def bench(
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0, help="Leave out a comparison that would take longer.")
     ] = 60.0,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="On CUDA: torch.compile with CUDA graphs for the transformer.")
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option("--preset", help="One transformer with random weights: tiny, default, 600m or 1600m."),
@@ -72,7 +75,10 @@ def bench(
         stop(f"--figure {shown(figure)}: {reason}")
     if threads is not None:
         torch.set_num_threads(threads)
-    benchmark = Benchmark(runs, tuple(name for name in RIVALS if name in (compare or ())), max_seconds)
+    if compiled and choose_device(device).type != "cuda":
+        stop("--compile records CUDA graphs: leave it out on other devices")
+    rivals = tuple(name for name in RIVALS if name in (compare or ()))
+    benchmark = Benchmark(runs, rivals, compiled, max_seconds)
     try:
         report, reports = _measure(benchmark, model, preset, wanted, device, dtype)
     except ModuleNotFoundError as error:

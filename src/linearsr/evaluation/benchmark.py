@@ -69,6 +69,8 @@ class Benchmark:
     """Calls that count; one before them does not."""
     compare: tuple[Rival, ...] = ()
     """Networks that are run beside ours, on the same inputs."""
+    compiled: bool = False
+    """Evaluate the transformer through `torch.compile` with CUDA graphs."""
     max_seconds: float = 60.0
     """A rival is left out where one evaluation would take longer, by its multiply-accumulates at the pace of ours."""
 
@@ -150,7 +152,11 @@ class Benchmark:
 
     @torch.inference_mode()
     def _evaluation(self, network: LinearSRTransformer, inputs: dict[str, Any]) -> Timing:
-        return measure(partial(network, **inputs), network.scale_shift_table.device, self.runs)
+        if self.compiled:
+            network.compile(mode="reduce-overhead")
+        # compiled in the first call, recorded as a graph in the next ones
+        warmup = 4 if self.compiled else 1
+        return measure(partial(network, **inputs), network.scale_shift_table.device, self.runs, warmup)
 
     @torch.inference_mode()
     def _rivals(
