@@ -144,7 +144,7 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             ValueError: as `LinearSRPipeline.__call__`.
         """
-        images = self.linearsr(
+        images: Any = self.linearsr(
             image,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
