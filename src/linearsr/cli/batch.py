@@ -4,7 +4,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,11 @@ Work = Callable[[Job, BatchProgress], dict[str, Any]]
 """(job, progress) -> what is to be reported of the result, with "size": [width, height]."""
 
 
+def no_work(job: Job, progress: BatchProgress) -> dict[str, Any]:
+    """For a batch in which nothing needs doing here."""
+    raise AssertionError(f"{job.input} was not to be done here")
+
+
 def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
     """The jobs that need any work."""
     return [
@@ -39,19 +44,31 @@ def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
 
 
 def run_batch(
-    jobs: Sequence[Job], work: Work, *, overwrite: bool, as_json: bool, settings: dict[str, Any]
+    jobs: Sequence[Job],
+    work: Work,
+    *,
+    overwrite: bool,
+    as_json: bool,
+    settings: dict[str, Any],
+    elsewhere: Callable[[Sequence[Job]], Iterator[dict[str, Any]]] | None = None,
 ) -> None:
     """Do all jobs and end the command: with status 0, or 1 if some failed, or 130 on Ctrl-C.
 
+    `elsewhere` does jobs in other processes, in the place of `work`, and yields their records in order.
     With `as_json` every job gives a line on stdout: input, output, status, size, seconds, the `settings` and an
     error, null where there is none. Everything said to people goes to stderr.
     """
-    todo = set(pending(jobs, overwrite))
+    todo = pending(jobs, overwrite)
+    others = elsewhere(todo) if elsewhere is not None else None
+    wanted = set(todo)
     counts: Counter[Status] = Counter()
     try:
         with BatchProgress(len(jobs)) as progress:
             for job in jobs:
-                record = _run(job, work, progress, skip=job not in todo)
+                if job not in wanted:
+                    record = _left_out(job)
+                else:
+                    record = next(others) if others is not None else run_job(job, work, progress)
                 counts[record["status"]] += 1
                 progress.finish_image()
                 if as_json:
@@ -75,12 +92,16 @@ def run_batch(
 _HEAD = {"input": None, "output": None, "status": None, "size": None, "seconds": None}
 
 
-def _run(job: Job, work: Work, progress: BatchProgress, *, skip: bool) -> dict[str, Any]:
+def _left_out(job: Job) -> dict[str, Any]:
     if job.error is not None:
         return _failure(job.input, job.error)
-    if skip and job.output is not None:
-        say(f"{shown(job.input)}: skipped, {shown(job.output)} exists (--overwrite does it again)")
-        return {"status": "skipped", "output": _text(job.output)}
+    assert job.output is not None
+    say(f"{shown(job.input)}: skipped, {shown(job.output)} exists (--overwrite does it again)")
+    return {"status": "skipped", "output": _text(job.output)}
+
+
+def run_job(job: Job, work: Work, progress: BatchProgress) -> dict[str, Any]:
+    """The record of a job: done, or failed for whatever reason. Says the outcome."""
     started = time.perf_counter()
     try:
         with warnings.catch_warnings(record=True) as notes:

@@ -1,17 +1,19 @@
 """`linearsr upscale`: photos in, better photos out."""
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from linearsr.cli.batch import pending, run_batch
-from linearsr.cli.console import BatchProgress, say, shown
-from linearsr.cli.inputs import Job, find_sources, plan, split_results
-from linearsr.cli.loading import DType, check_tags, load_pipeline
+from linearsr.cli.batch import no_work, pending, run_batch
+from linearsr.cli.console import say, shown
+from linearsr.cli.inputs import find_sources, plan, split_results
+from linearsr.cli.loading import DType
 from linearsr.cli.outputs import Format, output_place
-from linearsr.cli.ways import StripProgress, choose_way
+from linearsr.cli.upscaling import Upscaling
+from linearsr.cli.workers import Workers
 
 
 class ColourFix(str, Enum):
@@ -62,7 +64,10 @@ def upscale(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the noise: same seed, same result.")
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(help="auto, cpu, cuda, mps, ...; several, as cuda:0,cuda:1, each take the next image."),
+    ] = "auto",
     dtype: Annotated[DType, typer.Option(help="Type of the weights and of the arithmetic.")] = DType.auto,
     color_fix: Annotated[
         ColourFix | None, typer.Option(help="Take the input's colours. Default: as the model needs it.")
@@ -99,57 +104,34 @@ def upscale(
     if results:
         say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
     jobs = plan(sources, place.namer(scale))
-    # loaded once, and not at all if nothing needs doing
-    pipeline = load_pipeline(model, device, dtype) if pending(jobs, overwrite) else None
-
-    unknown = check_tags(pipeline, tags, guidance_scale) if pipeline is not None else []
-
-    asked: dict[str, Any] = {
-        "scale": scale,
-        "num_inference_steps": steps,
-        "fidelity": fidelity,
-        "tags": tags,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "color_fix": color_fix.value if color_fix is not None else None,
-    }
-
-    def work(job: Job, progress: BatchProgress) -> dict[str, Any]:
-        from linearsr.images.io import DEFAULT_MAX_PIXELS, read_image, write_image
-        from linearsr.streaming.files import upscale_file
-
-        target = job.output
-        assert pipeline is not None
-        assert target is not None
-        pixels = max_pixels or DEFAULT_MAX_PIXELS
-        way = choose_way(pipeline, job.input, scale, memory_limit)
-        if verbose:
-            say(f"{shown(job.input)}: {way.reason}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if way.kind == "rows":
-            with StripProgress(job.input, progress, verbose) as report:
-                written = upscale_file(
-                    pipeline,
-                    job.input,
-                    target,
-                    settings=asked,
-                    overwrite=overwrite,
-                    quality=quality,
-                    max_pixels=pixels,
-                    strip_rows=way.strip_rows,
-                    progress=report,
-                )
-            return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
-        picture = read_image(job.input, max_pixels=pixels)
-        progress.start_image(job.input, steps or pipeline.config.num_inference_steps)
-        result = pipeline.upscale(
-            picture,
-            **asked,
-            stream=True if way.kind == "held" else None,
-            callback_on_step_end=lambda *_: progress.advance_step(),
-        )
-        write_image(result, target, overwrite=overwrite, quality=quality)
-        return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}
-
-    settings = {"seed": seed, "model": None, "tags": None, "unknown_tags": unknown}
-    run_batch(jobs, work, overwrite=overwrite, as_json=as_json, settings=settings)
+    upscaling = Upscaling(
+        model=model,
+        dtype=dtype,
+        settings={
+            "scale": scale,
+            "num_inference_steps": steps,
+            "fidelity": fidelity,
+            "tags": tags,
+            "guidance_scale": guidance_scale,
+            "seed": seed,
+            "color_fix": color_fix.value if color_fix is not None else None,
+        },
+        max_pixels=max_pixels,
+        memory_limit=memory_limit,
+        overwrite=overwrite,
+        quality=quality,
+        verbose=verbose,
+    )
+    devices = device.split(",")
+    todo = pending(jobs, overwrite)
+    run = partial(run_batch, jobs, overwrite=overwrite, as_json=as_json)
+    settings: dict[str, Any] = {"seed": seed, "model": None, "tags": None, "unknown_tags": []}
+    if len(devices) > 1 and len(todo) > 1:
+        with Workers(upscaling.load, devices[: len(todo)]) as workers:
+            run(no_work, settings={**settings, "unknown_tags": workers.unknown}, elsewhere=workers.run)
+    elif todo:
+        work, unknown = upscaling.load(devices[0])
+        run(work, settings={**settings, "unknown_tags": unknown})
+    else:
+        # nothing needs a model
+        run(no_work, settings=settings)
