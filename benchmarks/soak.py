@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self, data: Path, port: int, queue: int) -> None:
         command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", port, "--data", data]
-        self._command = [*map(str, command), "--max-queue", str(queue), "--keep", "600"]
+        self._command = [*map(str, command), "--max-queue", str(queue), "--keep", "86400"]
         self.up = False
         self.starts = 0
         self.process: asyncio.subprocess.Process
@@ -87,6 +87,7 @@ class Soak:
         self.lateness: list[float] = []
         self.memory: list[tuple[float, dict[str, float]]] = []
         self.results: dict[str, str] = {}
+        self.unseen: set[str] = set()
         self.clients: set[asyncio.Task[None]] = set()
         self.images = [picture(size, seed) for seed, size in enumerate((12, 16, 20, 24))]
 
@@ -100,6 +101,7 @@ class Soak:
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*self.clients)
+        await self.look_for_unseen()
 
     def send_in(self, kind: str) -> None:
         task = asyncio.create_task(self.visit(kind))
@@ -136,12 +138,23 @@ class Soak:
         if answer.status_code != 202:
             return
         self.counts["accepted"] += 1
+        self.unseen.add(answer.json()["id"])
         job = await self.ended(answer.json())
         if job["status"] != "done":
             self.failures.append(f"an accepted job ended as {job['status']}: {job['error']}")
             return
         self.check(number, seed, (await self.patiently("GET", f"/v1/jobs/{job['id']}/result")).content)
+        self.unseen.discard(job["id"])
         self.counts["accepted and completed"] += 1
+
+    async def look_for_unseen(self) -> None:
+        """Accepted jobs whose clients were cut off from them."""
+        for job_id in self.unseen:
+            answer = await self.client.get(f"/v1/jobs/{job_id}")
+            if answer.status_code == 200 and answer.json()["status"] == "done":
+                self.counts["accepted and completed"] += 1
+            else:
+                self.failures.append(f"an accepted job is lost: {answer.text}")
 
     async def wait(self) -> None:
         answer = await self.post(self.images[0], wait="true", seed="0")
@@ -185,11 +198,11 @@ class Soak:
     async def patiently(self, method: str, address: str) -> httpx.Response:
         """A request that is repeated while the server is down."""
         while True:
-            starts = self.server.starts
+            starts, was_up = self.server.starts, self.server.up
             try:
                 return await self.client.request(method, address)
             except httpx.TransportError:
-                if self.server.up and starts == self.server.starts:
+                if was_up and self.server.up and starts == self.server.starts:
                     raise
                 await asyncio.sleep(0.5)
 
@@ -282,7 +295,8 @@ async def soak(minutes: float, port: int, queue: int, seed: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as data:
         server = Server(Path(data), port, queue)
         await server.start()
-        limits = httpx.Limits(max_connections=200)
+        # a connection kept open might be closed by the server just when a request goes out
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", timeout=300, limits=limits
         ) as client:

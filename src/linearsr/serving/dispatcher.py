@@ -219,7 +219,8 @@ class Dispatcher:
             await self._finish(job, "failed", limit)
         except WorkerDied as death:
             await worker.stop()
-            _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
+            if job.live:  # else it was we who ended it
+                _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
             if job.attempts >= _MOST_ATTEMPTS:
                 await self._finish(job, "failed", "the server could not work on this image: make it smaller")
         finally:
