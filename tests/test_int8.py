@@ -1,5 +1,7 @@
 """Residual blocks in 8 bits: close to float32, the same bits by strips, and never clipped."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,3 +96,17 @@ def test_blocks_of_unknown_range_are_left_alone(block: ResidualBlock) -> None:
     network = nn.Sequential(block)
     use_int8_(network, {"0.conv_1": 1.0})
     assert type(network[0]) is ResidualBlock
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (33, 2)])
+def test_any_size(block: ResidualBlock, height: int, width: int) -> None:
+    x = torch.randn(1, 32, height, width, generator=torch.Generator().manual_seed(2))
+    quantised = in_int8(block, x)
+    with torch.no_grad():
+        assert relative_error(quantised(x) - x, block(x) - x) < 0.04
+
+
+def test_a_copy_computes_the_same(block: ResidualBlock, x: Tensor) -> None:
+    quantised = in_int8(block, x)
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(quantised)(x), quantised(x))

@@ -108,6 +108,7 @@ class _Int8Convolution:
     """A convolution whose input is u = value / step + zero, an unsigned byte."""
 
     def __init__(self, conv: nn.Conv2d, low: float, high: float) -> None:
+        self._made_of = conv, low, high
         self._step = (high - low) / _LEVELS
         self._zero = round(-low / self._step)
         weight = conv.weight.detach().float()
@@ -120,6 +121,10 @@ class _Int8Convolution:
         self._packed = torch.ops.onednn.qconv_prepack(
             integers, self._weight_steps, self._step, self._zero, *self._layout, None
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # packed weights cannot be copied: a copy packs its own
+        return type(self), self._made_of
 
     def quantised(self, x: Tensor) -> Tensor:
         """(B, C, h, w) of any floating-point type -> bytes in channels-last memory; what is too large is clipped."""
