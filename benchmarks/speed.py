@@ -1,6 +1,6 @@
 """Time and memory of the default model on this machine, beside the same network run plainly and beside Real-ESRGAN.
 
-    python benchmarks/speed.py [--photo examples/photo.jpg] [--runs 3] [--threads 2]
+    python benchmarks/speed.py [--photo examples/photo.jpg] [--side 256] [--runs 3] [--threads 2]
 
 All take turns in one process, so that a busy machine disturbs all alike; figures are medians, and a ratio is the median
 of the ratios within a turn. `plain` are the modules as they are written: no bands, no 8 bits, one pass over the image.
@@ -31,7 +31,6 @@ from linearsr.evaluation.timing import seconds_of
 from linearsr.models.blocks import TransformerBlock
 
 PEER = "realesrgan-x4plus"
-SIDE = 256
 _LOAD = (
     "import time; t = time.perf_counter(); from linearsr import LinearSRPipeline as P; P.from_pretrained(); \
 print(time.perf_counter() - t)"
@@ -120,9 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--photo", type=Path, default=Path("examples/photo.jpg"), help=f"cut to {SIDE}x{SIDE}"
-    )
+    parser.add_argument("--photo", type=Path, default=Path("examples/photo.jpg"), help="made square")
+    parser.add_argument("--side", type=int, default=256, help="of the LR image")
     parser.add_argument("--model", help="folder or hub id; the default model if left out")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -130,11 +128,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     with Image.open(args.photo) as photo:
-        pixels = np.asarray(photo.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        pixels = np.asarray(photo.convert("RGB").resize((args.side, args.side), Image.Resampling.BICUBIC))
     lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
     console = Console(width=100)
     console.print(
-        f"{platform.processor() or platform.machine()}, {args.threads} threads, {SIDE}x{SIDE} -> x4"
+        f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.side}x{args.side} -> x4"
     )
     console.print(compare(args.model, lr, args.runs))
     found = LinearSRPipeline.from_pretrained(args.model, device="cpu")
@@ -143,7 +141,7 @@ def main() -> None:
     console.print("peaks: " + ", ".join(f"{name} {most:.0f} GMAC/s" for name, most in peak.items()))
     console.print(table_of(parts(found, counted, lr[None] * 2 - 1, args.runs), peak))
     console.print(f"import and load: {median(child(_LOAD) for _ in range(args.runs)):.2f} s")
-    memory = {side: child(_PEAK, str(side)) for side in (SIDE, 2 * SIDE)}
+    memory = {side: child(_PEAK, str(side)) for side in (args.side, 2 * args.side)}
     console.print("peak memory: " + ", ".join(f"{s}x{s} {gib:.2f} GiB" for s, gib in memory.items()))
 
 
