@@ -20,7 +20,7 @@ _SHARE = 0.8
 """Of the free memory, that a picture may fill; the rest is for what estimates do not know."""
 _BUFFER_SHARE = 0.5
 """Of the free memory, that may go to what waits between passes."""
-_STRIP_PIXELS = {"cpu": 2**16}
+_STRIP_PIXELS = {"cpu": 2**17}
 """LR pixels of a strip: on a CPU as few as fill it well, for its caches; elsewhere more, for fewer launches."""
 _STRIP_PIXELS_ELSEWHERE = 2**19
 _STRIP_BYTES_PER_PIXEL = 9000

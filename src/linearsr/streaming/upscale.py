@@ -29,7 +29,7 @@ from linearsr.streaming.work import Progress, Report, Work
 if TYPE_CHECKING:
     from linearsr.pipeline import LinearSRPipeline
 
-_OUTPUT_STRIPS = 4
+_OUTPUT_STRIPS = 2
 """Strips of the network in one strip of pixels: the neighbours that resampling needs weigh less."""
 
 
