@@ -200,6 +200,7 @@ def test_tags_are_seen_and_edited(visit):
     give(page, photo())
     page.wait_for_selector("#chosen li")
     assert sorted(chips(page, "chosen")) == ["ivy", "sky"]
+    assert page.evaluate("[...vocabulary.options].map((option) => option.value)") == list(WORDS)
     page.click("[aria-label='Remove sky']")
     assert chips(page, "chosen") == ["ivy"]
     assert chips(page, "found") == ["sky"]
@@ -211,6 +212,19 @@ def test_tags_are_seen_and_edited(visit):
     result_seen(page)
     assert "guided by ivy, moss" in page.inner_text("#made").replace("\xa0", " ")
     assert "does not know: zeppelin" in page.inner_text("#warnings")
+    assert b"moss" in download(page, "jpg")[1].info["xmp"]
+
+
+def test_a_format_that_cannot_hold_the_result(visit):
+    page = visit()
+    give(page, photo("panorama.jpg", 4100, 5))
+    enlarge(page, steps=1)
+    result_seen(page)
+    page.click("#result label:has([value=webp])")
+    page.click("#download")
+    page.wait_for_selector("#notice:has-text('16383')")
+    download(page, "png")
+    assert page.is_hidden("#notice")
 
 
 def test_cancel_and_try_again(visit):

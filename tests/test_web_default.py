@@ -10,7 +10,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_example(tmp_path):
     with web_server(tmp_path) as address, chromium() as browser, visitors(browser, address) as visit:
         page = visit()
-        page.set_default_timeout(180_000)
         page.click("#example")
         page.wait_for_selector("#progress[value]")
         assert page.inner_text("#status-text").startswith(("Step ", "Finishing"))

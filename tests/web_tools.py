@@ -21,6 +21,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ENDLESS = 20_000
 """Steps of a job that does not end by itself."""
 
+PATIENCE = 90
+"""Seconds to wait on a busy machine for what takes one."""
+
 Opener = Callable[..., Any]
 
 
@@ -71,6 +74,7 @@ def visitors(browser: Any, address: str) -> Iterator[Opener]:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda message: see(message.type, message.text))
         page.on("request", lambda request: go_out(request.url))
@@ -114,7 +118,7 @@ def status(page: Any, text: str) -> None:
 
 def until(page: Any, condition: str) -> None:
     """Like `page.wait_for_function`, which a strict policy forbids."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE
     while not page.evaluate(condition):
         assert time.monotonic() < end, f"never so: {condition}"
         page.wait_for_timeout(50)
