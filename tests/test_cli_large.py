@@ -209,6 +209,18 @@ def test_too_little_disk_is_said_before_the_start(tiny_model, tmp_path, photo, m
     assert entries(tmp_path) == ["a.png"]
 
 
+def test_earlier_work_outlives_a_full_disk(tiny_model, tmp_path, photo, monkeypatch):
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, "writing", interrupt)
+        assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 130
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+        assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 1
+    state = work_folder_of(tmp_path / "a_x4.png") / "passes" / "state.json"
+    assert "stem" in json.loads(state.read_text())["finished"]
+    assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 0
+
+
 def test_a_full_disk_is_one_line(tiny_model, tmp_path, photo, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -17,6 +17,8 @@ from linearsr.streaming.work import Progress
 if TYPE_CHECKING:
     from linearsr.pipeline import LinearSRPipeline
 
+_PASSES = "passes"
+"""What the work folder of `stream_upscale` is called in ours."""
 _ENCODING = 0.1
 """Share of the whole work that is encoding, about."""
 
@@ -68,8 +70,9 @@ def upscale_file(
             writer = RowWriter(target, size, reader, job.folder, overwrite, quality)
             if job.tags is None:
                 _require_disk(pipeline, reader, writer, job, settings)
-        except BaseException:
-            job.remove()
+        except Exception:
+            if job.is_new:
+                job.remove()
             raise
         if job.tags is None:
             tags = stream_upscale(
@@ -77,7 +80,7 @@ def upscale_file(
                 reader,
                 writer,
                 **settings,
-                work_folder=job.folder / "passes",
+                work_folder=job.folder / _PASSES,
                 identity=job.source,
                 strip_rows=strip_rows,
                 progress=lambda label, share: progress(label, share * (1 - _ENCODING)),
@@ -100,7 +103,7 @@ def _require_disk(
     steps = settings.get("num_inference_steps") or pipeline.config.num_inference_steps
     height, width = (side + -side % pipeline.multiple_of for side in (reader.height, reader.width))
     needed = writer.rows_bytes + max(writer.file_bytes, buffer_bytes(pipeline, height, width, steps))
-    there = sum(path.stat().st_blocks * 512 for path in job.folder.rglob("*.rows"))
+    there = sum(path.stat().st_size for path in (job.folder / _PASSES).glob("*"))
     free = shutil.disk_usage(job.folder).free + there
     if free < needed:
         raise ValueError(

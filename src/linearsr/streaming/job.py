@@ -23,10 +23,14 @@ def work_folder_of(target: Path) -> Path:
 
 @dataclass
 class FileJob:
-    """Work on one result. `tags` are those that guided it once all its rows are there; until then, None."""
+    """Work on one result.
+
+    `is_new`: nothing was there of it. `tags`: those that guided it, once all its rows are there; until then, None.
+    """
 
     folder: Path
     description: dict[str, Any] = field(repr=False)
+    is_new: bool = False
     tags: tuple[str, ...] | None = None
 
     @property
@@ -78,6 +82,7 @@ def file_job(source: Path, target: Path, settings: Mapping[str, Any]) -> Iterato
             job.tags = None if tags is None else tuple(tags)
         else:
             _empty(folder)
+            job.is_new = True
             job._save()
         yield job
     finally:
