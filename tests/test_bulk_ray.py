@@ -49,7 +49,7 @@ def test_killed_workers(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr()
     assert said.out + said.err == "", "Ray's noise"
 
-    assert Counter(row["input"] for row in rows) == Counter(files)
+    assert Counter(row["input"] for row in rows) == Counter(list(files))
     failed = {row["input"]: row["error"] for row in rows if row["status"] == "failed"}
     assert set(failed) == {deadly, broken}
     assert "3 processes" in failed[deadly]

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import os
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TextIO, cast
 
 from linearsr.serving.bulk_plan import Item
 from linearsr.serving.bulk_store import BulkError
@@ -67,13 +69,14 @@ def ray_pool(cluster: Cluster) -> Iterator[Pool]:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     ours = not ray.is_initialized()
-    if ours:
-        _start(cluster)
-    try:
-        yield _pool(cluster, ray.cluster_resources())
-    finally:
+    with contextlib.redirect_stdout(cast(TextIO, _OneThread(sys.stdout))):
         if ours:
-            ray.shutdown()
+            _start(cluster)
+        try:
+            yield _pool(cluster, ray.cluster_resources())
+        finally:
+            if ours:
+                ray.shutdown()
 
 
 def _start(cluster: Cluster) -> None:
@@ -105,6 +108,20 @@ def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:
             "lower --workers or --threads-per-worker"
         )
     return Pool(workers, threads, min(1.0, gpus / workers))
+
+
+class _OneThread:
+    """A stream that takes text from this thread only: one of Ray's prints a page about each process that dies."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.current_thread()
+
+    def write(self, text: str) -> int:
+        """Write it, or drop it."""
+        return self._stream.write(text) if threading.current_thread() is self._thread else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
