@@ -212,6 +212,17 @@ def test_a_killed_run_goes_on_where_it_was(pipe, tmp_path, monkeypatch):
     assert not folder.exists()
 
 
+def test_a_run_that_ends_between_writing_and_tidying_writes_again(pipe, tmp_path, monkeypatch):
+    image = photo(12, 12)
+    with monkeypatch.context() as patch:
+        patch.setattr("linearsr.streaming.work.Work.remove", lambda self: _raise(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            streamed(pipe, image, work_folder=tmp_path / "work")
+    rows = streamed(pipe, image, work_folder=tmp_path / "work")
+    assert levels_apart(rows, pipe(image, output_type="np", stream=False).images[0]) <= 1
+    assert not (tmp_path / "work").exists()
+
+
 def test_the_stem_goes_on_in_the_middle(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr("linearsr.streaming.stem._SECONDS_BETWEEN_NOTES", 0.0)
     image = photo(64, 20)
@@ -331,5 +342,5 @@ def _no_memory(*_: object) -> None:
     raise AssertionError("not in one piece")
 
 
-def _raise(error: Exception) -> None:
+def _raise(error: BaseException) -> None:
     raise error

@@ -87,14 +87,14 @@ class Convolution:
 
 
 class Window:
-    """A function that sees `reach` rows up and down, and makes of each row `scale` rows of its own.
+    """A function that sees `reach` rows up and down, and makes a row of each row.
 
     It gets strips with their neighbours; at the image's own borders the neighbours are missing, as they are for the
     whole image, so whatever it does at a border it does there and only there.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], reach: int, scale: int = 1) -> None:
-        self._function, self._reach, self._scale = function, reach, scale
+    def __init__(self, function: Callable[[Tensor], Tensor], reach: int) -> None:
+        self._function, self._reach = function, reach
         self._rest: Tensor | None = None
         self._above = 0
 
@@ -109,7 +109,7 @@ class Window:
         self._rest = x[:, :, done + count - self._above :].clone()
         if not count:
             return None
-        return self._function(x)[:, :, done * self._scale : (done + count) * self._scale]
+        return self._function(x)[:, :, done : done + count]
 
 
 class Grouped:

@@ -144,8 +144,7 @@ def stream(
                 writer.write(finished.read(top, bottom)[0].permute(1, 2, 0).cpu().numpy())
                 report(bottom / size[0])
 
-        work.do("pixels", "writing", costs.pixels, write)
-        work.remove()
+        work.end("writing", costs.pixels, write)
     return tags
 
 

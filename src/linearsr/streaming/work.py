@@ -79,6 +79,11 @@ class Work:
         self._spent += cost
         self._report(label, 0)
 
+    def end(self, label: str, cost: float, body: Body) -> None:
+        """The last pass, whose rows go elsewhere: it is done again if the process ends before its files are removed."""
+        body(self._total, lambda share: self._report(label, share * cost))
+        self.remove()
+
     @property
     def rows_done(self) -> int:
         """Rows of the unfinished pass that an earlier process finished."""
@@ -99,7 +104,8 @@ class Work:
         self.close()
         if self._folder is None:
             return
-        for path in (*self._folder.glob(f"*{_ENDING}"), self._folder / STATE):
+        # the state first: without it, files that are left mean nothing
+        for path in (self._folder / STATE, *self._folder.glob(f"*{_ENDING}")):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._folder.rmdir()
