@@ -135,9 +135,7 @@ class BatchProgress:
         """What is being done for the image in work, and the share of all its work that is done, 0 to 1."""
         if self._bars is not None:
             label = f"{shown(path.name)}: {doing}"
-            self._bars.update(
-                self._steps, total=100, completed=int(100 * share), description=label, visible=True
-            )
+            self._bars.update(self._steps, total=100, completed=int(100 * share), description=label)
 
     def finish_image(self) -> None:
         """One image is done, skipped or failed."""

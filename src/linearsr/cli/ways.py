@@ -97,6 +97,7 @@ class StripProgress:
         self._doing, self._share = doing, share
 
     def __enter__(self) -> "StripProgress":
+        self._progress.start_image(self._path, 100)
         return self
 
     def __exit__(
