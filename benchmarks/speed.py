@@ -23,11 +23,10 @@ from ncnn_peers import NcnnPeer, installed_peers
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from roofline import parts, peaks, table_of
+from roofline import parts, peaks, seconds_of, table_of
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
-from linearsr.evaluation.timing import seconds_of
 from linearsr.models.blocks import TransformerBlock
 
 PEER = "realesrgan-x4plus"
@@ -95,14 +94,14 @@ def decibels(image: Tensor, reference: Tensor) -> float:
     return float(-10 * torch.log10((image - reference).square().mean()))
 
 
-def compare(model: str | None, lr: Tensor, runs: int) -> Table:
+def compare(model: str | None, lr: Tensor, runs: int, cpu_time: bool) -> Table:
     found = ways(model, lr)
     images = {name: call() for name, call in found.items()}
     megapixels = images["ours, 1 NFE"][0].numel() / 1e6
     seconds: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(runs):
         for name, call in found.items():
-            seconds[name].append(seconds_of(call, torch.device("cpu")))
+            seconds[name].append(seconds_of(call, cpu_time))
     default = next(iter(found))
     columns = dict.fromkeys((default, "ours, 1 NFE"))
     table = Table("way", "s / MP", *(f"over {name}" for name in columns), "PSNR, plain float32")
@@ -124,6 +123,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder or hub id; the default model if left out")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu-time", action="store_true", help="on a busy machine, with --threads 1")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -134,12 +134,12 @@ def main() -> None:
     console.print(
         f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.side}x{args.side} -> x4"
     )
-    console.print(compare(args.model, lr, args.runs))
+    console.print(compare(args.model, lr, args.runs, args.cpu_time))
     found = LinearSRPipeline.from_pretrained(args.model, device="cpu")
     counted = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32, device="cpu")
-    peak = peaks()
+    peak = peaks(args.cpu_time)
     console.print("peaks: " + ", ".join(f"{name} {most:.0f} GMAC/s" for name, most in peak.items()))
-    console.print(table_of(parts(found, counted, lr[None] * 2 - 1, args.runs), peak))
+    console.print(table_of(parts(found, counted, lr[None] * 2 - 1, args.runs, args.cpu_time), peak))
     console.print(f"import and load: {median(child(_LOAD) for _ in range(args.runs)):.2f} s")
     memory = {side: child(_PEAK, str(side)) for side in (args.side, 2 * args.side)}
     console.print("peak memory: " + ", ".join(f"{s}x{s} {gib:.2f} GiB" for s, gib in memory.items()))
