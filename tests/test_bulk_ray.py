@@ -10,12 +10,15 @@ import threading
 import time
 from collections import Counter
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("ray", reason="needs linearsr[batch]")
+# looked for, not imported: its settings are read then
+if find_spec("ray") is None:
+    pytest.skip("needs linearsr[batch]", allow_module_level=True)
 import pyarrow.parquet as pq
 
 from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png, work_of
@@ -24,7 +27,11 @@ from linearsr.serving.bulk import Cluster, results
 from tiny_model import tiny_model
 
 __all__ = ["tiny_model"]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
+    # a busy machine takes its time to start so many processes
+    pytest.mark.timeout(900),
+]
 
 
 def kill_one(calls, after):
