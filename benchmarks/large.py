@@ -2,6 +2,7 @@
 
     python benchmarks/large.py 256 512 --runs 3
     python benchmarks/large.py 4096 --ways strips --work large-work
+    python benchmarks/large.py 4096 --rows 96 --ways strips --work large-work
 
 Each way and size is a process of its own, so its peak is its own; the ways take turns. With `--work` a killed run goes
 on where it was. Loading the model is not counted.
@@ -25,16 +26,16 @@ _PHOTO = Path(__file__).parents[1] / "examples/photos/train/tree-bare.jpg"
 
 
 class TiledPhoto:
-    """A reader of one photo, mirrored at its edges, repeated to a square."""
+    """A reader of one photo, mirrored at its edges, repeated."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, width: int, height: int) -> None:
         photo = read_image(_PHOTO).colour
         photo = np.concatenate([photo, photo[:, ::-1]], axis=1)
         self._tile = np.concatenate([photo, photo[::-1]])
-        self.height = self.width = side
+        self.height, self.width = height, width
 
     def read(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Rows of the square."""
+        """Rows of the picture."""
         height, width = self._tile.shape[:2]
         rows = self._tile[np.arange(top, bottom) % height]
         return rows[:, np.arange(self.width) % width]
@@ -51,31 +52,31 @@ class RawWriter:
         self._file.write(np.rint(rows * 255).astype(np.uint8).tobytes())
 
 
-def run(side: int, way: str, work: Path | None, strip_rows: int | None) -> dict[str, float]:
+def run(side: int, height: int, way: str, work: Path | None, strip_rows: int | None) -> dict[str, float]:
     """One measurement in this process."""
     from linearsr.pipeline import LinearSRPipeline
     from linearsr.streaming import stream_upscale
 
     pipe = LinearSRPipeline.from_pretrained()
-    reader = TiledPhoto(side)
+    reader = TiledPhoto(side, height)
     last = ""
 
     def progress(label: str, share: float) -> None:
         nonlocal last
         line = f"{label}: {share:.0%}"
         if line != last and work is not None:
-            print(f"{time.perf_counter() - start:8.0f} s  {line}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{time.perf_counter() - start:8.0f} s  {line}\n")
         last = line
 
     start, processor = time.perf_counter(), time.process_time()
     if way == "whole":
-        pipe.upscale(Picture(np.ascontiguousarray(reader.read(0, side))), stream=False)
+        pipe.upscale(Picture(np.ascontiguousarray(reader.read(0, height))), stream=False)
     else:
         out = Path("/dev/null") if work is None else work.with_name(f"{work.name}.raw")
         stream_upscale(
             pipe, reader, RawWriter(out), work_folder=work, strip_rows=strip_rows, progress=progress
         )
-    megapixels = (side * pipe.scale) ** 2 / 1e6
+    megapixels = side * height * pipe.scale**2 / 1e6
     return {
         "seconds": time.perf_counter() - start,
         "cpu_seconds_per_megapixel": (time.process_time() - processor) / megapixels,
@@ -86,32 +87,39 @@ def run(side: int, way: str, work: Path | None, strip_rows: int | None) -> dict[
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sides", type=int, nargs="+", help="LR sides in pixels")
     parser.add_argument("--ways", nargs="+", default=["whole", "strips"], choices=["whole", "strips"])
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--rows", type=int, help="LR rows of the picture; default: a square")
     parser.add_argument("--strip-rows", type=int)
     parser.add_argument("--work", type=Path, help="keep what waits between passes here")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.here:
-        print(json.dumps(run(asked.sides[0], asked.ways[0], asked.work, asked.strip_rows)))
+        print(
+            json.dumps(
+                run(asked.sides[0], asked.rows or asked.sides[0], asked.ways[0], asked.work, asked.strip_rows)
+            )
+        )
         return
-    print("| LR side | way | runs | s per output MP | CPU s per output MP | peak memory, GB |")
-    print("|---|---|---|---|---|---|")
+    shared = {"--work": asked.work, "--rows": asked.rows, "--strip-rows": asked.strip_rows}
+    more = [f"{name}={value}" for name, value in shared.items() if value]
+    sys.stdout.write("| LR side | way | runs | s per output MP | CPU s per output MP | peak memory, GB |\n")
+    sys.stdout.write("|---|---|---|---|---|---|\n")
     for side in asked.sides:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in asked.ways}
         for _ in range(asked.runs):
             for way in asked.ways:
-                more = [f"--work={asked.work}"] if asked.work else []
-                more += [f"--strip-rows={asked.strip_rows}"] if asked.strip_rows else []
                 command = [sys.executable, __file__, str(side), f"--ways={way}", "--here", *more]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 found[way].append(json.loads(done.stdout))
         for way, results in found.items():
             names = ("seconds_per_megapixel", "cpu_seconds_per_megapixel", "peak_gb")
             figures = [f"{statistics.median(result[name] for result in results):.2f}" for name in names]
-            print(f"| {side} | {way} | {len(results)} | {' | '.join(figures)} |", flush=True)
+            sys.stdout.write(f"| {side} | {way} | {len(results)} | {' | '.join(figures)} |\n")
 
 
 if __name__ == "__main__":
