@@ -99,11 +99,9 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.here:
-        print(
-            json.dumps(
-                run(asked.sides[0], asked.rows or asked.sides[0], asked.ways[0], asked.work, asked.strip_rows)
-            )
-        )
+        height = asked.rows or asked.sides[0]
+        measured = run(asked.sides[0], height, asked.ways[0], asked.work, asked.strip_rows)
+        sys.stdout.write(json.dumps(measured))
         return
     shared = {"--work": asked.work, "--rows": asked.rows, "--strip-rows": asked.strip_rows}
     more = [f"{name}={value}" for name, value in shared.items() if value]
