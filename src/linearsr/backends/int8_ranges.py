@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,12 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
         shared = "transformer." + _EXPERT.sub("", name, count=1)
         ranges[shared] = max(ranges.get(shared, 0.0), value)
     return {name: float(f"{value:.4g}") for name, value in ranges.items()}
+
+
+def without_first_blocks(ranges: Mapping[str, float], count: int) -> dict[str, float]:
+    """The ranges but those of the stem's first `count` blocks."""
+    first = {f"lr_stem.blocks.{block}" for block in range(count)}
+    return {name: value for name, value in ranges.items() if name.rpartition(".")[0] not in first}
 
 
 def agreement(

@@ -10,6 +10,8 @@ import typer
 from linearsr.cli.console import debugging, failure, say, shown, stop, write_json
 from linearsr.cli.outputs import check_folder
 
+_FIRST_BLOCKS = 16
+"""So many of the stem's may be left in floating point."""
 _LEAST_AGREEMENT = 45.0
 """PSNR in dB against float32 below which an image is not the same any more."""
 _MOST_PHOTOS = 6
@@ -83,7 +85,13 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
 def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     import torch
 
-    from linearsr.backends.int8_ranges import agreement, lr_images, observed_ranges, write_with_ranges
+    from linearsr.backends.int8_ranges import (
+        agreement,
+        lr_images,
+        observed_ranges,
+        without_first_blocks,
+        write_with_ranges,
+    )
     from linearsr.checkpoints import resolve_folder
     from linearsr.images.files import list_images
     from linearsr.model_folder import default_model_folder
@@ -99,12 +107,21 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     ranges = observed_ranges(reference, lr_images(seen))
     if not ranges:
         stop(f"{source} has no convolutions that can compute in 8 bits")
-    write_with_ranges(folder, output, ranges)
     if not supported():
+        write_with_ranges(folder, output, ranges)
         note = f"{len(ranges)} ranges; this processor has no fast 8-bit arithmetic, so they were not tried"
         return {"ranges": len(ranges), "psnr_db": None, "note": note}
-    decibels = agreement(LinearSRPipeline.from_pretrained(output, device="cpu"), reference, lr_images(unseen))
-    if min(decibels) < _LEAST_AGREEMENT:
+    found = ranges
+    # what the first blocks round away goes through all the others, so these go back to floating point first
+    for first in range(0, _FIRST_BLOCKS + 1, 2):
+        ranges = without_first_blocks(found, first)
+        write_with_ranges(folder, output, ranges)
+        decibels = agreement(
+            LinearSRPipeline.from_pretrained(output, device="cpu"), reference, lr_images(unseen)
+        )
+        if min(decibels) >= _LEAST_AGREEMENT:
+            break
+    else:
         write_with_ranges(folder, output, {})
         stop(
             f"8 bits are too coarse for this model: {min(decibels):.1f} dB from float32 on an unseen photo, "
