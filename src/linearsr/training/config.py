@@ -32,7 +32,9 @@ class TrainConfig(Section):
     """One training run. Progress is counted in images, so it does not depend on the batch size."""
 
     run_dir: Path
-    stage: Annotated[CodecStage | StemStage | FlowStage | DistillStage | TaggerStage, Field(discriminator="kind")]
+    stage: Annotated[
+        CodecStage | StemStage | FlowStage | DistillStage | TaggerStage, Field(discriminator="kind")
+    ]
     data: DataConfig
     validation: ValidationConfig
     optimizer: OptimizerConfig = OptimizerConfig()

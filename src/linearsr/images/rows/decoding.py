@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -92,7 +92,8 @@ def _header(path: Path) -> Image.Image:
     found = (opens for opens, accepts in map(Image.OPEN.__getitem__, _FORMATS) if accepts and accepts(begin))
     if (opens := next(found, None)) is None:
         raise ImageError(path, "is no PNG, TIFF or JPEG, which alone are read in strips; convert it to one")
-    header = opens(os.fspath(path), path)
+    # a path does as well as a file, which the image would then not close
+    header = opens(cast(IO[bytes], os.fspath(path)), os.fspath(path))
     if header.format == "PNG" and "exif" not in header.info:
         # Pillow would decode all pixels to see whether EXIF follows them
         with open(path, "rb") as file:
