@@ -51,6 +51,7 @@ def ms_ssim(image: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: a side below 176.
     """
+    _require_alike(image, reference)
     _require_side("MS-SSIM", image, MS_SSIM_LEAST_SIDE)
     return float(ms_ssim_values(image, reference).mean())
 
