@@ -1,5 +1,6 @@
 """The command `linearsr`. What a command needs beyond its own options is imported when it runs."""
 
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -50,6 +51,8 @@ def linearsr(
 
 def main() -> None:
     """The console entry point."""
+    # Threads that wait for each other by spinning make a busy machine ten times slower. OpenMP reads this with torch.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     signal.signal(signal.SIGTERM, _terminate)
     app()
 
