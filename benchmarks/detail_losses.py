@@ -2,7 +2,8 @@
 
     python benchmarks/detail_losses.py configs/default/distill.yaml -o runs/detail_losses --images 1500 --hr PHOTOS
 
-Every run starts from the weights that the config names and has L1 beside the loss of its row. A run that is finished is
+Every run starts from the weights that the config names and has L1 beside the loss of its row; the weight of the
+discriminator, where there is one, is the config's. A run that is finished is
 not made again.
 """
 
@@ -31,7 +32,7 @@ from linearsr.pipeline import PipelineConfig
 from linearsr.training.config import load_config
 from linearsr.training.trainer import Trainer
 
-ADVERSARIAL = "stage.adversarial=0.07"
+UNJUDGED = "stage.adversarial=0"
 WEIGHTS = {"gradient": 1.0, "focal_frequency": 1.0, "ms_ssim": 0.5, "haarpsi": 0.5}
 
 
@@ -42,13 +43,13 @@ def formulas(**weights: float) -> str:
 
 def rows(teacher: Path | None) -> dict[str, list[str]]:
     """Name of a row -> what its run sets."""
-    taught = {"+ the teacher's sample": [f"stage.teacher={teacher}"]} if teacher else {}
+    taught = {"+ the teacher's sample": [UNJUDGED, f"stage.teacher={teacher}"]} if teacher else {}
     return {
-        "L1": [],
-        **{f"+ {name}": [formulas(**{name: weight})] for name, weight in WEIGHTS.items()},
+        "L1": [UNJUDGED],
+        **{f"+ {name}": [UNJUDGED, formulas(**{name: weight})] for name, weight in WEIGHTS.items()},
         **taught,
-        "+ adversarial": [ADVERSARIAL],
-        "+ adversarial, all formulas": [ADVERSARIAL, formulas(**WEIGHTS)],
+        "+ adversarial": [],
+        "+ adversarial, all formulas": [formulas(**WEIGHTS)],
     }
 
 
@@ -58,7 +59,6 @@ def train(config: Path, run_dir: Path, images: int, changes: list[str]) -> Path:
         f"total_images={images}",
         f"save_every_images={images}",
         f"validation.every_images={2 * images}",
-        "stage.adversarial=0",
         formulas(),
     ]
     if not (run_dir / "knee.json").exists():

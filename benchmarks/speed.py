@@ -35,12 +35,13 @@ _LOAD = (
 print(time.perf_counter() - t)"
 )
 _PEAK = """
-import json, resource, sys
+import sys
 import numpy as np
 from linearsr import LinearSRPipeline
+from linearsr.evaluation.timing import with_peak
 pipe = LinearSRPipeline.from_pretrained()
-pipe(np.random.default_rng(0).random((int(sys.argv[1]),) * 2 + (3,), dtype=np.float32), num_inference_steps=1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+image = np.random.default_rng(0).random((int(sys.argv[1]),) * 2 + (3,), dtype=np.float32)
+print(with_peak(lambda: pipe(image, num_inference_steps=1), pipe.device)[1] / 2**30)
 """
 
 

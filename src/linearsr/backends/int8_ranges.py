@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from linearsr.checkpoints import write_json
 from linearsr.images.convert import ImageInput
@@ -55,11 +56,11 @@ def without_first_blocks(ranges: Mapping[str, float], count: int) -> dict[str, f
 
 
 def agreement(
-    found: LinearSRPipeline, reference: LinearSRPipeline, images: Sequence[ImageInput]
+    pipeline: LinearSRPipeline, images: Sequence[ImageInput], expected: Sequence[Tensor]
 ) -> list[float]:
-    """PSNR in dB between the results of two pipelines, for each image."""
-    pairs = zip(*(pipe(images, output_type="pt").images for pipe in (found, reference)), strict=True)
-    return [float(-10 * torch.log10((a - b).square().mean())) for a, b in pairs]
+    """PSNR in dB between the results (C, H, W) for images and those that are expected, for each image."""
+    found = pipeline(images, output_type="pt").images
+    return [float(-10 * torch.log10((a - b).square().mean())) for a, b in zip(found, expected, strict=True)]
 
 
 def write_with_ranges(source: Path, folder: Path, ranges: dict[str, float]) -> None:

@@ -111,14 +111,14 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
         write_with_ranges(folder, output, ranges)
         note = f"{len(ranges)} ranges; this processor has no fast 8-bit arithmetic, so they were not tried"
         return {"ranges": len(ranges), "psnr_db": None, "note": note}
+    images = lr_images(unseen)
+    expected = reference(images, output_type="pt").images
     found = ranges
     # what the first blocks round away goes through all the others, so these go back to floating point first
     for first in range(0, _FIRST_BLOCKS + 1, 2):
         ranges = without_first_blocks(found, first)
         write_with_ranges(folder, output, ranges)
-        decibels = agreement(
-            LinearSRPipeline.from_pretrained(output, device="cpu"), reference, lr_images(unseen)
-        )
+        decibels = agreement(LinearSRPipeline.from_pretrained(output, device="cpu"), images, expected)
         if min(decibels) >= _LEAST_AGREEMENT:
             break
     else:

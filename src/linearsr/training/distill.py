@@ -24,7 +24,7 @@ from linearsr.training.detail_losses import FORMULAS, l1
 from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
-from linearsr.training.objective import Batch, Part
+from linearsr.training.objective import Batch, Part, states_of_parts
 
 _ROLLOUT_STREAM = 0x0110
 _HALF = 0.5
@@ -178,10 +178,7 @@ class DistillObjective(FlowObjective):
         return sample(_velocity(self.teacher, condition), noise, [*self.stage.teacher_times, 0.0])
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        states: dict[str, dict[str, Tensor]] = {"flow": {}, "discriminator": {}}
-        for name, tensor in state.items():
-            part, _, rest = name.partition(".")
-            states[part][rest] = tensor
+        states = states_of_parts(state, ("flow", "discriminator"))
         parts = dict(super().parts(states["flow"]))
         if self.discriminator is not None:
             judge = Discriminator.from_state(

@@ -31,7 +31,7 @@ from linearsr.training.guidance import (
     undisturbed,
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
-from linearsr.training.objective import Batch, Objective, Part
+from linearsr.training.objective import Batch, Objective, Part, states_of_parts
 from linearsr.training.section import Section
 from linearsr.training.times import TimeLaw
 
@@ -259,10 +259,7 @@ class FlowObjective(Objective):
         return {name: self.codec.decode(estimate, decoded) for name, estimate in estimates.items()}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        states: dict[str, dict[str, Tensor]] = {"transformer": {}, "lr_stem": {}, "guidance": {}}
-        for name, tensor in state.items():
-            part, _, rest = name.partition(".")
-            states[part][rest] = tensor
+        states = states_of_parts(state, ("transformer", "lr_stem", "guidance"))
         transformer = states["transformer"]
         if self.stage.lora is not None:
             transformer = merge_lora(transformer, self.stage.lora)

@@ -1,7 +1,7 @@
 """What the trainer asks of a stage: the network to train, its loss on a batch, its prediction on a validation image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,15 @@ class Batch(NamedTuple):
     """(B, V): 1 for the tags of the photo, 0 for the others; V is 0 where the stage has no vocabulary."""
     seeds: list[int]
     """One for each sample."""
+
+
+def states_of_parts(state: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """A network's state, cut apart by the first component of its names, which must be among `parts`."""
+    states: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        states[part][rest] = tensor
+    return states
 
 
 class Part(Protocol):
