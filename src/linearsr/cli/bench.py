@@ -9,6 +9,7 @@ import typer
 
 from linearsr.cli.console import FAILED, debugging, failure, say, shown, stop, write_json
 from linearsr.cli.loading import DType, choose_device, load_pipeline
+from linearsr.cli.options import BuiltInOrModel, JsonDocument, Threads
 
 if TYPE_CHECKING:
     from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
@@ -18,9 +19,7 @@ _SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 
 
 def bench(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id. Default: the model built in.")
-    ] = None,
+    model: BuiltInOrModel = None,
     sizes: Annotated[
         str,
         typer.Option(
@@ -51,8 +50,8 @@ def bench(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[DType, typer.Option("--dtype", help="Type of the weights.")] = DType.auto,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    threads: Threads = None,
+    as_json: JsonDocument = False,
 ) -> None:
     """Measure parameters, multiply-accumulates, times and memory of a model at one or more sizes.
 

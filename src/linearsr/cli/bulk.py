@@ -12,8 +12,8 @@ import typer
 from linearsr.cli.bulk_progress import BulkProgress
 from linearsr.cli.console import FAILED, INTERRUPTED, debugging, failure, say, stop
 from linearsr.cli.loading import DType
+from linearsr.cli.options import ColourFixed, Fidelity, Model, Quality, Scale, Seed, Steps, WeightType
 from linearsr.cli.outputs import Format
-from linearsr.cli.upscale import ColourFix
 
 if TYPE_CHECKING:
     from linearsr.serving.bulk import Report, Result
@@ -57,33 +57,22 @@ def batch(
         str | None,
         typer.Option(help="Ray cluster: auto, or HOST:PORT. Default: RAY_ADDRESS, else this machine."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id (owner/name) of a model. Default: the one built in.")
-    ] = None,
-    scale: Annotated[float, typer.Option(min=1, max=8, help="How many times larger, per side.")] = 4.0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Evaluations of the network. Default: the model's.")
-    ] = None,
-    fidelity: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="From 0, most detail, to 1, least distortion. Default: the model's."),
-    ] = None,
+    model: Model = None,
+    scale: Scale = 4.0,
+    steps: Steps = None,
+    fidelity: Fidelity = None,
     tags: Annotated[
         str | None, typer.Option(help="What is in all of the images, as for linearsr upscale.")
     ] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(min=0, help="How strongly tags guide. Default: the model's.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the noise: same seed, same result.")
-    ] = 0,
+    seed: Seed = 0,
     device: Annotated[Device, typer.Option(help="What the workers compute on.")] = Device.auto,
-    dtype: Annotated[DType, typer.Option(help="Type of the weights and of the arithmetic.")] = DType.auto,
-    color_fix: Annotated[
-        ColourFix | None, typer.Option(help="Take the input's colours. Default: as the model needs it.")
-    ] = None,
+    dtype: WeightType = DType.auto,
+    color_fix: ColourFixed = None,
     format: Annotated[Format, typer.Option(help="Type of the results.")] = Format.png,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    quality: Quality = 95,
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, max=178_956_970, help="Refuse inputs with more pixels. Default: 64 million."),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from linearsr.cli.console import debugging, failure, say, shown, stop, write_json
+from linearsr.cli.options import JsonDocument
 from linearsr.cli.outputs import check_folder
 
 _FIRST_BLOCKS = 16
@@ -43,7 +44,7 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into a folder that has files.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonDocument = False,
 ) -> None:
     """Convert a model: SANA's weights to a LinearSR to be trained, or a LinearSR to a faster form."""
     check_folder(output)

@@ -8,6 +8,7 @@ import typer
 from linearsr.cli.batch import run_batch
 from linearsr.cli.console import BatchProgress, shown, stop
 from linearsr.cli.inputs import Job, find_sources, plan
+from linearsr.cli.options import JsonLines, Overwrite
 from linearsr.cli.outputs import check_folder
 
 
@@ -23,8 +24,8 @@ def degrade(
     ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
+    overwrite: Overwrite = False,
+    as_json: JsonLines = False,
 ) -> None:
     """Degrade HR photos: blur, resize, noise and JPEG, as in Real-ESRGAN, or as a print or a phone would.
 

@@ -26,6 +26,7 @@ from linearsr.cli.evaluate_inputs import (
     report_check,
 )
 from linearsr.cli.loading import DType, choose_device
+from linearsr.cli.options import JsonDocument, Steps
 from linearsr.cli.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -54,9 +55,7 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the degradation and the model's noise.")
     ] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Evaluations of the network. Default: the model's.")
-    ] = None,
+    steps: Steps = None,
     fidelity: Annotated[
         float | None, typer.Option(min=0, max=1, help="0: most detail, 1: least distortion.")
     ] = None,
@@ -81,7 +80,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure anew what is in OUT_DIR.")] = False,
     device: Annotated[str, typer.Option(help="Of the model and of networks that measure.")] = "auto",
     dtype: Annotated[DType, typer.Option(help="Of the model's weights.")] = DType.auto,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonDocument = False,
 ) -> None:
     """Measure results: PRED_DIR against HR_DIR, or a model on degraded photos or a test set.
 

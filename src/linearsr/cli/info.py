@@ -3,12 +3,11 @@
 import json
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from linearsr._version import __version__
 from linearsr.cli.console import debugging, stop, write_json
+from linearsr.cli.options import BuiltInOrModel, JsonDocument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,10 +18,8 @@ _NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def info(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id. Default: the model built in.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    model: BuiltInOrModel = None,
+    as_json: JsonDocument = False,
 ) -> None:
     """Describe the installation and a model: parts, experts and their spans, sizes, default settings."""
     try:

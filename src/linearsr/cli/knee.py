@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import debugging, say, shown, stop, write_json
+from linearsr.cli.options import JsonDocument
 
 if TYPE_CHECKING:
     from linearsr.training.curves import Curves
@@ -40,7 +41,7 @@ def knee(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file given with -o if it exists.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonDocument = False,
 ) -> None:
     """Find the knee of validation curves: the last checkpoint of the improvement, before plateau and oscillation.
 

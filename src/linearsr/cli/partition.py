@@ -7,6 +7,7 @@ import typer
 
 from linearsr.cli.console import console, debugging, failure, shown, stop, write_json
 from linearsr.cli.loading import DType, load_pipeline
+from linearsr.cli.options import JsonDocument
 
 if TYPE_CHECKING:
     from linearsr.flow.partition import Partition
@@ -31,7 +32,7 @@ def partition(
         Path | None, typer.Option(metavar="PNG", help="Draw the cosines and the boundaries.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the figure if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonDocument = False,
 ) -> None:
     """Find the boundaries between experts: times whose gradients agree share one.
 

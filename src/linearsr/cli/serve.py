@@ -7,6 +7,7 @@ import typer
 
 from linearsr.cli.console import debugging, failure, say, shown, stop
 from linearsr.cli.loading import DType
+from linearsr.cli.options import Model, WeightType
 
 _KEYS_VARIABLE = "LINEARSR_API_KEYS"
 
@@ -16,14 +17,12 @@ def serve(
         str, typer.Option(help="Address to listen at; 0.0.0.0 for every network of this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id (owner/name) of a model. Default: the one built in.")
-    ] = None,
+    model: Model = None,
     device: Annotated[
         list[str] | None,
         typer.Option(help="auto, cpu, cuda, cuda:1, ...; repeat it for a worker on each. Default: auto."),
     ] = None,
-    dtype: Annotated[DType, typer.Option(help="Type of the weights and of the arithmetic.")] = DType.auto,
+    dtype: WeightType = DType.auto,
     data: Annotated[
         Path | None,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import FAILED, BatchProgress, debugging, one_line, say, shown, stop, write_json
+from linearsr.cli.options import JsonDocument
 
 if TYPE_CHECKING:
     from linearsr.evaluation.study.folders import Scene
@@ -76,7 +77,7 @@ def study(
         float,
         typer.Option(min=0, max=1, help="With --score: leave out who repeats fewer answers than this share."),
     ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonDocument = False,
 ) -> None:
     """Ask people which result they prefer: a blinded study in one offline page.
 

@@ -9,15 +9,11 @@ from linearsr.cli.batch import pending, run_batch
 from linearsr.cli.console import BatchProgress, shown
 from linearsr.cli.inputs import Job, find_sources
 from linearsr.cli.loading import load_tagger
+from linearsr.cli.options import Images, JsonLines
 
 
 def tag(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT", help="Images, folders (searched to the bottom) or patterns as '*.jpg'."
-        ),
-    ],
+    inputs: Images,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub id of a model with a tagger. Default: the one built in.")
     ] = None,
@@ -40,7 +36,7 @@ def tag(
         int | None, typer.Option(min=1, help="At most so many tags an image. Default: the tagger's number.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
+    as_json: JsonLines = False,
 ) -> None:
     """Say what is in photos, the surest first, with scores from 0 to 1.
 

@@ -21,6 +21,7 @@ from linearsr.cli.console import (
     stop,
     write_json,
 )
+from linearsr.cli.options import Threads
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -56,7 +57,7 @@ def train(
     json: Annotated[
         bool, typer.Option("--json", help="With --dry-run: one JSON document on stdout.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Train a model, or one part of it, as a config says.
 

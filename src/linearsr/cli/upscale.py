@@ -1,6 +1,5 @@
 """`linearsr upscale`: photos in, better photos out."""
 
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,26 +10,26 @@ from linearsr.cli.batch import no_work, pending, run_batch
 from linearsr.cli.console import say, shown
 from linearsr.cli.inputs import find_sources, plan, split_results
 from linearsr.cli.loading import DType
+from linearsr.cli.options import (
+    ColourFixed,
+    Fidelity,
+    Images,
+    JsonLines,
+    Model,
+    Overwrite,
+    Quality,
+    Scale,
+    Seed,
+    Steps,
+    WeightType,
+)
 from linearsr.cli.outputs import Format, output_place
 from linearsr.cli.upscaling import Upscaling
 from linearsr.cli.workers import Workers
 
 
-class ColourFix(str, Enum):
-    """Where low frequencies or mean and deviation of the colours are taken from the input."""
-
-    none = "none"
-    wavelet = "wavelet"
-    adain = "adain"
-
-
 def upscale(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT", help="Images, folders (searched to the bottom) or patterns as '*.jpg'."
-        ),
-    ],
+    inputs: Images,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -39,17 +38,10 @@ def upscale(
             help="A file for one image, a folder otherwise. Default: beside each input, as NAME_x4.png.",
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id (owner/name) of a model. Default: the one built in.")
-    ] = None,
-    scale: Annotated[float, typer.Option(min=1, max=8, help="How many times larger, per side.")] = 4.0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Evaluations of the network. Default: the model's.")
-    ] = None,
-    fidelity: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="From 0, most detail, to 1, least distortion. Default: the model's."),
-    ] = None,
+    model: Model = None,
+    scale: Scale = 4.0,
+    steps: Steps = None,
+    fidelity: Fidelity = None,
     tags: Annotated[
         str | None,
         typer.Option(
@@ -61,21 +53,17 @@ def upscale(
         float | None,
         typer.Option(min=0, help="How strongly tags guide; 1 costs no second pass. Default: the model's."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the noise: same seed, same result.")
-    ] = 0,
+    seed: Seed = 0,
     device: Annotated[
         str,
         typer.Option(help="auto, cpu, cuda, mps, ...; several, as cuda:0,cuda:1, each take the next image."),
     ] = "auto",
-    dtype: Annotated[DType, typer.Option(help="Type of the weights and of the arithmetic.")] = DType.auto,
-    color_fix: Annotated[
-        ColourFix | None, typer.Option(help="Take the input's colours. Default: as the model needs it.")
-    ] = None,
+    dtype: WeightType = DType.auto,
+    color_fix: ColourFixed = None,
     format: Annotated[
         Format | None, typer.Option(help="Type of the results. Default: that of -o FILE, else png.")
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    quality: Quality = 95,
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, help="Refuse inputs with more pixels. Default: 64 million."),
@@ -86,11 +74,11 @@ def upscale(
             min=0, help="GiB that an image may take; larger ones go in strips. Default: what is free."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    overwrite: Overwrite = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say how much memory each image needs, and what is done.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")] = False,
+    as_json: JsonLines = False,
 ) -> None:
     """Upscale photos: images, folders, or patterns.
 
