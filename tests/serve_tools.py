@@ -40,8 +40,8 @@ def serving(model: Path, data: Path, **settings: Any) -> Iterator[TestClient]:
         yield client
 
 
-def image(width: int = 12, height: int = 10, format: str = "PNG", **options: Any) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def image(width: int = 12, height: int = 10, format: str = "PNG", seed: int = 0, **options: Any) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).save(file, format, **options)
     return file.getvalue()

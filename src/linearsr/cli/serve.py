@@ -30,6 +30,9 @@ def serve(
         ),
     ] = None,
     keep: Annotated[float, typer.Option(min=1, help="Seconds that results are kept.")] = 3600,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Waiting images of one size and options that go through a GPU at once.")
+    ] = 1,
     max_queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are refused (429).")] = 32,
     max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
     max_pixels: Annotated[
@@ -68,6 +71,7 @@ def serve(
         dtype=dtype.value,
         api_keys=_read_keys(api_keys),
         cors_origins=tuple(cors_origin or ()),
+        max_batch=max_batch,
         max_queue=max_queue,
         max_bytes=int(max_mib * MIB),
         max_pixels=max_pixels,

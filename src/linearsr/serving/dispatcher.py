@@ -171,18 +171,30 @@ class Dispatcher:
             await self._ensure_ready(worker)
             async with self._arrival:
                 await self._arrival.wait_for(lambda: self._waiting)
-                job = self._waiting.pop(0)
-                self._running[job.id] = job, worker
+                jobs = self._take()
+                self._running |= {job.id: (job, worker) for job in jobs}
             try:
-                await self._work(job, worker)
+                await self._work(jobs, worker)
             except Exception:
-                _log.exception("job %s could not be carried out", job.id)
+                _log.exception("jobs %s could not be carried out", ", ".join(job.id for job in jobs))
                 with contextlib.suppress(Exception):
-                    await self._finish(job, "failed", "the server failed; its log says why")
-            del self._running[job.id]
-            if job.live:
-                await self._requeue(job)
-            self._tell(job)
+                    for job in jobs:
+                        await self._finish(job, "failed", "the server failed; its log says why")
+            for job in reversed(jobs):
+                del self._running[job.id]
+                if job.live:
+                    await self._requeue(job)
+            self._tell(*jobs)
+
+    def _take(self) -> list[Job]:
+        """The next job out of the queue, and those that a worker may do in one go with it."""
+        kind = _kind(self._waiting[0])
+        alike = [job for job in self._waiting if _kind(job) == kind]
+        # guidance is each image's own
+        jobs = alike[: 1 if self.card.guided else self._settings.max_batch]
+        for job in jobs:
+            self._waiting.remove(job)
+        return jobs
 
     async def _ensure_ready(self, worker: WorkerHandle) -> None:
         pause = _FIRST_PAUSE
@@ -194,38 +206,46 @@ class Dispatcher:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _work(self, job: Job, worker: WorkerHandle) -> None:
-        job.status, job.started = "running", time.time()
-        job.attempts += 1
-        await to_thread(self._store.save, job)
-        self._tell(job, *self._waiting)
-
-        def on_step(step: int) -> None:
-            job.step = min(step, job.steps)
-            self._tell(job)
-
+    async def _work(self, jobs: list[Job], worker: WorkerHandle) -> None:
+        """Have jobs done. Those that are live after it, as the worker died or several took too long, go on later."""
+        for job in jobs:
+            job.status, job.started = "running", time.time()
+            job.attempts += 1
+            await to_thread(self._store.save, job)
+        self._tell(*jobs, *self._waiting)
         begun = time.monotonic()
         try:
-            if job.live:
-                answer = await asyncio.wait_for(
-                    worker.run(self._task(job), on_step), self._settings.max_seconds
-                )
-                await self._conclude(job, answer)
+            await asyncio.wait_for(self._carry_out(jobs, worker), self._settings.max_seconds)
         except asyncio.TimeoutError:
             await worker.stop()
             limit = (
                 f"it took longer than the {self._settings.max_seconds:g} s allowed: make the image smaller"
             )
-            await self._finish(job, "failed", limit)
+            if len(jobs) == 1:
+                await self._finish(jobs[0], "failed", limit)
         except WorkerDied as death:
             await worker.stop()
-            if job.live:  # else it was we who ended it
-                _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
-            if job.attempts >= _MOST_ATTEMPTS:
-                await self._finish(job, "failed", "the server could not work on this image: make it smaller")
+            for job in jobs:
+                if job.live:  # else it was we who ended it
+                    _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
+                if job.attempts >= _MOST_ATTEMPTS:
+                    lost = "the server could not work on this image: make it smaller"
+                    await self._finish(job, "failed", lost)
         finally:
-            self._seconds.append(time.monotonic() - begun)
-            self._metrics.job_seconds.observe(time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            self._seconds.append(seconds / len(jobs))
+            for _ in jobs:
+                self._metrics.job_seconds.observe(seconds)
+
+    async def _carry_out(self, jobs: list[Job], worker: WorkerHandle) -> None:
+        wanted = {job.id: job for job in jobs if job.live}
+        async for answer in worker.run([self._task(job) for job in wanted.values()]):
+            job = wanted[answer["id"]]
+            if answer["event"] == "step":
+                job.step = min(answer["step"], job.steps)
+                self._tell(job)
+            else:
+                await self._conclude(job, answer)
 
     def _task(self, job: Job) -> Message:
         options = dict(job.options)
@@ -265,7 +285,8 @@ class Dispatcher:
 
     async def _stop_if_working(self, job: Job, worker: WorkerHandle) -> None:
         await asyncio.sleep(_CANCEL_GRACE)
-        if self._running.get(job.id, (job, None))[1] is worker:
+        in_work = [other for other, its_worker in self._running.values() if its_worker is worker]
+        if job in in_work and not any(other.live for other in in_work):
             await worker.stop()
 
     async def _expire(self) -> None:
@@ -286,3 +307,11 @@ class Dispatcher:
             change = self._changes.pop(job.id, None)
             if change is not None:
                 change.set()
+
+
+def _kind(job: Job) -> object:
+    """What is equal for jobs that can be done in one go: images of one size with the same options, not tried before."""
+    if job.do != "upscale" or job.attempts:
+        return job.id
+    each_own = {"seed", "format", "quality"}
+    return job.width, job.height, {name: job.options[name] for name in job.options.keys() - each_own}

@@ -21,6 +21,8 @@ class ServeSettings:
     """Where there are any, everything under /v1 needs one of them."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other sites' pages that may use this server."""
+    max_batch: int = 1
+    """Jobs of one size and the same options that a worker does in one go."""
     max_queue: int = 32
     """Jobs that may wait; more are refused."""
     max_bytes: int = 32 * MIB

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from linearsr.serving.worker import Message
@@ -65,20 +65,20 @@ class WorkerHandle:
         card: Message = answer["card"]
         return card
 
-    async def run(self, task: Message, on_step: Callable[[int], None]) -> Message:
-        """Have a task done: the event that ends it.
+    async def run(self, tasks: Sequence[Message]) -> AsyncIterator[Message]:
+        """Have tasks done: what is told of them, up to the event that ends the last one.
 
         Raises:
-            WorkerDied: before it was done.
+            WorkerDied: before all were done.
         """
-        await self._send(task)
-        while True:
+        await self._send({"tasks": tasks})
+        unfinished = {task["id"] for task in tasks}
+        while unfinished:
             answer = await self._receive()
-            if answer.get("id") != task["id"]:
-                continue
-            if answer["event"] != "step":
-                return answer
-            on_step(answer["step"])
+            if answer.get("id") in unfinished:
+                if answer["event"] != "step":
+                    unfinished.remove(answer["id"])
+                yield answer
 
     async def cancel(self, job_id: str) -> None:
         """Ask for the task to be dropped at its next step."""

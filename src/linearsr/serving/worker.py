@@ -3,12 +3,14 @@
 It alone decodes what strangers send and holds torch, so whatever happens to it, the server lives on and starts
 another. When its stdin closes, the server is gone, and it ends at once.
 
-Into it goes a task, {"do": "upscale" or "tags", "id", "input", ...}, or {"cancel": id}.
+Into it go {"tasks": [...]}, each of them {"do": "upscale" or "tags", "id", "input", ...}, and {"cancel": id}. Several
+tasks are to be done in one go: images that are alike in size and options but for the seed.
 Out of it come {"event": "ready", "card": ...} or {"event": "unusable", "message"}, and for a task any number of
 {"event": "step", "id", "step"} and one of {"event": "done", "id", ...}, {"event": "failed", "id", "message"} and
 {"event": "cancelled", "id"}.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -36,7 +38,7 @@ class Worker:
 
     def __init__(self, pipeline: "LinearSRPipeline", answers: TextIO) -> None:
         self._pipeline, self._answers = pipeline, answers
-        self._tasks: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[list[Message]] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
 
     def run(self, lines: TextIO) -> None:
@@ -44,9 +46,11 @@ class Worker:
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
         say(self._answers, event="ready", card=card(self._pipeline))
         while True:
-            task = self._tasks.get()
-            say(self._answers, id=task["id"], **self._answer(task))
-            self._cancelled.discard(task["id"])
+            tasks = self._tasks.get()
+            results = self._upscale_together(tasks) if len(tasks) > 1 else {}
+            for task in tasks:
+                say(self._answers, id=task["id"], **self._answer(task, results.pop(task["id"], None)))
+                self._cancelled.discard(task["id"])
 
     def _listen(self, lines: TextIO) -> None:
         for line in lines:
@@ -54,23 +58,50 @@ class Worker:
             if "cancel" in message:
                 self._cancelled.add(message["cancel"])
             else:
-                self._tasks.put(message)
+                self._tasks.put(message["tasks"])
         os._exit(0)
 
-    def _answer(self, task: Message) -> Message:
-        work = self._upscale if task["do"] == "upscale" else self._tags
+    def _upscale_together(self, tasks: list[Message]) -> dict[str, "Picture"]:
+        """The results of tasks in one go, where that can be done: a task that has none here is to be done alone."""
+        pictures: dict[str, Picture] = {}
+        with warnings.catch_warnings():
+            # each is read once more, when what there is to warn of is told
+            warnings.simplefilter("ignore")
+            for task in tasks:
+                with contextlib.suppress(Exception):
+                    pictures[task["id"]] = self._read(task)
+
+        def on_step(pipeline: object, step: int, time: float, state: object) -> None:
+            if self._cancelled.issuperset(pictures):
+                raise Cancelled
+            for task_id in pictures:
+                say(self._answers, event="step", id=task_id, step=step + 1)
+
+        asked = dict(tasks[0]["options"])
+        del asked["seed"]
+        seeds = [task["options"]["seed"] for task in tasks if task["id"] in pictures]
+        try:
+            options = self._pipeline.options(
+                steps=asked.pop("num_inference_steps"), callback=on_step, **asked
+            )
+            results = self._pipeline.upscale_together(list(pictures.values()), seeds, options)
+        except Exception:
+            return {}
+        return dict(zip(pictures, results, strict=True))
+
+    def _answer(self, task: Message, result: "Picture | None") -> Message:
         try:
             with warnings.catch_warnings(record=True) as notes:
                 warnings.simplefilter("ignore")
                 warnings.filterwarnings("always", category=UserWarning)
-                result = work(task)
+                done = self._upscale(task, result) if task["do"] == "upscale" else self._tags(task)
         except Cancelled:
             return {"event": "cancelled"}
         except Exception as error:
             return {"event": "failed", "message": reason(error, task)}
-        return {"event": "done", **result, "warnings": [plain(str(note.message), task) for note in notes]}
+        return {"event": "done", **done, "warnings": [plain(str(note.message), task) for note in notes]}
 
-    def _upscale(self, task: Message) -> Message:
+    def _upscale(self, task: Message, result: "Picture | None") -> Message:
         from linearsr.images.io import write_image
 
         def on_step(pipeline: object, step: int, time: float, state: object) -> None:
@@ -78,7 +109,8 @@ class Worker:
             say(self._answers, event="step", id=task["id"], step=step + 1)
 
         picture = self._read(task)
-        result = self._pipeline.upscale(picture, **task["options"], callback_on_step_end=on_step)
+        if result is None:
+            result = self._pipeline.upscale(picture, **task["options"], callback_on_step_end=on_step)
         self._go_on(task)
         target = Path(task["output"])
         write_image(result, target, overwrite=True, quality=task["quality"])
