@@ -89,7 +89,7 @@ def batch(
     What became of each image stands in DST/report.parquet; an image that fails stops nothing.
     """
     try:
-        from linearsr.serving.bulk import BulkError, Cluster, Report, Work, make_plan, results
+        from linearsr.serving.bulk import Cluster, Report, Work, make_plan, results
     except ImportError as error:
         if debugging():
             raise
@@ -110,7 +110,8 @@ def batch(
     try:
         plan = make_plan(source, output, suffix, shards=shards, overwrite=overwrite)
         report = Report(plan.places.target)
-    except (BulkError, OSError) as error:
+    # each kind of store has errors of its own
+    except Exception as error:
         if debugging():
             raise
         stop(failure(error))
@@ -121,7 +122,7 @@ def batch(
         partial(load, model, device.value, dtype.value),
         Cluster(address, workers, threads, use_gpu=device in (Device.auto, Device.cuda)),
     )
-    say(f"{len(plan.todo)} images to do, {len(plan.done)} done already")
+    say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
     with BulkProgress(len(plan), as_json) as progress, closing(rows):
         _follow(rows, report, progress)
     if progress.counts["failed"]:
@@ -130,8 +131,6 @@ def batch(
 
 def _follow(rows: "Iterable[Result]", report: "Report", progress: BulkProgress) -> None:
     """Until all is done, or Ctrl-C: what is known by then stands in the report either way."""
-    from linearsr.serving.bulk_store import BulkError
-
     written = time.monotonic()
     try:
         try:
@@ -143,7 +142,7 @@ def _follow(rows: "Iterable[Result]", report: "Report", progress: BulkProgress) 
                     written = time.monotonic()
         finally:
             report.write()
-    except (BulkError, OSError) as error:
+    except Exception as error:
         if debugging():
             raise
         stop(failure(error))

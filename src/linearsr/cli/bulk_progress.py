@@ -66,7 +66,7 @@ class BulkProgress:
             if self._as_json:
                 write_json(self._record(finished=False))
             elif self._bar is None:
-                say(f"{self.counts.total()} of {self._total} images, {self._pace()}")
+                say(", ".join(filter(None, (f"{self.counts.total()} of {self._total} images", self._pace()))))
 
     def finish(self, report: str) -> None:
         """Say what became of all."""

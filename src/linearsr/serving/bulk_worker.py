@@ -126,7 +126,8 @@ class BulkWorker:
                     results += ours
                     for info, content in theirs:
                         target.addfile(info, io.BytesIO(content))
-        except (OSError, tarfile.TarError) as error:
+        # a store has errors of its own
+        except Exception as error:
             return [result(item.name, "failed", error=_reason(error))]
         return results
 
