@@ -133,10 +133,10 @@ def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_
     ("arguments", "expected"),
     [
         (["--to", "int8"], "needs --photos"),
-        (["--photos", "."], "needs --photos"),
+        (["--photos", "."], "--photos are for 8 bits"),
     ],
 )
-def test_photos_go_with_int8(tiny_model: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_photos_go_with_8_bits(tiny_model: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
     result = convert(tiny_model, "-o", tmp_path / "out", *arguments)
     assert result.exit_code == 2
     assert expected in result.stderr

@@ -1,15 +1,19 @@
 """`linearsr convert`: a model in another form - started from SANA's weights, in 8 bits, for OpenVINO."""
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from linearsr.cli.console import debugging, failure, say, shown, stop, write_json
 from linearsr.cli.options import JsonDocument
 from linearsr.cli.outputs import check_folder
+
+if TYPE_CHECKING:
+    from linearsr.pipeline import LinearSRPipeline
 
 _FIRST_BLOCKS = 16
 """So many of the stem's may be left in floating point."""
@@ -23,6 +27,7 @@ class Form(str, Enum):
 
     model = "model"
     int8 = "int8"
+    openvino = "openvino"
 
 
 def convert(
@@ -36,10 +41,15 @@ def convert(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the converted model.")
     ],
     to: Annotated[
-        Form, typer.Option(help="model: a SANA as the start of a full-size LinearSR; int8: faster on CPUs.")
+        Form,
+        typer.Option(
+            help="model: a SANA as the start of a full-size LinearSR; int8: faster on CPUs; openvino: for Intel's CPUs "
+            "and GPUs."
+        ),
     ] = Form.model,
     photos: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photos on which the ranges for 8 bits are found.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Photos on which the ranges for 8 bits are found and checked."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into a folder that has files.")
@@ -50,10 +60,12 @@ def convert(
     check_folder(output)
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         stop(f"{shown(output)} has files already: name another folder, or add --overwrite")
-    if (photos is None) == (to is Form.int8):
-        stop("--to int8 needs --photos, a folder of photos, and nothing else takes it")
+    if to is Form.int8 and photos is None:
+        stop("--to int8 needs --photos, a folder of photos")
+    if to is Form.model and photos is not None:
+        stop("--photos are for 8 bits: add --to int8, or --to openvino")
     try:
-        report = _to_int8(source, output, photos) if photos is not None else _to_model(source, output)
+        report = _converted(source, output, to, photos)
     except typer.Exit:
         raise
     except Exception as error:
@@ -64,6 +76,15 @@ def convert(
         write_json({"output": str(output), **report})
     else:
         say(f"{shown(output)}: {report['note']}")
+
+
+def _converted(source: str, output: Path, to: Form, photos: Path | None) -> dict[str, Any]:
+    if to is Form.model:
+        return _to_model(source, output)
+    if to is Form.openvino:
+        return _to_openvino(source, output, photos)
+    assert photos is not None
+    return _to_int8(source, output, photos)
 
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
@@ -84,57 +105,121 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
 
 
 def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
-    import torch
-
-    from linearsr.backends.int8_ranges import (
-        agreement,
-        lr_images,
-        observed_ranges,
-        without_first_blocks,
-        write_with_ranges,
-    )
-    from linearsr.checkpoints import resolve_folder
-    from linearsr.images.files import list_images
-    from linearsr.model_folder import default_model_folder
+    from linearsr.backends.int8_ranges import write_with_ranges
     from linearsr.models.int8 import supported
-    from linearsr.pipeline import LinearSRPipeline
 
-    files = list_images(photos)
-    if len(files) < 2:
-        stop(f"{shown(photos)}: two photos at least are needed, one to find ranges on and one to check them")
-    folder = default_model_folder() if source == "default" else resolve_folder(source)
-    reference = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
-    seen, unseen = files[::2][:_MOST_PHOTOS], files[1::2][:_MOST_PHOTOS]
-    ranges = observed_ranges(reference, lr_images(seen))
-    if not ranges:
-        stop(f"{source} has no convolutions that can compute in 8 bits")
+    files = _photos(photos)
+    folder, reference = _reference(source)
+    choices = _choices_of_ranges(source, reference, files)
     if not supported():
+        ranges = choices[0]
         write_with_ranges(folder, output, ranges)
         note = f"{len(ranges)} ranges; this processor has no fast 8-bit arithmetic, so they were not tried"
         return {"ranges": len(ranges), "psnr_db": None, "note": note}
-    images = lr_images(unseen)
-    expected = reference(images, output_type="pt").images
-    found = ranges
-    # what the first blocks round away goes through all the others, so these go back to floating point first
-    for first in range(0, _FIRST_BLOCKS + 1, 2):
-        ranges = without_first_blocks(found, first)
-        write_with_ranges(folder, output, ranges)
-        decibels = agreement(LinearSRPipeline.from_pretrained(output, device="cpu"), images, expected)
-        if min(decibels) >= _LEAST_AGREEMENT:
-            break
-    else:
+    ranges, decibels = _first_close(
+        reference, files, output, choices, lambda ranges: write_with_ranges(folder, output, ranges)
+    )
+    if min(decibels) < _LEAST_AGREEMENT:
         write_with_ranges(folder, output, {})
         stop(
             f"8 bits are too coarse for this model: {min(decibels):.1f} dB from float32 on an unseen photo, "
             f"and {_LEAST_AGREEMENT:.0f} are asked for; no ranges were written",
             status=1,
         )
-    note = (
-        f"{len(ranges)} ranges; PSNR against float32 on {len(decibels)} other images: "
-        f"median {median(decibels):.1f} dB, least {min(decibels):.1f} dB"
-    )
+    return _report(ranges, decibels, f"{len(ranges)} ranges")
+
+
+def _to_openvino(source: str, output: Path, photos: Path | None) -> dict[str, Any]:
+    from linearsr.backends.openvino_export import export, export_stem
+
+    files = [] if photos is None else _photos(photos)
+    folder, reference = _reference(source)
+    what = "stem, experts and codec as OpenVINO IR, weights in float16"
+    if not files:
+        export(folder, output, reference)
+        return {"ranges": 0, "psnr_db": None, "note": f"{what}; --photos DIR would add 8 bits"}
+    choices = _choices_of_ranges(source, reference, files)
+    export(folder, output, reference, choices[0])
+
+    def write(ranges: dict[str, float]) -> None:
+        if ranges:
+            export_stem(output, reference, ranges)
+        else:
+            export(folder, output, reference)
+
+    ranges, decibels = _first_close(reference, files, output, [*choices, {}], write)
+    blocks = f"{len(ranges) // 2} of {len(choices[0]) // 2} residual blocks in 8 bits"
+    return _report(ranges, decibels, f"{what}; {blocks}")
+
+
+def _photos(folder: Path) -> list[Path]:
+    from linearsr.images.files import list_images
+
+    files = list_images(folder)
+    if len(files) < 2:
+        stop(f"{shown(folder)}: two photos at least are needed, one to find ranges on and one to check them")
+    return files
+
+
+def _reference(source: str) -> tuple[Path, "LinearSRPipeline"]:
+    """A model's folder, and the model in float32 on the CPU."""
+    import torch
+
+    from linearsr.checkpoints import resolve_folder
+    from linearsr.model_folder import default_model_folder
+    from linearsr.pipeline import LinearSRPipeline
+
+    folder = default_model_folder() if source == "default" else resolve_folder(source)
+    pipeline = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+    if pipeline.config.backend != "torch":
+        stop(f"{source} is for {pipeline.config.backend} already: convert the model that it was made of")
+    return folder, pipeline
+
+
+def _choices_of_ranges(
+    source: str, reference: "LinearSRPipeline", files: list[Path]
+) -> list[dict[str, float]]:
+    """The ranges on every second photo; then without those of the stem's first blocks, always a few more.
+
+    What these round away goes through all the others.
+    """
+    from linearsr.backends.int8_ranges import lr_images, observed_ranges, without_first_blocks
+
+    ranges = observed_ranges(reference, lr_images(files[::2][:_MOST_PHOTOS]))
+    if not ranges:
+        stop(f"{source} has no convolutions that can compute in 8 bits")
+    return [without_first_blocks(ranges, first) for first in range(0, _FIRST_BLOCKS + 1, 2)]
+
+
+def _first_close(
+    reference: "LinearSRPipeline",
+    files: list[Path],
+    output: Path,
+    choices: list[dict[str, float]],
+    write: Callable[[dict[str, float]], None],
+) -> tuple[dict[str, float], list[float]]:
+    """The first of the choices that keeps the other photos close to float32, or else the last, once it is written.
+
+    Returns:
+        The ranges, and the PSNR in dB of each photo.
+    """
+    from linearsr.backends.int8_ranges import agreement, lr_images
+    from linearsr.pipeline import LinearSRPipeline
+
+    images = lr_images(files[1::2][:_MOST_PHOTOS])
+    expected = reference(images, output_type="pt").images
+    for ranges in choices:
+        write(ranges)
+        decibels = agreement(LinearSRPipeline.from_pretrained(output, device="cpu"), images, expected)
+        if min(decibels) >= _LEAST_AGREEMENT:
+            break
+    return ranges, decibels
+
+
+def _report(ranges: dict[str, float], decibels: list[float], what: str) -> dict[str, Any]:
     return {
         "ranges": len(ranges),
         "psnr_db": {"median": round(median(decibels), 2), "least": round(min(decibels), 2)},
-        "note": note,
+        "note": f"{what}; PSNR against float32 on {len(decibels)} other images: "
+        f"median {median(decibels):.1f} dB, least {min(decibels):.1f} dB",
     }
