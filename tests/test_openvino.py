@@ -1,5 +1,8 @@
 """`linearsr convert --to openvino`: the same pictures, whatever computes them."""
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from linearsr import LinearSRPipeline
 from linearsr.backends.openvino_export import export
+from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
 from linearsr.images.photos import read_rgb
 from linearsr.model_folder import default_model_folder
@@ -97,3 +101,131 @@ def test_the_default_model_is_close_to_torch(tmp_path: Path) -> None:
     export(default_model_folder(), tmp_path, reference)
     found = load(tmp_path)(photo, num_inference_steps=4, output_type="pt").images[0]
     assert psnr(found, expected) > 45
+
+
+def test_saved_again_it_is_a_model_for_torch(converted: Path, tmp_path: Path) -> None:
+    load(converted).save_pretrained(tmp_path)
+    assert load(tmp_path).config.backend == "torch"
+    assert not list(tmp_path.rglob("openvino_model.*"))
+
+
+def test_strips_of_rows_and_batches_go_through_torch(tiny_model: Path, converted: Path) -> None:
+    image = noise_image(40, 24)
+    ours, theirs = load(converted), load(tiny_model)
+    found = ours(image, stream=True, output_type="pt").images[0]
+    assert torch.equal(found, theirs(image, stream=True, output_type="pt").images[0])
+    batch = torch.rand(2, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(ours.lr_stem(batch).features, theirs.lr_stem(batch).features)
+
+
+def test_the_codec_alone_decodes(exact: Path) -> None:
+    """For programs that run the networks without torch."""
+    import openvino
+
+    pipeline = load(exact)
+    condition = pipeline.lr_stem(noise_image(8, 12)[None])
+    latent = torch.randn(1, 192, 4, 6)
+    file, exactly = exact / "codec/openvino_model.xml", {"INFERENCE_PRECISION_HINT": "f32"}
+    decode = openvino.Core().compile_model(file, "CPU", exactly)
+    given = {"latent": latent, "prediction": condition.prediction, "deviation": condition.deviation}
+    found = decode({name: value.numpy() for name, value in given.items()})["image"]
+    assert torch.allclose(torch.tensor(found), pipeline.codec.decode(latent, condition), atol=1e-4)
+
+
+def test_the_command_upscales_and_info_names_the_backend(converted: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        result = linearsr("upscale", PHOTO, "--model", converted, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (
+        json.loads(linearsr("info", converted, "--json").stdout)["model"]["settings"]["backend"] == "openvino"
+    )
+
+
+def test_photos_add_8_bits(tiny_model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(PHOTO, photos / name)
+    result = linearsr(
+        "convert", tiny_model, "--to", "openvino", "--photos", photos, "-o", tmp_path / "m", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["ranges"] == 2
+    assert report["psnr_db"]["least"] > 45
+    assert "FakeQuantize" in (tmp_path / "m/lr_stem/openvino_model.xml").read_text()
+
+
+def test_ranges_that_are_too_coarse_are_not_kept(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(PHOTO, photos / name)
+    monkeypatch.setattr("linearsr.models.int8.MARGIN", 1e4)
+    result = linearsr(
+        "convert", tiny_model, "--to", "openvino", "--photos", photos, "-o", tmp_path / "m", "--json"
+    )
+    report = json.loads(result.stdout)
+    assert report["ranges"] == 0
+    assert report["psnr_db"]["least"] > 45
+    assert "FakeQuantize" not in (tmp_path / "m/lr_stem/openvino_model.xml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "expected"),
+    [
+        ("converted", "openvino:GPU", "OpenVINO finds no GPU here: choose from CPU"),
+        ("tiny_model", "openvino", "not for OpenVINO: linearsr convert"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    model: str, device: str, expected: str, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(model)
+    result = linearsr("upscale", PHOTO, "--model", folder, "--device", device)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_network_that_is_missing_is_named(converted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(converted, folder)
+    (folder / "transformer/expert_2/openvino_model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"expert_2.openvino_model.bin: .* convert it again"):
+        load(folder)
+    (folder / "transformer/expert_2/openvino_model.bin").write_bytes(b"")
+    (folder / "lr_stem/openvino_model.xml").write_text("<net")
+    with pytest.raises(CheckpointError, match=r"lr_stem.openvino_model.xml: cannot run on CPU \("):
+        load(folder)(noise_image(8, 8))
+
+
+def test_without_openvino_one_line_says_what_to_install(
+    tiny_model: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for arguments in (
+        ["upscale", PHOTO, "--model", converted],
+        ["convert", tiny_model, "--to", "openvino", "-o", tmp_path / "m"],
+    ):
+        result = linearsr(*arguments)
+        assert result.exit_code == 2
+        assert "pip install 'linearsr[openvino]'" in result.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_is_for_openvino_already_is_not_converted(converted: Path, tmp_path: Path) -> None:
+    result = linearsr("convert", converted, "--to", "openvino", "-o", tmp_path / "m")
+    assert result.exit_code == 2
+    assert "for openvino already" in result.stderr
+
+
+def test_a_model_with_guidance_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    pipeline = load(tiny_model)
+    pipeline.guidance = object()  # type: ignore[assignment]
+    with pytest.raises(CheckpointError, match="a model with guidance"):
+        export(tiny_model, tmp_path / "m", pipeline)
