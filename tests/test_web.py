@@ -248,6 +248,7 @@ def test_what_is_no_photo_or_too_large_is_named(visit):
     enlarge(page)
     page.wait_for_selector("#status.trouble")
     assert page.inner_text("#live").startswith("notes.txt: ")
+    until(page, "unseen.hidden")
     give(page, photo("large.jpg", 300, 250, quality=5))
     status(page, "This photo has 300 × 250")
     assert page.is_disabled("#start")
@@ -345,6 +346,38 @@ def test_a_key_is_asked_for(visit):
     give(page, photo())
     enlarge(page, steps=1)
     result_seen(page)
+
+
+@pytest.mark.parametrize("mode", ["slider", "beside"])
+def test_pinched(visit, mode):
+    page = visit(390, 844, has_touch=True, is_mobile=True)
+    give(page, photo())
+    enlarge(page)
+    result_seen(page)
+    page.click(f"#mode-{mode}")
+    whole = boxes(page)
+    box = page.locator("#viewer").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    browser = page.context.new_cdp_session(page)
+
+    def touch(kind, *fingers):
+        points = [{"x": place[0], "y": place[1], "id": number} for number, place in enumerate(fingers)]
+        browser.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    # across the divider, and across the border between two panes
+    for right, down in ((1, 0), (0, 1)):
+        for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 60)):
+            fingers = [(x + side * apart * right, y + side * apart * down) for side in (-1, 1)]
+            if kind == "touchStart":
+                touch(kind, fingers[0])
+            touch(kind, *fingers)
+        touch("touchEnd")
+        until(page, "!fit.disabled")
+        near = boxes(page)
+        assert near[0] == near[1]
+        assert near[0][2] == pytest.approx(3 * whole[0][2], rel=0.1)
+        page.click("#fit")
+    assert page.evaluate("visualViewport.scale") == 1
 
 
 def test_fits_a_phone(visit):

@@ -23,7 +23,8 @@ export class Stage {
     const same = photo === this.#photo;
     this.#photo = photo;
     this.#renderStatus(photo);
-    const shown = JSON.stringify([photo.key, photo.state === "done", photo.job?.id, photo.size ?? photo.size === null, scale]);
+    const news = [photo.key, photo.state === "done", photo.state === "failed", photo.job?.id, photo.size ?? photo.size === null, scale];
+    const shown = JSON.stringify(news);
     if (shown === this.#shown) return;
     this.#shown = shown;
     this.#renderPictures(photo, scale, same).catch((error) => this.lose(photo, error));

@@ -15,14 +15,13 @@ export class Viewer {
     this.panes = [...this.root.querySelectorAll(".pane")];
     this.images = { before: $("before"), after: $("after") };
     this.divider = $("divider");
-    for (const pane of this.panes)
-      watch(pane, {
-        grab: (point) => this.#grab(point),
-        move: (x, y) => this.#change(() => this.#view.moveBy(x, y)),
-        zoom: (factor, point) => this.zoomBy(factor, point),
-        toggle: (point) => (this.#view.whole ? this.zoomBy(4, point) : this.fit()),
-        fit: () => this.fit(),
-      });
+    watch(this.panes, {
+      grab: (point) => this.#grab(point),
+      move: (x, y) => this.#change(() => this.#view.moveBy(x, y)),
+      zoom: (factor, point) => this.zoomBy(factor, point),
+      toggle: (point) => (this.#view.whole ? this.zoomBy(4, point) : this.fit()),
+      fit: () => this.fit(),
+    });
     this.divider.addEventListener("input", () => this.#slide(this.divider.value / 100));
     $("zoom-in").addEventListener("click", () => this.zoomBy(1.5));
     $("zoom-out").addEventListener("click", () => this.zoomBy(1 / 1.5));
