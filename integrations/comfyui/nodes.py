@@ -57,11 +57,11 @@ class LinearSRUpscale:
                 "fidelity": (
                     "FLOAT",
                     {
-                        "default": 0.0,
+                        "default": 0.6,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.05,
-                        "tooltip": "0: detail, 1: fidelity",
+                        "tooltip": "0: the most detail, some of it invented; 1: closest to the input",
                     },
                 ),
                 "steps": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip": "0: as the model does"}),

@@ -39,7 +39,7 @@ from linearsr.serving.schemas import (
     UpscaleForm,
 )
 from linearsr.serving.settings import ServeSettings
-from linearsr.serving.uploads import read_header, tags_job, upscale_job
+from linearsr.serving.uploads import each_field_once, read_header, tags_job, upscale_job
 from linearsr.serving.views import job_view
 
 _DESCRIPTION = (
@@ -136,6 +136,7 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) 
     @app.post(
         "/v1/upscale",
         tags=["upscale"],
+        dependencies=[Depends(each_field_once)],
         response_model=None,
         responses={
             200: _IMAGE,
@@ -161,7 +162,12 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) 
 
 
 def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
-    @app.post("/v1/tags", tags=["models"], responses=_problems(404, 408, 413, 429))
+    @app.post(
+        "/v1/tags",
+        tags=["models"],
+        dependencies=[Depends(each_field_once)],
+        responses=_problems(404, 408, 413, 429),
+    )
     async def tags(request: Request, form: Annotated[TagsForm, Form(media_type=_MULTIPART)]) -> TagsView:
         """Say what is in an image."""
         if not dispatcher.card.tagger:

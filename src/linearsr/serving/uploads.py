@@ -3,6 +3,8 @@
 from asyncio import to_thread
 from typing import BinaryIO, NamedTuple
 
+from fastapi import Request
+
 from linearsr.images.io import ImageError, read_size
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
@@ -38,7 +40,8 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> He
     try:
         height, width = read_size(file, "the image")
     except ImageError as error:
-        raise Problem(422, "bad_image", str(error).replace("the image: ", "the image ")) from None
+        message = str(error).replace("the image: is no image", "the file is no image")
+        raise Problem(422, "bad_image", message.replace("the image: ", "the image ")) from None
     pixels, results = width * height, width * height * scale**2
     if pixels > settings.max_pixels:
         limit = f"{pixels / 1e6:.4g} megapixels exceed the limit of {settings.max_pixels / 1e6:.4g}"
@@ -57,6 +60,14 @@ def _format(start: bytes) -> ResultFormat:
     if start[:4] == b"RIFF" and start[8:] == b"WEBP":
         return "webp"
     return next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), "png")
+
+
+async def each_field_once(request: Request) -> None:
+    """Raises Problem for a form that gives a field several times, of which all but one would be passed over."""
+    given = [name for name, _ in (await request.form()).multi_items()]
+    for name in given:
+        if given.count(name) > 1:
+            raise Problem(422, "bad_option", f"{name}: give it once; send several images one by one")
 
 
 async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, model: ModelCard) -> Job:
