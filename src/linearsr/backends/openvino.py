@@ -1,5 +1,6 @@
 """Networks that OpenVINO computes in the place of torch: those that `linearsr convert --to openvino` wrote."""
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,6 @@ from linearsr.devices import best_dtype
 from linearsr.models.lr_stem import LRCondition
 
 if TYPE_CHECKING:
-    import openvino
-
     from linearsr.flow.experts import SNRExperts
 
 IR_NAME = "openvino_model.xml"
@@ -40,7 +39,7 @@ def use_openvino_(
         ImportError: OpenVINO is not installed.
         ValueError: OpenVINO has no such device.
     """
-    core = _core()
+    core = load_openvino().Core()
     known = core.available_devices
     if device.partition(".")[0] not in {name.partition(".")[0] for name in known}:
         raise ValueError(f"OpenVINO finds no {device} here: choose from {', '.join(known)}")
@@ -67,19 +66,15 @@ def use_openvino_(
         module.forward = forward
 
 
-def require_openvino() -> None:
-    """Raises ImportError, which says how to install it, where OpenVINO is not there."""
+def load_openvino() -> Any:
+    """The package `openvino`. Raises ImportError, which says how to install it, where it is not there."""
+    # or it would report to its makers, over the network, that it was imported
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        import openvino  # noqa: F401
+        import openvino
     except ImportError:
         raise ImportError("this needs OpenVINO: pip install 'linearsr[openvino]'") from None
-
-
-def _core() -> "openvino.Core":
-    require_openvino()
-    import openvino
-
-    return openvino.Core()
+    return openvino
 
 
 def _properties(device: str, dtype: torch.dtype | None) -> dict[str, Any]:
@@ -102,14 +97,14 @@ def _is_one_on_cpu(images: Tensor) -> bool:
 class _Compiled:
     """An IR on a device; calls from several threads may overlap."""
 
-    def __init__(self, core: "openvino.Core", path: Path, device: str, properties: dict[str, Any]) -> None:
+    def __init__(self, core: Any, path: Path, device: str, properties: dict[str, Any]) -> None:
         for file in (path, path.with_suffix(".bin")):
             if not file.is_file():
                 raise CheckpointError(f"{file}: this part of the model is missing; convert it again")
         self._core, self._path, self._device, self._properties = core, path, device, properties
 
     @cached_property
-    def _model(self) -> "openvino.CompiledModel":
+    def _model(self) -> Any:
         try:
             return self._core.compile_model(self._path, self._device, self._properties)
         except RuntimeError as error:

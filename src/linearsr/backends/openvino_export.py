@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.backends.openvino import IR_NAME, require_openvino
+from linearsr.backends.openvino import IR_NAME, load_openvino
 from linearsr.backends.openvino_blocks import FoldedCrossAttention, ImageFFN, WideLinearAttention
 from linearsr.checkpoints import CheckpointError, write_json
 from linearsr.model_folder import MODEL_INDEX, read_index
 from linearsr.models.blocks import TransformerBlock
 from linearsr.models.codec import ResidualCodec
+from linearsr.models.int8 import Range, widest
 from linearsr.models.lr_stem import LRCondition, ResidualBlock
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
@@ -56,7 +57,7 @@ def export(
     source: Path,
     folder: Path,
     pipeline: LinearSRPipeline,
-    ranges: Mapping[str, float] | None = None,
+    ranges: Mapping[str, Range] | None = None,
     float16: bool = True,
 ) -> None:
     """Write the model of `source` into `folder`, which may be the same, with its networks as IR.
@@ -71,7 +72,7 @@ def export(
         ImportError: OpenVINO is not installed.
     """
     check_exportable(pipeline)
-    require_openvino()
+    load_openvino()
     if folder.resolve() != source.resolve():
         shutil.copytree(source, folder, dirs_exist_ok=True)
     export_stem(folder, pipeline, ranges, float16)
@@ -92,7 +93,7 @@ def export(
 
 
 def export_stem(
-    folder: Path, pipeline: LinearSRPipeline, ranges: Mapping[str, float] | None = None, float16: bool = True
+    folder: Path, pipeline: LinearSRPipeline, ranges: Mapping[str, Range] | None = None, float16: bool = True
 ) -> None:
     """Write the stem alone, into the folder of a model that was exported; arguments as for `export`."""
     stem = _with_int8(pipeline.lr_stem, ranges, "lr_stem.")
@@ -108,18 +109,22 @@ def _write(
     network: nn.Module, folder: Path, inputs: dict[str, Any], outputs: Sequence[str], float16: bool
 ) -> None:
     """Trace a network with `inputs` by name, whose sides (all axes behind the second) are left open, and write it."""
-    import openvino
+    openvino = load_openvino()
+    from openvino._offline_transformations import apply_moc_transformations
+    from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    shapes = {name: [*value.shape[:2], *[-1] * (value.ndim - 2)] for name, value in inputs.items()}
     with warnings.catch_warnings(), torch.no_grad():
         # sizes are compared with each other while tracing; those comparisons are not part of the network
         warnings.simplefilter("ignore")
-        # tracing once more to compare would take as long again
         traced = TorchScriptPythonDecoder(
             network.eval(), example_input=inputs, trace_kwargs={"check_trace": False}
         )
-        model = openvino.convert_model(traced, example_input=inputs, input=shapes)
+    # what `openvino.convert_model` does, without its reports
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(traced))
+    model.reshape({name: [*value.shape[:2], *[-1] * (value.ndim - 2)] for name, value in inputs.items()})
+    apply_moc_transformations(model, cf=False)
     for output, name in zip(model.outputs, outputs, strict=True):
         output.get_tensor().set_names({name})
     openvino.save_model(model, folder / IR_NAME, compress_to_fp16=float16)
@@ -174,7 +179,7 @@ class _QuantisedConvolution(nn.Module):
         return F.conv2d(x, weight, self.conv.bias, padding=1)
 
 
-def _with_int8(network: _Network, ranges: Mapping[str, float] | None, prefix: str) -> _Network:
+def _with_int8(network: _Network, ranges: Mapping[str, Range] | None, prefix: str) -> _Network:
     """A copy in which the residual blocks whose ranges are known, by their names behind `prefix`, are in 8 bits."""
     network = copy.deepcopy(network)
     known = ranges or {}
@@ -182,6 +187,7 @@ def _with_int8(network: _Network, ranges: Mapping[str, float] | None, prefix: st
         first, second = (known.get(f"{prefix}{name}.{conv}") for conv in ("conv_1", "conv_2"))
         if isinstance(block, ResidualBlock) and first is not None and second is not None:
             replaced = cast(nn.Module, block)
-            replaced.conv_1 = _QuantisedConvolution(block.conv_1, -first, first)
-            replaced.conv_2 = _QuantisedConvolution(block.conv_2, _SILU_LEAST, second)
+            largest = widest(first)
+            replaced.conv_1 = _QuantisedConvolution(block.conv_1, -largest, largest)
+            replaced.conv_2 = _QuantisedConvolution(block.conv_2, _SILU_LEAST, widest(second))
     return network
