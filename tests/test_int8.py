@@ -1,13 +1,14 @@
 """Residual blocks in 8 bits: close to float32, the same bits by strips, and never clipped."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from linearsr.models import int8
-from linearsr.models.int8 import Int8ResidualBlock, find_ranges, use_int8_
+from linearsr.models.int8 import Int8ResidualBlock, Ranges, find_ranges, use_int8_
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, ResidualBlock
 
 pytestmark = pytest.mark.skipif(not int8.supported(), reason="this processor has no fast 8-bit convolutions")
@@ -31,7 +32,10 @@ def in_int8(block: ResidualBlock, x: Tensor, modulation: Tensor | None = None) -
     network = nn.Sequential(block)
     with find_ranges(block) as ranges, torch.no_grad():
         block(x, modulation)
-    use_int8_(network, {f"0{name}": value for name, value in ranges.items()})
+    wide: Ranges = {
+        f"0{name}": [1.25 * r for r in v] if isinstance(v, list) else 1.25 * v for name, v in ranges.items()
+    }
+    use_int8_(network, wide)
     found = network[0]
     assert isinstance(found, Int8ResidualBlock)
     return found
@@ -65,8 +69,39 @@ def test_a_strip_with_its_halo_gives_the_bits_of_the_whole(block: ResidualBlock,
     assert torch.equal(strip[:, :, 2:-2], whole[:, :, 5:9])
 
 
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("ranges", [(2.5, 100.0), (6.0, 1.0), (2.5, 1.0), ([2.5] * 16 + [6.0] * 16, 1.0)])
+def test_few_pixels_beyond_a_range_are_put_right(
+    block: ResidualBlock,
+    x: Tensor,
+    ranges: tuple[Any, float],
+    modulated: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(int8, "_MOST_BEYOND", 1.0)
+    modulation = torch.randn(2, 64) * 0.3 if modulated else None
+    with torch.no_grad():
+        expected = block(x, modulation)
+        found = Int8ResidualBlock(block, *ranges)(x, modulation)
+    assert relative_error(found - x, expected - x) < 0.03
+    assert float((found - expected).abs().max()) < 0.1 * float((expected - x).abs().max())
+
+
+def test_a_strip_with_pixels_beyond_the_range_gives_the_numbers_of_the_whole(
+    block: ResidualBlock, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "_MOST_BEYOND", 1.0)
+    narrow = Int8ResidualBlock(block, 2.5, 1.0)
+    with torch.no_grad():
+        whole = narrow(x)
+        strip = narrow(x[:, :, 3:11])
+    torch.testing.assert_close(strip[:, :, 2:-2], whole[:, :, 5:9], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("place", ["input", "hidden"])
-def test_what_leaves_the_range_is_computed_in_float(block: ResidualBlock, x: Tensor, place: str) -> None:
+def test_with_many_pixels_beyond_the_range_it_computes_in_float(
+    block: ResidualBlock, x: Tensor, place: str
+) -> None:
     quantised = in_int8(block, x)
     ranges = {"input": (1.0, 100.0), "hidden": (10.0, 0.5)}[place]
     narrow = Int8ResidualBlock(block, *ranges)

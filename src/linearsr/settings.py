@@ -44,8 +44,8 @@ class PipelineConfig:
     """Shift of the times towards noise."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
-    int8_ranges: dict[str, float] | None = None
-    """Largest magnitude that goes into a convolution, by part and name: these can compute in 8 bits.
+    int8_ranges: dict[str, float | list[float]] | None = None
+    """Largest magnitude that goes into a convolution, or into each channel, by part and name: these can do 8 bits.
 
     `models/int8.py` does, and `linearsr convert --to int8` finds them."""
     backend: Backend = "torch"
@@ -66,7 +66,8 @@ class PipelineConfig:
             raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
         if not (isfinite(self.flow_shift) and self.flow_shift > 0):
             raise ValueError(f"flow_shift {self.flow_shift:g} must be above 0")
-        if not all(isfinite(value) and value > 0 for value in (self.int8_ranges or {}).values()):
+        ranges = [r if isinstance(r, list) else [r] for r in (self.int8_ranges or {}).values()]
+        if not all(isfinite(value) and value > 0 for of_channels in ranges for value in of_channels):
             raise ValueError("int8_ranges must be above 0")
         _check_ranges(self.num_inference_steps, self.fidelity, self.color_fix, self.guidance_scale)
 

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import MODEL_INDEX, read_index
 from linearsr.models import int8
+from linearsr.models.int8 import Range, Ranges
+from linearsr.models.lr_stem import PredictiveStem
 from linearsr.pipeline import LinearSRPipeline
 
 LR_SIDE = 64
@@ -35,24 +38,66 @@ def lr_images(photos: Iterable[Path]) -> list[NDArray[np.float32]]:
     return images
 
 
-def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> dict[str, float]:
+def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> Ranges:
     """The ranges of stem and experts over the images, with a margin, by the names of `PipelineConfig.int8_ranges`.
 
     Experts share ranges. The pipeline must compute in floating point.
     """
     with int8.find_ranges(pipeline.lr_stem) as of_stem, int8.find_ranges(pipeline.transformer) as of_experts:
         pipeline(images, fidelity=0.0, output_type="latent")
-    ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
+    ranges: Ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
     for name, value in of_experts.items():
         shared = "transformer." + _EXPERT.sub("", name, count=1)
-        ranges[shared] = max(ranges.get(shared, 0.0), value)
-    return {name: float(f"{value:.4g}") for name, value in ranges.items()}
+        ranges[shared] = int8.wider(value, ranges.get(shared))
+    return {name: _short(value) for name, value in ranges.items()}
 
 
-def without_first_blocks(ranges: Mapping[str, float], count: int) -> dict[str, float]:
-    """The ranges but those of the stem's first `count` blocks."""
-    first = {f"lr_stem.blocks.{block}" for block in range(count)}
-    return {name: value for name, value in ranges.items() if name.rpartition(".")[0] not in first}
+def fewer_and_fewer(
+    pipeline: LinearSRPipeline, ranges: Mapping[str, Range], images: Sequence[ImageInput]
+) -> list[Ranges]:
+    """All ranges; then without those of the stem's block that loses most, of the two that do, and so on to none.
+
+    What a block loses is measured with it alone in 8 bits, or taken to be less the later it comes where the processor
+    does not have them. The pipeline must compute in floating point.
+    """
+    stem = pipeline.lr_stem
+    count = len(stem.blocks) if isinstance(stem, PredictiveStem) else 0
+    order = list(range(count))
+    if int8.supported():
+        expected = pipeline(images, output_type="pt").images
+        order.sort(key=lambda block: _agreement_with(block, pipeline, ranges, images, expected))
+    left_out = [{f"lr_stem.blocks.{block}" for block in order[:worst]} for worst in range(count + 1)]
+    return [
+        {name: value for name, value in ranges.items() if name.rpartition(".")[0] not in without}
+        for without in left_out
+    ]
+
+
+def _agreement_with(
+    index: int,
+    pipeline: LinearSRPipeline,
+    ranges: Mapping[str, Range],
+    images: Sequence[ImageInput],
+    expected: Sequence[Tensor],
+) -> float:
+    """The PSNR in dB over all images with one block of the stem in 8 bits."""
+    blocks = cast(PredictiveStem, pipeline.lr_stem).blocks
+    before = blocks[index]
+    name = f"lr_stem.blocks.{index}."
+    int8.use_int8_(
+        blocks, {key: value for key, value in ranges.items() if key.startswith(name)}, "lr_stem.blocks."
+    )
+    try:
+        return -float(
+            torch.tensor([10 ** (-d / 10) for d in agreement(pipeline, images, expected)]).mean().log10()
+        )
+    finally:
+        blocks[index] = before
+
+
+def _short(found: Range) -> Range:
+    """Four digits."""
+    return [float(f"{v:.4g}") for v in found] if isinstance(found, list) else float(f"{found:.4g}")
 
 
 def agreement(
@@ -63,8 +108,8 @@ def agreement(
     return [float(-10 * torch.log10((a - b).square().mean())) for a, b in zip(found, expected, strict=True)]
 
 
-def write_with_ranges(source: Path, folder: Path, ranges: dict[str, float]) -> None:
+def write_with_ranges(source: Path, folder: Path, ranges: Mapping[str, Range]) -> None:
     """The model of `source` in `folder`, which may be the same, with these ranges in its index."""
     if folder.resolve() != source.resolve():
         shutil.copytree(source, folder, dirs_exist_ok=True)
-    write_json(folder / MODEL_INDEX, {**read_index(source), "int8_ranges": ranges})
+    write_json(folder / MODEL_INDEX, {**read_index(source), "int8_ranges": dict(ranges)})

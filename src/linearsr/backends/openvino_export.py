@@ -33,6 +33,8 @@ from linearsr.pipeline import LinearSRPipeline
 
 _Network = TypeVar("_Network", bound=nn.Module)
 _SILU_LEAST = -0.2785
+_MARGIN = 1.25
+"""Ranges are made this much wider: what leaves them is clipped."""
 _SIDE = 2
 """Latent pixels on a side of what a network is traced with."""
 
@@ -187,7 +189,7 @@ def _with_int8(network: _Network, ranges: Mapping[str, Range] | None, prefix: st
         first, second = (known.get(f"{prefix}{name}.{conv}") for conv in ("conv_1", "conv_2"))
         if isinstance(block, ResidualBlock) and first is not None and second is not None:
             replaced = cast(nn.Module, block)
-            largest = widest(first)
+            largest = _MARGIN * widest(first)
             replaced.conv_1 = _QuantisedConvolution(block.conv_1, -largest, largest)
-            replaced.conv_2 = _QuantisedConvolution(block.conv_2, _SILU_LEAST, widest(second))
+            replaced.conv_2 = _QuantisedConvolution(block.conv_2, _SILU_LEAST, _MARGIN * widest(second))
     return network

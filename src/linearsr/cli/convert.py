@@ -13,11 +13,10 @@ from linearsr.cli.options import JsonDocument
 from linearsr.cli.outputs import check_folder
 
 if TYPE_CHECKING:
+    from linearsr.models.int8 import Ranges
     from linearsr.pipeline import LinearSRPipeline
 
-_FIRST_BLOCKS = 16
-"""So many of the stem's may be left in floating point."""
-_LEAST_AGREEMENT = 45.0
+_LEAST_AGREEMENT = 50.0
 """PSNR in dB against float32 below which an image is not the same any more."""
 _MOST_PHOTOS = 6
 
@@ -141,7 +140,7 @@ def _to_openvino(source: str, output: Path, photos: Path | None) -> dict[str, An
     choices = _choices_of_ranges(source, reference, files)
     export(folder, output, reference, choices[0])
 
-    def write(ranges: dict[str, float]) -> None:
+    def write(ranges: "Ranges") -> None:
         if ranges:
             export_stem(output, reference, ranges)
         else:
@@ -176,28 +175,24 @@ def _reference(source: str) -> tuple[Path, "LinearSRPipeline"]:
     return folder, pipeline
 
 
-def _choices_of_ranges(
-    source: str, reference: "LinearSRPipeline", files: list[Path]
-) -> list[dict[str, float]]:
-    """The ranges on every second photo; then without those of the stem's first blocks, always a few more.
+def _choices_of_ranges(source: str, reference: "LinearSRPipeline", files: list[Path]) -> list["Ranges"]:
+    """The ranges on every second photo; then without those of the stem's blocks that lose most, always one more."""
+    from linearsr.backends.int8_ranges import fewer_and_fewer, lr_images, observed_ranges
 
-    What these round away goes through all the others.
-    """
-    from linearsr.backends.int8_ranges import lr_images, observed_ranges, without_first_blocks
-
-    ranges = observed_ranges(reference, lr_images(files[::2][:_MOST_PHOTOS]))
+    images = lr_images(files[::2][:_MOST_PHOTOS])
+    ranges = observed_ranges(reference, images)
     if not ranges:
         stop(f"{source} has no convolutions that can compute in 8 bits")
-    return [without_first_blocks(ranges, first) for first in range(0, _FIRST_BLOCKS + 1, 2)]
+    return fewer_and_fewer(reference, ranges, images[::3])
 
 
 def _first_close(
     reference: "LinearSRPipeline",
     files: list[Path],
     output: Path,
-    choices: list[dict[str, float]],
-    write: Callable[[dict[str, float]], None],
-) -> tuple[dict[str, float], list[float]]:
+    choices: list["Ranges"],
+    write: Callable[["Ranges"], None],
+) -> tuple["Ranges", list[float]]:
     """The first of the choices that keeps the other photos close to float32, or else the last, once it is written.
 
     Returns:
@@ -216,7 +211,7 @@ def _first_close(
     return ranges, decibels
 
 
-def _report(ranges: dict[str, float], decibels: list[float], what: str) -> dict[str, Any]:
+def _report(ranges: "Ranges", decibels: list[float], what: str) -> dict[str, Any]:
     return {
         "ranges": len(ranges),
         "psnr_db": {"median": round(median(decibels), 2), "least": round(min(decibels), 2)},

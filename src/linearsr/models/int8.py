@@ -1,9 +1,10 @@
 """Residual blocks in 8-bit integers, on processors that multiply them fast (AVX-512 VNNI).
 
 A product of 8-bit numbers takes a half of the time of one in bfloat16 there, a quarter of one in float32. Weights
-have a scale for each output channel. Activations have one range for each convolution, found beforehand on photos
-(`find_ranges`): so a strip of an image gives the same bits as the whole. An image that leaves a range is not clipped:
-the block then computes in its own floating-point type.
+have a scale for each output channel. What goes into a block has a range for each channel, what lies between its
+convolutions one for all; they are found beforehand on photos (`find_ranges`): so a strip of an image gives the same
+numbers as the whole. Nothing is clipped: the few pixels that leave a range are put right in floating point, and where
+they are many, the block computes in its own floating-point type.
 
 The convolutions are oneDNN's, through the operators that torch's own quantisation uses.
 """
@@ -14,20 +15,28 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.models.lr_stem import ResidualBlock
 
-Ranges = dict[str, float]
-"""Name of a convolution -> the largest magnitude that goes into it."""
+Range = float | list[float]
+Ranges = dict[str, Range]
+"""Name of a convolution -> the largest magnitude that goes into it, or that for each of its input channels."""
 
-MARGIN = 1.25
+MARGIN = 1.0
 """Ranges are this much wider than what was seen."""
+_MOST_BEYOND = 1 / 32
+"""With more of its pixels beyond a range, an image is computed in floating point."""
 _CONVOLUTIONS = "conv_1", "conv_2"
 _SILU_LEAST = -0.2785
 _LEVELS = 255
-_QUANTISED_ROWS = 16
-"""Rows that are turned to integers at a time, so that the steps between stay in the cache."""
+_NARROWEST = 1 / 16
+"""The range of a channel is at least this share of the widest one: one that was silent on all photos may wake up."""
+_QUANTISED_VALUES = 2**17
+"""About so many are turned to integers at a time, so that the steps between stay in the cache."""
+_ROUNDING = 1.5 * 2**23
+"""A float32 of about this size has no digits behind the point, and its last byte counts in ones."""
 
 
 @cache
@@ -40,7 +49,7 @@ def supported() -> bool:
         return False  # operators of another torch, with other arguments
 
 
-def use_int8_(network: nn.Module, ranges: Mapping[str, float], prefix: str = "") -> None:
+def use_int8_(network: nn.Module, ranges: Mapping[str, Range], prefix: str = "") -> None:
     """Replace the residual blocks of a network whose ranges are known, by their names behind `prefix`.
 
     Their floating-point weights stay where they are, for gradients, for other devices and to be saved.
@@ -49,7 +58,12 @@ def use_int8_(network: nn.Module, ranges: Mapping[str, float], prefix: str = "")
         first, second = (ranges.get(f"{prefix}{name}.{conv}") for conv in _CONVOLUTIONS)
         if first is not None and second is not None:
             parent, _, own = name.rpartition(".")
-            network.get_submodule(parent).add_module(own, Int8ResidualBlock(block, first, second))
+            network.get_submodule(parent).add_module(own, Int8ResidualBlock(block, first, widest(second)))
+
+
+def widest(found: Range) -> float:
+    """The range of all channels."""
+    return max(found) if isinstance(found, list) else found
 
 
 @contextmanager
@@ -58,7 +72,9 @@ def find_ranges(network: nn.Module) -> Iterator[Ranges]:
     ranges: Ranges = {}
 
     def see(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        ranges[name] = max(ranges.get(name, 0.0), MARGIN * float(inputs[0].abs().max()))
+        of_channels = MARGIN * inputs[0].abs().amax((0, 2, 3))
+        found = of_channels.clamp(min=_NARROWEST * float(of_channels.max())).tolist()
+        ranges[name] = wider(found if name.endswith(_CONVOLUTIONS[0]) else max(found), ranges.get(name))
 
     hooks = [
         block.get_submodule(conv).register_forward_pre_hook(partial(see, f"{name}.{conv}"))
@@ -72,19 +88,28 @@ def find_ranges(network: nn.Module) -> Iterator[Ranges]:
             hook.remove()
 
 
+def wider(one: Range, other: Range | None) -> Range:
+    """The range, of the same form, that holds what either holds."""
+    if isinstance(one, list) and isinstance(other, list):
+        return [max(pair) for pair in zip(one, other, strict=True)]
+    return one if other is None else max(widest(one), widest(other))
+
+
 class Int8ResidualBlock(ResidualBlock):
     """`ResidualBlock` with 8-bit convolutions where no gradient is needed, on the CPU.
 
     Args:
         block: its convolutions are taken over, not copied.
-        input_range: largest magnitude of an input.
+        input_range: largest magnitude of an input, or of each of its channels.
         hidden_range: largest magnitude between the convolutions, behind the SiLU.
     """
 
-    def __init__(self, block: ResidualBlock, input_range: float, hidden_range: float) -> None:
+    def __init__(self, block: ResidualBlock, input_range: Range, hidden_range: float) -> None:
         nn.Module.__init__(self)
         self.conv_1, self.conv_2 = block.conv_1, block.conv_2
-        self._first = _Int8Convolution(self.conv_1, -input_range, input_range)
+        largest = widest(input_range)
+        shares = torch.tensor(input_range) / largest if isinstance(input_range, list) else None
+        self._first = _Int8Convolution(self.conv_1, -largest, largest, shares)
         self._second = _Int8Convolution(self.conv_2, _SILU_LEAST, hidden_range)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
@@ -96,22 +121,60 @@ class Int8ResidualBlock(ResidualBlock):
             each = zip(torch.split(x, 1), torch.split(modulation, 1), strict=True)
             return torch.cat([self.forward(*image) for image in each])
         quantised = self._first.quantised(x)
-        if _leaves_range(quantised):
-            return super().forward(x, modulation)
         hidden = self._first.activated(quantised, modulation, self._second)
-        if _leaves_range(hidden, at_the_top_only=True):
+        beyond = _beyond(quantised, hidden)
+        if len(beyond) > _MOST_BEYOND * x.shape[0] * x.shape[2] * x.shape[3]:
             return super().forward(x, modulation)
-        return self._second.result(hidden, x.dtype).add_(x)
+        out = self._second.result(hidden, x.dtype).add_(x)
+        if len(beyond):
+            self._put_right(out, x, hidden, beyond, modulation)
+        return out
+
+    def _put_right(
+        self, out: Tensor, x: Tensor, hidden: Tensor, places: Tensor, modulation: Tensor | None
+    ) -> None:
+        """Add to `out` what hidden bytes (B, C, h, w) lack at `places` (n, 3): image, row and column."""
+        batch, channels, height, width = x.shape
+        taps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))
+        seen = places[:, None] + F.pad(taps, (1, 0))
+        inside = ((seen >= 0) & (seen < seen.new_tensor([batch, height, width]))).all(-1)
+        index = (torch.where(inside[..., None], seen, 0) * seen.new_tensor([height * width, width, 1])).sum(
+            -1
+        )
+
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        around = (pixels[index].float() * inside[..., None]).flatten(1)
+        weight, bias = self.conv_1.weight.float().permute(0, 2, 3, 1).flatten(1), self.conv_1.bias
+        true = F.linear(around, weight, None if bias is None else bias.float())
+        if modulation is not None:
+            scale, shift = modulation.float().chunk(2, dim=1)
+            true = true * (1 + scale) + shift
+        lacking = F.silu(true) - self._second.value(hidden.permute(0, 2, 3, 1)[tuple(places.t())])
+
+        # a neighbour sees a place through the weight of the opposite side
+        onward = self.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
+        shares = (lacking @ onward).view(-1, len(taps), channels)[inside]
+        reached, which = torch.unique(index[inside], return_inverse=True)
+        added = torch.zeros(len(reached), channels).index_add_(0, which, shares)
+        results = out.permute(0, 2, 3, 1).view(-1, channels)
+        results[reached] = (results[reached].float() + added).to(out.dtype)
 
 
 class _Int8Convolution:
-    """A convolution whose input is u = value / step + zero, an unsigned byte."""
+    """A convolution whose input is u = value / (step * share) + zero, an unsigned byte.
 
-    def __init__(self, conv: nn.Conv2d, low: float, high: float) -> None:
-        self._made_of = conv, low, high
+    Args:
+        low, high: ends of the range of the values.
+        shares: (input channels,) of that range which each channel needs; None: all of it. They go into the weights.
+    """
+
+    def __init__(self, conv: nn.Conv2d, low: float, high: float, shares: Tensor | None = None) -> None:
+        self._made_of = conv, low, high, shares
         self._step = (high - low) / _LEVELS
         self._zero = round(-low / self._step)
-        weight = conv.weight.detach().float()
+        shares = torch.ones(conv.in_channels) if shares is None else shares
+        self._per_step = 1 / (self._step * shares)
+        weight = conv.weight.detach().float() * shares[:, None, None]
         self._weight_steps = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / 127
         self._weight_zeros = torch.zeros(len(weight), dtype=torch.int32)
         bias = conv.bias
@@ -128,15 +191,21 @@ class _Int8Convolution:
 
     def quantised(self, x: Tensor) -> Tensor:
         """(B, C, h, w) of any floating-point type -> bytes in channels-last memory; what is too large is clipped."""
-        out = torch.empty_like(x, dtype=torch.uint8, memory_format=torch.channels_last)
-        middle = torch.tensor(float(self._zero - 128), dtype=torch.float32)
-        for rows, into in zip(
-            torch.split(x, _QUANTISED_ROWS, 2), torch.split(out, _QUANTISED_ROWS, 2), strict=True
-        ):
-            signed = torch.add(middle, rows.float(), alpha=1 / self._step).round_().clamp_(-128, 127)
-            # torch converts to signed bytes many times faster than to unsigned ones
-            into.copy_(signed.to(torch.int8).view(torch.uint8).bitwise_xor_(128))
-        return out
+        batch, channels, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(batch * height, width * channels)
+        out = torch.empty_like(rows, dtype=torch.int8)
+        per_step = self._per_step.repeat(width)
+        zero = torch.tensor(_ROUNDING + self._zero)
+        count = max(1, _QUANTISED_VALUES // rows.shape[1])
+        for some, bytes_ in zip(torch.split(rows, count), torch.split(out, count), strict=True):
+            values = torch.addcmul(zero, some.float(), per_step).clamp_(_ROUNDING, _ROUNDING + _LEVELS)
+            # torch takes the last byte many times faster for a signed type than for an unsigned one
+            bytes_.copy_(values.view(torch.int32))
+        return out.view(torch.uint8).view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def value(self, quantised: Tensor) -> Tensor:
+        """Bytes -> the numbers that they stand for, in float32, where all channels have one range."""
+        return (quantised.float() - self._zero) * self._step
 
     def activated(self, x: Tensor, modulation: Tensor | None, following: "_Int8Convolution") -> Tensor:
         """SiLU of the convolution, scaled and shifted by `modulation` (1, 2 * C), as the bytes `following` takes."""
@@ -179,13 +248,29 @@ class _Int8Convolution:
         return out
 
 
-def _leaves_range(quantised: Tensor, at_the_top_only: bool = False) -> bool:
-    # read in memory order, which is many times faster
-    values = quantised.permute(0, 2, 3, 1)
-    if at_the_top_only:
-        return bool(values.amax() == _LEVELS)
-    low, high = values.aminmax()
-    return bool(low == 0) or bool(high == _LEVELS)
+def _beyond(quantised: Tensor, hidden: Tensor) -> Tensor:
+    """Where hidden bytes (B, C, h, w) are clipped, or made of clipped ones: (n, 3), image, row and column."""
+    found = _clipped(hidden, at_the_top_only=True)
+    before = _clipped(quantised)
+    if before.any():
+        found |= F.max_pool2d(before.float(), 3, 1, 1) > 0
+    return found.nonzero()
+
+
+def _clipped(quantised: Tensor, at_the_top_only: bool = False) -> Tensor:
+    """Pixels with a byte at an end of the range: (B, C, h, w) -> (B, h, w)."""
+
+    def at_an_end(x: Tensor) -> Tensor:
+        top = x.amax(-1) == _LEVELS
+        return top if at_the_top_only else top | (x.amin(-1) == 0)
+
+    # read in memory order and by rows first, which is many times faster
+    pixels = quantised.permute(0, 2, 3, 1)
+    found = torch.zeros(pixels.shape[:3], dtype=torch.bool)
+    rows = at_an_end(pixels.flatten(2))
+    if rows.any():
+        found[rows] = at_an_end(pixels[rows])
+    return found
 
 
 def _residual_blocks(network: nn.Module) -> Iterator[tuple[str, ResidualBlock]]:
