@@ -1,4 +1,4 @@
-"""The weights between two stems."""
+"""The weights between two networks."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, load_stem
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.interpolate import interpolate, main
 
 
@@ -27,6 +29,18 @@ def test_the_ends_are_the_stems_and_the_middle_their_mean() -> None:
 def test_stems_of_other_shapes_have_nothing_between_them() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         interpolate(stem(0), stem(0, num_blocks=2), 0.5)
+
+
+def test_a_transformer_between_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, name in enumerate(("before", "after")):
+        torch.manual_seed(seed)
+        LinearSRTransformer(PRESETS["tiny"]).save_pretrained(tmp_path / name)
+    folders = [str(tmp_path / name) for name in ("before", "after", "made")]
+    monkeypatch.setattr(sys, "argv", ["interpolate", *folders[:2], "-o", folders[2]])
+    main()
+    before, after, made = (LinearSRTransformer.from_pretrained(folder).state_dict() for folder in folders)
+    for name, weight in made.items():
+        torch.testing.assert_close(weight, (before[name] + after[name]) / 2)
 
 
 def test_the_command_writes_a_stem_or_says_why_not(

@@ -1,28 +1,35 @@
-"""The weights between two stems, one of which was trained on from the other.
+"""The weights between two networks, one of which was trained on from the other.
 
 A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
-most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning").
+most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning"). Of two samplers
+that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
 
-    python -m linearsr.training.interpolate BEFORE AFTER --share 0.4 -o STEM
+    python -m linearsr.training.interpolate BEFORE AFTER --share 0.4 -o BETWEEN
 """
 
 import argparse
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from linearsr.models.lr_stem import LRStem, load_stem
+from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.models.lr_stem import STEMS
+from linearsr.models.transformer import LinearSRTransformer
+
+_Network = TypeVar("_Network", bound=PretrainedModule)
+_KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}
 
 
-def interpolate(before: LRStem, after: LRStem, share: float) -> LRStem:
-    """The stem at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
+def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
+    """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
 
     Raises:
-        ValueError: stems of different shapes.
+        ValueError: networks of different shapes.
     """
     if before.config != after.config:
-        raise ValueError("the two stems differ in shape: one must have been trained on from the other")
+        raise ValueError("the two networks differ in shape: one must have been trained on from the other")
     other = after.state_dict()
 
     def between(name: str, weight: Tensor) -> Tensor:
@@ -32,6 +39,12 @@ def interpolate(before: LRStem, after: LRStem, share: float) -> LRStem:
 
     state = {name: between(name, weight) for name, weight in before.state_dict().items()}
     return type(before).from_state(before.config, state, "interpolated")
+
+
+def _load(folder: Path) -> PretrainedModule:
+    path = resolve_folder(folder)
+    kind, _ = class_in(path, _KINDS, "a network that can be trained on")
+    return kind.from_pretrained(path)
 
 
 def main() -> None:
@@ -44,7 +57,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     try:
-        interpolate(load_stem(args.before), load_stem(args.after), args.share).save_pretrained(args.output)
+        interpolate(_load(args.before), _load(args.after), args.share).save_pretrained(args.output)
     except ValueError as error:
         parser.error(str(error))
 
