@@ -25,6 +25,8 @@ LR_SIDE = 64
 """Pixels on a side of the LR images that are looked at."""
 _EXPERT = re.compile(r"experts\.\d+\.")
 _SCALE = 4
+_MARGIN_OF_EXPERTS = 1.25
+"""Their blocks lose little in 8 bits, and so can have wide ranges, which fewer pixels leave."""
 
 
 def lr_images(photos: Iterable[Path]) -> list[NDArray[np.float32]]:
@@ -43,7 +45,8 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
 
     Experts share ranges. The pipeline must compute in floating point.
     """
-    with int8.find_ranges(pipeline.lr_stem) as of_stem, int8.find_ranges(pipeline.transformer) as of_experts:
+    of_network = int8.find_ranges(pipeline.transformer, _MARGIN_OF_EXPERTS)
+    with int8.find_ranges(pipeline.lr_stem) as of_stem, of_network as of_experts:
         pipeline(images, fidelity=0.0, output_type="latent")
     ranges: Ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
     for name, value in of_experts.items():

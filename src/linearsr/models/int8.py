@@ -67,12 +67,13 @@ def widest(found: Range) -> float:
 
 
 @contextmanager
-def find_ranges(network: nn.Module) -> Iterator[Ranges]:
-    """Within the context, what is computed widens the ranges that are given."""
+def find_ranges(network: nn.Module, margin: float | None = None) -> Iterator[Ranges]:
+    """Within the context, what is computed widens the ranges that are given, each `margin` (`MARGIN`) times as wide."""
+    factor = MARGIN if margin is None else margin
     ranges: Ranges = {}
 
     def see(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        of_channels = MARGIN * inputs[0].abs().amax((0, 2, 3))
+        of_channels = factor * inputs[0].abs().amax((0, 2, 3))
         found = of_channels.clamp(min=_NARROWEST * float(of_channels.max())).tolist()
         ranges[name] = wider(found if name.endswith(_CONVOLUTIONS[0]) else max(found), ranges.get(name))
 
