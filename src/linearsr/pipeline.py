@@ -3,12 +3,8 @@
 Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside, images have values in [-1, 1].
 """
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from math import gcd, lcm
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -16,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.checkpoints import CheckpointError, resolve_folder
-from linearsr.devices import best_device, best_dtype, is_out_of_memory, require_memory
-from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.flow.path import PredictionType, to_velocity
+from linearsr.devices import is_out_of_memory, require_memory
+from linearsr.flow.path import to_velocity
 from linearsr.flow.sampler import initial_noise, sample
-from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
+from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.guide import guide
 from linearsr.guidance.request import TagRequest
 from linearsr.images.alpha import resize_alpha
@@ -29,18 +23,9 @@ from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize, scaled_size
-from linearsr.model_folder import (
-    MODEL_INDEX,
-    ModelParts,
-    default_model_folder,
-    load_parts,
-    read_index,
-    save_parts,
-    upload,
-)
-from linearsr.models import int8
-from linearsr.models.codec import Codec, ResidualCodec, pad_to_multiple
-from linearsr.models.lr_stem import LRCondition, LRStem
+from linearsr.model import LinearSRModel
+from linearsr.models.codec import pad_to_multiple
+from linearsr.models.lr_stem import LRCondition
 from linearsr.settings import (
     ColourFix,
     Options,
@@ -77,152 +62,11 @@ class _Sampled(NamedTuple):
     tags: tuple[str, ...]
 
 
-class LinearSRPipeline:
+class LinearSRPipeline(LinearSRModel):
     """LinearSR super-resolution: LR stem, guidance, experts by log-SNR, flow sampler, codec.
 
     Calls share nothing that they change, so one pipeline may serve several threads.
-
-    Args:
-        lr_stem: tells the network about the LR image.
-        transformer: one or several experts.
-        codec: between latents and pixels.
-        config: the model's default settings.
-        guidance: what the network is told beside the LR image; None: nothing.
-        tagger: finds tags for a guidance that uses them.
-
-    Raises:
-        ValueError: guidance whose tokens are not as wide as the network takes them, or a mean of the stem with a
-            codec that does not start from it.
     """
-
-    def __init__(
-        self,
-        lr_stem: LRStem,
-        transformer: SNRExperts,
-        codec: Codec,
-        config: PipelineConfig | None = None,
-        guidance: Guidance | None = None,
-        tagger: Tagger | None = None,
-    ) -> None:
-        self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
-        self.guidance, self.tagger = guidance, tagger
-        self.config = config or PipelineConfig()
-        if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
-            raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
-        width = self._token_channels
-        if guidance is not None and guidance.channels != width:
-            raise ValueError(
-                f"guidance tokens have {guidance.channels} channels, and the transformer's caption_channels are {width}"
-            )
-
-    @property
-    def _token_channels(self) -> int | None:
-        """Of guidance tokens; None where the network does not say."""
-        return getattr(self.transformer.config, "caption_channels", None)
-
-    # loading and saving
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: str | os.PathLike[str] | None = None,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        device: str | torch.device = "auto",
-        residency: Residency = "all",
-    ) -> "LinearSRPipeline":
-        """Load a model.
-
-        Args:
-            model: a folder, or a hub id such as "owner/name"; None is the default model inside the package.
-            torch_dtype: type of the weights; None takes bfloat16 where the device computes in it, else float32, and
-                8 bits for convolutions of a known range where the processor is faster in them.
-            device: "auto" takes CUDA where there is one, else the CPU. OpenVINO computes what was converted to it
-                on the CPU, or on another device that it knows: "openvino:GPU".
-            residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU; "lazy"
-                reads each from disk when its span begins. The encoders of guidance and taggers likewise.
-
-        Raises:
-            CheckpointError: the folder is no LinearSR model, or its weights are damaged or pickled.
-            ImportError: the model was converted to OpenVINO, which is not installed.
-            ValueError: parts that do not fit each other, or a device that is not there.
-        """
-        folder = resolve_folder(model) if model is not None else default_model_folder()
-        index = read_index(folder)
-        try:
-            config = PipelineConfig.from_index(index)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / MODEL_INDEX}: {error}") from None
-        place, openvino_device = _places(device, config)
-        parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
-        pipeline = cls(parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger)
-        if torch_dtype is None and place.type == "cpu" and config.int8_ranges and int8.supported():
-            int8.use_int8_(parts.lr_stem, config.int8_ranges, "lr_stem.")
-            parts.transformer.for_each(
-                partial(int8.use_int8_, ranges=config.int8_ranges, prefix="transformer.")
-            )
-        if openvino_device is not None:
-            from linearsr.backends.openvino import use_openvino_
-
-            use_openvino_(parts.lr_stem, parts.transformer, folder, openvino_device, torch_dtype)
-        return pipeline
-
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
-        parts = ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger)
-        # what OpenVINO computes with lies beside the weights, and is not written
-        settings = {"_class_name": type(self).__name__, **asdict(replace(self.config, backend="torch"))}
-        save_parts(Path(folder), parts, settings, dtype)
-
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload the model to the hub; returns the address of the commit."""
-        return upload(self.save_pretrained, repo_id, private, token)
-
-    def to(self, *args: Any, **kwargs: Any) -> "LinearSRPipeline":
-        """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
-        for part in (self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger):
-            if part is not None:
-                part.to(*args, **kwargs)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the LR stem lies."""
-        return next(self.lr_stem.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type in which the stem's weights are kept."""
-        return next(self.lr_stem.parameters()).dtype
-
-    @property
-    def scale(self) -> int:
-        """The model's own scale, HR size over LR size."""
-        return self.lr_stem.config.scale
-
-    @property
-    def multiple_of(self) -> int:
-        """LR sides are padded to a multiple of this, and the result is cropped back."""
-        hr_multiple = self.codec.compression * int(self.transformer.config.patch_size)
-        return lcm(self.lr_stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
-
-    def estimate_memory(self, height: int, width: int, *, streamed: bool = False) -> int:
-        """Peak bytes for an LR image of that size, without the weights: in one piece, or by strips."""
-        from linearsr.streaming import strip_bytes, whole_bytes
-
-        return strip_bytes(self, width) if streamed else whole_bytes(self, height, width)
-
-    def fits(self, height: int, width: int) -> bool:
-        """Whether the device has the memory now for an LR image of that size in one piece."""
-        from linearsr.streaming.memory import fits_whole
-
-        return fits_whole(self.estimate_memory(height, width), self.device)
-
-    def require_memory(self, height: int, width: int) -> None:
-        """Raises ValueError for an LR image of a size for which the device has not the memory in one piece."""
-        require_memory(self.estimate_memory(height, width), self.device, f"an image of {width}x{height}")
-
-    # an image's way
 
     def __call__(
         self,
@@ -513,25 +357,6 @@ class LinearSRPipeline:
         if tokens is None or guidance_scale == 1:
             return guided
         return torch.lerp(evaluate(None), guided, guidance_scale)
-
-    @property
-    def prediction_type(self) -> PredictionType:
-        """What the experts' output means."""
-        value: PredictionType = self.transformer.config.prediction_type
-        return value
-
-
-def _places(device: str | torch.device, config: PipelineConfig) -> tuple[torch.device, str | None]:
-    """Where torch computes, and OpenVINO's device where that computes most: "CPU" where none is named."""
-    prefix, _, own = str(device).partition(":")
-    if prefix == "openvino" and config.backend != "openvino":
-        raise ValueError(
-            f"the model {config.name} is not for OpenVINO: linearsr convert MODEL --to openvino -o DIR"
-        )
-    if prefix == "openvino" or (device == "auto" and config.backend == "openvino"):
-        return torch.device("cpu"), own or "CPU"
-    place = best_device() if device == "auto" else torch.device(device)
-    return place, "CPU" if place.type == "cpu" and config.backend == "openvino" else None
 
 
 def _with_colour(picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...]) -> Picture:

@@ -10,7 +10,7 @@ from linearsr.models.codec_rows import decoder_stages
 from linearsr.models.stem_rows import stem_rows
 
 if TYPE_CHECKING:
-    from linearsr.pipeline import LinearSRPipeline
+    from linearsr.model import LinearSRModel
 
 _WHOLE_BYTES_PER_PIXEL = 150
 """Peak per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
@@ -27,41 +27,41 @@ _STRIP_BYTES_PER_PIXEL = 9000
 """Peak per LR pixel of a strip, measured with the default model: decoding, of which several strips are one."""
 
 
-def whole_bytes(pipeline: "LinearSRPipeline", height: int, width: int) -> int:
+def whole_bytes(model: "LinearSRModel", height: int, width: int) -> int:
     """Peak memory for an LR picture of that size in one piece, without the weights."""
     per_pixel = _WHOLE_BYTES_PER_PIXEL
-    if isinstance(pipeline.codec, DeepCompressionCodec):
-        autoencoder = pipeline.codec.autoencoder
+    if isinstance(model.codec, DeepCompressionCodec):
+        autoencoder = model.codec.autoencoder
         channels = int(autoencoder.config.decoder_block_out_channels[0])
         per_pixel += _DECODER_LAYERS * channels * autoencoder.dtype.itemsize
-    return height * width * pipeline.scale**2 * per_pixel
+    return height * width * model.scale**2 * per_pixel
 
 
-def strip_bytes(pipeline: "LinearSRPipeline", width: int, strip_rows: int | None = None) -> int:
+def strip_bytes(model: "LinearSRModel", width: int, strip_rows: int | None = None) -> int:
     """Peak memory for an LR picture of that width by strips, its buffers on disk, without the weights."""
-    rows = strip_rows or strip_rows_for(width, pipeline.device)
-    return rows * width * _STRIP_BYTES_PER_PIXEL * pipeline.scale**2 // 16
+    rows = strip_rows or strip_rows_for(width, model.device)
+    return rows * width * _STRIP_BYTES_PER_PIXEL * model.scale**2 // 16
 
 
-def buffer_bytes(pipeline: "LinearSRPipeline", height: int, width: int, steps: int) -> int:
+def buffer_bytes(model: "LinearSRModel", height: int, width: int, steps: int) -> int:
     """What waits between passes over an LR picture of that (padded) size, at the most."""
-    item = pipeline.dtype.itemsize
+    item = model.dtype.itemsize
     lr_pixels = height * width
-    latent = lr_pixels * pipeline.scale**2 // pipeline.codec.compression**2
-    stem = stem_rows(pipeline.lr_stem)
+    latent = lr_pixels * model.scale**2 // model.codec.compression**2
+    stem = stem_rows(model.lr_stem)
     needed = sum(stem.channels) * item * lr_pixels // stem.step**2
     if steps:
-        channels = pipeline.codec.latent_channels
-        with pipeline.transformer.at(1000.0) as network:
+        channels = model.codec.latent_channels
+        with model.transformer.at(1000.0) as network:
             table: torch.Tensor = network.get_parameter("scale_shift_table")
-            tokens = 2 * table.shape[1] * item * latent // int(pipeline.transformer.config.patch_size) ** 2
+            tokens = 2 * table.shape[1] * item * latent // int(model.transformer.config.patch_size) ** 2
         # noise; then states and twice as many predictions, as many as are alive at once
         needed += latent * channels * (4 + 2 * item) + tokens
         needed += min(steps - 1, 3) * latent * channels * (4 + 2 * item)
-    if isinstance(pipeline.codec, DeepCompressionCodec):
-        sizes = [stage.channels * stage.scale**2 for stage in decoder_stages(pipeline.codec.autoencoder)]
+    if isinstance(model.codec, DeepCompressionCodec):
+        sizes = [stage.channels * stage.scale**2 for stage in decoder_stages(model.codec.autoencoder)]
         pairs = [a + b for a, b in zip(sizes, [0, *sizes], strict=False)]
-        needed += max(pairs) * pipeline.codec.autoencoder.dtype.itemsize * latent
+        needed += max(pairs) * model.codec.autoencoder.dtype.itemsize * latent
     return needed
 
 
