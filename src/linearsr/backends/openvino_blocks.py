@@ -9,10 +9,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.blocks import CrossAttention, LinearSelfAttention, MixFFN
+from linearsr.models.blocks import (
+    CrossAttention,
+    LinearSelfAttention,
+    MixFFN,
+    TimeEmbedding,
+    time_frequencies,
+)
 
 _EPS = 1e-7
 """Added to the normaliser; still above zero in float16, in which GPUs compute."""
+
+
+class SplitTimeEmbedding(nn.Module):
+    """`TimeEmbedding` whose frequencies are sums of two numbers that float16 holds exactly.
+
+    Constants are written in float16; rounded to that, a frequency would be off by half a radian at a time of 1000.
+    """
+
+    def __init__(self, embedding: TimeEmbedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+        frequencies = time_frequencies()
+        high = frequencies.half().float()
+        self.register_buffer("high", high)
+        self.register_buffer("low", (frequencies - high).half().float())
+
+    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """(1,) in 0..1000 -> modulation (1, 6, C) and embedding (1, 1, C)."""
+        time = timestep[:, None]
+        angles = time * self.get_buffer("high") + time * self.get_buffer("low")
+        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.embedding.modulation(features)
 
 
 class WideLinearAttention(nn.Module):
@@ -43,25 +71,33 @@ class WideLinearAttention(nn.Module):
 
 
 class FoldedCrossAttention(nn.Module):
-    """`CrossAttention` to few tokens that never change: what is known of them goes into the weights."""
+    """`CrossAttention` to few tokens (1, L, C) that never change: what is known of them goes into the weights."""
 
-    def __init__(self, attention: CrossAttention) -> None:
+    def __init__(self, attention: CrossAttention, context: Tensor) -> None:
         super().__init__()
-        self.attention = attention
+        self.heads = attention.heads
+        self.out_bias = attention.to_out.get_parameter("0.bias")
+        with torch.no_grad():
+            # (H, L, D)
+            k, v = (
+                part(context)[0].unflatten(1, (self.heads, -1)).transpose(0, 1)
+                for part in (attention.to_k, attention.to_v)
+            )
+            k = k * k.shape[2] ** -0.5
+            of_q = {
+                name: value.unflatten(0, (self.heads, -1))
+                for name, value in attention.to_q.named_parameters()
+            }
+            of_out = attention.to_out.get_parameter("0.weight").t().unflatten(0, (self.heads, -1))
+            self.register_buffer("scorers", (k @ of_q["weight"]).flatten(0, 1))
+            self.register_buffer("offsets", (k @ of_q["bias"].unsqueeze(2)).flatten())
+            self.register_buffer("values", (v @ of_out).flatten(0, 1).t().contiguous())
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None) -> Tensor:
-        """(1, N, C), (1, L, C) -> (1, N, C)."""
-        own, out = self.attention, cast(nn.Linear, self.attention.to_out[0])
-        count, heads = context.shape[1], own.heads
-        k, v = (
-            part(context)[0].view(count, heads, -1).transpose(0, 1) for part in (own.to_k, own.to_v)
-        )  # (H, L, D)
-        k = k * k.shape[-1] ** -0.5
-        scorers = (k @ own.to_q.weight.view(heads, -1, x.shape[2])).flatten(0, 1)
-        offsets = (k @ own.to_q.bias.view(heads, -1, 1)).flatten()
-        values = (v @ out.weight.t().view(heads, -1, out.out_features)).flatten(0, 1)
-        weights = F.linear(x, scorers, offsets).view(1, -1, heads, count).softmax(-1).flatten(2)
-        return F.linear(weights, values.t(), out.bias)
+        """(1, N, C) -> (1, N, C)."""
+        scores = F.linear(x, self.get_buffer("scorers"), self.get_buffer("offsets"))
+        weights = scores.view(1, -1, self.heads, context.shape[1]).softmax(-1).flatten(2)
+        return F.linear(weights, self.get_buffer("values"), self.out_bias)
 
 
 class ImageFFN(nn.Module):

@@ -21,7 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.backends.openvino import IR_NAME, load_openvino
-from linearsr.backends.openvino_blocks import FoldedCrossAttention, ImageFFN, WideLinearAttention
+from linearsr.backends.openvino_blocks import (
+    FoldedCrossAttention,
+    ImageFFN,
+    SplitTimeEmbedding,
+    WideLinearAttention,
+)
 from linearsr.checkpoints import CheckpointError, write_json
 from linearsr.model_folder import MODEL_INDEX, read_index
 from linearsr.models.blocks import TransformerBlock
@@ -147,11 +152,14 @@ class _Decoder(nn.Module):
 def _rearranged(network: LinearSRTransformer) -> LinearSRTransformer:
     """A copy whose blocks are one graph for every number of tokens."""
     network = copy.deepcopy(network)
+    context = network.conditions(torch.zeros(1), None, None).context
+    changed: nn.Module = network
+    changed.time_embed = SplitTimeEmbedding(network.time_embed)
     for block in cast(Iterable[TransformerBlock], network.transformer_blocks):
         parts: nn.Module = block
         parts.attn1, parts.ff = WideLinearAttention(block.attn1), ImageFFN(block.ff)
         if block.attn2.norm_q is None:
-            parts.attn2 = FoldedCrossAttention(block.attn2)
+            parts.attn2 = FoldedCrossAttention(block.attn2, context)
     return network
 
 
