@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
@@ -103,7 +104,7 @@ def test_the_default_model_is_close_to_torch(tmp_path: Path) -> None:
     expected = reference(photo, num_inference_steps=4, output_type="pt").images[0]
     export(default_model_folder(), tmp_path, reference)
     found = load(tmp_path)(photo, num_inference_steps=4, output_type="pt").images[0]
-    assert psnr(found, expected) > 45
+    assert psnr(found, expected) > 60
 
 
 def test_saved_again_it_is_a_model_for_torch(converted: Path, tmp_path: Path) -> None:
@@ -137,8 +138,10 @@ def test_the_codec_alone_decodes(exact: Path) -> None:
 
 
 def test_the_command_upscales_and_info_names_the_backend(converted: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.open(PHOTO).resize((32, 20)).save(photo)
     for name in ("a.png", "b.png"):
-        result = linearsr("upscale", PHOTO, "--model", converted, "-o", tmp_path / name)
+        result = linearsr("upscale", photo, "--model", converted, "-o", tmp_path / name)
         assert result.exit_code == 0, result.stderr
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (
