@@ -49,6 +49,8 @@ async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Cal
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     async with app.router.lifespan_context(app):
+        # who comes before uvicorn takes requests waits, and is not refused
+        listener.listen()
         on_ready(_address(listener))
         await _Server(config, app.state.dispatcher).serve([listener])
 
