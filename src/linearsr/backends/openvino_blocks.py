@@ -80,15 +80,15 @@ class FoldedCrossAttention(nn.Module):
         with torch.no_grad():
             # (H, L, D)
             k, v = (
-                part(context)[0].unflatten(1, (self.heads, -1)).transpose(0, 1)
+                part(context)[0].view(context.shape[1], self.heads, -1).transpose(0, 1)
                 for part in (attention.to_k, attention.to_v)
             )
             k = k * k.shape[2] ** -0.5
             of_q = {
-                name: value.unflatten(0, (self.heads, -1))
+                name: value.reshape(self.heads, -1, *value.shape[1:])
                 for name, value in attention.to_q.named_parameters()
             }
-            of_out = attention.to_out.get_parameter("0.weight").t().unflatten(0, (self.heads, -1))
+            of_out = attention.to_out.get_parameter("0.weight").t().reshape(self.heads, -1, context.shape[2])
             self.register_buffer("scorers", (k @ of_q["weight"]).flatten(0, 1))
             self.register_buffer("offsets", (k @ of_q["bias"].unsqueeze(2)).flatten())
             self.register_buffer("values", (v @ of_out).flatten(0, 1).t().contiguous())
