@@ -25,6 +25,7 @@ from linearsr.whole_file import whole_file
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+_FETCHED = ("*.json", "*.safetensors", "*openvino_model.*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -40,7 +41,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
     """The folder that a user's `--model` means.
 
     An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
-    Hugging Face hub (JSON and safetensors files only; `parts` limits it to these sub-folders).
+    Hugging Face hub (JSON, safetensors and OpenVINO's files only; `parts` limits it to these sub-folders).
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or the download failed.
@@ -57,7 +58,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
 
     repo, _, revision = name.partition("@")
     try:
-        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in ("*.json", "*.safetensors")]
+        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in _FETCHED]
         patterns = [pattern.lstrip("/") for pattern in patterns]
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
