@@ -16,13 +16,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from roofline import seconds_of
-from speed import decibels
+from speed import add_arguments, decibels, square
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
@@ -69,16 +67,10 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="+", help="'default', folders or hub ids")
     parser.add_argument("--dtype", nargs="+", default=["auto"], choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--photo", type=Path, default=Path("examples/photo.jpg"), help="made square")
-    parser.add_argument("--side", type=int, default=256, help="of the LR image")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-time", action="store_true", help="on a busy machine, with --threads 1")
+    add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    with Image.open(args.photo) as photo:
-        pixels = np.asarray(photo.convert("RGB").resize((args.side, args.side), Image.Resampling.BICUBIC))
-    lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+    lr = square(args.photo, args.side)
     Console(width=100).print(compare(ways(args.models, args.dtype, lr), args.runs, args.cpu_time))
 
 

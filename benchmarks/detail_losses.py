@@ -3,8 +3,7 @@
     python benchmarks/detail_losses.py configs/default/distill.yaml -o runs/detail_losses --images 1500 --hr PHOTOS
 
 Every run starts from the weights that the config names and has L1 beside the loss of its row; the weight of the
-discriminator, where there is one, is the config's. A run that is finished is
-not made again.
+discriminator, where there is one, is the config's. A run that is finished is not made again.
 """
 
 import argparse

@@ -115,22 +115,32 @@ def compare(model: str | None, lr: Tensor, runs: int, cpu_time: bool) -> Table:
     return table
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured on, and how."""
+    parser.add_argument("--photo", type=Path, default=Path("examples/photo.jpg"), help="made square")
+    parser.add_argument("--side", type=int, default=256, help="of the LR image")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu-time", action="store_true", help="on a busy machine, with --threads 1")
+
+
+def square(file: Path, side: int) -> Tensor:
+    """A photo as an LR image (3, side, side) in [0, 1]."""
+    with Image.open(file) as photo:
+        pixels = np.asarray(photo.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photo", type=Path, default=Path("examples/photo.jpg"), help="made square")
-    parser.add_argument("--side", type=int, default=256, help="of the LR image")
     parser.add_argument("--model", help="folder or hub id; the default model if left out")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-time", action="store_true", help="on a busy machine, with --threads 1")
+    add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    with Image.open(args.photo) as photo:
-        pixels = np.asarray(photo.convert("RGB").resize((args.side, args.side), Image.Resampling.BICUBIC))
-    lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+    lr = square(args.photo, args.side)
     console = Console(width=100)
     console.print(
         f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.side}x{args.side} -> x4"

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import numpy as np
@@ -68,7 +69,7 @@ def fewer_and_fewer(
     order = list(range(count))
     if int8.supported():
         expected = pipeline(images, output_type="pt").images
-        order.sort(key=lambda block: _agreement_with(block, pipeline, ranges, images, expected))
+        order.sort(key=lambda block: _error_with(block, pipeline, ranges, images, expected), reverse=True)
     left_out = [{f"lr_stem.blocks.{block}" for block in order[:worst]} for worst in range(count + 1)]
     return [
         {name: value for name, value in ranges.items() if name.rpartition(".")[0] not in without}
@@ -76,14 +77,14 @@ def fewer_and_fewer(
     ]
 
 
-def _agreement_with(
+def _error_with(
     index: int,
     pipeline: LinearSRPipeline,
     ranges: Mapping[str, Range],
     images: Sequence[ImageInput],
     expected: Sequence[Tensor],
 ) -> float:
-    """The PSNR in dB over all images with one block of the stem in 8 bits."""
+    """The mean squared error over all images with one block of the stem in 8 bits."""
     blocks = cast(PredictiveStem, pipeline.lr_stem).blocks
     before = blocks[index]
     name = f"lr_stem.blocks.{index}."
@@ -91,9 +92,7 @@ def _agreement_with(
         blocks, {key: value for key, value in ranges.items() if key.startswith(name)}, "lr_stem.blocks."
     )
     try:
-        return -float(
-            torch.tensor([10 ** (-d / 10) for d in agreement(pipeline, images, expected)]).mean().log10()
-        )
+        return fmean(10 ** (-decibels / 10) for decibels in agreement(pipeline, images, expected))
     finally:
         blocks[index] = before
 

@@ -31,13 +31,12 @@ from linearsr.checkpoints import CheckpointError, write_json
 from linearsr.model_folder import MODEL_INDEX, read_index
 from linearsr.models.blocks import TransformerBlock
 from linearsr.models.codec import ResidualCodec
-from linearsr.models.int8 import Range, widest
-from linearsr.models.lr_stem import LRCondition, ResidualBlock
+from linearsr.models.int8 import SILU_LEAST, Range, ranged_blocks, weight_steps, widest
+from linearsr.models.lr_stem import LRCondition
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
 
 _Network = TypeVar("_Network", bound=nn.Module)
-_SILU_LEAST = -0.2785
 _MARGIN = 1.25
 """Ranges are made this much wider: what leaves them is clipped."""
 _SIDE = 2
@@ -171,7 +170,7 @@ class _QuantisedConvolution(nn.Module):
         self.conv = conv
         self.step = (high - low) / 255
         self.zero = round(-low / self.step)
-        steps = conv.weight.detach().abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        steps = weight_steps(conv.weight.detach())
         self.register_buffer("weight_steps", steps)
         self.register_buffer("weight_zeros", torch.zeros(len(steps), dtype=torch.int32))
 
@@ -192,12 +191,9 @@ class _QuantisedConvolution(nn.Module):
 def _with_int8(network: _Network, ranges: Mapping[str, Range] | None, prefix: str) -> _Network:
     """A copy in which the residual blocks whose ranges are known, by their names behind `prefix`, are in 8 bits."""
     network = copy.deepcopy(network)
-    known = ranges or {}
-    for name, block in list(network.named_modules()):
-        first, second = (known.get(f"{prefix}{name}.{conv}") for conv in ("conv_1", "conv_2"))
-        if isinstance(block, ResidualBlock) and first is not None and second is not None:
-            replaced = cast(nn.Module, block)
-            largest = _MARGIN * widest(first)
-            replaced.conv_1 = _QuantisedConvolution(block.conv_1, -largest, largest)
-            replaced.conv_2 = _QuantisedConvolution(block.conv_2, _SILU_LEAST, _MARGIN * widest(second))
+    for _, block, first, second in list(ranged_blocks(network, ranges or {}, prefix)):
+        replaced = cast(nn.Module, block)
+        largest = _MARGIN * widest(first)
+        replaced.conv_1 = _QuantisedConvolution(block.conv_1, -largest, largest)
+        replaced.conv_2 = _QuantisedConvolution(block.conv_2, SILU_LEAST, _MARGIN * widest(second))
     return network
