@@ -88,19 +88,32 @@ class Parser(argparse.ArgumentParser):
 
 
 def check_script(file, arguments):
-    """Parse `arguments` with a parser made of the `add_argument` calls in the source: nothing is imported or run."""
+    """Parse `arguments` with a parser made of the `add_argument` calls in the source: no script is imported or run."""
     if not file.is_file():
         raise WrongCommandError("there is no such file")
     if "--help" not in arguments:
         script_parser(file).parse_args(arguments)
 
 
+def argument_calls(file):
+    """All calls in a script and in the functions that it takes from the scripts beside it."""
+    tree = ast.parse(text_of(file))
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    for node in tree.body:
+        sibling = file.with_name(f"{node.module}.py") if isinstance(node, ast.ImportFrom) else None
+        if sibling is not None and sibling.is_file():
+            taken = {alias.name for alias in node.names}
+            for function in ast.parse(text_of(sibling)).body:
+                if isinstance(function, ast.FunctionDef) and function.name in taken:
+                    yield from (node for node in ast.walk(function) if isinstance(node, ast.Call))
+
+
 @cache
 def script_parser(file):
     parser = Parser(add_help=False)
     types = {"int": int, "float": float}
-    for call in ast.walk(ast.parse(text_of(file))):
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", None) == "add_argument":
+    for call in argument_calls(file):
+        if getattr(call.func, "attr", None) == "add_argument":
             settings = {}
             for keyword in call.keywords:
                 if keyword.arg in ("action", "nargs", "required"):
