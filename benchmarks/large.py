@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from linearsr.allocator import keep_freed_memory
 from linearsr.images.io import Picture, read_image
 
 _PHOTO = Path(__file__).parents[1] / "examples/photos/train/tree-bare.jpg"
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep what waits between passes here")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    keep_freed_memory()
     if asked.here:
         height = asked.rows or asked.sides[0]
         measured = run(asked.sides[0], height, asked.ways[0], asked.work, asked.strip_rows)

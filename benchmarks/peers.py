@@ -34,6 +34,7 @@ from rich.table import Table
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
+from linearsr.allocator import keep_freed_memory
 from linearsr.cli.console import say
 from linearsr.evaluation.evaluate import Scorer, scorers_of
 from linearsr.evaluation.registry import choose
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for what the other methods make")
     parser.add_argument("--threads", type=int, help="of the CPU; torch's choice if left out")
     args = parser.parse_args()
+    keep_freed_memory()
     if args.hr is None and args.pairs is None:
         parser.error("give --hr, --pairs or both")
     if unknown := set(args.methods) - set(METHODS):

@@ -27,6 +27,7 @@ from roofline import parts, peaks, seconds_of, table_of
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
+from linearsr.allocator import keep_freed_memory
 from linearsr.models.blocks import TransformerBlock
 
 PEER = "realesrgan-x4plus"
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder or hub id; the default model if left out")
     add_arguments(parser)
     args = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
 
     lr = square(args.photo, args.side)

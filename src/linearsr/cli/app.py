@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from linearsr._version import __version__
+from linearsr.allocator import keep_freed_memory
 from linearsr.cli.bench import bench
 from linearsr.cli.bulk import batch
 from linearsr.cli.console import EPILOG
@@ -53,6 +54,7 @@ def main() -> None:
     """The console entry point."""
     # Threads that wait for each other by spinning make a busy machine ten times slower. OpenMP reads this with torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminate)
     app()
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.layout import joined
 from linearsr.models.lr_stem import ResidualBlock
 
 FINE = 2
@@ -41,7 +42,7 @@ class DetailHead(nn.Module):
 
     def forward(self, tokens: Tensor, lr_features: Tensor) -> Tensor:
         """(B, channels * FINE**2, h, w) and (B, lr_channels, h, w) -> latent (B, C, h, w)."""
-        x = self.conv_in(self.spread(torch.cat([tokens, lr_features.to(tokens.dtype)], dim=1)))
+        x = self.conv_in(self.spread(joined(tokens, lr_features.to(tokens.dtype))))
         for block in self.blocks:
             x = block(x)
         return self.gathered(self.conv_out(x))

@@ -264,8 +264,15 @@ def _beyond(quantised: Tensor, hidden: Tensor) -> Tensor:
     found = _clipped(hidden, at_the_top_only=True)
     before = _clipped(quantised)
     if before.any():
-        found |= F.max_pool2d(before.float(), 3, 1, 1) > 0
+        found |= _grown(before)
     return found.nonzero()
+
+
+def _grown(found: Tensor) -> Tensor:
+    """Pixels (B, h, w) that are found, or have one that is among their eight neighbours."""
+    padded = F.pad(found, (1, 1, 1, 1))
+    rows = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
+    return rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]
 
 
 def _clipped(quantised: Tensor, at_the_top_only: bool = False) -> Tensor:

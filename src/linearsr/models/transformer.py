@@ -38,6 +38,7 @@ from linearsr.models.blocks import (
     modulated_norm,
 )
 from linearsr.models.detail_head import FINE, DetailHead
+from linearsr.models.layout import joined
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
 QK_NORMS = (None, "rms_norm_across_heads")
@@ -310,9 +311,8 @@ class LinearSRTransformer(PretrainedModule):
         needed = (latent.shape[0], channels, *latent.shape[2:]) if channels else None
         if given != needed:
             raise ValueError(f"this network needs lr_features of shape {needed}, not {given}")
-        image = latent if lr_features is None else torch.cat([latent, lr_features.to(latent.dtype)], dim=1)
         # the layout of tokens, in which the sums are the same for rows of an image as for all of it
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = joined(latent) if lr_features is None else joined(latent, lr_features.to(latent.dtype))
         tokens: Tensor = self.patch_embed.get_submodule("proj")(image).flatten(2).transpose(1, 2)
         return tokens.to(self.scale_shift_table.dtype).contiguous()
 
