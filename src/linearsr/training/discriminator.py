@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,15 @@ class DiscriminatorConfig:
 
     channels: int = 64
     """Width of the first level; the others have one and a half times, and twice as many."""
+
+
+class Judgement(NamedTuple):
+    """What a discriminator makes of images, at three sizes: (B, _, H / 2, W / 2), then a half and a quarter of that."""
+
+    logits: list[Tensor]
+    """For "a photo", one channel."""
+    features: list[Tensor]
+    """The maps behind the logits."""
 
 
 class Discriminator(PretrainedModule):
@@ -50,16 +59,17 @@ class Discriminator(PretrainedModule):
         # free to grow: bounded as the rest is, they could not tell a faint mesh from texture
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for width in widths[1:])
 
-    def forward(self, image: Tensor, prediction: Tensor) -> list[Tensor]:
-        """Logits for "a photo", (B, 1, H / 2, W / 2), then a half and a quarter of that, from images (B, 3, H, W)."""
+    def forward(self, image: Tensor, prediction: Tensor) -> Judgement:
+        """Judge images (B, 3, H, W) in [-1, 1] beside the stem's prediction of them."""
         x = torch.cat([image, torch.tanh(DETAIL_GAIN * (image - prediction))], dim=1)
         x = F.pixel_unshuffle(x, _UNSHUFFLE).contiguous(memory_format=torch.channels_last)
-        logits = []
+        judged = Judgement([], [])
         for level, head in zip(self.levels, self.heads, strict=True):
             for conv in cast(nn.ModuleList, level):
                 x = F.leaky_relu(conv(x), _SLOPE)
-            logits.append(head(x))
-        return logits
+            judged.features.append(x)
+            judged.logits.append(head(x))
+        return judged
 
 
 def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Module:

@@ -38,6 +38,8 @@ class DistillStage(FlowStage):
     """Losses between the decoded sample and the HR image -> weight; see `training/detail_losses.py`."""
     adversarial: float = Field(0.1, ge=0)
     """Of the discriminator's verdict; 0: there is no discriminator."""
+    feature_matching: float = Field(0.0, ge=0)
+    """Of the distance between what the discriminator sees in the sample and in the photo."""
     channels: int = Field(64, ge=8)
     """Width of the discriminator."""
     discriminator: Path | None = None
@@ -65,6 +67,8 @@ class DistillStage(FlowStage):
             raise ValueError(
                 "stem: give the folder of a trained stem; its prediction is what samples are judged beside"
             )
+        if self.feature_matching and not self.adversarial:
+            raise ValueError("feature_matching: there is no discriminator with adversarial 0")
         return self
 
     def objective(self) -> "DistillObjective":
@@ -77,6 +81,8 @@ class Verdict(NamedTuple):
 
     generator: Tensor
     discriminator: Tensor
+    feature_matching: Tensor
+    """Mean absolute difference of the features of sample and photo, over that of the photo's features from zero."""
 
 
 class DistillNetwork(nn.Module):
@@ -107,15 +113,26 @@ class DistillNetwork(nn.Module):
 
     @staticmethod
     def _verdict(discriminator: Discriminator, image: Tensor, hr: Tensor, prediction: Tensor) -> Verdict:
-        """Relativistic pairs (Jolicoeur-Martineau 2018): a sample against the photo that it should have been."""
+        """A sample against the photo that it should have been, the only pair that is compared.
+
+        The game is that of relativistic pairs (Jolicoeur-Martineau 2018); features are matched as by Wang et al. 2018
+        (arXiv 1711.11585, eq. 4): they know textures, where a formula knows pixels.
+        """
         both = discriminator(torch.cat([hr, image.detach()]), torch.cat([prediction, prediction]))
-        photo, detached = zip(*(logits.chunk(2) for logits in both), strict=True)
+        photo, detached = zip(*(logits.chunk(2) for logits in both.logits), strict=True)
+        seen = [features.detach().chunk(2)[0] for features in both.features]
         # the generator's turn must leave the discriminator's weights alone
         fixed = {name: weight.detach() for name, weight in discriminator.named_parameters()}
         fake = functional_call(discriminator, fixed, (image, prediction))
         return Verdict(
-            _mean([F.softplus(real.detach() - own) for real, own in zip(photo, fake, strict=True)]),
+            _mean([F.softplus(real.detach() - own) for real, own in zip(photo, fake.logits, strict=True)]),
             _mean([F.softplus(own - real) for real, own in zip(photo, detached, strict=True)]),
+            _mean(
+                [
+                    (own - real).float().abs() / real.float().abs().mean()
+                    for real, own in zip(seen, fake.features, strict=True)
+                ]
+            ),
         )
 
 
@@ -160,6 +177,8 @@ class DistillObjective(FlowObjective):
         if verdict is not None:
             terms["adversarial"] = self.stage.adversarial * verdict.generator
             terms["discriminator"] = verdict.discriminator
+            if self.stage.feature_matching:
+                terms["feature_matching"] = self.stage.feature_matching * verdict.feature_matching
         return terms
 
     @torch.no_grad()
