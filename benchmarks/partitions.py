@@ -39,7 +39,8 @@ from linearsr.flow.snr import time_from_log_snr
 from linearsr.images.files import list_images
 from linearsr.images.photos import degraded_pair
 from linearsr.models.lr_stem import LRCondition
-from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.data import CropPairs, DataConfig, to_tensor
 from linearsr.training.optimizer import OptimizerConfig, build_optimizer, learning_rate
 from linearsr.training.partition import (

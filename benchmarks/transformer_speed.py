@@ -16,7 +16,8 @@ from collections.abc import Callable
 import torch
 from diffusers import SanaTransformer2DModel
 
-from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 
 LAYERS = {192: 6, 1152: 2}
 CROSS_HEADS = {192: (6, 32), 1152: (16, 72)}

@@ -8,7 +8,8 @@ from diffusers import SanaTransformer2DModel
 
 from linearsr.checkpoints import CONFIG_NAME, WEIGHTS_NAME, CheckpointError
 from linearsr.models.presets import PRESETS
-from linearsr.models.transformer import INPUT_WEIGHT, LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import INPUT_WEIGHT, LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 
 SMALL = {
     "in_channels": 6,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from linearsr.models.presets import PRESETS
-from linearsr.models.transformer import INPUT_WEIGHT, LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import INPUT_WEIGHT, LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 
 TINY = PRESETS["tiny"]
 

@@ -19,7 +19,8 @@ from linearsr.evaluation.counting import PartCost, count_parts, evaluation_input
 from linearsr.evaluation.rivals import Rival, rival_call
 from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
-from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
 
 Size = tuple[int, int]

@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from linearsr.guidance.encoders import EncoderPart
-from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linearsr.models.transformer import TransformerConfig
+from linearsr.models.transformer_config import TransformerConfig
 
 PRESETS: dict[str, TransformerConfig] = {
     "tiny": TransformerConfig(

@@ -8,12 +8,9 @@ a convolutional `detail_head`), and what the output means (`prediction_type`).
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from math import isqrt
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +18,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from linearsr.checkpoints import (
-    CONFIG_NAME,
-    CheckpointError,
     PretrainedModule,
     load_config,
     load_weights,
@@ -39,106 +34,12 @@ from linearsr.models.blocks import (
 )
 from linearsr.models.detail_head import FINE, DetailHead
 from linearsr.models.layout import joined
+from linearsr.models.transformer_config import TransformerConfig, config_from_sana
 
-PREDICTION_TYPES = ("flow_prediction", "sample")
-QK_NORMS = (None, "rms_norm_across_heads")
 MASKED = -10_000.0
 NORM_OUT_EPS = 1e-6
 CAPTION_NORM_EPS = 1e-5
 INPUT_WEIGHT = "patch_embed.proj.weight"
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes of a `LinearSRTransformer`; the first fields mean what they mean in SANA's config."""
-
-    in_channels: int = 32
-    """Channels of the noisy latent."""
-    out_channels: int = 32
-    """Channels of the prediction."""
-    num_attention_heads: int = 36
-    """Heads of the linear self-attention; heads times channels of a head is the inner width."""
-    attention_head_dim: int = 32
-    """Channels of such a head."""
-    num_layers: int = 28
-    """Transformer blocks."""
-    num_cross_attention_heads: int = 16
-    """Heads of the softmax attention to the guidance tokens."""
-    cross_attention_head_dim: int = 72
-    """Channels of such a head."""
-    caption_channels: int = 2304
-    """Channels of a guidance token."""
-    mlp_ratio: float = 2.5
-    """Hidden width of the Mix-FFN over the inner width."""
-    attention_bias: bool = False
-    """Biases in the projections of the self-attention."""
-    patch_size: int = 1
-    """Latent pixels along one side of a token."""
-    norm_elementwise_affine: bool = False
-    """Learned scale and shift in the norm before the Mix-FFN."""
-    norm_eps: float = 1e-6
-    """Epsilon of the block norms."""
-    qk_norm: str | None = None
-    """None, or "rms_norm_across_heads" as in SANA-1.5."""
-    timestep_scale: float = 1.0
-    """The timestep (0..1000) is multiplied by this before it is embedded."""
-    lr_channels: int = 0
-    """Channels of the LR features, on the grid of the latent; 0: none."""
-    num_null_tokens: int = 0
-    """Learned guidance tokens, used when none are given; 0: guidance must be given."""
-    prediction_type: str = "flow_prediction"
-    """The output: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
-    lr_skip: bool = False
-    """A 1x1 convolution, zero at the start, from the LR features straight to the output."""
-    detail_blocks: int = 0
-    """Residual blocks of a `DetailHead`, which makes the output, a latent of unshuffled pixels; 0: a linear layer."""
-    detail_channels: int = 64
-    """Width of those blocks."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "in_channels",
-            "out_channels",
-            "num_attention_heads",
-            "attention_head_dim",
-            "num_layers",
-            "num_cross_attention_heads",
-            "cross_attention_head_dim",
-            "caption_channels",
-            "patch_size",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.lr_channels, self.num_null_tokens) < 0:
-            raise ValueError("lr_channels and num_null_tokens must be at least 0")
-        if self.qk_norm not in QK_NORMS:
-            raise ValueError(f"qk_norm must be null or {QK_NORMS[1]}, not {self.qk_norm}")
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(
-                f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, not {self.prediction_type}"
-            )
-        if (self.lr_skip or self.detail_blocks) and not self.lr_channels:
-            raise ValueError("lr_skip and detail_blocks need lr_channels > 0")
-        if self.detail_blocks:
-            self._check_detail()
-
-    def with_detail(self, blocks: int) -> TransformerConfig:
-        """The same network but with a `DetailHead` as its way out."""
-        return dataclasses.replace(self, detail_blocks=blocks, lr_skip=False)
-
-    def _check_detail(self) -> None:
-        patch = isqrt(self.out_channels // 3)
-        fits = 3 * patch**2 == self.out_channels and patch % FINE == 0 and self.lr_channels % FINE**2 == 0
-        if not fits or self.patch_size > 1 or self.lr_skip:
-            raise ValueError(
-                "detail_blocks need latents of pixel-unshuffled RGB patches of even size, lr_channels a multiple of "
-                f"{FINE**2}, patch_size 1, and no lr_skip"
-            )
-
-    @property
-    def width(self) -> int:
-        """Inner width C, channels of a token inside the network."""
-        return self.num_attention_heads * self.attention_head_dim
 
 
 class Conditions(NamedTuple):
@@ -379,7 +280,7 @@ class LinearSRTransformer(PretrainedModule):
             CheckpointError: not such a folder, or a variant with parts that this network does not have.
         """
         path = resolve_folder(folder)
-        config = _config_from_sana(load_config(path), lr_channels, num_null_tokens, path)
+        config = config_from_sana(load_config(path), lr_channels, num_null_tokens, path)
         state = load_weights(path, device)
         if INPUT_WEIGHT in state:
             weight = state[INPUT_WEIGHT]
@@ -398,30 +299,3 @@ def _fresh_tokens(count: int, channels: int) -> Tensor:
 def _mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """(B, L) of ones and zeros -> what is added to attention scores, (B, 1, 1, L)."""
     return None if mask is None else ((1 - mask.to(dtype)) * MASKED)[:, None, None]
-
-
-def _config_from_sana(
-    raw: dict[str, Any], lr_channels: int, num_null_tokens: int, folder: os.PathLike[str]
-) -> TransformerConfig:
-    place = os.fspath(folder)
-    if raw.get("_class_name") != "SanaTransformer2DModel":
-        raise CheckpointError(
-            f"{place}: written for {raw.get('_class_name')}, not for SanaTransformer2DModel"
-        )
-    if raw.get("interpolation_scale") is not None:
-        raise CheckpointError(f"{place}: has a positional embedding; take a SANA for 512 or 1024 pixels")
-    if raw.get("guidance_embeds"):
-        raise CheckpointError(
-            f"{place}: distilled with a guidance embedding (Sprint); take a SANA without one"
-        )
-    known = {field.name for field in dataclasses.fields(TransformerConfig)}
-    values = {key: value for key, value in raw.items() if key in known and value is not None}
-    try:
-        config = TransformerConfig(**values, lr_channels=lr_channels, num_null_tokens=num_null_tokens)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{place}/{CONFIG_NAME}: {error}") from error
-    if raw.get("cross_attention_dim", config.width) != config.width:
-        raise CheckpointError(
-            f"{place}: cross_attention_dim {raw['cross_attention_dim']} is not {config.width}"
-        )
-    return config

@@ -10,7 +10,7 @@ from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
 from linearsr.images.io import ImageError, read_size
 from linearsr.models.lr_stem import StridedStemConfig
-from linearsr.models.transformer import TransformerConfig
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir

@@ -20,7 +20,8 @@ from linearsr.guidance.tags import TagGuidance
 from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig, load_codec
 from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem, StridedStemConfig, load_stem
 from linearsr.models.presets import PRESETS
-from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,

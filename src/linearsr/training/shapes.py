@@ -21,7 +21,8 @@ from linearsr.models.lr_stem import (
     grown_config,
 )
 from linearsr.models.presets import PRESETS
-from linearsr.models.transformer import LinearSRTransformer, TransformerConfig
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig
 from linearsr.training.flow import FlowStage
