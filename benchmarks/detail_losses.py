@@ -49,6 +49,7 @@ def rows(teacher: Path | None) -> dict[str, list[str]]:
         **taught,
         "+ adversarial": [],
         "+ adversarial, all formulas": [formulas(**WEIGHTS)],
+        "+ adversarial, feature matching": ["stage.feature_matching=0.2"],
     }
 
 
