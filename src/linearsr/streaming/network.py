@@ -14,6 +14,7 @@ from torch import Tensor
 from linearsr.models.bands import BlockRows
 from linearsr.models.block_rows import detail_head_rows
 from linearsr.models.blocks import TransformerBlock
+from linearsr.models.layout import joined
 from linearsr.models.linear_attention import KVSummary, sum_of
 from linearsr.models.rows import PerPixel, Rows, through
 from linearsr.models.transformer import Conditions, LinearSRTransformer
@@ -106,8 +107,10 @@ class StreamedEvaluation:
 
     def _finish(self, tokens: Iterable[Tensor]) -> None:
         """Tokens (n, C) of the last block, row after row -> the network's output."""
+        # the last layers may compute the rows between two strips twice: not for every band
+        strip = _regrouped(tokens, self._strip * self._width)
         done = 0
-        for image in through(last_rows(self._network), self._unpatched(tokens)):
+        for image in through(last_rows(self._network), self._unpatched(strip)):
             self._output.write(done, image[0].permute(1, 2, 0))
             done += image.shape[2]
 
@@ -117,7 +120,7 @@ class StreamedEvaluation:
             rows = len(x) // self._width
             image = self._network.unpatch(x[None], self._said.embedded, (rows, self._width))
             given = self._given(done, done + rows)
-            yield image if given is None else torch.cat([image, given.to(image.dtype)], dim=1)
+            yield image if given is None else joined(image, given.to(image.dtype))
             done += rows
 
     def _given(self, top: int, bottom: int) -> Tensor | None:
@@ -151,15 +154,17 @@ def last_rows(network: LinearSRTransformer) -> Rows:
 
 def _regrouped(parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:
     """The same tokens in parts of `size` or whole multiples of it; the last is what is left."""
-    waiting: Tensor | None = None
+    waiting: list[Tensor] = []
     for part in parts:
-        waiting = part if waiting is None or not len(waiting) else torch.cat([waiting, part])
-        whole = len(waiting) // size * size
-        if whole:
-            yield waiting[:whole]
-            waiting = waiting[whole:]
-    if waiting is not None and len(waiting):
-        yield waiting
+        waiting.append(part)
+        count = sum(map(len, waiting))
+        if count >= size:
+            together = torch.cat(waiting)
+            whole = count // size * size
+            yield together[:whole]
+            waiting = [together[whole:]]
+    if any(map(len, waiting)):
+        yield torch.cat(waiting)
 
 
 def _flat(summary: KVSummary) -> Tensor:
