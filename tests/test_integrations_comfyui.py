@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from linearsr import __version__
+from linearsr.model_folder import default_model_folder, read_index
 from tiny_model import build, tiny_model
 
 __all__ = ["tiny_model"]
@@ -78,7 +79,7 @@ def run(node, **given):
 def test_images(nodes, comfy):
     pipe = build().to(torch.float32)
     images = torch.rand(2, 7, 9, 3)
-    result = run(nodes["LinearSRUpscale"], model=pipe, image=images, steps=3, seed=4)
+    result = run(nodes["LinearSRUpscale"], model=pipe, image=images, steps=3, seed=4, fidelity=0.4)
     assert (result.shape, result.dtype) == ((2, 28, 36, 3), torch.float32)
     expected = pipe(
         list(images.movedim(-1, 1)), num_inference_steps=3, seed=4, fidelity=0.4, output_type="np"
@@ -86,6 +87,11 @@ def test_images(nodes, comfy):
     np.testing.assert_array_equal(result.numpy(), np.stack(expected))
     (bar,) = comfy.bars
     assert (bar.total, bar.done) == (6, 6)
+
+
+def test_the_fidelity_offered_is_that_of_the_model_in_the_package(nodes):
+    _, options = nodes["LinearSRUpscale"].INPUT_TYPES()["required"]["fidelity"]
+    assert options["default"] == read_index(default_model_folder())["fidelity"]
 
 
 def test_scale_and_alpha(nodes):

@@ -57,7 +57,7 @@ class LinearSRUpscale:
                 "fidelity": (
                     "FLOAT",
                     {
-                        "default": 0.4,
+                        "default": 0.1,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.05,

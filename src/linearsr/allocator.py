@@ -11,11 +11,12 @@ _SETTINGS = {"MALLOC_TRIM_THRESHOLD_": (-1, 2**29), "MALLOC_MMAP_THRESHOLD_": (-
 def keep_freed_memory() -> bool:
     """Let this process, and those that it starts, use the memory of a freed tensor for the next one.
 
-    glibc gives blocks of more than 32 MiB back to the system, which then clears every page of the next one: a tenth of
-    the time of an output of four megapixels. Up to half a GiB stays with an idle process instead.
+    glibc gives blocks of more than 32 MiB back to the system, which then clears every page of the next one: three
+    tenths of the time of an output of four megapixels. Up to half a GiB stays with an idle process instead.
 
     Returns:
-        Whether it is so now: not with another C library, and not where the environment says something else.
+        Whether this call has set it: not with another C library, and not where the environment says what to do, as it
+        does for the processes that this one starts.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _SETTINGS):
         return False
