@@ -24,6 +24,7 @@ from speed import add_arguments, decibels, square
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
+from linearsr.allocator import keep_freed_memory
 
 
 def enlarge(pipe: LinearSRPipeline, lr: Tensor) -> Tensor:
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["auto"], choices=["auto", "float32", "bfloat16"])
     add_arguments(parser)
     args = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     lr = square(args.photo, args.side)
     Console(width=100).print(compare(ways(args.models, args.dtype, lr), args.runs, args.cpu_time))

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from linearsr import LinearSRPipeline
+from linearsr.allocator import keep_freed_memory
 from linearsr.evaluation.counting import count_parts, evaluation_inputs
 from linearsr.models import int8
 from linearsr.models.transformer import LinearSRTransformer
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="on a busy machine, with --threads 1")
     args = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype) if args.dtype else None
     pipe = LinearSRPipeline.from_pretrained(args.model, torch_dtype=dtype, device="cpu")

@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
+from linearsr.allocator import keep_freed_memory
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.models.codec import ResidualCodec
 
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--fidelity", type=float, nargs="+", default=[0, 0.2, 0.4, 0.6, 0.8, 1])
     parser.add_argument("-o", "--output", type=Path, help="also draw a picture")
     args = parser.parse_args()
+    keep_freed_memory()
 
     pipe = LinearSRPipeline.from_pretrained(args.model)
     if not isinstance(pipe.codec, ResidualCodec):
