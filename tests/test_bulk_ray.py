@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -85,3 +86,16 @@ def test_command(tmp_path, tiny_model):
     table = pq.read_table(record["report"])
     assert Counter(table["status"].to_pylist()) == {"done": 5, "failed": 1}
     assert read_image(Path(tmp_path, "out/0.png")).size == (24, 20)
+
+
+def test_a_mistyped_cluster_is_named_at_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = f"127.0.0.1:{server.getsockname()[1]}"
+    source = fill(tmp_path / "in", {"a.png": png(0)})
+    command = [sys.executable, "-m", "linearsr.cli.app", "batch", source, "-o", str(tmp_path / "out")]
+    process = subprocess.run(
+        [*command, "--address", nobody], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith(f"linearsr: no Ray cluster at {nobody}: ")
+    assert "Traceback" not in process.stderr

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
 import threading
 from collections import Counter
@@ -28,6 +29,8 @@ _OBJECT_STORE = 256 * 2**20
 """Bytes that a local Ray takes for rows; images do not go through it."""
 _MEMORY_PER_WORKER = 2 * 2**30
 """Bytes of the default model with an image of a megapixel."""
+_SECONDS_TO_ANSWER = 10
+"""Ray itself tries for a minute, and says nothing meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,19 @@ def _start(cluster: Cluster) -> None:
         cpus = max(os.cpu_count() or 1, (cluster.workers or 1) * (cluster.threads or 1))
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
+        _require_answer(address)
         with _silent():
             ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "Ray cannot be started" if address == "local" else f"no Ray cluster at {address}"
         raise BulkError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError where nobody listens at host:port; other kinds of addresses are left to Ray."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdecimal():
+        socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
 
 
 def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:
