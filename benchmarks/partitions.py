@@ -2,11 +2,11 @@
 
     python benchmarks/partitions.py --train PHOTOS --val PHOTOS --seeds 0 1
 
-A small network in the latents of a model (its stem and codec are used as they are) is trained for all times, then a
-copy of it for each span of each partition: the same crops, noise and number of images for every expert, at times
-uniform in the span; and the network itself for as long as four experts together. The boundaries called "found" are
-those of `linearsr partition`, measured on the network that all experts start from. Errors and pictures are of photos
-that no training saw.
+A small network in the latents of a model (its stem and codec are used as they are) is trained for all times; with
+--full-size it is the mean of the model's own experts. Then a copy of it is trained for each span of each partition: the
+same crops, noise and number of images for every expert, at times uniform in the span; and the network itself for as
+long as four experts together. The boundaries called "found" are those of `linearsr partition`, measured on the network
+that all experts start from. Errors and pictures are of photos that no training saw.
 
 Printed are the error of the clean latent by ranges of log-SNR, and PSNR-Y, SSIM-Y and NIQE of samples along one grid of
 times for all (8 steps), and with a step for each expert, as the default model walks.
@@ -48,6 +48,7 @@ from linearsr.training.partition import (
     TimeGradients,
     gradient_products,
     log_snr_grid,
+    shared_network,
 )
 
 GRID = log_snr_grid(12)
@@ -108,7 +109,8 @@ def main() -> None:
     parser.add_argument("--model", help="whose stem and codec are used; the default model if left out")
     parser.add_argument("--degrade", default="mild")
     parser.add_argument("--crops", type=int, default=256, help="seen again and again, with other noise")
-    parser.add_argument("--pretrain", type=int, default=6000, help="images of the shared network")
+    parser.add_argument("--full-size", action="store_true", help="start from the model's experts, averaged")
+    parser.add_argument("--pretrain", type=int, default=6000, help="images of the shared network otherwise")
     parser.add_argument("--images", type=int, default=1000, help="images of each expert")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--photos", type=int, default=8, help="of --val to measure on")
@@ -117,11 +119,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     pipe = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    start = shared_network(pipe.transformer) if args.full_size else None
     bank = fill_bank(pipe, args.train, args.degrade, args.crops)
     photos = read_photos(pipe, args.val, args.degrade, args.photos)
     results: dict[str, list[Result]] = {}
     for seed in args.seeds:
-        for name, experts in train_all(bank, args.pretrain, args.images, seed):
+        torch.manual_seed(seed)
+        shared = start or train(LinearSRTransformer(NETWORK), bank, (0.0, 1.0), args.pretrain, 2e-3, seed)
+        for name, experts in train_all(shared, bank, args.images, seed):
             result = Result(
                 experts.partition.boundaries, errors(experts, photos), *samples(pipe, experts, photos)
             )
@@ -159,10 +164,10 @@ def read_photos(pipe: LinearSRPipeline, folder: Path, degradation: str, count: i
     return photos
 
 
-def train_all(bank: Bank, pretrain: int, images: int, seed: int) -> Iterator[tuple[str, SNRExperts]]:
+def train_all(
+    start: LinearSRTransformer, bank: Bank, images: int, seed: int
+) -> Iterator[tuple[str, SNRExperts]]:
     """The shared network trained on for as long as all experts of a partition together, then each partition."""
-    torch.manual_seed(seed)
-    start = train(LinearSRTransformer(NETWORK), bank, (0.0, 1.0), pretrain, 2e-3, seed)
     count = PUBLISHED.num_experts
     longer = train(deepcopy(start), bank, (0.0, 1.0), count * images, 5e-4, seed + 1)
     yield "one network", SNRExperts(Partition(), [longer])

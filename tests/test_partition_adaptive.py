@@ -149,6 +149,14 @@ def test_the_shared_network_is_the_mean(tiny_model):
         assert torch.allclose(weight, expected, atol=1e-6), name
 
 
+def test_the_built_in_model_can_be_asked(photos):
+    # its first expert was distilled, and is built otherwise than the rest
+    common = ("--data", photos, "--images", 2, "--times", 4, "--lr-crop", 8, "--json")
+    result = run(*common)
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)["boundaries"]) == 3
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["partition", *map(str, arguments)])
 

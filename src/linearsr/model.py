@@ -43,8 +43,8 @@ class LinearSRModel:
         tagger: finds tags for a guidance that uses them.
 
     Raises:
-        ValueError: guidance whose tokens are not as wide as the network takes them, or a mean of the stem with a
-            codec that does not start from it.
+        ValueError: guidance whose tokens are not as wide as the network takes them, a mean of the stem with a codec
+            that does not start from it, or steps for clean images with a stem that does not know them.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class LinearSRModel:
         self.config = config or PipelineConfig()
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
             raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
+        if self.config.clean_steps is not None and not getattr(lr_stem.config, "strength_channels", 0):
+            raise ValueError("clean_steps: the stem does not tell how degraded an image is")
         width = self._token_channels
         if guidance is not None and guidance.channels != width:
             raise ValueError(

@@ -3,9 +3,10 @@
 Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside, images have values in [-1, 1].
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from linearsr.images.io import Picture
 from linearsr.images.resize import resize, scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
-from linearsr.models.lr_stem import LRCondition
+from linearsr.models.lr_stem import LRCondition, PredictiveStem
 from linearsr.settings import (
     ColourFix,
     Options,
@@ -134,7 +135,7 @@ class LinearSRPipeline(LinearSRModel):
         if output_type == "latent":
             for picture in pictures:
                 self.require_memory(*picture.colour.shape[:2])
-            sampled = [self._sample([picture], [seed], options) for picture, seed, options in jobs]
+            sampled = [self._sample([p], [s], self._suited(o, p)) for p, s, o in jobs]
             return LinearSROutput([s.latent[0] for s in sampled], [s.tags for s in sampled], unknown)
         results = [self._upscale(*job, stream=stream) for job in jobs]
         images = [from_picture(result, output_type) for result in results]
@@ -185,7 +186,14 @@ class LinearSRPipeline(LinearSRModel):
             raise ValueError("pictures that are guided cannot be upscaled together")
         needed = len(pictures) * self.estimate_memory(height, width)
         require_memory(needed, self.device, f"{len(pictures)} images of {width}x{height}")
-        return self._upscale_whole(pictures, seeds, options)
+        alike: dict[Options, list[int]] = defaultdict(list)
+        for place, picture in enumerate(pictures):
+            alike[self._suited(options, picture)].append(place)
+        results: dict[int, Picture] = {}
+        for settled, places in alike.items():
+            made = self._upscale_whole([pictures[i] for i in places], [seeds[i] for i in places], settled)
+            results |= zip(places, made, strict=True)
+        return [results[place] for place in range(len(pictures))]
 
     def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
         """The words among a caller's tags that mean none that the model knows, or are too many for it.
@@ -226,9 +234,27 @@ class LinearSRPipeline(LinearSRModel):
             tags=self._tag_request(tags),
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
             callback=callback,
+            clean_steps=own.clean_steps if steps is None else None,
         )
 
+    @torch.inference_mode()
+    def settled(self, options: Options, lr: Callable[[], Tensor]) -> Options:
+        """The options with the steps that suit one LR image, where the call leaves them to the model.
+
+        Args:
+            lr: gives the image, or at least the rows of its `middle`, (1, 3, h, w) in [-1, 1].
+        """
+        if options.clean_steps is None:
+            return options
+        strength = cast(PredictiveStem, self.lr_stem).strength(lr().to(self.device)).item()
+        steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
+        return replace(options, steps=steps, clean_steps=None)
+
+    def _suited(self, options: Options, picture: Picture) -> Options:
+        return self.settled(options, lambda: lr_tensor(picture))
+
     def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
+        options = self._suited(options, picture)
         width, height = picture.size
         if stream is None:
             stream = not self.fits(height, width)

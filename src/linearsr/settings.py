@@ -29,6 +29,10 @@ class PipelineConfig:
 
     num_inference_steps: int = 4
     """Network evaluations (NFE)."""
+    clean_steps: int | None = None
+    """As many for a clean image, one without compression, noise or strong blur; None: as for any other."""
+    clean_strength: float = 1.2
+    """Up to where an image is clean; see `PredictiveStem.strength`."""
     fidelity: float = 0.0
     """0: a full sample of the flow; 1: the posterior mean."""
     mean: Mean = "first_step"
@@ -69,6 +73,7 @@ class PipelineConfig:
         ranges = [r if isinstance(r, list) else [r] for r in (self.int8_ranges or {}).values()]
         if not all(isfinite(value) and value > 0 for of_channels in ranges for value in of_channels):
             raise ValueError("int8_ranges must be above 0")
+        _check_steps(self.clean_steps)
         _check_ranges(self.num_inference_steps, self.fidelity, self.color_fix, self.guidance_scale)
 
     def times(self, steps: int) -> list[float]:
@@ -100,6 +105,8 @@ class Options:
     guidance_scale: float
     guidance: GuidanceTokens | None = None
     callback: StepCallback | None = None
+    clean_steps: int | None = None
+    """Other steps for a clean image, where the call leaves them to the model."""
 
     def __post_init__(self) -> None:
         low, high = _SCALES
@@ -108,10 +115,14 @@ class Options:
         _check_ranges(self.steps, self.fidelity, self.color_fix, self.guidance_scale)
 
 
+def _check_steps(steps: int | None) -> None:
+    if steps is not None and steps < 1:
+        raise ValueError(f"{steps} steps: at least 1 is needed")
+
+
 def _check_ranges(steps: int, fidelity: float, color_fix: str, guidance_scale: float) -> None:
     """Of what a model sets and a call may set otherwise. Raises ValueError for a setting out of its range."""
-    if steps < 1:
-        raise ValueError(f"{steps} steps: at least 1 is needed")
+    _check_steps(steps)
     if not 0 <= fidelity <= 1:
         raise ValueError(f"fidelity {fidelity:g} is out of range: choose from 0 to 1")
     if color_fix not in get_args(ColourFix):

@@ -168,7 +168,11 @@ def _show(report: dict[str, Any]) -> None:
     out.print(f"runs on {report['device']} in {report['dtype']}")
     size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
     out.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
-    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
+    defaults = {
+        **model["settings"],
+        "int8_ranges": f"of {len(model['settings']['int8_ranges'] or {})} convolutions",
+    }
+    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in defaults.items()))
     _show_guidance(out, model)
     parts = Table("part", "class", "parameters")
     for part in model["parts"]:

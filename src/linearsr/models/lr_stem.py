@@ -16,6 +16,8 @@ from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
+STRENGTH_SIDE = 512
+"""LR pixels: so much of an image at the most, its middle, tells how degraded it is."""
 
 
 class LRCondition(NamedTuple):
@@ -83,12 +85,18 @@ class PredictiveStemConfig:
     """Residual blocks on the LR grid."""
     summary_channels: int = 0
     """Width of a summary of the whole image, by which blocks can know its degradation; 0: there is none."""
+    strength_channels: int = 0
+    """Width of what reads from the summary how degraded an image is; 0: the stem does not tell."""
     patch: int = 2
     """LR pixels per side of one latent token: features are unshuffled by it."""
     max_deviation: float = 0.15
     """Largest expected error: beyond it the head only errs, and what noise a sampler leaves over would glare."""
     min_deviation: float = 0.01
     """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
+
+    def __post_init__(self) -> None:
+        if self.strength_channels and not self.summary_channels:
+            raise ValueError("strength_channels: how degraded an image is, is read from summary_channels")
 
 
 class ImageSummary(nn.Module):
@@ -112,9 +120,13 @@ class ImageSummary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, num_blocks * 2 * C)."""
-        mean = self.layers(x).mean((2, 3), dtype=torch.float32).to(x.dtype)
-        modulation: Tensor = self.to_modulation(mean)
+        modulation: Tensor = self.to_modulation(self.mean(x))
         return modulation
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, summary_channels): the vector itself."""
+        mean: Tensor = self.layers(x).mean((2, 3), dtype=torch.float32).to(x.dtype)
+        return mean
 
 
 class ResidualBlock(nn.Module):
@@ -167,6 +179,15 @@ class PredictiveStem(PretrainedModule):
             if config.summary_channels
             else None
         )
+        self.strength_head = (
+            nn.Sequential(
+                nn.Linear(config.summary_channels, config.strength_channels),
+                nn.SiLU(),
+                nn.Linear(config.strength_channels, 1),
+            )
+            if config.strength_channels
+            else None
+        )
         self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
         self.deviation_head = nn.Sequential(
             nn.Conv2d(width, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
@@ -191,6 +212,27 @@ class PredictiveStem(PretrainedModule):
         features = F.pixel_unshuffle(self.feature_norm(x.detach()), self.config.patch)
         prediction, deviation = self.estimate(lr, self.conv_out(x), self.deviation_head(x.detach()))
         return LRCondition(features, prediction, deviation)
+
+    def strength(self, lr: Tensor) -> Tensor:
+        """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
+
+        log(1 + d), d the RMS difference in grey levels from what a clean resize would have made of the same HR image:
+        about 1 where there is nothing to clean, 2 and more with noise or compression that can be seen. Of a large
+        image the middle counts. `training/strength.py` fits it.
+
+        Raises:
+            ValueError: the stem was made without `strength_channels`.
+        """
+        if self.strength_head is None:
+            raise ValueError("this stem does not tell how degraded an image is")
+        (top, bottom), (left, right) = map(middle, lr.shape[-2:])
+        strength: Tensor = self.strength_head(self.summary_of(lr[:, :, top:bottom, left:right]))
+        return strength[:, 0].float()
+
+    def summary_of(self, lr: Tensor) -> Tensor:
+        """LR images (B, 3, h, w) in [-1, 1] -> the vector (B, summary_channels) of each. The stem must have one."""
+        assert self.summary is not None
+        return self.summary.mean(self.conv_in(self.seen(lr)))
 
     def seen(self, lr: Tensor) -> Tensor:
         """What the first convolution sees of an LR image: (B, 3, h, w) -> (B, 6, h, w)."""
@@ -221,6 +263,7 @@ class PredictiveStem(PretrainedModule):
             ValueError: see `grown_config`.
         """
         stem = PredictiveStem(grown_config(self.config, **changes))
+        # which leaves the head for the strength behind: it belongs to the summary as it is now
         stem.load_state_dict(self.state_dict(), strict=False)
         for block in list(stem.blocks)[self.config.num_blocks :]:
             nn.init.zeros_(cast(ResidualBlock, block).conv_2.weight)
@@ -230,9 +273,12 @@ class PredictiveStem(PretrainedModule):
 def grown_config(config: PredictiveStemConfig, **changes: Any) -> PredictiveStemConfig:
     """The settings of a larger stem that can start as the one of `config`: with more blocks, with a summary.
 
+    It does not tell how degraded an image is: that is fitted when its training is over.
+
     Raises:
         ValueError: for changes after which the weights would not fit.
     """
+    config = replace(config, strength_channels=0)
     grown = replace(config, **changes)
     same_but_larger = (
         replace(grown, num_blocks=config.num_blocks, summary_channels=config.summary_channels) == config
@@ -242,6 +288,12 @@ def grown_config(config: PredictiveStemConfig, **changes: Any) -> PredictiveStem
     if config.summary_channels and grown != config:
         raise ValueError("a trained stem that has a summary cannot grow: the summary is for its own blocks")
     return grown
+
+
+def middle(side: int) -> tuple[int, int]:
+    """From where to where, the end excluded, the rows or columns go that tell how degraded an image is."""
+    first = max(0, (side - STRENGTH_SIDE) // 2)
+    return first, min(side, first + STRENGTH_SIDE)
 
 
 LRStem = PredictiveStem | StridedStem

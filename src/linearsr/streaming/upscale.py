@@ -18,6 +18,7 @@ from torch import Tensor
 from linearsr._version import __version__
 from linearsr.flow.sampler import Step, plan
 from linearsr.images.resize import scaled_size
+from linearsr.models.lr_stem import middle
 from linearsr.settings import ColourFix, Options
 from linearsr.streaming.flow import StreamedFlow
 from linearsr.streaming.memory import buffer_bytes, fits_in_memory, strip_rows_for
@@ -88,6 +89,7 @@ def stream(
 ) -> tuple[str, ...]:
     """`stream_upscale` for settings that are complete."""
     lr = LRRows(reader, pipeline.multiple_of, pipeline.device)
+    options = pipeline.settled(options, lambda: lr.unpadded(*middle(reader.height)))
     lr_per_latent = pipeline.codec.compression // pipeline.scale
     grid = lr.height // lr_per_latent, lr.width // lr_per_latent
     unit = int(pipeline.transformer.config.patch_size)

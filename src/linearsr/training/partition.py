@@ -83,21 +83,19 @@ def log_snr_grid(times: int) -> tuple[float, ...]:
 def shared_network(transformer: SNRExperts) -> LinearSRTransformer:
     """One network for all times, in float32: the only one, or the mean of the experts' weights.
 
-    Experts that were fine-tuned from one network stay close to it, and so their mean is close to it.
-
-    Raises:
-        ValueError: experts that are not alike, which have no mean.
+    Experts that were fine-tuned from one network stay close to it, and so their mean is close to it. One that is built
+    otherwise than the last, as a sampler that was distilled from the first may be, is left out.
     """
     states = []
     for index in range(transformer.partition.num_experts):
         # the upper end of a span belongs to it
         with transformer.at(1000 * transformer.partition.span(index)[1]) as expert:
+            config = cast(LinearSRTransformer, expert).config
             states.append({name: tensor.float() for name, tensor in expert.state_dict().items()})
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
-    if any(shape != shapes[0] for shape in shapes):
-        raise ValueError("the experts are of different shapes: give a model with one network for all times")
-    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
-    return LinearSRTransformer.from_state(transformer.config, mean, "mean of the experts")
+    alike = [state for state, shape in zip(states, shapes, strict=True) if shape == shapes[-1]]
+    mean = {name: torch.stack([state[name] for state in alike]).mean(dim=0) for name in shapes[-1]}
+    return LinearSRTransformer.from_state(config, mean, "mean of the experts")
 
 
 def measure(

@@ -1,0 +1,177 @@
+"""Fit what tells how degraded an image is, from the summary of a stem that is trained already.
+
+The stem's blocks use its summary of the image to treat each kind as it should be; here it is read. Photos are degraded
+by the presets, and by parts of them that no preset has alone: resized only, with noise but not compressed, and so on.
+What is learned is log(1 + d), d the RMS difference in grey levels from a clean resize of the same photo, one by a
+filter that does not alias and nothing else.
+
+    python -m linearsr.training.strength STEM --photos DIR [DIR ...] -o NEW_STEM
+"""
+
+import argparse
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from linearsr.images.degradation import PRESETS, ImageArray, degrade
+from linearsr.images.io import ImageError
+from linearsr.images.photos import read_rgb
+from linearsr.models.lr_stem import PredictiveStem
+from linearsr.training.data import to_tensor
+from linearsr.training.sources import find_photos
+
+_CLEAN = (
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+    Image.Resampling.BOX,
+    Image.Resampling.BILINEAR,
+)
+"""Of Pillow, which does not alias."""
+_CLEAN_SHARES = (0.4, 0.2, 0.2, 0.2)
+_ALIASED_SHARE = 0.1
+_PRESET_SHARE = 0.3
+_LARGEST_BLUR = 6.0
+_LARGEST_NOISE = 15.0
+_STEPS, _BATCH = 4000, 128
+
+
+def strength_of(lr: ImageArray, clean: ImageArray) -> float:
+    """log(1 + d), d the RMS difference of two images (h, w, 3) in [0, 1], in grey levels."""
+    return float(np.log1p(255 * np.sqrt(np.square(lr - clean).mean())))
+
+
+def degraded(hr: ImageArray, rng: np.random.Generator, scale: int) -> tuple[ImageArray, float]:
+    """An LR image of HR (H, W, 3) in [0, 1], degraded in any way or not at all, and how much that is."""
+    image = Image.fromarray((hr * 255).round().astype(np.uint8))
+    if rng.random() < _PRESET_SHARE:
+        lr = degrade(hr, PRESETS[str(rng.choice(sorted(PRESETS)))], rng, scale)
+        return lr, strength_of(lr, _unit(image.resize((lr.shape[1], lr.shape[0]), _CLEAN[0])))
+    size = image.width // scale, image.height // scale
+    clean = _CLEAN[int(rng.choice(len(_CLEAN), p=_CLEAN_SHARES))]
+    aliased = rng.random() < _ALIASED_SHARE
+    lr = _some_parts(image, size, Image.Resampling.NEAREST if aliased else clean, rng)
+    return lr, strength_of(lr, _unit(image.resize(size, clean)))
+
+
+def fit_strength(
+    stem: PredictiveStem, summaries: Tensor, strengths: Tensor, channels: int = 32, seed: int = 0
+) -> PredictiveStem:
+    """The stem with a head that tells the strength of a degradation.
+
+    Args:
+        stem: any that has a summary; its other weights stay.
+        summaries: (N, summary_channels), of N images.
+        strengths: (N,), of the same.
+        channels: width of the head.
+    """
+    torch.manual_seed(seed)
+    first = nn.Linear(summaries.shape[1], channels)
+    head = nn.Sequential(first, nn.SiLU(), nn.Linear(channels, 1))
+    mean, deviation = summaries.mean(0), summaries.std(0).clamp(min=1e-6)
+    seen = (summaries - mean) / deviation
+    optimizer = torch.optim.AdamW(head.parameters(), 3e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    for _ in range(_STEPS):
+        drawn = torch.randint(len(seen), (_BATCH,))
+        loss = F.mse_loss(head(seen[drawn])[:, 0], strengths[drawn])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        # the head sees summaries as they are
+        first.weight.div_(deviation)
+        first.bias.sub_(first.weight @ mean)
+    config = replace(stem.config, strength_channels=channels)
+    state = {**stem.state_dict(), **head.state_dict(prefix="strength_head.")}
+    return PredictiveStem.from_state(config, state, "fitted")
+
+
+def explained(stem: PredictiveStem, summaries: Tensor, strengths: Tensor) -> float:
+    """Share of the variance of `strengths` (N,) that the stem tells from `summaries` (N, summary_channels)."""
+    assert stem.strength_head is not None
+    with torch.no_grad():
+        error = stem.strength_head(summaries)[:, 0] - strengths
+    return 1 - float(error.square().mean() / strengths.var(correction=0))
+
+
+def _some_parts(
+    image: Image.Image, size: tuple[int, int], resampling: Image.Resampling, rng: np.random.Generator
+) -> ImageArray:
+    """Blur, a resize, noise and compression, each of them or not."""
+    if rng.random() < 0.35:
+        image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, _LARGEST_BLUR))))
+    image = image.resize(size, resampling)
+    if rng.random() < 0.4:
+        channels = 3 if rng.random() < 0.6 else 1
+        noise = rng.normal(0, rng.uniform(0, _LARGEST_NOISE), (image.height, image.width, channels))
+        image = Image.fromarray((np.asarray(image) + noise).clip(0, 255).round().astype(np.uint8))
+    if rng.random() < 0.5:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=int(rng.integers(50, 100)), subsampling=int(rng.choice([0, 2])))
+        image = Image.open(file).convert("RGB")
+    return _unit(image)
+
+
+def _unit(image: Image.Image) -> ImageArray:
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
+def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> ImageArray:
+    """At most 80 LR pixels a side, somewhere."""
+    height, width = (min(80 * scale, side // scale * scale) for side in photo.shape[:2])
+    top = int(rng.integers(photo.shape[0] - height + 1))
+    left = int(rng.integers(photo.shape[1] - width + 1))
+    crop = photo[top : top + height, left : left + width]
+    return np.asarray(crop, dtype=np.float32) / np.float32(255)
+
+
+@torch.inference_mode()
+def _observed(stem: PredictiveStem, files: list[Path], images: int, seed: int) -> tuple[Tensor, Tensor]:
+    summaries, strengths, scale = [], [], stem.config.scale
+    for index in track(range(images), "degrading", transient=True):
+        rng = np.random.default_rng([seed, index])
+        hr = _crop(read_rgb(files[int(rng.integers(len(files)))]), rng, scale)
+        lr, strength = degraded(hr, rng, scale)
+        summaries.append(stem.summary_of(to_tensor(lr)[None])[0])
+        strengths.append(strength)
+    return torch.stack(summaries), torch.tensor(strengths)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stem", type=Path)
+    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="folders of HR photos")
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        stem = PredictiveStem.from_pretrained(args.stem, torch.float32)
+        if stem.summary is None:
+            parser.error(f"{args.stem}: a stem without a summary cannot tell how degraded an image is")
+        files = [path for folder in args.photos for path in find_photos(folder, "--photos")]
+        # every eighth photo is kept back, to tell what the head is worth
+        kept, used = files[::8], [path for i, path in enumerate(files) if i % 8]
+        fitted = fit_strength(stem, *_observed(stem, used, args.images, args.seed), seed=args.seed)
+        unseen = _observed(stem, kept, args.images // 8, args.seed + 1)
+        fitted.save_pretrained(args.output, torch.bfloat16)
+    except (ValueError, ImageError) as error:
+        parser.error(str(error))
+    share = explained(fitted, *unseen)
+    Console().print(f"{share:.2f} of the variance explained on photos that were kept back")
+
+
+if __name__ == "__main__":
+    main()

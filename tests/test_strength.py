@@ -1,0 +1,216 @@
+"""How degraded an image is: fitted to a trained stem, told by it, and what a model does with a clean image."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from linearsr.images.degradation import PRESETS, degrade
+from linearsr.images.io import Picture, read_image
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.pipeline import LinearSRPipeline
+from linearsr.streaming.source import ArrayReader, ArrayWriter
+from linearsr.streaming.upscale import stream_upscale
+from linearsr.training.strength import degraded, explained, fit_strength, main, strength_of
+from tiny_model import build
+
+PHOTOS = Path(__file__).parents[1] / "examples/photos/val"
+LEVEL = 1 / 255
+
+
+def stem_with_summary() -> PredictiveStem:
+    torch.manual_seed(0)
+    return PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1, summary_channels=4)).eval()
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """A flat image and a noisy one, (24, 20, 3)."""
+    flat = np.full((24, 20, 3), 0.5, dtype=np.float32)
+    noise = np.random.default_rng(0).uniform(0, 1, flat.shape).astype(np.float32)
+    return flat, noise
+
+
+@pytest.fixture
+def pipe() -> LinearSRPipeline:
+    """Two steps, and one for what is clean: the flat image, not the noisy one."""
+    whole = build()
+    stem = fit_strength(stem_with_summary(), torch.randn(64, 4), torch.rand(64), channels=3).eval()
+    flat, noise = (stem.strength(lr(image)).item() for image in pictures())
+    if flat > noise:
+        with torch.no_grad():
+            stem.strength_head[2].weight.neg_()
+            stem.strength_head[2].bias.neg_()
+        flat, noise = -flat, -noise
+    config = replace(
+        whole.config, num_inference_steps=2, clean_steps=1, clean_strength=(flat + noise) / 2, mean="stem"
+    )
+    return LinearSRPipeline(stem, whole.transformer, whole.codec, config)
+
+
+def lr(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None] * 2 - 1
+
+
+def steps_of(pipe: LinearSRPipeline, image: np.ndarray, **settings: float) -> int:
+    reached: list[float] = []
+    pipe(image, callback_on_step_end=lambda _, step, time, state: reached.append(time), **settings)
+    return len(reached)
+
+
+def test_strength_is_the_logarithm_of_a_difference_in_grey_levels() -> None:
+    clean = np.zeros((4, 4, 3), dtype=np.float32)
+    assert strength_of(clean, clean) == 0
+    assert strength_of(clean + np.float32(9 / 255), clean) == pytest.approx(np.log(10), abs=1e-5)
+
+
+def test_what_is_learned_from_goes_from_clean_to_bad() -> None:
+    hr = np.asarray(Image.open(PHOTOS / "forest.jpg").convert("RGB"), dtype=np.float32)[:160, :160] / 255
+    drawn = [degraded(hr, np.random.default_rng(seed), 4) for seed in range(40)]
+    assert all(image.shape == (40, 40, 3) and 0 <= image.min() <= image.max() <= 1 for image, _ in drawn)
+    strengths = [strength for _, strength in drawn]
+    # some are resized and nothing else, by other filters than bicubic too
+    bicubic = degrade(hr, PRESETS["bicubic"], np.random.default_rng(0), 4)
+    clean = [image for image, strength in drawn if strength == 0]
+    assert len(clean) >= 3
+    assert any((image != bicubic).any() for image in clean)
+    assert max(strengths) > 2.5
+    again, strength = degraded(hr, np.random.default_rng(7), 4)
+    assert np.array_equal(again, drawn[7][0])
+    assert strength == drawn[7][1]
+
+
+def test_the_fit_tells_what_can_be_told_and_changes_nothing_else() -> None:
+    stem, generator = stem_with_summary(), torch.Generator().manual_seed(1)
+    # far from unit deviation, as summaries are
+    summaries = 40 + 0.01 * torch.randn(600, 4, generator=generator)
+    strengths = 1 + (100 * (summaries[:, 0] - 40)).tanh() + 20 * (summaries[:, 1] - 40)
+    fitted = fit_strength(stem, summaries[:500], strengths[:500])
+    assert explained(fitted, summaries[500:], strengths[500:]) > 0.95
+    for name, weight in stem.state_dict().items():
+        assert torch.equal(fitted.state_dict()[name], weight), name
+    again = fit_strength(stem, summaries[:500], strengths[:500])
+    assert torch.equal(again.strength_head[0].weight, fitted.strength_head[0].weight)
+    unrelated = torch.randn(100, generator=generator)
+    assert explained(fitted, summaries[500:], unrelated) < 0.1
+
+
+def test_the_middle_of_a_large_image_counts() -> None:
+    stem = fit_strength(stem_with_summary(), torch.randn(64, 4), torch.rand(64), channels=3)
+    image = torch.rand(2, 3, 30, 700) * 2 - 1
+    with torch.no_grad():
+        told = stem.strength(image)
+        assert told.shape == (2,)
+        torch.testing.assert_close(stem.strength(image[..., 94:606]), told)
+        image[..., :94] = image[..., 606:] = 1
+        torch.testing.assert_close(stem.strength(image), told)
+        image[..., 300:400] = 1
+        assert (stem.strength(image) - told).abs().min() > 1e-4
+
+
+def test_a_stem_without_the_head_says_so() -> None:
+    with pytest.raises(ValueError, match="does not tell"):
+        stem_with_summary().strength(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="summary_channels"):
+        PredictiveStemConfig(strength_channels=3)
+    whole = build()
+    with pytest.raises(ValueError, match="clean_steps: the stem does not tell"):
+        LinearSRPipeline(whole.lr_stem, whole.transformer, whole.codec, replace(whole.config, clean_steps=1))
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(whole.config, clean_steps=0)
+
+
+def test_a_stem_that_is_trained_on_must_be_fitted_anew() -> None:
+    stem = fit_strength(stem_with_summary(), torch.randn(64, 4), torch.rand(64))
+    grown = stem.grown()
+    assert grown.strength_head is None
+    assert torch.equal(grown.summary.to_modulation.weight, stem.summary.to_modulation.weight)
+
+
+def test_a_clean_image_takes_other_steps_unless_the_call_names_them(pipe: LinearSRPipeline) -> None:
+    flat, noise = pictures()
+    assert (steps_of(pipe, flat), steps_of(pipe, noise)) == (1, 2)
+    assert steps_of(pipe, flat, fidelity=0.5) == 1
+    assert steps_of(pipe, flat, num_inference_steps=2) == steps_of(pipe, noise, num_inference_steps=2) == 2
+    for image, steps in ((flat, 1), (noise, 2)):
+        own, named = (
+            pipe(image, output_type="np", **s).images[0] for s in ({}, {"num_inference_steps": steps})
+        )
+        np.testing.assert_array_equal(own, named)
+        latent, same = (
+            pipe(image, output_type="latent", **s).images[0] for s in ({}, {"num_inference_steps": steps})
+        )
+        torch.testing.assert_close(latent, same)
+
+
+def test_by_strips_as_in_one_piece(pipe: LinearSRPipeline) -> None:
+    for image in pictures():
+        whole = pipe(image, output_type="np").images[0]
+        streamed = pipe(image, output_type="np", stream=True).images[0]
+        np.testing.assert_allclose(streamed, whole, atol=LEVEL / 10)
+        writer = ArrayWriter(96, 80)
+        stream_upscale(pipe, ArrayReader(lr(image)), writer, strip_rows=8)
+        np.testing.assert_allclose(writer.array.clip(0, 1), whole, atol=LEVEL / 10)
+
+
+def test_clean_and_other_images_in_one_batch(pipe: LinearSRPipeline) -> None:
+    flat, noise = (Picture(colour=image) for image in pictures())
+    options = pipe.options(None, None, None, None, None, None, None)
+    together = pipe.upscale_together([noise, flat, noise], [0, 1, 2], options)
+    for picture, seed, result in zip([noise, flat, noise], range(3), together, strict=True):
+        np.testing.assert_allclose(pipe.upscale(picture, seed=seed).colour, result.colour, atol=LEVEL / 10)
+
+
+def test_it_is_saved_with_the_model(pipe: LinearSRPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path)
+    loaded = LinearSRPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32, device="cpu")
+    assert loaded.config == pipe.config
+    assert [steps_of(loaded, image) for image in pictures()] == [1, 2]
+
+
+def test_the_built_in_model_knows_a_clean_photo(tmp_path: Path) -> None:
+    model = LinearSRPipeline.from_pretrained(device="cpu")
+    for photo in sorted(PHOTOS.iterdir()):
+        hr = Image.open(photo).convert("RGB")
+        small = hr.resize((hr.width // 4, hr.height // 4), Image.Resampling.LANCZOS)
+        small.save(tmp_path / "clean.png")
+        small.save(tmp_path / "compressed.jpg", quality=75)
+        noise = np.random.default_rng(0).normal(0, 12, (small.height, small.width, 3))
+        Image.fromarray((np.asarray(small) + noise).clip(0, 255).astype(np.uint8)).save(
+            tmp_path / "noisy.png"
+        )
+        found = {
+            name: steps_of(model, read_image(tmp_path / name).colour)
+            for name in ("clean.png", "compressed.jpg", "noisy.png")
+        }
+        assert found == {"clean.png": 1, "compressed.jpg": 2, "noisy.png": 2}, photo.name
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stem_with_summary().save_pretrained(tmp_path / "stem")
+    arguments = ["strength", str(tmp_path / "stem"), "--photos", str(PHOTOS), "-o", str(tmp_path / "made")]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--images", "24"])
+    main()
+    assert "of the variance explained" in capsys.readouterr().out
+    made = PredictiveStem.from_pretrained(tmp_path / "made", torch.float32)
+    assert made.config.strength_channels == 32
+    assert made.strength(torch.zeros(1, 3, 16, 16)).isfinite().all()
+
+    build().lr_stem.save_pretrained(tmp_path / "plain")
+    for changed, expected in (
+        ({1: str(tmp_path / "plain")}, "without a summary"),
+        ({1: str(tmp_path / "none")}, "none"),
+        ({3: str(tmp_path / "none")}, "is no folder"),
+    ):
+        wrong = [changed.get(i, argument) for i, argument in enumerate(arguments)]
+        monkeypatch.setattr(sys, "argv", wrong)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        assert expected in capsys.readouterr().err.splitlines()[-1]
