@@ -4,11 +4,13 @@
 
 A row is how the LR image was made, a column how the one was made whose summary the blocks are told; each cell has the
 PSNR-Y and the sharpness of the stem's prediction. A stem that makes nothing of its summary has the same in all columns.
+The last columns are what the stem tells of each LR image: the strength of its degradation, lowest, median and highest,
+and how many are taken for clean.
 """
 
 import argparse
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import cast
 
 import torch
@@ -24,16 +26,14 @@ from linearsr.evaluation.metrics import psnr_y
 from linearsr.models.lr_stem import PredictiveStem
 
 
-def summary_of(stem: PredictiveStem, lr: Tensor) -> Tensor:
-    assert stem.summary is not None
-    modulation: Tensor = stem.summary(stem.conv_in(stem.seen(lr)))
-    return modulation
+def predicted(stem: PredictiveStem, lr: Tensor, seen: Tensor) -> Tensor:
+    """The prediction (1, 3, H, W) in [0, 1] for an LR image, whose blocks are told the summary of the image `seen`.
 
-
-def predicted(stem: PredictiveStem, lr: Tensor, summary: Tensor) -> Tensor:
-    """The prediction (1, 3, H, W) in [0, 1] for an LR image (1, 3, h, w) in [-1, 1] whose blocks are told `summary`."""
+    Both are (1, 3, h, w) in [-1, 1].
+    """
     assert stem.summary is not None
-    hook = stem.summary.register_forward_hook(lambda *_: summary)
+    modulation = stem.summary.to_modulation(stem.summary_of(seen))
+    hook = stem.summary.register_forward_hook(lambda *_: modulation)
     try:
         prediction = cast(Tensor, stem(lr).prediction)
     finally:
@@ -53,11 +53,13 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
 
-    stem = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32, device="cpu").lr_stem
+    pipe = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32, device="cpu")
+    stem = pipe.lr_stem
     if not isinstance(stem, PredictiveStem) or stem.summary is None:
         parser.error("this model's stem has no summary of the whole image")
     made = {preset: list(degraded_pairs(args.hr, preset)) for preset in args.degrade}
     cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    strengths: dict[str, list[float]] = {preset: [] for preset in args.degrade}
     with torch.inference_mode():
         for photos in track(list(zip(*made.values(), strict=True)), console=Console(stderr=True)):
             _, lr, hr = photos[0]
@@ -67,18 +69,23 @@ def main() -> None:
                 preset: 2 * lr[None, :, :height, :width] - 1
                 for preset, (_, lr, _) in zip(args.degrade, photos, strict=True)
             }
-            summaries = {preset: summary_of(stem, lr) for preset, lr in inputs.items()}
             for preset, lr in inputs.items():
-                for told, summary in summaries.items():
-                    image = predicted(stem, lr, summary)
+                if stem.strength_head is not None:
+                    strengths[preset].append(stem.strength(lr).item())
+                for told, seen in inputs.items():
+                    image = predicted(stem, lr, seen)
                     score = psnr_y(image.double(), truth.double()), sharpness(image, truth)
                     cells.setdefault((preset, told), []).append(score)
 
-    table = Table("LR", *(f"told {told}" for told in args.degrade), box=SIMPLE_HEAD, pad_edge=False)
+    columns = "LR", *(f"told {told}" for told in args.degrade), "strength", "clean"
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
     for preset in args.degrade:
         means = [map(fmean, zip(*cells[preset, told], strict=True)) for told in args.degrade]
-        table.add_row(preset, *("{:.2f} / {:.2f}".format(*mean) for mean in means))
-    Console(width=90).print(table)
+        told = strengths[preset]
+        last = f"{min(told):.2f} {median(told):.2f} {max(told):.2f}" if told else ""
+        clean = f"{sum(value <= pipe.config.clean_strength for value in told)} of {len(told)}" if told else ""
+        table.add_row(preset, *("{:.2f} / {:.2f}".format(*mean) for mean in means), last, clean)
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

@@ -69,13 +69,22 @@ def run(side: int, height: int, way: str, work: Path | None, strip_rows: int | N
             sys.stderr.write(f"{time.perf_counter() - start:8.0f} s  {line}\n")
         last = line
 
+    # named, so that no photo is taken for a clean one, which has fewer
+    steps = pipe.config.num_inference_steps
     start, processor = time.perf_counter(), time.process_time()
     if way == "whole":
-        pipe.upscale(Picture(np.ascontiguousarray(reader.read(0, height))), stream=False)
+        picture = Picture(np.ascontiguousarray(reader.read(0, height)))
+        pipe.upscale(picture, num_inference_steps=steps, stream=False)
     else:
         out = Path("/dev/null") if work is None else work.with_name(f"{work.name}.raw")
         stream_upscale(
-            pipe, reader, RawWriter(out), work_folder=work, strip_rows=strip_rows, progress=progress
+            pipe,
+            reader,
+            RawWriter(out),
+            num_inference_steps=steps,
+            work_folder=work,
+            strip_rows=strip_rows,
+            progress=progress,
         )
     megapixels = side * height * pipe.scale**2 / 1e6
     return {

@@ -142,7 +142,7 @@ def main() -> None:
     sets = pair_sets(args.hr, args.degrade, args.pairs)
     settings = [
         (steps, fidelity)
-        for steps in args.steps or [pipe.config.num_inference_steps]
+        for steps in args.steps or [None]
         for fidelity in args.fidelity or sorted({0.0, 0.5, 1.0, pipe.config.fidelity})
     ]
     columns = "input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness", "NIQE"
@@ -158,7 +158,8 @@ def main() -> None:
                     lr, num_inference_steps=steps, fidelity=fidelity, seed=args.seed, output_type="pt"
                 )
                 mark = " *" if fidelity == own else ""
-                results[f"{steps} steps, fidelity {fidelity:g}{mark}"] = output.images[0]
+                number = "" if steps is None else f"{steps} steps, "
+                results[f"{number}fidelity {fidelity:g}{mark}"] = output.images[0]
             for setting, image in results.items():
                 scores[setting].append(score(eight_bit(image)[None], hr[None]))
         means = {setting: mean(values) for setting, values in scores.items()}

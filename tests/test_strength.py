@@ -1,5 +1,6 @@
 """How degraded an image is: fitted to a trained stem, told by it, and what a model does with a clean image."""
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from linearsr.pipeline import LinearSRPipeline
 from linearsr.streaming.source import ArrayReader, ArrayWriter
 from linearsr.streaming.upscale import stream_upscale
 from linearsr.training.strength import degraded, explained, fit_strength, main, strength_of
+from serve_tools import send, serving, wait_for
 from tiny_model import build
 
 PHOTOS = Path(__file__).parents[1] / "examples/photos/val"
@@ -214,3 +216,23 @@ def test_the_command(
             main()
         assert stopped.value.code == 2
         assert expected in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_batch_says_which_pictures_a_step_was_for(pipe: LinearSRPipeline) -> None:
+    flat, noise = (Picture(colour=image) for image in pictures())
+    seen: list[tuple[int, list[int]]] = []
+    options = pipe.options(
+        None, None, None, None, None, None, lambda _, step, time, state: seen.append((step, state["places"]))
+    )
+    pipe.upscale_together([noise, flat, noise], [0, 1, 2], options)
+    assert sorted(seen) == [(0, [0, 2]), (0, [1]), (1, [0, 2])]
+
+
+def test_the_server_says_how_many_steps_there_were(pipe: LinearSRPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    with serving(tmp_path / "model", tmp_path / "data") as client:
+        for image, steps in zip(pictures(), (1, 2), strict=True):
+            file = io.BytesIO()
+            Image.fromarray((image * 255).round().astype(np.uint8)).save(file, "PNG")
+            job = wait_for(client, send(client, file.getvalue(), wait="false").json(), "done", "failed")
+            assert (job["status"], job["step"], job["steps"]) == ("done", steps, steps)

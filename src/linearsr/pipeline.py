@@ -174,7 +174,8 @@ class LinearSRPipeline(LinearSRModel):
 
         Args:
             seeds: of the noise, one for each.
-            options: what is asked for all of them, as `self.options` gives it; the callback gets all latents at once.
+            options: what is asked for all of them, as `self.options` gives it. The callback gets the latents of those
+                that take the same steps, and their "places" in `pictures`.
 
         Raises:
             ValueError: pictures of several sizes, guidance, which is each picture's own, or too little memory.
@@ -191,7 +192,8 @@ class LinearSRPipeline(LinearSRModel):
             alike[self._suited(options, picture)].append(place)
         results: dict[int, Picture] = {}
         for settled, places in alike.items():
-            made = self._upscale_whole([pictures[i] for i in places], [seeds[i] for i in places], settled)
+            told = replace(settled, callback=settled.callback and _of_places(settled.callback, places))
+            made = self._upscale_whole([pictures[i] for i in places], [seeds[i] for i in places], told)
             results |= zip(places, made, strict=True)
         return [results[place] for place in range(len(pictures))]
 
@@ -383,6 +385,13 @@ class LinearSRPipeline(LinearSRModel):
         if tokens is None or guidance_scale == 1:
             return guided
         return torch.lerp(evaluate(None), guided, guidance_scale)
+
+
+def _of_places(callback: StepCallback, places: list[int]) -> StepCallback:
+    def tell(pipe: Any, step: int, time: float, state: dict[str, Any]) -> dict[str, Tensor] | None:
+        return callback(pipe, step, time, {**state, "places": places})
+
+    return tell
 
 
 def _with_colour(picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...]) -> Picture:

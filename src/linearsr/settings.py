@@ -17,7 +17,7 @@ from linearsr.guidance.request import TagRequest
 ColourFix = Literal["none", "wavelet", "adain"]
 Mean = Literal["first_step", "stem"]
 Backend = Literal["torch", "openvino"]
-StepCallback = Callable[[Any, int, float, dict[str, Tensor]], dict[str, Tensor] | None]
+StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Tensor] | None]
 """(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
 
 _SCALES = (1.0, 8.0)

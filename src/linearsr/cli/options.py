@@ -33,7 +33,10 @@ Model = Annotated[
 
 Scale = Annotated[float, typer.Option(min=1, max=8, help="How many times larger, per side.")]
 Steps = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Evaluations of the network. Default: the model's.")
+    int | None,
+    typer.Option(
+        min=1, max=1000, help="Evaluations of the network. Default: the model's, by how clean the image is."
+    ),
 ]
 Fidelity = Annotated[
     float | None,

@@ -263,7 +263,9 @@ class Dispatcher:
         job.warnings = answer.get("warnings", [])
         if answer["event"] == "failed":
             return await self._finish(job, "failed", answer["message"])
-        job.output, job.step = answer["output"], job.steps
+        # an image that needed fewer than the model may take
+        job.output, job.steps = answer["output"], max(1, job.step)
+        job.step = job.steps
         job.tags, job.unknown_tags = answer.get("tags", []), answer.get("unknown_tags", [])
         await self._finish(job, "done")
 

@@ -39,7 +39,9 @@ class UpscaleForm(_Form):
         None, description="How many times larger, per side. Default: the model's own scale.", examples=[4]
     )
     steps: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Evaluations of the network. Default: the model's.", examples=[4]
+        None,
+        description="Evaluations of the network. Default: the model's, by how clean the image is.",
+        examples=[4],
     )
     fidelity: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
@@ -127,7 +129,7 @@ class JobView(BaseModel):
     status: Status
     position: int | None = Field(description="Jobs before it; null unless it is queued.")
     step: int = Field(description="Evaluations of the network that are done.")
-    steps: int
+    steps: int = Field(description="As many as there may be; of a finished job, as many as there were.")
     progress: float = Field(description="From 0 to 1; 1 only when it is done.")
     created: datetime
     started: datetime | None

@@ -71,11 +71,12 @@ class Worker:
                 with contextlib.suppress(Exception):
                     pictures[task["id"]] = self._read(task)
 
-        def on_step(pipeline: object, step: int, time: float, state: object) -> None:
+        def on_step(pipeline: object, step: int, time: float, state: Message) -> None:
             if self._cancelled.issuperset(pictures):
                 raise Cancelled
-            for task_id in pictures:
-                say(self._answers, event="step", id=task_id, step=step + 1)
+            ids = list(pictures)
+            for place in state["places"]:
+                say(self._answers, event="step", id=ids[place], step=step + 1)
 
         asked = dict(tasks[0]["options"])
         del asked["seed"]

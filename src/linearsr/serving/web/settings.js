@@ -28,10 +28,13 @@ export class Settings {
     Object.assign($("scale-range"), { min: model.min_scale, max: model.max_scale });
     $("steps").max = model.max_steps;
     for (const name of NAMES) $(name).value = $(`${name}-range`).value = model[name];
+    // left empty, they are for the model to decide
+    $("steps").value = "";
   }
 
   get options() {
-    return Object.fromEntries(NAMES.map((name) => [name, $(name).valueAsNumber]));
+    const filled = NAMES.filter((name) => $(name).value !== "");
+    return Object.fromEntries(filled.map((name) => [name, $(name).valueAsNumber]));
   }
 
   /** What keeps the photo from being sent with these settings, "" for nothing. */
@@ -50,6 +53,7 @@ export class Settings {
     const size = photo?.size;
     const result = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
     $("sizes").textContent = result && scale > 0 ? `${sides(size)} → ${sides(result)} pixels` : "";
-    $("steps-hint").textContent = fidelity === 1 ? "At fidelity 1 one step is all that is needed." : "More steps take longer.";
+    const hint = "Left empty, the model decides by how clean the photo is. More steps take longer.";
+    $("steps-hint").textContent = fidelity === 1 ? "At fidelity 1 one step is all that is needed." : hint;
   }
 }
