@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from linearsr.images.degradation import PRESETS, degrade
@@ -64,10 +65,15 @@ def steps_of(pipe: LinearSRPipeline, image: np.ndarray, **settings: float) -> in
     return len(reached)
 
 
-def test_strength_is_the_logarithm_of_a_difference_in_grey_levels() -> None:
-    clean = np.zeros((4, 4, 3), dtype=np.float32)
+def test_strength_is_the_logarithm_of_a_difference_over_the_detail() -> None:
+    clean = np.random.default_rng(0).uniform(0.2, 0.8, (30, 40, 3)).astype(np.float32)
+    mean = uniform_filter(clean, (5, 5, 0), mode="constant")
+    mean /= uniform_filter(np.ones_like(clean), (5, 5, 0), mode="constant")
+    detail = np.sqrt(np.square(clean - mean).mean())
     assert strength_of(clean, clean) == 0
-    assert strength_of(clean + np.float32(9 / 255), clean) == pytest.approx(np.log(10), abs=1e-5)
+    assert strength_of(clean + np.float32(0.09) * detail, clean) == pytest.approx(np.log(10), abs=1e-3)
+    flat = np.full((8, 8, 3), 0.5, dtype=np.float32)
+    assert strength_of(flat + np.float32(0.09 / 255), flat) == pytest.approx(np.log(10), abs=1e-3)
 
 
 def test_what_is_learned_from_goes_from_clean_to_bad() -> None:
@@ -80,7 +86,7 @@ def test_what_is_learned_from_goes_from_clean_to_bad() -> None:
     clean = [image for image, strength in drawn if strength == 0]
     assert len(clean) >= 3
     assert any((image != bicubic).any() for image in clean)
-    assert max(strengths) > 2.5
+    assert max(strengths) > 3.5
     again, strength = degraded(hr, np.random.default_rng(7), 4)
     assert np.array_equal(again, drawn[7][0])
     assert strength == drawn[7][1]

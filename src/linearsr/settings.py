@@ -31,7 +31,7 @@ class PipelineConfig:
     """Network evaluations (NFE)."""
     clean_steps: int | None = None
     """As many for a clean image, one without compression, noise or strong blur; None: as for any other."""
-    clean_strength: float = 1.2
+    clean_strength: float = 2.0
     """Up to where an image is clean; see `PredictiveStem.strength`."""
     fidelity: float = 0.0
     """0: a full sample of the flow; 1: the posterior mean."""

@@ -216,9 +216,9 @@ class PredictiveStem(PretrainedModule):
     def strength(self, lr: Tensor) -> Tensor:
         """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
 
-        log(1 + d), d the RMS difference in grey levels from what a clean resize would have made of the same HR image:
-        about 1 where there is nothing to clean, 2 and more with noise or compression that can be seen. Of a large
-        image the middle counts. `training/strength.py` fits it.
+        log(1 + 100 d), d the RMS difference from what a clean resize would have made of the same HR image, over the
+        RMS of that one's detail: about 1 where there is nothing to clean, more than 3 with compression or with noise
+        that can be seen. Of a large image the middle counts. `training/strength.py` fits it.
 
         Raises:
             ValueError: the stem was made without `strength_channels`.

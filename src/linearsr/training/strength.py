@@ -2,8 +2,8 @@
 
 The stem's blocks use its summary of the image to treat each kind as it should be; here it is read. Photos are degraded
 by the presets, and by parts of them that no preset has alone: resized only, with noise but not compressed, and so on.
-What is learned is log(1 + d), d the RMS difference in grey levels from a clean resize of the same photo, one by a
-filter that does not alias and nothing else.
+What is learned is how far the result is from a clean resize of the same photo, one by a filter that does not alias and
+nothing else, in units of the detail that there is.
 
     python -m linearsr.training.strength STEM --photos DIR [DIR ...] -o NEW_STEM
 """
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
 from linearsr.images.io import ImageError
 from linearsr.images.photos import read_rgb
-from linearsr.models.lr_stem import PredictiveStem
+from linearsr.models.lr_stem import PredictiveStem, local_detail
 from linearsr.training.data import to_tensor
 from linearsr.training.sources import find_photos
 
@@ -45,8 +45,13 @@ _STEPS, _BATCH = 4000, 128
 
 
 def strength_of(lr: ImageArray, clean: ImageArray) -> float:
-    """log(1 + d), d the RMS difference of two images (h, w, 3) in [0, 1], in grey levels."""
-    return float(np.log1p(255 * np.sqrt(np.square(lr - clean).mean())))
+    """log(1 + 100 d), d the RMS difference of two images (h, w, 3) in [0, 1] over the RMS of the clean one's detail.
+
+    Detail is what `local_detail` leaves, and at least one grey level.
+    """
+    difference = np.sqrt(np.square(lr - clean).mean())
+    detail = local_detail(to_tensor(clean)[None] / 2).square().mean().sqrt()
+    return float(np.log1p(100 * difference / max(float(detail), 1 / 255)))
 
 
 def degraded(hr: ImageArray, rng: np.random.Generator, scale: int) -> tuple[ImageArray, float]:
