@@ -26,7 +26,7 @@ from linearsr.images.io import Picture
 from linearsr.images.resize import resize, scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
-from linearsr.models.lr_stem import LRCondition, PredictiveStem
+from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle_of
 from linearsr.settings import (
     ColourFix,
     Options,
@@ -248,7 +248,7 @@ class LinearSRPipeline(LinearSRModel):
         """
         if options.clean_steps is None:
             return options
-        strength = cast(PredictiveStem, self.lr_stem).strength(lr().to(self.device)).item()
+        strength = cast(PredictiveStem, self.lr_stem).strength(middle_of(lr()).to(self.device)).item()
         steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
         return replace(options, steps=steps, clean_steps=None)
 

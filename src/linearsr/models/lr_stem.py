@@ -225,8 +225,7 @@ class PredictiveStem(PretrainedModule):
         """
         if self.strength_head is None:
             raise ValueError("this stem does not tell how degraded an image is")
-        (top, bottom), (left, right) = map(middle, lr.shape[-2:])
-        strength: Tensor = self.strength_head(self.summary_of(lr[:, :, top:bottom, left:right]))
+        strength: Tensor = self.strength_head(self.summary_of(middle_of(lr)))
         return strength[:, 0].float()
 
     def summary_of(self, lr: Tensor) -> Tensor:
@@ -294,6 +293,12 @@ def middle(side: int) -> tuple[int, int]:
     """From where to where, the end excluded, the rows or columns go that tell how degraded an image is."""
     first = max(0, (side - STRENGTH_SIDE) // 2)
     return first, min(side, first + STRENGTH_SIDE)
+
+
+def middle_of(lr: Tensor) -> Tensor:
+    """The part of images (B, C, h, w) that tells how degraded they are."""
+    (top, bottom), (left, right) = map(middle, lr.shape[-2:])
+    return lr[:, :, top:bottom, left:right]
 
 
 LRStem = PredictiveStem | StridedStem
