@@ -48,7 +48,9 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
     """
     of_network = int8.find_ranges(pipeline.transformer, _MARGIN_OF_EXPERTS)
     with int8.find_ranges(pipeline.lr_stem) as of_stem, of_network as of_experts:
-        pipeline(images, fidelity=0.0, output_type="latent")
+        # all steps for all images, clean ones too
+        steps = pipeline.config.num_inference_steps
+        pipeline(images, num_inference_steps=steps, fidelity=0.0, output_type="latent")
     ranges: Ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
     for name, value in of_experts.items():
         shared = "transformer." + _EXPERT.sub("", name, count=1)
