@@ -1,6 +1,7 @@
 """How degraded an image is: fitted to a trained stem, told by it, and what a model does with a clean image."""
 
 import io
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.streaming.source import ArrayReader, ArrayWriter
 from linearsr.streaming.upscale import stream_upscale
+from linearsr.training.interpolate import interpolate
+from linearsr.training.stem import StemStage
 from linearsr.training.strength import degraded, explained, fit_strength, main, strength_of
 from serve_tools import send, serving, wait_for
 from tiny_model import build
@@ -103,8 +106,9 @@ def test_the_fit_tells_what_can_be_told_and_changes_nothing_else() -> None:
         assert torch.equal(fitted.state_dict()[name], weight), name
     again = fit_strength(stem, summaries[:500], strengths[:500])
     assert torch.equal(again.strength_head[0].weight, fitted.strength_head[0].weight)
-    unrelated = torch.randn(100, generator=generator)
-    assert explained(fitted, summaries[500:], unrelated) < 0.1
+    unrelated = torch.randn(600, generator=generator)
+    fooled = fit_strength(stem, summaries[:500], unrelated[:500])
+    assert explained(fooled, summaries[500:], unrelated[500:]) < 0.1
 
 
 def test_the_middle_of_a_large_image_counts() -> None:
@@ -128,8 +132,13 @@ def test_a_stem_without_the_head_says_so() -> None:
     whole = build()
     with pytest.raises(ValueError, match="clean_steps: the stem does not tell"):
         LinearSRPipeline(whole.lr_stem, whole.transformer, whole.codec, replace(whole.config, clean_steps=1))
-    with pytest.raises(ValueError, match="at least 1"):
-        replace(whole.config, clean_steps=0)
+    for steps in (0, whole.config.num_inference_steps + 1):
+        with pytest.raises(ValueError, match="from 1 to num_inference_steps"):
+            replace(whole.config, clean_steps=steps)
+    with pytest.raises(ValueError, match="must be a number"):
+        replace(whole.config, clean_strength=float("nan"))
+    with pytest.raises(ValueError, match="fitted at the end"):
+        StemStage(kind="stem", stem={"summary_channels": 4, "strength_channels": 3})
 
 
 def test_a_stem_that_is_trained_on_must_be_fitted_anew() -> None:
@@ -137,6 +146,7 @@ def test_a_stem_that_is_trained_on_must_be_fitted_anew() -> None:
     grown = stem.grown()
     assert grown.strength_head is None
     assert torch.equal(grown.summary.to_modulation.weight, stem.summary.to_modulation.weight)
+    assert interpolate(stem, stem_with_summary(), 0.5).config == stem_with_summary().config
 
 
 def test_a_clean_image_takes_other_steps_unless_the_call_names_them(pipe: LinearSRPipeline) -> None:
@@ -155,8 +165,13 @@ def test_a_clean_image_takes_other_steps_unless_the_call_names_them(pipe: Linear
         torch.testing.assert_close(latent, same)
 
 
-def test_by_strips_as_in_one_piece(pipe: LinearSRPipeline) -> None:
-    for image in pictures():
+def test_by_strips_as_in_one_piece(pipe: LinearSRPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linearsr.models.lr_stem.STRENGTH_SIDE", 8)
+    flat, noise = pictures()
+    framed = noise.copy()
+    framed[8:16, 6:14] = 0.5
+    assert [steps_of(pipe, image) for image in (flat, noise, framed)] == [1, 2, 1]
+    for image in (flat, noise, framed):
         whole = pipe(image, output_type="np").images[0]
         streamed = pipe(image, output_type="np", stream=True).images[0]
         np.testing.assert_allclose(streamed, whole, atol=LEVEL / 10)
@@ -211,10 +226,14 @@ def test_the_command(
     assert made.strength(torch.zeros(1, 3, 16, 16)).isfinite().all()
 
     build().lr_stem.save_pretrained(tmp_path / "plain")
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(PHOTOS / "car.jpg", one)
     for changed, expected in (
         ({1: str(tmp_path / "plain")}, "without a summary"),
         ({1: str(tmp_path / "none")}, "none"),
         ({3: str(tmp_path / "none")}, "is no folder"),
+        ({3: str(one)}, "at least 2 photos"),
     ):
         wrong = [changed.get(i, argument) for i, argument in enumerate(arguments)]
         monkeypatch.setattr(sys, "argv", wrong)

@@ -93,7 +93,8 @@ class LinearSRPipeline(LinearSRModel):
             image: a path, PIL image, array (h, w) or (h, w, C) (uint8, uint16, or float in [0, 1]), tensor (C, h, w) or
                 (B, C, h, w) in [0, 1], or a list of them.
             scale: 1 to 8; the model's own result is resized where it differs. Default: the model's own.
-            num_inference_steps: network evaluations; None takes the model's setting, as for the next.
+            num_inference_steps: network evaluations; None takes the model's setting, as for the next, or its
+                `clean_steps` for an image that is clean.
             fidelity: from 0, a full sample with the most detail, to 1, the posterior mean with the least distortion.
                 In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
                 distortion and perception (Freirich et al. 2021, theorem 3).
@@ -246,8 +247,8 @@ class LinearSRPipeline(LinearSRModel):
         Args:
             lr: gives the image, or at least the rows of its `middle`, (1, 3, h, w) in [-1, 1].
         """
-        if options.clean_steps is None:
-            return options
+        if options.clean_steps is None or options.fidelity == 1:
+            return replace(options, clean_steps=None)
         strength = cast(PredictiveStem, self.lr_stem).strength(middle_of(lr()).to(self.device)).item()
         steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
         return replace(options, steps=steps, clean_steps=None)

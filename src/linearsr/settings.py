@@ -18,7 +18,9 @@ ColourFix = Literal["none", "wavelet", "adain"]
 Mean = Literal["first_step", "stem"]
 Backend = Literal["torch", "openvino"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Tensor] | None]
-"""(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None."""
+"""(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None.
+
+With `upscale_together`, "places" says of which pictures the latents are."""
 
 _SCALES = (1.0, 8.0)
 
@@ -73,7 +75,10 @@ class PipelineConfig:
         ranges = [r if isinstance(r, list) else [r] for r in (self.int8_ranges or {}).values()]
         if not all(isfinite(value) and value > 0 for of_channels in ranges for value in of_channels):
             raise ValueError("int8_ranges must be above 0")
-        _check_steps(self.clean_steps)
+        if self.clean_steps is not None and not 1 <= self.clean_steps <= self.num_inference_steps:
+            raise ValueError(f"clean_steps {self.clean_steps}: from 1 to num_inference_steps")
+        if not isfinite(self.clean_strength):
+            raise ValueError(f"clean_strength {self.clean_strength} must be a number")
         _check_ranges(self.num_inference_steps, self.fidelity, self.color_fix, self.guidance_scale)
 
     def times(self, steps: int) -> list[float]:
@@ -115,14 +120,10 @@ class Options:
         _check_ranges(self.steps, self.fidelity, self.color_fix, self.guidance_scale)
 
 
-def _check_steps(steps: int | None) -> None:
-    if steps is not None and steps < 1:
-        raise ValueError(f"{steps} steps: at least 1 is needed")
-
-
 def _check_ranges(steps: int, fidelity: float, color_fix: str, guidance_scale: float) -> None:
     """Of what a model sets and a call may set otherwise. Raises ValueError for a setting out of its range."""
-    _check_steps(steps)
+    if steps < 1:
+        raise ValueError(f"{steps} steps: at least 1 is needed")
     if not 0 <= fidelity <= 1:
         raise ValueError(f"fidelity {fidelity:g} is out of range: choose from 0 to 1")
     if color_fix not in get_args(ColourFix):

@@ -48,7 +48,6 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
     """
     of_network = int8.find_ranges(pipeline.transformer, _MARGIN_OF_EXPERTS)
     with int8.find_ranges(pipeline.lr_stem) as of_stem, of_network as of_experts:
-        # all steps for all images, clean ones too
         steps = pipeline.config.num_inference_steps
         pipeline(images, num_inference_steps=steps, fidelity=0.0, output_type="latent")
     ranges: Ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
@@ -70,7 +69,7 @@ def fewer_and_fewer(
     count = len(stem.blocks) if isinstance(stem, PredictiveStem) else 0
     order = list(range(count))
     if int8.supported():
-        expected = pipeline(images, output_type="pt").images
+        expected = upscaled(pipeline, images)
         order.sort(key=lambda block: _error_with(block, pipeline, ranges, images, expected), reverse=True)
     left_out = [{f"lr_stem.blocks.{block}" for block in order[:worst]} for worst in range(count + 1)]
     return [
@@ -104,11 +103,18 @@ def _short(found: Range) -> Range:
     return [float(f"{v:.4g}") for v in found] if isinstance(found, list) else float(f"{found:.4g}")
 
 
+def upscaled(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> list[Tensor]:
+    """The results (C, H, W), all in as many steps, so that what counts as clean does not matter."""
+    steps = pipeline.config.num_inference_steps
+    results: list[Tensor] = pipeline(images, num_inference_steps=steps, output_type="pt").images
+    return results
+
+
 def agreement(
     pipeline: LinearSRPipeline, images: Sequence[ImageInput], expected: Sequence[Tensor]
 ) -> list[float]:
     """PSNR in dB between the results (C, H, W) for images and those that are expected, for each image."""
-    found = pipeline(images, output_type="pt").images
+    found = upscaled(pipeline, images)
     return [float(-10 * torch.log10((a - b).square().mean())) for a, b in zip(found, expected, strict=True)]
 
 

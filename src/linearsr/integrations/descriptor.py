@@ -39,12 +39,14 @@ class LinearSRModule(nn.Module):
 
     Args:
         pipeline: its parts become sub-modules.
-        settings: for every call of the pipeline, such as `fidelity`, `num_inference_steps`, `seed`.
+        settings: for every call of the pipeline, such as `fidelity`, `num_inference_steps`, `seed`. Steps are the same
+            for all images, if they are not given here: these may be tiles of one, or frames.
     """
 
     def __init__(self, pipeline: LinearSRPipeline, **settings: Any) -> None:
         super().__init__()
-        self.pipeline, self.settings = pipeline, settings
+        self.pipeline = pipeline
+        self.settings = {"num_inference_steps": pipeline.config.num_inference_steps, **settings}
         self.lr_stem, self.transformer, self.codec = pipeline.lr_stem, pipeline.transformer, pipeline.codec
 
     def forward(self, image: Tensor) -> Tensor:

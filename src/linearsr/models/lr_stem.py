@@ -217,8 +217,8 @@ class PredictiveStem(PretrainedModule):
         """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
 
         log(1 + 100 d), d the RMS difference from what a clean resize would have made of the same HR image, over the
-        RMS of that one's detail: about 1 where there is nothing to clean, more than 3 with compression or with noise
-        that can be seen. Of a large image the middle counts. `training/strength.py` fits it.
+        RMS of that one's detail. The estimate is about 1 where there is nothing to clean, and mostly more than 3 with
+        compression, or noise that can be seen. Of a large image the middle counts. `training/strength.py` fits it.
 
         Raises:
             ValueError: the stem was made without `strength_channels`.

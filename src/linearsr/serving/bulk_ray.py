@@ -105,7 +105,7 @@ def _require_answer(address: str) -> None:
     """Raises OSError where nobody listens at host:port; other kinds of addresses are left to Ray."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdecimal():
-        socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
 
 
 def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:

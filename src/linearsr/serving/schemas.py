@@ -129,7 +129,9 @@ class JobView(BaseModel):
     status: Status
     position: int | None = Field(description="Jobs before it; null unless it is queued.")
     step: int = Field(description="Evaluations of the network that are done.")
-    steps: int = Field(description="As many as there may be; of a finished job, as many as there were.")
+    steps: int = Field(
+        description="As many as there may be; of a job that is done, as many as there were, at least 1."
+    )
     progress: float = Field(description="From 0 to 1; 1 only when it is done.")
     created: datetime
     started: datetime | None
@@ -165,6 +167,9 @@ class ModelCard(BaseModel):
     min_scale: float = 1
     max_scale: float = 8
     steps: int
+    clean_steps: int | None = Field(
+        description="For clean images, where a request does not say; null: as for all."
+    )
     max_steps: int
     fidelity: float
     guidance_scale: float

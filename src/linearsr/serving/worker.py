@@ -168,6 +168,7 @@ def card(pipeline: "LinearSRPipeline") -> Message:
         "id": own.name,
         "scale": pipeline.scale,
         "steps": own.num_inference_steps,
+        "clean_steps": own.clean_steps,
         "fidelity": own.fidelity,
         "guidance_scale": own.guidance_scale,
         "color_fix": own.color_fix,

@@ -54,7 +54,7 @@ def stream_upscale(
     """Upscale rows into rows; settings as for `LinearSRPipeline.upscale`, whose result it gives to float rounding.
 
     Args:
-        reader: the LR picture; read from top to bottom a few times.
+        reader: the LR picture; its middle is read first, then all from top to bottom a few times.
         writer: gets the result from top to bottom, once; a run that goes on writes all of it again.
         work_folder: for what waits between passes. A run that was stopped, by whatever it was, goes on from there when
             it is called again with the same arguments; it is emptied at the end. None: in memory if there is room,

@@ -9,13 +9,13 @@ that were trained against a discriminator, each has faults of its own, which the
 
 import argparse
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
-from linearsr.models.lr_stem import STEMS
+from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.models.transformer import LinearSRTransformer
 
 _Network = TypeVar("_Network", bound=PretrainedModule)
@@ -25,9 +25,12 @@ _KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name
 def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
     """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
 
+    What a stem tells of the degradation is not between the two: it is fitted anew.
+
     Raises:
         ValueError: networks of different shapes.
     """
+    before, after = _without_strength(before), _without_strength(after)
     if before.config != after.config:
         raise ValueError("the two networks differ in shape: one must have been trained on from the other")
     other = after.state_dict()
@@ -39,6 +42,10 @@ def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Net
 
     state = {name: between(name, weight) for name, weight in before.state_dict().items()}
     return type(before).from_state(before.config, state, "interpolated")
+
+
+def _without_strength(network: _Network) -> _Network:
+    return cast(_Network, network.grown()) if isinstance(network, PredictiveStem) else network
 
 
 def _load(folder: Path) -> PretrainedModule:

@@ -33,6 +33,10 @@ class StemStage(Section):
             PredictiveStemConfig(**self.stem)
         except TypeError as error:
             raise ValueError(f"stem: {error}") from None
+        if self.stem.get("strength_channels"):
+            raise ValueError(
+                "stem: strength_channels: fitted at the end, by python -m linearsr.training.strength"
+            )
         return self
 
     def objective(self) -> "StemObjective":

@@ -132,7 +132,9 @@ def _unit(image: Image.Image) -> ImageArray:
 
 
 def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> ImageArray:
-    """At most 80 LR pixels a side, somewhere."""
+    """At most 80 LR pixels a side, somewhere. Raises ValueError for a photo that has none."""
+    if min(photo.shape[:2]) < scale:
+        raise ValueError(f"--photos: a photo of less than {scale} pixels a side: leave it out")
     height, width = (min(80 * scale, side // scale * scale) for side in photo.shape[:2])
     top = int(rng.integers(photo.shape[0] - height + 1))
     left = int(rng.integers(photo.shape[1] - width + 1))
@@ -167,6 +169,8 @@ def main() -> None:
         if stem.summary is None:
             parser.error(f"{args.stem}: a stem without a summary cannot tell how degraded an image is")
         files = [path for folder in args.photos for path in find_photos(folder, "--photos")]
+        if len(files) < 2 or args.images < 16:
+            parser.error("--photos and --images: at least 2 photos and 16 images are needed")
         # every eighth photo is kept back, to tell what the head is worth
         kept, used = files[::8], [path for i, path in enumerate(files) if i % 8]
         fitted = fit_strength(stem, *_observed(stem, used, args.images, args.seed), seed=args.seed)

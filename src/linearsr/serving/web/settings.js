@@ -11,7 +11,7 @@ export class Settings {
     for (const name of NAMES) {
       const [number, range] = [$(name), $(`${name}-range`)];
       number.addEventListener("input", () => {
-        range.value = number.value;
+        if (number.value !== "") range.value = number.value;
         change();
       });
       range.addEventListener("input", () => {
