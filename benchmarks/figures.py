@@ -84,6 +84,7 @@ def main() -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
     args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
     draw_log_snr(args.output / "log_snr.png")
     draw_routing(args.output / "routing.png")
 

@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 SECONDS = 600
-COLOURS = 128
+COLOURS = 96
 
 
 @contextmanager

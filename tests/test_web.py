@@ -83,6 +83,21 @@ def chips(page, where):
     return [text.rstrip("×+") for text in page.locator(f"#{where} li").all_text_contents()]
 
 
+def test_steps_left_empty_are_for_the_model_to_decide(visit):
+    page = visit()
+    give(page, photo())
+    assert page.input_value("#steps") == ""
+    page.fill("#steps", "3")
+    page.fill("#steps", "")
+    assert page.input_value("#steps-range") == "3", "the slider stays where it was"
+    with page.expect_response("**/v1/upscale") as queued:
+        enlarge(page)
+    options = queued.value.json()["options"]
+    assert (options["scale"], options.get("steps")) == (4, None)
+    result_seen(page)
+    assert "· 4 steps" in page.inner_text("#made").replace("\xa0", " ")
+
+
 def test_from_a_photo_to_its_download(visit):
     page = visit()
     exif = Image.Exif()
