@@ -1,6 +1,7 @@
 """How degraded an image is: fitted to a trained stem, told by it, and what a model does with a clean image."""
 
 import io
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.io import Picture, read_image
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.serving.worker import Worker
 from linearsr.streaming.source import ArrayReader, ArrayWriter
 from linearsr.streaming.upscale import stream_upscale
 from linearsr.training.interpolate import interpolate
@@ -261,3 +263,18 @@ def test_the_server_says_how_many_steps_there_were(pipe: LinearSRPipeline, tmp_p
             Image.fromarray((image * 255).round().astype(np.uint8)).save(file, "PNG")
             job = wait_for(client, send(client, file.getvalue(), wait="false").json(), "done", "failed")
             assert (job["status"], job["step"], job["steps"]) == ("done", steps, steps)
+
+
+def test_a_worker_tells_each_task_of_its_own_steps(pipe: LinearSRPipeline, tmp_path: Path) -> None:
+    names = ("scale", "num_inference_steps", "fidelity", "tags", "guidance_scale", "color_fix")
+    tasks = []
+    for task, image in zip(("clean", "noisy"), pictures(), strict=True):
+        path = tmp_path / f"{task}.png"
+        Image.fromarray((image * 255).round().astype(np.uint8)).save(path)
+        options = {**dict.fromkeys(names), "seed": 0}
+        tasks.append({"id": task, "input": str(path), "options": options, "max_pixels": 10**6})
+    answers = io.StringIO()
+    assert list(Worker(pipe, answers)._upscale_together(tasks)) == ["clean", "noisy"]
+    told = [json.loads(line) for line in answers.getvalue().splitlines()]
+    steps = {task: [a["step"] for a in told if a["id"] == task] for task in ("clean", "noisy")}
+    assert steps == {"clean": [1], "noisy": [1, 2]}
