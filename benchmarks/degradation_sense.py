@@ -26,14 +26,10 @@ from linearsr.evaluation.metrics import psnr_y
 from linearsr.models.lr_stem import PredictiveStem
 
 
-def predicted(stem: PredictiveStem, lr: Tensor, seen: Tensor) -> Tensor:
-    """The prediction (1, 3, H, W) in [0, 1] for an LR image, whose blocks are told the summary of the image `seen`.
-
-    Both are (1, 3, h, w) in [-1, 1].
-    """
+def predicted(stem: PredictiveStem, lr: Tensor, summary: Tensor) -> Tensor:
+    """The prediction (1, 3, H, W) in [0, 1] for an LR image (1, 3, h, w) in [-1, 1] whose blocks are told `summary`."""
     assert stem.summary is not None
-    modulation = stem.summary.to_modulation(stem.summary_of(seen))
-    hook = stem.summary.register_forward_hook(lambda *_: modulation)
+    hook = stem.summary.to_modulation.register_forward_pre_hook(lambda *_: (summary,))
     try:
         prediction = cast(Tensor, stem(lr).prediction)
     finally:
@@ -69,11 +65,12 @@ def main() -> None:
                 preset: 2 * lr[None, :, :height, :width] - 1
                 for preset, (_, lr, _) in zip(args.degrade, photos, strict=True)
             }
+            summaries = {preset: stem.summary_of(lr) for preset, lr in inputs.items()}
             for preset, lr in inputs.items():
                 if stem.strength_head is not None:
                     strengths[preset].append(stem.strength(lr).item())
-                for told, seen in inputs.items():
-                    image = predicted(stem, lr, seen)
+                for told, summary in summaries.items():
+                    image = predicted(stem, lr, summary)
                     score = psnr_y(image.double(), truth.double()), sharpness(image, truth)
                     cells.setdefault((preset, told), []).append(score)
 
@@ -81,10 +78,12 @@ def main() -> None:
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
     for preset in args.degrade:
         means = [map(fmean, zip(*cells[preset, told], strict=True)) for told in args.degrade]
-        told = strengths[preset]
-        last = f"{min(told):.2f} {median(told):.2f} {max(told):.2f}" if told else ""
-        clean = f"{sum(value <= pipe.config.clean_strength for value in told)} of {len(told)}" if told else ""
-        table.add_row(preset, *("{:.2f} / {:.2f}".format(*mean) for mean in means), last, clean)
+        found = strengths[preset]
+        spread = f"{min(found):.2f} {median(found):.2f} {max(found):.2f}" if found else ""
+        clean = (
+            f"{sum(value <= pipe.config.clean_strength for value in found)} of {len(found)}" if found else ""
+        )
+        table.add_row(preset, *("{:.2f} / {:.2f}".format(*mean) for mean in means), spread, clean)
     Console(width=130).print(table)
 
 

@@ -40,7 +40,9 @@ _CLEAN_SHARES = (0.4, 0.2, 0.2, 0.2)
 _ALIASED_SHARE = 0.1
 _PRESET_SHARE = 0.3
 _LARGEST_BLUR = 6.0
+"""Deviation in HR pixels."""
 _LARGEST_NOISE = 15.0
+"""Deviation in grey levels."""
 _STEPS, _BATCH = 4000, 128
 
 
@@ -56,10 +58,10 @@ def strength_of(lr: ImageArray, clean: ImageArray) -> float:
 
 def degraded(hr: ImageArray, rng: np.random.Generator, scale: int) -> tuple[ImageArray, float]:
     """An LR image of HR (H, W, 3) in [0, 1], degraded in any way or not at all, and how much that is."""
-    image = Image.fromarray((hr * 255).round().astype(np.uint8))
     if rng.random() < _PRESET_SHARE:
         lr = degrade(hr, PRESETS[str(rng.choice(sorted(PRESETS)))], rng, scale)
-        return lr, strength_of(lr, _unit(image.resize((lr.shape[1], lr.shape[0]), _CLEAN[0])))
+        return lr, strength_of(lr, degrade(hr, PRESETS["bicubic"], rng, scale))
+    image = Image.fromarray((hr * 255).round().astype(np.uint8))
     size = image.width // scale, image.height // scale
     clean = _CLEAN[int(rng.choice(len(_CLEAN), p=_CLEAN_SHARES))]
     aliased = rng.random() < _ALIASED_SHARE
