@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from linearsr.models.lr_stem import StridedStem, StridedStemConfig
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training import extras
-from linearsr.training.checks import check
+from linearsr.training.checks import check, check_model
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.plan import describe
 from linearsr.training.recipe import RecipeConfig, Run, plan
@@ -70,6 +70,29 @@ def test_what_fits_is_not_refused(photos: Path, tmp_path: Path) -> None:
     check(recipe(photos))
     codec = {"stage": {"autoencoder": AUTOENCODER}}
     check(recipe(photos, codec=codec, pretrain={"stage": {"preset": "tiny"}}, experts={}))
+
+
+def test_a_model_set_to_what_its_parts_cannot_do_is_refused_before_they_are_trained(
+    photos: Path, tmp_path: Path
+) -> None:
+    def look(runs: list[Run], **model: Any) -> None:
+        check_model(RecipeConfig(run_dir=tmp_path, stages={"pretrain": {}}, model=model), runs)
+
+    steps = {"num_inference_steps": 2, "clean_steps": 1}
+    look(recipe(photos), mean="stem")
+    with pytest.raises(ConfigError, match=r"^model\.clean_steps: the stem does not tell"):
+        look(recipe(photos), **steps)
+    knows = PredictiveStem(
+        PredictiveStemConfig(channels=8, num_blocks=1, summary_channels=4, strength_channels=4)
+    )
+    knows.save_pretrained(tmp_path / "knows")
+    look(recipe(photos, common={"stage": {"stem": str(tmp_path / "knows")}}), **steps)
+    codec = {"stage": {"autoencoder": AUTOENCODER}}
+    runs = recipe(photos, codec=codec, pretrain={"stage": {"preset": "tiny"}}, experts={})
+    with pytest.raises(ConfigError, match=r"^model\.mean: "):
+        look(runs, mean="stem")
+    with pytest.raises(ConfigError, match=r"^model\.clean_steps: "):
+        look(runs, **steps)
 
 
 @pytest.mark.parametrize("key", ["data.folders", "validation.folder"])

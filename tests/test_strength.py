@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,14 +246,16 @@ def test_the_command(
         assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_batch_says_which_pictures_a_step_was_for(pipe: LinearSRPipeline) -> None:
+def test_a_batch_says_which_pictures_a_step_was_for_and_how_many_there_are(pipe: LinearSRPipeline) -> None:
     flat, noise = (Picture(colour=image) for image in pictures())
-    seen: list[tuple[int, list[int]]] = []
-    options = pipe.options(
-        None, None, None, None, None, None, lambda _, step, time, state: seen.append((step, state["places"]))
-    )
+    seen: list[tuple[int, int, list[int]]] = []
+
+    def tell(_: object, step: int, time: float, state: dict[str, Any]) -> None:
+        seen.append((step, state["steps"], state["places"]))
+
+    options = pipe.options(None, None, None, None, None, None, tell)
     pipe.upscale_together([noise, flat, noise], [0, 1, 2], options)
-    assert sorted(seen) == [(0, [0, 2]), (0, [1]), (1, [0, 2])]
+    assert sorted(seen) == [(0, 1, [1]), (0, 2, [0, 2]), (1, 2, [0, 2])]
 
 
 def test_the_server_says_how_many_steps_there_were(pipe: LinearSRPipeline, tmp_path: Path) -> None:
@@ -276,5 +279,5 @@ def test_a_worker_tells_each_task_of_its_own_steps(pipe: LinearSRPipeline, tmp_p
     answers = io.StringIO()
     assert list(Worker(pipe, answers)._upscale_together(tasks)) == ["clean", "noisy"]
     told = [json.loads(line) for line in answers.getvalue().splitlines()]
-    steps = {task: [a["step"] for a in told if a["id"] == task] for task in ("clean", "noisy")}
-    assert steps == {"clean": [1], "noisy": [1, 2]}
+    steps = {task: [(a["step"], a["steps"]) for a in told if a["id"] == task] for task in ("clean", "noisy")}
+    assert steps == {"clean": [(1, 1)], "noisy": [(1, 2), (2, 2)]}

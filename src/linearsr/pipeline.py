@@ -357,7 +357,8 @@ class LinearSRPipeline(LinearSRModel):
                 mean = x0
             if options.callback is None:
                 return None
-            return (options.callback(self, step, t, {"latents": z}) or {}).get("latents")
+            state = {"latents": z, "steps": len(times) - 1}
+            return (options.callback(self, step, t, state) or {}).get("latents")
 
         latent = sample(velocity, noise, times, self.config.solver, on_step)
         return torch.lerp(latent, mean, options.fidelity)

@@ -18,9 +18,10 @@ ColourFix = Literal["none", "wavelet", "adain"]
 Mean = Literal["first_step", "stem"]
 Backend = Literal["torch", "openvino"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Tensor] | None]
-"""(pipeline, step index, time reached in [0, 1], {"latents": ...}) -> {"latents": replacement} or None.
+"""(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
 
-With `upscale_together`, "places" says of which pictures the latents are."""
+"steps" are as many as this image takes, which may be fewer than another does. With `upscale_together`, "places" says of
+which pictures the latents are."""
 
 _SCALES = (1.0, 8.0)
 

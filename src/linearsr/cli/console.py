@@ -126,10 +126,10 @@ class BatchProgress:
         if self._bars is not None:
             self._bars.reset(self._steps, total=steps, description=shown(path.name), visible=True)
 
-    def advance_step(self) -> None:
-        """One step of the image in work is done."""
+    def finish_step(self, step: int, steps: int) -> None:
+        """So many steps of the image in work are done, of all that it takes."""
         if self._bars is not None:
-            self._bars.advance(self._steps)
+            self._bars.update(self._steps, completed=step, total=steps)
 
     def show_share(self, path: Path, doing: str, share: float) -> None:
         """What is being done for the image in work, and the share of all its work that is done, 0 to 1."""

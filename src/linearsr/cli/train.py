@@ -115,7 +115,7 @@ def _run(
 ) -> None:
     import torch
 
-    from linearsr.training.checks import check
+    from linearsr.training.checks import check, check_model
     from linearsr.training.config import TrainConfig, parse_settings, read_settings
     from linearsr.training.plan import describe
     from linearsr.training.processes import leave
@@ -136,6 +136,7 @@ def _run(
     recipe = parse_settings(RecipeConfig, settings, str(path)) if "stages" in settings else None
     if recipe is not None:
         runs = plan(recipe, str(path))
+        check_model(recipe, runs)
     elif stage is not None:
         raise ConfigError(f"--stage {stage}: {path} is one run, without stages")
     else:

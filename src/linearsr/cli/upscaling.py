@@ -68,7 +68,7 @@ class Upscaling:
             picture,
             **self.settings,
             stream=True if way.kind == "held" else None,
-            callback_on_step_end=lambda *_: progress.advance_step(),
+            callback_on_step_end=lambda _, step, time, state: progress.finish_step(step + 1, state["steps"]),
         )
         write_image(result, target, overwrite=self.overwrite, quality=self.quality)
         return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}

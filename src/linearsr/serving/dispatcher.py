@@ -242,7 +242,7 @@ class Dispatcher:
         async for answer in worker.run([self._task(job) for job in wanted.values()]):
             job = wanted[answer["id"]]
             if answer["event"] == "step":
-                job.step = min(answer["step"], job.steps)
+                job.step, job.steps = answer["step"], answer["steps"]
                 self._tell(job)
             else:
                 await self._conclude(job, answer)

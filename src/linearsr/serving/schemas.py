@@ -130,7 +130,7 @@ class JobView(BaseModel):
     position: int | None = Field(description="Jobs before it; null unless it is queued.")
     step: int = Field(description="Evaluations of the network that are done.")
     steps: int = Field(
-        description="As many as there may be; of a job that is done, as many as there were, at least 1."
+        description="As many as there may be; after the first, as many as there are, at least 1 in the end."
     )
     progress: float = Field(description="From 0 to 1; 1 only when it is done.")
     created: datetime

@@ -6,8 +6,8 @@ another. When its stdin closes, the server is gone, and it ends at once.
 Into it go {"tasks": [...]}, each of them {"do": "upscale" or "tags", "id", "input", ...}, and {"cancel": id}. Several
 tasks are to be done in one go: images that are alike in size and options but for the seed.
 Out of it come {"event": "ready", "card": ...} or {"event": "unusable", "message"}, and for a task any number of
-{"event": "step", "id", "step"} and one of {"event": "done", "id", ...}, {"event": "failed", "id", "message"} and
-{"event": "cancelled", "id"}.
+{"event": "step", "id", "step", "steps"} and one of {"event": "done", "id", ...}, {"event": "failed", "id", "message"}
+and {"event": "cancelled", "id"}.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ class Worker:
                 raise Cancelled
             ids = list(pictures)
             for place in state["places"]:
-                say(self._answers, event="step", id=ids[place], step=step + 1)
+                say(self._answers, event="step", id=ids[place], step=step + 1, steps=state["steps"])
 
         asked = dict(tasks[0]["options"])
         del asked["seed"]
@@ -86,7 +86,12 @@ class Worker:
                 steps=asked.pop("num_inference_steps"), callback=on_step, **asked
             )
             results = self._pipeline.upscale_together(list(pictures.values()), seeds, options)
-        except Exception:
+        except Cancelled:
+            return {}
+        except Exception as error:
+            _log.warning(
+                "%d images in one go: %s: %s: one by one then", len(pictures), type(error).__name__, error
+            )
             return {}
         return dict(zip(pictures, results, strict=True))
 
@@ -105,9 +110,9 @@ class Worker:
     def _upscale(self, task: Message, result: "Picture | None") -> Message:
         from linearsr.images.io import write_image
 
-        def on_step(pipeline: object, step: int, time: float, state: object) -> None:
+        def on_step(pipeline: object, step: int, time: float, state: Message) -> None:
             self._go_on(task)
-            say(self._answers, event="step", id=task["id"], step=step + 1)
+            say(self._answers, event="step", id=task["id"], step=step + 1, steps=state["steps"])
 
         picture = self._read(task)
         if result is None:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,7 @@ def stream(
 
         work.do("survey", "stem", 0, stem.survey)
         work.do("stem", "stem", costs.stem, stem.run)
-        flow.run(seed, costs.evaluation, lambda i, t: _call_back(pipeline, options, i, t))
+        flow.run(seed, costs.evaluation, partial(_call_back, pipeline, options))
         codec.run()
         hr_strip = _OUTPUT_STRIPS * strip * pipeline.codec.compression
         if finished.needs_statistics:
@@ -157,7 +158,7 @@ def _steps(pipeline: "LinearSRPipeline", options: Options) -> list[Step]:
 
 def _call_back(pipeline: "LinearSRPipeline", options: Options, step: int, time: float) -> None:
     if options.callback is not None:
-        options.callback(pipeline, step, time, {})
+        options.callback(pipeline, step, time, {"steps": len(_steps(pipeline, options))})
 
 
 class _Costs:

@@ -9,8 +9,9 @@ from linearsr.guidance.registry import GUIDANCES
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
 from linearsr.images.io import ImageError, read_size
-from linearsr.models.lr_stem import StridedStemConfig
+from linearsr.models.lr_stem import PredictiveStemConfig, StridedStemConfig
 from linearsr.models.transformer_config import TransformerConfig
+from linearsr.pipeline import PipelineConfig
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir
@@ -18,7 +19,7 @@ from linearsr.training.data import check_data, check_validation_size
 from linearsr.training.extras import require
 from linearsr.training.flow import FlowStage
 from linearsr.training.photo_tags import name_in, read_tags, read_vocabulary
-from linearsr.training.recipe import Run
+from linearsr.training.recipe import RecipeConfig, Run
 from linearsr.training.section import ConfigError
 from linearsr.training.shapes import CodecShape, Shapes, Stage, StemShape, stem_channels, stem_stride
 from linearsr.training.sources import find_photos
@@ -38,6 +39,29 @@ def check(runs: Sequence[Run]) -> Shapes:
         except ConfigError as error:
             raise ConfigError(f"{run.name}: {error}") if len(runs) > 1 else error from None
     return shapes
+
+
+def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
+    """The parts that a recipe ends with must be able to do what its model is set to.
+
+    Raises:
+        ConfigError: one line that names the key.
+    """
+    stage = runs[-1].config.stage
+    if not recipe.makes_model or not isinstance(stage, FlowStage):
+        return
+    shapes, model = Shapes(run.config for run in runs), PipelineConfig.from_index(recipe.model)
+    stem, codec = shapes.stem(stage), shapes.codec(stage)
+    tells_strength = stem is None or (isinstance(stem, PredictiveStemConfig) and stem.strength_channels)
+    if model.clean_steps is not None and not tells_strength:
+        raise ConfigError(
+            "model.clean_steps: the stem does not tell how degraded an image is: leave it out, or fit that in "
+            "stage.stem with python -m linearsr.training.strength"
+        )
+    if model.mean == "stem" and codec is not None and codec.autoencoder is not None:
+        raise ConfigError(
+            "model.mean: the stem's prediction is the zero of the residual codec only: leave it out"
+        )
 
 
 def _check(config: TrainConfig, to_come: Sequence[Path], shapes: Shapes) -> None:
