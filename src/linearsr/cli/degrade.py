@@ -20,7 +20,7 @@ def degrade(
         Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Where the PNGs go, in the same tree.")
     ],
     preset: Annotated[
-        str, typer.Option(help="bicubic, mild, seesr, realesrgan, extreme, scan or old-phone.")
+        str, typer.Option(help="bicubic, resized, mild, seesr, realesrgan, extreme, scan or old-phone.")
     ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,

@@ -32,6 +32,7 @@ from linearsr.images.degradation_effects import (
     apply_effects,
     compress,
 )
+from linearsr.images.resize import ResizeMode
 
 ImageArray = NDArray[np.float32]
 """(H, W, 3), values in [0, 1]."""
@@ -64,10 +65,12 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """Effects, then rounds, each in order; the last round ends on the LR grid. No rounds: bicubic alone."""
+    """Effects, then rounds, each in order; the last round ends on the LR grid. No rounds: a clean resize alone."""
 
     effects: tuple[Effect, ...] = ()
     orders: tuple[Order, ...] = ()
+    filters: tuple[ResizeMode, ...] = ("bicubic",)
+    """Of the clean resize, which does not alias; one of them is drawn."""
     final_sinc_prob: float = 0.0
 
 
@@ -113,6 +116,7 @@ _PHONE_FILE = replace(_MILD, blur_prob=0.0, noise_range=(0.5, 3.0), jpeg_range=(
 
 PRESETS: dict[str, Degradation] = {
     "bicubic": Degradation(),
+    "resized": Degradation(filters=("box", "bilinear", "bicubic", "lanczos")),
     "mild": Degradation(orders=(_MILD,)),
     "seesr": Degradation(
         orders=(
@@ -157,8 +161,9 @@ PRESETS: dict[str, Degradation] = {
         orders=(_PHONE_FILE,),
     ),
 }
-"""By name: plain bicubic; one light round on the LR grid; SeeSR's published light ranges; Real-ESRGAN's own; a night
-shot by hand that was passed around; an old print and its scan; a phone of the first years, zoomed in."""
+"""By name: plain bicubic; a clean resize as one program or another does it; one light round on the LR grid; SeeSR's
+published light ranges; Real-ESRGAN's own; a night shot by hand that was passed around; an old print and its scan; a
+phone of the first years, zoomed in."""
 
 
 def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, scale: int = 4) -> ImageArray:
@@ -181,7 +186,7 @@ def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, 
         raise ValueError(f"HR size {width}x{height} is no multiple of {scale}: crop the image first")
     lr_size = (height // scale, width // scale)
     if not degradation.orders:
-        return _bicubic(hr, lr_size)
+        return _clean(hr, lr_size, draw_filter(degradation, rng))
     image = apply_effects(torch.from_numpy(hr).permute(2, 0, 1)[None], degradation.effects, lr_size, rng)
     for order in degradation.orders[:-1]:
         image = _filter(image, draw_blur(order, rng))
@@ -201,9 +206,9 @@ def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, 
     return quantised[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def _bicubic(hr: ImageArray, size: tuple[int, int]) -> ImageArray:
+def _clean(hr: ImageArray, size: tuple[int, int], mode: ResizeMode) -> ImageArray:
     image = Image.fromarray((hr * 255).round().astype(np.uint8))
-    small = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    small = image.resize((size[1], size[0]), Image.Resampling[mode.upper()])
     return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
@@ -219,6 +224,12 @@ def _filter(image: Tensor, kernel: kernels.Kernel | None) -> Tensor:
 
 def _odd_size(bounds: tuple[int, int], rng: np.random.Generator) -> int:
     return int(rng.integers(bounds[0] // 2, bounds[1] // 2 + 1)) * 2 + 1
+
+
+def draw_filter(degradation: Degradation, rng: np.random.Generator) -> ResizeMode:
+    """The filter of a clean resize."""
+    filters = degradation.filters
+    return filters[rng.integers(len(filters))] if len(filters) > 1 else filters[0]
 
 
 def draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel | None:

@@ -20,12 +20,14 @@ from linearsr.images.degradation import (
     Order,
     draw_blur,
     draw_factor,
+    draw_filter,
     draw_ringing,
     scaled,
 )
 from linearsr.images.degradation_effects import Effect, apply_effects
 from linearsr.images.jpeg import jpeg, take_pixels
 from linearsr.images.kernels import Kernel
+from linearsr.images.resize import resize
 
 _RADIUS = 10
 """Of the largest kernel."""
@@ -95,8 +97,9 @@ def degrade_batch(
         raise ValueError(f"HR size {width}x{height} is no multiple of {scale}: crop the images first")
     lr_size = (height // scale, width // scale)
     if not degradation.orders:
-        lr = F.interpolate(hr, size=lr_size, mode="bicubic", antialias=True)
-        return _to_8_bit(lr)
+        modes = [draw_filter(degradation, rng) for rng in rngs]
+        lr = [resize(image[None], lr_size, mode) for image, mode in zip(hr, modes, strict=True)]
+        return _to_8_bit(torch.cat(lr))
     # training may run this inside its own autocast, and bfloat16 has fewer levels than an 8-bit image
     with torch.autocast(hr.device.type, enabled=False):
         canvas = _Canvas(hr.float(), [(height, width)] * len(hr))

@@ -36,6 +36,8 @@ _CLEAN = (
     Image.Resampling.BILINEAR,
 )
 """Of Pillow, which does not alias."""
+_MEASURED = sorted(set(PRESETS) - {"resized"})
+"""Presets for which `bicubic` is the clean resize."""
 _CLEAN_SHARES = (0.4, 0.2, 0.2, 0.2)
 _ALIASED_SHARE = 0.1
 _PRESET_SHARE = 0.3
@@ -59,7 +61,7 @@ def strength_of(lr: ImageArray, clean: ImageArray) -> float:
 def degraded(hr: ImageArray, rng: np.random.Generator, scale: int) -> tuple[ImageArray, float]:
     """An LR image of HR (H, W, 3) in [0, 1], degraded in any way or not at all, and how much that is."""
     if rng.random() < _PRESET_SHARE:
-        lr = degrade(hr, PRESETS[str(rng.choice(sorted(PRESETS)))], rng, scale)
+        lr = degrade(hr, PRESETS[str(rng.choice(_MEASURED))], rng, scale)
         return lr, strength_of(lr, degrade(hr, PRESETS["bicubic"], rng, scale))
     image = Image.fromarray((hr * 255).round().astype(np.uint8))
     size = image.width // scale, image.height // scale
