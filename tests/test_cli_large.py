@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from linearsr.cli.app import app
 from linearsr.images.io import Picture, read_image, write_image
 from linearsr.streaming.job import work_folder_of
-from tiny_model import tiny_model
+from tiny_model import build, tiny_model
 
 __all__ = ["tiny_model"]
 HEIGHT, WIDTH = 37, 29
@@ -186,6 +187,24 @@ def test_other_settings_or_another_source_start_anew(tiny_model, tmp_path, photo
     expected = upscale(photo, "-o", tmp_path / "expected.png", "--model", tiny_model, "--seed", 2, *TINY)
     assert expected.exit_code == 0
     assert output.read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+@pytest.mark.parametrize("doing", ["writing", "encoding"])
+def test_another_model_starts_anew(tiny_model, tmp_path, photo, processes, doing):
+    other = build()
+    with torch.no_grad():
+        for parameter in other.lr_stem.parameters():
+            parameter.add_(0.05)
+    other.save_pretrained(tmp_path / "other")
+    output, expected = tmp_path / "out.png", tmp_path / "expected.png"
+    arguments = [photo, "-o", output, "--model", tiny_model, *TINY]
+    process = processes.Process(target=dying_run, args=(arguments, doing, 0))
+    process.start()
+    process.join()
+    assert work_folder_of(output).is_dir()
+    for target in (output, expected):
+        assert upscale(photo, "-o", target, "--model", tmp_path / "other", *TINY).exit_code == 0
+    assert output.read_bytes() == expected.read_bytes()
 
 
 def test_two_processes_do_not_work_on_one_result(tiny_model, tmp_path, photo):

@@ -16,6 +16,7 @@ from linearsr.flow.partition import PUBLISHED
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
+from linearsr.models import int8
 
 PHOTO = Path(__file__).parent / "data/church.png"
 
@@ -23,6 +24,13 @@ PHOTO = Path(__file__).parent / "data/church.png"
 @pytest.fixture(scope="module")
 def pipe() -> LinearSRPipeline:
     return LinearSRPipeline.from_pretrained(device="cpu")
+
+
+def test_it_says_in_what_it_computes(pipe: LinearSRPipeline) -> None:
+    dtype = "bfloat16" if pipe.dtype == torch.bfloat16 else "float32"
+    assert pipe.arithmetic == (f"int8, {dtype}" if int8.supported() else dtype)
+    plain = LinearSRPipeline.from_pretrained(torch_dtype=torch.float32, device="cpu")
+    assert plain.arithmetic == "float32"
 
 
 @pytest.fixture(scope="module")

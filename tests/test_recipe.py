@@ -80,6 +80,21 @@ def test_a_stage_has_the_stage_settings_of_the_one_before(photos: Path, tmp_path
     assert stages["sft/0"].lora is None
 
 
+@pytest.mark.parametrize("place", ["common", "experts"])
+def test_a_new_way_out_is_made_once(photos: Path, tmp_path: Path, place: str) -> None:
+    raw = recipe_settings(photos, tmp_path / "run")
+    if place == "common":
+        del raw["stages"]["stem"], raw["stages"]["pretrain"]["stage"]["network"]
+        start = {"init": str(tmp_path / "trained"), "stem": str(tmp_path / "stem"), "detail_blocks": 4}
+        raw["common"]["stage"] = start
+    else:
+        raw["stages"]["experts"]["stage"] = {"detail_blocks": 4}
+    raw["stages"]["sft"] = {"total_images": 2}
+    stages = {run.name: run.config.stage for run in plan(parse(raw), "recipe.yaml") if run.name != "stem"}
+    with_one = {name.split("/")[0] for name, stage in stages.items() if stage.detail_blocks}  # type: ignore[union-attr]
+    assert with_one == {"pretrain" if place == "common" else "experts"}
+
+
 def test_an_empty_section_sets_nothing(photos: Path, tmp_path: Path) -> None:
     raw = recipe_settings(photos, tmp_path / "run", model=None)
     raw["stages"] |= {"experts": None, "sft": {"total_images": 2, "stage": None, "data": None}}

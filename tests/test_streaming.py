@@ -284,7 +284,7 @@ def test_streaming_is_chosen_where_memory_is_short(pipe, monkeypatch):
         image, output_type="np", callback_on_step_end=lambda p, i, t, state: steps.append(state)
     ).images[0]
     assert levels_apart(rows, whole) <= 1
-    assert steps == [{}, {}, {}]
+    assert steps == [{"steps": 3}] * 3
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

@@ -17,6 +17,8 @@ from linearsr.models.presets import PRESETS
 from linearsr.models.rows import through, total_of
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from linearsr.streaming.pixels import StreamedCodec
+from linearsr.streaming.work import Work
 from test_streaming import levels_apart, lively, photo, streamed
 
 diffusers = pytest.importorskip("diffusers")
@@ -91,6 +93,14 @@ def test_the_full_size_by_strips(tmp_path, strip):
         rows = streamed(pipe, image, strip_rows=strip, work_folder=folder)
         assert np.abs(rows - whole).max() < 1e-4
         assert levels_apart(rows, whole) <= 1
+
+
+def test_decoded_rows_lie_where_the_model_does():
+    # "meta" stands for a device that is not where buffers are
+    codec = DeepCompressionCodec(autoencoder("interpolate", 1)).to("meta")
+    rows = StreamedCodec(codec, latent=None, condition=None, work=Work(None, {}), grid=(2, 2), strip=1)
+    rows._buffer(len(rows._stages) - 1).write(0, torch.zeros(16, 16, 3))
+    assert rows.read(3, 5).device.type == "meta"
 
 
 def network() -> LinearSRTransformer:

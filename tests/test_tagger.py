@@ -21,6 +21,7 @@ from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
+from linearsr.training import tagger_trainer
 from linearsr.training.data import DataConfig, to_tensor
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.tagger import TaggerStage
@@ -274,6 +275,7 @@ def test_a_tagger_is_trained_and_resumed(tmp_path):
     assert [record["images"] for record in validations] == [120, 240]
     found = OwnTagger.from_pretrained(whole / "knee" / "tagger")
     assert found.config.vocabulary[:2] == ("any", "photo 0")
+    assert calibrated_when_finished(config, whole)
 
     before, parts = losses(whole), weights(whole / "knee" / "tagger")
     shutil.rmtree(whole / "checkpoints" / f"{240:010d}")
@@ -283,6 +285,20 @@ def test_a_tagger_is_trained_and_resumed(tmp_path):
     assert losses(whole) == before
     assert all(torch.equal(part, parts[name]) for name, part in weights(whole / "knee" / "tagger").items())
     assert OwnTagger.from_pretrained(whole / "knee" / "tagger").config == found.config
+
+
+def calibrated_when_finished(config, run):
+    """Whether a run that dies while thresholds are looked for is not taken for finished."""
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    kept = shutil.copytree(run, run.with_name("dies"))
+    (kept / "knee.json").unlink()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tagger_trainer, "calibrated", dies)
+        CliRunner().invoke(app, ["train", str(config), "--resume", "--set", f"run_dir={kept}"])
+    return not (kept / "knee.json").exists()
 
 
 def test_a_stage_that_could_not_be_calibrated_is_refused():

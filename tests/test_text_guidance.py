@@ -1,6 +1,7 @@
 """Tags through text encoders: as SANA's pipeline encodes captions, cut, cached and kept apart."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import diffusers
@@ -101,6 +102,15 @@ def test_every_word_is_understood_until_the_text_is_too_long(folder):
     embeds = part.encode(LR[:1], [tags]).embeds
     assert embeds.shape[1] <= 300
     assert guidance(folder, max_tokens=10_000).encode(LR[:1], [tags]).embeds.shape == embeds.shape
+
+
+def test_threads_cut_no_texts_of_each_other(folder):
+    part = guidance(folder)
+    texts = [(" ".join([SENTENCE] * 5), limit) for limit in (None, 4, 9, 20)]
+    expected = [len(part._ids(*text)) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda text: len(part._ids(*text)), texts * 200))
+    assert found == expected * 200
 
 
 def test_an_encoder_is_read_once_and_answers_once(folder, monkeypatch):

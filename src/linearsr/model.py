@@ -59,6 +59,7 @@ class LinearSRModel:
         self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
         self.guidance, self.tagger = guidance, tagger
         self.config = config or PipelineConfig()
+        self._in_place_of_torch = ""
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
             raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
         if self.config.clean_steps is not None and not getattr(lr_stem.config, "strength_channels", 0):
@@ -113,10 +114,12 @@ class LinearSRModel:
             parts.transformer.for_each(
                 partial(int8.use_int8_, ranges=config.int8_ranges, prefix="transformer.")
             )
+            loaded._in_place_of_torch = "int8"
         if openvino_device is not None:
             from linearsr.backends.openvino import use_openvino_
 
             use_openvino_(parts.lr_stem, parts.transformer, folder, openvino_device, torch_dtype)
+            loaded._in_place_of_torch = f"openvino:{openvino_device}"
         return loaded
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
@@ -146,6 +149,12 @@ class LinearSRModel:
     def dtype(self) -> torch.dtype:
         """The type in which the stem's weights are kept."""
         return next(self.lr_stem.parameters()).dtype
+
+    @property
+    def arithmetic(self) -> str:
+        """In what it computes, as results depend on it: "bfloat16", "int8, bfloat16", "openvino:CPU, float32", ..."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self._in_place_of_torch}, {dtype}" if self._in_place_of_torch else dtype
 
     @property
     def scale(self) -> int:

@@ -146,7 +146,7 @@ def _open_model(
         "model": pipeline.config.name,
         "weights": digest(folder),
         "device": pipeline.device.type,
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "dtype": pipeline.arithmetic,
     }
     recipe = Recipe(inputs.seed, inputs.steps, inputs.fidelity)
     if layout is None:

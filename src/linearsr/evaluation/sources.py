@@ -17,6 +17,7 @@ from linearsr.pipeline import LinearSRPipeline
 
 Pixels = NDArray[np.uint8]
 Pair = tuple[Pixels, Pixels | None]
+_PARTS_OF_A_MODEL = (".json", ".safetensors", ".xml", ".bin")
 
 
 class Case(NamedTuple):
@@ -244,9 +245,9 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def digest(folder: Path) -> str:
-    """Of the contents of all JSON and safetensors files under `folder`: changes with a model's weights or settings."""
+    """Of all weights and settings under `folder`, in JSON, safetensors or OpenVINO IR: changes with any of them."""
     whole = hashlib.blake2b(digest_size=8)
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in _PARTS_OF_A_MODEL):
         whole.update(str(path.relative_to(folder)).encode())
         with path.open("rb") as file:
             while block := file.read(2**24):

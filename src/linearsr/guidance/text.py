@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,8 @@ from linearsr.checkpoints import load_config
 from linearsr.guidance.base import GuidanceKind, GuidanceTokens
 from linearsr.guidance.encoders import EncoderPart, check_width, read_network, read_tokenizer
 from linearsr.guidance.vocabulary import Understood, normalised
+
+_ONE_AT_A_TIME = Lock()
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,11 @@ class TextGuidance(EncoderPart):
         return len(self._ids(_joined(tags), self.config.max_tokens + 1))
 
     def _ids(self, text: str, max_length: int | None = None) -> list[int]:
-        ids: list[int] = self._tokenizer(
-            text, truncation=max_length is not None, max_length=max_length
-        ).input_ids
+        # a fast tokenizer keeps how it truncates as a state of its own, and several threads may be here
+        with _ONE_AT_A_TIME:
+            ids: list[int] = self._tokenizer(
+                text, truncation=max_length is not None, max_length=max_length
+            ).input_ids
         return ids
 
     @cached_property

@@ -34,6 +34,7 @@ class Dispatcher:
         self._workers = [WorkerHandle(settings.model, d, settings.dtype) for d in settings.devices]
         self._running: dict[str, tuple[Job, WorkerHandle]] = {}
         self._waiting: list[Job] = []
+        self._ending: dict[str, Job] = {}
         self._arriving = 0
         self._arrival = asyncio.Condition()
         self._changes: dict[str, asyncio.Event] = {}
@@ -209,9 +210,10 @@ class Dispatcher:
     async def _work(self, jobs: list[Job], worker: WorkerHandle) -> None:
         """Have jobs done. Those that are live after it, as the worker died or several took too long, go on later."""
         for job in jobs:
-            job.status, job.started = "running", time.time()
-            job.attempts += 1
-            await to_thread(self._store.save, job)
+            if job.live:  # and not cancelled while those before it were written down
+                job.status, job.started = "running", time.time()
+                job.attempts += 1
+                await to_thread(self._store.save, job)
         self._tell(*jobs, *self._waiting)
         begun = time.monotonic()
         try:
@@ -282,7 +284,11 @@ class Dispatcher:
         job.status, job.error, job.finished = status, error, time.time()
         job.expires = job.finished + self._settings.keep_seconds
         self._metrics.jobs.labels(job.do, status).inc()
-        await to_thread(self._store.save, job)
+        self._ending[job.id] = job
+        try:
+            await to_thread(self._store.save, job)
+        finally:
+            del self._ending[job.id]
         self._tell(job)
 
     async def _stop_if_working(self, job: Job, worker: WorkerHandle) -> None:
@@ -302,7 +308,8 @@ class Dispatcher:
     def _live_job(self, job_id: str) -> Job | None:
         if job_id in self._running:
             return self._running[job_id][0]
-        return next((job for job in self._waiting if job.id == job_id), None)
+        waiting = next((job for job in self._waiting if job.id == job_id), None)
+        return waiting or self._ending.get(job_id)
 
     def _tell(self, *jobs: Job) -> None:
         for job in jobs:

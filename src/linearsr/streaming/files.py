@@ -11,7 +11,7 @@ from linearsr.images.rows.reader import DEFAULT_MAX_PIXELS, RowReader
 from linearsr.images.rows.writer import RowWriter
 from linearsr.streaming.job import FileJob, file_job
 from linearsr.streaming.memory import buffer_bytes
-from linearsr.streaming.upscale import stream_upscale
+from linearsr.streaming.upscale import identity_of, stream_upscale
 from linearsr.streaming.work import Progress
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def upscale_file(
     """
     settings = dict(settings or {})
     scale = float(settings.get("scale") or pipeline.scale)
-    with file_job(source, target, {**settings, "quality": quality}) as job:
+    asked = {**settings, "quality": quality, "model": identity_of(pipeline)}
+    with file_job(source, target, asked) as job:
         try:
             progress("reading", 0)
             reader = RowReader(source, job.folder, max_pixels)

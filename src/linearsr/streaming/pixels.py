@@ -59,7 +59,7 @@ class StreamedCodec:
         """Rows of the picture, (1, 3, bottom - top, W) in about [-1, 1], in float32."""
         if self._stages:
             image = self._buffer(len(self._stages) - 1).read(top, bottom)
-            return image.permute(2, 0, 1)[None].float()
+            return image.to(self._device).permute(2, 0, 1)[None].float()
         scale = self._codec.compression
         first, last = top // scale, -(-bottom // scale)
         image = self._codec.decode(self._latent(first, last), self._condition(first, last))

@@ -199,8 +199,7 @@ def _description(
     """All that a result depends on."""
     return {
         "picture": [identity, reader.height, reader.width],
-        "model": [pipeline.config.name, _fingerprint(pipeline)],
-        "type": str(pipeline.dtype),
+        "model": identity_of(pipeline),
         "scale": options.scale,
         "steps": options.steps,
         "fidelity": options.fidelity,
@@ -212,11 +211,11 @@ def _description(
     }
 
 
-def _fingerprint(pipeline: "LinearSRPipeline") -> str:
-    """Tells models apart by a few of each parameter's values."""
+def identity_of(pipeline: "LinearSRPipeline") -> list[str]:
+    """Tells models apart by their settings, what they compute in, and a few of each parameter's values."""
     digest = hashlib.sha256(repr(pipeline.config).encode())
     for part in (pipeline.lr_stem, pipeline.transformer):
         for parameter in part.parameters():
             digest.update(str(tuple(parameter.shape)).encode())
             digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return [pipeline.config.name, pipeline.arithmetic, digest.hexdigest()[:16]]

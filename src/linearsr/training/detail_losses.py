@@ -30,7 +30,7 @@ def gradient(image: Tensor, reference: Tensor) -> Tensor:
 
 def focal_frequency(image: Tensor, reference: Tensor) -> Tensor:
     """Squared error of the spectrum, each frequency weighted by its own error (Jiang et al. 2021, eq. 8; alpha 1)."""
-    error: Tensor = torch.fft.rfft2((image - reference).float(), norm="ortho").abs()
+    error: Tensor = torch.fft.fft2((image - reference).float(), norm="ortho").abs()
     weight = error.detach()
     weight = weight / weight.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-8)
     return (weight * error.square()).mean()

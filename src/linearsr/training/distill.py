@@ -6,6 +6,7 @@ for one. Here its estimate is decoded to pixels and judged there: by a discrimin
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -60,6 +61,13 @@ class DistillStage(FlowStage):
         if unknown := sorted(set(weights) - set(FORMULAS)):
             raise ValueError(f"unknown formula {unknown[0]!r}: choose from {', '.join(FORMULAS)}")
         return weights
+
+    @field_validator("teacher_times")
+    @classmethod
+    def _falls(cls, times: tuple[float, ...]) -> tuple[float, ...]:
+        if times[:1] != (1.0,) or any(s <= t for s, t in pairwise((*times, 0.0))):
+            raise ValueError("must fall strictly from 1 and stay above 0")
+        return times
 
     @model_validator(mode="after")
     def _predicts(self) -> "DistillStage":

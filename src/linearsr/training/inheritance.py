@@ -12,7 +12,9 @@ Settings = Mapping[str, Any]
 
 _FLOW = ("pretrain", "experts", "sft")
 """Each of them has the `stage` settings of the one before, unless it says otherwise, but for those of a start."""
-_ONLY_AT_THE_START = ("init", "network", "lora")
+_ONLY_AT_THE_START = ("init", "network", "lora", "detail_blocks")
+_ONCE = "detail_blocks"
+"""Puts a new way out in the place of the one there is, so of `common` it is for the first of these stages alone."""
 _SET_BY_THE_RECIPE = ("run_dir", "stage.boundaries", "stage.expert")
 
 
@@ -64,6 +66,7 @@ def settings_of(
     flow |= common.get("stage", {})
     before = [name for name in _FLOW[: _FLOW.index(stage)] if name in stages]
     if before:
+        flow.pop(_ONCE, None)
         for name in before:
             kept = stages[name].get("stage", {}).items()
             flow |= {key: value for key, value in kept if key not in _ONLY_AT_THE_START}

@@ -9,7 +9,6 @@ from linearsr.evaluation.tagging import mean_average_precision
 from linearsr.guidance.own_tagger import OwnTagger
 from linearsr.training.config import TrainConfig
 from linearsr.training.objective import Batch
-from linearsr.training.processes import from_main
 from linearsr.training.run_log import Report
 from linearsr.training.tagger import TaggerObjective, TaggerStage
 from linearsr.training.tagger_calibration import calibrated
@@ -69,11 +68,6 @@ class TaggerTrainer(Trainer):
         self.pairs = self.samples
         return super()._run(TagValidation(validation))
 
-    def _finish(self) -> Path:
-        knee = super()._finish()
-        from_main(lambda: self._set_thresholds(knee / "tagger"))
-        return knee
-
-    def _set_thresholds(self, folder: Path) -> None:
-        tagger = OwnTagger.from_pretrained(folder)
-        calibrated(tagger, self.samples.held_out(), self.stage.versions).save_pretrained(folder)
+    def _complete(self, folder: Path) -> None:
+        tagger = OwnTagger.from_pretrained(folder / "tagger")
+        calibrated(tagger, self.samples.held_out(), self.stage.versions).save_pretrained(folder / "tagger")

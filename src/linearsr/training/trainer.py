@@ -285,12 +285,16 @@ class Trainer:
             images = min(kept, key=lambda at: abs(at - wanted))
             shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
             shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
+            self._complete(run_dir / KNEE_FOLDER)
             # from here on the run counts as finished; before, a run that goes on needs what was validated
             trained = {"images": images, "trained_images": self.progress.images, "written": time.time()}
             write_json(run_dir / KNEE_FILE, {**trained, **(asdict(knee) if knee else {})})
             shutil.rmtree(self.validated, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return run_dir / KNEE_FOLDER
+
+    def _complete(self, folder: Path) -> None:
+        """Do to the weights at the knee what is left to do before the run counts as finished; on the main process."""
 
     def _save_parts(self, folder: Path) -> None:
         state = whole(self.ema.state)
