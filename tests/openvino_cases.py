@@ -20,6 +20,7 @@ from linearsr.images.photos import read_rgb
 from linearsr.model_folder import default_model_folder
 from linearsr.models.int8 import find_ranges
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.serving import worker
 from tiny_model import build, tiny_model
 
 __all__ = ["tiny_model"]
@@ -210,6 +211,14 @@ def test_a_device_that_is_not_there(
     assert result.exit_code == 2
     assert expected in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_server_and_an_evaluation_take_its_devices(converted: Path, tmp_path: Path) -> None:
+    assert worker.load(str(converted), "openvino:CPU", "auto").arithmetic.startswith("openvino:CPU, ")
+    shutil.copy(PHOTO, tmp_path)
+    arguments = ("--data", tmp_path, "--model", converted, "--metrics", "psnr_y")
+    result = linearsr("eval", *arguments, "--device", "openvino:CPU")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_a_network_that_is_missing_is_named(converted: Path, tmp_path: Path) -> None:

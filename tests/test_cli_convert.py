@@ -116,6 +116,12 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+def test_the_model_built_in_is_no_sana(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["convert", "default", "-o", str(tmp_path / "m")])
+    assert result.exit_code == 2
+    assert "--to int8 or --to openvino" in result.stderr
+
+
 @needs_int8
 def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
     result = convert(tiny_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "int8", "--json")

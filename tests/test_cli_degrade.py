@@ -52,6 +52,13 @@ def test_tree_sizes_and_json(photos, tmp_path):
     assert (records["b.jpg"]["seed"], records["b.jpg"]["preset"], records["b.jpg"]["scale"]) == (5, "mild", 3)
 
 
+def test_photos_are_not_degraded_in_place(photos):
+    before = sorted(photos.rglob("*"))
+    result = degrade(photos, "-o", photos / f"../{photos.name}")
+    assert (result.exit_code, sorted(photos.rglob("*"))) == (2, before)
+    assert "is the folder of the HR photos" in result.stderr
+
+
 def test_seed_and_neighbours(photos, tmp_path):
     def run(folder: str, *options: object) -> bytes:
         assert degrade(photos, "-o", tmp_path / folder, *options).exit_code == 0

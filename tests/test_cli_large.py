@@ -264,6 +264,13 @@ def test_broken_and_too_large_files_leave_nothing(tiny_model, tmp_path, photo):
     assert entries(tmp_path) == ["a.png", "cut.png", "out"]
 
 
+def test_another_kind_of_pixels_is_not_called_broken(tiny_model, tmp_path):
+    Image.new("LAB", (30, 20)).save(tmp_path / "a.tif")
+    run = upscale(tmp_path / "a.tif", "--model", tiny_model, *TINY)
+    assert run.exit_code == 1
+    assert "another kind of pixels" in run.stderr
+
+
 def test_other_types_go_in_strips_to_a_result_in_memory(tiny_model, tmp_path):
     Image.fromarray(picture(3, 8).quantised()).save(tmp_path / "a.bmp")
     run = upscale(tmp_path / "a.bmp", "--model", tiny_model, "-v", "--memory-limit", 0.0005)

@@ -59,6 +59,7 @@ def test_folder_with_json(photos, tiny_model, tmp_path):
         "model": "tiny",
         "tags": [],
         "unknown_tags": [],
+        "warnings": [],
         "error": None,
     }
     assert second["output"] == str(tmp_path / "out/sub/b.png")
@@ -113,6 +114,23 @@ def test_formats(photos, tiny_model):
             assert (image.format, image.size) == (name, (30, 25))
 
 
+def test_an_unknown_type_is_no_folder(photos, tiny_model, tmp_path):
+    for name in ("new.jxl", "new.HEIC"):
+        result = upscale(photos / "a.png", "-o", tmp_path / name, "--model", tiny_model)
+        assert result.exit_code == 2
+        assert f"cannot write {name[3:]}" in result.stderr
+        assert not (tmp_path / name).exists()
+    (tmp_path / "a folder.jxl").mkdir()
+    assert upscale(photos / "a.png", "-o", tmp_path / "a folder.jxl", "--model", tiny_model).exit_code == 0
+
+
+def test_a_folder_is_no_finished_result(photos, tiny_model):
+    (photos / "a_x4.png").mkdir()
+    result = upscale(photos / "a.png", "--model", tiny_model)
+    assert result.exit_code == 1
+    assert "a_x4.png is a folder" in result.stderr
+
+
 def test_max_pixels(photos, tiny_model):
     result = upscale(photos / "a.png", "--model", tiny_model, "--max-pixels", 100)
     assert result.exit_code == 1
@@ -136,7 +154,7 @@ def test_interrupt_while_writing_leaves_nothing(photos, tiny_model, monkeypatch)
     monkeypatch.setattr("linearsr.images.writing.os.replace", interrupt)
     result = upscale(photos, "--model", tiny_model)
     assert result.exit_code == 130
-    assert "2 not begun" in result.stderr
+    assert "2 not finished" in result.stderr
     assert not leftovers(photos)
     assert not (photos / "a_x4.png").exists()
 

@@ -13,10 +13,13 @@ from PIL import Image
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.flow.partition import PUBLISHED
+from linearsr.images.convert import lr_tensor, picture_from_array
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
 from linearsr.models import int8
+from linearsr.streaming.source import ArrayReader, ArrayWriter
+from linearsr.streaming.upscale import stream_upscale
 
 PHOTO = Path(__file__).parent / "data/church.png"
 
@@ -31,6 +34,28 @@ def test_it_says_in_what_it_computes(pipe: LinearSRPipeline) -> None:
     assert pipe.arithmetic == (f"int8, {dtype}" if int8.supported() else dtype)
     plain = LinearSRPipeline.from_pretrained(torch_dtype=torch.float32, device="cpu")
     assert plain.arithmetic == "float32"
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_strips_give_the_pixels_of_the_whole_in_its_own_type(
+    pipe: LinearSRPipeline, hr: np.ndarray, steps: int
+) -> None:
+    # much detail for its size: some of it leaves the ranges of 8 bits
+    photo = hr[::3, ::3][:37, :51].copy()
+    whole = pipe(photo, num_inference_steps=steps, output_type="np", stream=False).images[0]
+    picture = picture_from_array(photo)
+    for rows in (4, 16):
+        writer = ArrayWriter(*whole.shape[:2])
+        reader = ArrayReader(lr_tensor(picture))
+        stream_upscale(pipe, reader, writer, num_inference_steps=steps, strip_rows=rows)
+        np.testing.assert_array_equal(writer.array, whole)
+
+
+def test_float16_after_loading(hr: np.ndarray) -> None:
+    pipe = LinearSRPipeline.from_pretrained(device="cpu")
+    exact = pipe.to(torch.float32)(hr[:24, :32], num_inference_steps=1, output_type="np").images[0]
+    half = pipe.to(torch.float16)(hr[:24, :32], num_inference_steps=1, output_type="np").images[0]
+    assert np.abs(half - exact).max() < 0.2
 
 
 @pytest.fixture(scope="module")

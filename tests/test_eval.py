@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,28 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     fresh = document(run_eval(*arguments[:-3], "-o", tmp_path / "fresh", "--json"))
     assert report["metrics"] == fresh["metrics"]
     assert table(out) == table(tmp_path / "fresh")
+
+
+def test_any_name_that_a_file_may_have(tmp_path):
+    pred, hr = pairs(tmp_path, 1)
+    name = os.fsdecode(b"a\xff.png")
+    try:
+        for folder in (pred, hr):
+            (folder / "000.png").rename(folder / name)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    arguments = (pred, hr, *QUICK, "-o", tmp_path / "out", "--json")
+    for reused in (0, 1):
+        result = run_eval(*arguments)
+        assert result.exit_code == 0, result.stderr
+        assert document(result)["reused"] == reused
+
+
+def test_pictures_in_hidden_folders_are_not_measured(tmp_path):
+    pred, hr = pairs(tmp_path, 2)
+    (hr / ".thumbnails").mkdir()
+    shutil.copy(hr / "000.png", hr / ".thumbnails/small.png")
+    assert document(run_eval(pred, hr, *QUICK, "--json"))["images"] == 2
 
 
 def test_changed_inputs_are_measured_again_and_removed_ones_forgotten(tmp_path):

@@ -128,6 +128,8 @@ def test_metadata_is_carried():
     exif[0x010F] = "A camera"
     exif.get_ifd(0x8769).update({0xA002: 999, 0xA003: 888, 0x9003: "2020:01:02 03:04:05"})
     exif.get_ifd(0x8825)[1] = "N"
+    assert read_image(encoded(RGB8, "TIFF")).dpi is None
+    assert read_image(encoded(RGB8, "TIFF", dpi=(300, 200))).dpi == (300, 200)
     picture = read_image(encoded(RGB8, "JPEG", exif=exif, icc_profile=srgb, dpi=(300, 200)))
     assert picture.icc_profile == srgb
     assert picture.dpi == (300, 200)

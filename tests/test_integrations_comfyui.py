@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -31,8 +32,8 @@ def comfy(monkeypatch, tmp_path):
             self.total, self.done = total, 0
             state.bars.append(self)
 
-        def update(self, value):
-            self.done += value
+        def update_absolute(self, value, total):
+            self.done, self.total = value, total
 
     def throw():
         if state.interrupted:
@@ -87,6 +88,17 @@ def test_images(nodes, comfy):
     np.testing.assert_array_equal(result.numpy(), np.stack(expected))
     (bar,) = comfy.bars
     assert (bar.total, bar.done) == (6, 6)
+
+
+def test_frames_take_the_same_steps_and_one_image_its_own(nodes, comfy, monkeypatch):
+    pipe = build()
+    pipe.config = replace(pipe.config, num_inference_steps=2, clean_steps=1)
+    clean = pipe.config.clean_strength - 1
+    monkeypatch.setattr(type(pipe.lr_stem), "strength", lambda self, lr: torch.tensor([clean]))
+    node, image = nodes["LinearSRUpscale"], torch.rand(1, 8, 8, 3)
+    run(node, model=pipe, image=image)
+    run(node, model=pipe, image=torch.cat([image, image]))
+    assert [(bar.total, bar.done) for bar in comfy.bars] == [(1, 1), (4, 4)]
 
 
 def test_the_fidelity_offered_is_that_of_the_model_in_the_package(nodes):

@@ -1,5 +1,6 @@
 """The pipeline: every kind of input and output, sizes, seeds, fidelity, saving, threads."""
 
+import io
 import json
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_the_mean_takes_one_evaluation(pipe: LinearSRPipeline, photo: np.ndarray
 
     def count(_: object, step: int, t: float, state: dict[str, torch.Tensor]) -> None:
         steps.append((step, t))
-        assert set(state) == {"latents"}
+        assert set(state) == {"latents", "steps"}
 
     pipe(photo, fidelity=1, callback_on_step_end=count)
     assert len(steps) == 1
@@ -387,6 +388,17 @@ def test_integer_tensors_and_wrong_ranges(pipe: LinearSRPipeline, photo: np.ndar
         pipe(photo.astype(np.float32))
     with pytest.raises(ValueError, match=r"\(C, h, w\)"):
         pipe(as_bytes[0])
+
+
+@pytest.mark.parametrize("image", [io.BytesIO(b"x"), b"x", None, {"a": 1}, 3])
+def test_what_is_no_image_is_named(pipe: LinearSRPipeline, image: object) -> None:
+    with pytest.raises(TypeError, match=f"a path, a PIL image, .*not {type(image).__name__}"):
+        pipe(image)  # type: ignore[arg-type]
+
+
+def test_a_seed_is_a_whole_number(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    with pytest.raises(TypeError):
+        pipe(photo, seed=1.9)  # type: ignore[arg-type]
 
 
 def test_sigmas_that_make_no_sense_are_refused() -> None:

@@ -223,7 +223,11 @@ def test_validation_photos_are_looked_at_first(photos: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("module", "changes", "message"),
     [
-        ("peft", {"lora": {"rank": 2}}, r"stage\.lora: needs peft: pip install 'linearsr\[lora\]'"),
+        (
+            "peft",
+            {"lora": {"rank": 2}, "init": "network", "network": {}},
+            r"stage\.lora: needs peft: pip install 'linearsr\[lora\]'",
+        ),
         ("diffusers", {"sana": "owner/name", "network": {}}, r"stage\.sana: needs .*linearsr\[full\]"),
     ],
 )
@@ -238,6 +242,8 @@ def test_a_missing_extra_is_known_at_once(
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == module else name)
     stage = flow_stage(make_stem(tmp_path / "stem"))
     check(single(photos, stage=stage))
+    monkeypatch.chdir(tmp_path)
+    LinearSRTransformer(replace(PRESETS["tiny"], **NETWORK)).save_pretrained("network")
     refused(single(photos, stage={**stage, **changes}), message)
 
 
@@ -265,8 +271,10 @@ def test_a_dry_run_says_which_photos(photos: Path) -> None:
 def test_low_rank_updates_train_little(photos: Path, tmp_path: Path) -> None:
     stage = flow_stage(make_stem(tmp_path / "stem"))
     network = {**NETWORK, "num_layers": 4, "num_attention_heads": 32}
+    LinearSRTransformer(replace(PRESETS["tiny"], **network)).save_pretrained(tmp_path / "network")
+    stage = {**stage, "network": {}, "init": str(tmp_path / "network")}
     whole, low = (
-        describe(single(photos, stage={**stage, "network": network, **changes}))["single"]
+        describe(single(photos, stage={**stage, **changes}))["single"]
         for changes in ({}, {"lora": {"rank": 2}})
     )
     assert "of them trained" in low["network"]
@@ -280,8 +288,10 @@ def test_low_rank_updates_are_counted_as_they_are(photos: Path, tmp_path: Path) 
     from linearsr.training.lora import LoraConfig, add_lora
 
     network = {**NETWORK, "num_layers": 4, "num_attention_heads": 32}
-    stage = {**flow_stage(make_stem(tmp_path / "stem")), "network": network, "lora": {"rank": 8}}
     plain = LinearSRTransformer(replace(PRESETS["tiny"], **network))
+    plain.save_pretrained(tmp_path / "network")
+    start = {"network": {}, "init": str(tmp_path / "network"), "lora": {"rank": 8}}
+    stage = {**flow_stage(make_stem(tmp_path / "stem")), **start}
     add_lora(plain, LoraConfig(rank=8))
     count, trained = (
         sum(p.numel() for p in plain.parameters() if p.requires_grad or everything)
@@ -306,6 +316,14 @@ def test_each_process_has_its_part_of_a_batch(
     alone = activations()
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert activations() == pytest.approx(alone / 4, rel=0.1)
+
+
+def test_what_a_distilled_network_is_judged_by_is_not_counted(photos: Path, tmp_path: Path) -> None:
+    stem = make_stem(tmp_path / "stem")
+    stage = {**flow_stage(stem), "kind": "distill", "adversarial": 0.1}
+    assert describe(single(photos, stage=stage))["single"]["memory"].endswith("; without the discriminator")
+    stage["adversarial"] = 0
+    assert "without" not in describe(single(photos, stage=stage))["single"]["memory"]
 
 
 def test_the_codec_of_a_folder_is_looked_at(photos: Path, tmp_path: Path) -> None:

@@ -175,6 +175,11 @@ def test_dc_ae_adapter_scales_as_diffusers_pipelines_do(dc_ae_folder: Path, tmp_
 def test_dc_ae_refuses_float16(dc_ae_folder: Path) -> None:
     with pytest.raises(ValueError, match="bfloat16"):
         DeepCompressionCodec.from_pretrained(dc_ae_folder, torch.float16)
+    codec = DeepCompressionCodec.from_pretrained(dc_ae_folder)
+    for arguments in ({"dtype": torch.float16}, {"device": "cpu", "dtype": torch.float16}):
+        with pytest.raises(ValueError, match="bfloat16"):
+            codec.to(**arguments)
+    assert codec.to("cpu", torch.bfloat16).autoencoder.dtype == torch.bfloat16
 
 
 def test_dc_ae_refuses_pickles(dc_ae_folder: Path, tmp_path: Path) -> None:

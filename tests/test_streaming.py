@@ -287,6 +287,13 @@ def test_streaming_is_chosen_where_memory_is_short(pipe, monkeypatch):
     assert steps == [{"steps": 3}] * 3
 
 
+def test_a_larger_result_needs_more_memory(pipe):
+    own, larger = (pipe.estimate_memory(100, 90, scale=scale) for scale in (None, 8))
+    assert pipe.estimate_memory(100, 90, scale=pipe.scale) == own
+    # as float32, and once more while it is cut to [0, 1]
+    assert larger - own > 2 * 4 * 3 * 800 * 720
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_running_out_of_memory_falls_back_to_strips(pipe, monkeypatch, error):
     image = photo(16, 12)

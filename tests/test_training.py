@@ -13,6 +13,7 @@ from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import load_config
 from linearsr.training.flow import FlowStage
 from linearsr.training.optimizer import OptimizerConfig, learning_rate
+from linearsr.training.recipe import Run, check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from training_tools import (
@@ -125,6 +126,8 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data.best_share", "1.0", "0.5"),
         ("data.degrade_on", "workers", "device"),
         ("optimizer.name", "adamw", "muon"),
+        ("validation.degradations", "['mild', 'bicubic']", "['mild']"),
+        ("validation.max_pictures", "1", "2"),
     ],
 )
 def test_a_changed_config_is_not_resumed(key: str, before: str, now: str, finished: Path) -> None:
@@ -140,6 +143,17 @@ def test_a_changed_config_is_not_resumed(key: str, before: str, now: str, finish
 )
 def test_what_the_losses_so_far_do_not_depend_on_may_change(change: str, finished: Path) -> None:
     assert Trainer(load_config(finished, [change])).resume() == 12
+
+
+@pytest.mark.parametrize("change", ["optimizer.lr=1", "optimizer.weight_decay=0.5", "knee.patience=9"])
+def test_a_finished_run_is_not_taken_for_one_of_other_settings(change: str, finished: Path) -> None:
+    run = Run("run", load_config(finished))
+    check_begun([run])
+    changed = Run("run", load_config(finished, [change]))
+    with pytest.raises(ConfigError, match=f"{change.split('=', maxsplit=1)[0]}: was "):
+        check_begun([changed])
+    # which is no change of what was trained already where there is more to come
+    check_begun([Run("run", load_config(finished, [change, "total_images=14"]))])
 
 
 def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:

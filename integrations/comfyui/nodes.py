@@ -4,6 +4,7 @@ ComfyUI's images are tensors (B, H, W, C) in [0, 1]; its modules are imported wh
 when ComfyUI runs.
 """
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,15 @@ class LinearSRUpscale:
                         "tooltip": "0: the most detail, some of it invented; 1: closest to the input",
                     },
                 ),
-                "steps": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip": "0: as the model does"}),
+                "steps": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 1000,
+                        "tooltip": "0: as the model does, for a single image by how clean it is",
+                    },
+                ),
                 "seed": ("INT", {"default": 0, "min": 0, "max": 2**32 - 1}),
             },
             "optional": {
@@ -89,11 +98,14 @@ class LinearSRUpscale:
         from comfy import model_management
         from comfy.utils import ProgressBar
 
-        bar = ProgressBar(len(image) * (steps or model.config.num_inference_steps))
+        if not steps and len(image) > 1:
+            # frames, or tiles of one image: the same for all, however clean each is
+            steps = model.config.num_inference_steps
+        bar, done = ProgressBar(len(image)), count(1)
 
-        def on_step(*_: object) -> None:
+        def on_step(pipeline: object, step: int, time: float, state: dict[str, Any]) -> None:
             model_management.throw_exception_if_processing_interrupted()
-            bar.update(1)
+            bar.update_absolute(next(done), len(image) * state["steps"])
 
         result = model(
             image.clamp(0, 1).movedim(-1, 1),

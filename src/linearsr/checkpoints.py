@@ -25,7 +25,9 @@ from linearsr.whole_file import whole_file
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
-_FETCHED = ("*.json", "*.safetensors", "*openvino_model.*")
+WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
+"""Of a network and its tokenizer."""
+_FETCHED = (*WEIGHTS_AND_VOCABULARIES, "*openvino_model.*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -41,7 +43,8 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
     """The folder that a user's `--model` means.
 
     An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
-    Hugging Face hub (JSON, safetensors and OpenVINO's files only; `parts` limits it to these sub-folders).
+    Hugging Face hub (JSON, safetensors, vocabularies and OpenVINO's files only; `parts` limits it to these
+    sub-folders).
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or the download failed.

@@ -2,12 +2,18 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CONTAINERS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Folder, files of limit and usage, and what of the usage the system gives back by itself; both versions of cgroups."""
 _MEMORY_NOW = Path("/proc/meminfo")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def best_device() -> torch.device:
@@ -34,11 +40,7 @@ def physical_memory(device: torch.device) -> int | None:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for name in _CONTAINER_LIMITS:
-        # absent outside a container, or "max"
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int(Path(name).read_text(encoding="ascii")))
-    return min(limits)
+    return min(limits + [limit for limit, _ in _containers()])
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -47,17 +49,31 @@ def available_memory(device: torch.device) -> int | None:
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + unused)
-    limit = physical_memory(device)
+    there = [limit - used for limit, used in _containers()]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = _MEMORY_NOW.read_text(encoding="ascii").splitlines()
-        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        return min(1024 * available, limit or 1024 * available)
-    return limit
+        there.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    return max(0, min(there)) if there else physical_memory(device)
+
+
+def _containers() -> Iterator[tuple[int, int]]:
+    """(limit, usage) in bytes of the container, if this is one that has a limit."""
+    for folder, limit, usage, cache in _CONTAINERS:
+        # absent outside a container, or "max"
+        with contextlib.suppress(OSError, ValueError):
+            most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+            statistics = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            given_back = [int(line.split()[1]) for line in statistics if line.startswith(f"{cache} ")]
+            yield most, used - sum(given_back)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or the system, has no memory left to give."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    # those of the CPU, and of MPS, have no type of their own
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in said for words in _NO_MEMORY
+    )
 
 
 def require_memory(needed: int, device: torch.device, what: str) -> None:

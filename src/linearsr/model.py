@@ -167,17 +167,23 @@ class LinearSRModel:
         hr_multiple = self.codec.compression * int(self.transformer.config.patch_size)
         return lcm(self.lr_stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
 
-    def estimate_memory(self, height: int, width: int, *, streamed: bool = False) -> int:
-        """Peak bytes for an LR image of that size, without the weights: in one piece, or by strips."""
+    def estimate_memory(
+        self, height: int, width: int, *, scale: float | None = None, streamed: bool = False
+    ) -> int:
+        """Peak bytes for an LR image of that size, without the weights: in one piece, or by strips.
+
+        Args:
+            scale: of a result in one piece; None: the model's own.
+        """
         from linearsr.streaming import strip_bytes, whole_bytes
 
-        return strip_bytes(self, width) if streamed else whole_bytes(self, height, width)
+        return strip_bytes(self, width) if streamed else whole_bytes(self, height, width, scale)
 
-    def fits(self, height: int, width: int) -> bool:
-        """Whether the device has the memory now for an LR image of that size in one piece."""
+    def fits(self, height: int, width: int, scale: float | None = None) -> bool:
+        """Whether the device has the memory now for an LR image of that size in one piece; `scale` as above."""
         from linearsr.streaming.memory import fits_whole
 
-        return fits_whole(self.estimate_memory(height, width), self.device)
+        return fits_whole(self.estimate_memory(height, width, scale=scale), self.device)
 
     def require_memory(self, height: int, width: int) -> None:
         """Raises ValueError for an LR image of a size for which the device has not the memory in one piece."""

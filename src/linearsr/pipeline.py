@@ -136,7 +136,10 @@ class LinearSRPipeline(LinearSRModel):
         if output_type == "latent":
             for picture in pictures:
                 self.require_memory(*picture.colour.shape[:2])
-            sampled = [self._sample([p], [s], self._suited(o, p)) for p, s, o in jobs]
+            lrs = [lr_tensor(picture) for picture in pictures]
+            sampled = [
+                self._sample(lr, [s], self._suited(o, lr)) for lr, (_, s, o) in zip(lrs, jobs, strict=True)
+            ]
             return LinearSROutput([s.latent[0] for s in sampled], [s.tags for s in sampled], unknown)
         results = [self._upscale(*job, stream=stream) for job in jobs]
         images = [from_picture(result, output_type) for result in results]
@@ -186,15 +189,17 @@ class LinearSRPipeline(LinearSRModel):
             raise ValueError("pictures of several sizes cannot be upscaled together")
         if options.guidance_scale > 0 and (options.guidance or self.guidance) is not None:
             raise ValueError("pictures that are guided cannot be upscaled together")
-        needed = len(pictures) * self.estimate_memory(height, width)
+        needed = len(pictures) * self.estimate_memory(height, width, scale=options.scale)
         require_memory(needed, self.device, f"{len(pictures)} images of {width}x{height}")
+        lrs = [lr_tensor(picture) for picture in pictures]
         alike: dict[Options, list[int]] = defaultdict(list)
-        for place, picture in enumerate(pictures):
-            alike[self._suited(options, picture)].append(place)
+        for place, lr in enumerate(lrs):
+            alike[self._suited(options, lr)].append(place)
         results: dict[int, Picture] = {}
         for settled, places in alike.items():
             told = replace(settled, callback=settled.callback and _of_places(settled.callback, places))
-            made = self._upscale_whole([pictures[i] for i in places], [seeds[i] for i in places], told)
+            group = torch.cat([lrs[i] for i in places])
+            made = self._upscale_whole([pictures[i] for i in places], group, [seeds[i] for i in places], told)
             results |= zip(places, made, strict=True)
         return [results[place] for place in range(len(pictures))]
 
@@ -253,30 +258,31 @@ class LinearSRPipeline(LinearSRModel):
         steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
         return replace(options, steps=steps, clean_steps=None)
 
-    def _suited(self, options: Options, picture: Picture) -> Options:
-        return self.settled(options, lambda: lr_tensor(picture))
+    def _suited(self, options: Options, lr: Tensor) -> Options:
+        return self.settled(options, lambda: lr)
 
     def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
-        options = self._suited(options, picture)
         width, height = picture.size
         if stream is None:
-            stream = not self.fits(height, width)
+            stream = not self.fits(height, width, options.scale)
+        lr = lr_tensor(picture)
         if not stream:
             try:
-                return self._upscale_whole([picture], [seed], options)[0]
+                return self._upscale_whole([picture], lr, [seed], self._suited(options, lr))[0]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             # behind the handler, where the error no longer holds on to what was in memory
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return self._upscale_by_rows(picture, seed, options)
+        return self._upscale_by_rows(picture, lr, seed, options)
 
     @torch.inference_mode()
     def _upscale_whole(
-        self, pictures: Sequence[Picture], seeds: Sequence[int], options: Options
+        self, pictures: Sequence[Picture], lr: Tensor, seeds: Sequence[int], options: Options
     ) -> list[Picture]:
-        latent, condition, lr, tags = self._sample(pictures, seeds, options)
+        """Results for pictures of one size, whose `lr_tensor` are `lr` (B, 3, h, w)."""
+        latent, condition, lr, tags = self._sample(lr, seeds, options)
         hr = self.codec.decode(latent, condition)
         height, width = lr.shape[-2:]
         hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
@@ -291,22 +297,22 @@ class LinearSRPipeline(LinearSRModel):
             _with_colour(picture, colour, tags) for picture, colour in zip(pictures, colours, strict=True)
         ]
 
-    def _upscale_by_rows(self, picture: Picture, seed: int, options: Options) -> Picture:
+    def _upscale_by_rows(self, picture: Picture, lr: Tensor, seed: int, options: Options) -> Picture:
         from linearsr.streaming.source import ArrayReader, ArrayWriter
         from linearsr.streaming.upscale import stream
 
         writer = ArrayWriter(*scaled_size(picture.colour.shape[0], picture.colour.shape[1], options.scale))
-        tags = stream(self, ArrayReader(lr_tensor(picture)), writer, options, seed)
+        tags = stream(self, ArrayReader(lr), writer, options, seed)
         return _with_colour(picture, writer.array, tags)
 
     @torch.inference_mode()
-    def _sample(self, pictures: Sequence[Picture], seeds: Sequence[int], options: Options) -> _Sampled:
-        """The latents of pictures of one size, what they were made from, and the tags that guided them."""
-        lr = torch.cat([lr_tensor(picture) for picture in pictures]).to(self.device)
+    def _sample(self, lr: Tensor, seeds: Sequence[int], options: Options) -> _Sampled:
+        """The latents of LR images (B, 3, h, w), what they were made from, and the tags that guided them."""
+        lr = lr.to(self.device)
         condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
         tokens, tags = self.guide(lambda: lr, options)
         grid = condition.features.shape[-2:]
-        shape = len(pictures), self.codec.latent_channels, *grid
+        shape = len(lr), self.codec.latent_channels, *grid
         noise = initial_noise(shape, seeds, device=self.device)
         return _Sampled(self._walk(noise, condition, tokens, options), condition, lr, tags)
 

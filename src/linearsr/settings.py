@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import isfinite
+from operator import index
 from typing import Any, Literal, get_args
 
 import torch
@@ -143,7 +144,8 @@ def seeds_for(
         generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
         values = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
     else:
-        values = list(seed) if isinstance(seed, Sequence) else [int(seed)] * count
+        # a fraction is no seed
+        values = [index(each) for each in seed] if isinstance(seed, Sequence) else [index(seed)] * count
     if len(values) != count:
         raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
     return values

@@ -55,8 +55,8 @@ def run_batch(
     """Do all jobs and end the command: with status 0, or 1 if some failed, or 130 on Ctrl-C.
 
     `elsewhere` does jobs in other processes, in the place of `work`, and yields their records in order.
-    With `as_json` every job gives a line on stdout: input, output, status, size, seconds, the `settings` and an
-    error, null where there is none. Everything said to people goes to stderr.
+    With `as_json` every job gives a line on stdout: input, output, status, size, seconds, warnings, the `settings` and
+    an error, null where there is none. Everything said to people goes to stderr.
     """
     todo = pending(jobs, overwrite)
     others = elsewhere(todo) if elsewhere is not None else None
@@ -89,13 +89,22 @@ def run_batch(
         raise typer.Exit(FAILED)
 
 
-_HEAD = {"input": None, "output": None, "status": None, "size": None, "seconds": None}
+_HEAD: dict[str, Any] = {
+    "input": None,
+    "output": None,
+    "status": None,
+    "size": None,
+    "seconds": None,
+    "warnings": [],
+}
 
 
 def _left_out(job: Job) -> dict[str, Any]:
     if job.error is not None:
         return _failure(job.input, job.error)
     assert job.output is not None
+    if os.path.isdir(job.output):
+        return _failure(job.input, f"{shown(job.output)} is a folder: choose another place with -o")
     say(f"{shown(job.input)}: skipped, {shown(job.output)} exists (--overwrite does it again)")
     return {"status": "skipped", "output": _text(job.output)}
 
@@ -112,15 +121,17 @@ def run_job(job: Job, work: Work, progress: BatchProgress) -> dict[str, Any]:
         if debugging():
             raise
         return _failure(job.input, _reason(error, job.output or job.input))
-    for note in notes:
-        say(f"{shown(job.input)}: warning: {_without_name(job.input, one_line(note.message))}")
+    said = [_without_name(job.input, one_line(note.message)) for note in notes]
+    for warning in said:
+        say(f"{shown(job.input)}: warning: {warning}")
     seconds = round(time.perf_counter() - started, 3)
+    result = {**result, "seconds": seconds, "warnings": said}
     if job.output is None:
-        return {"status": "done", **result, "seconds": seconds}
+        return {"status": "done", **result}
     width, height = result["size"]
     tags = f", tags: {shown_words(result['tags'])}" if result.get("tags") else ""
     say(f"{shown(job.input)} -> {shown(job.output)} ({width}x{height}, {seconds:.1f} s{tags})")
-    return {"status": "done", "output": _text(job.output), **result, "seconds": seconds}
+    return {"status": "done", "output": _text(job.output), **result}
 
 
 def _failure(path: Path, reason: object) -> dict[str, Any]:
@@ -130,8 +141,10 @@ def _failure(path: Path, reason: object) -> dict[str, Any]:
 
 
 def _reason(error: Exception, output: Path) -> str:
+    from linearsr.devices import is_out_of_memory
+
     text = one_line(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return "not enough memory for an image of this size: make it smaller or cut it into parts"
     if isinstance(error, OSError) and error.strerror:
         return f"{shown(str(error.filename or output))}: {error.strerror}"
@@ -154,4 +167,4 @@ def _text(path: Path) -> str:
 def _summary(counts: Counter[Status], total: int) -> str:
     parts = [f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status]]
     rest = total - counts.total()
-    return ", ".join(parts + ([f"{rest} not begun"] if rest else [])) or "nothing done"
+    return ", ".join(parts + ([f"{rest} not finished"] if rest else [])) or "nothing done"

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from enum import Enum
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import debugging, failure, say, shown, stop, write_json
+from linearsr.cli.loading import DEFAULT_MODEL
 from linearsr.cli.options import JsonDocument
 from linearsr.cli.outputs import check_folder
 
@@ -63,6 +65,10 @@ def convert(
         stop(f"{shown(output)} has files already: name another folder, or add --overwrite")
     if to is Form.int8 and photos is None:
         stop("--to int8 needs --photos, a folder of photos")
+    if to is Form.model and source == DEFAULT_MODEL:
+        stop(
+            "the model built in is a LinearSR already: say what to make of it with --to int8 or --to openvino"
+        )
     if to is Form.model and photos is not None:
         stop("--photos are for 8 bits: add --to int8, or --to openvino")
     try:
@@ -170,7 +176,7 @@ def _reference(source: str) -> tuple[Path, "LinearSRPipeline"]:
     from linearsr.model_folder import default_model_folder
     from linearsr.pipeline import LinearSRPipeline
 
-    folder = default_model_folder() if source == "default" else resolve_folder(source)
+    folder = default_model_folder() if source == DEFAULT_MODEL else resolve_folder(source)
     pipeline = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
     if pipeline.config.backend != "torch":
         stop(f"{source} is for {pipeline.config.backend} already: convert the model that it was made of")
@@ -225,9 +231,11 @@ def _first_close(
 
 
 def _report(ranges: "Ranges", decibels: list[float], what: str) -> dict[str, Any]:
+    # no difference at all is an infinite PSNR, which JSON has not
+    figures = {"median": median(decibels), "least": min(decibels)}
     return {
         "ranges": len(ranges),
-        "psnr_db": {"median": round(median(decibels), 2), "least": round(min(decibels), 2)},
+        "psnr_db": {name: round(value, 2) if isfinite(value) else None for name, value in figures.items()},
         "note": f"{what}; PSNR against float32 on {len(decibels)} other images: "
         f"median {median(decibels):.1f} dB, least {min(decibels):.1f} dB",
     }

@@ -20,7 +20,8 @@ def degrade(
         Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Where the PNGs go, in the same tree.")
     ],
     preset: Annotated[
-        str, typer.Option(help="bicubic, resized, mild, seesr, realesrgan, extreme, scan or old-phone.")
+        str,
+        typer.Option(help="bicubic, resized, mild, noisy, seesr, realesrgan, extreme, scan or old-phone."),
     ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,
@@ -39,6 +40,8 @@ def degrade(
         stop(f"--preset {preset} is unknown: choose from {', '.join(PRESETS)}")
     if not hr_dir.is_dir():
         stop(f"{shown(hr_dir)} is no folder: give a folder of HR photos")
+    if lr_dir.resolve() == hr_dir.resolve():
+        stop(f"-o {shown(lr_dir)} is the folder of the HR photos: choose another place")
     check_folder(lr_dir)
 
     def work(job: Job, progress: BatchProgress) -> dict[str, Any]:

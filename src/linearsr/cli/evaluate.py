@@ -151,7 +151,8 @@ def _measure(
 ) -> dict[str, Any]:
     from linearsr.evaluation.evaluate import measure
 
-    place = choose_device(device)
+    # OpenVINO computes the model alone
+    place = choose_device("cpu" if device.startswith("openvino") else device)
     try:
         with BatchProgress(len(source.cases)) as progress:
 

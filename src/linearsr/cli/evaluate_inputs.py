@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from linearsr.cli.console import FAILED, WRONG_USE, debugging, say, shown, stop, write_json
-from linearsr.cli.loading import DType, load_pipeline
+from linearsr.cli.loading import DEFAULT_MODEL, DType, load_pipeline
 
 if TYPE_CHECKING:
     from linearsr.evaluation.datasets import Dataset, Layout
     from linearsr.evaluation.sources import Source
-
-DEFAULT_MODEL = "default"
-"""The word for the built-in model where leaving out `--model` means none."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,10 @@ def check_inputs(inputs: Inputs) -> None:
         stop("--dataset NAME and --root DIR belong together")
     if inputs.pred_dir is not None and (inputs.model is not None or inputs.data is not None):
         stop("give either PRED_DIR or a model (--model, --data), not both")
+    if inputs.pred_dir is not None and (inputs.steps, inputs.fidelity) != (None, None):
+        stop(
+            "--steps and --fidelity are for a model: leave them out, or give --data in the place of PRED_DIR"
+        )
     if inputs.dataset is not None:
         if inputs.hr_dir is not None or inputs.data is not None:
             stop("the HR images of --dataset are in --root: leave out HR_DIR and --data")

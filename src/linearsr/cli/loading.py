@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from linearsr.pipeline import LinearSRPipeline
 
 
+DEFAULT_MODEL = "default"
+"""The word for the built-in model where leaving a model out means none."""
+
+
 class DType(str, Enum):
     """Types of the weights; `auto` is bfloat16 where the device computes in it, else float32."""
 

@@ -1,6 +1,7 @@
 """Where results go, and under which name."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +29,10 @@ _FORMAT_OF_SUFFIX = {
     ".tif": Format.tiff,
     ".tiff": Format.tiff,
 }
+
+
+_UNKNOWN_TYPE = re.compile(r"\.[A-Za-z]\w{1,4}")
+"""What is meant as the type of one picture, and hardly as the end of a folder's name."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +64,28 @@ def output_place(arguments: Sequence[str], output: Path | None, format: Format |
     """
     if output is None:
         return OutputPlace(None, None, format or Format.png)
+    one_file = len(arguments) == 1 and os.path.isfile(arguments[0])
+    if one_file and not os.path.isdir(output) and _UNKNOWN_TYPE.fullmatch(output.suffix):
+        _check_suffix(output)
     if os.path.isdir(output) or output.suffix.lower() not in IMAGE_SUFFIXES:
         check_folder(output)
         return OutputPlace(None, output, format or Format.png)
     if len(arguments) != 1 or os.path.isdir(arguments[0]):
         stop(f"-o {shown(output)} is the name of one image: several inputs or a folder need a folder there")
-    known = _FORMAT_OF_SUFFIX.get(output.suffix.lower())
-    if known is None:
-        stop(f"-o {shown(output)}: cannot write {output.suffix}: choose {', '.join(_FORMAT_OF_SUFFIX)}")
+    known = _check_suffix(output)
     if format not in (None, known):
         stop(f"-o {shown(output)} is no {format.value}: leave out --format or rename it")
     check_folder(output.parent)
     return OutputPlace(output, None, known)
+
+
+def _check_suffix(output: Path) -> Format:
+    known = _FORMAT_OF_SUFFIX.get(output.suffix.lower())
+    if known is None:
+        choices = ", ".join(_FORMAT_OF_SUFFIX)
+        hint = "" if output.suffix.lower() in IMAGE_SUFFIXES else "; if it is to be a folder, make it first"
+        stop(f"-o {shown(output)}: cannot write {output.suffix}: choose {choices}{hint}")
+    return known
 
 
 def check_folder(folder: Path) -> None:

@@ -141,12 +141,13 @@ def _run(
         raise ConfigError(f"--stage {stage}: {path} is one run, without stages")
     else:
         runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
+    chosen = choose(runs, stage)
     if dry_run and _is_main():
-        _show_plan(describe(runs), json)
+        plans = describe(runs)
+        _show_plan({run.name: plans[run.name] for run in chosen}, json)
     if dry_run:
         return
     check(runs)
-    chosen = choose(runs, stage)
     check_begun(runs)
     begun = [run for run in chosen if run.begun]
     if not resume and any(not run.finished for run in begun):

@@ -52,9 +52,9 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
     else:
         obstacle = None
 
-    whole = pipeline.estimate_memory(height, width)
+    whole = pipeline.estimate_memory(height, width, scale=scale)
     limit = available_memory(pipeline.device) if memory_limit is None else int(memory_limit * 2**30)
-    fits = pipeline.fits(height, width) if memory_limit is None else limit is None or whole <= limit
+    fits = pipeline.fits(height, width, scale) if memory_limit is None else limit is None or whole <= limit
     sizes = f"{width}x{height} needs about {_size(whole)} in one piece"
     if limit is not None:
         sizes += f" and may have {_size(limit)}"

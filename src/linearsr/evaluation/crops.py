@@ -1,12 +1,16 @@
 """Where to look: the images worth showing of an evaluation, and the part of each that differs most."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linearsr.evaluation.records import Row
 from linearsr.evaluation.registry import METRICS
 from linearsr.evaluation.sources import Images, Pixels
+
+_Number = TypeVar("_Number", np.float64, np.int64)
 
 
 def worth_showing(rows: Mapping[str, Row], metrics: Sequence[str], most: int = 12) -> list[tuple[str, str]]:
@@ -64,13 +68,18 @@ def most_different(images: Images, side: int = 256) -> list[tuple[str, Pixels]]:
 def _place(result: Pixels, other: Pixels, rows: int, columns: int, step: int) -> tuple[int, int]:
     """Top and left, multiples of `step`, of the window with the largest squared error."""
     error = np.square(result.astype(np.float64) - other).sum(axis=2)
-    sums = np.pad(error.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    windows = (
-        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    )
-    grid = windows[::step, ::step]
+    grid = window_sums(error, rows, columns)[::step, ::step]
     top, left = np.unravel_index(int(grid.argmax()), grid.shape)
     return int(top) * step, int(left) * step
+
+
+def window_sums(values: NDArray[_Number], rows: int, columns: int) -> NDArray[_Number]:
+    """Sums over each window of `rows` x `columns` of values (h, w), by its upper left corner."""
+    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    windows: NDArray[_Number] = (
+        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    )
+    return windows
 
 
 def _whole(length: int, multiple: int) -> int:

@@ -147,7 +147,7 @@ def _measure_one(
         except (ValueError, RuntimeError, AssertionError) as error:
             values[name] = None
             notes.append(f"{name}: {' '.join(str(error).split())}")
-    records.add(Row(case.name, values, "; ".join(notes), fingerprint))
+    records.add(Row(case.name, values, "\n".join(notes), fingerprint))
 
 
 def _computed(metric: Metric, image: Tensor, reference: Tensor | None) -> float:

@@ -25,7 +25,7 @@ class Row:
 
     name: str
     values: dict[str, float | None]
-    """By metric; None: could not be measured, and `note` says why."""
+    """By metric; None: could not be measured, and a line of `note` says why."""
     note: str
     fingerprint: str
     """Of the files that were measured."""
@@ -96,7 +96,9 @@ class Records:
         """Keep a row, at once on disk too."""
         self.rows[row.name] = row
         if self.folder is not None:
-            with (self.folder / PER_IMAGE).open("a", newline="", encoding="utf-8") as file:
+            with (self.folder / PER_IMAGE).open(
+                "a", newline="", encoding="utf-8", errors="surrogateescape"
+            ) as file:
                 csv.writer(file).writerow(self._cells(row))
 
     def finish(self, names: Sequence[str], summary: dict[str, Any]) -> None:
@@ -118,7 +120,7 @@ class Records:
         assert self.folder is not None
         with (
             whole_file(self.folder / PER_IMAGE) as part,
-            part.open("w", newline="", encoding="utf-8") as file,
+            part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             csv.writer(file).writerows([self._header, *map(self._cells, rows)])
 

@@ -53,7 +53,8 @@ def write_report(
         per_image=_per_image_table(records, list(summary["metrics"])),
     )
     with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        # a file may have a name that is no text
+        part.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _figure(row: Row, role: str, crops: Sequence[tuple[str, Pixels]]) -> str:

@@ -38,7 +38,7 @@ def notes_of(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Why something was not measured -> the images."""
     notes: dict[str, list[str]] = {}
     for row in rows:
-        for note in filter(None, row.note.split("; ")):
+        for note in row.note.splitlines():
             notes.setdefault(note, []).append(row.name)
     return notes
 

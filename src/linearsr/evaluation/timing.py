@@ -1,6 +1,5 @@
 """How long a call takes and how much memory, repeated, with the spread of both kept in sight."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -66,6 +65,8 @@ def with_peak(call: Callable[[], _T], device: torch.device) -> tuple[_T, int]:
             row for row in _STATUS.read_text(encoding="ascii").splitlines() if row.startswith("VmHWM")
         )
         return result, int(line.split()[1]) * 1024
+    import resource  # which Windows has not
+
     unit = 1 if sys.platform == "darwin" else 1024
     return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -14,6 +14,7 @@ from torch import nn
 from linearsr.checkpoints import (
     CONFIG_NAME,
     HUB_ID,
+    WEIGHTS_AND_VOCABULARIES,
     CheckpointError,
     PretrainedModule,
     load_config,
@@ -26,7 +27,6 @@ from linearsr.guidance.waiting import RecentResults, WaitingEncoder
 _IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
 _ON_HUB = re.compile(rf"{HUB_ID.pattern}|{_IN_REPOSITORY.pattern}")
 _REMEMBERED = 32
-_WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
 _Made = TypeVar("_Made")
 _Self = TypeVar("_Self", bound="EncoderPart")
 
@@ -208,6 +208,6 @@ def _copy(source: Path, target: Path) -> None:
     if source.resolve() == target.resolve():
         return
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in _WEIGHTS_AND_VOCABULARIES:
+    for pattern in WEIGHTS_AND_VOCABULARIES:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)

@@ -1,7 +1,8 @@
 """Between the kinds of image a caller has and `Picture`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from io import IOBase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +22,18 @@ ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 
 
 def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-    """One image, a batch (B, C, h, w) or (B, h, w, C), or a list of these, as a list of single images."""
+    """One image, a batch (B, C, h, w) or (B, h, w, C), or a list of these, as a list of single images.
+
+    Raises:
+        TypeError: something else.
+    """
     if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4:
         return list(image)
     if isinstance(image, (str, os.PathLike, Image.Image, np.ndarray, Tensor)):
         return [image]
-    return [single for item in image for single in as_list(item)]
+    if isinstance(image, Iterable) and not isinstance(image, (bytes, bytearray, Mapping, IOBase)):
+        return [single for item in image for single in as_list(item)]
+    raise TypeError(f"an image must be a path, a PIL image, an array or a tensor, not {type(image).__name__}")
 
 
 def as_picture(image: ImageInput) -> Picture:

@@ -61,6 +61,7 @@ class Order:
     poisson_scale: tuple[float, float] = (0.05, 3.0)
     gray_noise_prob: float = 0.4
     jpeg_range: tuple[int, int] = (30, 95)
+    jpeg_prob: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,8 @@ _LAST_SHARE = replace(
     jpeg_range=(25, 85),
 )
 """Of a picture that is in a bad state already: about as large as its LR image, so with small kernels."""
+_RAW = replace(_MILD, blur_prob=0.5, noise_range=(5.0, 80.0), poisson_scale=(0.5, 8.0), jpeg_prob=0.0)
+"""Much noise in every pixel for itself, which compression would have smoothed, its colours above all."""
 _SCANNER = replace(
     _MILD,
     blur_prob=0.9,
@@ -118,6 +121,7 @@ PRESETS: dict[str, Degradation] = {
     "bicubic": Degradation(),
     "resized": Degradation(filters=("box", "bilinear", "bicubic", "lanczos")),
     "mild": Degradation(orders=(_MILD,)),
+    "noisy": Degradation(orders=(_RAW,)),
     "seesr": Degradation(
         orders=(
             replace(
@@ -161,9 +165,9 @@ PRESETS: dict[str, Degradation] = {
         orders=(_PHONE_FILE,),
     ),
 }
-"""By name: plain bicubic; a clean resize as one program or another does it; one light round on the LR grid; SeeSR's
-published light ranges; Real-ESRGAN's own; a night shot by hand that was passed around; an old print and its scan; a
-phone of the first years, zoomed in."""
+"""By name: plain bicubic; a clean resize as one program or another does it; one light round on the LR grid; strong
+noise that was never compressed; SeeSR's published light ranges; Real-ESRGAN's own; a night shot by hand that was
+passed around; an old print and its scan; a phone of the first years, zoomed in."""
 
 
 def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, scale: int = 4) -> ImageArray:
@@ -293,6 +297,13 @@ def _poisson(array: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
     return (rng.poisson(array * photons) / photons - array).astype(np.float32)
 
 
+def draw_quality(order: Order, rng: np.random.Generator) -> int | None:
+    """The quality of a round's JPEG; None where there is none."""
+    if order.jpeg_prob < 1 and rng.random() >= order.jpeg_prob:
+        return None
+    return int(rng.integers(order.jpeg_range[0], order.jpeg_range[1] + 1))
+
+
 def _jpeg(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
-    quality = int(rng.integers(order.jpeg_range[0], order.jpeg_range[1] + 1))
-    return compress(image, quality)
+    quality = draw_quality(order, rng)
+    return image if quality is None else compress(image, quality)

@@ -21,6 +21,7 @@ from linearsr.images.degradation import (
     draw_blur,
     draw_factor,
     draw_filter,
+    draw_quality,
     draw_ringing,
     scaled,
 )
@@ -46,7 +47,8 @@ class _Round:
     gaussian: bool
     strength: float
     noise_seed: int
-    quality: int
+    quality: int | None
+    """Of JPEG; None: it is not compressed."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _draw_round(order: Order, rng: np.random.Generator) -> _Round:
         gaussian=gaussian,
         strength=rng.uniform(*order.noise_range) / 255 if gaussian else rng.uniform(*order.poisson_scale),
         noise_seed=int(rng.integers(2**63)),
-        quality=int(rng.integers(order.jpeg_range[0], order.jpeg_range[1] + 1)),
+        quality=draw_quality(order, rng),
     )
 
 
@@ -232,10 +234,11 @@ def _poisson(image: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _compress(canvas: _Canvas, rounds: list[_Round], which: Sequence[int]) -> None:
-    if not which:
+    qualities = {i: quality for i in which if (quality := rounds[i].quality) is not None}
+    if not qualities:
         return
     device = canvas.pixels.device
-    index = torch.tensor(list(which), device=device)
-    qualities = torch.tensor([rounds[i].quality for i in which], device=device)
-    decoded = jpeg(canvas.pixels[index], canvas.sizes_of(which), qualities)
+    index = torch.tensor(list(qualities), device=device)
+    at = torch.tensor(list(qualities.values()), device=device)
+    decoded = jpeg(canvas.pixels[index], canvas.sizes_of(list(qualities)), at)
     canvas.pixels = canvas.pixels.index_copy(0, index, decoded)

@@ -15,5 +15,12 @@ def is_image_name(path: Path) -> bool:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Image files under `folder`, to the bottom, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if is_image_name(path) and not path.is_dir())
+    """Image files under `folder`, to the bottom but for hidden folders, sorted."""
+    top = Path(folder)
+    return sorted(
+        path
+        for path in top.rglob("*")
+        if is_image_name(path)
+        and not path.is_dir()
+        and not any(part.startswith(".") for part in path.relative_to(top).parts)
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
+_NO_UNIT = 1
 # Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
 _STORAGE_TAGS = frozenset(
     {
@@ -183,6 +184,9 @@ def to_srgb(im: Image.Image, icc_profile: bytes) -> Image.Image:
 
 def read_dpi(im: Image.Image) -> tuple[float, float] | None:
     """Return the resolution in pixels per inch (x, y), None if unknown or nonsense."""
+    tiff = getattr(im, "tag_v2", None)
+    if tiff is not None and (Base.XResolution not in tiff or tiff.get(Base.ResolutionUnit) == _NO_UNIT):
+        return None  # where Pillow says 1
     try:
         x, y = (float(value) for value in im.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

@@ -207,7 +207,8 @@ def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         megapixels = f"{width * height / 1e6:.4g} megapixels exceed the limit of {max_pixels / 1e6:.4g}"
         raise ImageError(
-            name, f"is {width}x{height} pixels: {megapixels}; reduce or crop it, or raise max_pixels"
+            name,
+            f"is {width}x{height} pixels: {megapixels}; reduce or crop it, or raise the limit (max_pixels)",
         )
     if max(size) > MAX_ASPECT * min(size):
         raise ImageError(name, f"is {width}x{height} pixels: a line, not a picture; crop or stack it first")

@@ -110,10 +110,10 @@ class LinearSRDescriptor:
         """Move or convert the model.
 
         Raises:
-            ValueError: float16, whose range is too small for linear attention.
+            ValueError: float16, in which nobody has tested it on a GPU.
         """
         if dtype == torch.float16:
-            raise ValueError("LinearSR does not run in float16: choose bfloat16 or float32")
+            raise ValueError("LinearSR is not tested in float16: choose bfloat16 or float32")
         self.model.pipeline.to(device=device, dtype=dtype)
         return self
 

@@ -120,6 +120,12 @@ class DeepCompressionCodec(nn.Module):
         """Channels of the latent."""
         return int(self.autoencoder.config.latent_channels)
 
+    def to(self, *args: Any, **kwargs: Any) -> "DeepCompressionCodec":
+        """As `torch.nn.Module.to`. Raises ValueError for float16, in which the autoencoder's sums overflow."""
+        for value in (*args, *kwargs.values()):
+            _refuse_float16(value)
+        return super().to(*args, **kwargs)
+
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
         latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
@@ -153,8 +159,7 @@ class DeepCompressionCodec(nn.Module):
             ImportError: `diffusers` is not installed.
             ValueError: `dtype` is float16, in which the autoencoder's sums overflow.
         """
-        if dtype == torch.float16:
-            raise ValueError("the DC-AE codec overflows in float16: use bfloat16 or float32")
+        _refuse_float16(dtype)
         try:
             from diffusers import AutoencoderDC
         except ImportError as error:
@@ -187,6 +192,11 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
         return image
     mode = "reflect" if down < height and right < width else "replicate"
     return F.pad(image, (0, right, 0, down), mode=mode)
+
+
+def _refuse_float16(dtype: object) -> None:
+    if dtype == torch.float16:
+        raise ValueError("the DC-AE codec overflows in float16: use bfloat16 or float32")
 
 
 def _mix_channels(image: Tensor, matrix: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 A product of 8-bit numbers takes a half of the time of one in bfloat16 there, a quarter of one in float32. Weights
 have a scale for each output channel. What goes into a block has a range for each channel, what lies between its
 convolutions one for all; they are found beforehand on photos (`find_ranges`): so a strip of an image gives the same
-numbers as the whole. Nothing is clipped: the few pixels that leave a range are put right in floating point, and where
-they are many, the block computes in its own floating-point type.
+numbers as the whole. Nothing is clipped: the few pixels that leave a range are put right in floating point, one by one
+or, in rows where they are many, all at once. It is a matter of each row alone, and so the same in every strip.
 
 The convolutions are oneDNN's, through the operators that torch's own quantisation uses.
 """
@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.lr_stem import ResidualBlock
+from linearsr.models.lr_stem import ResidualBlock, modulated
 
 Range = float | list[float]
 Ranges = dict[str, Range]
 """Name of a convolution -> the largest magnitude that goes into it, or that for each of its input channels."""
 
-_MOST_BEYOND = 1 / 32
-"""With more of its pixels beyond a range, an image is computed in floating point."""
+_MOST_BEYOND = 1 / 10
+"""With more of its pixels beyond a range, a row is computed in floating point too."""
 _CONVOLUTIONS = "conv_1", "conv_2"
 SILU_LEAST = -0.2785
 _LEVELS = 255
@@ -120,7 +120,7 @@ class Int8ResidualBlock(ResidualBlock):
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         """As `ResidualBlock.forward`."""
-        if torch.is_grad_enabled() or x.device.type != "cpu":
+        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype == torch.float16:
             return super().forward(x, modulation)
         if modulation is not None and len(x) > 1:
             # the modulation is folded into the weights' scales, and so is one for all images of a call
@@ -129,17 +129,30 @@ class Int8ResidualBlock(ResidualBlock):
         quantised = self._first.quantised(x)
         hidden = self._first.activated(quantised, modulation, self._second)
         beyond = _beyond(quantised, hidden)
-        if len(beyond) > _MOST_BEYOND * x.shape[0] * x.shape[2] * x.shape[3]:
-            return super().forward(x, modulation)
         out = self._second.result(hidden, x.dtype).add_(x)
-        if len(beyond):
-            self._put_right(out, x, hidden, beyond, modulation)
+        full = beyond.float().mean(-1, keepdim=True) > _MOST_BEYOND
+        if full.any():
+            self._put_rows_right(out, x, hidden, beyond & full, modulation)
+        places = (beyond & ~full).nonzero()
+        if len(places):
+            self._put_right(out, x, hidden, places, modulation)
         return out
+
+    def _put_rows_right(
+        self, out: Tensor, x: Tensor, hidden: Tensor, beyond: Tensor, modulation: Tensor | None
+    ) -> None:
+        """Add to `out` what hidden bytes (B, C, h, w) lack where they are `beyond` (B, h, w)."""
+        rows = beyond.any(-1).any(0).nonzero()
+        # with a neighbour that sees them, and one that these see
+        part = slice(max(0, int(rows[0]) - 2), int(rows[-1]) + 3)
+        true = F.silu(modulated(self.conv_1(x[:, :, part]), modulation))
+        lacking = (true - self._second.value(hidden[:, :, part])) * beyond[:, None, part]
+        out[:, :, part] += F.conv2d(lacking.to(x.dtype), self.conv_2.weight, padding=1)
 
     def _put_right(
         self, out: Tensor, x: Tensor, hidden: Tensor, places: Tensor, modulation: Tensor | None
     ) -> None:
-        """Add to `out` what hidden bytes (B, C, h, w) lack at `places` (n, 3): image, row and column."""
+        """The same, pixel by pixel, at `places` (n, 3): image, row and column."""
         batch, channels, height, width = x.shape
         taps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))
         seen = places[:, None] + F.pad(taps, (1, 0))
@@ -149,17 +162,14 @@ class Int8ResidualBlock(ResidualBlock):
         )
 
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        around = (pixels[index].float() * inside[..., None]).flatten(1)
-        weight, bias = self.conv_1.weight.float().permute(0, 2, 3, 1).flatten(1), self.conv_1.bias
-        true = F.linear(around, weight, None if bias is None else bias.float())
-        if modulation is not None:
-            scale, shift = modulation.float().chunk(2, dim=1)
-            true = true * (1 + scale) + shift
+        around = (pixels[index] * inside[..., None]).flatten(1)
+        weight = self.conv_1.weight.permute(0, 2, 3, 1).flatten(1)
+        true = modulated(F.linear(around, weight, self.conv_1.bias)[..., None, None], modulation)[..., 0, 0]
         lacking = F.silu(true) - self._second.value(hidden.permute(0, 2, 3, 1)[tuple(places.t())])
 
         # a neighbour sees a place through the weight of the opposite side
         onward = self.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
-        shares = (lacking @ onward).view(-1, len(taps), channels)[inside]
+        shares = (lacking.to(x.dtype).float() @ onward).view(-1, len(taps), channels)[inside]
         reached, which = torch.unique(index[inside], return_inverse=True)
         added = torch.zeros(len(reached), channels).index_add_(0, which, shares)
         results = out.permute(0, 2, 3, 1).view(-1, channels)
@@ -260,12 +270,12 @@ class _Int8Convolution:
 
 
 def _beyond(quantised: Tensor, hidden: Tensor) -> Tensor:
-    """Where hidden bytes (B, C, h, w) are clipped, or made of clipped ones: (n, 3), image, row and column."""
+    """Where hidden bytes (B, C, h, w) are clipped, or made of clipped ones: (B, h, w)."""
     found = _clipped(hidden, at_the_top_only=True)
     before = _clipped(quantised)
     if before.any():
         found |= _grown(before)
-    return found.nonzero()
+    return found
 
 
 def _grown(found: Tensor) -> Tensor:

@@ -95,6 +95,14 @@ class PredictiveStemConfig:
     """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
 
     def __post_init__(self) -> None:
+        least = {"scale": 1, "channels": 1, "num_blocks": 0, "patch": 1}
+        least |= {"summary_channels": 0, "strength_channels": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < bound:
+                raise ValueError(f"{name} {value!r}: must be a whole number of at least {bound}")
+        if not 0 < self.min_deviation < self.max_deviation:
+            raise ValueError("min_deviation must be above 0 and below max_deviation")
         if self.strength_channels and not self.summary_channels:
             raise ValueError("strength_channels: how degraded an image is, is read from summary_channels")
 
@@ -120,8 +128,15 @@ class ImageSummary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, num_blocks * 2 * C)."""
-        modulation: Tensor = self.to_modulation(self.mean(x))
-        return modulation
+        return self.modulation(self.mean(x))
+
+    def modulation(self, mean: Tensor) -> Tensor:
+        """(B, summary_channels) -> (B, num_blocks * 2 * C) in [-1, 1].
+
+        Beyond that only images lead that no training saw, and there each block would multiply what the one before did.
+        """
+        modulation: Tensor = self.to_modulation(mean)
+        return modulation.clamp(-1, 1)
 
     def mean(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, summary_channels): the vector itself."""
@@ -144,12 +159,16 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         """(B, C, h, w) -> the same shape. `modulation` (B, 2 * C): scale and shift between the convolutions."""
-        hidden: Tensor = self.conv_1(x)
-        if modulation is not None:
-            scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
-            hidden = hidden * (1 + scale) + shift
-        residual: Tensor = self.conv_2(F.silu(hidden))
+        residual: Tensor = self.conv_2(F.silu(modulated(self.conv_1(x), modulation)))
         return x + residual
+
+
+def modulated(hidden: Tensor, modulation: Tensor | None) -> Tensor:
+    """Hidden values (B, C, h, w) with a scale and a shift, `modulation` (B, 2 * C), if there are any."""
+    if modulation is None:
+        return hidden
+    scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
+    return hidden * (1 + scale) + shift
 
 
 def local_detail(lr: Tensor) -> Tensor:

@@ -77,8 +77,8 @@ class PredictiveStemRows:
         if stem.summary is not None:
             assert total is not None
             mean = total / (-(-height // 2) * -(-width // 2))
-            layer = stem.summary.to_modulation
-            modulations = list(layer(mean.to(layer.weight)[None]).chunk(len(blocks), dim=1))
+            mean = mean.to(stem.summary.to_modulation.weight)[None]
+            modulations = list(stem.summary.modulation(mean).chunk(len(blocks), dim=1))
         body = [residual_block_rows(*pair) for pair in zip(blocks, modulations, strict=True)]
         heads = Joined(
             lambda *kept: torch.cat(kept, dim=1),

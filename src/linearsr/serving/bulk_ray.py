@@ -90,7 +90,7 @@ def _start(cluster: Cluster) -> None:
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     options["address"] = address
     if address == "local":
-        cpus = max(os.cpu_count() or 1, (cluster.workers or 1) * (cluster.threads or 1))
+        cpus = max(_cpus(), (cluster.workers or 1) * (cluster.threads or 1))
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         _require_answer(address)
@@ -99,6 +99,11 @@ def _start(cluster: Cluster) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "Ray cannot be started" if address == "local" else f"no Ray cluster at {address}"
         raise BulkError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _cpus() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _require_answer(address: str) -> None:

@@ -199,8 +199,10 @@ def _told(name: str, output: str, make: "Callable[[], Picture | None]") -> Resul
 
 
 def _reason(error: Exception) -> str:
+    from linearsr.devices import is_out_of_memory
+
     text = _plain(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return "not enough memory for an image of this size: make it smaller or cut it into parts"
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 

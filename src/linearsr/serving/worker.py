@@ -148,8 +148,10 @@ class Worker:
 
 def reason(error: Exception, task: Message) -> str:
     """Why a task failed, as one line."""
+    from linearsr.devices import is_out_of_memory
+
     text = plain(str(error), task)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return "there is not enough memory for an image of this size: make it smaller"
     if isinstance(error, ValueError):
         return text
@@ -208,7 +210,8 @@ def load(model: str | None, device: str, dtype: str) -> "LinearSRPipeline":
     from linearsr.pipeline import LinearSRPipeline
 
     try:
-        torch.zeros(1, device=best_device() if device == "auto" else device)
+        if not device.startswith("openvino"):
+            torch.zeros(1, device=best_device() if device == "auto" else device)
     except Exception as error:
         cause = " ".join(str(error).split()).split(". ")[0]
         raise ValueError(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _WHOLE_BYTES_PER_PIXEL = 150
 """Peak per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
+_RESIZED_BYTES_PER_PIXEL = 55
+"""Of a result that is resized from the model's own scale, as measured at 8; its HR image is there meanwhile."""
 _DECODER_LAYERS = 5
 """A DC-AE holds so many times its widest layer at the size of the picture."""
 _SHARE = 0.8
@@ -27,14 +29,15 @@ _STRIP_BYTES_PER_PIXEL = 9000
 """Peak per LR pixel of a strip, measured with the default model: decoding, of which several strips are one."""
 
 
-def whole_bytes(model: "LinearSRModel", height: int, width: int) -> int:
-    """Peak memory for an LR picture of that size in one piece, without the weights."""
+def whole_bytes(model: "LinearSRModel", height: int, width: int, scale: float | None = None) -> int:
+    """Peak memory for an LR picture of that size in one piece, without the weights; `scale`: of the result."""
     per_pixel = _WHOLE_BYTES_PER_PIXEL
     if isinstance(model.codec, DeepCompressionCodec):
         autoencoder = model.codec.autoencoder
         channels = int(autoencoder.config.decoder_block_out_channels[0])
         per_pixel += _DECODER_LAYERS * channels * autoencoder.dtype.itemsize
-    return height * width * model.scale**2 * per_pixel
+    resized = 0 if scale in (None, model.scale) else scale**2 * _RESIZED_BYTES_PER_PIXEL
+    return int(height * width * (model.scale**2 * per_pixel + resized))
 
 
 def strip_bytes(model: "LinearSRModel", width: int, strip_rows: int | None = None) -> int:

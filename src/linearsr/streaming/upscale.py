@@ -183,7 +183,7 @@ def _folder(asked: Path | None, needed: int, stack: ExitStack) -> Path | None:
             return None
         asked = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linearsr-")))
     asked.mkdir(parents=True, exist_ok=True)
-    already = sum(path.stat().st_blocks * 512 for path in asked.iterdir() if path.is_file())
+    already = sum(_bytes_on_disk(path) for path in asked.iterdir() if path.is_file())
     free = shutil.disk_usage(asked).free + already
     if free < needed:
         raise ValueError(
@@ -191,6 +191,12 @@ def _folder(asked: Path | None, needed: int, stack: ExitStack) -> Path | None:
             f"{free / 1e9:.0f} GB are free: make room, or name a folder on another disk"
         )
     return asked
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """Fewer than its size for a file with holes, where the system tells."""
+    found = path.stat()
+    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
 
 
 def _description(

@@ -60,6 +60,8 @@ class DistillStage(FlowStage):
     def _known(cls, weights: dict[str, float]) -> dict[str, float]:
         if unknown := sorted(set(weights) - set(FORMULAS)):
             raise ValueError(f"unknown formula {unknown[0]!r}: choose from {', '.join(FORMULAS)}")
+        if any(weight <= 0 for weight in weights.values()):
+            raise ValueError("weights must be above 0: leave out what is not wanted")
         return weights
 
     @field_validator("teacher_times")
@@ -75,6 +77,8 @@ class DistillStage(FlowStage):
             raise ValueError(
                 "stem: give the folder of a trained stem; its prediction is what samples are judged beside"
             )
+        if not (self.formulas or self.adversarial or self.teacher):
+            raise ValueError("there is nothing to learn from: give formulas, adversarial or a teacher")
         if self.feature_matching and not self.adversarial:
             raise ValueError("feature_matching: there is no discriminator with adversarial 0")
         return self

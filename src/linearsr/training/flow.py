@@ -79,6 +79,8 @@ class FlowStage(Section):
     def _fits(self) -> "FlowStage":
         if (self.init is not None or self.sana is not None) and self.network:
             raise ValueError("network excludes init and sana: the folder has its own settings")
+        if self.lora is not None and self.init is None and self.sana is None:
+            raise ValueError("lora needs init or sana: a new network is trained in full")
         if self.stem is None and self.codec is None and self.sana is None:
             raise ValueError("stem: give the folder of a trained stem, or a codec that needs none")
         try:

@@ -127,8 +127,12 @@ def measure(
 
     Raises:
         ConfigError: nothing to draw from in `photos`.
-        ValueError: experts that are not alike, or an unknown degradation.
+        ValueError: experts that are not alike, an unknown degradation, or crops off the model's grid.
     """
+    if lr_crop % pipeline.multiple_of:
+        raise ValueError(
+            f"crops of {lr_crop} LR pixels: this model needs a multiple of {pipeline.multiple_of}"
+        )
     data = DataConfig(folders={photos: 1.0}, degradations={degradation: 1.0}, lr_crop=lr_crop, workers=0)
     batches = -(-images // batch_size)
     pairs = CropPairs(data, pipeline.scale, seed, batches * batch_size)

@@ -20,6 +20,7 @@ from linearsr.training.checks import check
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig
 from linearsr.training.data import check_data
+from linearsr.training.distill import DistillStage
 from linearsr.training.flow import FlowNetwork, FlowStage
 from linearsr.training.lora import LoraConfig
 from linearsr.training.recipe import Run
@@ -39,7 +40,7 @@ class _Sketch(NamedTuple):
     forward: Callable[[], Tensor]
     frozen: Sequence[nn.Module] = ()
     unknown: str = ""
-    """The part that cannot be counted, as it is not here."""
+    """The parts that are not counted."""
 
 
 def describe(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
@@ -136,7 +137,11 @@ def _sketch_flow(stage: FlowStage, shapes: Shapes, lr: Tensor, scale: int) -> _S
     frozen = [stem] if along is None else []
     if codec is not None and codec.autoencoder is not None:
         frozen.append(_autoencoder(codec))
-    return _Sketch(network, forward, frozen, "" if codec is not None else "the codec")
+    unknown = [] if codec is not None else ["the codec"]
+    if isinstance(stage, DistillStage):
+        beside = {"discriminator": stage.adversarial, "teacher": stage.teacher, "rollout": stage.rollout}
+        unknown += [f"the {name}" for name, there in beside.items() if there]
+    return _Sketch(network, forward, frozen, ", ".join(unknown))
 
 
 def _freeze(network: nn.Module, config: LoraConfig) -> None:

@@ -185,7 +185,7 @@ def _other_settings(runs: Sequence[Run]) -> str:
     for run in runs:
         try:
             if run.begun:
-                check_same_run(run.config.run_dir, run.config)
+                check_same_run(run.config.run_dir, run.config, run.finished)
         except ConfigError as error:
             return f"{run.name}: {error}" if len(runs) > 1 else str(error)
     return ""

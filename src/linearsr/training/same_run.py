@@ -11,6 +11,8 @@ from linearsr.training.section import ConfigError
 
 _FIXED = ("seed", "batch_size", "mixed_precision", "ema_decay")
 _FREE = ("data.workers", "data.cache_gib")
+_MEASURED = ("folder", "degradations", "max_pictures")
+"""Of the validation: on other pictures it would be another curve."""
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
@@ -19,16 +21,17 @@ def begun_with(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def check_same_run(run_dir: Path, config: TrainConfig) -> None:
+def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -> None:
     """Compare a config with the one that the run in a folder was begun with.
 
-    How long a run is, and the rates of its optimizer, may change: after a divergence they have to.
+    How long a run is, and the rates of its optimizer, may change: after a divergence they have to. Of one that is
+    finished, only what its weights do not depend on.
 
     Raises:
         ConfigError: something else was changed, as one line that names the key.
     """
-    before = dict(_fixed(begun_with(run_dir)))
-    for key, value in _fixed(config.model_dump(mode="json")):
+    before = dict(_fixed(begun_with(run_dir), finished))
+    for key, value in _fixed(config.model_dump(mode="json"), finished):
         # a key that an older version did not know is no change
         if key in before and before[key] != value:
             raise ConfigError(
@@ -37,7 +40,7 @@ def check_same_run(run_dir: Path, config: TrainConfig) -> None:
             )
 
 
-def _fixed(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if key in _FIXED:
             yield key, value
@@ -45,5 +48,11 @@ def _fixed(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             for name, part in value.items():
                 if f"{key}.{name}" not in _FREE:
                     yield f"{key}.{name}", part
+        elif key == "validation":
+            for name in _MEASURED:
+                yield f"{key}.{name}", value[name]
+        elif finished and key in ("optimizer", "guard", "knee"):
+            for name, part in value.items():
+                yield f"{key}.{name}", part
         elif key == "optimizer":
             yield f"{key}.name", value["name"]

@@ -31,7 +31,7 @@ class StemStage(Section):
     def _fits(self) -> "StemStage":
         try:
             PredictiveStemConfig(**self.stem)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"stem: {error}") from None
         if self.stem.get("strength_channels"):
             raise ValueError(

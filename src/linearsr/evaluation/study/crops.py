@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from linearsr.evaluation.crops import window_sums
 from linearsr.evaluation.study.folders import Scene
 from linearsr.images.photos import read_rgb
 
@@ -71,10 +72,7 @@ def _place(images: list[Pixels], width: int, height: int) -> tuple[int, int]:
     highest, lowest = images[0], images[0]
     for image in images[1:]:
         highest, lowest = np.maximum(highest, image), np.minimum(lowest, image)
-    sums = np.pad((highest - lowest).sum(axis=2, dtype=np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    windows = (
-        sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    )
+    windows = window_sums((highest - lowest).sum(axis=2, dtype=np.int64), height, width)
     y, x = np.unravel_index(np.argmax(windows), windows.shape)
     return int(x), int(y)
 

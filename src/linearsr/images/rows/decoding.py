@@ -118,13 +118,15 @@ def _open(path: Path, header: Image.Image) -> Any:
         warnings.warn(f"{path}: has several frames or pages; only the first is used", stacklevel=5)
     if getattr(header, "tag_v2", {}).get(_EXTRA_SAMPLES) == _PREMULTIPLIED:
         raise ImageError(path, "has colours multiplied by their alpha; save it with straight alpha")
+    foreign = ImageError(
+        path, "has another kind of pixels than can be read in strips; convert it to RGB of 8 or 16 bits"
+    )
+    if header.mode in _FOREIGN_MODES:
+        raise foreign
     image = vips().Image.new_from_file(os.fspath(path), access="sequential", fail_on="error")
     deep_cmyk = image.interpretation == "cmyk" and image.format != "uchar"
-    known = image.interpretation in _SPACES and header.mode not in _FOREIGN_MODES
-    if depth_of(image) is None or not known or image.bands > 4 or deep_cmyk:
-        raise ImageError(
-            path, "has another kind of pixels than can be read in strips; convert it to RGB of 8 or 16 bits"
-        )
+    if depth_of(image) is None or image.interpretation not in _SPACES or image.bands > 4 or deep_cmyk:
+        raise foreign
     return image
 
 
