@@ -1,5 +1,6 @@
 """The command `linearsr`. What a command needs beyond its own options is imported when it runs."""
 
+import io
 import os
 import signal
 import sys
@@ -55,6 +56,10 @@ def main() -> None:
     # Threads that wait for each other by spinning make a busy machine ten times slower. OpenMP reads this with torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        # a name that the terminal's encoding has not is better escaped than the end of the work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
     app()
 

@@ -71,7 +71,7 @@ def batch(
     device: Annotated[Device, typer.Option(help="What the workers compute on.")] = Device.auto,
     dtype: WeightType = DType.auto,
     color_fix: ColourFixed = None,
-    format: Annotated[Format, typer.Option(help="Type of the results.")] = Format.png,
+    format: Annotated[Format, typer.Option(case_sensitive=False, help="Type of the results.")] = Format.png,
     quality: Quality = 95,
     max_pixels: Annotated[
         int | None,

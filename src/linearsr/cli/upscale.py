@@ -61,7 +61,8 @@ def upscale(
     dtype: WeightType = DType.auto,
     color_fix: ColourFixed = None,
     format: Annotated[
-        Format | None, typer.Option(help="Type of the results. Default: that of -o FILE, else png.")
+        Format | None,
+        typer.Option(case_sensitive=False, help="Type of the results. Default: that of -o FILE, else png."),
     ] = None,
     quality: Quality = 95,
     max_pixels: Annotated[
