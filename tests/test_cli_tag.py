@@ -199,3 +199,12 @@ def test_info_shows_vocabulary_and_tagger(tagged):
     assert model["tagger"] == {"class": "OwnTagger", "known_tags": 4}
     assert model["parameters"] == sum(part["parameters"] for part in model["parts"])
     assert [part["name"] for part in model["parts"] if part["parameters"]][-2:] == ["guidance", "tagger"]
+
+
+def test_a_name_that_the_terminal_cannot_show(tagged, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "ä.png")
+    command = [sys.executable, "-m", "linearsr.cli.app", "tag", "ä.png", "--model", str(tagged)]
+    ascii_only = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, check=False, env=ascii_only, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rb"\xe4.png" in result.stdout
