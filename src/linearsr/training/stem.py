@@ -22,7 +22,8 @@ class StemStage(Section):
     stem: dict[str, Any] = Field({})
     """Fields of `PredictiveStemConfig` that differ from its defaults, or from the settings of `init`."""
     init: Path | None = None
-    """Start from this stem folder instead of from scratch; `stem` may give it more blocks and a summary."""
+    """Start from this stem folder instead of from scratch; `stem` may give it more blocks and a summary. One that does
+    not grow keeps the scale of its features, for the flows that were trained on them."""
     loss: Literal["l1", "mse"] = "l1"
     """Of the prediction. L1 learns faster and ends at the median of what the HR pixel may be; MSE, to finish with, at
     its mean, which is what fidelity 1 promises."""
@@ -56,6 +57,9 @@ class StemObjective(Objective):
         self.stage = stage
         if stage.init is not None:
             self.network = PredictiveStem.from_pretrained(stage.init, torch.float32).grown(**stage.stem)
+            if not stage.stem:
+                # flows that were trained on its features go on with them: their scale stays
+                self.network.feature_norm.momentum = 0.0
         else:
             self.network = PredictiveStem(PredictiveStemConfig(**stage.stem))
         self.scale = self.network.config.scale
