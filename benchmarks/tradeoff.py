@@ -57,10 +57,10 @@ def draw(
 ) -> None:
     figure, (curve, cost) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     for steps, rows in results.items():
-        curve.plot([r[2] for r in rows], [r[0] for r in rows], "o-", markersize=4, label=f"{steps} steps")
+        curve.plot([r[2] for r in rows], [r[0] for r in rows], "o-", markersize=4, label=f"{steps} step{'s' * (steps > 1)}")
     first = next(iter(results.values()))
     for fidelity, (psnr, _, niqe) in zip(fidelities, first, strict=True):
-        curve.annotate(f"{fidelity:g}", (niqe, psnr), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        curve.annotate(f"{fidelity:g}", (niqe, psnr), xytext=(5, -10), textcoords="offset points", fontsize=8)
     curve.set(
         xlabel="NIQE (lower: more natural detail)", ylabel="PSNR-Y (dB)", title="the fidelity control, 0 to 1"
     )
