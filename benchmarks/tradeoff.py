@@ -57,7 +57,13 @@ def draw(
 ) -> None:
     figure, (curve, cost) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     for steps, rows in results.items():
-        curve.plot([r[2] for r in rows], [r[0] for r in rows], "o-", markersize=4, label=f"{steps} step{'s' * (steps > 1)}")
+        curve.plot(
+            [r[2] for r in rows],
+            [r[0] for r in rows],
+            "o-",
+            markersize=4,
+            label=f"{steps} step{'s' * (steps > 1)}",
+        )
     first = next(iter(results.values()))
     for fidelity, (psnr, _, niqe) in zip(fidelities, first, strict=True):
         curve.annotate(f"{fidelity:g}", (niqe, psnr), xytext=(5, -10), textcoords="offset points", fontsize=8)
