@@ -100,8 +100,11 @@ def degrade_batch(
     lr_size = (height // scale, width // scale)
     if not degradation.orders:
         modes = [draw_filter(degradation, rng) for rng in rngs]
-        lr = [resize(image[None], lr_size, mode) for image, mode in zip(hr, modes, strict=True)]
-        return _to_8_bit(torch.cat(lr))
+        lr = hr.new_empty(*hr.shape[:2], *lr_size)
+        for mode in dict.fromkeys(modes):
+            which = [i for i, its_mode in enumerate(modes) if its_mode == mode]
+            lr[which] = resize(hr[which], lr_size, mode)
+        return _to_8_bit(lr)
     # training may run this inside its own autocast, and bfloat16 has fewer levels than an 8-bit image
     with torch.autocast(hr.device.type, enabled=False):
         canvas = _Canvas(hr.float(), [(height, width)] * len(hr))
