@@ -162,7 +162,7 @@ def test_each_bad_file_is_one_line_and_the_good_ones_are_done(photos, tiny_model
 
 
 def test_one_bad_file_alone(photos, tiny_model):
-    result = upscale(photos / "missing.png", "--model", photos / "no model is needed", "--json")
+    result = upscale(photos / "missing.png", "--model", tiny_model, "--json")
     assert result.exit_code == 1
     assert result.stderr == f"{photos / 'missing.png'}: no such file\n"
     assert '"status": "failed"' in result.stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
-from tiny_model import tiny_model
+from linearsr.cli.loading import DEFAULT_SCALE
+from linearsr.model_folder import default_model_folder, model_scale
+from tiny_model import build, tiny_model
 
 __all__ = ["tiny_model"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -70,7 +73,10 @@ def test_folder_with_json(photos, tiny_model, tmp_path):
 def test_second_run_skips_and_loads_no_model(photos, tiny_model, tmp_path):
     assert upscale(photos, "--model", tiny_model).exit_code == 0
     before = (photos / "a_x4.png").stat().st_mtime_ns
-    again = upscale(photos, "--model", tmp_path / "no model here", "--json")
+    without_weights = shutil.copytree(
+        tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    again = upscale(photos, "--model", without_weights, "--json")
     assert again.exit_code == 0
     assert [record["status"] for record in records(again.stdout)] == ["skipped", "skipped"]
     assert "a_x4.png exists" in again.stderr
@@ -212,3 +218,24 @@ def test_version():
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0
     assert result.stdout.startswith("linearsr 0.")
+
+
+def test_a_model_of_another_scale_gives_its_own(photos, tmp_path):
+    model = build(scale=2)
+    model.save_pretrained(tmp_path / "twice")
+    result = upscale(photos / "a.png", "--model", tmp_path / "twice")
+    assert result.exit_code == 0, result.stderr
+    with Image.open(photos / "a_x2.png") as image:
+        assert image.size == (24, 20)
+
+
+def test_the_scale_that_is_taken_without_looking_is_that_of_the_model_in_the_package():
+    assert model_scale(default_model_folder()) == DEFAULT_SCALE
+
+
+def test_a_model_that_is_not_there_is_told_though_nothing_is_to_do(photos, tiny_model, tmp_path):
+    assert upscale(photos, "-o", tmp_path / "out", "--model", tiny_model).exit_code == 0
+    result = upscale(photos, "-o", tmp_path / "out", "--model", tmp_path / "no-model")
+    assert result.exit_code == 2
+    assert "no-model" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -22,7 +22,7 @@ from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.images.io import ImageError
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.models.lr_stem import StridedStem, StridedStemConfig
+from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import PipelineConfig
@@ -139,6 +139,14 @@ def test_the_mean_may_be_the_stems(folder: Path, photo: np.ndarray) -> None:
     assert not steps
     sample, middle = (pipe(photo, fidelity=f, output_type="latent").images[0] for f in (0, 0.25))
     torch.testing.assert_close(middle, 0.75 * sample)
+
+
+def test_stem_and_codec_share_one_grid(pipe: LinearSRPipeline) -> None:
+    other = PredictiveStem(PredictiveStemConfig(scale=2, channels=8, num_blocks=1, patch=2))
+    with pytest.raises(
+        ValueError, match="one feature for 4 HR pixels a side, and the codec one latent for 8"
+    ):
+        LinearSRPipeline(other, pipe.transformer, pipe.codec)
 
 
 def test_only_a_residual_codec_has_a_mean_of_the_stem(pipe: LinearSRPipeline) -> None:

@@ -15,13 +15,15 @@ from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 
 
-def build() -> LinearSRPipeline:
+def build(scale: int = 4) -> LinearSRPipeline:
     torch.manual_seed(0)
-    shape = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
+    codec = ResidualCodec(ResidualCodecConfig())
+    stem = PredictiveStemConfig(scale=scale, channels=8, num_blocks=1, patch=codec.compression // scale)
+    shape = {"in_channels": 192, "out_channels": 192, "prediction_type": "sample"}
+    shape["lr_channels"] = stem.channels * stem.patch**2
     network = replace(PRESETS["tiny"], **shape)
     experts = SNRExperts(PUBLISHED, [LinearSRTransformer(network) for _ in range(PUBLISHED.num_experts)])
-    stem = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1))
-    return LinearSRPipeline(stem, experts, ResidualCodec(ResidualCodecConfig()), PipelineConfig(name="tiny"))
+    return LinearSRPipeline(PredictiveStem(stem), experts, codec, PipelineConfig(name="tiny"))
 
 
 @pytest.fixture(scope="session")

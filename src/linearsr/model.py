@@ -43,8 +43,9 @@ class LinearSRModel:
         tagger: finds tags for a guidance that uses them.
 
     Raises:
-        ValueError: guidance whose tokens are not as wide as the network takes them, a mean of the stem with a codec
-            that does not start from it, or steps for clean images with a stem that does not know them.
+        ValueError: a stem and a codec of different grids, guidance whose tokens are not as wide as the network takes
+            them, a mean of the stem with a codec that does not start from it, or steps for clean images with a stem
+            that does not know them.
     """
 
     def __init__(
@@ -62,6 +63,12 @@ class LinearSRModel:
         self._in_place_of_torch = ""
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
             raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
+        stride = self.scale * lr_stem.multiple_of
+        if stride != codec.compression:
+            raise ValueError(
+                f"the stem has one feature for {stride} HR pixels a side, and the codec one latent for "
+                f"{codec.compression}: they need one grid"
+            )
         if self.config.clean_steps is not None and not getattr(lr_stem.config, "strength_channels", 0):
             raise ValueError("clean_steps: the stem does not tell how degraded an image is")
         width = self._token_channels

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from linearsr._version import __version__
-from linearsr.checkpoints import CheckpointError, resolve_folder, write_json
+from linearsr.checkpoints import CONFIG_NAME, CheckpointError, load_config, resolve_folder, write_json
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.registry import GUIDANCES, TAGGERS, load_guidance, load_tagger
@@ -66,6 +66,17 @@ def part_classes(folder: Path, index: dict[str, Any]) -> dict[str, str]:
     """
     parts = [part for part in _CLASSES if part not in _OPTIONAL or index.get(part) is not None]
     return {part: _class_name(index, part, folder) for part in parts}
+
+
+def model_scale(model: str | PathLike[str]) -> int:
+    """The scale of a model's own results, HR size over LR size, from its files alone.
+
+    Raises:
+        CheckpointError: no such model, or none that this version knows.
+    """
+    folder = resolve_folder(model)
+    stem = STEMS[part_classes(folder, read_index(folder))["lr_stem"]]
+    return int(stem.parse_config(load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME).scale)
 
 
 def load_parts(

@@ -58,7 +58,7 @@ def batch(
         typer.Option(help="Ray cluster: auto, or HOST:PORT. Default: RAY_ADDRESS, else this machine."),
     ] = None,
     model: Model = None,
-    scale: Scale = 4.0,
+    scale: Scale = None,
     steps: Steps = None,
     fidelity: Fidelity = None,
     tags: Annotated[

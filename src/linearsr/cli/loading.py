@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "default"
 """The word for the built-in model where leaving a model out means none."""
 
+DEFAULT_SCALE = 4.0
+"""Of the built-in model."""
+
 
 class DType(str, Enum):
     """Types of the weights; `auto` is bfloat16 where the device computes in it, else float32."""
@@ -95,6 +98,23 @@ def load_tagger(
             raise
         stop(failure(error))
     return tagger
+
+
+def own_scale(model: str | None) -> float:
+    """The scale of the model's own results, which are named by it before it is loaded.
+
+    Ends the command if there is no such model.
+    """
+    if model is None:
+        return DEFAULT_SCALE
+    from linearsr.model_folder import model_scale
+
+    try:
+        return model_scale(model)
+    except Exception as error:
+        if debugging():
+            raise
+        stop(failure(error))
 
 
 def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipeline":

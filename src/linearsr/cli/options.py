@@ -31,7 +31,10 @@ Model = Annotated[
 
 # how the model is used
 
-Scale = Annotated[float, typer.Option(min=1, max=8, help="How many times larger, per side.")]
+Scale = Annotated[
+    float | None,
+    typer.Option(min=1, max=8, help="How many times larger, per side. Default: the model's own, mostly 4."),
+]
 Steps = Annotated[
     int | None,
     typer.Option(

@@ -9,7 +9,7 @@ import typer
 from linearsr.cli.batch import no_work, pending, run_batch
 from linearsr.cli.console import say, shown
 from linearsr.cli.inputs import find_sources, plan, split_results
-from linearsr.cli.loading import DType
+from linearsr.cli.loading import DType, own_scale
 from linearsr.cli.options import (
     ColourFixed,
     Fidelity,
@@ -39,7 +39,7 @@ def upscale(
         ),
     ] = None,
     model: Model = None,
-    scale: Scale = 4.0,
+    scale: Scale = None,
     steps: Steps = None,
     fidelity: Fidelity = None,
     tags: Annotated[
@@ -92,6 +92,7 @@ def upscale(
     sources, results = split_results(find_sources(inputs, output_folder=place.folder))
     if results:
         say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
+    scale = scale or own_scale(model)
     jobs = plan(sources, place.namer(scale))
     upscaling = Upscaling(
         model=model,
