@@ -154,7 +154,9 @@ def test_the_built_in_model_can_be_asked(photos):
     common = ("--data", photos, "--images", 2, "--times", 4, "--lr-crop", 8, "--json")
     result = run(*common)
     assert result.exit_code == 0, result.stderr
-    assert len(json.loads(result.stdout)["boundaries"]) == 3
+    report = json.loads(result.stdout)
+    assert len(report["boundaries"]) == 3
+    assert report["spread"] is None, "one batch of four crops cannot be drawn again in another way"
 
 
 def run(*arguments: object) -> Result:

@@ -53,10 +53,15 @@ class TimeGradients:
         """`common_direction` of the spans of any partition, in (0, 1]."""
         return common_direction(self.similarity, edges_of(partition, self.log_snrs))
 
-    def spread(self, experts: int, seed: int) -> list[tuple[float, float]]:
-        """For each boundary the times between which it lies in 80% of 200 draws of batches with replacement."""
-        rng = np.random.default_rng(seed)
+    def spread(self, experts: int, seed: int) -> list[tuple[float, float]] | None:
+        """For each boundary the times between which it lies in 80% of 200 draws of batches with replacement.
+
+        None: a single batch tells nothing of it.
+        """
         count = len(self.products)
+        if count < 2:
+            return None
+        rng = np.random.default_rng(seed)
         found = []
         for _ in range(_REDRAWS):
             similarity = cosines(self.products[rng.integers(count, size=count)].sum(axis=0))
