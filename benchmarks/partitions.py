@@ -36,6 +36,7 @@ from linearsr.flow.partition import PUBLISHED, Partition, equal_in_log_snr, equa
 from linearsr.flow.path import add_noise, to_velocity
 from linearsr.flow.sampler import initial_noise, sample
 from linearsr.flow.snr import time_from_log_snr
+from linearsr.images.degradation_choice import named_degradation
 from linearsr.images.files import list_images
 from linearsr.images.photos import degraded_pair
 from linearsr.models.lr_stem import LRCondition
@@ -156,7 +157,10 @@ def read_photos(pipe: LinearSRPipeline, folder: Path, degradation: str, count: i
     paths = list_images(folder)
     photos = []
     for path in paths[:: max(1, len(paths) // count)][:count]:
-        lr, hr = (to_tensor(image)[None] for image in degraded_pair(path, degradation, 0, pipe.scale))
+        lr, hr = (
+            to_tensor(image)[None]
+            for image in degraded_pair(path, named_degradation(degradation), 0, pipe.scale)
+        )
         lr, hr = lr[..., : SIDE // pipe.scale, : SIDE // pipe.scale], hr[..., :SIDE, :SIDE]
         with torch.no_grad():
             condition = pipe.lr_stem(lr)

@@ -165,7 +165,7 @@ def test_orientation_counts_for_the_size(tmp_path):
         (("--dataset", "set5", "--root", "HR"), "--dataset set5 is unknown: choose from realsr"),
         (("PRED", "HR", "--metrics", "psnr"), "unknown metric 'psnr'"),
         (("PRED", "--metrics", "psnr_y"), "psnr_y compares with HR images"),
-        (("--data", "HR", "--degrade", "awful"), "--degrade awful is unknown"),
+        (("--data", "HR", "--degrade", "awful"), "--degrade: unknown degradation 'awful'"),
         (("PRED", "HR", "-o", "PRED/out"), "which is measured: choose another place"),
         (("PRED", "nowhere"), "is no folder"),
         (("--data", "HR", "--model", "no/such/folder"), "no such folder"),

@@ -7,6 +7,7 @@ import typer
 
 from linearsr.cli.batch import run_batch
 from linearsr.cli.console import BatchProgress, shown, stop
+from linearsr.cli.degrading import check_degradation
 from linearsr.cli.inputs import Job, find_sources, plan
 from linearsr.cli.options import JsonLines, Overwrite
 from linearsr.cli.outputs import check_folder
@@ -21,7 +22,10 @@ def degrade(
     ],
     preset: Annotated[
         str,
-        typer.Option(help="bicubic, resized, mild, noisy, seesr, realesrgan, extreme, scan or old-phone."),
+        typer.Option(
+            help="bicubic, resized, mild, noisy, seesr, realesrgan, extreme, scan, old-phone, "
+            "or a .yaml file of your own."
+        ),
     ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,
@@ -32,12 +36,10 @@ def degrade(
 
     An HR photo is first cut to a multiple of the scale, at the right and lower border.
     """
-    from linearsr.images.degradation import PRESETS
     from linearsr.images.io import Picture, write_image
     from linearsr.images.photos import degraded_pair
 
-    if preset not in PRESETS:
-        stop(f"--preset {preset} is unknown: choose from {', '.join(PRESETS)}")
+    degradation = check_degradation("--preset", preset)
     if not hr_dir.is_dir():
         stop(f"{shown(hr_dir)} is no folder: give a folder of HR photos")
     if lr_dir.resolve() == hr_dir.resolve():
@@ -48,7 +50,7 @@ def degrade(
         source, target = job.input, job.output
         assert target is not None
         progress.start_image(source)
-        lr, _ = degraded_pair(source, preset, seed, scale)
+        lr, _ = degraded_pair(source, degradation, seed, scale)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_image(Picture(lr), target, overwrite=overwrite)
         return {"size": [lr.shape[1], lr.shape[0]]}

@@ -50,7 +50,7 @@ def evaluate(
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="HR_DIR", help="Photos for the model.")] = None,
     degrade: Annotated[
-        str, typer.Option(help="How LR images are made of --data: a preset of `linearsr degrade`.")
+        str, typer.Option(help="How LR images are made of --data: as `linearsr degrade --preset`.")
     ] = "mild",
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the degradation and the model's noise.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from linearsr.cli.console import FAILED, WRONG_USE, debugging, say, shown, stop, write_json
+from linearsr.cli.degrading import check_degradation
 from linearsr.cli.loading import DEFAULT_MODEL, DType, load_pipeline
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ class Inputs:
 
 def check_inputs(inputs: Inputs) -> None:
     """End the command if it is not clear what should be measured."""
-    from linearsr.images.degradation import PRESETS
-
-    if inputs.degrade not in PRESETS:
-        stop(f"--degrade {inputs.degrade} is unknown: choose from {', '.join(PRESETS)}")
+    check_degradation("--degrade", inputs.degrade)
     if (inputs.dataset is None) != (inputs.root is None):
         stop("--dataset NAME and --root DIR belong together")
     if inputs.pred_dir is not None and (inputs.model is not None or inputs.data is not None):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import console, debugging, failure, shown, stop, write_json
+from linearsr.cli.degrading import check_degradation
 from linearsr.cli.loading import DType, load_pipeline
 from linearsr.cli.options import JsonDocument
 
@@ -20,7 +21,7 @@ def partition(
         str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the built-in model.")
     ] = None,
     degrade: Annotated[
-        str, typer.Option(help="How LR images are made of them: a preset of `linearsr degrade`.")
+        str, typer.Option(help="How LR images are made of them: as `linearsr degrade --preset`.")
     ] = "mild",
     experts: Annotated[int, typer.Option(min=1, help="Spans to find.")] = 4,
     images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
@@ -43,11 +44,9 @@ def partition(
     Same seed and data, same boundaries.
     """
     from linearsr.flow.partition import PUBLISHED, equal_in_log_snr, equal_in_time
-    from linearsr.images.degradation import PRESETS
     from linearsr.training.partition import EFFECTIVE_RANGE, measure
 
-    if degrade not in PRESETS:
-        stop(f"--degrade {degrade} is unknown: choose from {', '.join(PRESETS)}")
+    check_degradation("--degrade", degrade)
     if not data.is_dir():
         stop(f"{shown(data)} is no folder: give a folder of HR photos")
     if experts > times:

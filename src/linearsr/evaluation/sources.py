@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.evaluation.matching import check_sizes, match, unique_stems
+from linearsr.images.degradation_choice import identity, named_degradation
 from linearsr.images.files import list_images
 from linearsr.images.io import Picture, write_image
 from linearsr.images.photos import degraded_pair, read_rgb
@@ -182,12 +183,12 @@ class Results:
 def degraded(
     pipeline: LinearSRPipeline,
     hr_folder: Path,
-    preset: str,
+    degradation: str,
     recipe: Recipe,
     settings: dict[str, Any],
     keep: Path | None,
 ) -> Results:
-    """A model on degraded HR photos: LR images are those of `linearsr degrade` with the preset and the recipe's seed.
+    """A model on degraded HR photos: LR images are those of `linearsr degrade` with the recipe's seed.
 
     Raises:
         MatchError: photos of one stem.
@@ -196,10 +197,12 @@ def degraded(
     photos = unique_stems(find_images(hr_folder))
     cases = [Case(stem, reference=path) for stem, path in photos.items()]
 
-    def degrade(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return degraded_pair(path, preset, recipe.seed, pipeline.scale)
+    how = named_degradation(degradation)
 
-    settings = {**settings, "references": _text(hr_folder), "degrade": preset}
+    def degrade(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return degraded_pair(path, how, recipe.seed, pipeline.scale)
+
+    settings = {**settings, "references": _text(hr_folder), "degrade": identity(degradation)}
     return Results(pipeline, cases, recipe, degrade, settings, keep, hr_folder)
 
 

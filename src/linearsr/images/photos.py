@@ -2,12 +2,15 @@
 
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.images.io import read_8_bit
+
+if TYPE_CHECKING:
+    from linearsr.images.degradation import Degradation
 
 
 def read_rgb(source: Path | BinaryIO) -> NDArray[np.uint8]:
@@ -38,7 +41,7 @@ def file_generator(seed: int, name: str) -> np.random.Generator:
 
 
 def degraded_pair(
-    path: Path, preset: str, seed: int, scale: int
+    path: Path, degradation: "Degradation", seed: int, scale: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A photo's (LR, HR): (h, w, 3) and (h scale, w scale, 3), in [0, 1] on the 8-bit grid.
 
@@ -46,10 +49,9 @@ def degraded_pair(
 
     Raises:
         ImageError: the photo cannot be read.
-        KeyError: no degradation is called `preset`.
         ValueError: the photo is smaller than one LR pixel.
     """
-    from linearsr.images.degradation import PRESETS, degrade
+    from linearsr.images.degradation import degrade
 
     hr = crop_to_multiple(read_rgb(path), scale)
-    return degrade(hr, PRESETS[preset], file_generator(seed, path.stem), scale), hr
+    return degrade(hr, degradation, file_generator(seed, path.stem), scale), hr

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
-from linearsr.images.degradation import PRESETS, ImageArray, degrade
+from linearsr.images.degradation import ImageArray, degrade
 from linearsr.images.degradation_batch import degrade_batch
+from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
 from linearsr.training.catalogue import Catalogue, Skipped
@@ -36,10 +37,12 @@ _DEVICE_STREAM = _MAX_ATTEMPTS
 
 
 def known_degradations(mix: dict[str, float]) -> dict[str, float]:
-    """The mix itself. Raises ValueError, naming the first one, if it has unknown degradations."""
-    unknown = sorted(set(mix) - set(PRESETS))
-    if unknown:
-        raise ValueError(f"unknown degradation {unknown[0]!r}: choose from {', '.join(PRESETS)}")
+    """The mix itself. Raises ValueError if one of it is unknown or cannot be used, or two are called the same."""
+    names: dict[str, str] = {}
+    for name in mix:
+        named_degradation(name)
+        if (other := names.setdefault(label(name), name)) != name:
+            raise ValueError(f"{other} and {name} are both called {label(name)}: rename one")
     return mix
 
 
@@ -51,7 +54,7 @@ class DataConfig(Section):
     shards: dict[str, Weight] = Field({})
     """WebDataset shards, likewise: a tar file, a folder of them, or a pattern as `set-{000..012}.tar`."""
     degradations: dict[str, Weight] = Field({"realesrgan": 1.0}, min_length=1)
-    """Degradation preset -> share of the samples."""
+    """Preset, or YAML file of one's own (`images/degradation_choice.py`) -> share of the samples."""
     lr_crop: int = Field(48, ge=8)
     """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
     workers: int = Field(1, ge=0)
@@ -137,7 +140,7 @@ class CropPairs(Dataset[Sample]):
         self._broken = torch.zeros(len(self.catalogue), dtype=torch.bool)
         self._broken.share_memory_()  # type: ignore[no-untyped-call]
         shares = np.array(list(config.degradations.values()), dtype=np.float64)
-        self.degradations = [PRESETS[name] for name in config.degradations]
+        self.degradations = [named_degradation(name) for name in config.degradations]
         self.shares = shares / shares.sum()
 
     def __len__(self) -> int:
@@ -226,11 +229,11 @@ def validation_pairs(
         ConfigError: `folder` has no photos, or one of them cannot be used: what is measured on is never changed
             silently.
     """
-    pairs = []
+    pairs, how = [], named_degradation(degradation)
     for path in find_photos(folder, "validation.folder")[:max_pictures]:
         try:
             check_validation_size(path, read_size(path, str(path)), scale)
-            lr, hr = degraded_pair(path, degradation, seed=0, scale=scale)
+            lr, hr = degraded_pair(path, how, seed=0, scale=scale)
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from error
         pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))

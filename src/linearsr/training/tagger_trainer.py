@@ -7,6 +7,7 @@ from torch import nn
 
 from linearsr.evaluation.tagging import mean_average_precision
 from linearsr.guidance.own_tagger import OwnTagger
+from linearsr.images.degradation_choice import label
 from linearsr.training.config import TrainConfig
 from linearsr.training.objective import Batch
 from linearsr.training.run_log import Report
@@ -36,7 +37,7 @@ class TagValidation(Validation):
             batches = [Batch(lr[None].to(device), lr.new_empty(0), lr.new_empty(0), [0]) for lr in lrs]
             scores = [self.objective.predict(network, batch)["tags"].cpu() for batch in batches]
             precision = mean_average_precision(torch.cat(scores), torch.stack(self.tags))
-            metrics[f"{degradation}/tags/map"] = round(precision, 4)
+            metrics[f"{label(degradation)}/tags/map"] = round(precision, 4)
         network.train(was_training)
         return metrics
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from linearsr.evaluation.metrics import psnr_y, ssim_y
+from linearsr.images.degradation_choice import label
 from linearsr.models.codec import pad_to_multiple
 from linearsr.training.data import known_degradations, validation_pairs
 from linearsr.training.objective import Batch, Objective
@@ -74,12 +75,12 @@ class Validation:
                 continue
             for setting, image in estimates.items():
                 found += [
-                    (f"{degradation}/{setting}/{metric.__name__}", metric(_unit(image), _unit(hr)))
+                    (f"{label(degradation)}/{setting}/{metric.__name__}", metric(_unit(image), _unit(hr)))
                     for metric in (psnr_y, ssim_y)
                 ]
             if index < self.config.sample_pictures:
                 enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
-                show(f"{index}-{name}-{degradation}", {"lr": enlarged, **estimates, "hr": hr})
+                show(f"{index}-{name}-{label(degradation)}", {"lr": enlarged, **estimates, "hr": hr})
         network.train(was_training)
         sums: dict[str, list[float]] = {}
         for key, value in gather_object(found):

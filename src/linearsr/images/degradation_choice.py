@@ -1,0 +1,164 @@
+"""A degradation by its name: a preset, or a file of one's own.
+
+A file is a YAML mapping of the fields of `Degradation`: `effects`, a list in which each has the `kind` of effect beside
+its fields, and `orders`, a list of the fields of `Order`. What is left out is as in the classes.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from linearsr.checkpoints import from_json
+from linearsr.images import degradation_effects
+from linearsr.images.degradation import PRESETS, Degradation, Order, degrade
+from linearsr.images.resize import ResizeMode
+
+FILE_SUFFIXES = (".yaml", ".yml")
+
+EFFECTS = {
+    "dust": degradation_effects.Dust,
+    "fading": degradation_effects.Fading,
+    "halftone": degradation_effects.Halftone,
+    "paper": degradation_effects.Paper,
+    "reposts": degradation_effects.Reposts,
+    "resample": degradation_effects.Resample,
+    "sensor-noise": degradation_effects.SensorNoise,
+    "shake": degradation_effects.Shake,
+    "sharpen": degradation_effects.Sharpen,
+    "smear": degradation_effects.Smear,
+}
+"""By the `kind` that a file names them by."""
+
+_LARGEST_KERNEL = 21
+_Part = TypeVar("_Part")
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file may hold: `Degradation`, its effects and orders as they were read."""
+
+    effects: list[dict[str, Any]] = field(default_factory=list)
+    orders: list[dict[str, Any]] = field(default_factory=list)
+    filters: tuple[ResizeMode, ...] = Degradation.filters
+    final_sinc_prob: float = Degradation.final_sinc_prob
+
+
+def named_degradation(name: str) -> Degradation:
+    """The preset of that name, or what the YAML file of that name describes.
+
+    Raises:
+        ImportError: a file, and PyYAML is not installed.
+        ValueError: neither a preset nor a file, or a file that cannot be read or used; one line that says where.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if not name.endswith(FILE_SUFFIXES):
+        raise ValueError(
+            f"unknown degradation {name!r}: choose from {', '.join(PRESETS)}, or name a .yaml file of your own"
+        )
+    try:
+        return _read(Path(name))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def label(name: str) -> str:
+    """What a degradation is called in results: a preset's name, or a file's without folder and suffix."""
+    return Path(name).stem if name.endswith(FILE_SUFFIXES) else name
+
+
+def identity(name: str) -> str:
+    """A preset's name; a file's with a checksum of what it describes. Raises as `named_degradation`."""
+    degradation = named_degradation(name)
+    return name if name in PRESETS else f"{name} ({zlib.crc32(repr(degradation).encode()):08x})"
+
+
+def _read(file: Path) -> Degradation:
+    import yaml
+
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if file.stem in PRESETS:
+        raise ValueError(f"{file.stem} is the name of a preset: choose another name")
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise ValueError("must hold settings by name")
+    whole = _part(_File, raw, "")
+    effects = [_effect(values, f"effects, number {n}: ") for n, values in enumerate(whole.effects, 1)]
+    orders = [_part(Order, values, f"orders, number {n}: ") for n, values in enumerate(whole.orders, 1)]
+    if not whole.filters:
+        raise ValueError("filters: name at least one")
+    if effects and not orders:
+        raise ValueError("effects: they come before rounds, so give at least one of these in orders")
+    return _tried(
+        Degradation(
+            effects=tuple(effects),
+            orders=tuple(orders),
+            filters=whole.filters,
+            final_sinc_prob=whole.final_sinc_prob,
+        )
+    )
+
+
+def _effect(values: Mapping[str, Any], place: str) -> Any:
+    kind = values.get("kind")
+    if kind not in EFFECTS:
+        raise ValueError(f"{place}kind is {kind!r}: choose from {', '.join(EFFECTS)}")
+    return _part(EFFECTS[kind], {key: value for key, value in values.items() if key != "kind"}, place)
+
+
+def _part(kind: type[_Part], values: Mapping[str, Any], place: str) -> _Part:
+    known = [known.name for known in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{place}unknown setting {key!r}: choose from {', '.join(known)}")
+    try:
+        part = from_json(kind, values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}{error}") from None
+    for key in values:
+        _check(place + key, key, getattr(part, key))
+    return part
+
+
+def _check(place: str, key: str, value: Any) -> None:
+    """Numbers must be such as can be drawn: finite, not negative, ranges that rise, probabilities up to 1."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(number, int | float) for number in numbers):
+        return
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise ValueError(f"{place}: {value}: must not be below 0")
+    if key.endswith(("prob", "share")) and value > 1:
+        raise ValueError(f"{place}: {value}: a probability is at most 1")
+    if key.endswith("probs"):
+        count = len(getattr(Order(), key))
+        if len(numbers) != count or not math.isclose(sum(numbers), 1, abs_tol=1e-6):
+            raise ValueError(f"{place}: must be {count} probabilities with a sum of 1")
+    elif len(numbers) == 2 and numbers[0] > numbers[1]:
+        raise ValueError(f"{place}: a range must rise, from {numbers[1]} to {numbers[0]}")
+    if key == "kernel_sizes" and not (numbers[0] >= 3 and numbers[1] <= _LARGEST_KERNEL):
+        raise ValueError(f"{place}: kernels have from 3 to {_LARGEST_KERNEL} pixels")
+    if key in ("jpeg_range", "quality") and not (numbers[0] >= 1 and numbers[1] <= 100):
+        raise ValueError(f"{place}: the quality of a JPEG is from 1 to 100")
+
+
+def _tried(degradation: Degradation) -> Degradation:
+    """The degradation itself, if it can be done: some values only show then that they mean nothing."""
+    hr = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
+    with np.errstate(all="ignore"):
+        for seed in range(8):
+            try:
+                lr = degrade(hr, degradation, np.random.default_rng(seed))
+            except (ValueError, ArithmeticError, RuntimeError) as error:
+                raise ValueError(f"cannot be done ({' '.join(str(error).split())})") from None
+            if not np.isfinite(lr).all():
+                raise ValueError("gives values that are no numbers: are there zeros where none can be?")
+    return degradation
