@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from linearsr.cli.app import app
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.degradation_choice import EFFECTS, identity, label, named_degradation
+from linearsr.images.kernels import _beta
 from linearsr.training.data import DataConfig, validation_pairs
 
 HR = np.random.default_rng(1).random((96, 64, 3), dtype=np.float32)
@@ -57,7 +58,16 @@ def test_what_is_left_out_is_as_in_the_class(tmp_path):
         ("orders: [{blur_prob: 2}]", "a probability is at most 1"),
         ("orders: [{resize_probs: [1, 1, 1]}]", "3 probabilities with a sum of 1"),
         ("orders: [{kernel_probs: [1]}]", "6 probabilities with a sum of 1"),
-        ("orders: [{kernel_sizes: [7, 41]}]", "kernels have from 3 to 21 pixels"),
+        ("orders: [{kernel_sizes: [7, 41]}]", "kernels have odd sides from 3 to 21 pixels"),
+        ("orders: [{kernel_sizes: [8, 20]}]", "kernels have odd sides from 3 to 21 pixels"),
+        ("orders: [{resize_range: [0.3, 0.6]}]", "does not reach 1"),
+        ("orders: [{resize_probs: [0, 1, 0], resize_range: [1.5, 2]}]", "does not reach 1"),
+        ("effects: [{kind: reposts, sharpen: {probb: 1}}]\norders: [{}]", "sharpen: unknown setting 'probb'"),
+        (
+            "effects: [{kind: reposts, sharpen: {amount: [2, 1]}}]\norders: [{}]",
+            "sharpen: amount: a range must rise",
+        ),
+        ("effects: [{kind: halftone, prob: 0.001, pitch: [0, 0]}]\norders: [{}]", "cannot be done"),
         ("orders: [{jpeg_range: [0, 90]}]", "the quality of a JPEG is from 1 to 100"),
         ("orders: [{blur_sigma: [0, 0]}]", "cannot be done"),
         ("filters: []", "name at least one"),
@@ -73,6 +83,14 @@ def test_one_line_says_what_is_wrong_with_a_file(text, reason, tmp_path):
         named_degradation(name)
     assert reason in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_range_below_one_stays_there(tmp_path):
+    name = written(tmp_path, "orders: [{kernel_probs: [0, 0, 0, 0, 1, 0], beta_plateau: [0.5, 0.9]}]")
+    for seed in range(50):
+        degrade(HR, named_degradation(name), np.random.default_rng(seed))
+    drawn = [_beta(np.random.default_rng(seed), (0.2, 0.5)) for seed in range(50)]
+    assert 0.2 <= min(drawn) < max(drawn) <= 0.5
 
 
 def test_names_are_not_taken_twice(tmp_path):

@@ -149,6 +149,15 @@ def test_a_small_image_is_measured(metric):
     assert np.isfinite(metric(torch.rand(1, 3, 9, 7), torch.rand(1, 3, 9, 7)))
 
 
+def test_what_is_no_number_is_no_perfect_score():
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    broken = image.clone()
+    broken[..., 3, 3] = torch.nan
+    assert np.isnan(fsim(broken, image))
+    for line in (image[..., :1], image[..., :1, :]):
+        assert fsim(line, line.flip(2, 3)) < 0.99
+
+
 @pytest.mark.parametrize("metric", [m.compute for m in BUILT_IN if m.kind == "full-reference"])
 def test_images_of_two_sizes_are_refused(metric):
     with pytest.raises(ValueError, match="must be alike"):

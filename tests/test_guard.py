@@ -48,6 +48,11 @@ def test_spikes_are_skipped_and_crowding_ones_send_back() -> None:
     assert why == "loss 1 is 10 times the usual 0.1"
 
 
+def test_bad_steps_that_never_suffice_are_refused() -> None:
+    with pytest.raises(ValueError, match="can never be passed among 10 steps"):
+        GuardConfig(window=10)
+
+
 @pytest.mark.parametrize("max_bad_steps", [1, 3, 10, 50])
 def test_no_bad_spell_is_calm(max_bad_steps: int) -> None:
     """Bad steps at even distances either leave calm between them or send the run back."""

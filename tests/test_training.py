@@ -156,6 +156,32 @@ def test_a_finished_run_is_not_taken_for_one_of_other_settings(change: str, fini
     check_begun([Run("run", load_config(finished, [change, "total_images=14"]))])
 
 
+def test_a_file_of_ones_own_that_says_something_else_is_a_change(photos: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("orders: [{blur_prob: 0.5}]")
+    validation = {"folder": str(photos), "every_images": 12, "max_pictures": 1, "degradations": [str(own)]}
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", validation=validation)
+    Trainer(load_config(path)).run()
+    assert any(key.startswith("own/") for record in read_records(tmp_path / "run") for key in record)
+    assert Trainer(load_config(path)).resume() == 12
+    own.write_text("orders: [{blur_prob: 0.6}]")
+    with pytest.raises(ConfigError, match=r"own\.yaml: was .* when this run began and is"):
+        Trainer(load_config(path)).resume()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_new_weight_decay_is_the_one_in_use(optimizer: str, photos: Path, tmp_path: Path) -> None:
+    changes = {"optimizer": {"name": optimizer, "lr": 1e-3, "warmup_images": 4}}
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes)
+    Trainer(load_config(path)).run()
+    trainer = Trainer(load_config(path, ["optimizer.weight_decay=0.5", "total_images=14"]))
+    trainer.resume()
+    groups = trainer.optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0.5}
+    if optimizer == "muon":
+        assert {group["step"] for group in groups} == {12 // trainer.config.batch_size}
+
+
 def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
     Trainer(config).run()

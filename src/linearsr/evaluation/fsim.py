@@ -51,7 +51,7 @@ def fsim(image: Tensor, reference: Tensor) -> float:
     weight = torch.maximum(phase, phase_ref)
     # two flat images have no features to differ in
     total = weight.sum((1, 2, 3))
-    value = torch.where(total > 0, (local * weight).sum((1, 2, 3)) / total, 1.0)
+    value = torch.where(total == 0, 1.0, (local * weight).sum((1, 2, 3)) / total)
     return float(value.mean())
 
 
@@ -118,5 +118,5 @@ def _frequencies(length: int) -> Tensor:
     """Cycles per pixel in the order of the FFT; of an odd length the ends are -0.5 and 0.5, as in Kovesi's code."""
     first = length // 2
     ramp = torch.arange(length, dtype=torch.float64) - first
-    shifted: Tensor = torch.fft.ifftshift(ramp / (length - length % 2))
+    shifted: Tensor = torch.fft.ifftshift(ramp / max(1, length - length % 2))
     return shifted

@@ -291,7 +291,10 @@ def _add_noise(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
 
 
 def _poisson(array: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Shot noise with the photon count of an image that has just as many grey levels as this one."""
+    """Shot noise with the photon count of an image that has just as many grey levels as this one.
+
+    Grey noise is that of the mean of the colours; the code of Real-ESRGAN weighs them by their lightness.
+    """
     levels = len(np.unique((array * 255).round().astype(np.uint8)))
     photons = 2.0 ** math.ceil(math.log2(max(levels, 2)))
     return (rng.poisson(array * photons) / photons - array).astype(np.float32)

@@ -233,7 +233,11 @@ def _poisson(image: Tensor, rng: torch.Generator) -> Tensor:
     seen = torch.zeros(256, device=image.device)
     seen[(image * 255).round().long().flatten()] = 1
     photons = 2 ** seen.sum().clamp(min=2).log2().ceil()
-    return torch.poisson(image * photons, generator=rng) / photons - image
+    rates = image * photons
+    if rates.device.type == "mps":  # which cannot draw it
+        on_cpu = torch.Generator().manual_seed(rng.initial_seed())
+        return torch.poisson(rates.cpu(), generator=on_cpu).to(rates.device) / photons - image
+    return torch.poisson(rates, generator=rng) / photons - image
 
 
 def _compress(canvas: _Canvas, rounds: list[_Round], which: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ its fields, and `orders`, a list of the fields of `Order`. What is left out is a
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,7 +93,7 @@ def _read(file: Path) -> Degradation:
         raise ValueError("must hold settings by name")
     whole = _part(_File, raw, "")
     effects = [_effect(values, f"effects, number {n}: ") for n, values in enumerate(whole.effects, 1)]
-    orders = [_part(Order, values, f"orders, number {n}: ") for n, values in enumerate(whole.orders, 1)]
+    orders = [_order(values, f"orders, number {n}: ") for n, values in enumerate(whole.orders, 1)]
     if not whole.filters:
         raise ValueError("filters: name at least one")
     if effects and not orders:
@@ -124,9 +124,23 @@ def _part(kind: type[_Part], values: Mapping[str, Any], place: str) -> _Part:
         part = from_json(kind, values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}{error}") from None
-    for key in values:
-        _check(place + key, key, getattr(part, key))
+    for key, value in values.items():
+        inner = getattr(part, key)
+        if is_dataclass(inner):
+            _part(type(inner), value, f"{place}{key}: ")
+        else:
+            _check(place + key, key, inner)
     return part
+
+
+def _order(values: Mapping[str, Any], place: str) -> Order:
+    order = _part(Order, values, place)
+    (up, down, _), (low, high) = order.resize_probs, order.resize_range
+    if (up and high < 1) or (down and low > 1):
+        raise ValueError(
+            f"{place}resize_range: from {low} to {high} does not reach 1, from where resize_probs go up or down"
+        )
+    return order
 
 
 def _check(place: str, key: str, value: Any) -> None:
@@ -144,8 +158,8 @@ def _check(place: str, key: str, value: Any) -> None:
             raise ValueError(f"{place}: must be {count} probabilities with a sum of 1")
     elif len(numbers) == 2 and numbers[0] > numbers[1]:
         raise ValueError(f"{place}: a range must rise, from {numbers[1]} to {numbers[0]}")
-    if key == "kernel_sizes" and not (numbers[0] >= 3 and numbers[1] <= _LARGEST_KERNEL):
-        raise ValueError(f"{place}: kernels have from 3 to {_LARGEST_KERNEL} pixels")
+    if key == "kernel_sizes" and not all(3 <= side <= _LARGEST_KERNEL and side % 2 for side in numbers):
+        raise ValueError(f"{place}: kernels have odd sides from 3 to {_LARGEST_KERNEL} pixels")
     if key in ("jpeg_range", "quality") and not (numbers[0] >= 1 and numbers[1] <= 100):
         raise ValueError(f"{place}: the quality of a JPEG is from 1 to 100")
 
@@ -153,10 +167,15 @@ def _check(place: str, key: str, value: Any) -> None:
 def _tried(degradation: Degradation) -> Degradation:
     """The degradation itself, if it can be done: some values only show then that they mean nothing."""
     hr = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
+    always = replace(
+        degradation,
+        effects=tuple(replace(e, prob=1.0) if hasattr(e, "prob") else e for e in degradation.effects),  # type: ignore[type-var]
+        orders=tuple(replace(order, blur_prob=1.0, jpeg_prob=1.0) for order in degradation.orders),
+    )
     with np.errstate(all="ignore"):
         for seed in range(8):
             try:
-                lr = degrade(hr, degradation, np.random.default_rng(seed))
+                lr = degrade(hr, always, np.random.default_rng(seed))
             except (ValueError, ArithmeticError, RuntimeError) as error:
                 raise ValueError(f"cannot be done ({' '.join(str(error).split())})") from None
             if not np.isfinite(lr).all():

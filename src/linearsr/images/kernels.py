@@ -79,8 +79,12 @@ def random_blur(
 
 
 def _beta(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    """Half of the draws lie below one and half above, however far the range reaches on either side."""
+    """Half of the draws lie below one and half above, however far the range reaches on either side.
+
+    All of them lie where the range does if that is one side only; the code of Real-ESRGAN gives half of its plateaus,
+    whose range begins at one, a beta of exactly one.
+    """
     low, high = bounds
-    if low < 1 and rng.random() < 0.5:
-        return float(rng.uniform(low, 1))
+    if high <= 1 or (low < 1 and rng.random() < 0.5):
+        return float(rng.uniform(low, min(high, 1)))
     return float(rng.uniform(max(low, 1), high))

@@ -168,4 +168,4 @@ def _regrouped(parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 
 
 def _flat(summary: KVSummary) -> Tensor:
-    return torch.cat([summary.S.flatten(), summary.z.flatten()]).double().cpu()
+    return torch.cat([summary.S.flatten(), summary.z.flatten()]).cpu().double()

@@ -12,7 +12,7 @@ from itertools import islice
 from statistics import median
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from linearsr.training.section import Section
 
@@ -37,6 +37,14 @@ class GuardConfig(Section):
     """How often, before the run is given up."""
     lr_factor: float = Field(0.5, gt=0, lt=1)
     """What the learning rate is multiplied by each time."""
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "GuardConfig":
+        if self.max_bad_steps >= self.window:
+            raise ValueError(
+                f"max_bad_steps {self.max_bad_steps} can never be passed among {self.window} steps: make window larger"
+            )
+        return self
 
 
 class Diverged(RuntimeError):

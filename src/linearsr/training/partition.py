@@ -186,5 +186,5 @@ def gradient_products(
         loss = (clean - latent).square().mean()
         found = torch.autograd.grad(loss, parameters, materialize_grads=True)
         gradients[row] = torch.cat([gradient.flatten() for gradient in found])
-    products: NDArray[np.float64] = (gradients @ gradients.T).double().cpu().numpy()
+    products: NDArray[np.float64] = (gradients @ gradients.T).cpu().double().numpy()
     return products

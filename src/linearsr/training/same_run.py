@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from linearsr.images.degradation import PRESETS
+from linearsr.images.degradation_choice import identity
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.section import ConfigError
@@ -21,6 +23,13 @@ def begun_with(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """What a run keeps of its settings: the config, and what the files of degradations that it names said."""
+    names = sorted({*config.data.degradations, *config.validation.degradations} - set(PRESETS))
+    files = {name: identity(name) for name in names}
+    return {**config.model_dump(mode="json"), "degradation_files": files}
+
+
 def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -> None:
     """Compare a config with the one that the run in a folder was begun with.
 
@@ -31,7 +40,7 @@ def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -
         ConfigError: something else was changed, as one line that names the key.
     """
     before = dict(_fixed(begun_with(run_dir), finished))
-    for key, value in _fixed(config.model_dump(mode="json"), finished):
+    for key, value in _fixed(settings_of(config), finished):
         # a key that an older version did not know is no change
         if key in before and before[key] != value:
             raise ConfigError(
@@ -44,6 +53,8 @@ def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, A
     for key, value in settings.items():
         if key in _FIXED:
             yield key, value
+        elif key == "degradation_files":
+            yield from value.items()
         elif key in ("stage", "data"):
             for name, part in value.items():
                 if f"{key}.{name}" not in _FREE:

@@ -32,7 +32,7 @@ def best_photos(catalogue: Catalogue, share: float) -> Catalogue:
     results = _scores(catalogue)
     broken = [result for result in results if isinstance(result, Skipped)]
     scores = np.array([-1.0 if isinstance(result, Skipped) else result for result in results])
-    count = math.ceil(share * (len(scores) - len(broken)))
+    count = math.ceil(round(share * (len(scores) - len(broken)), 6))
     if not count:
         raise ConfigError(f"data.best_share: all photos are broken, e.g. {broken[0].reason}")
     best = np.sort(np.argsort(-scores, kind="stable")[:count])

@@ -21,6 +21,7 @@ from linearsr.checkpoints import write_json
 from linearsr.training.ema import ExponentialMovingAverage
 
 _PROGRESS = "progress.json"
+_COUNTERS = ("step",)
 
 
 @dataclass
@@ -97,7 +98,7 @@ def load_checkpoint(
         same_shape = tensor.shape == parameter.shape
         slots.setdefault(int(index), {})[name] = _split_like(tensor, parameter) if same_shape else tensor
     current = optimizer.state_dict()["param_groups"]
-    merged = [{**group, **scalars} for group, scalars in zip(current, groups, strict=True)]
+    merged = [{**group, **_scalars(saved)} for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": merged})
     return Progress(**progress)
 
@@ -142,5 +143,5 @@ def _split_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _scalars(group: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer counts per group, such as its steps."""
-    return {key: value for key, value in group.items() if isinstance(value, (int, float)) and key != "lr"}
+    """What an optimizer counts per group; the rest is the config's, which may have changed."""
+    return {key: value for key, value in group.items() if key in _COUNTERS}

@@ -50,4 +50,4 @@ def best_threshold(scores: Tensor, labels: Tensor, beta: float = _BETA) -> float
     # of equal scores all are given or none
     ranked = scores[order]
     last = torch.cat([ranked[1:] < ranked[:-1], torch.tensor([True])])
-    return round(float(ranked[(measure * last).argmax()]), 3)
+    return float(ranked[(measure * last).argmax()])

@@ -124,11 +124,13 @@ class TagSamples(CropPairs):
 
     def _draw_version(self, rng: np.random.Generator) -> tuple[int, NDArray[np.uint8]]:
         for _ in range(_MAX_ATTEMPTS):
+            # both drawn for each photo, so that a sample does not depend on which were known to be broken
             number = int(np.searchsorted(self.cumulative, rng.random()))
+            which = int(rng.integers(self.versions))
             if self._broken[number]:
                 continue
             try:
-                return number, self._version(number, int(rng.integers(self.versions)))
+                return number, self._version(number, which)
             except ImageError as error:
                 self._broken[number] = True
                 logger.warning("skipped: %s", error)

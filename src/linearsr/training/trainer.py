@@ -30,7 +30,7 @@ from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
-from linearsr.training.same_run import begun_with, check_same_run
+from linearsr.training.same_run import begun_with, check_same_run, settings_of
 from linearsr.training.section import ConfigError
 from linearsr.training.state import (
     Progress,
@@ -142,7 +142,7 @@ class Trainer:
 
     def _run(self, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
-            write_json(self.config.run_dir / CONFIG_FILE, self.config.model_dump(mode="json"))
+            write_json(self.config.run_dir / CONFIG_FILE, settings_of(self.config))
             self._reopen()
         self._remember()
         if not from_main(partial(checkpoints, self.checkpoints)):
