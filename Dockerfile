@@ -2,7 +2,7 @@
 # The web page and the HTTP API at port 8000; any other command of linearsr runs as well:
 #   docker build -t linearsr .
 #   docker run --rm -p 8000:8000 -v linearsr:/data linearsr
-#   docker run --rm -v "$PWD:/work" -w /work linearsr upscale photo.jpg
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -w /work linearsr upscale photo.jpg
 # For NVIDIA GPUs: docker build --target cuda, docker run --gpus all.
 ARG PYTHON=3.12
 
@@ -24,11 +24,11 @@ ENTRYPOINT ["linearsr"]
 CMD ["serve", "--host", "0.0.0.0", "--data", "/data"]
 
 FROM base AS cuda
-RUN pip install "$(echo /wheels/*.whl)[serve,batch,full]"
+RUN pip install "$(echo /wheels/*.whl)[serve,batch,large,full]"
 USER 1000
 
 FROM base AS cpu
 # first, so that the next line does not fetch the one for CUDA
 RUN pip install --index-url https://download.pytorch.org/whl/cpu "torch>=2.6,<2.14"
-RUN pip install "$(echo /wheels/*.whl)[serve,batch,full]"
+RUN pip install "$(echo /wheels/*.whl)[serve,batch,large,full]"
 USER 1000

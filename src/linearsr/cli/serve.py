@@ -99,4 +99,6 @@ def _read_keys(file: Path | None) -> frozenset[str]:
     known = frozenset(key.strip() for key in keys if key.strip())
     if file is not None and not known:
         stop(f"--api-keys {shown(file)} has no key in it: write one on each line")
+    if _KEYS_VARIABLE in os.environ and not known:
+        stop(f"{_KEYS_VARIABLE} has no key in it: write keys with commas between them, or unset it")
     return known

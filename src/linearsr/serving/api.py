@@ -81,7 +81,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
         dependencies=_documented_keys(settings),
-        responses=_problems(400, 422),
+        responses=_problems(400, 401, 403, 422, 500),
     )
     app.state.dispatcher = dispatcher
     answer_problems(app)
@@ -141,7 +141,7 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) 
         responses={
             200: _IMAGE,
             202: {"model": JobView, "description": "A job that will make it"},
-            **_problems(408, 413, 429),
+            **_problems(408, 410, 413, 429),
         },
     )
     async def upscale(
@@ -270,7 +270,7 @@ def _result(job: Job, dispatcher: Dispatcher, format: ResultFormat | None = None
     path = dispatcher.result_path(job, format)
     if not path.exists():
         raise Problem(404, "not_found", "the result has expired")
-    headers = {"X-Job-ID": job.id, "Cache-Control": "private, max-age=3600"}
+    headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-cache"}
     return FileResponse(path, media_type=MEDIA_TYPES[format or job.options["format"]], headers=headers)
 
 

@@ -18,7 +18,7 @@ export class ApiError extends Error {
 }
 
 export class Api {
-  /** `askForKey`: resolves to a key when the server wants one. */
+  /** `askForKey`: resolves to a key when the server wants one, or to "" when none is given. */
   constructor(askForKey) {
     this.askForKey = askForKey;
   }
@@ -74,13 +74,19 @@ export class Api {
     }
     if (response.ok) return response;
     if (response.status === 401) {
-      const given = await this.askForKey(Boolean(key));
-      sessionStorage.setItem(SHELF, given);
+      sessionStorage.setItem(SHELF, await this.#newKey(Boolean(key)));
       return this.#call(path, request);
     }
     const said = await response.json().catch(() => null);
     const wait = Number.parseFloat(response.headers.get("Retry-After"));
     const message = said?.error?.message ?? `The server answered with status ${response.status}.`;
     throw new ApiError(response.status, message, Number.isFinite(wait) ? wait : null);
+  }
+
+  /** Asks until there is a key that a header can hold. */
+  async #newKey(wrong) {
+    const given = await this.askForKey(wrong);
+    if (!given) throw new ApiError(401, "This server needs a key: reload the page to enter one.");
+    return /^[!-~]+$/.test(given) ? given : this.#newKey(true);
   }
 }

@@ -36,6 +36,7 @@ async function connect() {
       return setUp();
     } catch (error) {
       tell(error);
+      if (error.status === 401) return;
       await new Promise((resolve) => setTimeout(resolve, 2000));
     }
   }
@@ -58,6 +59,7 @@ async function take(files) {
   if (added.length) photos.select(added[0]);
   await Promise.all(added.map(async (photo) => photos.update(photo, await look(photo.file))));
   await ready;
+  if (!server) return;
   for (const photo of added) {
     const message = refuse(photo);
     if (message) photos.update(photo, { state: "failed", message, file: null });
@@ -146,9 +148,14 @@ function lose(photo, error) {
 
 // ---- what is seen
 
+/** An alert is read aloud whenever its text is written, so it is written when it changes only. */
+function alert(id, text) {
+  $(id).hidden = !text;
+  if ($(id).textContent !== text) $(id).textContent = text;
+}
+
 function tell(error) {
-  $("notice").hidden = !error;
-  $("notice").textContent = error?.message ?? "";
+  alert("notice", error?.message ?? "");
 }
 
 function render() {
@@ -172,8 +179,7 @@ function render() {
 function renderStart(photo) {
   const several = photo.state === "ready" ? waiting().length : 1;
   const trouble = photo.file ? settings.trouble(photo) : "";
-  $("trouble").hidden = !trouble;
-  $("trouble").textContent = trouble;
+  alert("trouble", trouble);
   $("start").disabled = Boolean(trouble) || !photo.file || MOVING.includes(photo.state);
   $("start").classList.toggle("primary", photo.state !== "done");
   const once = several > 1 ? `Enlarge ${several} photos` : photo.state === "ready" ? "Enlarge" : "Enlarge again";

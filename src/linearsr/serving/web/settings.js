@@ -54,6 +54,6 @@ export class Settings {
     const result = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
     $("sizes").textContent = result && scale > 0 ? `${sides(size)} → ${sides(result)} pixels` : "";
     const hint = "Left empty, the model decides by how clean the photo is. More steps take longer.";
-    $("steps-hint").textContent = fidelity === 1 ? "At fidelity 1 one step is all that is needed." : hint;
+    $("steps-hint").textContent = fidelity === 1 ? "At fidelity 1 the number of steps changes nothing." : hint;
   }
 }
