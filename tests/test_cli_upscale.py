@@ -239,3 +239,11 @@ def test_a_model_that_is_not_there_is_told_though_nothing_is_to_do(photos, tiny_
     assert result.exit_code == 2
     assert "no-model" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_phone_photo_in_a_folder_is_named_and_not_passed_over(photos, tiny_model, tmp_path):
+    (photos / "sub/IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    result = upscale(photos, "-o", tmp_path / "out", "--model", tiny_model)
+    assert result.exit_code == 1
+    assert "IMG_1.HEIC: is a HEIC photo, which is not supported; convert it" in result.stderr
+    assert result.stderr.splitlines()[-1] == "2 done, 1 failed"

@@ -32,7 +32,7 @@ def client(served_model, tmp_path):
 
 
 def options(pipe, steps=3):
-    return pipe.options(2.5, steps, 0.3, "wavelet", None, None, None)
+    return pipe.options(scale=2.5, num_inference_steps=steps, fidelity=0.3, color_fix="wavelet")
 
 
 def test_together_as_alone(pipe):

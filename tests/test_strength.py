@@ -187,7 +187,7 @@ def test_by_strips_as_in_one_piece(pipe: LinearSRPipeline, monkeypatch: pytest.M
 
 def test_clean_and_other_images_in_one_batch(pipe: LinearSRPipeline) -> None:
     flat, noise = (Picture(colour=image) for image in pictures())
-    options = pipe.options(None, None, None, None, None, None, None)
+    options = pipe.options()
     together = pipe.upscale_together([noise, flat, noise], [0, 1, 2], options)
     for picture, seed, result in zip([noise, flat, noise], range(3), together, strict=True):
         np.testing.assert_allclose(pipe.upscale(picture, seed=seed).colour, result.colour, atol=LEVEL / 10)
@@ -255,7 +255,7 @@ def test_a_batch_says_which_pictures_a_step_was_for_and_how_many_there_are(pipe:
     def tell(_: object, step: int, time: float, state: dict[str, Any]) -> None:
         seen.append((step, state["steps"], state["places"]))
 
-    options = pipe.options(None, None, None, None, None, None, tell)
+    options = pipe.options(callback_on_step_end=tell)
     pipe.upscale_together([noise, flat, noise], [0, 1, 2], options)
     assert sorted(seen) == [(0, 1, [1]), (0, 2, [0, 2]), (1, 2, [0, 2])]
 

@@ -126,7 +126,13 @@ class LinearSRPipeline(LinearSRModel):
         if guidance_embeds is None:
             self._check_scale(guidance_scale)
         asked = self.options(
-            scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
+            scale=scale,
+            num_inference_steps=num_inference_steps,
+            fidelity=fidelity,
+            color_fix=color_fix,
+            tags=tags,
+            guidance_scale=guidance_scale,
+            callback_on_step_end=callback_on_step_end,
         )
         unknown = self.unknown_tags(tags)
         pictures = [as_picture(item) for item in as_list(image)]
@@ -165,7 +171,13 @@ class LinearSRPipeline(LinearSRModel):
         """
         self._check_scale(guidance_scale)
         options = self.options(
-            scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback_on_step_end
+            scale=scale,
+            num_inference_steps=num_inference_steps,
+            fidelity=fidelity,
+            color_fix=color_fix,
+            tags=tags,
+            guidance_scale=guidance_scale,
+            callback_on_step_end=callback_on_step_end,
         )
         return self._upscale(picture, seed, options, stream)
 
@@ -224,25 +236,26 @@ class LinearSRPipeline(LinearSRModel):
 
     def options(
         self,
-        scale: float | None,
-        steps: int | None,
-        fidelity: float | None,
-        color_fix: ColourFix | None,
-        tags: str | Sequence[str] | None,
-        guidance_scale: float | None,
-        callback: StepCallback | None,
+        *,
+        scale: float | None = None,
+        num_inference_steps: int | None = None,
+        fidelity: float | None = None,
+        color_fix: ColourFix | None = None,
+        tags: str | Sequence[str] | None = None,
+        guidance_scale: float | None = None,
+        callback_on_step_end: StepCallback | None = None,
     ) -> Options:
-        """What one call asks for: what is left open is taken from the model's own settings."""
+        """What one call asks for, by its arguments: what is left open is taken from the model's own settings."""
         own = self.config
         return Options(
             scale=float(self.scale) if scale is None else scale,
-            steps=own.num_inference_steps if steps is None else steps,
+            steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
             fidelity=own.fidelity if fidelity is None else fidelity,
             color_fix=own.color_fix if color_fix is None else color_fix,
             tags=self._tag_request(tags),
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
-            callback=callback,
-            clean_steps=own.clean_steps if steps is None else None,
+            callback=callback_on_step_end,
+            clean_steps=own.clean_steps if num_inference_steps is None else None,
         )
 
     @torch.inference_mode()

@@ -76,7 +76,9 @@ class Door:
         if origin is None or origin in self._settings.cors_origins:
             return
         if urlsplit(origin).netloc != headers.get("host"):
-            raise Problem(403, "forbidden", 
+            raise Problem(
+                403,
+                "forbidden",
                 "pages of other sites may not use this server: start it with --cors-origin ORIGIN, or let the proxy "
                 "pass the Host header on",
             )

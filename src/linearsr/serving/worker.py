@@ -82,9 +82,7 @@ class Worker:
         del asked["seed"]
         seeds = [task["options"]["seed"] for task in tasks if task["id"] in pictures]
         try:
-            options = self._pipeline.options(
-                steps=asked.pop("num_inference_steps"), callback=on_step, **asked
-            )
+            options = self._pipeline.options(callback_on_step_end=on_step, **asked)
             results = self._pipeline.upscale_together(list(pictures.values()), seeds, options)
         except Cancelled:
             return {}

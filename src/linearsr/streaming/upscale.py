@@ -71,7 +71,12 @@ def stream_upscale(
         ValueError: a setting out of its range, a folder with other work in it, or too little room on the disk.
     """
     options = pipeline.options(
-        scale, num_inference_steps, fidelity, color_fix, tags, guidance_scale, callback=None
+        scale=scale,
+        num_inference_steps=num_inference_steps,
+        fidelity=fidelity,
+        color_fix=color_fix,
+        tags=tags,
+        guidance_scale=guidance_scale,
     )
     return stream(pipeline, reader, writer, options, seed, work_folder, identity, strip_rows, progress)
 
