@@ -49,10 +49,11 @@ def has_started(client, times):
     return client.app.state.dispatcher.restarts + 1 == times
 
 
-def refused(*options):
+def refused(*options, **variables):
     """The one line of a server that does not start."""
     command = [sys.executable, "-m", "linearsr.cli.app", "serve", *map(str, options)]
-    process = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    environment = {**ENVIRONMENT, **variables}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     return line
@@ -158,6 +159,7 @@ def test_command_that_cannot_be_carried_out(tmp_path):
     place = ("--data", tmp_path / "data")
     (tmp_path / "empty").touch()
     assert "has no key in it" in refused(*place, "--api-keys", tmp_path / "empty")
+    assert "LINEARSR_API_KEYS has no key in it" in refused(*place, LINEARSR_API_KEYS=" , ")
     assert "no such folder" in refused(*place, "--port", 0, "--model", tmp_path / "nothing")
     assert "choose another --host or --port" in refused(*place, "--host", "no.such.host.invalid")
     with socket.socket() as other:
