@@ -262,7 +262,11 @@ class PredictiveStem(PretrainedModule):
         scale = self.config.scale
         bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
         prediction = bicubic + F.pixel_shuffle(residual.float(), scale)
-        deviation = F.interpolate(F.softplus(log_deviation.float()), scale_factor=scale, mode="bilinear")
+        # what fills no whole vector of the processor is rounded in another way, but not once it was float64: so a strip
+        # gets what the whole image does
+        wide = torch.float64 if log_deviation.device.type == "cpu" else torch.float32
+        deviation = F.softplus(log_deviation.to(wide)).float()
+        deviation = F.interpolate(deviation, scale_factor=scale, mode="bilinear")
         return prediction, (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
 
     def _body(self, x: Tensor) -> Tensor:
