@@ -32,6 +32,8 @@ def test_image_back_is_that_of_the_pipeline(client, served_model, tmp_path):
     write_image(picture, tmp_path / "expected.png")
     assert answer.content == (tmp_path / "expected.png").read_bytes()
     again = client.get(f"/v1/jobs/{answer.headers['x-job-id']}/result")
+    # what is removed here must not live on in a browser
+    assert again.headers["cache-control"] == "private, no-store"
     assert again.content == answer.content
 
 

@@ -270,7 +270,7 @@ def _result(job: Job, dispatcher: Dispatcher, format: ResultFormat | None = None
     path = dispatcher.result_path(job, format)
     if not path.exists():
         raise Problem(404, "not_found", "the result has expired")
-    headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-cache"}
+    headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}
     return FileResponse(path, media_type=MEDIA_TYPES[format or job.options["format"]], headers=headers)
 
 
