@@ -73,6 +73,7 @@ def test_what_is_left_out_is_as_in_the_class(tmp_path):
         ("filters: []", "name at least one"),
         ("filters: [nearest]", "filters: "),
         ("effects: [{kind: rain}]\norders: [{}]", "kind is 'rain': choose from dust, fading"),
+        ("effects: [{kind: [rain]}]\norders: [{}]", "kind is ['rain']: choose from dust, fading"),
         ("effects: [{kind: sensor-noise}]\norders: [{}]", "photons: Field required"),
         ("effects: [{kind: shake}]", "give at least one of these in orders"),
     ],

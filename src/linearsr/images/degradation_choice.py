@@ -110,7 +110,7 @@ def _read(file: Path) -> Degradation:
 
 def _effect(values: Mapping[str, Any], place: str) -> Any:
     kind = values.get("kind")
-    if kind not in EFFECTS:
+    if not isinstance(kind, str) or kind not in EFFECTS:
         raise ValueError(f"{place}kind is {kind!r}: choose from {', '.join(EFFECTS)}")
     return _part(EFFECTS[kind], {key: value for key, value in values.items() if key != "kind"}, place)
 
