@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -164,8 +165,12 @@ def _check(place: str, key: str, value: Any) -> None:
         raise ValueError(f"{place}: the quality of a JPEG is from 1 to 100")
 
 
+@cache
 def _tried(degradation: Degradation) -> Degradation:
-    """The degradation itself, if it can be done: some values only show then that they mean nothing."""
+    """The degradation itself, if it can be done: some values only show then that they mean nothing.
+
+    A file is read wherever it is named, as its contents may have changed, but what it says is tried once.
+    """
     hr = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
     always = replace(
         degradation,

@@ -69,7 +69,7 @@ def save_checkpoint(
     draft.mkdir(parents=True)
     for name, state in tensors.items():
         save_file(state, draft / f"{name}.safetensors")
-    groups = [_scalars(group) for group in optimizer_state["param_groups"]]
+    groups = [_counters(group) for group in optimizer_state["param_groups"]]
     write_json(draft / _PROGRESS, {**asdict(progress), "ema_steps": ema.steps, "optimizer_groups": groups})
     if folder.exists():
         _remove(folder)
@@ -98,7 +98,7 @@ def load_checkpoint(
         same_shape = tensor.shape == parameter.shape
         slots.setdefault(int(index), {})[name] = _split_like(tensor, parameter) if same_shape else tensor
     current = optimizer.state_dict()["param_groups"]
-    merged = [{**group, **_scalars(saved)} for group, saved in zip(current, groups, strict=True)]
+    merged = [{**group, **_counters(saved)} for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": merged})
     return Progress(**progress)
 
@@ -142,6 +142,6 @@ def _split_like(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor
 
 
-def _scalars(group: dict[str, Any]) -> dict[str, Any]:
+def _counters(group: dict[str, Any]) -> dict[str, Any]:
     """What an optimizer counts per group; the rest is the config's, which may have changed."""
     return {key: value for key, value in group.items() if key in _COUNTERS}

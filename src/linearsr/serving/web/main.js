@@ -149,13 +149,13 @@ function lose(photo, error) {
 // ---- what is seen
 
 /** An alert is read aloud whenever its text is written, so it is written when it changes only. */
-function alert(id, text) {
+function setAlert(id, text) {
   $(id).hidden = !text;
   if ($(id).textContent !== text) $(id).textContent = text;
 }
 
 function tell(error) {
-  alert("notice", error?.message ?? "");
+  setAlert("notice", error?.message ?? "");
 }
 
 function render() {
@@ -179,7 +179,7 @@ function render() {
 function renderStart(photo) {
   const several = photo.state === "ready" ? waiting().length : 1;
   const trouble = photo.file ? settings.trouble(photo) : "";
-  alert("trouble", trouble);
+  setAlert("trouble", trouble);
   $("start").disabled = Boolean(trouble) || !photo.file || MOVING.includes(photo.state);
   $("start").classList.toggle("primary", photo.state !== "done");
   const once = several > 1 ? `Enlarge ${several} photos` : photo.state === "ready" ? "Enlarge" : "Enlarge again";
