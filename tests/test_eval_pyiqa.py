@@ -14,7 +14,6 @@ from linearsr.evaluation import external
 from linearsr.evaluation.registry import METRICS, Metric
 
 NAMES = {
-    "lpips": "lpips",
     "lpips_vgg": "lpips-vgg",
     "dists": "dists",
     "musiq": "musiq",
@@ -71,7 +70,7 @@ def test_each_is_called_by_its_name_with_its_inputs(tmp_path, calls):
                 assert image.shape == (1, 3, 20, 28)
                 assert image.dtype == torch.float32
                 assert 0 <= image.min() <= image.max() <= 1
-    image, reference = calls["lpips"][0]
+    image, reference = calls["lpips-vgg"][0]
     assert torch.equal(calls["musiq"][0][0], image)
     assert not torch.equal(image, reference)
 
@@ -108,12 +107,12 @@ def test_fid_of_a_model_needs_a_place_for_the_results(tmp_path, calls):
 
 def test_asked_for_and_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(external, "find_spec", lambda name: None)
-    result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,lpips,fid", "--json")
+    result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,dists,fid", "--json")
     assert result.exit_code == 1
-    assert "not available: lpips, fid: pip install 'linearsr[iqa]'" in result.stderr
+    assert "not available: dists, fid: pip install 'linearsr[iqa]'" in result.stderr
     report = document(result)
     assert list(report["metrics"]) == ["psnr_y"]
-    assert all("pip install" in report["not_available"][name] for name in ("lpips", "fid"))
+    assert all("pip install" in report["not_available"][name] for name in ("dists", "fid"))
 
 
 def test_installed_but_not_working(tmp_path, calls, monkeypatch):
@@ -121,10 +120,10 @@ def test_installed_but_not_working(tmp_path, calls, monkeypatch):
         raise RuntimeError("no route to host\nfor the weights")
 
     monkeypatch.setattr(sys.modules["pyiqa"], "create_metric", create_metric)
-    result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,lpips", "--json")
+    result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,dists", "--json")
     assert result.exit_code == 1
-    reason = "pyiqa cannot give 'lpips' here: no route to host for the weights"
-    assert document(result)["not_available"] == {"lpips": reason}
+    reason = "pyiqa cannot give 'dists' here: no route to host for the weights"
+    assert document(result)["not_available"] == {"dists": reason}
     assert list(document(result)["metrics"]) == ["psnr_y"]
 
 
@@ -145,8 +144,7 @@ def test_names_kinds_and_directions_are_those_of_pyiqa():
         if metric.kind != "set":  # which calls itself one without reference
             assert (config["metric_mode"] == "FR") == (metric.kind == "full-reference"), metric.name
     variants = {name: known[own]["metric_opts"] for name, own in NAMES.items()}
-    assert (variants["lpips"]["net"], variants["lpips_vgg"]["net"]) == ("alex", "vgg")
-    assert variants["lpips"]["version"] == variants["lpips_vgg"]["version"] == "0.1"
+    assert (variants["lpips_vgg"]["net"], variants["lpips_vgg"]["version"]) == ("vgg", "0.1")
     assert (variants["maniqa"]["train_dataset"], variants["maniqa_koniq"]["train_dataset"]) == (
         "pipal",
         "koniq",

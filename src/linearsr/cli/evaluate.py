@@ -86,9 +86,9 @@ def evaluate(
 
     Files belong together by stem; photo_x4.png is a result of photo. With -o, a stopped run goes on where it was.
 
-    Measured by default: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, fsim, haarpsi, niqe.
+    Measured by default: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, fsim, haarpsi, lpips, niqe.
 
-    With pyiqa: lpips, lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
+    With pyiqa: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
     """
     inputs = Inputs(pred_dir, hr_dir, model, data, degrade, dataset, root, seed, steps, fidelity)
     check_inputs(inputs)

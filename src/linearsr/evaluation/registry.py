@@ -8,6 +8,7 @@ from torch import Tensor
 
 from linearsr.evaluation.fsim import fsim
 from linearsr.evaluation.haarpsi import haarpsi
+from linearsr.evaluation.lpips import lpips
 from linearsr.evaluation.metrics import ms_ssim, psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from linearsr.evaluation.niqe import niqe
 
@@ -38,8 +39,8 @@ _METRICS = (
     Metric("ms_ssim", "full-reference", True, "Y 16-235", ms_ssim),
     Metric("fsim", "full-reference", True, "FSIMc, YIQ", fsim),
     Metric("haarpsi", "full-reference", True, "YIQ", haarpsi),
+    Metric("lpips", "full-reference", False, "AlexNet, v0.1", lpips),
     Metric("niqe", "no-reference", False, "Y 16-235", niqe),
-    Metric("lpips", "full-reference", False, "AlexNet, v0.1", pyiqa_name="lpips"),
     Metric("lpips_vgg", "full-reference", False, "VGG, v0.1", pyiqa_name="lpips-vgg"),
     Metric("dists", "full-reference", False, "VGG", pyiqa_name="dists"),
     Metric("musiq", "no-reference", True, "KonIQ-10k", pyiqa_name="musiq"),

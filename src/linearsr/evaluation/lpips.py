@@ -1,0 +1,78 @@
+"""LPIPS, the distance of two images in the features of a network that was trained to classify photos.
+
+Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep features as a perceptual metric", CVPR
+2018: version 0.1 with AlexNet, the variant that the super-resolution literature reports.
+"""
+
+from functools import cache
+from importlib.resources import files
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+from torch.nn import functional as F
+
+LEAST_SIDE = 31
+"""Pixels: from there on, one place is left after the strided convolution and two poolings."""
+
+_MEAN = (-0.030, -0.088, -0.188)
+_DEVIATION = (0.458, 0.448, 0.450)
+"""Of R, G and B of photos in [-1, 1]."""
+_STRIDES = (4, 1, 1, 1, 1)
+_PADDINGS = (2, 2, 1, 1, 1)
+_POOLED = (1, 2)
+"""The convolutions before which every second place is kept."""
+
+
+def lpips(image: Tensor, reference: Tensor) -> float:
+    """LPIPS (eq. 1 of the paper): 0 for equal images, about 0.1 to 0.5 for results of super-resolution. Lower is better.
+
+    RGB, no border crop. The network computes in float32, whatever the type of the images.
+
+    Args:
+        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
+
+    Raises:
+        ValueError: shapes that differ, or a side below 31.
+    """
+    with torch.no_grad():
+        return float(lpips_values(image, reference).double().mean())
+
+
+def lpips_values(image: Tensor, reference: Tensor) -> Tensor:
+    """LPIPS of each image of a batch, (B,) float32, with gradients; arguments and errors as `lpips`."""
+    if image.shape != reference.shape:
+        raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
+    height, width = image.shape[-2:]
+    if min(height, width) < LEAST_SIDE:
+        raise ValueError(f"LPIPS needs {LEAST_SIDE}x{LEAST_SIDE} pixels or more, not {width}x{height}")
+    weights = _weights(image.device)
+    distance = image.new_zeros(len(image), dtype=torch.float32)
+    pairs = zip(_features(image, weights), _features(reference, weights), strict=True)
+    for layer, (mine, theirs) in enumerate(pairs):
+        difference = (mine - theirs).square() * weights[f"heads.{layer}"].view(-1, 1, 1)
+        distance = distance + difference.sum(1).mean((1, 2))
+    return distance
+
+
+def _features(image: Tensor, weights: dict[str, Tensor]) -> list[Tensor]:
+    """After each of AlexNet's five convolutions: (B, C, h, w), the C numbers of a place having length one."""
+    mean, deviation = (image.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (_MEAN, _DEVIATION))
+    x = (image.float() * 2 - 1 - mean) / deviation
+    features = []
+    for layer, (stride, padding) in enumerate(zip(_STRIDES, _PADDINGS, strict=True)):
+        if layer in _POOLED:
+            x = F.max_pool2d(x, kernel_size=3, stride=2)
+        weight, bias = weights[f"convolutions.{layer}.weight"], weights[f"convolutions.{layer}.bias"]
+        x = F.conv2d(x, weight, bias, stride, padding).relu()
+        features.append(F.normalize(x, dim=1, eps=1e-10))
+    return features
+
+
+@cache
+def _weights(device: torch.device) -> dict[str, Tensor]:
+    """Those of the convolutions and of the heads (C), published in float32 and kept in float16; float32 here."""
+    numbers = files(__package__).joinpath("lpips_alexnet.safetensors").read_bytes()
+    # without gradients, but such that gradients may go through them later
+    with torch.inference_mode(False):
+        return {name: value.to(device, torch.float32) for name, value in load(numbers).items()}
