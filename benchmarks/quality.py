@@ -1,16 +1,17 @@
-"""Quality of a model beside bicubic and HR, over settings: PSNR-Y, SSIM-Y, sharpness, NIQE.
+"""Quality of a model beside bicubic and HR, over settings: PSNR-Y, SSIM-Y, LPIPS, sharpness, NIQE.
 
     python benchmarks/quality.py --hr PHOTOS --degrade mild bicubic     # LR made on the fly, seed 0
     python benchmarks/quality.py --pairs LR HR                          # given pairs, matched by stem; or both
 
 Y is BT.601 studio range, no border crop. Sharpness is the deviation of the Laplacian of Y over that of the HR image.
-NIQE is the mean over the images that it can judge; those too small (under 192x192) or flat are counted below the table.
+LPIPS and NIQE are means over the images that they can judge; those too small (under 31x31, 192x192) or, for NIQE, flat
+are counted below the table.
 """
 
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
+from linearsr.evaluation.lpips import lpips
 from linearsr.evaluation.matching import match
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.evaluation.niqe import niqe
@@ -41,6 +43,8 @@ Pair = tuple[str, Tensor, Tensor]
 class Score(NamedTuple):
     psnr: float
     ssim: float
+    lpips: float
+    """NaN where the image is too small for it."""
     sharpness: float
     niqe: float
     """NaN where the image is too small or too flat for it."""
@@ -85,27 +89,36 @@ def eight_bit(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round() / 255
 
 
-def niqe_or_nan(image: Tensor) -> float:
+def value_or_nan(metric: Callable[..., float], *images: Tensor) -> float:
     try:
-        return niqe(image)
+        return metric(*images)
     except ValueError:
         return math.nan
+
+
+def niqe_or_nan(image: Tensor) -> float:
+    return value_or_nan(niqe, image)
 
 
 def score(image: Tensor, reference: Tensor) -> Score:
     return Score(
         psnr_y(image, reference),
         ssim_y(image, reference),
+        value_or_nan(lpips, image, reference),
         sharpness(image, reference),
         niqe_or_nan(image),
     )
 
 
 def mean(scores: list[Score]) -> Score:
-    """Of each number over the images; that of NIQE leaves NaN out."""
-    psnr, ssim, sharp, niqes = zip(*scores, strict=True)
-    judged = [value for value in niqes if not math.isnan(value)]
-    return Score(fmean(psnr), fmean(ssim), fmean(sharp), fmean(judged) if judged else math.nan)
+    """Of each number over the images; those of LPIPS and NIQE leave NaN out."""
+    psnr, ssim, distances, sharp, niqes = zip(*scores, strict=True)
+    return Score(fmean(psnr), fmean(ssim), mean_of_judged(distances), fmean(sharp), mean_of_judged(niqes))
+
+
+def mean_of_judged(values: Sequence[float]) -> float:
+    judged = [value for value in values if not math.isnan(value)]
+    return fmean(judged) if judged else math.nan
 
 
 def row(setting: str, mine: Score, base: Score) -> list[str]:
@@ -117,7 +130,9 @@ def row(setting: str, mine: Score, base: Score) -> list[str]:
     ]
     if setting == "HR":
         distances = ["", "", "", ""]
-    return [setting, *distances, f"{mine.sharpness:.2f}", "" if math.isnan(mine.niqe) else f"{mine.niqe:.2f}"]
+    perceived = "" if setting == "HR" or math.isnan(mine.lpips) else f"{mine.lpips:.4f}"
+    naturalness = "" if math.isnan(mine.niqe) else f"{mine.niqe:.2f}"
+    return [setting, *distances, perceived, f"{mine.sharpness:.2f}", naturalness]
 
 
 def main() -> None:
@@ -145,7 +160,7 @@ def main() -> None:
         for steps in args.steps or [None]
         for fidelity in args.fidelity or sorted({0.0, 0.5, 1.0, pipe.config.fidelity})
     ]
-    columns = "input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "sharpness", "NIQE"
+    columns = "input", "setting", "PSNR-Y", "gain", "SSIM-Y", "gain", "LPIPS", "sharpness", "NIQE"
     table = Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     own = pipe.config.fidelity
     notes = ["* the model's own fidelity"] if any(fidelity == own for _, fidelity in settings) else []
@@ -165,11 +180,12 @@ def main() -> None:
         means = {setting: mean(values) for setting, values in scores.items()}
         for setting, values in means.items():
             table.add_row(f"{name} ({len(pairs)})", *row(setting, values, means["bicubic"]))
-        unjudged = sum(math.isnan(value.niqe) for value in scores["HR"])
-        if unjudged:
-            notes.append(
-                f"NIQE is without {unjudged} of the {len(pairs)} images of {name}: too small or flat"
-            )
+        for metric, reason in (("lpips", "too small"), ("niqe", "too small or flat")):
+            unjudged = sum(math.isnan(getattr(value, metric)) for value in scores["HR"])
+            if unjudged:
+                notes.append(
+                    f"{metric.upper()} is without {unjudged} of the {len(pairs)} images of {name}: {reason}"
+                )
     table.caption = "\n".join(notes)
     Console(width=100).print(table)
 

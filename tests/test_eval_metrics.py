@@ -144,6 +144,18 @@ def test_a_small_image_is_refused(metric):
         metric(torch.rand(1, 3, 9, 7), torch.rand(1, 3, 9, 7))
 
 
+@pytest.mark.parametrize("metric", [m for m in BUILT_IN if m.least_side > 1], ids=lambda m: m.name)
+def test_the_least_side_is_the_least(metric):
+    def value(side):
+        noise = torch.Generator().manual_seed(0)
+        images = torch.rand(2, 1, 3, side, 200, generator=noise, dtype=torch.float64)
+        return metric.compute(*images[: 1 if metric.kind == "no-reference" else 2])
+
+    assert np.isfinite(value(metric.least_side))
+    with pytest.raises(ValueError, match=f"needs {metric.least_side}x{metric.least_side} pixels or more"):
+        value(metric.least_side - 1)
+
+
 @pytest.mark.parametrize("metric", [psnr_y, psnr_rgb, fsim])
 def test_a_small_image_is_measured(metric):
     assert np.isfinite(metric(torch.rand(1, 3, 9, 7), torch.rand(1, 3, 9, 7)))

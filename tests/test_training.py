@@ -10,7 +10,9 @@ from filelock import FileLock
 from PIL import Image
 
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.checks import check
 from linearsr.training.config import load_config
+from linearsr.training.curves import directions, read_curves
 from linearsr.training.flow import FlowStage
 from linearsr.training.optimizer import OptimizerConfig, learning_rate
 from linearsr.training.recipe import Run, check_begun
@@ -94,6 +96,36 @@ def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tm
     assert all(record["bicubic/stem/psnr_y"] > 30 for record in validations)
 
 
+def test_validation_by_other_metrics(photos: Path, tmp_path: Path) -> None:
+    validation = {
+        "folder": str(photos),
+        "every_images": 6,
+        "max_pictures": 1,
+        "degradations": ["bicubic"],
+        "metrics": ["lpips", "psnr_y"],
+    }
+    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", validation=validation)
+    Trainer(load_config(path)).run()
+    validations = [record for record in read_records(tmp_path / "run") if "bicubic/mean/lpips" in record]
+    assert len(validations) == 2
+    assert set(validations[0]) - {"images"} == {"bicubic/mean/lpips", "bicubic/mean/psnr_y"}
+    assert all(0 < record["bicubic/mean/lpips"] < 1 for record in validations)
+    curves = read_curves(tmp_path / "run")
+    assert directions(curves.values) == {"bicubic/mean/lpips": False, "bicubic/mean/psnr_y": True}
+
+
+@pytest.mark.parametrize("name", ["niqe", "dists", "vmaf"])
+def test_validation_has_metrics_that_compare_and_are_built_in(name: str, finished: Path) -> None:
+    with pytest.raises(ConfigError, match=f"validation.metrics: .*'{name}' is unknown: choose from psnr_y"):
+        load_config(finished, [f"validation.metrics=[{name}]"])
+
+
+def test_validation_photos_must_be_large_enough_for_every_metric(finished: Path) -> None:
+    run = Run("run", load_config(finished, ["validation.metrics=[ms_ssim]"]))
+    with pytest.raises(ConfigError, match="has less than 176 pixels on a side: leave it out"):
+        check([run])
+
+
 def test_photos_of_one_name_have_a_picture_each(photos: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         make_photos(tmp_path / "two" / folder, count=1)
@@ -127,6 +159,7 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data.degrade_on", "workers", "device"),
         ("optimizer.name", "adamw", "muon"),
         ("validation.degradations", "['mild', 'bicubic']", "['mild']"),
+        ("validation.metrics", "['psnr_y', 'ssim_y']", "['psnr_y', 'lpips']"),
         ("validation.max_pictures", "1", "2"),
     ],
 )

@@ -25,7 +25,7 @@ _POOLED = (1, 2)
 
 
 def lpips(image: Tensor, reference: Tensor) -> float:
-    """LPIPS (eq. 1 of the paper): 0 for equal images, about 0.1 to 0.5 for results of super-resolution. Lower is better.
+    """LPIPS (eq. 1 of the paper): 0 for equal images, about 0.1 to 0.5 for enlarged photos. Lower is better.
 
     RGB, no border crop. The network computes in float32, whatever the type of the images.
 

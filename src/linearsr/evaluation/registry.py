@@ -7,10 +7,20 @@ from typing import Literal
 from torch import Tensor
 
 from linearsr.evaluation.fsim import fsim
+from linearsr.evaluation.haarpsi import LEAST_SIDE as HAARPSI_LEAST_SIDE
 from linearsr.evaluation.haarpsi import haarpsi
+from linearsr.evaluation.lpips import LEAST_SIDE as LPIPS_LEAST_SIDE
 from linearsr.evaluation.lpips import lpips
-from linearsr.evaluation.metrics import ms_ssim, psnr_rgb, psnr_y, ssim_rgb, ssim_y
-from linearsr.evaluation.niqe import niqe
+from linearsr.evaluation.metrics import (
+    MS_SSIM_LEAST_SIDE,
+    SSIM_LEAST_SIDE,
+    ms_ssim,
+    psnr_rgb,
+    psnr_y,
+    ssim_rgb,
+    ssim_y,
+)
+from linearsr.evaluation.niqe import BLOCK, niqe
 
 Kind = Literal["full-reference", "no-reference", "set"]
 """Needs an image and its reference; an image alone; two folders of images."""
@@ -27,20 +37,22 @@ class Metric:
     """On what it is measured, in a few words; `Y 16-235` is the luma of studio-range YCbCr."""
     compute: Callable[[Tensor, Tensor], float] | Callable[[Tensor], float] | None = None
     """(image) or (image, reference), each (1, 3, H, W) float64 in [0, 1]; None: `pyiqa_name` computes it."""
+    least_side: int = 1
+    """Pixels: a smaller image cannot be judged. Of a metric that `pyiqa` computes, this is not known."""
     pyiqa_name: str | None = None
     """The name of `pyiqa.create_metric`: of several variants, the one of OSEDiff's published evaluation script."""
 
 
 _METRICS = (
     Metric("psnr_y", "full-reference", True, "Y 16-235, dB", psnr_y),
-    Metric("ssim_y", "full-reference", True, "Y 16-235", ssim_y),
+    Metric("ssim_y", "full-reference", True, "Y 16-235", ssim_y, SSIM_LEAST_SIDE),
     Metric("psnr_rgb", "full-reference", True, "RGB, dB", psnr_rgb),
-    Metric("ssim_rgb", "full-reference", True, "RGB", ssim_rgb),
-    Metric("ms_ssim", "full-reference", True, "Y 16-235", ms_ssim),
+    Metric("ssim_rgb", "full-reference", True, "RGB", ssim_rgb, SSIM_LEAST_SIDE),
+    Metric("ms_ssim", "full-reference", True, "Y 16-235", ms_ssim, MS_SSIM_LEAST_SIDE),
     Metric("fsim", "full-reference", True, "FSIMc, YIQ", fsim),
-    Metric("haarpsi", "full-reference", True, "YIQ", haarpsi),
-    Metric("lpips", "full-reference", False, "AlexNet, v0.1", lpips),
-    Metric("niqe", "no-reference", False, "Y 16-235", niqe),
+    Metric("haarpsi", "full-reference", True, "YIQ", haarpsi, HAARPSI_LEAST_SIDE),
+    Metric("lpips", "full-reference", False, "AlexNet, v0.1", lpips, LPIPS_LEAST_SIDE),
+    Metric("niqe", "no-reference", False, "Y 16-235", niqe, 2 * BLOCK),
     Metric("lpips_vgg", "full-reference", False, "VGG, v0.1", pyiqa_name="lpips-vgg"),
     Metric("dists", "full-reference", False, "VGG", pyiqa_name="dists"),
     Metric("musiq", "no-reference", True, "KonIQ-10k", pyiqa_name="musiq"),

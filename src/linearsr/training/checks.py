@@ -76,7 +76,9 @@ def _check(config: TrainConfig, to_come: Sequence[Path], shapes: Shapes) -> None
         raise ConfigError(
             f"data.lr_crop: {config.data.lr_crop} is no multiple of {multiple}, as this model needs"
         )
-    _check_validation(config.validation.folder, config.validation.max_pictures, scale)
+    _check_validation(
+        config.validation.folder, config.validation.max_pictures, scale, config.validation.least_side
+    )
     catalogue = check_data(config.data, scale)
     if isinstance(config.stage, FlowStage) and _wants_tags(config.stage):
         _check_tags("stage.guidance", config.data.tags, catalogue)
@@ -232,11 +234,11 @@ def _check_grid(stage: FlowStage, stem: StemShape, codec: CodecShape) -> None:
 
 
 @cache
-def _check_validation(folder: Path, max_pictures: int, scale: int) -> None:
+def _check_validation(folder: Path, max_pictures: int, scale: int, least_side: int) -> None:
     """Every photo counts: what is measured on is never changed silently."""
     for path in find_photos(folder, "validation.folder")[:max_pictures]:
         try:
             size = read_size(path, str(path))
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from None
-        check_validation_size(path, size, scale)
+        check_validation_size(path, size, scale, least_side)

@@ -213,15 +213,17 @@ def to_tensor(image: ImageArray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1
 
 
-def check_validation_size(path: Path, size: tuple[int, ...], scale: int) -> None:
+def check_validation_size(
+    path: Path, size: tuple[int, ...], scale: int, least_side: int = SSIM_LEAST_SIDE
+) -> None:
     """Raises ConfigError if a photo of `size` (H, W) is too small to be measured, or leaves nothing on the LR side."""
-    least = -(-SSIM_LEAST_SIDE // scale) * scale
+    least = -(-least_side // scale) * scale
     if min(size) < least:
         raise ConfigError(f"validation.folder: {path}: has less than {least} pixels on a side: leave it out")
 
 
 def validation_pairs(
-    folder: Path, degradation: str, scale: int, max_pictures: int
+    folder: Path, degradation: str, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
 ) -> list[tuple[str, Tensor, Tensor]]:
     """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
 
@@ -232,7 +234,7 @@ def validation_pairs(
     pairs, how = [], named_degradation(degradation)
     for path in find_photos(folder, "validation.folder")[:max_pictures]:
         try:
-            check_validation_size(path, read_size(path, str(path)), scale)
+            check_validation_size(path, read_size(path, str(path)), scale, least_side)
             lr, hr = degraded_pair(path, how, seed=0, scale=scale)
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from error

@@ -13,8 +13,8 @@ from linearsr.training.section import ConfigError
 
 _FIXED = ("seed", "batch_size", "mixed_precision", "ema_decay")
 _FREE = ("data.workers", "data.cache_gib")
-_MEASURED = ("folder", "degradations", "max_pictures")
-"""Of the validation: on other pictures it would be another curve."""
+_MEASURED = ("folder", "degradations", "metrics", "max_pictures")
+"""Of the validation: on other pictures it would be another curve, and other curves have another knee."""
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, A
                     yield f"{key}.{name}", part
         elif key == "validation":
             for name in _MEASURED:
-                yield f"{key}.{name}", value[name]
+                if name in value:
+                    yield f"{key}.{name}", value[name]
         elif finished and key in ("optimizer", "guard", "knee"):
             for name, part in value.items():
                 yield f"{key}.{name}", part

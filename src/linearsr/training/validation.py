@@ -9,7 +9,8 @@ from accelerate.utils import gather_object
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from linearsr.evaluation.metrics import psnr_y, ssim_y
+from linearsr.evaluation.evaluate import scorers_of
+from linearsr.evaluation.registry import BUILT_IN, choose
 from linearsr.images.degradation_choice import label
 from linearsr.models.codec import pad_to_multiple
 from linearsr.training.data import known_degradations, validation_pairs
@@ -27,6 +28,8 @@ class ValidationConfig(Section):
 
     folder: Path
     degradations: list[str] = Field(["mild", "bicubic"])
+    metrics: list[str] = Field(["psnr_y", "ssim_y"], min_length=1)
+    """Names of `linearsr eval`, of those that compare with HR and need no download. A tagger has its own."""
     every_images: int = Field(gt=0)
     max_pictures: int = Field(64, gt=0)
     sample_pictures: int = Field(2, ge=0)
@@ -37,9 +40,23 @@ class ValidationConfig(Section):
     def _check(cls, names: list[str]) -> list[str]:
         return list(known_degradations(dict.fromkeys(names, 1.0)))
 
+    @field_validator("metrics")
+    @classmethod
+    def _check_metrics(cls, names: list[str]) -> list[str]:
+        known = [metric.name for metric in BUILT_IN if metric.kind == "full-reference"]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r} is unknown: choose from {', '.join(known)}")
+        return names
+
+    @property
+    def least_side(self) -> int:
+        """Pixels: a smaller photo cannot be judged by every metric."""
+        return max(metric.least_side for metric in choose(self.metrics, has_reference=True))
+
 
 class Validation:
-    """The photos of a run, and the mean PSNR-Y and SSIM-Y of a network over them."""
+    """The photos of a run, and the means of the metrics of a network over them."""
 
     def __init__(
         self,
@@ -55,9 +72,12 @@ class Validation:
             (degradation, index, *pair)
             for degradation in config.degradations
             for index, pair in enumerate(
-                validation_pairs(config.folder, degradation, objective.scale, config.max_pictures)
+                validation_pairs(
+                    config.folder, degradation, objective.scale, config.max_pictures, config.least_side
+                )
             )
         ]
+        self.scorers, _ = scorers_of(choose(config.metrics, has_reference=True), torch.device("cpu"))
 
     @torch.no_grad()
     def run(self, network: nn.Module, show: Pictures) -> dict[str, float]:
@@ -75,8 +95,8 @@ class Validation:
                 continue
             for setting, image in estimates.items():
                 found += [
-                    (f"{label(degradation)}/{setting}/{metric.__name__}", metric(_unit(image), _unit(hr)))
-                    for metric in (psnr_y, ssim_y)
+                    (f"{label(degradation)}/{setting}/{metric}", scorer(_unit(image), _unit(hr)))
+                    for metric, scorer in self.scorers.items()
                 ]
             if index < self.config.sample_pictures:
                 enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
