@@ -225,7 +225,7 @@ WRONG_OPTIONS = [
     ["--scale", "0.5"],
     ["--scale", "nan"],
     ["--scale", "large"],
-    ["--steps", "0"],
+    ["--steps", "-1"],
     ["--fidelity", "1.5"],
     ["--seed", "-1"],
     ["--device", "toaster"],

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from linearsr import LinearSRPipeline
+from linearsr.evaluation.lpips import lpips
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.flow.partition import PUBLISHED
 from linearsr.images.convert import lr_tensor, picture_from_array
@@ -36,7 +37,7 @@ def test_it_says_in_what_it_computes(pipe: LinearSRPipeline) -> None:
     assert plain.arithmetic == "float32"
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("steps", [0, 1, 2])
 def test_strips_give_the_pixels_of_the_whole_in_its_own_type(
     pipe: LinearSRPipeline, hr: np.ndarray, steps: int
 ) -> None:
@@ -72,12 +73,12 @@ def bicubic(lr: np.ndarray) -> np.ndarray:
     return np.asarray(image.resize((256, 256), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
-def test_it_is_four_experts_by_log_snr_in_less_than_40_mb(pipe: LinearSRPipeline) -> None:
+def test_it_is_four_experts_by_log_snr_in_less_than_60_mb(pipe: LinearSRPipeline) -> None:
     assert pipe.transformer.partition == PUBLISHED
     weights = [expert.transformer_blocks[0].ff.conv_point.weight for expert in pipe.transformer.experts]
     assert len({weight.float().sum().item() for weight in weights}) == 4, "the experts must differ"
     size = sum(path.stat().st_size for path in default_model_folder().rglob("*") if path.is_file())
-    assert size < 40e6
+    assert size < 60e6
     assert not [path for path in default_model_folder().rglob("*") if path.suffix in {".bin", ".pt", ".pth"}]
 
 
@@ -89,7 +90,7 @@ def test_it_beats_bicubic(pipe: LinearSRPipeline, hr: np.ndarray, preset: str, g
     usual = tensor(pipe(lr, output_type="np").images[0])
     assert psnr_y(mean, truth) > psnr_y(base, truth) + gain
     assert ssim_y(mean, truth) > ssim_y(base, truth) + 0.01
-    assert psnr_y(usual, truth) > psnr_y(base, truth)
+    assert lpips(usual, truth) < 0.8 * lpips(base, truth)
 
 
 def test_less_fidelity_is_sharper(pipe: LinearSRPipeline, hr: np.ndarray) -> None:

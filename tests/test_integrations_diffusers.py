@@ -50,7 +50,7 @@ def test_custom_pipeline(tiny_model, photo, expected, monkeypatch, tmp_path):
 
 
 def test_components_and_settings(pipe):
-    assert set(pipe.components) == {"lr_stem", "transformer", "codec", "guidance", "tagger"}
+    assert set(pipe.components) == {"lr_stem", "transformer", "codec", "guidance", "tagger", "trunk"}
     assert sum(p.numel() for p in pipe.components["transformer"].parameters()) > 0
     assert pipe.config.settings["name"] == pipe.linearsr.config.name == "tiny"
 

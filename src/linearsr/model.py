@@ -26,6 +26,7 @@ from linearsr.model_folder import (
 from linearsr.models import int8
 from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.lr_stem import LRStem
+from linearsr.models.rrdb import RRDBNet
 from linearsr.settings import PipelineConfig
 
 _Model = TypeVar("_Model", bound="LinearSRModel")
@@ -41,11 +42,12 @@ class LinearSRModel:
         config: the model's default settings.
         guidance: what the network is told beside the LR image; None: nothing.
         tagger: finds tags for a guidance that uses them.
+        trunk: draws the picture where no step is taken; the stem must predict one too, the mean.
 
     Raises:
-        ValueError: a stem and a codec of different grids, guidance whose tokens are not as wide as the network takes
-            them, a mean of the stem with a codec that does not start from it, or steps for clean images with a stem
-            that does not know them.
+        ValueError: no steps by default without a trunk, a trunk of another scale, a stem and a codec of other grids,
+            guidance whose tokens are not as wide as the network takes them, a mean of the stem with a codec that does
+            not start from it, or steps for clean images with a stem that does not know them.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class LinearSRModel:
         config: PipelineConfig | None = None,
         guidance: Guidance | None = None,
         tagger: Tagger | None = None,
+        trunk: RRDBNet | None = None,
     ) -> None:
         self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
-        self.guidance, self.tagger = guidance, tagger
+        self.guidance, self.tagger, self.trunk = guidance, tagger, trunk
         self.config = config or PipelineConfig()
         self._in_place_of_torch = ""
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
@@ -71,6 +74,10 @@ class LinearSRModel:
             )
         if self.config.clean_steps is not None and not getattr(lr_stem.config, "strength_channels", 0):
             raise ValueError("clean_steps: the stem does not tell how degraded an image is")
+        if trunk is None and self.config.num_inference_steps == 0:
+            raise ValueError("num_inference_steps 0: there is no trunk that makes a picture without a step")
+        if trunk is not None and (trunk.scale != self.scale or not isinstance(codec, ResidualCodec)):
+            raise ValueError(f"trunk: needs a stem of scale {trunk.scale} and a ResidualCodec")
         width = self._token_channels
         if guidance is not None and guidance.channels != width:
             raise ValueError(
@@ -115,7 +122,9 @@ class LinearSRModel:
             raise CheckpointError(f"{folder / MODEL_INDEX}: {error}") from None
         place, openvino_device = _places(device, config)
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
-        loaded = cls(parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger)
+        loaded = cls(
+            parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger, parts.trunk
+        )
         if torch_dtype is None and place.type == "cpu" and config.int8_ranges and int8.supported():
             int8.use_int8_(parts.lr_stem, config.int8_ranges, "lr_stem.")
             parts.transformer.for_each(
@@ -131,7 +140,7 @@ class LinearSRModel:
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
-        parts = ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger)
+        parts = ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk)
         # what OpenVINO computes with lies beside the weights, and is not written
         settings = {"_class_name": type(self).__name__, **asdict(replace(self.config, backend="torch"))}
         save_parts(Path(folder), parts, settings, dtype)
@@ -142,7 +151,7 @@ class LinearSRModel:
 
     def to(self: _Model, *args: Any, **kwargs: Any) -> _Model:
         """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
-        for part in (self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger):
+        for part in (self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk):
             if part is not None:
                 part.to(*args, **kwargs)
         return self

@@ -17,6 +17,7 @@ from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.registry import GUIDANCES, TAGGERS, load_guidance, load_tagger
 from linearsr.models.codec import CODECS, Codec, ResidualCodec
 from linearsr.models.lr_stem import STEMS, LRStem
+from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
 
 MODEL_INDEX = "model_index.json"
@@ -26,8 +27,9 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "codec": CODECS,
     "guidance": GUIDANCES,
     "tagger": TAGGERS,
+    "trunk": {RRDBNet.__name__: RRDBNet},
 }
-_OPTIONAL = ("guidance", "tagger")
+_OPTIONAL = ("guidance", "tagger", "trunk")
 
 
 class ModelParts(NamedTuple):
@@ -38,6 +40,7 @@ class ModelParts(NamedTuple):
     codec: Codec
     guidance: Guidance | None = None
     tagger: Tagger | None = None
+    trunk: RRDBNet | None = None
 
 
 def default_model_folder() -> Path:
@@ -59,7 +62,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def part_classes(folder: Path, index: dict[str, Any]) -> dict[str, str]:
-    """The class of each part of a model, by the part's name; guidance and tagger only where there is one.
+    """The class of each part of a model, by the part's name; those that are optional only where there is one.
 
     Raises:
         CheckpointError: `index` names a class that is unknown, or none where one is needed.
@@ -97,6 +100,7 @@ def load_parts(
         guidance = load_guidance(folder / "guidance", dtype, device, residency)
     if "tagger" in classes:
         tagger = load_tagger(folder / "tagger", dtype, device, residency)
+    trunk = RRDBNet.from_pretrained(folder / "trunk", dtype, device) if "trunk" in classes else None
     transformer.for_each(lambda expert: cast(LinearSRTransformer, expert).fuse_projections_())
     return ModelParts(
         stem.from_pretrained(folder / "lr_stem", dtype, device),
@@ -104,6 +108,7 @@ def load_parts(
         codec.from_pretrained(folder / "codec", dtype, device),
         guidance,
         tagger,
+        trunk,
     )
 
 

@@ -27,6 +27,7 @@ from linearsr.images.resize import resize, scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
 from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle_of
+from linearsr.models.rrdb import RRDBNet
 from linearsr.settings import (
     ColourFix,
     Options,
@@ -93,9 +94,10 @@ class LinearSRPipeline(LinearSRModel):
             image: a path, PIL image, array (h, w) or (h, w, C) (uint8, uint16, or float in [0, 1]), tensor (C, h, w) or
                 (B, C, h, w) in [0, 1], or a list of them.
             scale: 1 to 8; the model's own result is resized where it differs. Default: the model's own.
-            num_inference_steps: network evaluations; None takes the model's setting, as for the next, or its
-                `clean_steps` for an image that is clean.
-            fidelity: from 0, a full sample with the most detail, to 1, the posterior mean with the least distortion.
+            num_inference_steps: evaluations of the experts; 0 takes the trunk's picture, where the model has a trunk;
+                None takes the model's setting, as for the next, or its `clean_steps` for an image that is clean.
+            fidelity: from 0, a full sample or the trunk's picture, with the most detail, to 1, the posterior mean with
+                the least distortion.
                 In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
                 distortion and perception (Freirich et al. 2021, theorem 3).
             tags: what is in the images, "brick wall, ivy" or a list, for all of them, in the place of what the model's
@@ -143,6 +145,10 @@ class LinearSRPipeline(LinearSRModel):
             for picture in pictures:
                 self.require_memory(*picture.colour.shape[:2])
             lrs = [lr_tensor(picture) for picture in pictures]
+            if asked.steps == 0:
+                raise ValueError(
+                    "output_type latent: the trunk makes pixels at once: ask for at least one step"
+                )
             sampled = [
                 self._sample(lr, [s], self._suited(o, lr)) for lr, (_, s, o) in zip(lrs, jobs, strict=True)
             ]
@@ -247,6 +253,8 @@ class LinearSRPipeline(LinearSRModel):
     ) -> Options:
         """What one call asks for, by its arguments: what is left open is taken from the model's own settings."""
         own = self.config
+        if num_inference_steps == 0 and self.trunk is None:
+            raise ValueError(f"0 steps: the model {own.name} has no trunk, so at least 1 is needed")
         return Options(
             scale=float(self.scale) if scale is None else scale,
             steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
@@ -295,8 +303,13 @@ class LinearSRPipeline(LinearSRModel):
         self, pictures: Sequence[Picture], lr: Tensor, seeds: Sequence[int], options: Options
     ) -> list[Picture]:
         """Results for pictures of one size, whose `lr_tensor` are `lr` (B, 3, h, w)."""
-        latent, condition, lr, tags = self._sample(lr, seeds, options)
-        hr = self.codec.decode(latent, condition)
+        lr = lr.to(self.device)
+        tags: tuple[str, ...] = ()
+        if options.steps == 0:
+            hr = self._draw(lr, options.fidelity)
+        else:
+            latent, condition, _, tags = self._sample(lr, seeds, options)
+            hr = self.codec.decode(latent, condition)
         height, width = lr.shape[-2:]
         hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
         if options.color_fix != "none":
@@ -317,6 +330,15 @@ class LinearSRPipeline(LinearSRModel):
         writer = ArrayWriter(*scaled_size(picture.colour.shape[0], picture.colour.shape[1], options.scale))
         tags = stream(self, ArrayReader(lr), writer, options, seed)
         return _with_colour(picture, writer.array, tags)
+
+    def _draw(self, lr: Tensor, fidelity: float) -> Tensor:
+        """The HR images of LR images (B, 3, h, w) without a step: on the line from the trunk's to the stem's."""
+        padded = pad_to_multiple(lr, self.multiple_of)
+        drawn = None if fidelity == 1 else cast(RRDBNet, self.trunk)(padded)
+        mean = None if fidelity == 0 else self.lr_stem(padded).prediction
+        if drawn is None or mean is None:
+            return cast(Tensor, mean if drawn is None else drawn)
+        return torch.lerp(drawn, mean, fidelity)
 
     @torch.inference_mode()
     def _sample(self, lr: Tensor, seeds: Sequence[int], options: Options) -> _Sampled:
@@ -349,7 +371,9 @@ class LinearSRPipeline(LinearSRModel):
         return tokens, tags
 
     def times(self, options: Options) -> list[float]:
-        """The times to walk through; one alone where the stem's prediction is all that is asked for."""
+        """The times to walk through; one alone where no step is asked for, or the stem's prediction is all that is."""
+        if options.steps == 0:
+            return [1.0]
         times = self.config.times(options.steps)
         if options.fidelity < 1:
             return times

@@ -32,7 +32,7 @@ class PipelineConfig:
     """Settings of a model that are not weights; the call can override steps, fidelity, colour fix and guidance."""
 
     num_inference_steps: int = 4
-    """Network evaluations (NFE)."""
+    """Network evaluations (NFE); 0: none, the trunk's picture."""
     clean_steps: int | None = None
     """As many for a clean image, one without compression, noise or strong blur; None: as for any other."""
     clean_strength: float = 2.0
@@ -124,8 +124,8 @@ class Options:
 
 def _check_ranges(steps: int, fidelity: float, color_fix: str, guidance_scale: float) -> None:
     """Of what a model sets and a call may set otherwise. Raises ValueError for a setting out of its range."""
-    if steps < 1:
-        raise ValueError(f"{steps} steps: at least 1 is needed")
+    if steps < 0:
+        raise ValueError(f"{steps} steps: at least 0 are needed")
     if not 0 <= fidelity <= 1:
         raise ValueError(f"fidelity {fidelity:g} is out of range: choose from 0 to 1")
     if color_fix not in get_args(ColourFix):

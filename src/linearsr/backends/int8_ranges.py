@@ -48,8 +48,7 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
     """
     of_network = int8.find_ranges(pipeline.transformer, _MARGIN_OF_EXPERTS)
     with int8.find_ranges(pipeline.lr_stem) as of_stem, of_network as of_experts:
-        steps = pipeline.config.num_inference_steps
-        pipeline(images, num_inference_steps=steps, fidelity=0.0, output_type="latent")
+        pipeline(images, num_inference_steps=_steps(pipeline), fidelity=0.0, output_type="latent")
     ranges: Ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
     for name, value in of_experts.items():
         shared = "transformer." + _EXPERT.sub("", name, count=1)
@@ -103,10 +102,14 @@ def _short(found: Range) -> Range:
     return [float(f"{v:.4g}") for v in found] if isinstance(found, list) else float(f"{found:.4g}")
 
 
+def _steps(pipeline: LinearSRPipeline) -> int:
+    """As by default, but at least one: the trunk's picture says nothing of stem and experts."""
+    return max(1, pipeline.config.num_inference_steps)
+
+
 def upscaled(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> list[Tensor]:
     """The results (C, H, W), all in as many steps, so that what counts as clean does not matter."""
-    steps = pipeline.config.num_inference_steps
-    results: list[Tensor] = pipeline(images, num_inference_steps=steps, output_type="pt").images
+    results: list[Tensor] = pipeline(images, num_inference_steps=_steps(pipeline), output_type="pt").images
     return results
 
 

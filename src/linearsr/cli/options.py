@@ -38,7 +38,7 @@ Scale = Annotated[
 Steps = Annotated[
     int | None,
     typer.Option(
-        min=1, max=1000, help="Evaluations of the network. Default: the model's, by how clean the image is."
+        min=0, max=1000, help="Evaluations of the experts; 0: the trunk's picture. Default: the model's."
     ),
 ]
 Fidelity = Annotated[

@@ -63,7 +63,7 @@ class Upscaling:
             return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
         picture = read_image(job.input, max_pixels=max_pixels)
         steps = self.settings["num_inference_steps"] or pipeline.config.num_inference_steps
-        progress.start_image(job.input, steps)
+        progress.start_image(job.input, steps or None)
         result = pipeline.upscale(
             picture,
             **self.settings,

@@ -104,6 +104,9 @@ def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCos
     latent = torch.zeros(1, pipe.codec.latent_channels, *grid, device=pipe.device)
     macs = count_macs(lambda: pipe.codec.decode(latent, conditions[0]))
     parts.append(PartCost("codec", _parameters(pipe.codec), macs))
+    if pipe.trunk is not None:
+        pixels = padded.shape[-2] * padded.shape[-1]
+        parts.append(PartCost("trunk", _parameters(pipe.trunk), pipe.trunk.macs_per_pixel * pixels))
     return parts
 
 

@@ -48,6 +48,7 @@ class LinearSRModule(nn.Module):
         self.pipeline = pipeline
         self.settings = {"num_inference_steps": pipeline.config.num_inference_steps, **settings}
         self.lr_stem, self.transformer, self.codec = pipeline.lr_stem, pipeline.transformer, pipeline.codec
+        self.trunk = pipeline.trunk
 
     def forward(self, image: Tensor) -> Tensor:
         """Raises ValueError for another shape."""

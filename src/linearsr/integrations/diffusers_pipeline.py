@@ -23,7 +23,7 @@ from linearsr.checkpoints import resolve_folder
 from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 
-_PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger")
+_PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger", "trunk")
 _HERE = "linearsr.integrations.diffusers_pipeline"
 
 
@@ -55,12 +55,12 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Image super-resolution with the components of a LinearSR model.
 
     Args:
-        lr_stem, transformer, codec, guidance, tagger: as for `LinearSRPipeline`.
+        lr_stem, transformer, codec, guidance, tagger, trunk: as for `LinearSRPipeline`.
         settings: the fields of `PipelineConfig`.
     """
 
-    _optional_components = ["guidance", "tagger"]  # noqa: RUF012
-    model_cpu_offload_seq = "tagger->guidance->lr_stem->transformer->codec"
+    _optional_components = ["guidance", "tagger", "trunk"]  # noqa: RUF012
+    model_cpu_offload_seq = "tagger->guidance->lr_stem->transformer->codec->trunk"
 
     def __init__(
         self,
@@ -69,11 +69,12 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         codec: nn.Module,
         guidance: nn.Module | None = None,
         tagger: nn.Module | None = None,
+        trunk: nn.Module | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         parts = {"lr_stem": lr_stem, "transformer": transformer, "codec": codec}
-        self.register_modules(**parts, guidance=guidance, tagger=tagger)
+        self.register_modules(**parts, guidance=guidance, tagger=tagger, trunk=trunk)
         self.register_to_config(settings=dict(settings or asdict(PipelineConfig())))
         _load.cache_clear()
 

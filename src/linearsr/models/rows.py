@@ -71,18 +71,21 @@ class Convolution:
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        above = self._margin if self._rest is None else 0
+        conv, first = self._conv, self._rest is None
         x = _stacked(self._rest, x)
         if x is None:
             return None
-        if above or last:
-            x = F.pad(x, (0, 0, above, self._margin if last else 0))
+        if first and last:
+            # the whole image at once: no copy of it for the sake of its borders
+            whole: Tensor = conv(x)
+            return whole
+        if first or last:
+            x = F.pad(x, (0, 0, self._margin if first else 0, self._margin if last else 0))
         count = max(0, (x.shape[2] - self._kernel) // self._stride + 1)
         # a copy, or the strip would be kept for its last rows
         self._rest = x[:, :, count * self._stride :].clone()
         if not count:
             return None
-        conv = self._conv
         return F.conv2d(x, conv.weight, conv.bias, conv.stride, (0, self._side), conv.dilation, conv.groups)
 
 
@@ -127,6 +130,40 @@ class Grouped:
         whole = x.shape[2] if last else x.shape[2] // self._size * self._size
         self._rest = x[:, :, whole:].clone() if whole < x.shape[2] else None
         return x[:, :, :whole] if whole else None
+
+
+class Extended:
+    """Rows with `margin` copies of the outermost pixels on every side, for layers that would see zeros there."""
+
+    def __init__(self, margin: int) -> None:
+        self._margin, self._first = margin, True
+
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
+        """See `Rows`; `x` may not be None."""
+        assert x is not None
+        sides = (self._margin, self._margin, self._margin * self._first, self._margin * last)
+        self._first = False
+        return F.pad(x, sides, mode="replicate")
+
+
+class Cropped:
+    """Rows without the outermost `margin` pixels on every side."""
+
+    def __init__(self, margin: int) -> None:
+        self._margin, self._above = margin, margin
+        self._rest: Tensor | None = None
+
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
+        """See `Rows`."""
+        x = _stacked(self._rest, x)
+        if x is None:
+            return None
+        done = min(self._above, x.shape[2])
+        self._above -= done
+        # the last rows that came are the margin below, unless more follow
+        end = max(done, x.shape[2] - self._margin)
+        self._rest = x[:, :, end:].clone()
+        return x[:, :, done:end, self._margin : x.shape[3] - self._margin] if end > done else None
 
 
 class Chain:

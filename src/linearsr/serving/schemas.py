@@ -38,9 +38,9 @@ class UpscaleForm(_Form):
     scale: Annotated[float, Field(ge=1, le=8)] | None = Field(
         None, description="How many times larger, per side. Default: the model's own scale.", examples=[4]
     )
-    steps: Annotated[int, Field(ge=1)] | None = Field(
+    steps: Annotated[int, Field(ge=0)] | None = Field(
         None,
-        description="Evaluations of the network. Default: the model's, by how clean the image is.",
+        description="Evaluations of the experts; 0: none, the trunk's picture. Default: the model's.",
         examples=[4],
     )
     fidelity: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -170,6 +170,7 @@ class ModelCard(BaseModel):
     clean_steps: int | None = Field(
         description="For clean images, where a request does not say; null: as for all."
     )
+    min_steps: int = Field(description="0 where the model has a trunk, which makes a picture by itself.")
     max_steps: int
     fidelity: float
     guidance_scale: float

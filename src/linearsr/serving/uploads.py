@@ -79,7 +79,8 @@ async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, mo
     options["format"] = header.format if form.format == "same" else form.format
     fidelity = model.fidelity if form.fidelity is None else form.fidelity
     # the mean is the first step's estimate: the pipeline takes no other
-    steps = 1 if fidelity == 1 else form.steps or model.steps
+    steps = model.steps if form.steps is None else form.steps
+    steps = 1 if fidelity == 1 else max(1, steps)
     return Job("upscale", owner, header.width, header.height, steps, options)
 
 
@@ -89,8 +90,8 @@ def tags_job(form: TagsForm, owner: str, header: Header) -> Job:
 
 
 def _check_options(form: UpscaleForm, settings: ServeSettings, model: ModelCard) -> None:
-    if form.steps is not None and form.steps > settings.max_steps:
-        raise Problem(422, "bad_option", f"steps: at most {settings.max_steps} here")
+    if form.steps is not None and not model.min_steps <= form.steps <= settings.max_steps:
+        raise Problem(422, "bad_option", f"steps: from {model.min_steps} to {settings.max_steps} here")
     if form.tags and form.tags.strip(" ,+") and not model.guided_by_tags:
         raise Problem(422, "bad_option", f"tags: the model {model.id} is not guided by tags: leave them out")
     if form.guidance_scale not in (None, 1) and not model.guided:

@@ -174,6 +174,7 @@ def card(pipeline: "LinearSRPipeline") -> Message:
         "scale": pipeline.scale,
         "steps": own.num_inference_steps,
         "clean_steps": own.clean_steps,
+        "min_steps": 1 if pipeline.trunk is None else 0,
         "fidelity": own.fidelity,
         "guidance_scale": own.guidance_scale,
         "color_fix": own.color_fix,

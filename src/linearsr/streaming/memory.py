@@ -16,6 +16,10 @@ _WHOLE_BYTES_PER_PIXEL = 150
 """Peak per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
 _RESIZED_BYTES_PER_PIXEL = 55
 """Of a result that is resized from the model's own scale, as measured at 8; its HR image is there meanwhile."""
+_TRUNK_BYTES_PER_PIXEL = 10
+"""Likewise of a trunk, for each of its channels and each byte of one."""
+_DRAWN_BYTES = 12
+"""Three channels in float32."""
 _DECODER_LAYERS = 5
 """A DC-AE holds so many times its widest layer at the size of the picture."""
 _SHARE = 0.8
@@ -36,6 +40,9 @@ def whole_bytes(model: "LinearSRModel", height: int, width: int, scale: float | 
         autoencoder = model.codec.autoencoder
         channels = int(autoencoder.config.decoder_block_out_channels[0])
         per_pixel += _DECODER_LAYERS * channels * autoencoder.dtype.itemsize
+    if model.trunk is not None:
+        width = model.trunk.config.channels * model.dtype.itemsize
+        per_pixel = max(per_pixel, width * _TRUNK_BYTES_PER_PIXEL)
     resized = 0 if scale in (None, model.scale) else scale**2 * _RESIZED_BYTES_PER_PIXEL
     return int(height * width * (model.scale**2 * per_pixel + resized))
 
@@ -53,6 +60,8 @@ def buffer_bytes(model: "LinearSRModel", height: int, width: int, steps: int) ->
     latent = lr_pixels * model.scale**2 // model.codec.compression**2
     stem = stem_rows(model.lr_stem)
     needed = sum(stem.channels) * item * lr_pixels // stem.step**2
+    if steps == 0 and model.trunk is not None:
+        needed += lr_pixels * model.scale**2 * _DRAWN_BYTES
     if steps:
         channels = model.codec.latent_channels
         with model.transformer.at(1000.0) as network:

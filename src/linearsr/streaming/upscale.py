@@ -23,9 +23,11 @@ from linearsr.models.lr_stem import middle
 from linearsr.settings import ColourFix, Options
 from linearsr.streaming.flow import StreamedFlow
 from linearsr.streaming.memory import buffer_bytes, fits_in_memory, strip_rows_for
+from linearsr.streaming.network import ReadRows
 from linearsr.streaming.pixels import FinishedRows, StreamedCodec
 from linearsr.streaming.source import LRRows, RowReader, RowWriter, strips
 from linearsr.streaming.stem import StreamedStem
+from linearsr.streaming.trunk import StreamedTrunk
 from linearsr.streaming.work import Progress, Report, Work
 
 if TYPE_CHECKING:
@@ -132,12 +134,20 @@ def stream(
             return torch.lerp(walked, mean, options.fidelity)
 
         codec = StreamedCodec(pipeline.codec, latent, stem.condition, work, grid, strip)
+        decoded: ReadRows = codec.read
+        trunk = None
+        if pipeline.trunk is not None and options.steps == 0 and options.fidelity < 1:
+            trunk = StreamedTrunk(pipeline.trunk, lr, work, strip * lr_per_latent)
+            decoded = partial(_between, trunk.read, codec.read, options.fidelity)
         size = scaled_size(reader.height, reader.width, options.scale)
-        finished = FinishedRows(codec.read, lr, size, pipeline.scale, options.color_fix)
-        work.expect(costs.stem + flow.evaluations * costs.evaluation + codec.cost + costs.pixels)
+        finished = FinishedRows(decoded, lr, size, pipeline.scale, options.color_fix)
+        lr_costs = (trunk.cost if trunk else 0) + costs.stem
+        work.expect(lr_costs + flow.evaluations * costs.evaluation + codec.cost + costs.pixels)
 
-        work.do("survey", "stem", 0, stem.survey)
-        work.do("stem", "stem", costs.stem, stem.run)
+        if trunk is not None:
+            work.do("trunk", "trunk", trunk.cost, trunk.run)
+        if trunk is None or options.fidelity > 0:
+            _see(stem, work, costs.stem)
         flow.run(seed, costs.evaluation, partial(_call_back, pipeline, options))
         codec.run()
         hr_strip = _OUTPUT_STRIPS * strip * pipeline.codec.compression
@@ -159,6 +169,17 @@ def stream(
 def _steps(pipeline: "LinearSRPipeline", options: Options) -> list[Step]:
     times = pipeline.times(options)
     return plan(times, pipeline.config.solver) if len(times) > 1 else []
+
+
+def _see(stem: StreamedStem, work: Work, cost: float) -> None:
+    work.do("survey", "stem", 0, stem.survey)
+    work.do("stem", "stem", cost, stem.run)
+
+
+def _between(drawn: ReadRows, mean: ReadRows, fidelity: float, top: int, bottom: int) -> Tensor:
+    """Rows on the line from the trunk's picture to the mean."""
+    rows = drawn(top, bottom)
+    return rows if fidelity == 0 else torch.lerp(rows, mean(top, bottom), fidelity)
 
 
 def _call_back(pipeline: "LinearSRPipeline", options: Options, step: int, time: float) -> None:
@@ -225,7 +246,7 @@ def _description(
 def identity_of(pipeline: "LinearSRPipeline") -> list[str]:
     """Tells models apart by their settings, what they compute in, and a few of each parameter's values."""
     digest = hashlib.sha256(repr(pipeline.config).encode())
-    for part in (pipeline.lr_stem, pipeline.transformer):
+    for part in filter(None, (pipeline.lr_stem, pipeline.transformer, pipeline.trunk)):
         for parameter in part.parameters():
             digest.update(str(tuple(parameter.shape)).encode())
             digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())

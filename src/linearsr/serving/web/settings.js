@@ -26,7 +26,8 @@ export class Settings {
     this.limits = limits;
     Object.assign($("scale"), { min: model.min_scale, max: model.max_scale });
     Object.assign($("scale-range"), { min: model.min_scale, max: model.max_scale });
-    $("steps").max = model.max_steps;
+    for (const end of ["min", "max"]) $("steps")[end] = model[`${end}_steps`];
+    $("steps-range").min = model.min_steps;
     for (const name of NAMES) $(name).value = $(`${name}-range`).value = model[name];
     // left empty, they are for the model to decide
     $("steps").value = "";
@@ -53,7 +54,7 @@ export class Settings {
     const size = photo?.size;
     const result = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
     $("sizes").textContent = result && scale > 0 ? `${sides(size)} → ${sides(result)} pixels` : "";
-    const hint = "Left empty, the model decides by how clean the photo is. More steps take longer.";
+    const hint = "Left empty, the model decides. More steps take longer.";
     $("steps-hint").textContent = fidelity === 1 ? "At fidelity 1 the number of steps changes nothing." : hint;
   }
 }

@@ -1,0 +1,163 @@
+"""The trunk: residual-in-residual dense blocks that draw the HR image at once, on the LR grid.
+
+RRDBNet (ESRGAN, Wang et al. 2018; Real-ESRGAN, Wang et al. 2021), with the layout and the names of its public
+checkpoints, so that their weights load. It is written once, for rows that flow through it: a whole image is one strip.
+
+Shape legend: B batch, C channels, h w LR size in pixels. Images have values in [-1, 1].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearsr.checkpoints import PretrainedModule
+from linearsr.models.rows import Chain, Convolution, Cropped, Extended, Joined, PerPixel, Rows, residual
+
+_SLOPE = 0.2
+"""Of the leaky ReLUs."""
+_BRANCH = 0.2
+"""What a dense block, and a group of three, adds to its input is scaled by this."""
+_BORDER = 4
+"""LR pixels that are repeated on every side: with zeros there, rims would be dark and crooked."""
+_CONVOLUTIONS = 5
+"""Of a dense block."""
+
+
+@dataclass(frozen=True)
+class RRDBNetConfig:
+    """`RRDBNet`."""
+
+    channels: int = 64
+    """Width between the blocks."""
+    growth_channels: int = 32
+    """What each convolution of a dense block adds."""
+    num_blocks: int = 6
+    """Residual-in-residual dense blocks, of three dense blocks each."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "growth_channels", "num_blocks"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} {value!r}: must be a whole number of at least 1")
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which sees what all before it made; x + 0.2 times the last one's output."""
+
+    def __init__(self, channels: int, growth_channels: int) -> None:
+        super().__init__()
+        for i in range(_CONVOLUTIONS):
+            made = channels if i == _CONVOLUTIONS - 1 else growth_channels
+            self.add_module(f"conv{i + 1}", nn.Conv2d(channels + i * growth_channels, made, 3, padding=1))
+
+    def rows(self) -> Rows:
+        """(B, C, n, w) -> the same shape."""
+        *dense, last = self.children()
+        seen = [Joined(_concatenated, PerPixel(_same), Chain(_conv(conv), PerPixel(_act))) for conv in dense]
+        return Joined(_added, PerPixel(_same), Chain(*seen, _conv(last)))
+
+
+class RRDB(nn.Module):
+    """Three dense blocks; x + 0.2 times what they make of it."""
+
+    def __init__(self, channels: int, growth_channels: int) -> None:
+        super().__init__()
+        for i in range(3):
+            self.add_module(f"rdb{i + 1}", DenseBlock(channels, growth_channels))
+
+    def rows(self) -> Rows:
+        """(B, C, n, w) -> the same shape."""
+        blocks = [block.rows() for block in self.children() if isinstance(block, DenseBlock)]
+        return Joined(_added, PerPixel(_same), Chain(*blocks))
+
+
+class RRDBNet(PretrainedModule):
+    """Residual-in-residual dense blocks, then two enlargements by 2 with a convolution behind each."""
+
+    config_class = RRDBNetConfig
+    config: RRDBNetConfig
+    scale = 4
+    """HR size over LR size."""
+
+    def __init__(self, config: RRDBNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.channels
+        self.conv_first = nn.Conv2d(3, width, 3, padding=1)
+        self.body = nn.ModuleList(RRDB(width, config.growth_channels) for _ in range(config.num_blocks))
+        self.conv_body = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_up1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_up2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_hr = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
+
+    @property
+    def macs_per_pixel(self) -> int:
+        """Multiply-accumulates for one LR pixel."""
+        weights = {name: parameter.numel() for name, parameter in self.named_parameters()}
+        enlarged = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}
+        return sum(enlarged.get(name.split(".")[0], 1) * count for name, count in weights.items())
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """LR image (B, 3, h, w) in [-1, 1] -> HR image (B, 3, 4 h, 4 w) in about [-1, 1], in float32."""
+        hr = self.rows().push(lr, last=True)
+        assert hr is not None
+        return hr
+
+    def rows(self) -> Rows:
+        """LR rows (B, 3, n, w) in [-1, 1] -> the HR rows (B, 3, 4 n, 4 w) that are complete, in float32."""
+        body = [block.rows() for block in self.body if isinstance(block, RRDB)]
+        return Chain(
+            Extended(_BORDER),
+            PerPixel(self._entering),
+            _conv(self.conv_first),
+            residual(*body, _conv(self.conv_body)),
+            *(part for conv in (self.conv_up1, self.conv_up2) for part in _enlargement(conv)),
+            _conv(self.conv_hr),
+            PerPixel(_act),
+            # pixels have more digits than bfloat16
+            PerPixel(Tensor.float),
+            Convolution(_in_float32(self.conv_last)),
+            PerPixel(lambda unit: 2 * unit - 1),
+            Cropped(_BORDER * self.scale),
+        )
+
+    def _entering(self, lr: Tensor) -> Tensor:
+        return ((lr + 1) / 2).to(self.conv_first.weight.dtype, memory_format=torch.channels_last)
+
+
+def _enlargement(conv: nn.Module) -> list[Rows]:
+    enlarge = PerPixel(partial(F.interpolate, scale_factor=2, mode="nearest"))
+    return [enlarge, _conv(conv), PerPixel(_act)]
+
+
+def _conv(module: nn.Module) -> Convolution:
+    assert isinstance(module, nn.Conv2d)
+    return Convolution(module)
+
+
+def _in_float32(conv: nn.Conv2d) -> nn.Conv2d:
+    if conv.weight.dtype == torch.float32:
+        return conv
+    copy = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, device=conv.weight.device)
+    copy.load_state_dict(conv.state_dict())
+    return copy
+
+
+_same: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
+
+
+def _act(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, _SLOPE, inplace=not torch.is_grad_enabled())
+
+
+def _concatenated(x: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([x, new], dim=1)
+
+
+def _added(x: Tensor, branch: Tensor) -> Tensor:
+    return torch.add(x, branch, alpha=_BRANCH)
