@@ -3,7 +3,6 @@
 import io
 import os
 import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_tools import RGB8, SMOOTH, encoded, float_tiff, levels, png, png_chunk
+from image_tools import RGB8, SMOOTH, encoded, float_tiff, levels, png
 from linearsr.images.io import ImageError, read_image
 
 rng = np.random.default_rng(0)
@@ -43,11 +42,6 @@ def int32_tiff():
     return file.getvalue()
 
 
-def text_bomb():
-    bomb = b"Comment\0\0" + zlib.compress(bytes(80_000_000))
-    return png(4, 4, 8, 0, b"\0\1\2\3\4" * 4, png_chunk(b"zTXt", bomb))
-
-
 PNG, JPEG, TIFF = encoded(SMOOTH), encoded(SMOOTH, "JPEG"), encoded(SMOOTH, "TIFF", compression="tiff_lzw")
 
 BAD_BYTES = {
@@ -74,7 +68,6 @@ BAD_BYTES = {
     "png bomb": (png(50000, 50000, 1, 0, bytes(6251 * 1000)), "exceed|more pixels"),
     "png of 60000x60000": (header_only_png(60000, 60000), "exceed|more pixels"),
     "png of 9000x9000": (header_only_png(9000, 9000), "81 megapixels exceed the limit of 64"),
-    "png text bomb": (text_bomb(), "broken"),
     "jpeg cut in the header": (JPEG[:100], "no image|broken"),
     "jpeg cut in the pixels": (JPEG[: len(JPEG) // 2], "no image|truncated"),
     "jpeg without its end": (JPEG[:-2], "truncated"),
@@ -99,13 +92,13 @@ def test_bad_bytes_give_one_line(kind, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(data)
     with pytest.raises(ImageError, match=words) as caught:
-        read_image(path)
+        read_image(path, strict=True)
     line = str(caught.value)
     assert line.startswith(f"{path}: ")
     assert "\n" not in line
     assert line.count("; ") >= 1, "it must say what to do"
     with pytest.raises(ImageError, match=r"^<bytes>: "):
-        read_image(data)
+        read_image(data, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +183,7 @@ def test_a_cut_file_is_refused_or_whole_but_never_half(file_format):
     refused = 0
     for cut in cuts:
         try:
-            got = levels(read_image(data[:cut]))
+            got = levels(read_image(data[:cut], strict=True))
         except ImageError:
             refused += 1
         else:
