@@ -29,13 +29,6 @@ def broken_crc():
     return damaged(data, data.index(b"IEND") - 5)
 
 
-def planar_tiff(**options):
-    file = io.BytesIO()
-    pixels = rng.integers(0, 65536, (3, 8, 8), dtype=np.uint16)
-    tifffile.imwrite(file, pixels, photometric="rgb", planarconfig="separate", **options)
-    return file.getvalue()
-
-
 def int32_tiff():
     file = io.BytesIO()
     tifffile.imwrite(file, np.array([[-5, 100000]], np.int32))
@@ -79,8 +72,6 @@ BAD_BYTES = {
     "tiff with infinity": (float_tiff(np.inf), "NaN or infinite"),
     "tiff of kelvins": (float_tiff(293.0), "range 0 to 1"),
     "tiff of signed 32-bit integers": (int32_tiff(), "unknown range"),
-    "planar 16-bit tiff": (planar_tiff(), "separate planes"),
-    "compressed planar 16-bit tiff": (planar_tiff(compression="zlib"), "separate planes"),
     "strip of 1x5000": (encoded(np.zeros((5000, 1), np.uint8)), "a line, not a picture"),
 }
 

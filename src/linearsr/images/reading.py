@@ -4,7 +4,7 @@ import errno
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +28,15 @@ from linearsr.images.png_file import (
     write_completed,
 )
 from linearsr.images.samples import Samples, deep_samples, samples_of
+from linearsr.images.tiff_pages import (
+    CAMERA_RAW,
+    ForeignTiff,
+    foreign_samples,
+    full_size_page,
+    is_camera_raw,
+    is_tiff,
+    with_first_page,
+)
 
 Result = TypeVar("Result")
 
@@ -94,8 +103,8 @@ def read_size(
     """
 
     def look() -> tuple[int, int]:
-        with _header(source) as file, _identified(name, file, b"") as im:
-            width, height = im.size
+        with _header(name, source) as file:
+            width, height = _identified(name, file, file.read(33)).size
         check_size(name, (width, height), max_pixels)
         return height, width
 
@@ -177,6 +186,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         # before its chunks are looked at: of a file with too many pixels nothing is
         check_size(name, _identified(name, header_only(data), data).size, max_pixels)
         data, said = _clean_png(name, data, strict)
+    elif is_tiff(data) and (page := _full_size_page(name, BytesIO(data))):
+        data = with_first_page(data, page)
     im = _open(name, data)
     check_size(name, im.size, max_pixels)
     if im.format == "JPEG2000" and not jpeg2000_is_whole(data):
@@ -265,12 +276,19 @@ def _decode_photo(name: str, data: bytes) -> NDArray[np.uint8] | None:
 
 
 @contextmanager
-def _header(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+def _header(name: str, source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
     """A file for its header alone: of a PNG nothing else."""
     with open(source, "rb") if isinstance(source, (str, Path)) else nullcontext(source) as file:
         begin = file.read(33)
         file.seek(0)
-        yield header_only(begin) if is_png(begin) else file
+        if is_png(begin):
+            yield header_only(begin)
+        elif is_tiff(begin) and (page := _full_size_page(name, file)):
+            file.seek(0)
+            yield BytesIO(with_first_page(file.read(), page))
+        else:
+            file.seek(0)
+            yield file
 
 
 def _formats() -> list[str]:
@@ -282,10 +300,26 @@ def _open(name: str, data: bytes) -> Image.Image:
     return _identified(name, BytesIO(data), data)
 
 
+def _full_size_page(name: str, file: BinaryIO) -> int | None:
+    try:
+        return full_size_page(file)
+    except ValueError as error:
+        raise ImageError(name, str(error)) from error
+    except Exception:  # too broken to tell
+        return None
+
+
 def _identified(name: str, file: BinaryIO, data: bytes) -> Image.Image:
+    if is_camera_raw(data):
+        raise ImageError(name, CAMERA_RAW)
+    file.seek(0)
     try:
         return Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:
+        if is_tiff(data):
+            with suppress(Exception):
+                file.seek(0)
+                return ForeignTiff(file)
         if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"heif", b"hevc"}:
             raise ImageError(
                 name, "is a HEIC photo, which is not supported; convert it to JPEG or PNG"
@@ -313,9 +347,9 @@ def _samples(name: str, data: bytes, im: Image.Image) -> Samples:
     depths = tags.get(258, 8)
     if tags.get(284) == 2 and max(depths if isinstance(depths, tuple) else (depths,)) > 8:
         # Pillow reads these as 8-bit noise without an error.
-        raise ImageError(
-            name, "is a TIFF with more than 8 bits in separate planes; save it with interleaved channels"
-        )
+        return _foreign(name, data, im)
+    if isinstance(im, ForeignTiff):
+        return _foreign(name, data, im)
     raw_mode = deep_raw_mode(im)
     if raw_mode is None:
         im.load()
@@ -325,6 +359,13 @@ def _samples(name: str, data: bytes, im: Image.Image) -> Samples:
             raise ImageError(name, str(error)) from error
     array = read_deep(partial(_open, name, data), raw_mode)
     return deep_samples(array, im.info.get("transparency"))
+
+
+def _foreign(name: str, data: bytes, im: Any) -> Samples:
+    try:
+        return foreign_samples(im, data)
+    except ValueError as error:
+        raise ImageError(name, str(error)) from error
 
 
 def _assemble(name: str, im: Image.Image, samples: Samples, keep: Keep = "all") -> Picture:

@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from linearsr.images.metadata import Keep, Notes, read_notes
 from linearsr.images.picture import ImageError, quantise
@@ -17,6 +18,7 @@ from linearsr.images.reading import check_size, complete_png, guarded, rows_miss
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
+from linearsr.images.tiff_pages import ForeignTiff, full_size_page, is_misread, is_tiff, kind_of
 
 _FORMATS = ("PNG", "TIFF", "JPEG")
 _SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
@@ -111,8 +113,26 @@ def _header(path: Path) -> Image.Image:
         # Pillow would decode all pixels to see whether EXIF follows them
         header.info.setdefault("exif", b"")
         return header
+    if is_tiff(begin):
+        return _tiff_header(path)
     # a path does as well as a file, which the image would then not close
     return opens(cast(IO[bytes], os.fspath(path)), os.fspath(path))
+
+
+def _tiff_header(path: Path) -> Image.Image:
+    with open(path, "rb") as file:
+        try:
+            page = full_size_page(file)
+        except ValueError as error:
+            raise ImageError(path, str(error)) from error
+    if page:
+        raise ImageError(
+            path, "begins with a reduced page, which strips cannot skip; save its full-size page alone"
+        )
+    try:
+        return Image.OPEN["TIFF"][0](cast(IO[bytes], os.fspath(path)), os.fspath(path))
+    except SyntaxError:
+        return ForeignTiff(os.fspath(path))
 
 
 def _pixels(path: Path, folder: Path, header: Image.Image, strict: bool) -> Path:
@@ -152,10 +172,12 @@ def _open(path: Path, pixels: Path, header: Image.Image) -> Any:
         warnings.warn(f"{path}: has several frames or pages; only the first is used", stacklevel=5)
     if getattr(header, "tag_v2", {}).get(_EXTRA_SAMPLES) == _PREMULTIPLIED:
         raise ImageError(path, "has colours multiplied by their alpha; save it with straight alpha")
-    foreign = ImageError(
-        path, "has another kind of pixels than can be read in strips; convert it to RGB of 8 or 16 bits"
+    kind = f" ({kind_of(header)})" if isinstance(header, TiffImageFile) else ""
+    problem = (
+        f"has another kind of pixels{kind} than can be read in strips; convert it to RGB of 8 or 16 bits"
     )
-    if header.mode in _FOREIGN_MODES:
+    foreign = ImageError(path, problem)
+    if header.mode in _FOREIGN_MODES or (isinstance(header, TiffImageFile) and is_misread(header)):
         raise foreign
     image = _opened(pixels, "error")
     deep_cmyk = image.interpretation == "cmyk" and image.format != "uchar"
