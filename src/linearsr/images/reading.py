@@ -49,6 +49,7 @@ _REFUSED_FORMATS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "FIT
 _STILL_FORMATS = frozenset({"MPO", "PSD"})
 _JPEG_FORMATS = frozenset({"JPEG", "MPO"})
 JPEG_END = b"\xff\xd9"
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc"})
 _HINT = "use PNG, JPEG, WebP, TIFF or another format that Pillow reads"
 
 
@@ -300,6 +301,21 @@ def _open(name: str, data: bytes) -> Image.Image:
     return _identified(name, BytesIO(data), data)
 
 
+def _heif(name: str, file: BinaryIO) -> Image.Image:
+    """A photo of a phone, already upright."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        hint = "pip install 'linearsr[heif]', or convert it to JPEG or PNG"
+        raise ImageError(name, f"is a HEIC photo, which needs pillow-heif; {hint}") from error
+    file.seek(0)
+    try:
+        image: Image.Image = HeifImageFile(file)
+    except Exception as error:
+        raise ImageError(name, f"is a broken HEIC photo ({error}); get it anew") from error
+    return image
+
+
 def _full_size_page(name: str, file: BinaryIO) -> int | None:
     try:
         return full_size_page(file)
@@ -320,10 +336,8 @@ def _identified(name: str, file: BinaryIO, data: bytes) -> Image.Image:
             with suppress(Exception):
                 file.seek(0)
                 return ForeignTiff(file)
-        if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"heif", b"hevc"}:
-            raise ImageError(
-                name, "is a HEIC photo, which is not supported; convert it to JPEG or PNG"
-            ) from error
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+            return _heif(name, file)
         raise ImageError(name, f"is no image, or its header is broken; {_HINT}") from error
 
 
