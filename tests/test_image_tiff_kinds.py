@@ -106,3 +106,11 @@ def test_float_colour_is_named_in_strips(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", UNIT[..., :3].copy(), photometric="rgb")
     with pytest.raises(ImageError, match=r"32-bit float RGB of 3 channels.*convert it to RGB"):
         RowReader(tmp_path / "a.tif", tmp_path)
+
+
+@pytest.mark.parametrize("white", [1023, 65535])
+def test_ppm_keeps_all_its_bits(white):
+    samples = DEEP[..., :3].astype(int) % (white + 1)
+    picture = read_image(b"P6\n# a comment\n17 12\n%d\n" % white + samples.astype(">u2").tobytes())
+    assert picture.bits == 16
+    np.testing.assert_allclose(picture.colour, samples / white, atol=1e-5)

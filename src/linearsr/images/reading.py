@@ -27,6 +27,7 @@ from linearsr.images.png_file import (
     without_asides,
     write_completed,
 )
+from linearsr.images.pnm import deep_ppm
 from linearsr.images.samples import Samples, deep_samples, samples_of
 from linearsr.images.tiff_pages import (
     CAMERA_RAW,
@@ -364,6 +365,8 @@ def _samples(name: str, data: bytes, im: Image.Image) -> Samples:
         return _foreign(name, data, im)
     if isinstance(im, ForeignTiff):
         return _foreign(name, data, im)
+    if im.format == "PPM" and (ppm := deep_ppm(data)) is not None:
+        return deep_samples(ppm)
     raw_mode = deep_raw_mode(im)
     if raw_mode is None:
         im.load()
