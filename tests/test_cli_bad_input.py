@@ -147,7 +147,7 @@ def test_each_bad_file_is_one_line_and_the_good_ones_are_done(photos, tiny_model
     bad = len(list(photos.rglob("*.*"))) - len(GOOD) + len(named)
     assert bad >= 45
 
-    result = upscale(photos, *named, "-o", tmp_path / "out", "--model", tiny_model)
+    result = upscale(photos, *named, "-o", tmp_path / "out", "--model", tiny_model, "--strict")
 
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
