@@ -48,6 +48,36 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if ".part" in path.name]
 
 
+@pytest.mark.parametrize("way", [[], ["--memory-limit", "0.0001"]])
+def test_metadata_is_left_out_on_request(tiny_model, tmp_path, way):
+    exif = Image.Exif()
+    exif[0x013B], exif[0x8825] = "somebody", {1: "N", 2: (52.0, 12.0, 0.0)}
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.jpg", exif=exif.tobytes())
+    for option, left in (
+        ([], (True, True)),
+        (["--strip-gps"], (True, False)),
+        (["--strip-metadata"], (False, False)),
+    ):
+        result = upscale(
+            tmp_path / "a.jpg", "-o", tmp_path / "b.png", "--model", tiny_model, "--overwrite", *option, *way
+        )
+        assert result.exit_code == 0, result.stderr
+        with Image.open(tmp_path / "b.png") as image:
+            assert (0x013B in image.getexif(), 0x8825 in image.getexif()) == left
+
+
+def test_damage_is_said_and_refused_on_request(tiny_model, tmp_path):
+    noise(tmp_path / "whole.jpg", 40, 40)
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-2])
+    arguments = tmp_path / "a.jpg", "-o", tmp_path / "b.png", "--model", tiny_model
+    refused = upscale(*arguments, "--strict")
+    assert refused.exit_code != 0
+    assert "its end is missing" in " ".join(refused.stderr.split())
+    result = upscale(*arguments)
+    assert result.exit_code == 0
+    assert "its end is missing" in " ".join(result.stderr.split())
+
+
 def test_folder_with_json(photos, tiny_model, tmp_path):
     result = upscale(photos, "-o", tmp_path / "out", "--model", tiny_model, "--seed", 7, "--json")
     assert result.exit_code == 0, result.stderr

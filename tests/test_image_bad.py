@@ -3,7 +3,6 @@
 import io
 import os
 import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_tools import RGB8, SMOOTH, encoded, float_tiff, levels, png, png_chunk
+from image_tools import RGB8, SMOOTH, encoded, float_tiff, levels, png
 from linearsr.images.io import ImageError, read_image
 
 rng = np.random.default_rng(0)
@@ -30,22 +29,10 @@ def broken_crc():
     return damaged(data, data.index(b"IEND") - 5)
 
 
-def planar_tiff(**options):
-    file = io.BytesIO()
-    pixels = rng.integers(0, 65536, (3, 8, 8), dtype=np.uint16)
-    tifffile.imwrite(file, pixels, photometric="rgb", planarconfig="separate", **options)
-    return file.getvalue()
-
-
 def int32_tiff():
     file = io.BytesIO()
     tifffile.imwrite(file, np.array([[-5, 100000]], np.int32))
     return file.getvalue()
-
-
-def text_bomb():
-    bomb = b"Comment\0\0" + zlib.compress(bytes(80_000_000))
-    return png(4, 4, 8, 0, b"\0\1\2\3\4" * 4, png_chunk(b"zTXt", bomb))
 
 
 PNG, JPEG, TIFF = encoded(SMOOTH), encoded(SMOOTH, "JPEG"), encoded(SMOOTH, "TIFF", compression="tiff_lzw")
@@ -74,7 +61,6 @@ BAD_BYTES = {
     "png bomb": (png(50000, 50000, 1, 0, bytes(6251 * 1000)), "exceed|more pixels"),
     "png of 60000x60000": (header_only_png(60000, 60000), "exceed|more pixels"),
     "png of 9000x9000": (header_only_png(9000, 9000), "81 megapixels exceed the limit of 64"),
-    "png text bomb": (text_bomb(), "broken"),
     "jpeg cut in the header": (JPEG[:100], "no image|broken"),
     "jpeg cut in the pixels": (JPEG[: len(JPEG) // 2], "no image|truncated"),
     "jpeg without its end": (JPEG[:-2], "truncated"),
@@ -86,8 +72,6 @@ BAD_BYTES = {
     "tiff with infinity": (float_tiff(np.inf), "NaN or infinite"),
     "tiff of kelvins": (float_tiff(293.0), "range 0 to 1"),
     "tiff of signed 32-bit integers": (int32_tiff(), "unknown range"),
-    "planar 16-bit tiff": (planar_tiff(), "separate planes"),
-    "compressed planar 16-bit tiff": (planar_tiff(compression="zlib"), "separate planes"),
     "strip of 1x5000": (encoded(np.zeros((5000, 1), np.uint8)), "a line, not a picture"),
 }
 
@@ -99,13 +83,13 @@ def test_bad_bytes_give_one_line(kind, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(data)
     with pytest.raises(ImageError, match=words) as caught:
-        read_image(path)
+        read_image(path, strict=True)
     line = str(caught.value)
     assert line.startswith(f"{path}: ")
     assert "\n" not in line
     assert line.count("; ") >= 1, "it must say what to do"
     with pytest.raises(ImageError, match=r"^<bytes>: "):
-        read_image(data)
+        read_image(data, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +174,7 @@ def test_a_cut_file_is_refused_or_whole_but_never_half(file_format):
     refused = 0
     for cut in cuts:
         try:
-            got = levels(read_image(data[:cut]))
+            got = levels(read_image(data[:cut], strict=True))
         except ImageError:
             refused += 1
         else:

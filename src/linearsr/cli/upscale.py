@@ -75,6 +75,16 @@ def upscale(
             min=0, help="GiB that an image may take; larger ones go in strips. Default: what is free."
         ),
     ] = None,
+    strip_metadata: Annotated[
+        bool,
+        typer.Option("--strip-metadata", help="Leave out EXIF, XMP, IPTC, PNG text and tags; colours stay."),
+    ] = False,
+    strip_gps: Annotated[
+        bool, typer.Option("--strip-gps", help="Leave out where the photo was taken (EXIF and XMP).")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse damaged files that can be read in spite of it.")
+    ] = False,
     overwrite: Overwrite = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say how much memory each image needs, and what is done.")
@@ -110,6 +120,8 @@ def upscale(
         memory_limit=memory_limit,
         overwrite=overwrite,
         quality=quality,
+        keep="nothing" if strip_metadata else "no places" if strip_gps else "all",
+        strict=strict,
         verbose=verbose,
     )
     devices = device.split(",")

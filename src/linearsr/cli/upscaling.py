@@ -1,6 +1,6 @@
 """What `linearsr upscale` does with each image, in this process or another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from linearsr.cli.loading import DType, check_tags, load_pipeline
 from linearsr.cli.ways import StripProgress, choose_way
 
 if TYPE_CHECKING:
+    from linearsr.images.metadata import Keep
     from linearsr.pipeline import LinearSRPipeline
 
 
@@ -25,6 +26,8 @@ class Upscaling:
     memory_limit: float | None
     overwrite: bool
     quality: int
+    keep: "Keep"
+    strict: bool
     verbose: bool
 
     def load(self, device: str) -> tuple[Work, list[str]]:
@@ -57,11 +60,13 @@ class Upscaling:
                     overwrite=self.overwrite,
                     quality=self.quality,
                     max_pixels=max_pixels,
+                    keep=self.keep,
+                    strict=self.strict,
                     strip_rows=way.strip_rows,
                     progress=report,
                 )
             return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
-        picture = read_image(job.input, max_pixels=max_pixels)
+        picture = read_image(job.input, max_pixels, keep=self.keep, strict=self.strict)
         steps = self.settings["num_inference_steps"] or pipeline.config.num_inference_steps
         progress.start_image(job.input, steps or None)
         result = pipeline.upscale(
@@ -70,5 +75,8 @@ class Upscaling:
             stream=True if way.kind == "held" else None,
             callback_on_step_end=lambda _, step, time, state: progress.finish_step(step + 1, state["steps"]),
         )
-        write_image(result, target, overwrite=self.overwrite, quality=self.quality)
+        written_tags = () if self.keep == "nothing" else result.tags
+        write_image(
+            replace(result, tags=written_tags), target, overwrite=self.overwrite, quality=self.quality
+        )
         return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}

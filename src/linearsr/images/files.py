@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 _COMMON = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-_RARE = {".avif", ".heic", ".heif", ".jp2", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
+_RARE = {".apng", ".avif", ".heic", ".heif", ".jp2", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
 IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
-"""What counts as an image where a folder is searched, HEIC to be told that it cannot be read; a file that is named is
+"""What counts as an image where a folder is searched, HEIC also to be told what reads it; a file that is named is
 read whatever its name."""
 
 

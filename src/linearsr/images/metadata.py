@@ -1,16 +1,21 @@
-"""What a file says about its pixels: orientation, EXIF, ICC profile, resolution."""
+"""What a file says about its pixels: orientation, EXIF, ICC profile, resolution, XMP, IPTC and PNG text."""
 
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
+
+from linearsr.images.iptc import records_of
+from linearsr.images.picture import NO_TEXTS, Texts, warn_of
+from linearsr.images.png_colour import hdr_curve
+from linearsr.images.xmp import packet_for_upright, packet_without_places
 
 _NO_UNIT = 1
 # Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
@@ -78,26 +83,45 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
 }
 
 
+Keep = Literal["all", "no places", "nothing"]
+"""Which metadata comes along: all, all but where a photo was taken (GPS), or nothing but colours and resolution."""
+
+
+class _Verbatim(str):
+    """Text of EXIF, which Pillow reads as Latin-1 and would write as ASCII, with question marks: written as it was."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        try:
+            return super().encode("latin-1")
+        except UnicodeEncodeError:
+            return super().encode("utf-8", "replace")
+
+
 class Metadata(TypedDict, total=False):
-    """The metadata that a file is to carry, as the keywords of Pillow's `save`."""
+    """The metadata that a file is to carry; all but `iptc` are keywords of Pillow's `save`."""
 
     icc_profile: bytes
     exif: bytes
     dpi: tuple[float, float]
     xmp: bytes
+    iptc: bytes
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What a file says about its pixels; EXIF is that of the upright picture, the profile fits its channels."""
+    """What a file says about its pixels; EXIF and XMP are of the upright picture, the profile fits its channels."""
 
     orientation: int
     icc_profile: bytes | None
     exif: bytes | None
     dpi: tuple[float, float] | None
+    texts: Texts = NO_TEXTS
+    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def read_notes(name: str, im: Image.Image, shape: tuple[int, int, int], *, managed: bool) -> Notes:
+def read_notes(
+    name: str, im: Image.Image, shape: tuple[int, int, int], *, managed: bool, keep: Keep = "all"
+) -> Notes:
     """The notes of an opened image, stored as (H, W, channels of colour); `managed`: its colours are sRGB already.
 
     What is broken or does not fit is left out, with a warning.
@@ -109,12 +133,40 @@ def read_notes(name: str, im: Image.Image, shape: tuple[int, int, int], *, manag
         warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
         exif, orientation = Image.Exif(), 1
     height, width, channels = shape
+    size = (height, width) if orientation >= 5 else (width, height)
+    if keep == "no places":
+        _drop_places(exif)
     try:
-        block = exif_for_upright(exif, (height, width) if orientation >= 5 else (width, height))
+        block = exif_for_upright(exif, size) if keep != "nothing" else None
     except Exception:
         warnings.warn(f"{name}: its EXIF data cannot be copied and is dropped", stacklevel=6)
         block = None
-    return Notes(orientation, None if managed else _fitting_profile(name, im, channels), block, read_dpi(im))
+    colours = () if managed else im.info.get("png_colours", ())
+    if curve := hdr_curve(dict(colours)):
+        warn_of(name, f"has HDR colours ({curve}), which are worked on like others and named so in PNG alone")
+    profile = None if managed else _fitting_profile(name, im, channels)
+    return Notes(orientation, profile, block, read_dpi(im), _read_texts(name, im, size, keep), colours)
+
+
+def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -> Texts:
+    """XMP true for `size`, IPTC and PNG text of an opened image."""
+    if keep == "nothing":
+        return NO_TEXTS
+    packet = im.info.get("xmp") or im.info.get("XML:com.adobe.xmp")
+    if isinstance(packet, str):
+        packet = packet.encode("utf-8", "replace")
+    xmp = packet_for_upright(packet, size) if isinstance(packet, bytes) else None
+    if packet and xmp is None:
+        warn_of(name, "its XMP packet is broken and is dropped")
+    if xmp and keep == "no places":
+        xmp = packet_without_places(xmp)
+    records = im.info.get("iptc") or records_of(im.info, getattr(im, "tag_v2", {}))
+    return Texts(xmp, records, im.info.get("png_texts", ()))
+
+
+def _drop_places(exif: Image.Exif) -> None:
+    if IFD.GPSInfo in exif:
+        del exif[IFD.GPSInfo]
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -166,7 +218,17 @@ def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
     for tag, length in zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True):
         if tag in photo:
             photo[tag] = length
+    inner = [exif.get_ifd(tag) for tag in (IFD.GPSInfo, IFD.Interop) if tag in exif or tag in photo]
+    for tags in (exif, photo, *inner):
+        keep_text(tags)
     return exif.tobytes() if len(exif) else None
+
+
+def keep_text(tags: MutableMapping[int, Any]) -> None:
+    """Have the text among tags written byte by byte as it was read."""
+    for tag, value in list(tags.items()):
+        if isinstance(value, str):
+            tags[tag] = _Verbatim(value)
 
 
 def profile_space(icc_profile: bytes) -> str:

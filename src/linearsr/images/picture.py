@@ -1,5 +1,7 @@
 """An image in memory as the project passes it around, and the error of everything that reads or writes one."""
 
+import sys
+import warnings
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Literal
@@ -19,6 +21,29 @@ class ImageError(ValueError):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
+def warn_of(source: str | PathLike[str], problem: str) -> None:
+    """Warn of something about an image, in the name of whoever called into this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("linearsr."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"{fspath(source)}: {problem}", stacklevel=level)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a file says about its picture in words, as raw blocks.
+
+    `xmp`: a packet, in UTF-8; `iptc`: IPTC-IIM records; `png`: kind and data of text chunks, which PNG alone can hold.
+    """
+
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    png: tuple[tuple[bytes, bytes], ...] = ()
+
+
+NO_TEXTS = Texts()
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A still image: H rows, W columns, upright, with its metadata.
@@ -27,6 +52,8 @@ class Picture:
     `alpha`: float32 (H, W) in [0, 1], not premultiplied, or None if the image is opaque.
     `bits`: depth of a channel of the file it came from and, in PNG and TIFF, of the file it is written to.
     `icc_profile`, `exif`: the raw blocks; `dpi`: pixels per inch (x, y); `tags`: what is in it, written as keywords.
+    `texts`: XMP, IPTC and PNG text of the file it came from; `colour_chunks`: kind and data of the PNG chunks that say
+    what its colours are (cICP, gAMA, cHRM, sRGB), in PNG written as they are, elsewhere as an ICC profile.
     Raises ValueError if the arrays do not fit this description.
     """
 
@@ -37,6 +64,8 @@ class Picture:
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
     tags: tuple[str, ...] = ()
+    texts: Texts = NO_TEXTS
+    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.colour.shape, self.colour.dtype

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from linearsr.images.iptc import PNG_KEYWORD as IPTC_KEYWORD
+from linearsr.images.iptc import as_raw_profile
 from linearsr.images.xmp import PNG_KEYWORD
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Number of channels -> colour type: grey, grey and alpha, RGB, RGBA (section 11.2.1).
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_HEADER_END = 33
 _ROWS_AT_ONCE = 64
 _METRES_PER_INCH = 0.0254
 
@@ -22,15 +25,31 @@ def encode_png16(
     exif: bytes | None = None,
     dpi: tuple[float, float] | None = None,
     xmp: bytes | None = None,
+    iptc: bytes | None = None,
+    chunks: tuple[tuple[bytes, bytes], ...] = (),
 ) -> bytes:
     """Encode (H, W, 1 to 4) 16-bit samples, alpha last, with their metadata."""
     height, width, channels = samples.shape
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
-    chunks = [SIGNATURE, chunk(b"IHDR", header), *metadata_chunks(icc_profile, exif, dpi, xmp)]
+    parts = [SIGNATURE, chunk(b"IHDR", header), *metadata_chunks(icc_profile, exif, dpi, xmp, iptc, chunks)]
     compressor = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
-    chunks += [chunk(b"IDAT", block) for rows in _filtered(samples) if (block := compressor.compress(rows))]
-    chunks += [chunk(b"IDAT", compressor.flush()), chunk(b"IEND", b"")]
-    return b"".join(chunks)
+    parts += [chunk(b"IDAT", block) for rows in _filtered(samples) if (block := compressor.compress(rows))]
+    parts += [chunk(b"IDAT", compressor.flush()), chunk(b"IEND", b"")]
+    return b"".join(parts)
+
+
+def with_metadata(
+    data: bytes,
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
+    iptc: bytes | None = None,
+    chunks: tuple[tuple[bytes, bytes], ...] = (),
+) -> bytes:
+    """A PNG file that has none, with its metadata."""
+    metadata = metadata_chunks(icc_profile, exif, dpi, xmp, iptc, chunks)
+    return b"".join([data[:_HEADER_END], *metadata, data[_HEADER_END:]])
 
 
 def metadata_chunks(
@@ -38,20 +57,26 @@ def metadata_chunks(
     exif: bytes | None = None,
     dpi: tuple[float, float] | None = None,
     xmp: bytes | None = None,
+    iptc: bytes | None = None,
+    chunks: tuple[tuple[bytes, bytes], ...] = (),
 ) -> list[bytes]:
-    """The chunks that say something about the pixels, to come right behind the header."""
-    chunks = []
+    """The chunks that say something about the pixels, to come right behind the header; `chunks` go as they are."""
+    made = [chunk(kind, data) for kind, data in chunks]
     if icc_profile:
-        chunks.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
+        made.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
     if dpi:
         per_metre = (round(value / _METRES_PER_INCH) for value in dpi)
-        chunks.append(chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+        made.append(chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
     if exif:
-        chunks.append(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+        made.append(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
     if xmp:
         # an iTXt chunk: keyword, not compressed, no language, no translation (section 11.3.3.4)
-        chunks.append(chunk(b"iTXt", PNG_KEYWORD.encode() + bytes(5) + xmp))
-    return chunks
+        made.append(chunk(b"iTXt", PNG_KEYWORD.encode() + bytes(5) + xmp))
+    if iptc:
+        made.append(
+            chunk(b"zTXt", IPTC_KEYWORD.encode() + bytes(2) + zlib.compress(as_raw_profile(iptc).encode()))
+        )
+    return made
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from linearsr.images.metadata import parse_exif
+from linearsr.images.metadata import keep_text, parse_exif
 
 _DEFLATE, _HORIZONTAL_DIFFERENCE, _UNASSOCIATED_ALPHA, _INCH = 8, 2, 2, 2
 _BYTE, _LONG, _UNDEFINED, _LONG8 = 1, 4, 7, 16
 _HEADER, _BIG_HEADER = b"II\x2a\0\x08\0\0\0", b"II\x2b\0\x08\0\0\0\x10\0\0\0\0\0\0\0"
-_XMP = 700
+_XMP, _IPTC = 700, 33723
 _STRIP_BYTES = 2**20
 _LARGEST_FILE = 2**32 - 2**20
 
@@ -28,6 +28,7 @@ def encode_tiff(
     exif: bytes | None = None,
     dpi: tuple[float, float] | None = None,
     xmp: bytes | None = None,
+    iptc: bytes | None = None,
 ) -> bytes:
     """Encode (H, W, 1 to 4) samples, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
 
@@ -36,7 +37,7 @@ def encode_tiff(
     rows = rows_per_strip(samples.shape[1:], samples.itemsize)
     strips = [compress_strip(samples[top : top + rows]) for top in range(0, len(samples), rows)]
     sizes = [len(strip) for strip in strips]
-    head = tiff_head(samples.shape, samples.itemsize, sizes, icc_profile, exif, dpi, xmp)
+    head = tiff_head(samples.shape, samples.itemsize, sizes, icc_profile, exif, dpi, xmp, iptc)
     return b"".join([head, *strips])
 
 
@@ -60,6 +61,7 @@ def tiff_head(
     exif: bytes | None = None,
     dpi: tuple[float, float] | None = None,
     xmp: bytes | None = None,
+    iptc: bytes | None = None,
 ) -> bytes:
     """All of a file but its compressed strips, which follow in order: `sizes` in bytes, of a picture (H, W, C)."""
     height, width, channels = shape
@@ -85,6 +87,9 @@ def tiff_head(
     if xmp:
         directory.tagtype[_XMP] = _BYTE
         directory[_XMP] = xmp
+    if iptc:
+        directory.tagtype[_IPTC] = _UNDEFINED
+        directory[_IPTC] = iptc
     # Offsets from the end of the directory; Pillow adds where that is.
     directory.tagtype[Base.StripOffsets] = directory.tagtype[Base.StripByteCounts] = _LONG8 if big else _LONG
     directory[Base.StripOffsets] = tuple(accumulate(sizes[:-1], initial=0))
@@ -97,5 +102,7 @@ def tiff_head(
 
 def _add_exif(directory: Any, block: bytes | None) -> None:
     exif = parse_exif(block)
+    for tags in (exif, *(exif.get_ifd(tag) for tag in (IFD.Exif, IFD.GPSInfo) if tag in exif)):
+        keep_text(tags)
     for tag, value in exif.items():
         directory[tag] = exif.get_ifd(tag) if tag in {IFD.Exif, IFD.GPSInfo} else value

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata, Notes, exif_for_upright, parse_exif
-from linearsr.images.picture import FloatArray, ImageError, Picture, quantise
-from linearsr.images.png import encode_png16
+from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
+from linearsr.images.png import encode_png16, with_metadata
+from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
 from linearsr.images.tiff import encode_tiff
-from linearsr.images.xmp import PNG_KEYWORD, keyword_packet
+from linearsr.images.xmp import keyword_packet, packet_for_upright
 
 FORMATS = {
     ".png": "PNG",
@@ -29,9 +30,11 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+_IPTC_FORMATS = frozenset({"PNG", "JPEG", "TIFF"})
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 _LONGEST_JPEG_EXIF = 65533
 _LONGEST_JPEG_XMP = 65502
+_LONGEST_JPEG_IPTC = 65500
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -63,8 +66,9 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
     """The bytes of an image file of this name: .png, .jpg, .jpeg, .webp, .tif or .tiff.
 
     PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG (4:4:4) and WebP have 8 bits and `quality`
-    (1 to 100). ICC profile, EXIF (orientation 1, true dimensions), resolution and tags (as XMP keywords) go along. JPEG
-    has no alpha: the picture is flattened on white, with a warning.
+    (1 to 100). ICC profile, EXIF and XMP (orientation 1, true dimensions), IPTC, resolution and tags (as XMP keywords)
+    go along; PNG text does in PNG alone, and IPTC not in WebP, with a warning. JPEG has no alpha: the picture is
+    flattened on white, with a warning.
 
     Raises ImageError if the extension is unknown or the picture is too large for the format or the memory; ValueError
     for the quality.
@@ -87,12 +91,12 @@ def picture_to_pil(picture: Picture) -> Image.Image:
     """
     channels = picture.colour.shape[2] + (picture.alpha is not None)
     image = to_pil(quantise(picture.colour, picture.alpha, 16 if picture.bits == 16 and channels == 1 else 8))
-    image.info.update(_metadata(picture, "<picture>"))
+    image.info.update(_metadata(picture, "<picture>", ""))
     return image
 
 
 def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> bytes:
-    metadata = _metadata(picture, path)
+    metadata = _metadata(picture, path, file_format)
     if file_format == "TIFF":
         samples = picture.quantised()
         if picture.bits == 16 and samples.shape[2] == 2:
@@ -101,7 +105,8 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
             metadata.pop("icc_profile", None)
         return encode_tiff(samples, **metadata)
     if file_format == "PNG" and picture.bits == 16:
-        return encode_png16(picture.quantised().astype(np.uint16, copy=False), **metadata)
+        samples = picture.quantised().astype(np.uint16, copy=False)
+        return encode_png16(samples, **metadata, chunks=png_chunks(picture))
     colour, alpha = picture.colour, picture.alpha
     options: dict[str, object] = {}
     if file_format == "JPEG":
@@ -109,53 +114,92 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
         if alpha is not None:
             warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
             colour, alpha = on_white(colour, alpha), None
-        fit_jpeg(metadata, path)
+        if "iptc" in metadata:
+            options["extra"] = as_jpeg_segment(metadata.pop("iptc"))
     elif file_format == "WEBP":
         options = {"quality": quality, "method": 4}
         if colour.shape[2] == 1:
             # WebP is always RGB, where a profile for grey means nothing.
             metadata.pop("icc_profile", None)
-    elif "xmp" in metadata:
-        chunks = PngInfo()
-        chunks.add_itxt(PNG_KEYWORD, metadata.pop("xmp").decode("utf-8"))
-        options = {"pnginfo": chunks}
     file = BytesIO()
-    to_pil(quantise(colour, alpha, 8)).save(file, file_format, **options, **metadata)
+    image = to_pil(quantise(colour, alpha, 8))
+    if file_format == "PNG":
+        image.save(file, file_format)
+        return with_metadata(file.getvalue(), **metadata, chunks=png_chunks(picture))
+    image.save(file, file_format, **options, **metadata)
     return file.getvalue()
 
 
-def _metadata(picture: Picture, name: str | Path) -> Metadata:
-    notes = Notes(1, picture.icc_profile, picture.exif, picture.dpi)
-    return file_metadata(notes, name, picture.size, picture.tags)
+def _metadata(picture: Picture, name: str | Path, file_format: str) -> Metadata:
+    notes = Notes(1, picture.icc_profile, picture.exif, picture.dpi, picture.texts, picture.colour_chunks)
+    return file_metadata(notes, name, file_format, picture.size, picture.tags, picture.colour.shape[2])
 
 
-def file_metadata(notes: Notes, name: str | Path, size: tuple[int, int], tags: Sequence[str]) -> Metadata:
-    """What a picture of `size` (width, height) is to carry, as the keywords icc_profile, exif, dpi and xmp."""
+def file_metadata(
+    notes: Notes,
+    name: str | Path,
+    file_format: str,
+    size: tuple[int, int],
+    tags: Sequence[str],
+    channels: int,
+) -> Metadata:
+    """What a picture of `size` (width, height) and so many channels of colour is to carry in a format.
+
+    What the format, or a Pillow image for "", cannot hold is left out, text with a warning.
+    """
     try:
         exif = exif_for_upright(parse_exif(notes.exif), size)
     except Exception:
         warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
         exif = None
     metadata: Metadata = {}
-    if notes.icc_profile:
-        metadata["icc_profile"] = notes.icc_profile
+    profile = notes.icc_profile
+    if profile is None and file_format != "PNG":
+        profile = profile_of(dict(notes.colour_chunks), channels)
+    if profile:
+        metadata["icc_profile"] = profile
     if exif:
         metadata["exif"] = exif
     if notes.dpi:
         metadata["dpi"] = notes.dpi
+    xmp = notes.texts.xmp and packet_for_upright(notes.texts.xmp, size)
     if tags:
-        metadata["xmp"] = keyword_packet(tags)
+        xmp = keyword_packet(tags, xmp)
+    if xmp:
+        metadata["xmp"] = xmp
+    if notes.texts.iptc and file_format in _IPTC_FORMATS:
+        metadata["iptc"] = notes.texts.iptc
+    if file_format == "JPEG":
+        _fit_jpeg(metadata, notes.texts, name)
+    _tell_lost_text(notes.texts, name, file_format)
     return metadata
 
 
-def fit_jpeg(metadata: Metadata, path: str | Path) -> None:
+def png_chunks(notes: Notes | Picture) -> tuple[tuple[bytes, bytes], ...]:
+    """What goes into a PNG as it came out of one."""
+    return notes.colour_chunks + notes.texts.png
+
+
+def _tell_lost_text(texts: Texts, name: str | Path, file_format: str) -> None:
+    if texts.png and file_format not in {"PNG", ""}:
+        keywords = sorted({data.partition(b"\0")[0].decode("latin-1") for _, data in texts.png})
+        warn_of(name, f"PNG alone holds text such as {', '.join(keywords[:3])}, which is left out; write PNG")
+    if texts.iptc and file_format == "WEBP":
+        warn_of(name, "WebP has no place for IPTC data, which is left out; write PNG, TIFF or JPEG")
+
+
+def _fit_jpeg(metadata: Metadata, texts: Texts, path: str | Path) -> None:
     """Drop what does not fit the segments of a JPEG file, with a warning."""
     if len(metadata.get("exif", b"")) > _LONGEST_JPEG_EXIF:
-        warnings.warn(f"{path}: its EXIF data is too long for JPEG and is dropped", stacklevel=5)
+        warn_of(path, "its EXIF data is too long for JPEG and is dropped")
         del metadata["exif"]
     if len(metadata.get("xmp", b"")) > _LONGEST_JPEG_XMP:
-        warnings.warn(f"{path}: its tags are too long for JPEG and are left out", stacklevel=5)
         del metadata["xmp"]
+        what, verb = ("XMP data", "is") if texts.xmp else ("tags", "are")
+        warn_of(path, f"its {what} {verb} too long for JPEG and {verb} left out")
+    if len(metadata.get("iptc", b"")) > _LONGEST_JPEG_IPTC:
+        warn_of(path, "its IPTC data is too long for JPEG and is dropped")
+        del metadata["iptc"]
 
 
 def on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Keywords of a picture as an XMP packet, where photo managers look for them (ISO 16684-1; Dublin Core subject)."""
+"""XMP packets (ISO 16684-1): kept true for an upright picture of another size; keywords as Dublin Core subjects."""
 
 import re
 from collections.abc import Sequence
@@ -11,15 +11,71 @@ _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
 <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">
-<dc:subject><rdf:Bag>{items}</rdf:Bag></dc:subject>
-</rdf:Description>
-</rdf:RDF>
+{description}</rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
+_DESCRIPTION = """<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">
+<dc:subject><rdf:Bag>{items}</rdf:Bag></dc:subject>
+</rdf:Description>
+"""
+_SUBJECTS = re.compile(r"(<dc:subject\b[^>]*>\s*<rdf:Bag\b[^>]*?)(?:/>|>(.*?)</rdf:Bag>)", re.DOTALL)
+_END = "</rdf:RDF>"
+_WIDTH_AND_HEIGHT = (
+    ("http://ns.adobe.com/tiff/1.0/", "ImageWidth", "ImageLength"),
+    ("http://ns.adobe.com/exif/1.0/", "PixelXDimension", "PixelYDimension"),
+)
+_TIFF = _WIDTH_AND_HEIGHT[0][0]
+_GPS = r"[\w.-]+:[Gg][Pp][Ss]\w*"
+# what is said of a place; where the rest of a packet for JPEG lies, which is not carried
+_PLACES = (_GPS,)
+_EXTENSION = (r"xmpNote:HasExtendedXMP",)
 
 
-def keyword_packet(keywords: Sequence[str]) -> bytes:
-    """The packet in UTF-8; characters that XML cannot hold are left out."""
+def keyword_packet(keywords: Sequence[str], packet: bytes | None = None) -> bytes:
+    """The packet in UTF-8 with the keywords, beside what it says already; what XML cannot hold is left out."""
     items = "".join(f"<rdf:li>{escape(_NO_XML.sub('', keyword))}</rdf:li>" for keyword in keywords)
-    return _PACKET.format(items=items).encode("utf-8")
+    text = packet.decode("utf-8", "replace") if packet else _PACKET.format(description="")
+    if found := _SUBJECTS.search(text):
+        bag = f"{found[1]}>{found[2] or ''}{items}</rdf:Bag>"
+        return (text[: found.start()] + bag + text[found.end() :]).encode("utf-8")
+    head, end, tail = text.rpartition(_END)
+    if not end:
+        return keyword_packet(keywords)
+    return (head + _DESCRIPTION.format(items=items) + end + tail).encode("utf-8")
+
+
+def packet_for_upright(packet: bytes, size: tuple[int, int]) -> bytes | None:
+    """The packet of an upright image of `size` (width, height), its orientation and dimensions true; None if broken."""
+    try:
+        text = packet.rstrip(b"\0").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if _END not in text and not re.search(r"<\w+:RDF\b", text):
+        return None
+    text = _set(text, _TIFF, "Orientation", 1)
+    for namespace, *names in _WIDTH_AND_HEIGHT:
+        for name, length in zip(names, size, strict=True):
+            text = _set(text, namespace, name, length)
+    return _without(text, _EXTENSION).encode("utf-8")
+
+
+def packet_without_places(packet: bytes) -> bytes:
+    """The packet without properties of GPS, as a camera, a drone or a phone writes them."""
+    return _without(packet.decode("utf-8", "replace"), _PLACES).encode("utf-8")
+
+
+def _set(text: str, namespace: str, name: str, value: int) -> str:
+    """Give a property another value where the text has it, as an attribute or an element."""
+    for prefix in set(re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(namespace)}[\"']", text)):
+        full = rf"{re.escape(prefix)}:{name}"
+        text = re.sub(rf"(\s{full}\s*=\s*[\"'])[^\"']*", rf"\g<1>{value}", text)
+        text = re.sub(rf"(<{full}\b[^>]*>)[^<]*(</{full}\s*>)", rf"\g<1>{value}\g<2>", text)
+    return text
+
+
+def _without(text: str, properties: Sequence[str]) -> str:
+    for name in properties:
+        text = re.sub(rf"\s({name})\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
+        text = re.sub(rf"<({name})\b[^>]*/>", "", text)
+        text = re.sub(rf"<({name})(\s[^>]*)?>.*?</\1\s*>", "", text, flags=re.DOTALL)
+    return text

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linearsr.images.metadata import Keep
 from linearsr.images.resize import scaled_size
 from linearsr.images.rows.reader import DEFAULT_MAX_PIXELS, RowReader
 from linearsr.images.rows.writer import RowWriter
@@ -40,6 +41,8 @@ def upscale_file(
     overwrite: bool = False,
     quality: int = 95,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    keep: Keep = "all",
+    strict: bool = False,
     strip_rows: int | None = None,
     progress: Progress = lambda label, share: None,
 ) -> FileResult:
@@ -52,6 +55,8 @@ def upscale_file(
         settings: scale, steps, tags and so on, by the names of `LinearSRPipeline.upscale`.
         quality: of JPEG, 1 to 100.
         max_pixels: of the source; more are refused.
+        keep: which metadata goes along; with "nothing", tags do not either.
+        strict: refuse a damaged source, though it can be read in spite of that.
         strip_rows: LR rows to work on at a time; None: by the width.
         progress: gets what is being done, and the share of the whole work that is done.
 
@@ -62,11 +67,11 @@ def upscale_file(
     """
     settings = dict(settings or {})
     scale = float(settings.get("scale") or pipeline.scale)
-    asked = {**settings, "quality": quality, "model": identity_of(pipeline)}
+    asked = {**settings, "quality": quality, "keep": keep, "model": identity_of(pipeline)}
     with file_job(source, target, asked) as job:
         try:
             progress("reading", 0)
-            reader = RowReader(source, job.folder, max_pixels)
+            reader = RowReader(source, job.folder, max_pixels, keep, strict)
             size = scaled_size(reader.height, reader.width, scale)
             writer = RowWriter(target, size, reader, job.folder, overwrite, quality)
             if job.tags is None:
@@ -88,7 +93,9 @@ def upscale_file(
             )
             job.finish_rows(tags)
         tags = job.tags or ()
-        writer.close(tags, lambda share: progress("encoding", 1 - _ENCODING * (1 - share)))
+        writer.close(
+            () if keep == "nothing" else tags, lambda share: progress("encoding", 1 - _ENCODING * (1 - share))
+        )
         job.remove()
     return FileResult((size[1], size[0]), tags)
 

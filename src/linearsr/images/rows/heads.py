@@ -3,6 +3,7 @@
 import struct
 from typing import BinaryIO
 
+from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata
 from linearsr.images.png import SIGNATURE, chunk, metadata_chunks
 
@@ -11,8 +12,11 @@ _PIXELS = {b"PLTE", b"tRNS", b"IDAT"}
 _START, _JFIF, _EXIF = b"\xff\xd8", b"\xff\xe0", b"\xff\xe1"
 
 
-def png_head(file: BinaryIO, metadata: Metadata) -> bytes:
-    """All that is to come before the first chunk of pixels of an encoded PNG, at which `file` is left."""
+def png_head(file: BinaryIO, metadata: Metadata, kept: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """All that is to come before the first chunk of pixels of an encoded PNG, at which `file` is left.
+
+    `kept`: kind and data of chunks that go along as they are.
+    """
     file.seek(len(SIGNATURE))
     chunks = [SIGNATURE]
     while True:
@@ -23,7 +27,7 @@ def png_head(file: BinaryIO, metadata: Metadata) -> bytes:
         data = file.read(length)
         file.seek(_CHECKSUM, 1)
         if kind == b"IHDR":
-            chunks += [chunk(kind, data), *metadata_chunks(**metadata)]
+            chunks += [chunk(kind, data), *metadata_chunks(**metadata, chunks=kept)]
 
 
 def jpeg_head(file: BinaryIO, metadata: Metadata) -> bytes:
@@ -36,6 +40,8 @@ def jpeg_head(file: BinaryIO, metadata: Metadata) -> bytes:
     segments = _segment(_JFIF, struct.pack(">5sHBHHBB", b"JFIF\0", 0x0101, unit, across, down, 0, 0))
     if "exif" in metadata:
         segments += _segment(_EXIF, metadata["exif"])
+    if "iptc" in metadata:
+        segments += as_jpeg_segment(metadata["iptc"])
     return _START + segments
 
 

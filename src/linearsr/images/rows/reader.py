@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from linearsr.images.metadata import Notes
+from linearsr.images.metadata import Keep, Notes
 from linearsr.images.picture import FloatArray
 from linearsr.images.rows.decoding import decode
 from linearsr.images.rows.filling import fill_rows
@@ -23,14 +23,22 @@ class RowReader:
         path: a PNG, TIFF or JPEG file, grey, RGB or CMYK.
         folder: for decoded rows; what lies there must come from this file.
         max_pixels: more are refused.
+        keep, strict: as for `read_image`.
 
     Raises:
         ImageError: one line that says what is wrong with the file.
         ImportError: the extra `large` is not installed.
     """
 
-    def __init__(self, path: Path, folder: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
-        decoded = decode(path, folder, max_pixels)
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        keep: Keep = "all",
+        strict: bool = False,
+    ) -> None:
+        decoded = decode(path, folder, max_pixels, keep, strict)
         self._rows = decoded.rows
         self.notes: Notes = decoded.notes
         self.height, self.width = decoded.rows.height, decoded.rows.width

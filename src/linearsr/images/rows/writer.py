@@ -25,8 +25,8 @@ from linearsr.images.writing import (
     check_sides,
     check_target,
     file_metadata,
-    fit_jpeg,
     on_white,
+    png_chunks,
     write_error,
 )
 
@@ -117,11 +117,10 @@ class RowWriter:
         if not self._rows.is_whole:
             raise ValueError(f"{self._path}: row {self._done} and what follows was not written")
         size = self._rows.width, self._rows.height
-        metadata = file_metadata(self._source.notes, self._path, size, tags)
-        if self._format == "JPEG":
-            fit_jpeg(metadata, self._path)
-            if self._source.has_alpha:
-                warnings.warn(f"{self._path}: JPEG has no transparency; flattened on white", stacklevel=2)
+        channels = 1 if self._source.is_grey else 3
+        metadata = file_metadata(self._source.notes, self._path, self._format, size, tags, channels)
+        if self._format == "JPEG" and self._source.has_alpha:
+            warnings.warn(f"{self._path}: JPEG has no transparency; flattened on white", stacklevel=2)
         encoded = self._folder / "encoded"
         try:
             if self._format == "TIFF":
@@ -153,7 +152,10 @@ class RowWriter:
                     image.set_type(vips().GValue.blob_type, field, block)
             save(image, "jpegsave", pixels, on_progress, Q=self._quality, **_JPEG_OPTIONS)
         with open(pixels, "rb") as source, open(target, "wb") as file:
-            file.write((png_head if self._format == "PNG" else jpeg_head)(source, metadata))
+            if self._format == "PNG":
+                file.write(png_head(source, metadata, png_chunks(self._source.notes)))
+            else:
+                file.write(jpeg_head(source, metadata))
             shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
         pixels.unlink()
 

@@ -1,0 +1,121 @@
+"""Colours as PNG names them without an ICC profile, made one for other formats (cICP, gAMA and cHRM; ITU-T H.273)."""
+
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+_HDR = {16: "PQ", 18: "HLG"}
+_D50 = np.array([0.9642, 1.0, 0.8249])
+_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_D65 = (0.3127, 0.3290)
+# x and y of white, red, green and blue, by the number of the primaries
+_PRIMARIES = {
+    1: (_D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06)),
+    5: (_D65, (0.64, 0.33), (0.29, 0.60), (0.15, 0.06)),
+    6: (_D65, (0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    9: (_D65, (0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
+    11: ((0.314, 0.351), (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+    12: (_D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+}
+_SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+_VIDEO_CURVE = (1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
+# by the number of the transfer characteristics; an exponent alone, or with the linear piece below it
+_CURVES: dict[int, tuple[float, ...]] = {
+    1: _VIDEO_CURVE,
+    4: (2.2,),
+    5: (2.8,),
+    6: _VIDEO_CURVE,
+    8: (1.0,),
+    13: _SRGB_CURVE,
+    14: _VIDEO_CURVE,
+    15: _VIDEO_CURVE,
+}
+_Chromaticities = tuple[tuple[float, float], ...]
+
+
+def hdr_curve(chunks: Mapping[bytes, bytes]) -> str | None:
+    """The name of the HDR transfer curve that cICP asks for, if it does."""
+    code = chunks.get(b"cICP", b"")
+    return _HDR.get(code[1]) if len(code) == 4 else None
+
+
+def profile_of(chunks: Mapping[bytes, bytes], channels: int) -> bytes | None:
+    """An ICC profile for what the chunks say; None if that is sRGB, nothing, HDR, or a code without a profile.
+
+    Of several chunks the first of cICP, sRGB, gAMA with cHRM decides.
+    """
+    primaries: _Chromaticities = _PRIMARIES[1]
+    curve: tuple[float, ...] = _SRGB_CURVE
+    if len(code := chunks.get(b"cICP", b"")) == 4:
+        if code[0] not in _PRIMARIES or code[1] not in _CURVES:
+            return None
+        primaries, curve = _PRIMARIES[code[0]], _CURVES[code[1]]
+    elif b"sRGB" not in chunks:
+        if len(data := chunks.get(b"cHRM", b"")) == 32:
+            values = [value / 100000 for value in struct.unpack(">8I", data)]
+            primaries = tuple(zip(values[::2], values[1::2], strict=True))
+        gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
+        # 0.45455 stands for sRGB (section 11.3.2.2)
+        if gamma > 0 and abs(gamma - 45455) > 50:
+            curve = (100000 / gamma,)
+    if _are_near(primaries, _PRIMARIES[1]) and curve == _SRGB_CURVE:
+        return None
+    return _profile(primaries, curve, channels)
+
+
+def _are_near(primaries: _Chromaticities, others: _Chromaticities) -> bool:
+    return bool(np.allclose(primaries, others, atol=0.002))
+
+
+def _profile(primaries: _Chromaticities, curve: tuple[float, ...], channels: int) -> bytes | None:
+    """A display profile of version 4 (ICC.1:2022): a matrix and one parametric curve, or the curve alone for grey."""
+    try:
+        columns = _to_d50(primaries).T
+    except np.linalg.LinAlgError:
+        return None
+    para = struct.pack(">4sIHH", b"para", 0, 3 if len(curve) > 1 else 0, 0) + b"".join(map(_fixed, curve))
+    tags = {
+        b"desc": _words("PNG colours"),
+        b"cprt": _words("No copyright"),
+        b"wtpt": _xyz(_D50),
+        **({b"kTRC": para} if channels == 1 else {}),
+    }
+    if channels == 3:
+        tags |= {b"rXYZ": _xyz(columns[0]), b"gXYZ": _xyz(columns[1]), b"bXYZ": _xyz(columns[2])}
+        tags |= {b"rTRC": para, b"gTRC": para, b"bTRC": para}
+    at, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += struct.pack(">4sII", name, at + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    space = b"GRAY" if channels == 1 else b"RGB "
+    head = struct.pack(">I4sI4s4s4s", at + len(body), b"\0\0\0\0", 0x04300000, b"mntr", space, b"XYZ ")
+    head += struct.pack(">6H4s", 2024, 1, 1, 0, 0, 0, b"acsp") + bytes(28)
+    head += b"".join(map(_fixed, _D50)) + bytes(48)
+    return head + table + body
+
+
+def _to_d50(primaries: _Chromaticities) -> NDArray[np.float64]:
+    """(3, 3): linear RGB to XYZ under D50, by Bradford's adaptation."""
+    xyz = np.array([(x / y if y else np.inf, 1.0, (1 - x - y) / y if y else np.inf) for x, y in primaries])
+    if not np.isfinite(xyz).all():
+        raise np.linalg.LinAlgError
+    white, matrix = xyz[0], xyz[1:].T
+    matrix = matrix * np.linalg.solve(matrix, white)
+    cones = (_BRADFORD @ _D50) / (_BRADFORD @ white)
+    adapted: NDArray[np.float64] = np.linalg.inv(_BRADFORD) @ np.diag(cones) @ _BRADFORD @ matrix
+    return adapted
+
+
+def _fixed(value: float) -> bytes:
+    return struct.pack(">i", round(value * 65536))
+
+
+def _xyz(values: NDArray[np.float64]) -> bytes:
+    return struct.pack(">4sI", b"XYZ ", 0) + b"".join(map(_fixed, values))
+
+
+def _words(text: str) -> bytes:
+    data = text.encode("utf-16-be")
+    return struct.pack(">4sIII2s2sII", b"mluc", 0, 1, 12, b"en", b"US", len(data), 28) + data

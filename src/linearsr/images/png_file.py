@@ -1,0 +1,235 @@
+"""What a PNG file says beside its pixels, and the file without it: none of that may stop a picture.
+
+Decoders refuse a file for a wrong checksum in its text, for much text or for a long ICC profile. So they get the chunks
+that make the pixels alone; the others are read here (W3C PNG specification, third edition).
+"""
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, BinaryIO
+
+from linearsr.images import iptc
+from linearsr.images.png import SIGNATURE, chunk
+from linearsr.images.xmp import PNG_KEYWORD
+
+_TEXT = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_COLOUR = frozenset({b"cICP", b"gAMA", b"cHRM", b"sRGB", b"mDCV", b"cLLI", b"mDCv", b"cLLi"})
+_ASIDE = _TEXT | _COLOUR | {b"iCCP"}
+_LONGEST_UNPACKED, _COPIED_AT_ONCE = 2**26, 2**20
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# x, y of the first pixel and the steps of each pass (section 8.1)
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+@dataclass
+class PngFile:
+    """The chunks of a file.
+
+    `pixels`: (kind, offset, bytes) of whole chunks that a decoder needs; `aside`: kind and data of the others;
+    `damaged`: kinds of chunks beside the pixels whose checksum is wrong; `is_cut`: it has no end.
+    """
+
+    pixels: list[tuple[bytes, int, int]] = field(default_factory=list)
+    aside: list[tuple[bytes, bytes]] = field(default_factory=list)
+    damaged: list[bytes] = field(default_factory=list)
+    is_cut: bool = True
+
+
+def is_png(begin: bytes) -> bool:
+    """Whether a file begins as a PNG does."""
+    return begin.startswith(SIGNATURE)
+
+
+def scan(file: BinaryIO) -> PngFile:
+    """Look through a PNG file, in the memory of its longest chunk beside the pixels."""
+    found = PngFile()
+    size = file.seek(0, os.SEEK_END)
+    at = file.seek(len(SIGNATURE))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        whole = at + length + 12 <= size
+        if not kind.isalpha():
+            break
+        if kind == b"IDAT" or kind[:1].isupper():
+            found.pixels.append((kind, at, min(length + 12, size - at)))
+        elif not whole:
+            break
+        else:
+            _take(found, kind, at, file.read(length + 4))
+        if kind == b"IEND" or not whole:
+            found.is_cut = not whole
+            break
+        at = file.seek(at + length + 12)
+    return found
+
+
+def without_asides(file: BinaryIO, found: PngFile) -> bytes:
+    """The file as a decoder takes it: what makes the pixels."""
+    target = BytesIO()
+    copy_without_asides(file, found, target)
+    return target.getvalue()
+
+
+def copy_without_asides(file: BinaryIO, found: PngFile, target: BinaryIO) -> None:
+    """Write that file, in little memory."""
+    target.write(SIGNATURE)
+    for _, at, length in found.pixels:
+        file.seek(at)
+        for begin in range(0, length, _COPIED_AT_ONCE):
+            target.write(file.read(min(_COPIED_AT_ONCE, length - begin)))
+
+
+def all_but_image_data(file: BinaryIO, found: PngFile) -> BytesIO:
+    """A file of all that says how its pixels are, wherever it stood, and nothing of them."""
+    kept = [chunk for chunk in found.pixels if chunk[0] not in {b"IDAT", b"fdAT", b"IEND"}]
+    head = without_asides(file, PngFile(kept))
+    return BytesIO(head + struct.pack(">I4s", 0, b"IDAT"))
+
+
+def header_only(data: bytes) -> BytesIO:
+    """A file of its signature, header and nothing that could stop a decoder before its pixels."""
+    return BytesIO(data[:33] + struct.pack(">I4s", 0, b"IDAT"))
+
+
+def write_completed(file: BinaryIO, found: PngFile, target: BinaryIO) -> tuple[int, int]:
+    """Write a file that ends too early with black, or nothing, for what is missing, in little memory.
+
+    Returns:
+        Its rows that are there, about if they are interlaced, and all rows.
+
+    Raises:
+        ValueError: its header is broken, or nothing of its pixels is there.
+    """
+    if not found.pixels or found.pixels[0][:2] != (b"IHDR", len(SIGNATURE)):
+        raise ValueError("it has no header")
+    file.seek(16)
+    header = file.read(13)
+    height, interlaced = int.from_bytes(header[4:8], "big"), header[12]
+    total, row = _unpacked_size(header)
+    copy_without_asides(file, PngFile([c for c in found.pixels if c[0] not in {b"IDAT", b"IEND"}]), target)
+    packer, left = zlib.compressobj(1), total
+    for piece in _unpacked(_image_data(file, found), total):
+        left -= len(piece)
+        target.write(chunk(b"IDAT", packer.compress(piece)))
+    if left == total:
+        raise ValueError("its pixels are missing")
+    there = total - left
+    while left > 0:
+        blank = bytes(min(left, _COPIED_AT_ONCE))
+        target.write(chunk(b"IDAT", packer.compress(blank)))
+        left -= len(blank)
+    target.write(chunk(b"IDAT", packer.flush()) + chunk(b"IEND", b""))
+    return (there * height // total if interlaced else there // row), height
+
+
+def described(found: PngFile) -> dict[Any, Any]:
+    """What the chunks aside say, by the keys of Pillow's `info`, and "iptc", "png_texts" and "png_colours"."""
+    info: dict[Any, Any] = {}
+    texts = []
+    for kind, data in found.aside:
+        if kind == b"iCCP":
+            if profile := _unpacked_whole(data.partition(b"\0")[2][1:]):
+                info["icc_profile"] = profile
+        elif kind in _TEXT and (read := _KNOWN.get(data.partition(b"\0")[0])):
+            name, understand = read
+            if (block := understand(_text(kind, data))) is not None:
+                info[name] = block
+        elif kind in _TEXT:
+            texts.append((kind, data))
+    info["png_texts"] = tuple(texts)
+    info["png_colours"] = tuple((kind, data) for kind, data in found.aside if kind in _COLOUR)
+    return info
+
+
+def _take(found: PngFile, kind: bytes, at: int, data_and_checksum: bytes) -> None:
+    data, checksum = data_and_checksum[:-4], data_and_checksum[-4:]
+    if zlib.crc32(kind + data) != int.from_bytes(checksum, "big"):
+        found.damaged.append(kind)
+    elif kind in _ASIDE:
+        found.aside.append((kind, data))
+    else:
+        found.pixels.append((kind, at, len(data) + 12))
+
+
+def _image_data(file: BinaryIO, found: PngFile) -> Iterator[bytes]:
+    """What is there of the packed pixels."""
+    for kind, at, length in found.pixels:
+        if kind == b"IDAT":
+            file.seek(at)
+            said = int.from_bytes(file.read(4), "big")
+            file.seek(at + 8)
+            yield file.read(min(said, length - 8))
+
+
+def _unpacked_size(header: bytes) -> tuple[int, int]:
+    """Bytes of all filtered rows, and of one row of a picture that is not interlaced."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * _CHANNELS[kind]
+
+    def rows(across: int, down: int) -> int:
+        return down * (1 + (across * bits + 7) // 8) if across else 0
+
+    if not interlaced:
+        return rows(width, height), rows(width, 1)
+    sides = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in _PASSES)
+    return sum(rows(max(0, across), max(0, down)) for across, down in sides), 1
+
+
+def _unpacked(packed: Iterable[bytes], longest: int) -> Iterator[bytes]:
+    """As much as can be unpacked, up to `longest` bytes."""
+    unpacker = zlib.decompressobj()
+    for part in packed:
+        # in small pieces: an error takes only its own away
+        for at in range(0, len(part), 256):
+            try:
+                piece = unpacker.decompress(part[at : at + 256], longest)
+            except zlib.error:
+                return
+            yield piece
+            longest -= len(piece)
+            if longest <= 0 or unpacker.eof:
+                return
+
+
+def _unpacked_whole(packed: bytes) -> bytes:
+    return b"".join(_unpacked([packed], _LONGEST_UNPACKED))
+
+
+def _text(kind: bytes, data: bytes) -> bytes:
+    """The text of a chunk (section 11.3.3); what is packed up to 64 MiB."""
+    rest = data.partition(b"\0")[2]
+    if kind == b"tEXt":
+        return rest
+    if kind == b"zTXt":
+        return _unpacked_whole(rest[1:])
+    is_packed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
+    return _unpacked_whole(text) if is_packed else text
+
+
+def _profile(text: bytes) -> bytes | None:
+    return iptc.raw_profile(text.decode("latin-1"))
+
+
+def _exif(text: bytes) -> bytes | None:
+    block = _profile(text)
+    return None if block is None else b"Exif\0\0" + re.sub(b"^(Exif\0\0)+", b"", block)
+
+
+def _records(text: bytes) -> bytes | None:
+    return iptc.records_in(_profile(text) or b"")
+
+
+_KNOWN: dict[bytes, tuple[str, Callable[[bytes], bytes | None]]] = {
+    PNG_KEYWORD.encode(): ("xmp", lambda text: text),
+    b"Raw profile type xmp": ("xmp", _profile),
+    b"Raw profile type exif": ("exif", _exif),
+    b"Raw profile type APP1": ("exif", _exif),
+    b"Raw profile type iptc": ("iptc", _records),
+    b"Raw profile type 8bim": ("iptc", _records),
+}
+"""Texts that stand for blocks of other formats, by keyword."""

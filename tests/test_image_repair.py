@@ -1,0 +1,126 @@
+"""Damage beside the pixels, or at their end, does not cost the picture: it is read, and what is missing is said."""
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_tools import SMOOTH, encoded, levels, png_chunk
+from linearsr.images.io import ImageError, read_image, read_size
+from linearsr.images.rows.reader import RowReader
+
+NOISE = (SMOOTH // 2 + np.random.default_rng(0).integers(0, 60, SMOOTH.shape)).astype(np.uint8)
+PNG = encoded(NOISE)
+
+
+def with_chunk(chunk, before=b"IDAT", data=PNG):
+    at = data.index(before) - 4
+    return data[:at] + chunk + data[at:]
+
+
+def bad(kind, data=b"Comment\0words"):
+    chunk = png_chunk(kind, data)
+    return chunk[:-1] + bytes([chunk[-1] ^ 255])
+
+
+def rows_of(data, folder, name="photo.png", **options):
+    path = folder / name
+    path.write_bytes(data)
+    reader = RowReader(path, folder, **options)
+    return np.rint(reader.read(0, reader.height) * 255).astype(int)
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"eXIf", b"iCCP", b"prVt"])
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+def test_a_wrong_checksum_beside_the_pixels_leaves_the_picture(tmp_path, kind, before):
+    data = with_chunk(bad(kind), before)
+    with pytest.warns(UserWarning, match=f"wrong checksum beside its pixels \\({kind.decode()}\\)"):
+        assert np.array_equal(levels(read_image(data)), NOISE)
+    with pytest.warns(UserWarning, match="wrong checksum"):
+        assert np.array_equal(rows_of(data, tmp_path), NOISE)
+    assert read_size(io.BytesIO(data), "a") == NOISE.shape[:2]
+    with pytest.raises(ImageError, match=r"wrong checksum.*; get it anew"):
+        read_image(data, strict=True)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_text_of_any_length_does_not_stop_a_picture_and_is_carried(tmp_path, kind):
+    head = b"workflow\0\0" if kind == b"zTXt" else b"workflow\0\1\0\0\0"
+    text = head + zlib.compress(bytes(80_000_000))
+    data = with_chunk(png_chunk(kind, text))
+    picture = read_image(data)
+    assert np.array_equal(levels(picture), NOISE)
+    assert picture.texts.png == ((kind, text),)
+    assert np.array_equal(rows_of(data, tmp_path), NOISE)
+
+
+def test_a_profile_of_megabytes_is_carried(tmp_path):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    long = len(profile) + 3_000_000
+    profile = long.to_bytes(4, "big") + profile[4:] + np.random.default_rng(1).bytes(3_000_000)
+    data = with_chunk(png_chunk(b"iCCP", b"long\0\0" + zlib.compress(profile)))
+    assert read_image(data).icc_profile == profile
+    assert np.array_equal(rows_of(data, tmp_path), NOISE)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+def test_of_a_cut_png_the_rows_that_are_there_are_read(tmp_path, interlaced, mode):
+    image = Image.fromarray(NOISE).convert(mode)
+    data = encoded(image)
+    if interlaced:
+        pyvips = pytest.importorskip("pyvips")
+        image.save(tmp_path / "plain.png")
+        data = pyvips.Image.new_from_file(str(tmp_path / "plain.png")).pngsave_buffer(interlace=True)
+    whole = levels(read_image(data))
+    with pytest.warns(UserWarning, match=r"the last \d+ of its 48 rows are missing") as caught:
+        got = levels(read_image(data[: len(data) * 2 // 3]))
+    assert got.shape == whole.shape
+    if not interlaced:
+        there = 48 - int(str(caught[0].message).split("the last ")[1].split()[0])
+        assert 10 < there < 40
+        assert np.array_equal(got[:there], whole[:there])
+        assert not np.array_equal(got[there:], whole[there:])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(data[: len(data) * 2 // 3], strict=True)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 12])
+def test_a_png_without_its_end_alone_is_whole(tmp_path, cut):
+    with pytest.warns(UserWarning, match="its end is missing, though none of its rows"):
+        assert np.array_equal(levels(read_image(PNG[:-cut])), NOISE)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_last_bytes_is_whole(tmp_path, progressive):
+    data = encoded(NOISE, "JPEG", quality=90, progressive=progressive)
+    with pytest.warns(UserWarning, match="its end is missing, though none of its rows"):
+        assert np.array_equal(levels(read_image(data[:-2])), levels(read_image(data)))
+
+
+def test_of_a_cut_jpeg_the_rows_that_are_there_are_read(tmp_path):
+    data = encoded(NOISE, "JPEG", quality=90)
+    whole = levels(read_image(data))
+    cut = data[: len(data) * 2 // 3]
+    with pytest.warns(UserWarning, match=r"the last \d+ of its 48 rows are missing"):
+        got = levels(read_image(cut))
+    assert np.array_equal(got[:12], whole[:12])
+    assert (got[-1] == 128).all()
+    with pytest.warns(UserWarning, match=r"the last \d+ of its 48 rows are missing"):
+        rows = rows_of(cut, tmp_path, "photo.jpg")
+    assert np.array_equal(rows, got)
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(cut, strict=True)
+
+
+def test_of_a_cut_png_strips_read_the_rows_that_are_there(tmp_path):
+    with pytest.warns(UserWarning, match=r"rows are missing"):
+        rows = rows_of(PNG[: len(PNG) * 2 // 3], tmp_path)
+    assert np.array_equal(rows[:16], NOISE[:16])
+    (tmp_path / "strict").mkdir()
+    with pytest.raises(ImageError, match="truncated"):
+        rows_of(PNG[: len(PNG) * 2 // 3], tmp_path / "strict", strict=True)
