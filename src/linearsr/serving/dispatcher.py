@@ -7,11 +7,11 @@ import math
 import time
 from asyncio import to_thread
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from linearsr.serving.jobs import Job, JobStore
+from linearsr.serving.jobs import Job, JobStore, cause
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import ModelCard, Status
@@ -24,6 +24,7 @@ _MOST_ATTEMPTS = 3
 _CANCEL_GRACE = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LONGEST_RETRY = 60
+_FIRST_REWRITE, _LONGEST_REWRITE = 0.5, 10.0
 
 
 class Dispatcher:
@@ -74,6 +75,9 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
+        for job in list(self._ending.values()):
+            if not await self._written(job):
+                _log.error("the end of job %s could not be written: it is done again after a restart", job.id)
 
     @property
     def ready(self) -> bool:
@@ -157,13 +161,12 @@ class Dispatcher:
         self._tell(*self._waiting)
         if in_work is not None:
             await in_work[1].cancel(job.id)
-            stopping = asyncio.create_task(self._stop_if_working(job, in_work[1]))
-            self._tasks.append(stopping)
-            stopping.add_done_callback(self._tasks.remove)
+            self._in_background(self._stop_if_working(job, in_work[1]))
 
     async def remove(self, job: Job) -> None:
         """Forget a finished job."""
         await to_thread(self._store.remove, job)
+        self._ending.pop(job.id, None)
 
     # what happens to jobs
 
@@ -213,7 +216,7 @@ class Dispatcher:
             if job.live:  # and not cancelled while those before it were written down
                 job.status, job.started = "running", time.time()
                 job.attempts += 1
-                await to_thread(self._store.save, job)
+                await self._written(job)
         self._tell(*jobs, *self._waiting)
         begun = time.monotonic()
         try:
@@ -274,7 +277,7 @@ class Dispatcher:
     async def _requeue(self, job: Job) -> None:
         job.status, job.step = "queued", 0
         self._waiting.insert(0, job)
-        await to_thread(self._store.save, job)
+        await self._written(job)
         async with self._arrival:
             self._arrival.notify()
 
@@ -285,11 +288,34 @@ class Dispatcher:
         job.expires = job.finished + self._settings.keep_seconds
         self._metrics.jobs.labels(job.do, status).inc()
         self._ending[job.id] = job
+        if await self._written(job):
+            self._ending.pop(job.id, None)
+        else:
+            self._in_background(self._write_end(job))
+        self._tell(job)
+
+    async def _written(self, job: Job) -> bool:
+        """Write down how a job stands, if that can be done: what is in memory holds until it is."""
         try:
             await to_thread(self._store.save, job)
-        finally:
-            del self._ending[job.id]
-        self._tell(job)
+        except Exception as error:
+            _log.warning("job %s (%s) could not be written: %s", job.id, job.status, cause(error))
+            return False
+        return True
+
+    async def _write_end(self, job: Job) -> None:
+        """Try again and again: a full disk or a locked table is so for a while."""
+        pause = _FIRST_REWRITE
+        while job.id in self._ending:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_REWRITE)
+            if job.id in self._ending and await self._written(job):
+                self._ending.pop(job.id, None)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
 
     async def _stop_if_working(self, job: Job, worker: WorkerHandle) -> None:
         await asyncio.sleep(_CANCEL_GRACE)
