@@ -1,5 +1,6 @@
 """`linearsr serve`: the web page and the HTTP API."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,13 @@ def serve(
             help="Another site whose pages may use this server, as https://example.org; repeatable."
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which this server is asked, as sr.example.org; repeatable. Default: on a loopback "
+            "address localhost, 127.0.0.1 and [::1], else any."
+        ),
+    ] = None,
 ) -> None:
     """Serve the web page and the HTTP API, until Ctrl-C.
 
@@ -59,7 +67,7 @@ def serve(
     """
     try:
         from linearsr.serving.server import run
-        from linearsr.serving.settings import MIB, ServeSettings
+        from linearsr.serving.settings import MIB, ServeSettings, check_host, check_origin
     except ImportError as error:
         if debugging():
             raise
@@ -70,7 +78,8 @@ def serve(
         devices=tuple(device or ["auto"]),
         dtype=dtype.value,
         api_keys=_read_keys(api_keys),
-        cors_origins=tuple(cors_origin or ()),
+        cors_origins=tuple(_checked("--cors-origin", check_origin, cors_origin)),
+        allowed_hosts=frozenset(_checked("--allowed-host", check_host, allowed_host)),
         max_batch=max_batch,
         max_queue=max_queue,
         max_bytes=int(max_mib * MIB),
@@ -84,6 +93,13 @@ def serve(
         if debugging():
             raise
         stop(failure(error))
+
+
+def _checked(option: str, check: Callable[[str], str], values: list[str] | None) -> list[str]:
+    try:
+        return [check(value) for value in values or ()]
+    except ValueError as error:
+        stop(f"{option} {error}")
 
 
 def _read_keys(file: Path | None) -> frozenset[str]:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
-from linearsr.serving.settings import MIB, ServeSettings
+from linearsr.serving.settings import MIB, ServeSettings, host_name
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -60,6 +60,7 @@ class Door:
 
     def _check(self, scope: Scope) -> str:
         headers, path = Headers(scope=scope), scope["path"]
+        self._check_host(headers.get("host", ""))
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_origin(headers)
         owner = self._owner(headers) if path.startswith("/v1/") else ""
@@ -69,6 +70,17 @@ class Door:
         if length.isdecimal() and int(length) > self._settings.max_bytes:
             raise self._too_large()
         return owner
+
+    def _check_host(self, host: str) -> None:
+        """A page whose own name is made to lead here would pass for ours."""
+        allowed = self._settings.allowed_hosts
+        if allowed and host_name(host) not in allowed:
+            raise Problem(
+                403,
+                "forbidden",
+                "this server is not asked by that name: ask by 127.0.0.1, or start it with --allowed-host NAME",
+                {"Connection": "close"},
+            )
 
     def _check_origin(self, headers: Headers) -> None:
         """A page of another site cannot read our answers, but could send us work."""
