@@ -35,6 +35,9 @@ def serve(
         int, typer.Option(min=1, help="Waiting images of one size and options that go through a GPU at once.")
     ] = 1,
     max_queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are refused (429).")] = 32,
+    max_streams: Annotated[
+        int, typer.Option(min=1, help="Event streams that one client may have open.")
+    ] = 1000,
     max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
     max_pixels: Annotated[
         int, typer.Option(min=1, max=64_000_000, help="Of an image; a result may have 16 times as many.")
@@ -82,6 +85,7 @@ def serve(
         allowed_hosts=frozenset(_checked("--allowed-host", check_host, allowed_host)),
         max_batch=max_batch,
         max_queue=max_queue,
+        max_streams=max_streams,
         max_bytes=int(max_mib * MIB),
         max_pixels=max_pixels,
         max_seconds=max_seconds,

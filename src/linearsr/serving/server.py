@@ -12,6 +12,7 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from linearsr.serving.api import create_app
+from linearsr.serving.connections import Connection, most_connections
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.settings import LOOPBACK_HOSTS, ServeSettings, check_host
 
@@ -43,8 +44,11 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
 
 async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
     app = create_app(settings)
+    Connection.most = most_connections()
     config = uvicorn.Config(
         app,
+        http=Connection,
+        ws="none",
         lifespan="off",  # it is ours to say why the model cannot be loaded
         log_level="warning",
         access_log=False,

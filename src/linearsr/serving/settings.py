@@ -32,6 +32,8 @@ class ServeSettings:
     """Jobs of one size and the same options that a worker does in one go."""
     max_queue: int = 32
     """Jobs that may wait; more are refused."""
+    max_streams: int = 1000
+    """Event streams that a client, known by its key or else its address, may have open."""
     max_bytes: int = 32 * MIB
     """Of a request's body."""
     max_pixels: int = 16_000_000
