@@ -39,6 +39,9 @@ def serve(
         int, typer.Option(min=1, help="Event streams that one client may have open.")
     ] = 1000,
     max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
+    max_uploads_mib: Annotated[
+        float, typer.Option(min=0.01, help="Of all uploads on their way together, in MiB.")
+    ] = 256,
     max_pixels: Annotated[
         int, typer.Option(min=1, max=64_000_000, help="Of an image; a result may have 16 times as many.")
     ] = 16_000_000,
@@ -87,6 +90,7 @@ def serve(
         max_queue=max_queue,
         max_streams=max_streams,
         max_bytes=int(max_mib * MIB),
+        max_upload_bytes=int(max_uploads_mib * MIB),
         max_pixels=max_pixels,
         max_seconds=max_seconds,
         keep_seconds=keep,

@@ -155,7 +155,7 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) 
         Who closes the connection while waiting cancels the job.
         """
         job = await upscale_job(form, request.state.owner, settings, dispatcher.card)
-        await dispatcher.accept(job, form.image.file)
+        await dispatcher.accept(job, form.image.file, request.state.place)
         if form.wait is not False:
             seconds = settings.answer_seconds if form.wait is None else math.inf
             if await _finished(request, job, dispatcher, seconds):
@@ -177,7 +177,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
             raise Problem(404, "no_tagger", f"the model {dispatcher.card.id} has no tagger")
         header = await to_thread(read_header, form.image.file, settings)
         job = tags_job(form, request.state.owner, header)
-        await dispatcher.accept(job, form.image.file)
+        await dispatcher.accept(job, form.image.file, request.state.place)
         try:
             if not await _finished(request, job, dispatcher, _LONGEST_TAGGING):
                 raise Problem(429, "busy", "the server is busy: come back later", {"Retry-After": "10"})

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from linearsr.serving.arrivals import Arrivals, Place
 from linearsr.serving.jobs import Job, JobStore, cause
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
@@ -36,7 +37,7 @@ class Dispatcher:
         self._running: dict[str, tuple[Job, WorkerHandle]] = {}
         self._waiting: list[Job] = []
         self._ending: dict[str, Job] = {}
-        self._arriving = 0
+        self._arrivals = Arrivals(max(settings.max_bytes, settings.max_upload_bytes))
         self._arrival = asyncio.Condition()
         self._changes: dict[str, asyncio.Event] = {}
         self._closing = False
@@ -92,7 +93,7 @@ class Dispatcher:
     @property
     def num_waiting(self) -> int:
         """Jobs in the queue, and on their way into it."""
-        return len(self._waiting) + self._arriving
+        return len(self._waiting) + self._arrivals.count
 
     @property
     def num_running(self) -> int:
@@ -110,19 +111,27 @@ class Dispatcher:
             self._metrics.refused.inc()
             raise Problem(429, "busy", f"{self.num_waiting} jobs are waiting already: come back later", retry)
 
-    async def accept(self, job: Job, image: BinaryIO) -> None:
-        """Take in a job with its image; once this returns it is not lost. Raises Problem if the queue is full."""
+    def enter(self) -> Place:
+        """A place for an upload that begins. Raises Problem if the queue is full."""
         self.require_room()
-        self._arriving += 1
+        return Place(self._arrivals)
+
+    async def accept(self, job: Job, image: BinaryIO, place: Place | None = None) -> None:
+        """Take in a job with its image, which is closed; once this returns it is not lost.
+
+        Raises Problem if it has no place yet and the queue is full.
+        """
+        place = place or self.enter()
         try:
             await to_thread(self._store.add, job, image)
+            await to_thread(image.close)
+            async with self._arrival:
+                # tags are a matter of milliseconds, and somebody waits for them before they ask for more
+                before = sum(other.do == "tags" for other in self._waiting)
+                self._waiting.insert(before if job.do == "tags" else len(self._waiting), job)
+                self._arrival.notify()
         finally:
-            self._arriving -= 1
-        async with self._arrival:
-            # tags are a matter of milliseconds, and somebody waits for them before they ask for more
-            place = sum(other.do == "tags" for other in self._waiting) if job.do == "tags" else None
-            self._waiting.insert(len(self._waiting) if place is None else place, job)
-            self._arrival.notify()
+            place.leave()
 
     async def find(self, job_id: str, owner: str) -> Job:
         """An owner's job. Raises Problem if there is none."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from linearsr.serving.arrivals import Place
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
@@ -47,12 +48,18 @@ class Door:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
+        place: Place | None = None
         try:
-            scope.setdefault("state", {})["owner"] = self._check(scope)
-            await self._app(scope, self._within_limits(receive), answer)
+            state = scope.setdefault("state", {})
+            state["owner"] = self._check(scope)
+            if scope["method"] == "POST" and scope["path"] in _UPLOADS:
+                place = state["place"] = self._dispatcher.enter()
+            await self._app(scope, self._within_limits(receive, place), answer)
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         finally:
+            if place is not None:
+                place.leave()
             refused_here = scope["path"] if scope["path"] in _UPLOADS else "other"
             route = getattr(scope.get("route"), "path", refused_here)
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
@@ -64,8 +71,6 @@ class Door:
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_origin(headers)
         owner = self._owner(headers) if path.startswith("/v1/") else ""
-        if scope["method"] == "POST" and path in _UPLOADS:
-            self._dispatcher.require_room()
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._settings.max_bytes:
             raise self._too_large()
@@ -111,7 +116,7 @@ class Door:
             )
         return hashlib.sha256(given.encode()).hexdigest()[:32]
 
-    def _within_limits(self, receive: Receive) -> Receive:
+    def _within_limits(self, receive: Receive, place: Place | None) -> Receive:
         """The request's body, as long as it is not too much and arrives in time."""
         ends = time.monotonic() + self._settings.upload_seconds
         size, whole = 0, False
@@ -121,13 +126,18 @@ class Door:
             if whole:  # what comes now is the end of the connection
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.001, ends - time.monotonic()))
+                left = min(ends - time.monotonic(), self._settings.stall_seconds)
+                message = await asyncio.wait_for(receive(), max(0.001, left))
             except asyncio.TimeoutError:
                 limit = f"the request took longer than {self._settings.upload_seconds:g} s to arrive"
+                if time.monotonic() < ends:
+                    limit = f"nothing of the request arrived for {self._settings.stall_seconds:g} s"
                 raise Problem(408, "upload_too_slow", limit, {"Connection": "close"}) from None
             size += len(message.get("body", b""))
             if size > self._settings.max_bytes:
                 raise self._too_large()
+            if place is not None:
+                place.grow(len(message.get("body", b"")))
             whole = not message.get("more_body", False)
             return message
 

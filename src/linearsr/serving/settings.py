@@ -36,6 +36,8 @@ class ServeSettings:
     """Event streams that a client, known by its key or else its address, may have open."""
     max_bytes: int = 32 * MIB
     """Of a request's body."""
+    max_upload_bytes: int = 256 * MIB
+    """Of all uploads that are on their way together."""
     max_pixels: int = 16_000_000
     """Of an image that is sent; a result may have 16 times as many."""
     max_steps: int = 100
@@ -43,6 +45,8 @@ class ServeSettings:
     """That a job may compute."""
     upload_seconds: float = 60
     """That a request's body may take to arrive."""
+    stall_seconds: float = 10
+    """That may pass without any of it arriving."""
     answer_seconds: float = 5
     """How long an upscale request waits for its image where it says nothing about waiting."""
     keep_seconds: float = 3600
