@@ -1,5 +1,6 @@
 """`linearsr serve`: the web page and the HTTP API."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,13 @@ def serve(
         int, typer.Option(min=1, help="Waiting images of one size and options that go through a GPU at once.")
     ] = 1,
     max_queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are refused (429).")] = 32,
+    max_streams: Annotated[
+        int, typer.Option(min=1, help="Event streams that one client may have open.")
+    ] = 1000,
     max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
+    max_uploads_mib: Annotated[
+        float, typer.Option(min=0.01, help="Of all uploads on their way together, in MiB.")
+    ] = 256,
     max_pixels: Annotated[
         int, typer.Option(min=1, max=64_000_000, help="Of an image; a result may have 16 times as many.")
     ] = 16_000_000,
@@ -52,6 +59,13 @@ def serve(
             help="Another site whose pages may use this server, as https://example.org; repeatable."
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which this server is asked, as sr.example.org; repeatable. Default: on a loopback "
+            "address localhost, 127.0.0.1 and [::1], else any."
+        ),
+    ] = None,
 ) -> None:
     """Serve the web page and the HTTP API, until Ctrl-C.
 
@@ -59,7 +73,7 @@ def serve(
     """
     try:
         from linearsr.serving.server import run
-        from linearsr.serving.settings import MIB, ServeSettings
+        from linearsr.serving.settings import MIB, ServeSettings, check_host, check_origin
     except ImportError as error:
         if debugging():
             raise
@@ -70,10 +84,13 @@ def serve(
         devices=tuple(device or ["auto"]),
         dtype=dtype.value,
         api_keys=_read_keys(api_keys),
-        cors_origins=tuple(cors_origin or ()),
+        cors_origins=tuple(_checked("--cors-origin", check_origin, cors_origin)),
+        allowed_hosts=frozenset(_checked("--allowed-host", check_host, allowed_host)),
         max_batch=max_batch,
         max_queue=max_queue,
+        max_streams=max_streams,
         max_bytes=int(max_mib * MIB),
+        max_upload_bytes=int(max_uploads_mib * MIB),
         max_pixels=max_pixels,
         max_seconds=max_seconds,
         keep_seconds=keep,
@@ -84,6 +101,13 @@ def serve(
         if debugging():
             raise
         stop(failure(error))
+
+
+def _checked(option: str, check: Callable[[str], str], values: list[str] | None) -> list[str]:
+    try:
+        return [check(value) for value in values or ()]
+    except ValueError as error:
+        stop(f"{option} {error}")
 
 
 def _read_keys(file: Path | None) -> frozenset[str]:

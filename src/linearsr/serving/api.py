@@ -39,6 +39,7 @@ from linearsr.serving.schemas import (
     UpscaleForm,
 )
 from linearsr.serving.settings import ServeSettings
+from linearsr.serving.streams import Streams
 from linearsr.serving.uploads import each_field_once, read_header, tags_job, upscale_job
 from linearsr.serving.views import job_view
 
@@ -90,7 +91,9 @@ def create_app(settings: ServeSettings) -> FastAPI:
     _add_models(app, settings, dispatcher)
     _add_upscale(app, settings, dispatcher)
     _add_tags(app, settings, dispatcher)
-    _add_jobs(app, dispatcher, Converter(settings.max_output_pixels))
+    _add_jobs(
+        app, dispatcher, Converter(settings.max_output_pixels), Streams(dispatcher, settings.max_streams)
+    )
     _add_page(app)
     app.add_middleware(Door, settings=settings, dispatcher=dispatcher, metrics=metrics)
     if settings.cors_origins:
@@ -152,7 +155,7 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) 
         Who closes the connection while waiting cancels the job.
         """
         job = await upscale_job(form, request.state.owner, settings, dispatcher.card)
-        await dispatcher.accept(job, form.image.file)
+        await dispatcher.accept(job, form.image.file, request.state.place)
         if form.wait is not False:
             seconds = settings.answer_seconds if form.wait is None else math.inf
             if await _finished(request, job, dispatcher, seconds):
@@ -174,7 +177,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
             raise Problem(404, "no_tagger", f"the model {dispatcher.card.id} has no tagger")
         header = await to_thread(read_header, form.image.file, settings)
         job = tags_job(form, request.state.owner, header)
-        await dispatcher.accept(job, form.image.file)
+        await dispatcher.accept(job, form.image.file, request.state.place)
         try:
             if not await _finished(request, job, dispatcher, _LONGEST_TAGGING):
                 raise Problem(429, "busy", "the server is busy: come back later", {"Retry-After": "10"})
@@ -186,9 +189,14 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
             await dispatcher.remove(job)
 
 
-def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter) -> None:
+def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter, streams: Streams) -> None:
     async def of_this_owner(job_id: JobId, request: Request) -> Job:
         return await dispatcher.find(job_id, request.state.owner)
+
+    async def with_place(request: Request) -> AsyncIterator[None]:
+        client = request.state.owner or (request.client.host if request.client else "")
+        with streams.place(client):
+            yield
 
     router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses=_problems(404))
 
@@ -197,13 +205,16 @@ def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter) -> Non
         """How a job stands."""
         return job_view(job, dispatcher.position(job))
 
-    @router.get("/events", response_class=EventSourceResponse)
+    @router.get(
+        "/events",
+        response_class=EventSourceResponse,
+        dependencies=[Depends(with_place)],
+        responses=_problems(429),
+    )
     async def events(job: Annotated[Job, Depends(of_this_owner)]) -> AsyncIterator[ServerSentEvent]:
         """How a job stands, now and at every change: `progress`, and last `done`, `failed` or `cancelled`."""
-        async for state in dispatcher.watch(job):
-            kind = "progress" if state.live else state.status
-            view = job_view(state, dispatcher.position(state))
-            yield ServerSentEvent(event=kind, raw_data=view.model_dump_json())
+        async for event in streams.follow(job):
+            yield event
 
     @router.get("/result", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410)})
     async def result(

@@ -7,11 +7,12 @@ import math
 import time
 from asyncio import to_thread
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from linearsr.serving.jobs import Job, JobStore
+from linearsr.serving.arrivals import Arrivals, Place
+from linearsr.serving.jobs import Job, JobStore, cause
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import ModelCard, Status
@@ -24,6 +25,7 @@ _MOST_ATTEMPTS = 3
 _CANCEL_GRACE = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LONGEST_RETRY = 60
+_FIRST_REWRITE, _LONGEST_REWRITE = 0.5, 10.0
 
 
 class Dispatcher:
@@ -35,7 +37,7 @@ class Dispatcher:
         self._running: dict[str, tuple[Job, WorkerHandle]] = {}
         self._waiting: list[Job] = []
         self._ending: dict[str, Job] = {}
-        self._arriving = 0
+        self._arrivals = Arrivals(max(settings.max_bytes, settings.max_upload_bytes))
         self._arrival = asyncio.Condition()
         self._changes: dict[str, asyncio.Event] = {}
         self._closing = False
@@ -74,6 +76,9 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
+        for job in list(self._ending.values()):
+            if not await self._written(job):
+                _log.error("the end of job %s could not be written: it is done again after a restart", job.id)
 
     @property
     def ready(self) -> bool:
@@ -88,7 +93,7 @@ class Dispatcher:
     @property
     def num_waiting(self) -> int:
         """Jobs in the queue, and on their way into it."""
-        return len(self._waiting) + self._arriving
+        return len(self._waiting) + self._arrivals.count
 
     @property
     def num_running(self) -> int:
@@ -106,19 +111,27 @@ class Dispatcher:
             self._metrics.refused.inc()
             raise Problem(429, "busy", f"{self.num_waiting} jobs are waiting already: come back later", retry)
 
-    async def accept(self, job: Job, image: BinaryIO) -> None:
-        """Take in a job with its image; once this returns it is not lost. Raises Problem if the queue is full."""
+    def enter(self) -> Place:
+        """A place for an upload that begins. Raises Problem if the queue is full."""
         self.require_room()
-        self._arriving += 1
+        return Place(self._arrivals)
+
+    async def accept(self, job: Job, image: BinaryIO, place: Place | None = None) -> None:
+        """Take in a job with its image, which is closed; once this returns it is not lost.
+
+        Raises Problem if it has no place yet and the queue is full.
+        """
+        place = place or self.enter()
         try:
             await to_thread(self._store.add, job, image)
+            await to_thread(image.close)
+            async with self._arrival:
+                # tags are a matter of milliseconds, and somebody waits for them before they ask for more
+                before = sum(other.do == "tags" for other in self._waiting)
+                self._waiting.insert(before if job.do == "tags" else len(self._waiting), job)
+                self._arrival.notify()
         finally:
-            self._arriving -= 1
-        async with self._arrival:
-            # tags are a matter of milliseconds, and somebody waits for them before they ask for more
-            place = sum(other.do == "tags" for other in self._waiting) if job.do == "tags" else None
-            self._waiting.insert(len(self._waiting) if place is None else place, job)
-            self._arrival.notify()
+            place.leave()
 
     async def find(self, job_id: str, owner: str) -> Job:
         """An owner's job. Raises Problem if there is none."""
@@ -157,13 +170,12 @@ class Dispatcher:
         self._tell(*self._waiting)
         if in_work is not None:
             await in_work[1].cancel(job.id)
-            stopping = asyncio.create_task(self._stop_if_working(job, in_work[1]))
-            self._tasks.append(stopping)
-            stopping.add_done_callback(self._tasks.remove)
+            self._in_background(self._stop_if_working(job, in_work[1]))
 
     async def remove(self, job: Job) -> None:
         """Forget a finished job."""
         await to_thread(self._store.remove, job)
+        self._ending.pop(job.id, None)
 
     # what happens to jobs
 
@@ -213,7 +225,7 @@ class Dispatcher:
             if job.live:  # and not cancelled while those before it were written down
                 job.status, job.started = "running", time.time()
                 job.attempts += 1
-                await to_thread(self._store.save, job)
+                await self._written(job)
         self._tell(*jobs, *self._waiting)
         begun = time.monotonic()
         try:
@@ -274,7 +286,7 @@ class Dispatcher:
     async def _requeue(self, job: Job) -> None:
         job.status, job.step = "queued", 0
         self._waiting.insert(0, job)
-        await to_thread(self._store.save, job)
+        await self._written(job)
         async with self._arrival:
             self._arrival.notify()
 
@@ -285,11 +297,34 @@ class Dispatcher:
         job.expires = job.finished + self._settings.keep_seconds
         self._metrics.jobs.labels(job.do, status).inc()
         self._ending[job.id] = job
+        if await self._written(job):
+            self._ending.pop(job.id, None)
+        else:
+            self._in_background(self._write_end(job))
+        self._tell(job)
+
+    async def _written(self, job: Job) -> bool:
+        """Write down how a job stands, if that can be done: what is in memory holds until it is."""
         try:
             await to_thread(self._store.save, job)
-        finally:
-            del self._ending[job.id]
-        self._tell(job)
+        except Exception as error:
+            _log.warning("job %s (%s) could not be written: %s", job.id, job.status, cause(error))
+            return False
+        return True
+
+    async def _write_end(self, job: Job) -> None:
+        """Try again and again: a full disk or a locked table is so for a while."""
+        pause = _FIRST_REWRITE
+        while job.id in self._ending:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_REWRITE)
+            if job.id in self._ending and await self._written(job):
+                self._ending.pop(job.id, None)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
 
     async def _stop_if_working(self, job: Job, worker: WorkerHandle) -> None:
         await asyncio.sleep(_CANCEL_GRACE)

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from linearsr.serving.arrivals import Place
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
-from linearsr.serving.settings import MIB, ServeSettings
+from linearsr.serving.settings import MIB, ServeSettings, host_name
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -47,12 +48,18 @@ class Door:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
+        place: Place | None = None
         try:
-            scope.setdefault("state", {})["owner"] = self._check(scope)
-            await self._app(scope, self._within_limits(receive), answer)
+            state = scope.setdefault("state", {})
+            state["owner"] = self._check(scope)
+            if scope["method"] == "POST" and scope["path"] in _UPLOADS:
+                place = state["place"] = self._dispatcher.enter()
+            await self._app(scope, self._within_limits(receive, place), answer)
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         finally:
+            if place is not None:
+                place.leave()
             refused_here = scope["path"] if scope["path"] in _UPLOADS else "other"
             route = getattr(scope.get("route"), "path", refused_here)
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
@@ -60,15 +67,25 @@ class Door:
 
     def _check(self, scope: Scope) -> str:
         headers, path = Headers(scope=scope), scope["path"]
+        self._check_host(headers.get("host", ""))
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_origin(headers)
         owner = self._owner(headers) if path.startswith("/v1/") else ""
-        if scope["method"] == "POST" and path in _UPLOADS:
-            self._dispatcher.require_room()
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._settings.max_bytes:
             raise self._too_large()
         return owner
+
+    def _check_host(self, host: str) -> None:
+        """A page whose own name is made to lead here would pass for ours."""
+        allowed = self._settings.allowed_hosts
+        if allowed and host_name(host) not in allowed:
+            raise Problem(
+                403,
+                "forbidden",
+                "this server is not asked by that name: ask by 127.0.0.1, or start it with --allowed-host NAME",
+                {"Connection": "close"},
+            )
 
     def _check_origin(self, headers: Headers) -> None:
         """A page of another site cannot read our answers, but could send us work."""
@@ -99,7 +116,7 @@ class Door:
             )
         return hashlib.sha256(given.encode()).hexdigest()[:32]
 
-    def _within_limits(self, receive: Receive) -> Receive:
+    def _within_limits(self, receive: Receive, place: Place | None) -> Receive:
         """The request's body, as long as it is not too much and arrives in time."""
         ends = time.monotonic() + self._settings.upload_seconds
         size, whole = 0, False
@@ -109,13 +126,18 @@ class Door:
             if whole:  # what comes now is the end of the connection
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.001, ends - time.monotonic()))
+                left = min(ends - time.monotonic(), self._settings.stall_seconds)
+                message = await asyncio.wait_for(receive(), max(0.001, left))
             except asyncio.TimeoutError:
                 limit = f"the request took longer than {self._settings.upload_seconds:g} s to arrive"
+                if time.monotonic() < ends:
+                    limit = f"nothing of the request arrived for {self._settings.stall_seconds:g} s"
                 raise Problem(408, "upload_too_slow", limit, {"Connection": "close"}) from None
             size += len(message.get("body", b""))
             if size > self._settings.max_bytes:
                 raise self._too_large()
+            if place is not None:
+                place.grow(len(message.get("body", b"")))
             whole = not message.get("more_body", False)
             return message
 

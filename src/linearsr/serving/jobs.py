@@ -13,6 +13,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 
 from linearsr.serving.schemas import Status
 
+_BUSY_SECONDS = 5.0
+"""How long a lock that another program holds on the table is waited for."""
 LIVE: tuple[Status, ...] = ("queued", "running")
 
 
@@ -68,7 +70,9 @@ class JobStore:
         for place in (self._inputs, self._results):
             place.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._engine = create_engine(f"sqlite:///{folder / 'jobs.sqlite3'}")
+        self._engine = create_engine(
+            f"sqlite:///{folder / 'jobs.sqlite3'}", connect_args={"timeout": _BUSY_SECONDS}
+        )
         event.listen(self._engine, "connect", _set_journal)
         _Base.metadata.create_all(self._engine)
 
@@ -141,6 +145,11 @@ class JobStore:
         self.input_path(job).unlink(missing_ok=True)
         for result in self._results.glob(f"{job.id}.*"):
             result.unlink(missing_ok=True)
+
+
+def cause(error: Exception) -> str:
+    """What the system or the database says is wrong, on one line, without the statement."""
+    return " ".join(str(getattr(error, "orig", error)).split())
 
 
 def _set_journal(connection: Any, record: object) -> None:

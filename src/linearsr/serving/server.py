@@ -1,17 +1,20 @@
 """Listen at an address and serve the application there."""
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvicorn
 from filelock import FileLock, Timeout
 
 from linearsr.serving.api import create_app
+from linearsr.serving.connections import Connection, most_connections
 from linearsr.serving.dispatcher import Dispatcher
-from linearsr.serving.settings import ServeSettings
+from linearsr.serving.settings import LOOPBACK_HOSTS, ServeSettings, check_host
 
 _SHUTDOWN_SECONDS = 3
 
@@ -33,6 +36,7 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
     settings.data.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(settings.data / "lock", timeout=0), _listen(host, port) as listener:
+            settings = replace(settings, allowed_hosts=_allowed_hosts(settings.allowed_hosts, listener))
             asyncio.run(_serve(settings, listener, on_ready))
     except Timeout:
         raise ValueError(f"another server uses {settings.data}: choose another folder with --data") from None
@@ -40,8 +44,11 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
 
 async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
     app = create_app(settings)
+    Connection.most = most_connections()
     config = uvicorn.Config(
         app,
+        http=Connection,
+        ws="none",
         lifespan="off",  # it is ours to say why the model cannot be loaded
         log_level="warning",
         access_log=False,
@@ -83,6 +90,14 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen at {host}:{port} ({error.strerror}): choose another --host or --port"
         ) from None
     return listener
+
+
+def _allowed_hosts(named: frozenset[str], listener: socket.socket) -> frozenset[str]:
+    """Who listens on this machine only is asked by its own names; else whatever the name, unless some are named."""
+    address = listener.getsockname()[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        return named | LOOPBACK_HOSTS if named else named
+    return named | LOOPBACK_HOSTS | {check_host(address)}
 
 
 def _address(listener: socket.socket) -> str:

@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 MIB = 2**20
+
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True)
@@ -21,12 +26,18 @@ class ServeSettings:
     """Where there are any, everything under /v1 needs one of them."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other sites' pages that may use this server."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Names, without port, under which the server is asked; none: whatever the name."""
     max_batch: int = 1
     """Jobs of one size and the same options that a worker does in one go."""
     max_queue: int = 32
     """Jobs that may wait; more are refused."""
+    max_streams: int = 1000
+    """Event streams that a client, known by its key or else its address, may have open."""
     max_bytes: int = 32 * MIB
     """Of a request's body."""
+    max_upload_bytes: int = 256 * MIB
+    """Of all uploads that are on their way together."""
     max_pixels: int = 16_000_000
     """Of an image that is sent; a result may have 16 times as many."""
     max_steps: int = 100
@@ -34,6 +45,8 @@ class ServeSettings:
     """That a job may compute."""
     upload_seconds: float = 60
     """That a request's body may take to arrive."""
+    stall_seconds: float = 10
+    """That may pass without any of it arriving."""
     answer_seconds: float = 5
     """How long an upscale request waits for its image where it says nothing about waiting."""
     keep_seconds: float = 3600
@@ -43,3 +56,46 @@ class ServeSettings:
     def max_output_pixels(self) -> int:
         """Of a result."""
         return 16 * self.max_pixels
+
+
+def check_origin(origin: str) -> str:
+    """An origin as browsers write it.
+
+    Raises:
+        ValueError: it is none, as it has a path, a wildcard or no scheme.
+    """
+    wrong = ValueError(f"{origin!r} is no origin: write it as https://example.org or http://example.org:8080")
+    try:
+        parts = urlsplit(origin.strip().lower())
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise wrong from None
+    if not host or parts.scheme not in _DEFAULT_PORTS or not set(parts.netloc).isdisjoint("*@, \\"):
+        raise wrong
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"{origin!r} has more than an origin: write {parts.scheme}://{parts.netloc}")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(_DEFAULT_PORTS[parts.scheme])}"
+
+
+def check_host(host: str) -> str:
+    """A name that the server is asked by, as it stands in requests, without port.
+
+    Raises:
+        ValueError: it is none, as it has a scheme, a port, a path or a wildcard.
+    """
+    name = host.strip().lower().rstrip(".")
+    if name.count(":") > 1 and not name.startswith("["):
+        name = f"[{name}]"
+    if not name or host_name(name) != name or not set(name).isdisjoint("*/, @\\"):
+        raise ValueError(
+            f"{host!r} is no name of a host: write it as sr.example.org, without scheme and port"
+        )
+    return name
+
+
+def host_name(header: str) -> str:
+    """The name in a Host header, without port."""
+    name, colon, port = header.strip().lower().rpartition(":")
+    if not colon or (not port.isdecimal() and port):
+        name = header.strip().lower()
+    return name.rstrip(".")
