@@ -64,6 +64,8 @@ def test_connections_beyond_the_most_are_refused_at_once(port: int) -> None:
 class Changes:
     """A dispatcher whose job changes while it is watched."""
 
+    closing = False
+
     async def watch(self, job: Job) -> Any:
         while job.live:
             yield job

@@ -40,7 +40,8 @@ class Dispatcher:
         self._arrivals = Arrivals(max(settings.max_bytes, settings.max_upload_bytes))
         self._arrival = asyncio.Condition()
         self._changes: dict[str, asyncio.Event] = {}
-        self._closing = False
+        self.closing = False
+        """Whether the server ends."""
         self._seconds: deque[float] = deque(maxlen=20)
         self._tasks: list[asyncio.Task[None]] = []
         self.card: ModelCard
@@ -66,7 +67,7 @@ class Dispatcher:
 
     def release(self) -> None:
         """Tell all who wait for jobs that the server ends."""
-        self._closing = True
+        self.closing = True
         for change in self._changes.values():
             change.set()
 
@@ -150,7 +151,7 @@ class Dispatcher:
 
     async def watch(self, job: Job) -> AsyncIterator[Job]:
         """The job as it stands, and again at every change, to its end or that of the server."""
-        while job.live and not self._closing:
+        while job.live and not self.closing:
             change = self._changes.setdefault(job.id, asyncio.Event())
             yield job
             await change.wait()

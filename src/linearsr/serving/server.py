@@ -16,7 +16,7 @@ from linearsr.serving.connections import Connection, most_connections
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.settings import LOOPBACK_HOSTS, ServeSettings, check_host
 
-_SHUTDOWN_SECONDS = 3
+_SHUTDOWN_SECONDS = 5
 
 
 def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str], None]) -> None:

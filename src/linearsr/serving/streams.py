@@ -13,7 +13,7 @@ from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
 from linearsr.serving.views import job_view
 
-_SECONDS_EACH = 0.003
+_SECONDS_EACH, _LONGEST_SPREAD = 0.003, 3.0
 """By which a change is spread over those who hear of it, so that others are answered in between."""
 
 
@@ -44,8 +44,8 @@ class Streams:
         self._watchers[job.id] += 1
         try:
             async for state in self._dispatcher.watch(job):
-                if last is not None:
-                    spread = _SECONDS_EACH * (self._watchers.total() - 1)
+                if last is not None and not self._dispatcher.closing:
+                    spread = min(_LONGEST_SPREAD, _SECONDS_EACH * (self._watchers.total() - 1))
                     await asyncio.sleep(random.uniform(0, spread))
                 event = self._event(state)
                 if event is not last:
