@@ -76,7 +76,9 @@ def test_killed_server_goes_on_with_what_it_accepted(served_model, tmp_path):
         assert "another server uses" in refused("--port", 0, "--data", tmp_path)
         # a client that leaves while it waits
         form = {"steps": "100", "wait": "true"}
-        request = httpx.Request("POST", "http://localhost/v1/upscale", files={"image": image(250, 250)}, data=form)
+        request = httpx.Request(
+            "POST", "http://localhost/v1/upscale", files={"image": image(250, 250)}, data=form
+        )
         body = request.read()
         with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
             headers = [f"{name}: {value}" for name, value in request.headers.items()]

@@ -207,7 +207,7 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         data += JPEG_END
         im = _open(name, data)
         samples = _samples(name, data, im)
-        tell_repair(name, rows_missing(*cut_rows(samples.colour)), strict)
+        tell_repair(name, rows_missing(name, *cut_rows(samples.colour)), strict)
     im.load()
     im.info.update(said)
     check_size(name, im.size, max_pixels)
@@ -232,7 +232,7 @@ def complete_png(name: str, file: BinaryIO, found: PngFile, target: BinaryIO, st
         there, rows = write_completed(file, found, target)
     except ValueError as error:
         raise ImageError(name, f"is truncated ({error}); get it anew") from error
-    tell_repair(name, rows_missing(there, rows), strict)
+    tell_repair(name, rows_missing(name, there, rows), strict)
 
 
 def tell_damage(name: str, found: PngFile, strict: bool) -> None:
@@ -249,8 +249,10 @@ def tell_repair(name: str, problem: str, strict: bool) -> None:
     warn_of(name, problem)
 
 
-def rows_missing(there: int, rows: int) -> str:
-    """What is wrong with a file that ends after some of its rows."""
+def rows_missing(name: str, there: int, rows: int) -> str:
+    """What is wrong with a file that ends after some of its rows. Raises ImageError where it has none: no picture."""
+    if not there:
+        raise ImageError(name, "is broken or truncated: none of its rows is there; get it anew")
     if there >= rows:
         return "is truncated: its end is missing, though none of its rows"
     return f"is truncated: the last {rows - there} of its {rows} rows are missing and left blank"

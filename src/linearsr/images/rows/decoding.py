@@ -73,7 +73,9 @@ def _decode(path: Path, folder: Path, max_pixels: int, keep: Keep, strict: bool)
             if _CUT_JPEG not in str(error):
                 raise
             save(_opened(pixels, "none"), "rawsave", stored.path)
-            tell_repair(os.fspath(path), rows_missing(_rows_there(stored), stored.height), strict)
+            tell_repair(
+                os.fspath(path), rows_missing(os.fspath(path), _rows_there(stored), stored.height), strict
+            )
         if managed:
             stored = _to_srgb(stored, folder / "srgb.rows", profile)
         if notes.orientation != 1:
