@@ -90,6 +90,8 @@ def test_it_beats_bicubic(pipe: LinearSRPipeline, hr: np.ndarray, preset: str, g
     usual = tensor(pipe(lr, output_type="np").images[0])
     assert psnr_y(mean, truth) > psnr_y(base, truth) + gain
     assert ssim_y(mean, truth) > ssim_y(base, truth) + 0.01
+    sampled = pipe(lr, num_inference_steps=2, fidelity=0.05, color_fix="none", output_type="np").images[0]
+    assert psnr_y(tensor(sampled), truth) > psnr_y(base, truth)
     assert lpips(usual, truth) < 0.8 * lpips(base, truth)
 
 

@@ -164,7 +164,7 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _dequantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in state if name.endswith(_SCALE_SUFFIX)]:
         weight = name.removesuffix(_SCALE_SUFFIX)
-        if weight in state:
+        if weight in state and state[weight].dtype == torch.int8:
             state[weight] = state[weight].float() * state.pop(name).float()
     return state
 

@@ -67,7 +67,7 @@ class Upscaling:
                 )
             return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
         picture = read_image(job.input, max_pixels, keep=self.keep, strict=self.strict)
-        steps = self.settings["num_inference_steps"] or pipeline.config.num_inference_steps
+        steps = pipeline.options(num_inference_steps=self.settings["num_inference_steps"]).steps
         progress.start_image(job.input, steps or None)
         result = pipeline.upscale(
             picture,

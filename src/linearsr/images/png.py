@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,18 +38,9 @@ def encode_png16(
     return b"".join(parts)
 
 
-def with_metadata(
-    data: bytes,
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-    xmp: bytes | None = None,
-    iptc: bytes | None = None,
-    chunks: tuple[tuple[bytes, bytes], ...] = (),
-) -> bytes:
-    """A PNG file that has none, with its metadata."""
-    metadata = metadata_chunks(icc_profile, exif, dpi, xmp, iptc, chunks)
-    return b"".join([data[:_HEADER_END], *metadata, data[_HEADER_END:]])
+def with_chunks(data: bytes, chunks: Iterable[bytes]) -> bytes:
+    """A PNG file with more chunks behind its header."""
+    return b"".join([data[:_HEADER_END], *chunks, data[_HEADER_END:]])
 
 
 def metadata_chunks(

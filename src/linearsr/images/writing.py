@@ -16,7 +16,7 @@ from PIL import Image
 from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata, Notes, exif_for_upright, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
-from linearsr.images.png import encode_png16, with_metadata
+from linearsr.images.png import encode_png16, metadata_chunks, with_chunks
 from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
 from linearsr.images.tiff import encode_tiff
@@ -125,7 +125,7 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
     image = to_pil(quantise(colour, alpha, 8))
     if file_format == "PNG":
         image.save(file, file_format)
-        return with_metadata(file.getvalue(), **metadata, chunks=png_chunks(picture))
+        return with_chunks(file.getvalue(), metadata_chunks(**metadata, chunks=png_chunks(picture)))
     image.save(file, file_format, **options, **metadata)
     return file.getvalue()
 

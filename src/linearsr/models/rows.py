@@ -10,6 +10,7 @@ Shape legend: C channels, n rows of an image of the width w, which are a tensor 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -71,14 +72,13 @@ class Convolution:
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
         """See `Rows`."""
-        conv, first = self._conv, self._rest is None
+        first = self._rest is None
         x = _stacked(self._rest, x)
         if x is None:
             return None
         if first and last:
             # the whole image at once: no copy of it for the sake of its borders
-            whole: Tensor = conv(x)
-            return whole
+            return self._convolved(x, (self._margin, self._side))
         if first or last:
             x = F.pad(x, (0, 0, self._margin if first else 0, self._margin if last else 0))
         count = max(0, (x.shape[2] - self._kernel) // self._stride + 1)
@@ -86,7 +86,14 @@ class Convolution:
         self._rest = x[:, :, count * self._stride :].clone()
         if not count:
             return None
-        return F.conv2d(x, conv.weight, conv.bias, conv.stride, (0, self._side), conv.dilation, conv.groups)
+        return self._convolved(x, (0, self._side))
+
+    def _convolved(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+        """In the type of the rows, which may have more digits than the weights."""
+        conv = self._conv
+        weight, bias = (None if p is None else p.to(x.dtype) for p in (conv.weight, conv.bias))
+        assert weight is not None
+        return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class Window:
@@ -200,9 +207,14 @@ class Joined:
         return self._join(*(part[:, :, :count] for part in rows if part is not None)) if count else None
 
 
-def residual(*parts: Rows) -> Joined:
-    """x + parts(x)."""
-    return Joined(torch.add, PerPixel(lambda x: x), Chain(*parts))
+def beside(join: Callable[[Tensor, Tensor], Tensor], *parts: Rows) -> Joined:
+    """join(x, parts(x))."""
+    return Joined(join, PerPixel(lambda x: x), Chain(*parts))
+
+
+def residual(*parts: Rows, scale: float = 1) -> Joined:
+    """x + scale * parts(x)."""
+    return beside(partial(torch.add, alpha=scale), *parts)
 
 
 def _stacked(first: Tensor | None, second: Tensor | None) -> Tensor | None:

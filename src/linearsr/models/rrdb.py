@@ -6,7 +6,6 @@ checkpoints, so that their weights load. It is written once, for rows that flow 
 Shape legend: B batch, C channels, h w LR size in pixels. Images have values in [-1, 1].
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.checkpoints import PretrainedModule
-from linearsr.models.rows import Chain, Convolution, Cropped, Extended, Joined, PerPixel, Rows, residual
+from linearsr.models.rows import Chain, Convolution, Cropped, Extended, PerPixel, Rows, beside, residual
 
 _SLOPE = 0.2
 """Of the leaky ReLUs."""
@@ -57,8 +56,8 @@ class DenseBlock(nn.Module):
     def rows(self) -> Rows:
         """(B, C, n, w) -> the same shape."""
         *dense, last = self.children()
-        seen = [Joined(_concatenated, PerPixel(_same), Chain(_conv(conv), PerPixel(_act))) for conv in dense]
-        return Joined(_added, PerPixel(_same), Chain(*seen, _conv(last)))
+        seen = [beside(_concatenated, _conv(conv), PerPixel(_act)) for conv in dense]
+        return residual(*seen, _conv(last), scale=_BRANCH)
 
 
 class RRDB(nn.Module):
@@ -72,7 +71,7 @@ class RRDB(nn.Module):
     def rows(self) -> Rows:
         """(B, C, n, w) -> the same shape."""
         blocks = [block.rows() for block in self.children() if isinstance(block, DenseBlock)]
-        return Joined(_added, PerPixel(_same), Chain(*blocks))
+        return residual(*blocks, scale=_BRANCH)
 
 
 class RRDBNet(PretrainedModule):
@@ -121,7 +120,7 @@ class RRDBNet(PretrainedModule):
             PerPixel(_act),
             # pixels have more digits than bfloat16
             PerPixel(Tensor.float),
-            Convolution(_in_float32(self.conv_last)),
+            _conv(self.conv_last),
             PerPixel(lambda unit: 2 * unit - 1),
             Cropped(_BORDER * self.scale),
         )
@@ -140,24 +139,9 @@ def _conv(module: nn.Module) -> Convolution:
     return Convolution(module)
 
 
-def _in_float32(conv: nn.Conv2d) -> nn.Conv2d:
-    if conv.weight.dtype == torch.float32:
-        return conv
-    copy = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, device=conv.weight.device)
-    copy.load_state_dict(conv.state_dict())
-    return copy
-
-
-_same: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
-
-
 def _act(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _SLOPE, inplace=not torch.is_grad_enabled())
 
 
 def _concatenated(x: Tensor, new: Tensor) -> Tensor:
     return torch.cat([x, new], dim=1)
-
-
-def _added(x: Tensor, branch: Tensor) -> Tensor:
-    return torch.add(x, branch, alpha=_BRANCH)

@@ -108,8 +108,7 @@ def _require_disk(
     settings: Mapping[str, Any],
 ) -> None:
     """Refuse what would only end with a full disk."""
-    asked = settings.get("num_inference_steps")
-    steps = pipeline.config.num_inference_steps if asked is None else asked
+    steps = pipeline.options(num_inference_steps=settings.get("num_inference_steps")).steps
     height, width = (side + -side % pipeline.multiple_of for side in (reader.height, reader.width))
     needed = writer.rows_bytes + max(writer.file_bytes, buffer_bytes(pipeline, height, width, steps))
     there = sum(path.stat().st_size for path in (job.folder / _PASSES).glob("*"))

@@ -141,13 +141,19 @@ def stream(
             decoded = partial(_between, trunk.read, codec.read, options.fidelity)
         size = scaled_size(reader.height, reader.width, options.scale)
         finished = FinishedRows(decoded, lr, size, pipeline.scale, options.color_fix)
-        lr_costs = (trunk.cost if trunk else 0) + costs.stem
-        work.expect(lr_costs + flow.evaluations * costs.evaluation + codec.cost + costs.pixels)
+        predicted = trunk is None or options.fidelity > 0
+        work.expect(
+            (trunk.cost if trunk else 0)
+            + (costs.stem if predicted else 0)
+            + flow.evaluations * costs.evaluation
+            + codec.cost
+            + costs.pixels
+        )
 
         if trunk is not None:
             work.do("trunk", "trunk", trunk.cost, trunk.run)
-        if trunk is None or options.fidelity > 0:
-            _see(stem, work, costs.stem)
+        if predicted:
+            _predict(stem, work, costs.stem)
         flow.run(seed, costs.evaluation, partial(_call_back, pipeline, options))
         codec.run()
         hr_strip = _OUTPUT_STRIPS * strip * pipeline.codec.compression
@@ -171,7 +177,7 @@ def _steps(pipeline: "LinearSRPipeline", options: Options) -> list[Step]:
     return plan(times, pipeline.config.solver) if len(times) > 1 else []
 
 
-def _see(stem: StreamedStem, work: Work, cost: float) -> None:
+def _predict(stem: StreamedStem, work: Work, cost: float) -> None:
     work.do("survey", "stem", 0, stem.survey)
     work.do("stem", "stem", cost, stem.run)
 
