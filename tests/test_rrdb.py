@@ -15,8 +15,9 @@ from linearsr import LinearSRPipeline
 from linearsr.checkpoints import load_weights, quantised, save_weights
 from linearsr.images.convert import lr_tensor, picture_from_array
 from linearsr.model_folder import default_model_folder
-from linearsr.models.rows import through
+from linearsr.models.rows import Chain, Convolution, InPieces, through
 from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
+from linearsr.streaming.memory import strip_bytes, strip_rows_within
 from linearsr.streaming.source import ArrayReader, ArrayWriter
 from linearsr.streaming.upscale import stream_upscale
 from tiny_model import build
@@ -83,6 +84,42 @@ def test_strips_of_any_height_are_the_whole(dtype: torch.dtype, height: int, wid
     for rows in (1, 2, 7):
         strips = torch.cat(list(through(net.rows(), lr.split(rows, dim=2))), dim=2)
         torch.testing.assert_close(strips, whole, atol=2e-5 if dtype == torch.float32 else 0.02, rtol=0)
+
+
+class Watched:
+    """Rows as they are; notes how many pixels come at once."""
+
+    def __init__(self) -> None:
+        self.pixels: list[int] = []
+
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
+        self.pixels += [] if x is None else [x.shape[2] * x.shape[3]]
+        return x
+
+
+def test_rows_that_come_at_once_go_on_in_pieces() -> None:
+    watched, image = Watched(), torch.rand(1, 2, 50, 7)
+    made = torch.cat(list(through(InPieces(30, watched), image.split(45, dim=2))), dim=2)
+    assert torch.equal(made, image)
+    assert max(watched.pixels) == 28
+    assert InPieces(30, Watched()).push(None, last=True) is None
+
+
+def test_what_lags_in_the_blocks() -> None:
+    net, height = tiny_trunk(), 60
+    blocks = Chain(*(block.rows() for block in net.body), Convolution(net.conv_body))
+    out = blocks.push(torch.rand(1, 8, height, 5))
+    assert out is not None
+    assert out.shape[2] == height - net.lag
+
+
+def test_the_memory_that_is_expected_grows_with_the_picture() -> None:
+    pipe = with_trunk()
+    smallest, small, large = (pipe.estimate_memory(side, side) for side in (1, 1000, 2000))
+    assert (large - smallest) / (small - smallest) == pytest.approx(4, rel=1e-3)
+    for limit in (10**7, 10**8, 10**9):
+        rows = strip_rows_within(pipe, 300, limit)
+        assert rows == 1 or strip_bytes(pipe, 300, rows) <= limit
 
 
 def test_without_a_step_the_result_lies_between_trunk_and_mean() -> None:

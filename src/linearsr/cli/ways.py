@@ -39,7 +39,7 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
     from linearsr.images.io import ImageError, read_size
     from linearsr.images.rows.decoding import stored_size
     from linearsr.images.rows.vips import vips
-    from linearsr.streaming.memory import strip_bytes, strip_rows_for
+    from linearsr.streaming.memory import strip_bytes, strip_rows_for, strip_rows_within
 
     try:
         height, width = stored_size(path)
@@ -63,7 +63,7 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
 
     rows = strip_rows_for(width, pipeline.device)
     if memory_limit is not None and limit is not None:
-        rows = min(rows, max(1, limit // strip_bytes(pipeline, width, 1)))
+        rows = min(rows, strip_rows_within(pipeline, width, limit))
     sizes += f": in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip_bytes(pipeline, width, rows))}"
     if obstacle is None:
         try:

@@ -173,6 +173,22 @@ class Cropped:
         return x[:, :, done:end, self._margin : x.shape[3] - self._margin] if end > done else None
 
 
+class InPieces:
+    """A part that never gets more than so many pixels at once, though all that lags behind comes with the last rows."""
+
+    def __init__(self, pixels: int, part: Rows) -> None:
+        self._pixels, self._part = pixels, part
+
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
+        """See `Rows`."""
+        if x is None:
+            return self._part.push(None, last)
+        *pieces, end = torch.split(x, max(1, self._pixels // x.shape[3]), dim=2)
+        made = [self._part.push(piece) for piece in pieces] + [self._part.push(end, last)]
+        there = [rows for rows in made if rows is not None]
+        return torch.cat(there, dim=2) if there else None
+
+
 class Chain:
     """One part behind the other."""
 

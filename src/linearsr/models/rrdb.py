@@ -14,7 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.checkpoints import PretrainedModule
-from linearsr.models.rows import Chain, Convolution, Cropped, Extended, PerPixel, Rows, beside, residual
+from linearsr.models.rows import (
+    Chain,
+    Convolution,
+    Cropped,
+    Extended,
+    InPieces,
+    PerPixel,
+    Rows,
+    beside,
+    residual,
+)
 
 _SLOPE = 0.2
 """Of the leaky ReLUs."""
@@ -22,6 +32,8 @@ _BRANCH = 0.2
 """What a dense block, and a group of three, adds to its input is scaled by this."""
 _BORDER = 4
 """LR pixels that are repeated on every side: with zeros there, rims would be dark and crooked."""
+_BODY_PIXELS, ENLARGED_PIXELS = 2**18, 2**14
+"""LR pixels that go through a block, and through all that is behind the blocks, at a time."""
 _CONVOLUTIONS = 5
 """Of a dense block."""
 
@@ -101,26 +113,33 @@ class RRDBNet(PretrainedModule):
         enlarged = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}
         return sum(enlarged.get(name.split(".")[0], 1) * count for name, count in weights.items())
 
+    @property
+    def lag(self) -> int:
+        """LR rows that the output of the blocks is behind their input."""
+        return 3 * _CONVOLUTIONS * self.config.num_blocks + 1
+
     def forward(self, lr: Tensor) -> Tensor:
         """LR image (B, 3, h, w) in [-1, 1] -> HR image (B, 3, 4 h, 4 w) in about [-1, 1], in float32."""
         hr = self.rows().push(lr, last=True)
         assert hr is not None
         return hr
 
-    def rows(self) -> Rows:
-        """LR rows (B, 3, n, w) in [-1, 1] -> the HR rows (B, 3, 4 n, 4 w) that are complete, in float32."""
-        body = [block.rows() for block in self.body if isinstance(block, RRDB)]
+    def rows(self, most_pixels: int = _BODY_PIXELS) -> Rows:
+        """LR rows (B, 3, n, w) in [-1, 1] -> the HR rows (B, 3, 4 n, 4 w) that are complete, in float32.
+
+        Args:
+            most_pixels: LR pixels that go through a block at a time. More are faster, fewer take less memory.
+        """
+        body = [InPieces(most_pixels, block.rows()) for block in self.body if isinstance(block, RRDB)]
+        enlargements = (part for conv in (self.conv_up1, self.conv_up2) for part in _enlargement(conv))
+        # pixels have more digits than bfloat16
+        end: list[Rows] = [_conv(self.conv_hr), PerPixel(_act), PerPixel(Tensor.float), _conv(self.conv_last)]
         return Chain(
             Extended(_BORDER),
             PerPixel(self._entering),
             _conv(self.conv_first),
             residual(*body, _conv(self.conv_body)),
-            *(part for conv in (self.conv_up1, self.conv_up2) for part in _enlargement(conv)),
-            _conv(self.conv_hr),
-            PerPixel(_act),
-            # pixels have more digits than bfloat16
-            PerPixel(Tensor.float),
-            _conv(self.conv_last),
+            InPieces(ENLARGED_PIXELS, Chain(*enlargements, *end)),
             PerPixel(lambda unit: 2 * unit - 1),
             Cropped(_BORDER * self.scale),
         )

@@ -7,6 +7,7 @@ import torch
 from linearsr.devices import available_memory
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.codec_rows import decoder_stages
+from linearsr.models.rrdb import ENLARGED_PIXELS
 from linearsr.models.stem_rows import stem_rows
 
 if TYPE_CHECKING:
@@ -16,8 +17,11 @@ _WHOLE_BYTES_PER_PIXEL = 150
 """Peak per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
 _RESIZED_BYTES_PER_PIXEL = 55
 """Of a result that is resized from the model's own scale, as measured at 8; its HR image is there meanwhile."""
-_TRUNK_BYTES_PER_PIXEL = 10
-"""Likewise of a trunk, for each of its channels and each byte of one."""
+_TRUNK_SHARE, _TRUNK_AT_ONCE = 1.5, 8
+"""In units of a trunk's widest layer, at the size of the picture and at that of the piece behind its blocks: 233 bytes
+per pixel at the model's own scale were measured in bfloat16 for 512x512 LR pixels, 464 in float32."""
+_LAG_COPIES, _STRIP_COPIES = 4, 250
+"""Likewise in strips: of the rows that lag in its blocks, and of the strip; 1.2 GB were measured at a width of 1024."""
 _DRAWN_BYTES = 12
 """Three channels in float32."""
 _DECODER_LAYERS = 5
@@ -33,24 +37,34 @@ _STRIP_BYTES_PER_PIXEL = 9000
 """Peak per LR pixel of a strip, measured with the default model: decoding, of which several strips are one."""
 
 
+TRUNK_STRIP_PIXELS = 2**15
+"""LR pixels of a strip of the trunk, at the most: its layers are wide."""
+
+
 def whole_bytes(model: "LinearSRModel", height: int, width: int, scale: float | None = None) -> int:
     """Peak memory for an LR picture of that size in one piece, without the weights; `scale`: of the result."""
-    per_pixel = _WHOLE_BYTES_PER_PIXEL
+    per_pixel, fixed = float(_WHOLE_BYTES_PER_PIXEL), 0
     if isinstance(model.codec, DeepCompressionCodec):
         autoencoder = model.codec.autoencoder
         channels = int(autoencoder.config.decoder_block_out_channels[0])
         per_pixel += _DECODER_LAYERS * channels * autoencoder.dtype.itemsize
     if model.trunk is not None:
-        width = model.trunk.config.channels * model.dtype.itemsize
-        per_pixel = max(per_pixel, width * _TRUNK_BYTES_PER_PIXEL)
+        layer = model.trunk.config.channels * model.dtype.itemsize
+        per_pixel = max(per_pixel, _TRUNK_SHARE * layer)
+        fixed = _TRUNK_AT_ONCE * layer * ENLARGED_PIXELS * model.scale**2
     resized = 0 if scale in (None, model.scale) else scale**2 * _RESIZED_BYTES_PER_PIXEL
-    return int(height * width * (model.scale**2 * per_pixel + resized))
+    return int(fixed + height * width * (model.scale**2 * per_pixel + resized))
 
 
 def strip_bytes(model: "LinearSRModel", width: int, strip_rows: int | None = None) -> int:
     """Peak memory for an LR picture of that width by strips, its buffers on disk, without the weights."""
     rows = strip_rows or strip_rows_for(width, model.device)
-    return rows * width * _STRIP_BYTES_PER_PIXEL * model.scale**2 // 16
+    needed = rows * width * _STRIP_BYTES_PER_PIXEL * model.scale**2 // 16
+    if model.trunk is not None:
+        layer = model.trunk.config.channels * model.dtype.itemsize
+        lagging = _LAG_COPIES * model.trunk.lag * width
+        needed += layer * (lagging + _STRIP_COPIES * min(rows * width, TRUNK_STRIP_PIXELS))
+    return needed
 
 
 def buffer_bytes(model: "LinearSRModel", height: int, width: int, steps: int) -> int:
@@ -80,6 +94,12 @@ def buffer_bytes(model: "LinearSRModel", height: int, width: int, steps: int) ->
 def strip_rows_for(width: int, device: torch.device) -> int:
     """LR rows of a strip."""
     return max(1, _STRIP_PIXELS.get(device.type, _STRIP_PIXELS_ELSEWHERE) // width)
+
+
+def strip_rows_within(model: "LinearSRModel", width: int, limit: int) -> int:
+    """The most LR rows of a strip for which so many bytes are enough, or one."""
+    one, two = (strip_bytes(model, width, rows) for rows in (1, 2))
+    return max(1, 1 + (limit - one) // (two - one))
 
 
 def fits_whole(needed: int, device: torch.device) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from linearsr.models.rows import through
 from linearsr.models.rrdb import RRDBNet
+from linearsr.streaming.memory import TRUNK_STRIP_PIXELS
 from linearsr.streaming.source import LRRows, strips
 from linearsr.streaming.work import Report, Work
 
@@ -15,11 +16,12 @@ class StreamedTrunk:
     """The trunk's picture by rows.
 
     Args:
-        strip: LR rows to work on at a time.
+        strip: LR rows to work on at a time, at the most.
     """
 
     def __init__(self, trunk: RRDBNet, lr: LRRows, work: Work, strip: int) -> None:
-        self._trunk, self._lr, self._strip = trunk, lr, strip
+        self._trunk, self._lr = trunk, lr
+        self._strip = max(1, min(strip, TRUNK_STRIP_PIXELS // lr.width))
         self._device = trunk.conv_first.weight.device
         shape = (trunk.scale * lr.width, 3)
         self._drawn = work.buffer("drawn", trunk.scale * lr.height, shape, torch.float32)
@@ -32,7 +34,7 @@ class StreamedTrunk:
     def run(self, _: Tensor | None, report: Report) -> None:
         """The pass that draws all rows."""
         done = 0
-        for out in through(self._trunk.rows(), self._lr_strips(report)):
+        for out in through(self._trunk.rows(TRUNK_STRIP_PIXELS), self._lr_strips(report)):
             self._drawn.write(done, out[0].permute(1, 2, 0))
             done += out.shape[2]
 
