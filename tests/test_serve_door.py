@@ -1,22 +1,18 @@
 """By which names `linearsr serve` is asked, and what it takes in before it knows what it is."""
 
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from linearsr.serving.api import create_app
 from linearsr.serving.server import _allowed_hosts
-from linearsr.serving.settings import LOOPBACK_HOSTS, MIB, ServeSettings, check_host, check_origin
+from linearsr.serving.settings import LOOPBACK_HOSTS, MIB, check_host, check_origin
 from serve_tools import problem, send, served_model, serving
 from test_serve_endurance import refused
+from web_tools import web_server
 
 __all__ = ["served_model"]
 
@@ -47,23 +43,6 @@ def test_names_by_the_address_that_is_listened_at(address: str, named: set[str],
         assert _allowed_hosts(frozenset(named), listener) == allowed
 
 
-@contextmanager
-def listening(model: Path, data: Path, **settings: Any) -> Iterator[int]:
-    made = ServeSettings(data, str(model), ("cpu",), **settings)
-    config = uvicorn.Config(create_app(made), port=0, log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.05)
-            assert thread.is_alive()
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 def begin_upload(port: int, sent: bytes) -> socket.socket:
     """An upload of a million bytes of which only the first are sent."""
     head = "POST /v1/upscale HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n"
@@ -74,7 +53,8 @@ def begin_upload(port: int, sent: bytes) -> socket.socket:
 
 def test_uploads_have_a_place_before_they_are_whole(served_model: Path, tmp_path: Path) -> None:
     limits = {"max_queue": 2, "max_bytes": MIB, "max_upload_bytes": MIB, "stall_seconds": 1.5}
-    with listening(served_model, tmp_path, **limits) as port, httpx.Client(timeout=20) as client:
+    with web_server(tmp_path, served_model, **limits) as address, httpx.Client(timeout=20) as client:
+        port = httpx.URL(address).port
         client.base_url = f"http://127.0.0.1:{port}"
         with begin_upload(port, b"") as first, begin_upload(port, b"") as second:
             time.sleep(0.3)
