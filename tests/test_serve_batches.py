@@ -62,7 +62,9 @@ def test_a_queue_in_one_go(client, pipe):
     wait_for(client, blocking, "running")
     alike = [send(client, image(seed=seed), seed=str(seed), wait="false").json() for seed in range(3)]
     other = send(client, image(), wait="false", fidelity="0.1").json()
-    broken = send(client, image()[:-200], wait="false").json()
+    data = image()
+    data = data[:200] + bytes([data[200] ^ 255]) + data[201:]
+    broken = send(client, data, wait="false").json()
     client.delete(f"/v1/jobs/{blocking['id']}")
     done = [wait_for(client, job, "done") for job in alike]
     assert "broken" in wait_for(client, broken, "failed")["error"]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.models.convolution import StridedConv2d
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
@@ -57,7 +58,7 @@ class StridedStem(PretrainedModule):
         self.config = config
         widths = [3] + [config.channels] * config.num_layers
         self.layers = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
+            StridedConv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
         )
 
     @property
@@ -117,7 +118,7 @@ class ImageSummary(nn.Module):
     def __init__(self, channels: int, summary_channels: int, num_blocks: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, summary_channels, 3, stride=2, padding=1),
+            StridedConv2d(channels, summary_channels, 3, stride=2, padding=1),
             nn.SiLU(),
             nn.Conv2d(summary_channels, summary_channels, 3, padding=1),
             nn.SiLU(),

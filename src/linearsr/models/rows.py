@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.convolution import convolve
+
 
 class Rows(Protocol):
     """A part that rows flow through, once from top to bottom."""
@@ -93,7 +95,7 @@ class Convolution:
         conv = self._conv
         weight, bias = (None if p is None else p.to(x.dtype) for p in (conv.weight, conv.bias))
         assert weight is not None
-        return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+        return convolve(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class Window:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.convolution import StridedConv2d
 from linearsr.models.lr_stem import local_detail
 
 _DETAIL_GAIN = 4.0
@@ -54,7 +55,7 @@ class TaggerNetwork(nn.Module):
     def __init__(self, num_tags: int, channels: int, num_stages: int) -> None:
         super().__init__()
         quarter, half = channels // 4, channels // 2
-        self.conv_in = nn.Conv2d(6, quarter, 3, stride=2, padding=1, bias=False)
+        self.conv_in = StridedConv2d(6, quarter, 3, stride=2, padding=1, bias=False)
         self.norm_in = nn.BatchNorm2d(quarter)
         self.stages = nn.Sequential(
             ResidualStage(quarter, half, 2),

@@ -32,6 +32,7 @@ from linearsr.models.blocks import (
     TwoLayerMLP,
     modulated_norm,
 )
+from linearsr.models.convolution import StridedConv2d
 from linearsr.models.detail_head import FINE, DetailHead
 from linearsr.models.layout import joined
 from linearsr.models.transformer_config import TransformerConfig, config_from_sana
@@ -67,7 +68,9 @@ class LinearSRTransformer(PretrainedModule):
         width, patch = config.width, config.patch_size
         self.gradient_checkpointing = False
         self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(config.in_channels + config.lr_channels, width, patch, stride=patch)
+        self.patch_embed.proj = StridedConv2d(
+            config.in_channels + config.lr_channels, width, patch, stride=patch
+        )
         self.time_embed = TimeEmbedding(width)
         self.caption_projection = TwoLayerMLP(config.caption_channels, width, nn.GELU(approximate="tanh"))
         self.caption_norm = RMSNorm(width, eps=CAPTION_NORM_EPS)
