@@ -35,7 +35,7 @@ def with_trunk(**settings: object) -> LinearSRPipeline:
 
 
 def plain(net: RRDBNet, lr: Tensor) -> Tensor:
-    """RRDBNet as its paper draws it, one function call a layer, on an image whose border is repeated."""
+    """RRDBNet as its paper draws it, one function call a layer, on an image whose border is mirrored."""
     state, border = net.state_dict(), 4
 
     def conv(x: Tensor, name: str) -> Tensor:
@@ -50,7 +50,7 @@ def plain(net: RRDBNet, lr: Tensor) -> Tensor:
             seen = torch.cat([seen, act(conv(seen, f"{name}.conv{i}"))], dim=1)
         return x + 0.2 * conv(seen, f"{name}.conv5")
 
-    first = conv(F.pad(lr / 2 + 0.5, (border,) * 4, mode="replicate"), "conv_first")
+    first = conv(F.pad(lr / 2 + 0.5, (border,) * 4, mode="reflect"), "conv_first")
     x = first
     for block in range(net.config.num_blocks):
         inner = x

@@ -39,8 +39,6 @@ from linearsr.settings import (
 
 __all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
 
-_COLOUR_FIXES = {"wavelet": wavelet_colour_fix, "adain": adain_colour_fix}
-
 
 @dataclass(frozen=True)
 class LinearSROutput:
@@ -312,9 +310,10 @@ class LinearSRPipeline(LinearSRModel):
             hr = self.codec.decode(latent, condition)
         height, width = lr.shape[-2:]
         hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
-        if options.color_fix != "none":
-            reference = resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic")
-            hr = _COLOUR_FIXES[options.color_fix](hr, reference)
+        if options.color_fix == "wavelet":
+            hr = wavelet_colour_fix(hr, (lr + 1) / 2)
+        elif options.color_fix == "adain":
+            hr = adain_colour_fix(hr, resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic"))
         size = scaled_size(height, width, options.scale)
         if tuple(hr.shape[-2:]) != size:
             hr = resize(hr, size, "lanczos")

@@ -4,6 +4,7 @@ Shapes: B images, 3 channels (RGB), H rows, W columns; values in [0, 1] unless s
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # ITU-R BT.601: luma weights, and the studio range in which 8-bit Y runs from 16 to 235.
@@ -11,9 +12,9 @@ _LUMA = (0.299, 0.587, 0.114)
 _STUDIO_BLACK = 16 / 255
 _STUDIO_SPAN = 219 / 255
 
-_WAVELET_LEVELS = 5
-WAVELET_REACH = 2**_WAVELET_LEVELS - 1
-"""Pixels in each direction that `wavelet_colour_fix` looks at."""
+_WAVELET_LEVELS = 4
+WAVELET_REACH = 2**_WAVELET_LEVELS
+"""LR pixels in each direction that `wavelet_colour_fix` looks at."""
 _LEAST_DEVIATION = 1 / 255
 
 
@@ -38,19 +39,26 @@ def rgb_to_yiq(x: Tensor) -> Tensor:
     return torch.einsum("kc,bchw->bkhw", matrix, x)
 
 
-def wavelet_colour_fix(image: Tensor, reference: Tensor) -> Tensor:
-    """Give `image` the low frequencies of `reference` but keep its detail: both (B, C, H, W) -> same shape.
+def wavelet_colour_fix(image: Tensor, lr: Tensor) -> Tensor:
+    """Give `image` (B, 3, H, W) the low frequencies of `lr` (B, 3, h, w) but keep its detail -> the shape of `image`.
 
-    The a trous wavelet of StableSR (Wang et al. 2024): five blurs with the kernel [1 2 1]/4 in each
-    direction, dilated by 1, 2, 4, 8, 16, split an image into low(x) and the rest. The blur is linear, so the
-    result (x - low(x)) + low(r) is x + low(r - x): one chain of blurs on the difference. It looks 31 pixels
-    around, so tiles give the same result as the whole. The result may leave [0, 1]; clamp at the end.
+    The a trous wavelet of StableSR (Wang et al. 2024) on the LR grid: blurs with the kernel [1 2 1]/4 in each
+    direction, dilated by 1, 2, 4, 8, take the low frequencies of the difference between `lr` and the shrunken image.
+    A level less would bring back the blotches that JPEG and sensors leave. A strip gives the same result as the whole
+    where it has `WAVELET_REACH` more LR pixels around it. The result may leave [0, 1]; clamp at the end.
+
+    Raises:
+        ValueError: H and W are not the same whole multiple of h and w.
     """
-    _require_same_shape(image, reference)
-    low = reference - image
+    scale = image.shape[-1] // lr.shape[-1]
+    if lr.ndim != 4 or image.shape != (*lr.shape[:2], scale * lr.shape[2], scale * lr.shape[3]):
+        raise ValueError(
+            f"image {tuple(image.shape)} must be a whole multiple of the LR image {tuple(lr.shape)}"
+        )
+    low = lr - F.avg_pool2d(image, scale)
     for level in range(_WAVELET_LEVELS):
         low = _blur(_blur(low, 2**level, dim=-1), 2**level, dim=-2)
-    return image + low
+    return image + F.interpolate(low, scale_factor=scale, mode="bilinear")
 
 
 def adain_colour_fix(image: Tensor, reference: Tensor) -> Tensor:

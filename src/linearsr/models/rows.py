@@ -142,17 +142,25 @@ class Grouped:
 
 
 class Extended:
-    """Rows with `margin` copies of the outermost pixels on every side, for layers that would see zeros there."""
+    """Rows with a mirrored margin on every side, for layers that would see zeros there."""
 
     def __init__(self, margin: int) -> None:
         self._margin, self._first = margin, True
+        self._rest: Tensor | None = None
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`; `x` may not be None."""
+        """See `Rows`."""
+        x = _stacked(self._rest, x)
         assert x is not None
-        sides = (self._margin, self._margin, self._margin * self._first, self._margin * last)
+        # the rows below may be the last ones, which are mirrored
+        end = x.shape[2] if last else max(0, x.shape[2] - self._margin - 1)
+        self._rest = x[:, :, end:].clone()
+        if not end:
+            return None
+        above = self._margin * self._first
         self._first = False
-        return F.pad(x, sides, mode="replicate")
+        extended = _mirrored(x, (self._margin, self._margin, above, self._margin * last))
+        return extended if last else extended[:, :, : above + end]
 
 
 class Cropped:
@@ -233,6 +241,17 @@ def beside(join: Callable[[Tensor, Tensor], Tensor], *parts: Rows) -> Joined:
 def residual(*parts: Rows, scale: float = 1) -> Joined:
     """x + scale * parts(x)."""
     return beside(partial(torch.add, alpha=scale), *parts)
+
+
+def _mirrored(x: Tensor, sides: tuple[int, ...]) -> Tensor:
+    """Mirror at the outermost pixels, without repeating them; repeat the last one where the image is too small."""
+    most = (x.shape[3] - 1,) * 2 + (x.shape[2] - 1,) * 2
+    there = [min(pair) for pair in zip(sides, most, strict=True)]
+    return F.pad(
+        F.pad(x, there, mode="reflect"),
+        [side - known for side, known in zip(sides, there, strict=True)],
+        mode="replicate",
+    )
 
 
 def _stacked(first: Tensor | None, second: Tensor | None) -> Tensor | None:

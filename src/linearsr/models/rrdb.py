@@ -31,7 +31,7 @@ _SLOPE = 0.2
 _BRANCH = 0.2
 """What a dense block, and a group of three, adds to its input is scaled by this."""
 _BORDER = 4
-"""LR pixels that are repeated on every side: with zeros there, rims would be dark and crooked."""
+"""LR pixels that are mirrored on every side: with zeros there, rims would be dark and crooked."""
 _BODY_PIXELS, ENLARGED_PIXELS = 2**18, 2**14
 """LR pixels that go through a block, and through all that is behind the blocks, at a time."""
 _CONVOLUTIONS = 5

@@ -168,16 +168,16 @@ class FinishedRows:
     def _coloured(self, top: int, bottom: int) -> Tensor:
         if self._color_fix == "none":
             return self._cropped(top, bottom)
-        reach = WAVELET_REACH if self._color_fix == "wavelet" else 0
-        first, last = max(0, top - reach), min(self._own_size[0], bottom + reach)
-        image, reference = self._cropped(first, last), self._reference(first, last)
-        if self._color_fix == "wavelet":
-            image = wavelet_colour_fix(image, reference)
-        else:
+        if self._color_fix == "adain":
             assert self._statistics is not None
+            image = self._cropped(top, bottom)
             own, wanted = _mean_and_deviation(self._statistics, self._own_size[0] * self._own_size[1], image)
-            image = match_statistics(image, own, wanted)
-        return image[:, :, top - first : bottom - first]
+            return match_statistics(image, own, wanted)
+        first = max(0, top // self._scale - WAVELET_REACH)
+        last = min(self._lr_size[0], -(-bottom // self._scale) + WAVELET_REACH)
+        image = self._cropped(first * self._scale, last * self._scale)
+        fixed = wavelet_colour_fix(image, (self._lr.unpadded(first, last) + 1) / 2)
+        return fixed[:, :, top - first * self._scale : bottom - first * self._scale]
 
 
 def _mean_and_deviation(
