@@ -226,7 +226,7 @@ def test_a_hub_id_is_downloaded_without_pickles(tmp_path, monkeypatch, name, rev
     assert asked == {
         "repo": "owner/name",
         "revision": revision,
-        "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*openvino_model.*"],
+        "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt"],
     }
 
 

@@ -119,7 +119,7 @@ def photos(tmp_path: Path) -> Path:
 def test_the_model_built_in_is_no_sana(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["convert", "default", "-o", str(tmp_path / "m")])
     assert result.exit_code == 2
-    assert "--to int8 or --to openvino" in result.stderr
+    assert "--to int8" in result.stderr
 
 
 @needs_int8

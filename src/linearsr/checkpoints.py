@@ -27,7 +27,6 @@ WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Of a network and its tokenizer."""
-_FETCHED = (*WEIGHTS_AND_VOCABULARIES, "*openvino_model.*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _SCALE_SUFFIX = "_scale"
@@ -48,8 +47,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
     """The folder that a user's `--model` means.
 
     An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
-    Hugging Face hub (JSON, safetensors, vocabularies and OpenVINO's files only; `parts` limits it to these
-    sub-folders).
+    Hugging Face hub (JSON, safetensors and vocabularies only; `parts` limits it to these sub-folders).
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or the download failed.
@@ -66,7 +64,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
 
     repo, _, revision = name.partition("@")
     try:
-        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in _FETCHED]
+        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in WEIGHTS_AND_VOCABULARIES]
         patterns = [pattern.lstrip("/") for pattern in patterns]
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except Exception as error:

@@ -17,7 +17,6 @@ from linearsr.guidance.request import TagRequest
 
 ColourFix = Literal["none", "wavelet", "adain"]
 Mean = Literal["first_step", "stem"]
-Backend = Literal["torch", "openvino"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Tensor] | None]
 """(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
 
@@ -56,8 +55,6 @@ class PipelineConfig:
     """Largest magnitude that goes into a convolution, or into each channel, by part and name: these can do 8 bits.
 
     `models/int8.py` does, and `linearsr convert --to int8` finds them."""
-    backend: Backend = "torch"
-    """What computes stem and experts on a CPU; "openvino": the networks that `linearsr convert --to openvino` wrote."""
     name: str = "LinearSR"
     """How the model is called in reports."""
 
@@ -66,8 +63,6 @@ class PipelineConfig:
             raise ValueError(f"solver {self.solver!r} is not one of {', '.join(get_args(Solver))}")
         if self.mean not in get_args(Mean):
             raise ValueError(f"mean {self.mean!r} is not one of {', '.join(get_args(Mean))}")
-        if self.backend not in get_args(Backend):
-            raise ValueError(f"backend {self.backend!r} is not one of {', '.join(get_args(Backend))}")
         if self.sigmas is not None and (
             self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
         ):

@@ -123,9 +123,7 @@ def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipe
 
     from linearsr.pipeline import LinearSRPipeline
 
-    # what these mean depends on the model
-    named_by_model = device == "auto" or device.startswith("openvino")
-    place = device if named_by_model else choose_device(device)
+    place = choose_device(device)
     torch_dtype = None if dtype is DType.auto else getattr(torch, dtype.value)
     try:
         return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=place)

@@ -26,15 +26,10 @@ TIME_PERIOD = 10_000.0
 
 def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
     """Sinusoids of `timestep` (B,): (B, channels) in float32, cosines first, periods up to 2 pi * 10,000."""
-    angles = timestep.float()[:, None] * time_frequencies(channels, timestep.device)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def time_frequencies(channels: int = TIME_CHANNELS, device: torch.device | None = None) -> Tensor:
-    """Radians per unit of the timestep (channels / 2,), falling from 1."""
     half = channels // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=device) / half
-    return torch.exp(-math.log(TIME_PERIOD) * exponents)
+    exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
+    angles = timestep.float()[:, None] * torch.exp(-math.log(TIME_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
@@ -77,11 +72,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) in 0..1000 -> modulation (B, 6, C) and embedding (B, 1, C)."""
-        return self.modulation(time_features(timestep))
-
-    def modulation(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from what `time_features` gives, (B, TIME_CHANNELS)."""
-        embedded: Tensor = self.emb["timestep_embedder"](features)
+        embedded: Tensor = self.emb["timestep_embedder"](time_features(timestep))
         return self.linear(F.silu(embedded)).view(len(embedded), 6, -1), embedded.unsqueeze(1)
 
 

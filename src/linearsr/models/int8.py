@@ -27,7 +27,7 @@ Ranges = dict[str, Range]
 _MOST_BEYOND = 1 / 10
 """With more of its pixels beyond a range, a row is computed in floating point too."""
 _CONVOLUTIONS = "conv_1", "conv_2"
-SILU_LEAST = -0.2785
+_SILU_LEAST = -0.2785
 _LEVELS = 255
 _NARROWEST = 1 / 16
 """The range of a channel is at least this share of the widest one: one that was silent on all photos may wake up."""
@@ -52,19 +52,11 @@ def use_int8_(network: nn.Module, ranges: Mapping[str, Range], prefix: str = "")
 
     Their floating-point weights stay where they are, for gradients, for other devices and to be saved.
     """
-    for name, block, first, second in list(ranged_blocks(network, ranges, prefix)):
-        parent, _, own = name.rpartition(".")
-        network.get_submodule(parent).add_module(own, Int8ResidualBlock(block, first, widest(second)))
-
-
-def ranged_blocks(
-    network: nn.Module, ranges: Mapping[str, Range], prefix: str = ""
-) -> Iterator[tuple[str, ResidualBlock, Range, Range]]:
-    """The residual blocks whose ranges are known, by their names behind `prefix`, and those of both convolutions."""
-    for name, block in _residual_blocks(network):
+    for name, block in list(_residual_blocks(network)):
         first, second = (ranges.get(f"{prefix}{name}.{conv}") for conv in _CONVOLUTIONS)
         if first is not None and second is not None:
-            yield name, block, first, second
+            parent, _, own = name.rpartition(".")
+            network.get_submodule(parent).add_module(own, Int8ResidualBlock(block, first, widest(second)))
 
 
 def widest(found: Range) -> float:
@@ -116,7 +108,7 @@ class Int8ResidualBlock(ResidualBlock):
         largest = widest(input_range)
         shares = torch.tensor(input_range) / largest if isinstance(input_range, list) else None
         self._first = _Int8Convolution(self.conv_1, -largest, largest, shares)
-        self._second = _Int8Convolution(self.conv_2, SILU_LEAST, hidden_range)
+        self._second = _Int8Convolution(self.conv_2, _SILU_LEAST, hidden_range)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         """As `ResidualBlock.forward`."""
@@ -176,11 +168,6 @@ class Int8ResidualBlock(ResidualBlock):
         results[reached] = (results[reached].float() + added).to(out.dtype)
 
 
-def weight_steps(weight: Tensor) -> Tensor:
-    """What one of 127 steps is worth for each output channel of a convolution's weight: (C_out,), above zero."""
-    return weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / 127
-
-
 class _Int8Convolution:
     """A convolution whose input is u = value / (step * share) + zero, an unsigned byte.
 
@@ -196,7 +183,8 @@ class _Int8Convolution:
         shares = torch.ones(conv.in_channels) if shares is None else shares
         self._per_step = 1 / (self._step * shares)
         weight = conv.weight.detach().float() * shares[:, None, None]
-        self._weight_steps = weight_steps(weight)
+        # what one of 127 steps is worth for each output channel
+        self._weight_steps = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / 127
         self._weight_zeros = torch.zeros(len(weight), dtype=torch.int32)
         bias = conv.bias
         self._bias = torch.zeros(len(weight)) if bias is None else bias.detach().float()

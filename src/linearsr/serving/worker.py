@@ -209,8 +209,7 @@ def load(model: str | None, device: str, dtype: str) -> "LinearSRPipeline":
     from linearsr.pipeline import LinearSRPipeline
 
     try:
-        if not device.startswith("openvino"):
-            torch.zeros(1, device=best_device() if device == "auto" else device)
+        torch.zeros(1, device=best_device() if device == "auto" else device)
     except Exception as error:
         cause = " ".join(str(error).split()).split(". ")[0]
         raise ValueError(
