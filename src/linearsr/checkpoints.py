@@ -75,19 +75,21 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
 def save_weights(
     folder: str | os.PathLike[str], config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> None:
-    """Write `diffusion_pytorch_model.safetensors`, then `config.json` into `folder`, each by rename.
-
-    Tensors may lie on any device and may share memory: each is written whole.
-    """
+    """Write `diffusion_pytorch_model.safetensors`, then `config.json` into `folder`, each by rename."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in state.items()
-    }
-    with whole_file(folder / WEIGHTS_NAME) as draft:
-        save_file(tensors, draft, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS_NAME, state)
     write_json(folder / CONFIG_NAME, dict(sorted(config.items())))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file by rename. Tensors may lie on any device and share memory: each is written whole."""
+    stored = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    with whole_file(path) as draft:
+        save_file(stored, draft, metadata={"format": "pt"})
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
@@ -132,13 +134,18 @@ def load_weights(folder: str | os.PathLike[str], device: str | torch.device = "c
     for path in _weight_files(Path(folder)):
         if not path.is_file():
             raise CheckpointError(f"{path}: this part of the checkpoint is missing; download it again")
-        try:
-            state.update(_dequantised(load_file(path, device=str(device))))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: damaged or no safetensors file ({error}); download it again"
-            ) from error
+        state.update(load_tensors(path, device))
     return state
+
+
+def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """All tensors of one safetensors file. Raises CheckpointError for a damaged file."""
+    try:
+        return _dequantised(load_file(path, device=str(device)))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or no safetensors file ({error}); download it again"
+        ) from error
 
 
 def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,10 @@ from linearsr.model_folder import (
     ModelParts,
     default_model_folder,
     load_parts,
+    load_ranges,
     read_index,
     save_parts,
+    save_ranges,
     upload,
 )
 from linearsr.models import int8
@@ -64,6 +66,7 @@ class LinearSRModel:
         self.guidance, self.tagger, self.trunk = guidance, tagger, trunk
         self.config = config or PipelineConfig()
         self._in_place_of_torch = ""
+        self.int8_ranges: int8.Ranges = {}
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
             raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
         stride = self.scale * lr_stem.multiple_of
@@ -123,11 +126,10 @@ class LinearSRModel:
         loaded = cls(
             parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger, parts.trunk
         )
-        if torch_dtype is None and place.type == "cpu" and config.int8_ranges and int8.supported():
-            int8.use_int8_(parts.lr_stem, config.int8_ranges, "lr_stem.")
-            parts.transformer.for_each(
-                partial(int8.use_int8_, ranges=config.int8_ranges, prefix="transformer.")
-            )
+        loaded.int8_ranges = ranges = load_ranges(folder, index)
+        if torch_dtype is None and place.type == "cpu" and ranges and int8.supported():
+            int8.use_int8_(parts.lr_stem, ranges, "lr_stem.")
+            parts.transformer.for_each(partial(int8.use_int8_, ranges=ranges, prefix="transformer."))
             loaded._in_place_of_torch = "int8"
         return loaded
 
@@ -136,6 +138,7 @@ class LinearSRModel:
         parts = ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk)
         settings = {"_class_name": type(self).__name__, **asdict(self.config)}
         save_parts(Path(folder), parts, settings, dtype)
+        save_ranges(Path(folder), self.int8_ranges)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the hub; returns the address of the commit."""

@@ -51,10 +51,6 @@ class PipelineConfig:
     """Shift of the times towards noise."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
-    int8_ranges: dict[str, float | list[float]] | None = None
-    """Largest magnitude that goes into a convolution, or into each channel, by part and name: these can do 8 bits.
-
-    `models/int8.py` does, and `linearsr convert --to int8` finds them."""
     name: str = "LinearSR"
     """How the model is called in reports."""
 
@@ -69,9 +65,6 @@ class PipelineConfig:
             raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
         if not (isfinite(self.flow_shift) and self.flow_shift > 0):
             raise ValueError(f"flow_shift {self.flow_shift:g} must be above 0")
-        ranges = [r if isinstance(r, list) else [r] for r in (self.int8_ranges or {}).values()]
-        if not all(isfinite(value) and value > 0 for of_channels in ranges for value in of_channels):
-            raise ValueError("int8_ranges must be above 0")
         if self.clean_steps is not None and not 1 <= self.clean_steps <= self.num_inference_steps:
             raise ValueError(f"clean_steps {self.clean_steps}: from 1 to num_inference_steps")
         if not isfinite(self.clean_strength):

@@ -48,7 +48,7 @@ def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from linearsr.checkpoints import CONFIG_NAME, load_config, resolve_folder
-    from linearsr.model_folder import MODEL_INDEX, default_model_folder, part_classes, read_index
+    from linearsr.model_folder import MODEL_INDEX, default_model_folder, load_ranges, part_classes, read_index
     from linearsr.models.lr_stem import STEMS
     from linearsr.settings import PipelineConfig
 
@@ -77,6 +77,7 @@ def _model(name: str | None) -> dict[str, Any]:
         "guidance": guidance,
         "tagger": tagger,
         "settings": settings,
+        "int8_ranges": len(load_ranges(folder, index)),
     }
 
 
@@ -168,11 +169,8 @@ def _show(report: dict[str, Any]) -> None:
     out.print(f"runs on {report['device']} in {report['dtype']}")
     size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
     out.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
-    defaults = {
-        **model["settings"],
-        "int8_ranges": f"of {len(model['settings']['int8_ranges'] or {})} convolutions",
-    }
-    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in defaults.items()))
+    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
+    out.print(f"8-bit ranges: of {model['int8_ranges']} convolutions")
     _show_guidance(out, model)
     parts = Table("part", "class", "parameters")
     for part in model["parts"]:

@@ -9,7 +9,7 @@ or, in rows where they are many, all at once. It is a matter of each row alone, 
 The convolutions are oneDNN's, through the operators that torch's own quantisation uses.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from linearsr.models.lr_stem import ResidualBlock, modulated
 
-Range = float | list[float]
-Ranges = dict[str, Range]
-"""Name of a convolution -> the largest magnitude that goes into it, or that for each of its input channels."""
+Ranges = dict[str, Tensor]
+"""Name of a convolution -> the largest magnitude that goes into it, (), or into each channel, (C,), in float64."""
 
 _MOST_BEYOND = 1 / 10
 """With more of its pixels beyond a range, a row is computed in floating point too."""
@@ -47,7 +46,7 @@ def supported() -> bool:
         return False  # operators of another torch, with other arguments
 
 
-def use_int8_(network: nn.Module, ranges: Mapping[str, Range], prefix: str = "") -> None:
+def use_int8_(network: nn.Module, ranges: Ranges, prefix: str = "") -> None:
     """Replace the residual blocks of a network whose ranges are known, by their names behind `prefix`.
 
     Their floating-point weights stay where they are, for gradients, for other devices and to be saved.
@@ -56,12 +55,9 @@ def use_int8_(network: nn.Module, ranges: Mapping[str, Range], prefix: str = "")
         first, second = (ranges.get(f"{prefix}{name}.{conv}") for conv in _CONVOLUTIONS)
         if first is not None and second is not None:
             parent, _, own = name.rpartition(".")
-            network.get_submodule(parent).add_module(own, Int8ResidualBlock(block, first, widest(second)))
-
-
-def widest(found: Range) -> float:
-    """The range of all channels."""
-    return max(found) if isinstance(found, list) else found
+            network.get_submodule(parent).add_module(
+                own, Int8ResidualBlock(block, first, float(second.max()))
+            )
 
 
 @contextmanager
@@ -70,9 +66,9 @@ def find_ranges(network: nn.Module, margin: float = 1.0) -> Iterator[Ranges]:
     ranges: Ranges = {}
 
     def see(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        of_channels = margin * inputs[0].abs().amax((0, 2, 3))
-        found = of_channels.clamp(min=_NARROWEST * float(of_channels.max())).tolist()
-        ranges[name] = wider(found if name.endswith(_CONVOLUTIONS[0]) else max(found), ranges.get(name))
+        of_channels = margin * inputs[0].abs().amax((0, 2, 3)).double()
+        found = of_channels.clamp(min=_NARROWEST * float(of_channels.max()))
+        widen_(ranges, name, found if name.endswith(_CONVOLUTIONS[0]) else found.max())
 
     hooks = [
         block.get_submodule(conv).register_forward_pre_hook(partial(see, f"{name}.{conv}"))
@@ -86,11 +82,9 @@ def find_ranges(network: nn.Module, margin: float = 1.0) -> Iterator[Ranges]:
             hook.remove()
 
 
-def wider(one: Range, other: Range | None) -> Range:
-    """The range, of the same form, that holds what either holds."""
-    if isinstance(one, list) and isinstance(other, list):
-        return [max(pair) for pair in zip(one, other, strict=True)]
-    return one if other is None else max(widest(one), widest(other))
+def widen_(ranges: Ranges, name: str, found: Tensor) -> None:
+    """Make the range of that name, if there is one, so wide that it holds `found` too."""
+    ranges[name] = torch.maximum(found, ranges.get(name, found))
 
 
 class Int8ResidualBlock(ResidualBlock):
@@ -98,15 +92,15 @@ class Int8ResidualBlock(ResidualBlock):
 
     Args:
         block: its convolutions are taken over, not copied.
-        input_range: largest magnitude of an input, or of each of its channels.
+        input_range: largest magnitude of an input, (), or of each of its channels, (C,).
         hidden_range: largest magnitude between the convolutions, behind the SiLU.
     """
 
-    def __init__(self, block: ResidualBlock, input_range: Range, hidden_range: float) -> None:
+    def __init__(self, block: ResidualBlock, input_range: Tensor, hidden_range: float) -> None:
         nn.Module.__init__(self)
         self.conv_1, self.conv_2 = block.conv_1, block.conv_2
-        largest = widest(input_range)
-        shares = torch.tensor(input_range) / largest if isinstance(input_range, list) else None
+        largest = float(input_range.max())
+        shares = input_range.float() / largest if input_range.ndim else None
         self._first = _Int8Convolution(self.conv_1, -largest, largest, shares)
         self._second = _Int8Convolution(self.conv_2, _SILU_LEAST, hidden_range)
 
@@ -300,5 +294,5 @@ def _agrees_with_float() -> bool:
         block = ResidualBlock(16)
         x = torch.rand(1, 16, 8, 8) - 0.5
         expected = block(x) - x
-        found = Int8ResidualBlock(block, 1.0, 4.0)(x) - x
+        found = Int8ResidualBlock(block, torch.tensor(1.0), 4.0)(x) - x
     return bool((found - expected).norm() < 0.1 * expected.norm())
