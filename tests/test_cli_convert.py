@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
 from linearsr.models import int8
-from linearsr.models.int8 import Int8ResidualBlock
+from linearsr.models.int8 import Int8Processor
 from linearsr.pipeline import LinearSRPipeline
 from tiny_encoders import write_gemma2, write_tokenizer
 from tiny_model import tiny_model
@@ -130,9 +130,9 @@ def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["psnr_db"]["least"] > 45
     auto = LinearSRPipeline.from_pretrained(tmp_path / "int8", device="cpu")
-    assert all(isinstance(block, Int8ResidualBlock) for block in auto.lr_stem.blocks)
+    assert all(isinstance(block.processor, Int8Processor) for block in auto.lr_stem.blocks)
     exact = LinearSRPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32, device="cpu")
-    assert not any(isinstance(block, Int8ResidualBlock) for block in exact.lr_stem.blocks)
+    assert not any(isinstance(block.processor, Int8Processor) for block in exact.lr_stem.blocks)
     for file in tiny_model.rglob("*.safetensors"):
         assert (tmp_path / "int8" / file.relative_to(tiny_model)).read_bytes() == file.read_bytes()
     info = json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "int8"), "--json"]).stdout)

@@ -19,7 +19,7 @@ from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import MODEL_INDEX, read_index, save_ranges
 from linearsr.models import int8
 from linearsr.models.int8 import Ranges
-from linearsr.models.lr_stem import PredictiveStem
+from linearsr.models.lr_stem import PredictiveStem, ResidualBlock
 from linearsr.pipeline import LinearSRPipeline
 
 LR_SIDE = 64
@@ -82,16 +82,12 @@ def _error_with(
     expected: Sequence[Tensor],
 ) -> float:
     """The mean squared error over all images with one block of the stem in 8 bits."""
-    blocks = cast(PredictiveStem, pipeline.lr_stem).blocks
-    before = blocks[index]
-    name = f"lr_stem.blocks.{index}."
-    int8.use_int8_(
-        blocks, {key: value for key, value in ranges.items() if key.startswith(name)}, "lr_stem.blocks."
-    )
+    block = cast(PredictiveStem, pipeline.lr_stem).blocks[index]
+    int8.use_int8_(block, ranges, f"lr_stem.blocks.{index}")
     try:
         return fmean(10 ** (-decibels / 10) for decibels in agreement(pipeline, images, expected))
     finally:
-        blocks[index] = before
+        cast(ResidualBlock, block).processor = None
 
 
 def _steps(pipeline: LinearSRPipeline) -> int:

@@ -9,7 +9,7 @@ Shapes: B batch, N = h * w tokens, C inner width, L guidance tokens, H heads, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr import kernels
+from linearsr.models.bands import in_bands
+from linearsr.models.layout import pointwise
 from linearsr.models.linear_attention import relu_linear_attention
 
 QK_NORM_EPS = 1e-5
@@ -208,13 +210,11 @@ class MixFFN(nn.Module):
         return mixed
 
 
-def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
-
-
 class TransformerBlock(nn.Module):
     """Linear self-attention, cross-attention, Mix-FFN; the time modulates the first and the last."""
+
+    processor: Callable[..., Tensor] | None = in_bands
+    """Computes `forward`; None: `in_torch`."""
 
     def __init__(
         self,
@@ -237,7 +237,11 @@ class TransformerBlock(nn.Module):
         self.ff = MixFFN(width, mlp_ratio)
         self.scale_shift_table = nn.Parameter(torch.empty(6, width).normal_(std=width**-0.5))
 
-    def forward(
+    def forward(self, *inputs: Any) -> Tensor:
+        """As `in_torch`; without gradients the result may be written into the tokens."""
+        return (self.processor or self.in_torch)(*inputs)
+
+    def in_torch(
         self,
         x: Tensor,
         context: Tensor,

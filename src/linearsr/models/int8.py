@@ -47,17 +47,11 @@ def supported() -> bool:
 
 
 def use_int8_(network: nn.Module, ranges: Ranges, prefix: str = "") -> None:
-    """Replace the residual blocks of a network whose ranges are known, by their names behind `prefix`.
-
-    Their floating-point weights stay where they are, for gradients, for other devices and to be saved.
-    """
-    for name, block in list(_residual_blocks(network)):
+    """Let the residual blocks of a network compute in 8 bits whose ranges are known, by their names behind `prefix`."""
+    for name, block in _residual_blocks(network):
         first, second = (ranges.get(f"{prefix}{name}.{conv}") for conv in _CONVOLUTIONS)
         if first is not None and second is not None:
-            parent, _, own = name.rpartition(".")
-            network.get_submodule(parent).add_module(
-                own, Int8ResidualBlock(block, first, float(second.max()))
-            )
+            block.processor = Int8Processor(block, first, float(second.max()))
 
 
 @contextmanager
@@ -87,31 +81,30 @@ def widen_(ranges: Ranges, name: str, found: Tensor) -> None:
     ranges[name] = torch.maximum(found, ranges.get(name, found))
 
 
-class Int8ResidualBlock(ResidualBlock):
-    """`ResidualBlock` with 8-bit convolutions where no gradient is needed, on the CPU.
+class Int8Processor:
+    """Computes a `ResidualBlock` with 8-bit convolutions where no gradient is needed, on the CPU.
 
     Args:
-        block: its convolutions are taken over, not copied.
+        block: whose weights are copied as integers.
         input_range: largest magnitude of an input, (), or of each of its channels, (C,).
         hidden_range: largest magnitude between the convolutions, behind the SiLU.
     """
 
     def __init__(self, block: ResidualBlock, input_range: Tensor, hidden_range: float) -> None:
-        nn.Module.__init__(self)
-        self.conv_1, self.conv_2 = block.conv_1, block.conv_2
+        self._block = block
         largest = float(input_range.max())
         shares = input_range.float() / largest if input_range.ndim else None
-        self._first = _Int8Convolution(self.conv_1, -largest, largest, shares)
-        self._second = _Int8Convolution(self.conv_2, _SILU_LEAST, hidden_range)
+        self._first = _Int8Convolution(block.conv_1, -largest, largest, shares)
+        self._second = _Int8Convolution(block.conv_2, _SILU_LEAST, hidden_range)
 
-    def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         """As `ResidualBlock.forward`."""
         if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype == torch.float16:
-            return super().forward(x, modulation)
+            return self._block.in_torch(x, modulation)
         if modulation is not None and len(x) > 1:
             # the modulation is folded into the weights' scales, and so is one for all images of a call
             each = zip(torch.split(x, 1), torch.split(modulation, 1), strict=True)
-            return torch.cat([self.forward(*image) for image in each])
+            return torch.cat([self(*image) for image in each])
         quantised = self._first.quantised(x)
         hidden = self._first.activated(quantised, modulation, self._second)
         beyond = _beyond(quantised, hidden)
@@ -131,9 +124,9 @@ class Int8ResidualBlock(ResidualBlock):
         rows = beyond.any(-1).any(0).nonzero()
         # with a neighbour that sees them, and one that these see
         part = slice(max(0, int(rows[0]) - 2), int(rows[-1]) + 3)
-        true = F.silu(modulated(self.conv_1(x[:, :, part]), modulation))
+        true = F.silu(modulated(self._block.conv_1(x[:, :, part]), modulation))
         lacking = (true - self._second.value(hidden[:, :, part])) * beyond[:, None, part]
-        out[:, :, part] += F.conv2d(lacking.to(x.dtype), self.conv_2.weight, padding=1)
+        out[:, :, part] += F.conv2d(lacking.to(x.dtype), self._block.conv_2.weight, padding=1)
 
     def _put_right(
         self, out: Tensor, x: Tensor, hidden: Tensor, places: Tensor, modulation: Tensor | None
@@ -149,12 +142,13 @@ class Int8ResidualBlock(ResidualBlock):
 
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         around = (pixels[index] * inside[..., None]).flatten(1)
-        weight = self.conv_1.weight.permute(0, 2, 3, 1).flatten(1)
-        true = modulated(F.linear(around, weight, self.conv_1.bias)[..., None, None], modulation)[..., 0, 0]
+        conv = self._block.conv_1
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
+        true = modulated(F.linear(around, weight, conv.bias)[..., None, None], modulation)[..., 0, 0]
         lacking = F.silu(true) - self._second.value(hidden.permute(0, 2, 3, 1)[tuple(places.t())])
 
         # a neighbour sees a place through the weight of the opposite side
-        onward = self.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
+        onward = self._block.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
         shares = (lacking.to(x.dtype).float() @ onward).view(-1, len(taps), channels)[inside]
         reached, which = torch.unique(index[inside], return_inverse=True)
         added = torch.zeros(len(reached), channels).index_add_(0, which, shares)
@@ -294,5 +288,5 @@ def _agrees_with_float() -> bool:
         block = ResidualBlock(16)
         x = torch.rand(1, 16, 8, 8) - 0.5
         expected = block(x) - x
-        found = Int8ResidualBlock(block, torch.tensor(1.0), 4.0)(x) - x
+        found = Int8Processor(block, torch.tensor(1.0), 4.0)(x) - x
     return bool((found - expected).norm() < 0.1 * expected.norm())
