@@ -26,8 +26,8 @@ from roofline import parts, peaks, seconds_of, table_of
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
-from linearsr.allocator import keep_freed_memory
 from linearsr.models.blocks import TransformerBlock
+from linearsr.runtime.allocator import keep_freed_memory
 
 PEER = "realesrgan-x4plus"
 _LOAD = (

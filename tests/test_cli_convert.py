@@ -11,11 +11,11 @@ from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaTransf
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
 from linearsr.models import int8
 from linearsr.models.int8 import Int8Processor
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_gemma2, write_tokenizer
 from tiny_model import tiny_model
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForTextEncoding, AutoTokenizer
 
-from linearsr.checkpoints import CheckpointError
 from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.text import TextGuidance, TextGuidanceConfig
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_gemma2, write_t5, write_tokenizer
 
 LR = torch.zeros(3, 3, 4, 4)

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from linearsr.checkpoints import CheckpointError, resolve_folder
-from linearsr.devices import best_device, best_dtype, require_memory
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType
 from linearsr.guidance.base import Guidance, Tagger
@@ -29,6 +27,8 @@ from linearsr.models import int8
 from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.lr_stem import LRStem
 from linearsr.models.rrdb import RRDBNet
+from linearsr.runtime.checkpoints import CheckpointError, resolve_folder
+from linearsr.runtime.devices import best_device, best_dtype, require_memory
 from linearsr.settings import PipelineConfig
 
 _Model = TypeVar("_Model", bound="LinearSRModel")

@@ -11,15 +11,6 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from linearsr._version import __version__
-from linearsr.checkpoints import (
-    CONFIG_NAME,
-    CheckpointError,
-    load_config,
-    load_tensors,
-    resolve_folder,
-    save_tensors,
-    write_json,
-)
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.registry import GUIDANCES, TAGGERS, load_guidance, load_tagger
@@ -28,6 +19,15 @@ from linearsr.models.int8 import Ranges
 from linearsr.models.lr_stem import STEMS, LRStem
 from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import (
+    CONFIG_NAME,
+    CheckpointError,
+    load_config,
+    load_tensors,
+    resolve_folder,
+    save_tensors,
+    write_json,
+)
 
 MODEL_INDEX = "model_index.json"
 _INT8_RANGES = "int8_ranges.safetensors"

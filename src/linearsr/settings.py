@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from linearsr.checkpoints import from_json
 from linearsr.flow.sampler import Solver, timesteps
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.request import TagRequest
+from linearsr.runtime.checkpoints import from_json
 
 ColourFix = Literal["none", "wavelet", "adain"]
 Mean = Literal["first_step", "stem"]

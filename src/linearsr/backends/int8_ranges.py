@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.checkpoints import write_json
 from linearsr.images.convert import ImageInput
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
@@ -21,6 +20,7 @@ from linearsr.models import int8
 from linearsr.models.int8 import Ranges
 from linearsr.models.lr_stem import PredictiveStem, ResidualBlock
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.runtime.checkpoints import write_json
 
 LR_SIDE = 64
 """Pixels on a side of the LR images that are looked at."""

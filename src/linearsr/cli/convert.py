@@ -90,7 +90,7 @@ def _converted(source: str, output: Path, to: Form, photos: Path | None) -> dict
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
     from linearsr.backends.sana import PARTS, is_sana, start_from_sana
-    from linearsr.checkpoints import resolve_folder
+    from linearsr.runtime.checkpoints import resolve_folder
 
     folder = resolve_folder(source, PARTS)
     if not is_sana(folder):
@@ -143,9 +143,9 @@ def _reference(source: str) -> tuple[Path, "LinearSRPipeline"]:
     """A model's folder, and the model in float32 on the CPU."""
     import torch
 
-    from linearsr.checkpoints import resolve_folder
     from linearsr.model_folder import default_model_folder
     from linearsr.pipeline import LinearSRPipeline
+    from linearsr.runtime.checkpoints import resolve_folder
 
     folder = default_model_folder() if source == DEFAULT_MODEL else resolve_folder(source)
     pipeline = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")

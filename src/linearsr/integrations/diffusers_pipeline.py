@@ -19,9 +19,9 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import nn
 
-from linearsr.checkpoints import resolve_folder
 from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from linearsr.runtime.checkpoints import resolve_folder
 
 _PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger", "trunk")
 _HERE = "linearsr.integrations.diffusers_pipeline"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linearsr import kernels
-from linearsr.devices import widest_dtype
+from linearsr.runtime.devices import widest_dtype
 
 EPS = 1e-15
 """Added to the normaliser, as in `diffusers`: a query with no positive channel gives zero."""

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
-from linearsr.devices import widest_dtype
 from linearsr.models.convolution import StridedConv2d
+from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.runtime.devices import widest_dtype
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""

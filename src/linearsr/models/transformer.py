@@ -18,12 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from linearsr.checkpoints import (
-    PretrainedModule,
-    load_config,
-    load_weights,
-    resolve_folder,
-)
 from linearsr.models.blocks import (
     RMSNorm,
     TimeEmbedding,
@@ -35,6 +29,12 @@ from linearsr.models.convolution import StridedConv2d
 from linearsr.models.detail_head import FINE, DetailHead
 from linearsr.models.layout import joined
 from linearsr.models.transformer_config import TransformerConfig, config_from_sana
+from linearsr.runtime.checkpoints import (
+    PretrainedModule,
+    load_config,
+    load_weights,
+    resolve_folder,
+)
 
 MASKED = -10_000.0
 NORM_OUT_EPS = 1e-6
