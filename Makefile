@@ -1,14 +1,17 @@
-# Two commands for a newcomer: `make example` installs and upscales a photo, `make test` installs and tests.
+# Two commands for a newcomer: `make example` installs and upscales a photo, `make test` installs and runs the fast tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: example test lint docs
+.PHONY: example test test-all lint docs wheel
 
 example: $(VENV)/installed
 	$(BIN)/linearsr upscale examples/photo.jpg -o photo_x4.png --overwrite
 
 test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev
@@ -18,6 +21,11 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/sphinx-build -W -E -a --keep-going -q -d build/doctrees docs build/site
+
+wheel: $(VENV)/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
+	ls -lh dist
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

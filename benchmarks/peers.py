@@ -34,13 +34,13 @@ from rich.table import Table
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
-from linearsr.allocator import keep_freed_memory
 from linearsr.cli.console import say
 from linearsr.evaluation.evaluate import Scorer, scorers_of
 from linearsr.evaluation.registry import choose
 from linearsr.evaluation.summary import statistics_of
 from linearsr.images.photos import read_rgb
-from linearsr.whole_file import whole_file
+from linearsr.runtime.allocator import keep_freed_memory
+from linearsr.runtime.files import whole_file
 
 Method = Callable[[Tensor], Tensor]
 """LR image (3, h, w) in [0, 1] -> (3, 4h, 4w)."""

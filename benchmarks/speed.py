@@ -11,8 +11,7 @@ import argparse
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -27,8 +26,8 @@ from roofline import parts, peaks, seconds_of, table_of
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
-from linearsr.allocator import keep_freed_memory
 from linearsr.models.blocks import TransformerBlock
+from linearsr.runtime.allocator import keep_freed_memory
 
 PEER = "realesrgan-x4plus"
 _LOAD = (
@@ -51,18 +50,6 @@ def child(code: str, *args: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-@contextmanager
-def plainly() -> Iterator[None]:
-    """Blocks of the transformer as they are written, in one pass over the image."""
-
-    def whole(block: TransformerBlock, *inputs: object) -> Tensor:
-        out: Tensor = block(*inputs)
-        return out
-
-    with patch("linearsr.models.transformer.block_in_bands", whole):
-        yield
-
-
 def ways(model: str | None, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Ways to enlarge an LR image (3, h, w) in [0, 1], by name."""
     fast = LinearSRPipeline.from_pretrained(model, device="cpu")
@@ -77,7 +64,7 @@ def ways(model: str | None, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
         return image
 
     def run_plainly(name: str, steps: int) -> Tensor:
-        with plainly():
+        with patch.object(TransformerBlock, "processor", None):
             return ours(plain[name], steps)
 
     found: dict[str, Callable[[], Tensor]] = {}

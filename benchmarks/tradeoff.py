@@ -23,9 +23,9 @@ from rich.table import Table
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
-from linearsr.allocator import keep_freed_memory
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.models.codec import ResidualCodec
+from linearsr.runtime.allocator import keep_freed_memory
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

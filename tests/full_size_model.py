@@ -6,7 +6,6 @@ from pathlib import Path
 import diffusers
 import torch
 
-from linearsr.checkpoints import write_json
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.models.codec import DeepCompressionCodec
@@ -14,6 +13,7 @@ from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from linearsr.runtime.checkpoints import write_json
 from tiny_encoders import write_gemma2, write_siglip, write_tokenizer
 
 TAGS = ("sky", "tree", "brick wall", "ivy", "sea")

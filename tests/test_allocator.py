@@ -8,7 +8,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from linearsr.allocator import keep_freed_memory
+from linearsr.runtime.allocator import keep_freed_memory
 
 print({call})
 torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def test_settings_of_the_user_stay():
 def test_processes_that_it_starts_keep_it_too():
     code = f"""
 import os, subprocess, sys
-from linearsr.allocator import keep_freed_memory
+from linearsr.runtime.allocator import keep_freed_memory
 keep_freed_memory()
 sys.exit(subprocess.run([sys.executable, "-c", {FAULTS.format(call=None)!r}]).returncode)
 """

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from linearsr.checkpoints import (
+from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     CheckpointError,
@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_the_old_file_whole(toy, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("linearsr.checkpoints.save_file", half_written)
+    monkeypatch.setattr("linearsr.runtime.checkpoints.save_file", half_written)
     with pytest.raises(OSError, match="disk full"):
         toy.save_pretrained(tmp_path)
     assert (tmp_path / WEIGHTS_NAME).read_bytes() == before
@@ -226,7 +226,7 @@ def test_a_hub_id_is_downloaded_without_pickles(tmp_path, monkeypatch, name, rev
     assert asked == {
         "repo": "owner/name",
         "revision": revision,
-        "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*openvino_model.*"],
+        "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt"],
     }
 
 

@@ -1,6 +1,7 @@
 """`linearsr convert`: from SANA's folders, and to 8 bits."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
 from linearsr.models import int8
-from linearsr.models.int8 import Int8ResidualBlock
+from linearsr.models.int8 import Int8Processor
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_gemma2, write_tokenizer
 from tiny_model import tiny_model
 
@@ -119,7 +121,7 @@ def photos(tmp_path: Path) -> Path:
 def test_the_model_built_in_is_no_sana(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["convert", "default", "-o", str(tmp_path / "m")])
     assert result.exit_code == 2
-    assert "--to int8 or --to openvino" in result.stderr
+    assert "--to int8" in result.stderr
 
 
 @needs_int8
@@ -128,11 +130,39 @@ def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["psnr_db"]["least"] > 45
     auto = LinearSRPipeline.from_pretrained(tmp_path / "int8", device="cpu")
-    assert all(isinstance(block, Int8ResidualBlock) for block in auto.lr_stem.blocks)
+    assert all(isinstance(block.processor, Int8Processor) for block in auto.lr_stem.blocks)
     exact = LinearSRPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32, device="cpu")
-    assert not any(isinstance(block, Int8ResidualBlock) for block in exact.lr_stem.blocks)
+    assert not any(isinstance(block.processor, Int8Processor) for block in exact.lr_stem.blocks)
     for file in tiny_model.rglob("*.safetensors"):
         assert (tmp_path / "int8" / file.relative_to(tiny_model)).read_bytes() == file.read_bytes()
+    info = json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "int8"), "--json"]).stdout)
+    assert info["model"]["int8_ranges"] == len(exact.int8_ranges) == 2
+    exact.save_pretrained(tmp_path / "saved")
+    saved = (tmp_path / "saved" / "int8_ranges.safetensors").read_bytes()
+    assert saved == (tmp_path / "int8" / "int8_ranges.safetensors").read_bytes()
+
+
+def test_ranges_of_older_folders_are_in_the_index(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    older = {"lr_stem.blocks.0.conv_1": [1.5] * 7 + [0.1], "lr_stem.blocks.0.conv_2": 5.709}
+    (folder / "model_index.json").write_text(json.dumps({**index, "int8_ranges": older}))
+    found = LinearSRPipeline.from_pretrained(folder, device="cpu").int8_ranges
+    assert {name: value.tolist() for name, value in found.items()} == older
+
+
+@pytest.mark.parametrize("entry", [5, {"lr_stem.blocks.0.conv_2": 0}, {"lr_stem.blocks.0.conv_2": ["x"]}])
+def test_ranges_that_make_no_sense_are_one_line(tiny_model: Path, tmp_path: Path, entry: object) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "int8_ranges": entry}))
+    with pytest.raises(CheckpointError, match=r"model_index.json: int8_ranges"):
+        LinearSRPipeline.from_pretrained(folder, device="cpu")
+    (folder / "int8_ranges.safetensors").write_bytes(b"?")
+    with pytest.raises(CheckpointError, match=r"int8_ranges.safetensors: damaged"):
+        LinearSRPipeline.from_pretrained(folder, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from linearsr import LinearSRPipeline
-from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
 from linearsr.flow.partition import PUBLISHED
 from linearsr.flow.snr import log_snr
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_model import build, tiny_model
 
 __all__ = ["tiny_model"]

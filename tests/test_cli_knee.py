@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from linearsr.checkpoints import write_json
 from linearsr.cli.app import app
+from linearsr.runtime.checkpoints import write_json
 from linearsr.training.config import RunKneeConfig
 from linearsr.training.knee import find_knee
 from test_knee import STEPS, oscillating, rising

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from linearsr import devices
-from linearsr.devices import available_memory, is_out_of_memory, physical_memory
+from linearsr.runtime import devices
+from linearsr.runtime.devices import available_memory, is_out_of_memory, physical_memory
 
 GIB = 2**30
 CPU = torch.device("cpu")

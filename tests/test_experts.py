@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from linearsr.checkpoints import CheckpointError, PretrainedModule
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.flow.residency import SwappedExperts
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import CheckpointError, PretrainedModule
 
 RESIDENCIES = ("all", "active", "lazy")
 TIMES = (1.0, 0.939, 0.9, 0.875, 0.5, 0.223, 0.1, 0.0)

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from full_size_model import NETWORK, TAGS, add_part, write_full_size_model
 from linearsr import LinearSRPipeline
-from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_dino, write_gemma2
 
 

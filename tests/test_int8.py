@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from linearsr.models import int8
-from linearsr.models.int8 import Int8ResidualBlock, Ranges, find_ranges, use_int8_
+from linearsr.models.int8 import Int8Processor, find_ranges, use_int8_
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, ResidualBlock
 
 pytestmark = pytest.mark.skipif(not int8.supported(), reason="this processor has no fast 8-bit convolutions")
@@ -28,16 +28,14 @@ def x() -> Tensor:
     return torch.randn(2, 32, 13, 17, generator=torch.Generator().manual_seed(1))
 
 
-def in_int8(block: ResidualBlock, x: Tensor, modulation: Tensor | None = None) -> Int8ResidualBlock:
-    network = nn.Sequential(block)
+def in_int8(block: ResidualBlock, x: Tensor, modulation: Tensor | None = None) -> ResidualBlock:
+    network = nn.Sequential(copy.deepcopy(block))
     with find_ranges(block) as ranges, torch.no_grad():
         block(x, modulation)
-    wide: Ranges = {
-        f"0{name}": [1.25 * r for r in v] if isinstance(v, list) else 1.25 * v for name, v in ranges.items()
-    }
-    use_int8_(network, wide)
+    use_int8_(network, {f"0{name}": 1.25 * found for name, found in ranges.items()})
     found = network[0]
-    assert isinstance(found, Int8ResidualBlock)
+    assert isinstance(found, ResidualBlock)
+    assert isinstance(found.processor, Int8Processor)
     return found
 
 
@@ -84,7 +82,7 @@ def test_pixels_beyond_a_range_are_put_right(
     modulation = torch.randn(2, 64) * 0.3 if modulated else None
     with torch.no_grad():
         expected = block(x, modulation)
-        found = Int8ResidualBlock(block, *ranges)(x, modulation)
+        found = Int8Processor(block, torch.tensor(ranges[0]), ranges[1])(x, modulation)
     assert relative_error(found - x, expected - x) < 0.03
     assert float((found - expected).abs().max()) < 0.1 * float((expected - x).abs().max())
 
@@ -99,7 +97,7 @@ def test_a_strip_with_pixels_beyond_the_range_gives_the_bits_of_the_whole(
     x[:, :, 4:9] *= 2
     x[:, :, 15:] /= 3
     modulation = (torch.randn(1, 64) * 0.3).bfloat16() if modulated else None
-    narrow = Int8ResidualBlock(block.bfloat16(), 5.0, hidden)
+    narrow = Int8Processor(block.bfloat16(), torch.tensor(5.0), hidden)
     with torch.no_grad():
         whole = narrow(x, modulation)
         for top in range(0, 17, 2):
@@ -110,7 +108,7 @@ def test_a_strip_with_pixels_beyond_the_range_gives_the_bits_of_the_whole(
 def test_gradients_go_through_the_float_weights(block: ResidualBlock, x: Tensor) -> None:
     quantised = in_int8(block, x)
     quantised(x).sum().backward()
-    assert block.conv_1.weight.grad is not None
+    assert quantised.conv_1.weight.grad is not None
 
 
 def test_the_state_of_a_stem_stays_the_same() -> None:
@@ -120,14 +118,14 @@ def test_the_state_of_a_stem_stays_the_same() -> None:
         stem(torch.rand(1, 3, 8, 8) * 2 - 1)
     assert sorted(ranges) == [f"blocks.{i}.conv_{j}" for i in (0, 1) for j in (1, 2)]
     use_int8_(stem, {f"lr_stem.{name}": value for name, value in ranges.items()}, "lr_stem.")
-    assert all(isinstance(block, Int8ResidualBlock) for block in stem.blocks)
+    assert all(isinstance(block.processor, Int8Processor) for block in stem.blocks)
     assert all(torch.equal(value, before[name]) for name, value in stem.state_dict().items())
 
 
 def test_blocks_of_unknown_range_are_left_alone(block: ResidualBlock) -> None:
     network = nn.Sequential(block)
-    use_int8_(network, {"0.conv_1": 1.0})
-    assert type(network[0]) is ResidualBlock
+    use_int8_(network, {"0.conv_1": torch.tensor(1.0)})
+    assert block.processor is None
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (33, 2)])

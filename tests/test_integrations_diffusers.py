@@ -1,5 +1,7 @@
 """The `DiffusionPipeline` over the parts of a model: loading both ways, the same pixels, saving."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from diffusers import DiffusionPipeline
 from linearsr import LinearSRPipeline
 from linearsr.integrations import diffusers_pipeline
 from linearsr.integrations.diffusers_pipeline import LinearSRDiffusionPipeline
+from linearsr.model_folder import save_ranges
 from tiny_model import tiny_model
 
 __all__ = ["tiny_model"]
@@ -80,6 +83,15 @@ def test_callback_and_generator(pipe, photo):
     again = pipe(photo, generator=torch.Generator().manual_seed(1), num_inference_steps=2)
     assert steps == [(0, 1), (1, 1)]
     assert first.images[0].tobytes() == again.images[0].tobytes()
+
+
+def test_ranges_for_8_bits_survive(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    save_ranges(tmp_path / "model", {"lr_stem.blocks.0.conv_2": torch.tensor(2.0)})
+    LinearSRDiffusionPipeline.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "saved")
+    assert LinearSRPipeline.from_pretrained(tmp_path / "saved").int8_ranges.keys() == {
+        "lr_stem.blocks.0.conv_2"
+    }
 
 
 def test_saved_folder_loads_in_both(pipe, photo, expected, tmp_path):

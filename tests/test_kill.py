@@ -112,7 +112,7 @@ MOMENTS: dict[str, tuple[str, int, Callable[..., None]]] = {
     "at the end of a checkpoint": ("linearsr.training.state:write_json", 3, not_at_all),
     "removing an old checkpoint": ("linearsr.training.state:shutil.rmtree", 1, half_removal),
     "writing a line": ("linearsr.training.run_log:RunLog.write", 5, half_line),
-    "writing validated weights": ("linearsr.checkpoints:save_file", 2, half_file),
+    "writing validated weights": ("linearsr.runtime.checkpoints:save_file", 2, half_file),
     "copying the knee": ("linearsr.training.trainer:shutil.copytree", 1, half_copy),
     "before knee.json": ("linearsr.training.trainer:write_json", 2, not_at_all),
     "after knee.json": ("linearsr.training.trainer:shutil.rmtree", 5, half_removal),

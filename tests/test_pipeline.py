@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from linearsr import LinearSRPipeline
-from linearsr.checkpoints import CheckpointError
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.images.io import ImageError
@@ -26,6 +25,7 @@ from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, Stride
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import PipelineConfig
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_model import build
 
 
@@ -354,7 +354,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 def test_an_image_beyond_the_memory_is_refused_with_the_figures(
     pipe: LinearSRPipeline, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linearsr.devices.physical_memory", lambda device: 200_000)
+    monkeypatch.setattr("linearsr.runtime.devices.physical_memory", lambda device: 200_000)
     with pytest.raises(ValueError, match="12x10 needs about 0 GB of memory"):
         pipe(photo, output_type="latent")
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from linearsr import LinearSRPipeline
-from linearsr.checkpoints import CheckpointError
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem
+from linearsr.runtime.checkpoints import CheckpointError
 from recipe_tools import recipe_settings, train
 from training_tools import AUTOENCODER, make_photos, make_sana, read_records, weights
 

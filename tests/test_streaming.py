@@ -316,7 +316,7 @@ def test_a_block_by_rows_equals_the_block():
     x, context = torch.randn(1, height * width, channels), torch.randn(1, 4, channels)
     modulation = torch.randn(1, 6, channels)
     with torch.inference_mode():
-        expected = block(x, context, None, modulation, height, width)[0]
+        expected = block.in_torch(x, context, None, modulation, height, width)[0]
         rows = BlockRows(block, context, None, block.scale_shift_table + modulation[0], width)
         for split in ([1] * 11, [4, 4, 3], [11]):
             strips = torch.split(x[0], [width * n for n in split])

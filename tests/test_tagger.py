@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from linearsr.checkpoints import CheckpointError
 from linearsr.cli.app import app
 from linearsr.evaluation.tagging import average_precisions, mean_average_precision
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
@@ -21,6 +20,7 @@ from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
+from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training import tagger_trainer
 from linearsr.training.data import DataConfig, to_tensor
 from linearsr.training.photo_tags import PhotoTags

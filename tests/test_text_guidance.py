@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForTextEncoding, AutoTokenizer
 
-from linearsr.checkpoints import CheckpointError
 from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.text import TextGuidance, TextGuidanceConfig
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_gemma2, write_t5, write_tokenizer
 
 LR = torch.zeros(3, 3, 4, 4)
@@ -195,7 +195,7 @@ def test_a_folder_that_may_be_on_the_hub_is_not_asked_for_when_loading(tmp_path,
     assert asked == []
     with pytest.raises(CheckpointError, match="text_encoder: owner/sana: no such folder"):
         part.prepare()
-    kinds = ("*.json", "*.safetensors", "*.model", "*.txt", "*openvino_model.*")
+    kinds = ("*.json", "*.safetensors", "*.model", "*.txt")
     assert asked == [("owner/sana", [f"text_encoder/{kind}" for kind in kinds])]
     TextGuidance(TextGuidanceConfig("nowhere", "nowhere", 16)).save_pretrained(tmp_path / "guidance")
     with pytest.raises(CheckpointError, match=re.escape("text_encoder: nowhere: no such folder")):

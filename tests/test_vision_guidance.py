@@ -6,10 +6,10 @@ import torch
 import transformers
 from PIL import Image
 
-from linearsr.checkpoints import CheckpointError
 from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, VisionGuidanceConfig
 from linearsr.guidance.vision_towers import Tower
+from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2
 
 KINDS = {

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from linearsr.checkpoints import save_weights
-from linearsr.whole_file import whole_file
+from linearsr.runtime.checkpoints import save_weights
+from linearsr.runtime.files import whole_file
 
 
 def test_the_name_appears_when_it_is_complete(tmp_path):

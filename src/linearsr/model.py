@@ -1,7 +1,7 @@
 """A model in memory: its parts, where they lie, and how they are loaded and saved."""
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from math import gcd, lcm
 from pathlib import Path
@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from linearsr.checkpoints import CheckpointError, resolve_folder
-from linearsr.devices import best_device, best_dtype, require_memory
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType
 from linearsr.guidance.base import Guidance, Tagger
@@ -19,14 +17,18 @@ from linearsr.model_folder import (
     ModelParts,
     default_model_folder,
     load_parts,
+    load_ranges,
     read_index,
     save_parts,
+    save_ranges,
     upload,
 )
 from linearsr.models import int8
 from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.lr_stem import LRStem
 from linearsr.models.rrdb import RRDBNet
+from linearsr.runtime.checkpoints import CheckpointError, resolve_folder
+from linearsr.runtime.devices import best_device, best_dtype, require_memory
 from linearsr.settings import PipelineConfig
 
 _Model = TypeVar("_Model", bound="LinearSRModel")
@@ -64,6 +66,7 @@ class LinearSRModel:
         self.guidance, self.tagger, self.trunk = guidance, tagger, trunk
         self.config = config or PipelineConfig()
         self._in_place_of_torch = ""
+        self.int8_ranges: int8.Ranges = {}
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
             raise ValueError("mean: the stem's prediction is the zero of a ResidualCodec only")
         stride = self.scale * lr_stem.multiple_of
@@ -104,14 +107,12 @@ class LinearSRModel:
             model: a folder, or a hub id such as "owner/name"; None is the default model inside the package.
             torch_dtype: type of the weights; None takes bfloat16 where the device computes in it, else float32, and
                 8 bits for convolutions of a known range where the processor is faster in them.
-            device: "auto" takes CUDA where there is one, else the CPU. OpenVINO computes what was converted to it
-                on the CPU, or on another device that it knows: "openvino:GPU".
+            device: "auto" takes CUDA where there is one, else the CPU.
             residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU; "lazy"
                 reads each from disk when its span begins. The encoders of guidance and taggers likewise.
 
         Raises:
             CheckpointError: the folder is no LinearSR model, or its weights are damaged or pickled.
-            ImportError: the model was converted to OpenVINO, which is not installed.
             ValueError: parts that do not fit each other, or a device that is not there.
         """
         folder = resolve_folder(model) if model is not None else default_model_folder()
@@ -120,30 +121,24 @@ class LinearSRModel:
             config = PipelineConfig.from_index(index)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / MODEL_INDEX}: {error}") from None
-        place, openvino_device = _places(device, config)
+        place = best_device() if device == "auto" else torch.device(device)
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
         loaded = cls(
             parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger, parts.trunk
         )
-        if torch_dtype is None and place.type == "cpu" and config.int8_ranges and int8.supported():
-            int8.use_int8_(parts.lr_stem, config.int8_ranges, "lr_stem.")
-            parts.transformer.for_each(
-                partial(int8.use_int8_, ranges=config.int8_ranges, prefix="transformer.")
-            )
+        loaded.int8_ranges = ranges = load_ranges(folder, index)
+        if torch_dtype is None and place.type == "cpu" and ranges and int8.supported():
+            int8.use_int8_(parts.lr_stem, ranges, "lr_stem.")
+            parts.transformer.for_each(partial(int8.use_int8_, ranges=ranges, prefix="transformer."))
             loaded._in_place_of_torch = "int8"
-        if openvino_device is not None:
-            from linearsr.backends.openvino import use_openvino_
-
-            use_openvino_(parts.lr_stem, parts.transformer, folder, openvino_device, torch_dtype)
-            loaded._in_place_of_torch = f"openvino:{openvino_device}"
         return loaded
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
         parts = ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk)
-        # what OpenVINO computes with lies beside the weights, and is not written
-        settings = {"_class_name": type(self).__name__, **asdict(replace(self.config, backend="torch"))}
+        settings = {"_class_name": type(self).__name__, **asdict(self.config)}
         save_parts(Path(folder), parts, settings, dtype)
+        save_ranges(Path(folder), self.int8_ranges)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the hub; returns the address of the commit."""
@@ -168,7 +163,7 @@ class LinearSRModel:
 
     @property
     def arithmetic(self) -> str:
-        """In what it computes, as results depend on it: "bfloat16", "int8, bfloat16", "openvino:CPU, float32", ..."""
+        """In what it computes, as results depend on it: "bfloat16", "int8, bfloat16", ..."""
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{self._in_place_of_torch}, {dtype}" if self._in_place_of_torch else dtype
 
@@ -210,16 +205,3 @@ class LinearSRModel:
         """What the experts' output means."""
         value: PredictionType = self.transformer.config.prediction_type
         return value
-
-
-def _places(device: str | torch.device, config: PipelineConfig) -> tuple[torch.device, str | None]:
-    """Where torch computes, and OpenVINO's device where that computes most: "CPU" where none is named."""
-    prefix, _, own = str(device).partition(":")
-    if prefix == "openvino" and config.backend != "openvino":
-        raise ValueError(
-            f"the model {config.name} is not for OpenVINO: linearsr convert MODEL --to openvino -o DIR"
-        )
-    if prefix == "openvino" or (device == "auto" and config.backend == "openvino"):
-        return torch.device("cpu"), own or "CPU"
-    place = best_device() if device == "auto" else torch.device(device)
-    return place, "CPU" if place.type == "cpu" and config.backend == "openvino" else None

@@ -11,16 +11,26 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from linearsr._version import __version__
-from linearsr.checkpoints import CONFIG_NAME, CheckpointError, load_config, resolve_folder, write_json
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.registry import GUIDANCES, TAGGERS, load_guidance, load_tagger
 from linearsr.models.codec import CODECS, Codec, ResidualCodec
+from linearsr.models.int8 import Ranges
 from linearsr.models.lr_stem import STEMS, LRStem
 from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import (
+    CONFIG_NAME,
+    CheckpointError,
+    load_config,
+    load_tensors,
+    resolve_folder,
+    save_tensors,
+    write_json,
+)
 
 MODEL_INDEX = "model_index.json"
+_INT8_RANGES = "int8_ranges.safetensors"
 _CLASSES: dict[str, dict[str, Any]] = {
     "lr_stem": STEMS,
     "transformer": {SNRExperts.__name__: SNRExperts},
@@ -110,6 +120,35 @@ def load_parts(
         tagger,
         trunk,
     )
+
+
+def load_ranges(folder: Path, index: dict[str, Any]) -> Ranges:
+    """The ranges for 8 bits in `int8_ranges.safetensors`, or in the `index` of an older folder, by part and name.
+
+    Raises:
+        CheckpointError: a damaged file, or ranges that are not above 0.
+    """
+    path = folder / _INT8_RANGES
+    if path.is_file():
+        ranges = load_tensors(path)
+    else:
+        path = folder / MODEL_INDEX
+        try:
+            older = dict(index.get("int8_ranges") or {})
+            ranges = {name: torch.tensor(value, dtype=torch.float64) for name, value in older.items()}
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: int8_ranges: {error}") from None
+    if not all(bool((found.isfinite() & (found > 0)).all()) for found in ranges.values()):
+        raise CheckpointError(f"{path}: int8_ranges must be above 0")
+    return ranges
+
+
+def save_ranges(folder: Path, ranges: Ranges) -> None:
+    """Write `int8_ranges.safetensors`; without any ranges, remove it."""
+    if ranges:
+        save_tensors(folder / _INT8_RANGES, ranges)
+    else:
+        (folder / _INT8_RANGES).unlink(missing_ok=True)
 
 
 def load_model_tagger(model: str | PathLike[str] | None = None) -> Tagger:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.devices import is_out_of_memory, require_memory
 from linearsr.flow.path import to_velocity
 from linearsr.flow.sampler import initial_noise, sample
 from linearsr.guidance.base import GuidanceTokens
@@ -28,6 +27,7 @@ from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
 from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle_of
 from linearsr.models.rrdb import RRDBNet
+from linearsr.runtime.devices import is_out_of_memory, require_memory
 from linearsr.settings import (
     ColourFix,
     Options,

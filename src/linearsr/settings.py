@@ -10,14 +10,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from linearsr.checkpoints import from_json
 from linearsr.flow.sampler import Solver, timesteps
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.request import TagRequest
+from linearsr.runtime.checkpoints import from_json
 
 ColourFix = Literal["none", "wavelet", "adain"]
 Mean = Literal["first_step", "stem"]
-Backend = Literal["torch", "openvino"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Tensor] | None]
 """(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
 
@@ -52,12 +51,6 @@ class PipelineConfig:
     """Shift of the times towards noise."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
-    int8_ranges: dict[str, float | list[float]] | None = None
-    """Largest magnitude that goes into a convolution, or into each channel, by part and name: these can do 8 bits.
-
-    `models/int8.py` does, and `linearsr convert --to int8` finds them."""
-    backend: Backend = "torch"
-    """What computes stem and experts on a CPU; "openvino": the networks that `linearsr convert --to openvino` wrote."""
     name: str = "LinearSR"
     """How the model is called in reports."""
 
@@ -66,17 +59,12 @@ class PipelineConfig:
             raise ValueError(f"solver {self.solver!r} is not one of {', '.join(get_args(Solver))}")
         if self.mean not in get_args(Mean):
             raise ValueError(f"mean {self.mean!r} is not one of {', '.join(get_args(Mean))}")
-        if self.backend not in get_args(Backend):
-            raise ValueError(f"backend {self.backend!r} is not one of {', '.join(get_args(Backend))}")
         if self.sigmas is not None and (
             self.sigmas[:1] != (1.0,) or any(s <= t for s, t in pairwise((*self.sigmas, 0.0)))
         ):
             raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
         if not (isfinite(self.flow_shift) and self.flow_shift > 0):
             raise ValueError(f"flow_shift {self.flow_shift:g} must be above 0")
-        ranges = [r if isinstance(r, list) else [r] for r in (self.int8_ranges or {}).values()]
-        if not all(isfinite(value) and value > 0 for of_channels in ranges for value in of_channels):
-            raise ValueError("int8_ranges must be above 0")
         if self.clean_steps is not None and not 1 <= self.clean_steps <= self.num_inference_steps:
             raise ValueError(f"clean_steps {self.clean_steps}: from 1 to num_inference_steps")
         if not isfinite(self.clean_strength):

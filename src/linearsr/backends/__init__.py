@@ -1,1 +1,1 @@
-"""Other forms of a model: started from SANA's weights, in 8 bits, for OpenVINO."""
+"""Other forms of a model: started from SANA's weights, in 8 bits."""

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import cast
@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.checkpoints import write_json
 from linearsr.images.convert import ImageInput
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
-from linearsr.model_folder import MODEL_INDEX, read_index
+from linearsr.model_folder import MODEL_INDEX, read_index, save_ranges
 from linearsr.models import int8
-from linearsr.models.int8 import Range, Ranges
-from linearsr.models.lr_stem import PredictiveStem
+from linearsr.models.int8 import Ranges
+from linearsr.models.lr_stem import PredictiveStem, ResidualBlock
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.runtime.checkpoints import write_json
 
 LR_SIDE = 64
 """Pixels on a side of the LR images that are looked at."""
@@ -42,7 +42,7 @@ def lr_images(photos: Iterable[Path]) -> list[NDArray[np.float32]]:
 
 
 def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> Ranges:
-    """The ranges of stem and experts over the images, with a margin, by the names of `PipelineConfig.int8_ranges`.
+    """The ranges of stem and experts over the images, with a margin, by part and name.
 
     Experts share ranges. The pipeline must compute in floating point.
     """
@@ -51,14 +51,11 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
         pipeline(images, num_inference_steps=_steps(pipeline), fidelity=0.0, output_type="latent")
     ranges: Ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
     for name, value in of_experts.items():
-        shared = "transformer." + _EXPERT.sub("", name, count=1)
-        ranges[shared] = int8.wider(value, ranges.get(shared))
-    return {name: _short(value) for name, value in ranges.items()}
+        int8.widen_(ranges, "transformer." + _EXPERT.sub("", name, count=1), value)
+    return ranges
 
 
-def fewer_and_fewer(
-    pipeline: LinearSRPipeline, ranges: Mapping[str, Range], images: Sequence[ImageInput]
-) -> list[Ranges]:
+def fewer_and_fewer(pipeline: LinearSRPipeline, ranges: Ranges, images: Sequence[ImageInput]) -> list[Ranges]:
     """All ranges; then without those of the stem's block that loses most, of the two that do, and so on to none.
 
     What a block loses is measured with it alone in 8 bits, or taken to be less the later it comes where the processor
@@ -80,26 +77,17 @@ def fewer_and_fewer(
 def _error_with(
     index: int,
     pipeline: LinearSRPipeline,
-    ranges: Mapping[str, Range],
+    ranges: Ranges,
     images: Sequence[ImageInput],
     expected: Sequence[Tensor],
 ) -> float:
     """The mean squared error over all images with one block of the stem in 8 bits."""
-    blocks = cast(PredictiveStem, pipeline.lr_stem).blocks
-    before = blocks[index]
-    name = f"lr_stem.blocks.{index}."
-    int8.use_int8_(
-        blocks, {key: value for key, value in ranges.items() if key.startswith(name)}, "lr_stem.blocks."
-    )
+    block = cast(PredictiveStem, pipeline.lr_stem).blocks[index]
+    int8.use_int8_(block, ranges, f"lr_stem.blocks.{index}")
     try:
         return fmean(10 ** (-decibels / 10) for decibels in agreement(pipeline, images, expected))
     finally:
-        blocks[index] = before
-
-
-def _short(found: Range) -> Range:
-    """Four digits."""
-    return [float(f"{v:.4g}") for v in found] if isinstance(found, list) else float(f"{found:.4g}")
+        cast(ResidualBlock, block).processor = None
 
 
 def _steps(pipeline: LinearSRPipeline) -> int:
@@ -121,8 +109,11 @@ def agreement(
     return [float(-10 * torch.log10((a - b).square().mean())) for a, b in zip(found, expected, strict=True)]
 
 
-def write_with_ranges(source: Path, folder: Path, ranges: Mapping[str, Range]) -> None:
-    """The model of `source` in `folder`, which may be the same, with these ranges in its index."""
+def write_with_ranges(source: Path, folder: Path, ranges: Ranges) -> None:
+    """The model of `source` in `folder`, which may be the same, with these ranges."""
     if folder.resolve() != source.resolve():
         shutil.copytree(source, folder, dirs_exist_ok=True)
-    write_json(folder / MODEL_INDEX, {**read_index(source), "int8_ranges": dict(ranges)})
+    save_ranges(folder, ranges)
+    # where ranges were before they had a file
+    index = {name: entry for name, entry in read_index(source).items() if name != "int8_ranges"}
+    write_json(folder / MODEL_INDEX, index)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from linearsr.checkpoints import CheckpointError, load_config
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.guidance.text import TextGuidance, TextGuidanceConfig
@@ -14,6 +13,7 @@ from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from linearsr.runtime.checkpoints import CheckpointError, load_config
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 LR_CHANNELS = 32

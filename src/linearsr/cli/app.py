@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from linearsr._version import __version__
-from linearsr.allocator import keep_freed_memory
 from linearsr.cli.bench import bench
 from linearsr.cli.bulk import batch
 from linearsr.cli.console import EPILOG
@@ -24,6 +23,7 @@ from linearsr.cli.study import study
 from linearsr.cli.tag import tag
 from linearsr.cli.train import train
 from linearsr.cli.upscale import upscale
+from linearsr.runtime.allocator import keep_freed_memory
 
 app = typer.Typer(
     name="linearsr",

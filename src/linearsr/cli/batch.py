@@ -141,7 +141,7 @@ def _failure(path: Path, reason: object) -> dict[str, Any]:
 
 
 def _reason(error: Exception, output: Path) -> str:
-    from linearsr.devices import is_out_of_memory
+    from linearsr.runtime.devices import is_out_of_memory
 
     text = one_line(error)
     if is_out_of_memory(error):

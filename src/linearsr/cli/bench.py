@@ -120,10 +120,10 @@ def _measure(
 ) -> "tuple[dict[str, Any], list[SizeReport]]":
     import torch
 
-    from linearsr.devices import best_dtype
     from linearsr.evaluation.benchmark import device_name, exponent, local_exponents, versions
     from linearsr.evaluation.scaling_figure import curves
     from linearsr.models.presets import PRESETS
+    from linearsr.runtime.devices import best_dtype
 
     if preset is None:
         pipe = load_pipeline(model, device, dtype)

@@ -1,4 +1,4 @@
-"""`linearsr convert`: a model in another form - started from SANA's weights, in 8 bits, for OpenVINO."""
+"""`linearsr convert`: a model in another form: started from SANA's weights, or in 8 bits."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -30,7 +30,6 @@ class Form(str, Enum):
 
     model = "model"
     int8 = "int8"
-    openvino = "openvino"
 
 
 def convert(
@@ -46,8 +45,7 @@ def convert(
     to: Annotated[
         Form,
         typer.Option(
-            help="model: a SANA as the start of a full-size LinearSR; int8: faster on CPUs; openvino: for Intel's CPUs "
-            "and GPUs."
+            help="model: a SANA as the start of a full-size LinearSR; int8: a LinearSR that is faster on CPUs."
         ),
     ] = Form.model,
     photos: Annotated[
@@ -66,11 +64,9 @@ def convert(
     if to is Form.int8 and photos is None:
         stop("--to int8 needs --photos, a folder of photos")
     if to is Form.model and source == DEFAULT_MODEL:
-        stop(
-            "the model built in is a LinearSR already: say what to make of it with --to int8 or --to openvino"
-        )
+        stop("the model built in is a LinearSR already: make it faster with --to int8")
     if to is Form.model and photos is not None:
-        stop("--photos are for 8 bits: add --to int8, or --to openvino")
+        stop("--photos are for 8 bits: add --to int8")
     try:
         report = _converted(source, output, to, photos)
     except typer.Exit:
@@ -88,19 +84,17 @@ def convert(
 def _converted(source: str, output: Path, to: Form, photos: Path | None) -> dict[str, Any]:
     if to is Form.model:
         return _to_model(source, output)
-    if to is Form.openvino:
-        return _to_openvino(source, output, photos)
     assert photos is not None
     return _to_int8(source, output, photos)
 
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
     from linearsr.backends.sana import PARTS, is_sana, start_from_sana
-    from linearsr.checkpoints import resolve_folder
+    from linearsr.runtime.checkpoints import resolve_folder
 
     folder = resolve_folder(source, PARTS)
     if not is_sana(folder):
-        stop(f"{source} is no SANA in diffusers format: for a LinearSR, say what to make of it with --to")
+        stop(f"{source} is no SANA in diffusers format: make a LinearSR faster with --to int8")
     pipeline = start_from_sana(folder)
     pipeline.save_pretrained(output)
     parameters = sum(p.numel() for p in pipeline.transformer.parameters())
@@ -136,29 +130,6 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     return _report(ranges, decibels, f"{len(ranges)} ranges")
 
 
-def _to_openvino(source: str, output: Path, photos: Path | None) -> dict[str, Any]:
-    from linearsr.backends.openvino_export import export, export_stem
-
-    files = [] if photos is None else _photos(photos)
-    folder, reference = _reference(source)
-    what = "stem, experts and codec as OpenVINO IR, weights in float16"
-    if not files:
-        export(folder, output, reference)
-        return {"ranges": 0, "psnr_db": None, "note": f"{what}; --photos DIR would add 8 bits"}
-    choices = _choices_of_ranges(source, reference, files)
-    export(folder, output, reference, choices[0])
-
-    def write(ranges: "Ranges") -> None:
-        if ranges:
-            export_stem(output, reference, ranges)
-        else:
-            export(folder, output, reference)
-
-    ranges, decibels = _first_close(reference, files, output, [*choices, {}], write)
-    blocks = f"{len(ranges) // 2} of {len(choices[0]) // 2} residual blocks in 8 bits"
-    return _report(ranges, decibels, f"{what}; {blocks}")
-
-
 def _photos(folder: Path) -> list[Path]:
     from linearsr.images.files import list_images
 
@@ -172,14 +143,12 @@ def _reference(source: str) -> tuple[Path, "LinearSRPipeline"]:
     """A model's folder, and the model in float32 on the CPU."""
     import torch
 
-    from linearsr.checkpoints import resolve_folder
     from linearsr.model_folder import default_model_folder
     from linearsr.pipeline import LinearSRPipeline
+    from linearsr.runtime.checkpoints import resolve_folder
 
     folder = default_model_folder() if source == DEFAULT_MODEL else resolve_folder(source)
     pipeline = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
-    if pipeline.config.backend != "torch":
-        stop(f"{source} is for {pipeline.config.backend} already: convert the model that it was made of")
     return folder, pipeline
 
 

@@ -151,8 +151,7 @@ def _measure(
 ) -> dict[str, Any]:
     from linearsr.evaluation.evaluate import measure
 
-    # OpenVINO computes the model alone
-    place = choose_device("cpu" if device.startswith("openvino") else device)
+    place = choose_device(device)
     try:
         with BatchProgress(len(source.cases)) as progress:
 

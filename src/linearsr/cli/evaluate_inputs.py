@@ -134,9 +134,9 @@ def open_source(
 def _open_model(
     inputs: Inputs, layout: "Layout | None", device: str, dtype: DType, keep: Path | None
 ) -> "Source":
-    from linearsr.checkpoints import resolve_folder
     from linearsr.evaluation.sources import Recipe, degraded, digest, upscaled
     from linearsr.model_folder import default_model_folder
+    from linearsr.runtime.checkpoints import resolve_folder
 
     model = None if inputs.model == DEFAULT_MODEL else inputs.model
     pipeline = load_pipeline(model, device, dtype)

@@ -37,7 +37,7 @@ def info(
 def _installation() -> dict[str, Any]:
     import torch
 
-    from linearsr.devices import best_device, best_dtype
+    from linearsr.runtime.devices import best_device, best_dtype
 
     device = best_device()
     dtype = str(best_dtype(device)).removeprefix("torch.")
@@ -47,9 +47,9 @@ def _installation() -> dict[str, Any]:
 def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from linearsr.checkpoints import CONFIG_NAME, load_config, resolve_folder
-    from linearsr.model_folder import MODEL_INDEX, default_model_folder, part_classes, read_index
+    from linearsr.model_folder import MODEL_INDEX, default_model_folder, load_ranges, part_classes, read_index
     from linearsr.models.lr_stem import STEMS
+    from linearsr.runtime.checkpoints import CONFIG_NAME, load_config, resolve_folder
     from linearsr.settings import PipelineConfig
 
     folder = resolve_folder(name) if name is not None else default_model_folder()
@@ -77,6 +77,7 @@ def _model(name: str | None) -> dict[str, Any]:
         "guidance": guidance,
         "tagger": tagger,
         "settings": settings,
+        "int8_ranges": len(load_ranges(folder, index)),
     }
 
 
@@ -86,7 +87,7 @@ def _has_weights(folder: Path) -> bool:
 
 def _encoder(folder: Path, name: str) -> dict[str, Any]:
     """An encoder inside the model, under the name that `transformers` wrote into its config."""
-    from linearsr.checkpoints import load_config
+    from linearsr.runtime.checkpoints import load_config
 
     architectures = load_config(folder / name).get("architectures") or [None]
     return _part(folder / name, name, architectures[0])
@@ -143,7 +144,7 @@ def _count_parameters(file: Path) -> int:
     """From the header alone: 8 bytes with its length, then JSON (the format of safetensors)."""
     from math import prod
 
-    from linearsr.checkpoints import CheckpointError
+    from linearsr.runtime.checkpoints import CheckpointError
 
     try:
         with file.open("rb") as stream:
@@ -168,11 +169,8 @@ def _show(report: dict[str, Any]) -> None:
     out.print(f"runs on {report['device']} in {report['dtype']}")
     size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
     out.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
-    defaults = {
-        **model["settings"],
-        "int8_ranges": f"of {len(model['settings']['int8_ranges'] or {})} convolutions",
-    }
-    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in defaults.items()))
+    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
+    out.print(f"8-bit ranges: of {model['int8_ranges']} convolutions")
     _show_guidance(out, model)
     parts = Table("part", "class", "parameters")
     for part in model["parts"]:

@@ -35,7 +35,7 @@ def choose_device(name: str) -> "torch.device":
     """The device of that name, tried out. Ends the command if there is none."""
     import torch
 
-    from linearsr.devices import best_device
+    from linearsr.runtime.devices import best_device
 
     if name == "auto":
         return best_device()
@@ -73,10 +73,10 @@ def load_tagger(
     name: str, model: str | None, vocabulary: Path | None, weights: str | None, device: str
 ) -> "Tagger":
     """The tagger, ready to work: the model's own, or another one by name. Ends the command if it cannot be had."""
-    from linearsr.devices import best_dtype
     from linearsr.guidance.encoders import EncoderPart
     from linearsr.guidance.registry import named_tagger
     from linearsr.model_folder import load_model_tagger
+    from linearsr.runtime.devices import best_dtype
 
     place = choose_device(device)
     try:
@@ -123,9 +123,7 @@ def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipe
 
     from linearsr.pipeline import LinearSRPipeline
 
-    # what these mean depends on the model
-    named_by_model = device == "auto" or device.startswith("openvino")
-    place = device if named_by_model else choose_device(device)
+    place = choose_device(device)
     torch_dtype = None if dtype is DType.auto else getattr(torch, dtype.value)
     try:
         return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=place)

@@ -68,8 +68,8 @@ def train(
     try:
         from safetensors import SafetensorError
 
-        from linearsr.checkpoints import CheckpointError
         from linearsr.images.io import ImageError
+        from linearsr.runtime.checkpoints import CheckpointError
         from linearsr.training.guard import Diverged
         from linearsr.training.section import ConfigError
 

@@ -35,10 +35,10 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
         ImageError: the image fits no way but "rows", which its type does not allow.
         ImportError: likewise, and the extra `large` is not installed.
     """
-    from linearsr.devices import available_memory
     from linearsr.images.io import ImageError, read_size
     from linearsr.images.rows.decoding import stored_size
     from linearsr.images.rows.vips import vips
+    from linearsr.runtime.devices import available_memory
     from linearsr.streaming.memory import strip_bytes, strip_rows_for, strip_rows_within
 
     try:

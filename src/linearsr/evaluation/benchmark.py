@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from linearsr.devices import require_memory
 from linearsr.evaluation.counting import PartCost, count_parts, evaluation_inputs, transformer_macs
 from linearsr.evaluation.rivals import Rival, rival_call
 from linearsr.evaluation.timing import Timing, measure, with_peak
@@ -22,6 +21,7 @@ from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.runtime.devices import require_memory
 
 Size = tuple[int, int]
 """Height and width of an LR image."""

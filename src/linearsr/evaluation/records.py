@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from linearsr.whole_file import whole_file
+from linearsr.runtime.files import whole_file
 
 PER_IMAGE, SUMMARY = "per_image.csv", "summary.json"
 

@@ -16,7 +16,7 @@ from linearsr.evaluation.datasets import Published
 from linearsr.evaluation.records import Records, Row
 from linearsr.evaluation.sources import Pixels, Source
 from linearsr.evaluation.summary import number, remarks
-from linearsr.whole_file import whole_file
+from linearsr.runtime.files import whole_file
 
 
 def write_report(

@@ -50,6 +50,8 @@ def with_softmax_attention(network: LinearSRTransformer) -> LinearSRTransformer:
         quadratic = SoftmaxSelfAttention(width, width, heads, head_dim, config.attention_bias, config.qk_norm)
         quadratic.load_state_dict(ours.state_dict())
         block.attn1 = quadratic.to(table.device, table.dtype)
+        # bands are sums of linear attention
+        vars(block)["processor"] = None
     return plain.eval()
 
 

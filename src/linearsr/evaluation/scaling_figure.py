@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from linearsr.evaluation.benchmark import SizeReport, exponent
-from linearsr.whole_file import whole_file
+from linearsr.runtime.files import whole_file
 
 _COLOURS = {"ours": "#1f4e79", "softmax": "#c0392b", "diffusers": "#7f8c8d"}
 _DPI = 110

@@ -18,7 +18,7 @@ from linearsr.pipeline import LinearSRPipeline
 
 Pixels = NDArray[np.uint8]
 Pair = tuple[Pixels, Pixels | None]
-_PARTS_OF_A_MODEL = (".json", ".safetensors", ".xml", ".bin")
+_PARTS_OF_A_MODEL = (".json", ".safetensors")
 
 
 class Case(NamedTuple):
@@ -248,7 +248,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def digest(folder: Path) -> str:
-    """Of all weights and settings under `folder`, in JSON, safetensors or OpenVINO IR: changes with any of them."""
+    """Of all weights and settings under `folder`, in JSON or safetensors: changes with any of them."""
     whole = hashlib.blake2b(digest_size=8)
     for path in sorted(p for p in folder.rglob("*") if p.suffix in _PARTS_OF_A_MODEL):
         whole.update(str(path.relative_to(folder)).encode())

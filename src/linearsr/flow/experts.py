@@ -13,7 +13,9 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from linearsr.checkpoints import (
+from linearsr.flow.partition import Partition
+from linearsr.flow.residency import SwappedExperts
+from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     CheckpointError,
     PretrainedModule,
@@ -21,8 +23,6 @@ from linearsr.checkpoints import (
     resolve_folder,
     write_json,
 )
-from linearsr.flow.partition import Partition
-from linearsr.flow.residency import SwappedExperts
 
 Residency = Literal["all", "active", "lazy"]
 """Where experts wait: "all" on the device; "active" in CPU memory; "lazy" on disk."""

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from linearsr.checkpoints import (
+from linearsr.guidance.waiting import RecentResults, WaitingEncoder
+from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     HUB_ID,
     WEIGHTS_AND_VOCABULARIES,
@@ -21,8 +22,7 @@ from linearsr.checkpoints import (
     resolve_folder,
     write_json,
 )
-from linearsr.devices import best_dtype
-from linearsr.guidance.waiting import RecentResults, WaitingEncoder
+from linearsr.runtime.devices import best_dtype
 
 _IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
 _ON_HUB = re.compile(rf"{HUB_ID.pattern}|{_IN_REPOSITORY.pattern}")

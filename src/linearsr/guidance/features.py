@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule
 from linearsr.guidance.base import GuidanceKind, GuidanceTokens
 from linearsr.guidance.own_tagger import OwnTagger
 from linearsr.guidance.vocabulary import Understood
 from linearsr.models.tagger import TaggerNetwork, resized_to_square
+from linearsr.runtime.checkpoints import PretrainedModule
 
 
 @dataclass(frozen=True)

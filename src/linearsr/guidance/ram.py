@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.checkpoints import check_state, load_weights
 from linearsr.guidance.base import Tag
 from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.taggers import best_tags
 from linearsr.images.resize import resize
+from linearsr.runtime.checkpoints import check_state, load_weights
 
 _PACKAGE = "git+https://github.com/xinyu1205/recognize-anything.git"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 
-from linearsr.checkpoints import CONFIG_NAME, class_in, load_config, resolve_folder
 from linearsr.flow.experts import Residency
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.encoders import EncoderPart, encoder_folder
@@ -18,6 +17,7 @@ from linearsr.guidance.text import TextGuidance
 from linearsr.guidance.vision import CLIPGuidance, DINOGuidance
 from linearsr.guidance.vocabulary_file import read_tag_list
 from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
+from linearsr.runtime.checkpoints import CONFIG_NAME, class_in, load_config, resolve_folder
 
 GUIDANCES: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (TagGuidance, TextGuidance, CLIPGuidance, DINOGuidance, FeatureGuidance)

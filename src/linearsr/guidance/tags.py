@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule
 from linearsr.guidance.base import GuidanceKind, GuidanceTokens
 from linearsr.guidance.vocabulary import Understood, Vocabulary
+from linearsr.runtime.checkpoints import PretrainedModule
 
 
 @dataclass(frozen=True)

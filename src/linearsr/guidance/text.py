@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.checkpoints import load_config
 from linearsr.guidance.base import GuidanceKind, GuidanceTokens
 from linearsr.guidance.encoders import EncoderPart, check_width, read_network, read_tokenizer
 from linearsr.guidance.vocabulary import Understood, normalised
+from linearsr.runtime.checkpoints import load_config
 
 _ONE_AT_A_TIME = Lock()
 

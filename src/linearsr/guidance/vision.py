@@ -12,11 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.checkpoints import CheckpointError
 from linearsr.guidance.base import GuidanceKind, GuidanceTokens
 from linearsr.guidance.encoders import EncoderPart, check_width, read_network
 from linearsr.guidance.vision_towers import Tower, tower_in
 from linearsr.guidance.vocabulary import Understood
+from linearsr.runtime.checkpoints import CheckpointError
 
 
 @dataclass(frozen=True)

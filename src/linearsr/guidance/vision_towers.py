@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linearsr.checkpoints import CheckpointError, load_config
 from linearsr.images.resize import resize
+from linearsr.runtime.checkpoints import CheckpointError, load_config
 
 
 class Statistics(NamedTuple):

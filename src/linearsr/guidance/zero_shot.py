@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import CheckpointError, load_config
 from linearsr.guidance.base import Tag
 from linearsr.guidance.encoders import EncoderPart, read_network, read_tokenizer
 from linearsr.guidance.taggers import best_tags
 from linearsr.guidance.vision_towers import Tower, tower_in
 from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.runtime.checkpoints import CheckpointError, load_config
 
 _MODEL_TYPES = ("clip", "siglip", "siglip2")
 _TEXTS_AT_ONCE = 64

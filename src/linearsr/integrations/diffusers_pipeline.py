@@ -19,9 +19,9 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import nn
 
-from linearsr.checkpoints import resolve_folder
 from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from linearsr.runtime.checkpoints import resolve_folder
 
 _PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger", "trunk")
 _HERE = "linearsr.integrations.diffusers_pipeline"
@@ -48,7 +48,10 @@ class Part(ModelMixin):
 @lru_cache(maxsize=1)
 def _load(folder: Path, dtype: torch.dtype) -> LinearSRPipeline:
     """The whole model: `diffusers` asks for its parts one after the other."""
-    return LinearSRPipeline.from_pretrained(folder, torch_dtype=dtype, device="cpu")
+    loaded = LinearSRPipeline.from_pretrained(folder, torch_dtype=dtype, device="cpu")
+    # the only way that leads through `diffusers` to what is saved
+    loaded.lr_stem.int8_ranges = loaded.int8_ranges  # type: ignore[assignment]
+    return loaded
 
 
 class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -124,7 +127,9 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     def linearsr(self) -> LinearSRPipeline:
         """The pipeline of the components as they are now."""
         parts = {name: getattr(self, name) for name in _PARTS}
-        return LinearSRPipeline(**parts, config=PipelineConfig.from_index(self.config.settings))
+        model = LinearSRPipeline(**parts, config=PipelineConfig.from_index(self.config.settings))
+        model.int8_ranges = getattr(self.lr_stem, "int8_ranges", {})
+        return model
 
     def __call__(
         self,

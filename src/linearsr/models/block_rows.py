@@ -11,24 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linearsr.models.detail_head import FINE, DetailHead
-from linearsr.models.lr_stem import ResidualBlock
+from linearsr.models.lr_stem import ResidualBlock, modulated
 from linearsr.models.rows import Chain, Convolution, Grouped, PerPixel, Rows, Window, residual
 
 _BLOCK_REACH = 2
 
 
 def residual_block_rows(block: ResidualBlock, modulation: Tensor | None = None) -> Rows:
-    """A block with its modulation (1, 2 * C); one of another arithmetic computes the rows between strips twice."""
-    if type(block) is not ResidualBlock:
+    """A block with its modulation (1, 2 * C); one with a processor computes the rows between strips twice."""
+    if block.processor is not None:
         return Window(partial(block, modulation=modulation), _BLOCK_REACH)
-
-    def between(x: Tensor) -> Tensor:
-        if modulation is not None:
-            scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
-            x = x * (1 + scale) + shift
-        return F.silu(x)
-
-    return residual(Convolution(block.conv_1), PerPixel(between), Convolution(block.conv_2))
+    between = PerPixel(lambda x: F.silu(modulated(x, modulation)))
+    return residual(Convolution(block.conv_1), between, Convolution(block.conv_2))
 
 
 def detail_head_rows(head: DetailHead) -> Rows:

@@ -9,7 +9,7 @@ Shapes: B batch, N = h * w tokens, C inner width, L guidance tokens, H heads, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr import kernels
+from linearsr.models.bands import in_bands
+from linearsr.models.layout import pointwise
 from linearsr.models.linear_attention import relu_linear_attention
 
 QK_NORM_EPS = 1e-5
@@ -26,15 +28,10 @@ TIME_PERIOD = 10_000.0
 
 def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
     """Sinusoids of `timestep` (B,): (B, channels) in float32, cosines first, periods up to 2 pi * 10,000."""
-    angles = timestep.float()[:, None] * time_frequencies(channels, timestep.device)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def time_frequencies(channels: int = TIME_CHANNELS, device: torch.device | None = None) -> Tensor:
-    """Radians per unit of the timestep (channels / 2,), falling from 1."""
     half = channels // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=device) / half
-    return torch.exp(-math.log(TIME_PERIOD) * exponents)
+    exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
+    angles = timestep.float()[:, None] * torch.exp(-math.log(TIME_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
@@ -77,11 +74,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) in 0..1000 -> modulation (B, 6, C) and embedding (B, 1, C)."""
-        return self.modulation(time_features(timestep))
-
-    def modulation(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from what `time_features` gives, (B, TIME_CHANNELS)."""
-        embedded: Tensor = self.emb["timestep_embedder"](features)
+        embedded: Tensor = self.emb["timestep_embedder"](time_features(timestep))
         return self.linear(F.silu(embedded)).view(len(embedded), 6, -1), embedded.unsqueeze(1)
 
 
@@ -217,13 +210,11 @@ class MixFFN(nn.Module):
         return mixed
 
 
-def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
-
-
 class TransformerBlock(nn.Module):
     """Linear self-attention, cross-attention, Mix-FFN; the time modulates the first and the last."""
+
+    processor: Callable[..., Tensor] | None = in_bands
+    """Computes `forward`; None: `in_torch`."""
 
     def __init__(
         self,
@@ -246,7 +237,11 @@ class TransformerBlock(nn.Module):
         self.ff = MixFFN(width, mlp_ratio)
         self.scale_shift_table = nn.Parameter(torch.empty(6, width).normal_(std=width**-0.5))
 
-    def forward(
+    def forward(self, *inputs: Any) -> Tensor:
+        """As `in_torch`; without gradients the result may be written into the tokens."""
+        return (self.processor or self.in_torch)(*inputs)
+
+    def in_torch(
         self,
         x: Tensor,
         context: Tensor,

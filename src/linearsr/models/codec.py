@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
 from linearsr.models.lr_stem import LRCondition
+from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC

@@ -9,7 +9,7 @@ or, in rows where they are many, all at once. It is a matter of each row alone, 
 The convolutions are oneDNN's, through the operators that torch's own quantisation uses.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from linearsr.models.lr_stem import ResidualBlock, modulated
 
-Range = float | list[float]
-Ranges = dict[str, Range]
-"""Name of a convolution -> the largest magnitude that goes into it, or that for each of its input channels."""
+Ranges = dict[str, Tensor]
+"""Name of a convolution -> the largest magnitude that goes into it, (), or into each channel, (C,), in float64."""
 
 _MOST_BEYOND = 1 / 10
 """With more of its pixels beyond a range, a row is computed in floating point too."""
 _CONVOLUTIONS = "conv_1", "conv_2"
-SILU_LEAST = -0.2785
+_SILU_LEAST = -0.2785
 _LEVELS = 255
 _NARROWEST = 1 / 16
 """The range of a channel is at least this share of the widest one: one that was silent on all photos may wake up."""
@@ -47,29 +46,12 @@ def supported() -> bool:
         return False  # operators of another torch, with other arguments
 
 
-def use_int8_(network: nn.Module, ranges: Mapping[str, Range], prefix: str = "") -> None:
-    """Replace the residual blocks of a network whose ranges are known, by their names behind `prefix`.
-
-    Their floating-point weights stay where they are, for gradients, for other devices and to be saved.
-    """
-    for name, block, first, second in list(ranged_blocks(network, ranges, prefix)):
-        parent, _, own = name.rpartition(".")
-        network.get_submodule(parent).add_module(own, Int8ResidualBlock(block, first, widest(second)))
-
-
-def ranged_blocks(
-    network: nn.Module, ranges: Mapping[str, Range], prefix: str = ""
-) -> Iterator[tuple[str, ResidualBlock, Range, Range]]:
-    """The residual blocks whose ranges are known, by their names behind `prefix`, and those of both convolutions."""
+def use_int8_(network: nn.Module, ranges: Ranges, prefix: str = "") -> None:
+    """Let the residual blocks of a network compute in 8 bits whose ranges are known, by their names behind `prefix`."""
     for name, block in _residual_blocks(network):
         first, second = (ranges.get(f"{prefix}{name}.{conv}") for conv in _CONVOLUTIONS)
         if first is not None and second is not None:
-            yield name, block, first, second
-
-
-def widest(found: Range) -> float:
-    """The range of all channels."""
-    return max(found) if isinstance(found, list) else found
+            block.processor = Int8Processor(block, first, float(second.max()))
 
 
 @contextmanager
@@ -78,9 +60,9 @@ def find_ranges(network: nn.Module, margin: float = 1.0) -> Iterator[Ranges]:
     ranges: Ranges = {}
 
     def see(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        of_channels = margin * inputs[0].abs().amax((0, 2, 3))
-        found = of_channels.clamp(min=_NARROWEST * float(of_channels.max())).tolist()
-        ranges[name] = wider(found if name.endswith(_CONVOLUTIONS[0]) else max(found), ranges.get(name))
+        of_channels = margin * inputs[0].abs().amax((0, 2, 3)).double()
+        found = of_channels.clamp(min=_NARROWEST * float(of_channels.max()))
+        widen_(ranges, name, found if name.endswith(_CONVOLUTIONS[0]) else found.max())
 
     hooks = [
         block.get_submodule(conv).register_forward_pre_hook(partial(see, f"{name}.{conv}"))
@@ -94,38 +76,35 @@ def find_ranges(network: nn.Module, margin: float = 1.0) -> Iterator[Ranges]:
             hook.remove()
 
 
-def wider(one: Range, other: Range | None) -> Range:
-    """The range, of the same form, that holds what either holds."""
-    if isinstance(one, list) and isinstance(other, list):
-        return [max(pair) for pair in zip(one, other, strict=True)]
-    return one if other is None else max(widest(one), widest(other))
+def widen_(ranges: Ranges, name: str, found: Tensor) -> None:
+    """Make the range of that name, if there is one, so wide that it holds `found` too."""
+    ranges[name] = torch.maximum(found, ranges.get(name, found))
 
 
-class Int8ResidualBlock(ResidualBlock):
-    """`ResidualBlock` with 8-bit convolutions where no gradient is needed, on the CPU.
+class Int8Processor:
+    """Computes a `ResidualBlock` with 8-bit convolutions where no gradient is needed, on the CPU.
 
     Args:
-        block: its convolutions are taken over, not copied.
-        input_range: largest magnitude of an input, or of each of its channels.
+        block: whose weights are copied as integers.
+        input_range: largest magnitude of an input, (), or of each of its channels, (C,).
         hidden_range: largest magnitude between the convolutions, behind the SiLU.
     """
 
-    def __init__(self, block: ResidualBlock, input_range: Range, hidden_range: float) -> None:
-        nn.Module.__init__(self)
-        self.conv_1, self.conv_2 = block.conv_1, block.conv_2
-        largest = widest(input_range)
-        shares = torch.tensor(input_range) / largest if isinstance(input_range, list) else None
-        self._first = _Int8Convolution(self.conv_1, -largest, largest, shares)
-        self._second = _Int8Convolution(self.conv_2, SILU_LEAST, hidden_range)
+    def __init__(self, block: ResidualBlock, input_range: Tensor, hidden_range: float) -> None:
+        self._block = block
+        largest = float(input_range.max())
+        shares = input_range.float() / largest if input_range.ndim else None
+        self._first = _Int8Convolution(block.conv_1, -largest, largest, shares)
+        self._second = _Int8Convolution(block.conv_2, _SILU_LEAST, hidden_range)
 
-    def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         """As `ResidualBlock.forward`."""
         if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype == torch.float16:
-            return super().forward(x, modulation)
+            return self._block.in_torch(x, modulation)
         if modulation is not None and len(x) > 1:
             # the modulation is folded into the weights' scales, and so is one for all images of a call
             each = zip(torch.split(x, 1), torch.split(modulation, 1), strict=True)
-            return torch.cat([self.forward(*image) for image in each])
+            return torch.cat([self(*image) for image in each])
         quantised = self._first.quantised(x)
         hidden = self._first.activated(quantised, modulation, self._second)
         beyond = _beyond(quantised, hidden)
@@ -145,9 +124,9 @@ class Int8ResidualBlock(ResidualBlock):
         rows = beyond.any(-1).any(0).nonzero()
         # with a neighbour that sees them, and one that these see
         part = slice(max(0, int(rows[0]) - 2), int(rows[-1]) + 3)
-        true = F.silu(modulated(self.conv_1(x[:, :, part]), modulation))
+        true = F.silu(modulated(self._block.conv_1(x[:, :, part]), modulation))
         lacking = (true - self._second.value(hidden[:, :, part])) * beyond[:, None, part]
-        out[:, :, part] += F.conv2d(lacking.to(x.dtype), self.conv_2.weight, padding=1)
+        out[:, :, part] += F.conv2d(lacking.to(x.dtype), self._block.conv_2.weight, padding=1)
 
     def _put_right(
         self, out: Tensor, x: Tensor, hidden: Tensor, places: Tensor, modulation: Tensor | None
@@ -163,22 +142,18 @@ class Int8ResidualBlock(ResidualBlock):
 
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         around = (pixels[index] * inside[..., None]).flatten(1)
-        weight = self.conv_1.weight.permute(0, 2, 3, 1).flatten(1)
-        true = modulated(F.linear(around, weight, self.conv_1.bias)[..., None, None], modulation)[..., 0, 0]
+        conv = self._block.conv_1
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
+        true = modulated(F.linear(around, weight, conv.bias)[..., None, None], modulation)[..., 0, 0]
         lacking = F.silu(true) - self._second.value(hidden.permute(0, 2, 3, 1)[tuple(places.t())])
 
         # a neighbour sees a place through the weight of the opposite side
-        onward = self.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
+        onward = self._block.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
         shares = (lacking.to(x.dtype).float() @ onward).view(-1, len(taps), channels)[inside]
         reached, which = torch.unique(index[inside], return_inverse=True)
         added = torch.zeros(len(reached), channels).index_add_(0, which, shares)
         results = out.permute(0, 2, 3, 1).view(-1, channels)
         results[reached] = (results[reached].float() + added).to(out.dtype)
-
-
-def weight_steps(weight: Tensor) -> Tensor:
-    """What one of 127 steps is worth for each output channel of a convolution's weight: (C_out,), above zero."""
-    return weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / 127
 
 
 class _Int8Convolution:
@@ -196,7 +171,8 @@ class _Int8Convolution:
         shares = torch.ones(conv.in_channels) if shares is None else shares
         self._per_step = 1 / (self._step * shares)
         weight = conv.weight.detach().float() * shares[:, None, None]
-        self._weight_steps = weight_steps(weight)
+        # what one of 127 steps is worth for each output channel
+        self._weight_steps = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / 127
         self._weight_zeros = torch.zeros(len(weight), dtype=torch.int32)
         bias = conv.bias
         self._bias = torch.zeros(len(weight)) if bias is None else bias.detach().float()
@@ -312,5 +288,5 @@ def _agrees_with_float() -> bool:
         block = ResidualBlock(16)
         x = torch.rand(1, 16, 8, 8) - 0.5
         expected = block(x) - x
-        found = Int8ResidualBlock(block, 1.0, 4.0)(x) - x
+        found = Int8Processor(block, torch.tensor(1.0), 4.0)(x) - x
     return bool((found - expected).norm() < 0.1 * expected.norm())

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linearsr import kernels
+from linearsr.runtime.devices import widest_dtype
 
 EPS = 1e-15
 """Added to the normaliser, as in `diffusers`: a query with no positive channel gives zero."""
@@ -69,11 +70,9 @@ def sum_of(summaries: Iterable[KVSummary]) -> KVSummary:
     first = next(iterator, None)
     if first is None:
         raise ValueError("a summary of no tokens at all")
-    # MPS has no float64
-    wide = first.S.dtype if first.S.device.type == "mps" else torch.float64
     total: KVSummary | None = None
     for summary in iterator:
-        total = (first.to(wide) if total is None else total) + summary
+        total = (first.to(widest_dtype(first.S.device)) if total is None else total) + summary
     return first if total is None else total.to(first.S.dtype)
 
 

@@ -4,6 +4,7 @@ Shape legend: B batch, h w LR size in pixels, C channels. Images have values in 
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
 from typing import Any, NamedTuple, cast
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
 from linearsr.models.convolution import StridedConv2d
+from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.runtime.devices import widest_dtype
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
@@ -148,6 +150,9 @@ class ImageSummary(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(SiLU(conv(x))); the branch starts small, so a deep stack starts near the identity."""
 
+    processor: Callable[..., Tensor] | None = None
+    """Computes `forward`; None: `in_torch`."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
@@ -160,6 +165,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
         """(B, C, h, w) -> the same shape. `modulation` (B, 2 * C): scale and shift between the convolutions."""
+        return (self.processor or self.in_torch)(x, modulation)
+
+    def in_torch(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """`forward` as it is written."""
         residual: Tensor = self.conv_2(F.silu(modulated(self.conv_1(x), modulation)))
         return x + residual
 
@@ -265,8 +274,7 @@ class PredictiveStem(PretrainedModule):
         prediction = bicubic + F.pixel_shuffle(residual.float(), scale)
         # what fills no whole vector of the processor is rounded in another way, but not once it was float64: so a strip
         # gets what the whole image does
-        wide = torch.float64 if log_deviation.device.type == "cpu" else torch.float32
-        deviation = F.softplus(log_deviation.to(wide)).float()
+        deviation = F.softplus(log_deviation.to(widest_dtype(log_deviation.device))).float()
         deviation = F.interpolate(deviation, scale_factor=scale, mode="bilinear")
         return prediction, (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.checkpoints import PretrainedModule
 from linearsr.models.rows import (
     Chain,
     Convolution,
@@ -25,6 +24,7 @@ from linearsr.models.rows import (
     beside,
     residual,
 )
+from linearsr.runtime.checkpoints import PretrainedModule
 
 _SLOPE = 0.2
 """Of the leaky ReLUs."""

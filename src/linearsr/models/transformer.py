@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -17,15 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from linearsr.checkpoints import (
-    PretrainedModule,
-    load_config,
-    load_weights,
-    resolve_folder,
-)
-from linearsr.models.bands import block_in_bands
 from linearsr.models.blocks import (
-    LinearSelfAttention,
     RMSNorm,
     TimeEmbedding,
     TransformerBlock,
@@ -36,6 +29,12 @@ from linearsr.models.convolution import StridedConv2d
 from linearsr.models.detail_head import FINE, DetailHead
 from linearsr.models.layout import joined
 from linearsr.models.transformer_config import TransformerConfig, config_from_sana
+from linearsr.runtime.checkpoints import (
+    PretrainedModule,
+    load_config,
+    load_weights,
+    resolve_folder,
+)
 
 MASKED = -10_000.0
 NORM_OUT_EPS = 1e-6
@@ -163,14 +162,9 @@ class LinearSRTransformer(PretrainedModule):
 
         said = self.conditions(timestep, encoder_hidden_states, encoder_attention_mask, batch)
         x = self.embed(hidden_states, lr_features)
-        for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
-            linear = isinstance(block.attn1, LinearSelfAttention)
-            if linear and not torch.is_grad_enabled() and x.device.type == "cpu":
-                x = block_in_bands(block, x, said.context, said.bias, said.modulation, *grid)
-            elif torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = checkpoint(block, x, said.context, said.bias, said.modulation, *grid, use_reentrant=False)
-            else:
-                x = block(x, said.context, said.bias, said.modulation, *grid)
+        for block in self.transformer_blocks:
+            run = partial(checkpoint, block, use_reentrant=False) if self.gradient_checkpointing else block
+            x = run(x, said.context, said.bias, said.modulation, *grid)
         return self.project(x, said.embedded, grid, lr_features)
 
     def conditions(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-from linearsr.checkpoints import CONFIG_NAME, CheckpointError
 from linearsr.models.detail_head import FINE
+from linearsr.runtime.checkpoints import CONFIG_NAME, CheckpointError
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
 QK_NORMS = (None, "rms_norm_across_heads")

@@ -199,7 +199,7 @@ def _told(name: str, output: str, make: "Callable[[], Picture | None]") -> Resul
 
 
 def _reason(error: Exception) -> str:
-    from linearsr.devices import is_out_of_memory
+    from linearsr.runtime.devices import is_out_of_memory
 
     text = _plain(error)
     if is_out_of_memory(error):

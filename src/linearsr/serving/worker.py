@@ -146,7 +146,7 @@ class Worker:
 
 def reason(error: Exception, task: Message) -> str:
     """Why a task failed, as one line."""
-    from linearsr.devices import is_out_of_memory
+    from linearsr.runtime.devices import is_out_of_memory
 
     text = plain(str(error), task)
     if is_out_of_memory(error):
@@ -205,12 +205,11 @@ def load(model: str | None, device: str, dtype: str) -> "LinearSRPipeline":
     """The model on its device. Raises whatever keeps it from being loaded."""
     import torch
 
-    from linearsr.devices import best_device
     from linearsr.pipeline import LinearSRPipeline
+    from linearsr.runtime.devices import best_device
 
     try:
-        if not device.startswith("openvino"):
-            torch.zeros(1, device=best_device() if device == "auto" else device)
+        torch.zeros(1, device=best_device() if device == "auto" else device)
     except Exception as error:
         cause = " ".join(str(error).split()).split(". ")[0]
         raise ValueError(

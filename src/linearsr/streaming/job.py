@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from linearsr._version import __version__
-from linearsr.checkpoints import write_json
+from linearsr.runtime.checkpoints import write_json
 
 _JOB, _LOCK = "job.json", "lock"
 

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from linearsr.devices import available_memory
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.codec_rows import decoder_stages
 from linearsr.models.rrdb import ENLARGED_PIXELS
 from linearsr.models.stem_rows import stem_rows
+from linearsr.runtime.devices import available_memory
 
 if TYPE_CHECKING:
     from linearsr.model import LinearSRModel

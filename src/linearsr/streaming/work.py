@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linearsr.checkpoints import write_json
+from linearsr.runtime.checkpoints import write_json
 from linearsr.streaming.buffers import Buffer, FileBuffer, MemoryBuffer
 
 STATE = "state.json"

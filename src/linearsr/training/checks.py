@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from linearsr.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, class_in
 from linearsr.guidance.registry import GUIDANCES
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
@@ -12,6 +11,7 @@ from linearsr.images.io import ImageError, read_size
 from linearsr.models.lr_stem import PredictiveStemConfig, StridedStemConfig
 from linearsr.models.transformer_config import TransformerConfig
 from linearsr.pipeline import PipelineConfig
+from linearsr.runtime.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, class_in
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from linearsr.checkpoints import CheckpointError
 from linearsr.models.codec import DeepCompressionCodec
+from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training.objective import Batch, Objective, Part
 from linearsr.training.section import Section
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from linearsr.checkpoints import PretrainedModule
+from linearsr.runtime.checkpoints import PretrainedModule
 
 DETAIL_GAIN = 8.0
 """Brings what an image has beyond the stem's prediction to the deviation of the image itself. It is bounded there:

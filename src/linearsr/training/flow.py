@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from linearsr.checkpoints import CheckpointError, resolve_folder
 from linearsr.flow.partition import Partition
 from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
@@ -22,6 +21,7 @@ from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem, St
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
+from linearsr.runtime.checkpoints import CheckpointError, resolve_folder
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,

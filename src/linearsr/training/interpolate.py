@@ -14,9 +14,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
 from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
 
 _Network = TypeVar("_Network", bound=PretrainedModule)
 _KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from linearsr.runtime.files import whole_file
 from linearsr.training.curves import Curves
 from linearsr.training.knee import Knee, Phase
-from linearsr.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linearsr.checkpoints import write_json
+from linearsr.runtime.checkpoints import write_json
 from linearsr.training.trainer import KNEE_FILE
 
 _STARTED_FROM_FILE = "started_from.json"

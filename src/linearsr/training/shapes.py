@@ -10,7 +10,6 @@ from math import gcd, lcm, log2
 from pathlib import Path
 from typing import Any
 
-from linearsr.checkpoints import CONFIG_NAME, CheckpointError, class_in, load_config
 from linearsr.models.codec import CODECS, ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import (
     STEMS,
@@ -23,6 +22,7 @@ from linearsr.models.lr_stem import (
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
+from linearsr.runtime.checkpoints import CONFIG_NAME, CheckpointError, class_in, load_config
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig
 from linearsr.training.flow import FlowStage

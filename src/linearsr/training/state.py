@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from linearsr.checkpoints import write_json
+from linearsr.runtime.checkpoints import write_json
 from linearsr.training.ema import ExponentialMovingAverage
 
 _PROGRESS = "progress.json"

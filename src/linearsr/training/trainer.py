@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from linearsr.checkpoints import write_json
+from linearsr.runtime.checkpoints import write_json
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.data import CropPairs, Sample

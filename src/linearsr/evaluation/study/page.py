@@ -15,7 +15,7 @@ import numpy as np
 
 from linearsr.evaluation.study.crops import Shown, encode_webp
 from linearsr.evaluation.study.records import Candidate, Key
-from linearsr.whole_file import whole_file
+from linearsr.runtime.files import whole_file
 
 QUESTION = "Which one do you prefer?"
 CONTACT = "the person who gave you this page"

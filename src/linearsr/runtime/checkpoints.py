@@ -20,14 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from linearsr.whole_file import whole_file
+from linearsr.runtime.files import whole_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Of a network and its tokenizer."""
-_FETCHED = (*WEIGHTS_AND_VOCABULARIES, "*openvino_model.*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _SCALE_SUFFIX = "_scale"
@@ -48,8 +47,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
     """The folder that a user's `--model` means.
 
     An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
-    Hugging Face hub (JSON, safetensors, vocabularies and OpenVINO's files only; `parts` limits it to these
-    sub-folders).
+    Hugging Face hub (JSON, safetensors and vocabularies only; `parts` limits it to these sub-folders).
 
     Raises:
         CheckpointError: neither a folder nor a hub id, or the download failed.
@@ -66,7 +64,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
 
     repo, _, revision = name.partition("@")
     try:
-        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in _FETCHED]
+        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in WEIGHTS_AND_VOCABULARIES]
         patterns = [pattern.lstrip("/") for pattern in patterns]
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
@@ -77,19 +75,21 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
 def save_weights(
     folder: str | os.PathLike[str], config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> None:
-    """Write `diffusion_pytorch_model.safetensors`, then `config.json` into `folder`, each by rename.
-
-    Tensors may lie on any device and may share memory: each is written whole.
-    """
+    """Write `diffusion_pytorch_model.safetensors`, then `config.json` into `folder`, each by rename."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in state.items()
-    }
-    with whole_file(folder / WEIGHTS_NAME) as draft:
-        save_file(tensors, draft, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS_NAME, state)
     write_json(folder / CONFIG_NAME, dict(sorted(config.items())))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file by rename. Tensors may lie on any device and share memory: each is written whole."""
+    stored = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    with whole_file(path) as draft:
+        save_file(stored, draft, metadata={"format": "pt"})
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
@@ -134,13 +134,18 @@ def load_weights(folder: str | os.PathLike[str], device: str | torch.device = "c
     for path in _weight_files(Path(folder)):
         if not path.is_file():
             raise CheckpointError(f"{path}: this part of the checkpoint is missing; download it again")
-        try:
-            state.update(_dequantised(load_file(path, device=str(device))))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: damaged or no safetensors file ({error}); download it again"
-            ) from error
+        state.update(load_tensors(path, device))
     return state
+
+
+def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """All tensors of one safetensors file. Raises CheckpointError for a damaged file."""
+    try:
+        return _dequantised(load_file(path, device=str(device)))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or no safetensors file ({error}); download it again"
+        ) from error
 
 
 def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -33,6 +33,11 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """float64 where the device has it: MPS has not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def physical_memory(device: torch.device) -> int | None:
     """Bytes of memory that the device has in all, or the container may use; None where the system does not say."""
     if device.type == "cuda":

@@ -1,0 +1,1 @@
+"""What every room stands on: weights and files on disk, where to compute, memory."""
