@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -58,18 +58,18 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-@cache
+@lru_cache
 def _is_faster_in_bfloat16() -> bool:
     """Whether the CPU's kernels are, by a small convolution: what the processor could do may be switched off."""
     seconds = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     with torch.inference_mode():
         for _ in range(4):  # the first round compiles the kernels
-            for dtype in seconds:
+            for dtype, least in seconds.items():
                 image, kernel = torch.ones(1, 64, 32, 32, dtype=dtype), torch.ones(64, 64, 3, 3, dtype=dtype)
                 image = image.contiguous(memory_format=torch.channels_last)
                 started = time.perf_counter()
                 F.conv2d(image, kernel)
-                seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
+                seconds[dtype] = min(least, time.perf_counter() - started)
     return seconds[torch.bfloat16] < _CLEARLY_FASTER * seconds[torch.float32]
 
 

@@ -1,5 +1,10 @@
 """The command `linearsr`. What a command needs beyond its own options is imported when it runs."""
 
+if __name__ == "__main__":
+    from linearsr.cli.start import stand_by
+
+    stand_by()
+
 import io
 import os
 import signal
@@ -12,7 +17,7 @@ from linearsr._version import __version__
 from linearsr.allocator import keep_freed_memory
 from linearsr.cli.bench import bench
 from linearsr.cli.bulk import batch
-from linearsr.cli.console import EPILOG
+from linearsr.cli.console import EPILOG, lost_output
 from linearsr.cli.convert import convert
 from linearsr.cli.degrade import degrade
 from linearsr.cli.evaluate import evaluate
@@ -52,7 +57,7 @@ def linearsr(
 
 
 def main() -> None:
-    """The console entry point."""
+    """Run the command that was typed."""
     # Threads that wait for each other by spinning make a busy machine ten times slower. OpenMP reads this with torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     keep_freed_memory()
@@ -61,7 +66,13 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
-    app()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        lost_output(error)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -1,17 +1,21 @@
-"""From what the user named - files, folders, patterns - to a list of jobs, each with its own output."""
+"""From what the user named (files, folders, patterns, lists of these) to the images that are meant."""
 
 import glob
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from linearsr.images.files import is_image_name
+from linearsr.jobs.messages import shown
 
-_RESULT_NAME = re.compile(r"(?P<name>.+)_x\d+(\.\d+)?")
+RESULTS_MARK = ".linearsr-results"
+"""A file of this name marks a folder of results that lies among the inputs: a search leaves it out."""
+_RESULT_NAME = r"(?P<name>.+?)(_x\d+(\.\d+)?|(_\d+[wh]|_\d+(\.\d+)?mp)+{own})"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -25,22 +29,41 @@ class Source:
     """Why it cannot be used, if that shows without decoding it."""
     searched: bool = False
     """Found in a folder or by a pattern, not named."""
+    is_results: bool = False
+    """A folder that an earlier run filled."""
+    name: str = ""
+    """What the user calls it; "": its path."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One input and where its result goes, None if it makes no file; a job with an `error` has failed already."""
+def read_lists(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the lines of LIST in the place of each @LIST ("@-": of stdin).
 
-    input: Path
-    output: Path | None
-    error: str | None = None
+    Lines end with a line break, or, if there is one in the list, with a zero byte. A file whose own name begins with @
+    is an image.
+
+    Raises:
+        ValueError: a list that cannot be read.
+    """
+    named: list[str] = []
+    for argument in arguments:
+        if not argument.startswith("@") or os.path.lexists(argument):
+            named.append(argument)
+            continue
+        try:
+            data = sys.stdin.buffer.read() if argument == "@-" else Path(argument[1:]).read_bytes()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"{shown(argument)}: the list cannot be read ({why}): check its name") from error
+        lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in data else b"\n")
+        named += [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
+    return named
 
 
 def find_sources(arguments: Sequence[str], output_folder: Path | None = None) -> list[Source]:
     """All inputs, in the order given, a folder's in sorted order, each file once.
 
-    Folders are walked to the bottom, without hidden files and without `output_folder`; of several folders each keeps
-    its own name in the tree. A pattern that the shell has not expanded is expanded here.
+    Folders are walked to the bottom, without hidden files, `output_folder` and folders that an earlier run filled; of
+    several folders each keeps its own name in the tree. A pattern that the shell has not expanded is expanded here.
     """
     several = sum(os.path.isdir(argument) for argument in arguments) > 1
     found: list[Source] = []
@@ -49,65 +72,59 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
         if os.path.isdir(path):
             tree = Path(path.resolve().name) if several else Path()
             found += _walk(path, tree, output_folder)
-        elif glob.has_magic(argument) and not os.path.lexists(path):
+        elif os.path.lexists(path):
+            found.append(_source(path, Path(path.name)))
+        elif _URL.match(argument):
+            problem = "is a URL: download it first, then name the file"
+            found.append(Source(path, Path(path.name), problem, name=argument))
+        elif glob.has_magic(argument):
             found += _expand(argument, output_folder)
         else:
             found.append(_source(path, Path(path.name)))
     unique: dict[str, Source] = {}
     for source in found:
-        unique.setdefault(_key(source.path), source)
+        unique.setdefault(key_of(source.path), source)
     return list(unique.values())
 
 
-def split_results(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+def split_results(sources: Sequence[Source], suffix: str | None = None) -> tuple[list[Source], list[Source]]:
     """(inputs, results of earlier runs).
 
-    NAME_x4.png is taken for a result where NAME.* is an input beside it, or, if it was found by a search and not
-    named, an image beside it at all.
+    NAME_x4.png, or NAME with `suffix`, is taken for a result where NAME.* is an input beside it, or, if it was found by
+    a search and not named, an image beside it at all.
     """
+    pattern = re.compile(
+        _RESULT_NAME.format(own=f"|{re.escape(suffix)}" if suffix else ""),
+        re.DOTALL,  # a name may have line breaks
+    )
     beside = {source.path.parent for source in sources if source.searched}
     neighbours = [Path(folder, name) for folder in beside if folder.is_dir() for name in os.listdir(folder)]
-    on_disk = {(path.parent, stem) for path in neighbours if is_image_name(path) for stem in _stems(path)}
-    named = {(source.path.parent, stem) for source in sources for stem in _stems(source.path)}
+    on_disk = {(path.parent, stem) for path in neighbours if is_image_name(path) for stem in stems(path)}
+    named = {(source.path.parent, stem) for source in sources for stem in stems(source.path)}
     inputs: list[Source] = []
     results: list[Source] = []
     for source in sources:
-        match = _RESULT_NAME.fullmatch(source.path.stem)
+        match = pattern.fullmatch(source.path.stem)
         origin = (source.path.parent, match["name"]) if match else None
-        is_result = origin in named or (source.searched and origin in on_disk)
+        is_result = source.is_results or origin in named or (source.searched and origin in on_disk)
         (results if is_result else inputs).append(source)
     return inputs, results
 
 
-def plan(sources: Sequence[Source], name_output: Callable[[Source, str], Path]) -> list[Job]:
-    """One job for each source, no two with the same output, and none that would replace an input.
-
-    `name_output(source, stem)` says where a result with this stem goes. Where several inputs would share an output
-    (photo.jpg and photo.png), each one's type joins its name: photo_jpg and photo_png. What still cannot be kept
-    apart is an error.
-    """
-    firsts = [name_output(source, source.path.stem) for source in sources]
-    shared = Counter(map(_key, firsts))
-    inputs = {_key(source.path) for source in sources}
-    taken: dict[str, Path] = {}
-    jobs = []
-    for source, first in zip(sources, firsts, strict=True):
-        output = first if shared[_key(first)] == 1 else name_output(source, _stems(source.path)[1])
-        error = source.error
-        if error is None and _key(output) in inputs:
-            error = f"its result {output} would replace an input: choose another place with -o"
-        if error is None and (other := taken.setdefault(_key(output), source.path)) != source.path:
-            error = f"its result {output} is also that of {other}: rename one, or run them apart"
-        jobs.append(Job(source.path, output if error is None else None, error))
-    return jobs
+def mark_results(folder: Path, arguments: Sequence[str]) -> None:
+    """Mark an output folder that lies in a folder among the arguments, so that no later run searches it."""
+    place = folder.resolve()
+    if any(Path(each).resolve() in place.parents for each in arguments if os.path.isdir(each)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULTS_MARK).touch()
 
 
-def _stems(path: Path) -> tuple[str, str]:
+def stems(path: Path) -> tuple[str, str]:
     """The name without and with the type: ("photo", "photo_jpg")."""
     return path.stem, path.name.replace(".", "_")
 
 
-def _key(path: Path) -> str:
+def key_of(path: Path) -> str:
     """Equal for two names of one file, existing or not."""
     return os.path.normcase(os.path.join(os.path.realpath(path.parent), path.name))
 
@@ -120,12 +137,11 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
 
     left_out = None if output_folder is None else os.path.realpath(output_folder)
     for root, folders, files in os.walk(folder, onerror=unreadable):
+        inside = [Path(root, name) for name in sorted(folders) if not name.startswith(".")]
+        inside = [path for path in inside if os.path.realpath(path) != left_out]
+        found += [Source(path, Path(), is_results=True) for path in inside if _is_marked(path)]
         # in place: os.walk then goes into these only, in this order
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) != left_out
-        )
+        folders[:] = [path.name for path in inside if not _is_marked(path)]
         for name in sorted(files):
             path = Path(root, name)
             if is_image_name(path):
@@ -135,18 +151,32 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
     return found
 
 
+def _is_marked(folder: Path) -> bool:
+    return (folder / RESULTS_MARK).exists()
+
+
 def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
     """What a shell would make of the pattern, with folders walked; `**` goes down any number of folders."""
     root = _fixed_part(pattern)
     found: list[Source] = []
     for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
-        if match.is_dir():
+        marked = next(filter(_is_marked, _folders_on_the_way(root, match)), None)
+        if marked is not None:
+            found.append(Source(marked, Path(), is_results=True))
+        elif match.is_dir():
             inside = _walk(match, match.relative_to(root), output_folder)
             # nobody asked for images in each folder that a pattern happens to find
             found += [source for source in inside if source.path != match]
         else:
             found.append(_source(match, match.relative_to(root), searched=True))
     return found or [Source(Path(pattern), Path(), "no image matches this pattern")]
+
+
+def _folders_on_the_way(root: Path, path: Path) -> Iterator[Path]:
+    """From below `root` down to `path`."""
+    for part in path.relative_to(root).parts:
+        root = root / part
+        yield root
 
 
 def _fixed_part(pattern: str) -> Path:

@@ -1,0 +1,38 @@
+"""The first thing that runs: Ctrl-C ends the program cleanly from here on, while the rest is still being imported."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+_IMPORTS = "<frozen importlib._bootstrap>"
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """The console entry point."""
+    stand_by()
+    from linearsr.cli.app import main as run
+
+    run()
+
+
+def stand_by() -> None:
+    """From now on, Ctrl-C during an import ends the program at once; elsewhere it is a KeyboardInterrupt.
+
+    Code that is interrupted in the middle of an import may swallow a KeyboardInterrupt, or print it. Nothing is in work
+    by then. Where SIGINT is ignored, as for a job in the background, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTS:
+            sys.stderr.write("linearsr: interrupted\n")
+            sys.stderr.flush()
+            os._exit(_INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
