@@ -89,8 +89,9 @@ def test_what_is_wrong_with_a_pipe_is_one_line(photos, tiny_model):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a disk")
 def test_a_full_stdout_is_one_line(photos, tiny_model):
-    for options in (["--json"], ["-o", "-"]):
-        command = [*COMMAND, photos / "a.png", "--model", tiny_model, *options]
+    photo = [photos / "a.png", "--model", tiny_model]
+    for words in (["--json", *photo], ["-o", "-", *photo], ["--help"]):
+        command = [*COMMAND, *words]
         with open("/dev/full", "wb") as full:
             done = subprocess.run(
                 command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False
@@ -219,13 +220,17 @@ def test_an_unknown_device_is_one_short_line(photos, tiny_model):
     )
 
 
-def test_broken_exif_is_said_once(tiny_model, tmp_path):
-    noise(tmp_path / "a.jpg", 8, 8, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0broken")
-    result = upscale(tmp_path / "a.jpg", model=tiny_model)
-    assert result.exit_code == 0, result.stderr
-    warnings = [line for line in result.stderr.splitlines() if "warning" in line]
-    assert len(warnings) == 1, result.stderr
-    assert "EXIF" in warnings[0]
+def test_broken_exif_is_said_once_and_in_our_words(tiny_model, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "hello" * 20, 1
+    block = exif.tobytes()
+    for cut in (block[: len(block) // 2], block[:14]):
+        noise(tmp_path / "a.jpg", 8, 8, exif=cut)
+        result = upscale(tmp_path / "a.jpg", "--overwrite", model=tiny_model)
+        assert result.exit_code == 0, result.stderr
+        warnings = [line for line in result.stderr.splitlines() if "warning" in line]
+        assert len(warnings) == 1, result.stderr
+        assert "its EXIF data" in warnings[0]
 
 
 def test_a_url_is_no_file(tiny_model):

@@ -17,7 +17,7 @@ from linearsr._version import __version__
 from linearsr.allocator import keep_freed_memory
 from linearsr.cli.bench import bench
 from linearsr.cli.bulk import batch
-from linearsr.cli.console import EPILOG, lost_output
+from linearsr.cli.console import EPILOG, INTERRUPTED, lost_output
 from linearsr.cli.convert import convert
 from linearsr.cli.degrade import degrade
 from linearsr.cli.evaluate import evaluate
@@ -25,6 +25,7 @@ from linearsr.cli.info import info
 from linearsr.cli.knee import knee
 from linearsr.cli.partition import partition
 from linearsr.cli.serve import serve
+from linearsr.cli.start import hand_over
 from linearsr.cli.study import study
 from linearsr.cli.tag import tag
 from linearsr.cli.train import train
@@ -67,11 +68,16 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        hand_over()
         try:
             app()
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except OSError as error:
+        if error.filename is not None:
+            raise
         lost_output(error)
 
 

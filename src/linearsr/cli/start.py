@@ -19,20 +19,26 @@ def main() -> None:
 
 
 def stand_by() -> None:
-    """From now on, Ctrl-C during an import ends the program at once; elsewhere it is a KeyboardInterrupt.
-
-    Code that is interrupted in the middle of an import may swallow a KeyboardInterrupt, or print it. Nothing is in work
-    by then. Where SIGINT is ignored, as for a job in the background, it stays so.
-    """
+    """From now on, Ctrl-C ends the program at once, unless SIGINT is ignored, as for a job in the background."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def hand_over() -> None:
+    """From now on, Ctrl-C is a KeyboardInterrupt, but during an import, where it may be swallowed or printed."""
+    if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, _interrupt)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.stderr.write("linearsr: interrupted\n")
+    sys.stderr.flush()
+    os._exit(_INTERRUPTED)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     while frame is not None:
         if frame.f_code.co_filename == _IMPORTS:
-            sys.stderr.write("linearsr: interrupted\n")
-            sys.stderr.flush()
-            os._exit(_INTERRUPTED)
+            _leave(number, frame)
         frame = frame.f_back
     raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """Text for people: one printable line for each thing."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def failure(error: Exception) -> str:
     """What went wrong as one line: the errors that we raise speak for themselves, others by their class too."""
     text = one_line(error)
     return text if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {text}"
+
+
+def warning_text(note: warnings.WarningMessage) -> str:
+    """A warning about a picture as one line."""
+    if note.filename.endswith("TiffImagePlugin.py"):  # Pillow speaks of bytes that it expected, several times
+        return "its EXIF data or TIFF tags are damaged: what cannot be read of them is left out"
+    return one_line(note.message)
 
 
 def reason(error: Exception, path: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linearsr.jobs.messages import debugging, one_line, reason, shown, shown_words
+from linearsr.jobs.messages import debugging, one_line, reason, shown, shown_words, warning_text
 from linearsr.jobs.names import Job
 
 
@@ -77,7 +77,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, rules: Rules) -> dict[str, A
         if debugging():
             raise
         return _failed(job, reason(error, job.output or job.input), watcher)
-    said = list(dict.fromkeys(_without_name(job, one_line(note.message)) for note in notes))
+    said = list(dict.fromkeys(_without_name(job, warning_text(note)) for note in notes))
     for warning in said:
         watcher.say(f"{job.label}: warning: {warning}")
     result = {**result, "seconds": round(time.perf_counter() - started, 3), "warnings": said}
