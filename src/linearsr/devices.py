@@ -18,6 +18,8 @@ _CONTAINERS = (
 _MEMORY_NOW = Path("/proc/meminfo")
 _CLEARLY_FASTER = 2 / 3
 """Share of float32's time that bfloat16 may take to be chosen: a choice that is close would differ between runs."""
+_computed_in: list[int] = []
+"""The process that computed first; those that are forked from it inherit this."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -71,6 +73,21 @@ def _is_faster_in_bfloat16() -> bool:
                 F.conv2d(image, kernel)
                 seconds[dtype] = min(least, time.perf_counter() - started)
     return seconds[torch.bfloat16] < _CLEARLY_FASTER * seconds[torch.float32]
+
+
+def require_own_threads() -> None:
+    """Called before each computation: refuse what would wait for ever.
+
+    Raises:
+        RuntimeError: this process was forked from one that had computed, whose threads it has not.
+    """
+    if not _computed_in:
+        _computed_in.append(os.getpid())
+    if os.getpid() not in _computed_in and torch.get_num_threads() > 1:
+        raise RuntimeError(
+            "this process was forked from one that had loaded a LinearSR model, and would wait for its threads for "
+            "ever: start processes with multiprocessing.get_context('spawn'), and load the model in each"
+        )
 
 
 def physical_memory(device: torch.device) -> int | None:

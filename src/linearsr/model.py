@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from linearsr.checkpoints import CheckpointError, resolve_folder
-from linearsr.devices import best_device, best_dtype, require_memory
+from linearsr.devices import best_device, best_dtype, require_memory, require_own_threads
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType
 from linearsr.guidance.base import Guidance, Tagger
@@ -113,7 +113,9 @@ class LinearSRModel:
             CheckpointError: the folder is no LinearSR model, or its weights are damaged or pickled.
             ImportError: the model was converted to OpenVINO, which is not installed.
             ValueError: parts that do not fit each other, or a device that is not there.
+            RuntimeError: this process was forked from one that had loaded a model.
         """
+        require_own_threads()
         folder = resolve_folder(model) if model is not None else default_model_folder()
         index = read_index(folder)
         try:
