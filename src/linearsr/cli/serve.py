@@ -1,12 +1,13 @@
 """`linearsr serve`: the web page and the HTTP API."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from linearsr.cli.console import say, stop, told
+from linearsr.cli.console import doing, say, stop, told
 from linearsr.cli.options import Model, WeightType
 from linearsr.jobs.messages import debugging, shown
 
@@ -95,9 +96,14 @@ def serve(
         max_seconds=max_seconds,
         keep_seconds=keep,
     )
-    say("starting: the page comes first, and the model is loaded behind it")
-    with told():
-        run(settings, host, port, on_ready=lambda address: say(f"LinearSR is at {address} (Ctrl-C stops it)"))
+    with told(), ExitStack() as loading:
+        loading.enter_context(doing("loading the model"))
+
+        def ready(address: str) -> None:
+            loading.close()
+            say(f"LinearSR is at {address} (Ctrl-C stops it)")
+
+        run(settings, host, port, on_ready=ready)
 
 
 def _checked(option: str, check: Callable[[str], str], values: list[str] | None) -> list[str]:
