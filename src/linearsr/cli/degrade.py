@@ -8,11 +8,11 @@ import typer
 from linearsr.cli.console import stop, told
 from linearsr.cli.loading import check_degradation
 from linearsr.cli.options import MAX_PIXELS, JsonLines, KeepTimes, MaxPixels, Overwrite
-from linearsr.cli.pictures import run_all
+from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import Job, OutputPlace, check_folder, plan
 from linearsr.jobs.run import Rules, Watcher
-from linearsr.jobs.sources import find_sources, mark_results
+from linearsr.jobs.sources import mark_results
 
 
 def degrade(
@@ -60,7 +60,7 @@ def degrade(
 
     with told():
         check_folder(lr_dir)
-        sources = [each for each in find_sources([str(hr_dir)], lr_dir) if not each.is_results]
+        sources = inputs_of([str(hr_dir)], lr_dir, by_name=False)
         jobs = plan(sources, OutputPlace(None, lr_dir).namer(""))
         mark_results(lr_dir, [str(hr_dir)])
     settings = {"seed": seed, "preset": preset, "scale": scale}

@@ -3,15 +3,28 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, write_json
+from linearsr.jobs.messages import shown
 from linearsr.jobs.names import Job
 from linearsr.jobs.run import Rules, Work, run_job
+from linearsr.jobs.sources import Source, find_sources, split_results
 
 _HEAD: dict[str, Any] = dict.fromkeys(("input", "output", "status", "size", "seconds")) | {"warnings": []}
+
+
+def inputs_of(
+    names: Sequence[str], folder: Path | None = None, suffix: str | None = None, *, by_name: bool = True
+) -> list[Source]:
+    """What is to be done: all that is named but `folder` and results of earlier runs, of which it tells."""
+    inputs, results = split_results(find_sources(names, folder), suffix, by_name=by_name)
+    if results:
+        say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
+    return inputs
 
 
 def run_all(

@@ -8,11 +8,11 @@ import typer
 from linearsr.cli.console import told
 from linearsr.cli.loading import load_tagger
 from linearsr.cli.options import MAX_PIXELS, Device, Images, JsonLines, MaxPixels
-from linearsr.cli.pictures import run_all
+from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.names import Job
 from linearsr.jobs.pipes import piped
 from linearsr.jobs.run import Rules, Watcher, pending
-from linearsr.jobs.sources import find_sources, read_lists
+from linearsr.jobs.sources import read_lists
 
 
 def tag(
@@ -62,8 +62,8 @@ def tag(
         }
 
     with told(), piped(read_lists(inputs), Path()) as pipes:
-        found = [source for source in find_sources(pipes.names) if not source.is_results]
-        jobs = [pipes.called(Job(each.path, None, each.error, each.name)) for each in found]
+        sources = inputs_of(pipes.names, by_name=False)
+        jobs = [pipes.called(Job(each.path, None, each.error, each.name)) for each in sources]
         if pending(jobs, overwrite=False):
             used = load_tagger(tagger, model, vocabulary, weights, device)
         try:

@@ -21,13 +21,12 @@ from linearsr.cli.options import (
     WeightType,
     takes_settings,
 )
-from linearsr.cli.pictures import run_all
-from linearsr.jobs.messages import shown
+from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.names import Job, output_place, plan
 from linearsr.jobs.pipes import piped
 from linearsr.jobs.processes import Workers
 from linearsr.jobs.run import Rules, no_work, pending, write_out
-from linearsr.jobs.sources import find_sources, mark_results, read_lists, split_results
+from linearsr.jobs.sources import mark_results, read_lists
 from linearsr.jobs.upscaling import Upscaling
 from linearsr.settings import Fit
 
@@ -119,10 +118,7 @@ def upscale(
         if pipes.to_stdout and as_json:
             stop("--json and the result both go to stdout: give -o FILE")
         place = output_place(pipes.names, pipes.output, format, suffix)
-        found = find_sources(pipes.names, place.folder)
-        sources, results = split_results(found, suffix)
-        if results:
-            say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
+        sources = inputs_of(pipes.names, place.folder, suffix)
         size = fit.suffix() if fit else f"_x{settings['scale']:g}"
         jobs = [pipes.called(job) for job in plan(sources, place.namer(size))]
         if place.folder is not None:

@@ -87,8 +87,10 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
     return list(unique.values())
 
 
-def split_results(sources: Sequence[Source], suffix: str | None = None) -> tuple[list[Source], list[Source]]:
-    """(inputs, results of earlier runs).
+def split_results(
+    sources: Sequence[Source], suffix: str | None = None, *, by_name: bool = True
+) -> tuple[list[Source], list[Source]]:
+    """(inputs, results of earlier runs): the folders that these filled, and, `by_name`, single files.
 
     NAME_x4.png, or NAME with `suffix`, is taken for a result where NAME.* is an input beside it, or, if it was found by
     a search and not named, an image beside it at all.
@@ -105,7 +107,7 @@ def split_results(sources: Sequence[Source], suffix: str | None = None) -> tuple
     results: list[Source] = []
     for source in sources:
         match = pattern.fullmatch(source.path.stem)
-        origin = (source.path.parent, match["name"]) if match else None
+        origin = (source.path.parent, match["name"]) if match and by_name else None
         is_result = source.is_results or origin in named or (source.searched and origin in on_disk)
         (results if is_result else inputs).append(source)
     return inputs, results
