@@ -162,6 +162,18 @@ def test_results_inside_the_inputs_are_not_upscaled_by_the_next_run(photos, tiny
     assert "left out as results of earlier runs: 1, such as out" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["degrade", "tag"])
+def test_other_commands_leave_out_folders_of_results(photos, tmp_path, command):
+    degrade = ["degrade", str(photos), "-o"]
+    assert CliRunner().invoke(app, [*degrade, str(photos / "lr")]).exit_code == 0
+    words = [*degrade, str(tmp_path / "lr")] if command == "degrade" else ["tag", str(photos)]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert "left out as results of earlier runs: 1, such as lr" in result.stderr
+    names = [json.loads(line)["input"] for line in result.stdout.splitlines()]
+    assert names == [str(photos / "a.png"), str(photos / "sub/b.jpg")]
+
+
 # ---------------------------------------------------------------- other runs, and messages
 
 
