@@ -8,6 +8,8 @@ from numbers import Integral, Real
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from linearsr.flow import Solver
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -20,7 +22,6 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["png", "jpg", "jpeg", "webp", "tiff", "same"]
 Mean = Literal["first_step", "stem"]
 Backend = Literal["torch", "openvino"]
-Solver = Literal["dpmsolver++", "euler"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], "dict[str, Tensor] | None"]
 """(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
 

@@ -12,8 +12,8 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from linearsr.flow import Solver
 from linearsr.flow.snr import log_snr
-from linearsr.settings import Solver
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(z (B, ...), t in (0, 1]) -> velocity (B, ...)."""
