@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-import typer
 
-from linearsr.cli.inputs import find_sources, plan, split_results
-from linearsr.cli.outputs import Format, output_place
+from linearsr.jobs.names import output_place, plan
+from linearsr.jobs.sources import find_sources, mark_results, read_lists, split_results
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def outputs(arguments: list[str], output: str | None = None, scale: float = 4.0) -> dict[str, str | None]:
     place = output_place(arguments, Path(output) if output else None, None)
     sources, _ = split_results(find_sources(arguments, place.folder))
-    jobs = plan(sources, place.namer(scale))
+    jobs = plan(sources, place.namer(f"_x{scale:g}"))
     return {str(job.input): str(job.output) if job.output else job.error for job in jobs}
 
 
@@ -84,11 +83,26 @@ def test_one_stem_two_types_are_kept_apart(tree):
         assert (found["in/b.jpg"], found["in/b.png"]) == expected
 
 
+def test_one_name_in_two_folders_keeps_these(tree):
+    for name in ("a/p.jpg", "b/p.jpg", "b/c/p.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"x")
+    assert outputs(["a/p.jpg", "b/p.jpg"], "out") == {"a/p.jpg": "out/a/p.png", "b/p.jpg": "out/b/p.png"}
+    assert outputs(["a/p.jpg", "b/c/p.png"], "out") == {
+        "a/p.jpg": "out/a/p.png",
+        "b/c/p.png": "out/b/c/p.png",
+    }
+    assert outputs(["in/b.png", "in/sub"], "out")["in/b.png"] == "out/b.png"
+    assert outputs(["a/p.jpg", "b/p.jpg"]) == {"a/p.jpg": "a/p_x4.png", "b/p.jpg": "b/p_x4.png"}
+
+
 def test_what_cannot_be_kept_apart_is_an_error(tree):
-    Path("in/sub/b.png").write_bytes(b"x")
-    found = outputs(["in/b.png", "in/sub/b.png"], "out")
-    assert found["in/b.png"] == "out/b_png.png"
-    assert "also that of in/b.png" in str(found["in/sub/b.png"])
+    for name in ("c.png", "c.jpg", "c_jpg.png"):
+        Path("in", name).write_bytes(b"x")
+    found = outputs(["in"], "out")
+    assert found["in/c.png"] == "out/c_png.png"
+    assert found["in/c.jpg"] == "out/c_jpg.png"
+    assert "also that of in/c.jpg" in str(found["in/c_jpg.png"])
 
 
 def test_no_result_replaces_an_input(tree):
@@ -113,23 +127,82 @@ def test_output_folder_inside_the_input_is_not_searched(tree):
     assert "in/out/b.png" not in outputs(["in"], "in/out")
 
 
-def test_file_only_for_one_file(tree, capsys):
+def test_file_only_for_one_file(tree):
     assert outputs(["in/b.png"], "big.webp") == {"in/b.png": "big.webp"}
     Path("folder.png").mkdir()
     assert outputs(["in/b.png"], "folder.png") == {"in/b.png": "folder.png/b.png"}
-    for arguments, output in [
-        (["in"], "big.png"),
-        (["in/b.png", "in/a.JPG"], "big.png"),
-        (["in/b.png"], "big.bmp"),
+    for arguments, output, format, message in [
+        (["in"], "big.png", None, "is the name of one image"),
+        (["in/b.png", "in/a.JPG"], "big.png", None, "is the name of one image"),
+        (["in/b.png"], "big.bmp", None, "cannot write .bmp"),
+        (["in/b.png"], "big.png", "jpg", "is no jpg"),
+        (["in/b.png"], "in/notes.txt/out", None, "is a file, not a folder"),
     ]:
-        with pytest.raises(typer.Exit) as stopped:
-            output_place(arguments, Path(output), None)
-        assert stopped.value.exit_code == 2
-    with pytest.raises(typer.Exit):
-        output_place(["in/b.png"], Path("big.png"), Format.jpg)
-    with pytest.raises(typer.Exit):
-        output_place(["in/b.png"], Path("in/notes.txt/out"), None)
-    assert len(capsys.readouterr().err.splitlines()) == 5
+        with pytest.raises(ValueError, match=message):
+            output_place(arguments, Path(output), format)
+
+
+def test_formats_and_suffixes(tree):
+    def named(argument: str, output: str | None = None, **asked: str) -> str:
+        place = output_place([argument], output and Path(output), asked.get("format"), asked.get("suffix"))
+        (job,) = plan(find_sources([argument]), place.namer("_x4"))
+        return str(job.output or job.error)
+
+    assert named("in/b.png", format="jpeg") == "in/b_x4.jpg"
+    assert named("in/a.JPG", format="same") == "in/a_x4.JPG"
+    assert named("in/sub/deep/c.webp", "out", format="same") == "out/c.webp"
+    assert named("in/notes.txt", format="same") == "in/notes_x4.png"
+    assert named("in/b.png", "big.jpeg", format="jpg") == "big.jpeg"
+    assert named("in/b.png", "big.webp", format="same") == "big.webp"
+    assert named("in/b.png", suffix="_large") == "in/b_large.png"
+    assert named("in/b.png", "out", suffix="_large") == "out/b_large.png"
+    assert "would replace an input" in named("in/b.png", suffix="")
+    for wrong in ("/x", "../x"):
+        with pytest.raises(ValueError, match="no part of a name"):
+            named("in/b.png", suffix=wrong)
+    with pytest.raises(ValueError, match="named by their inputs"):
+        named("in/b.png", "big.png", suffix="_x")
+
+
+def test_names_with_line_breaks_and_results_of_other_sizes(tree):
+    names = ("b\nc.png", "b\nc_x4.png", "b_1920w.jpg", "b_12.5mp.jpg", "b_large.png")
+    for name in names:
+        Path("in", name).write_bytes(b"x")
+    inputs, results = split_results(find_sources(["in"]), "_large")
+    assert [source.path.name for source in results] == ["b\nc_x4.png", *sorted(names[2:])]
+    assert "in/b\nc.png" in [str(source.path) for source in inputs]
+
+
+def test_a_folder_of_results_among_the_inputs_is_no_input(tree):
+    arguments = ["in"]
+    mark_results(Path("in/out"), arguments)
+    Path("in/out/b.png").write_bytes(b"x")
+    for again in (["in"], ["in/**/*.png"], ["in/*"]):
+        inputs, results = split_results(find_sources(again, Path("in/out2")))
+        assert not [source for source in inputs if "out" in source.path.parts]
+        assert [str(source.path) for source in results] == ["in/out"]
+    assert list(outputs(["in/out"], "other")) == ["in/out/b.png"], "who names it wants it"
+    mark_results(Path("elsewhere"), arguments)
+    mark_results(Path("in"), arguments)
+    assert not Path("elsewhere").exists()
+    assert not Path("in/.linearsr-results").exists()
+
+
+def test_a_list_of_names(tree):
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfin/b.png\r\n\nin/sub\n")
+    assert read_lists(["@list.txt", "in/a.JPG"]) == ["in/b.png", "in/sub", "in/a.JPG"]
+    Path("list0.txt").write_bytes(b"in/two\nlines.png\0in/b.png\0")
+    assert read_lists(["@list0.txt"]) == ["in/two\nlines.png", "in/b.png"]
+    Path("@me.png").write_bytes(b"x")
+    assert read_lists(["@me.png"]) == ["@me.png"]
+    with pytest.raises(ValueError, match=r"@none\.txt: the list cannot be read"):
+        read_lists(["@none.txt"])
+
+
+def test_a_url_is_named_as_it_was_given(tree):
+    address = "https://example.org/a.jpg?w=[1]"
+    (job,) = plan(find_sources([address]), output_place([address], None, None).namer("_x4"))
+    assert (job.label, job.error) == (address, "is a URL: download it first, then name the file")
 
 
 def test_what_shows_without_opening_is_said(tree):

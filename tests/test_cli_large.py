@@ -114,7 +114,7 @@ def processes():
 
 def dying_run(arguments, doing, share):
     """`linearsr upscale` that is killed when so much of it is done."""
-    from linearsr.cli import ways
+    from linearsr.jobs import ways
 
     go_on = ways.StripProgress.__call__
 
@@ -150,7 +150,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tiny_model, tmp_path, processes,
 
 
 def interrupt_at(monkeypatch, doing, action):
-    from linearsr.cli import ways
+    from linearsr.jobs import ways
 
     go_on = ways.StripProgress.__call__
 

@@ -1,12 +1,21 @@
-"""How much memory there is, in a container too, and which errors say that it is gone."""
+"""How much memory there is, in a container too, which errors say that it is gone, and the type to compute in."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from linearsr.runtime import devices
-from linearsr.runtime.devices import available_memory, is_out_of_memory, physical_memory
+from linearsr.runtime.devices import (
+    available_memory,
+    best_dtype,
+    is_out_of_memory,
+    named_device,
+    physical_memory,
+)
 
 GIB = 2**30
 CPU = torch.device("cpu")
@@ -47,3 +56,35 @@ def test_of_a_container_only_what_it_does_not_use_is_available(container: Path) 
 )
 def test_errors_that_say_that_memory_is_gone(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
+
+
+def test_an_unknown_device_is_one_short_line() -> None:
+    for name in ("gpu", "toaster", "cuda:99", ""):
+        with pytest.raises(ValueError, match="cannot be used") as refused:
+            named_device(name)
+        assert len(str(refused.value)) < 200
+        assert "privateuseone" not in str(refused.value)
+    assert named_device("cpu") == CPU
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="a processor without bfloat16")
+@pytest.mark.parametrize("most", ["AVX2", "AVX512_CORE"])
+def test_bfloat16_is_not_chosen_where_the_kernels_may_not_use_it(most: str) -> None:
+    """The variable is read once in a process, and the processor's flags do not know of it."""
+    code = "import torch; from linearsr.runtime.devices import best_dtype; print(best_dtype(torch.device('cpu')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": most},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "torch.float32\n"
+
+
+@pytest.mark.skipif(
+    not getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)(), reason="a processor without AMX"
+)
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="the kernels are held back")
+def test_bfloat16_is_chosen_with_amx() -> None:
+    assert best_dtype(CPU) == torch.bfloat16

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,12 @@ def test_every_kind_of_input_gives_the_same_picture(
     unit = photo.astype(np.float32) / 255
     tensor = torch.from_numpy(unit).permute(2, 0, 1)
     kinds = [str(path), path, Image.fromarray(photo), photo, unit, tensor, tensor[None]]
+    data = path.read_bytes()
+    kinds += [data, bytearray(data), io.BytesIO(data), unit.astype(">f4")]
     results = [pipe(kind).images[0] for kind in kinds]
+    kinds[-2].seek(0)
+    with path.open("rb") as file:
+        results += pipe(file).images
     assert all(result.size == (48, 40) for result in results)
     assert all(np.array_equal(np.asarray(result), np.asarray(results[0])) for result in results)
     assert len(pipe(kinds).images) == len(kinds)
@@ -240,6 +246,12 @@ def test_colour_fixes_bring_the_mean_back(folder: Path, photo: np.ndarray, fix: 
         ({"num_inference_steps": 0}, "0 steps"),
         ({"fidelity": 1.1}, "fidelity 1.1"),
         ({"color_fix": "magic"}, "color fix 'magic'"),
+        ({"scale": "2"}, "scale must be a number, not '2'"),
+        ({"scale": float("nan")}, "scale nan"),
+        ({"num_inference_steps": 2.5}, "steps must be a whole number, not 2.5"),
+        ({"fidelity": True}, "fidelity must be a number"),
+        ({"guidance_scale": float("inf")}, "guidance"),
+        ({"seed": 0, "generator": torch.Generator()}, "either a seed or a generator"),
     ],
 )
 def test_settings_out_of_range(
@@ -249,10 +261,77 @@ def test_settings_out_of_range(
         pipe(photo, **settings)
 
 
+def test_sixteen_bits_bool_and_byte_order(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    deep = photo[..., 0].astype(np.uint16) * 257
+    grey = pipe(deep).images[0]
+    assert grey.mode == "I;16"
+    assert np.array_equal(np.asarray(pipe(deep.astype(">u2")).images[0]), np.asarray(grey))
+    with pytest.warns(UserWarning, match="16 bits for grey alone"):
+        colour = pipe(photo.astype(np.uint16) * 257).images[0]
+    assert colour.mode == "RGB"
+    bits = photo[..., 0] > 128
+    assert np.array_equal(
+        np.asarray(pipe(bits).images[0]), np.asarray(pipe(bits.astype(np.uint8) * 255).images[0])
+    )
+    with pytest.raises(ValueError, match="not int64"):
+        pipe(photo.astype(np.int64))
+
+
+def test_a_tuple_on_request(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    (images,) = pipe([photo, photo], return_dict=False, output_type="np")
+    assert np.array_equal(images[0], pipe(photo, output_type="np").images[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_after_a_fork_there_is_an_error_and_no_waiting(folder: Path, tmp_path: Path, way: str) -> None:
+    """A forked process has not the threads that OpenMP believes to have."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"""
+import multiprocessing
+import sys
+
+import numpy as np
+import torch
+from linearsr import LinearSRPipeline
+
+photo = np.zeros((64, 64, 3), np.uint8)
+
+
+def work(pipe):
+    try:
+        print((pipe or LinearSRPipeline.from_pretrained({str(folder)!r})).__call__(photo).images[0].size)
+    except RuntimeError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    pipe = LinearSRPipeline.from_pretrained({str(folder)!r})
+    pipe(photo)
+    for given in [pipe, None] if {way!r} == "fork" else [None]:
+        process = multiprocessing.get_context({way!r}).Process(target=work, args=(given,))
+        process.start()
+        process.join()
+"""
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, timeout=120)
+    lines = done.stdout.splitlines()
+    if way == "spawn":
+        assert lines == ["(256, 256)"]
+    else:
+        assert len(lines) == 2
+        assert all("spawn" in line for line in lines)
+
+
 def test_a_bad_file_is_an_image_error(pipe: LinearSRPipeline, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"a\.png"):
         pipe(tmp_path / "a.png")
+    for data in (b"no image", io.BytesIO(b"no image")):
+        with pytest.raises(ImageError, match="is no image"):
+            pipe(data)
 
 
 @pytest.mark.parametrize("residency", ["all", "active", "lazy"])
@@ -398,7 +477,7 @@ def test_integer_tensors_and_wrong_ranges(pipe: LinearSRPipeline, photo: np.ndar
         pipe(as_bytes[0])
 
 
-@pytest.mark.parametrize("image", [io.BytesIO(b"x"), b"x", None, {"a": 1}, 3])
+@pytest.mark.parametrize("image", [None, {"a": 1}, 3])
 def test_what_is_no_image_is_named(pipe: LinearSRPipeline, image: object) -> None:
     with pytest.raises(TypeError, match=f"a path, a PIL image, .*not {type(image).__name__}"):
         pipe(image)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.lr_stem import LRStem
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import CheckpointError, resolve_folder
-from linearsr.runtime.devices import best_device, best_dtype, require_memory
+from linearsr.runtime.devices import best_device, best_dtype, require_memory, require_own_threads
 from linearsr.settings import PipelineConfig
 
 _Model = TypeVar("_Model", bound="LinearSRModel")
@@ -114,7 +114,9 @@ class LinearSRModel:
         Raises:
             CheckpointError: the folder is no LinearSR model, or its weights are damaged or pickled.
             ValueError: parts that do not fit each other, or a device that is not there.
+            RuntimeError: this process was forked from one that had loaded a model.
         """
+        require_own_threads()
         folder = resolve_folder(model) if model is not None else default_model_folder()
         index = read_index(folder)
         try:

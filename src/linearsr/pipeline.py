@@ -27,7 +27,7 @@ from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
 from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle_of
 from linearsr.models.rrdb import RRDBNet
-from linearsr.runtime.devices import is_out_of_memory, require_memory
+from linearsr.runtime.devices import is_out_of_memory, require_memory, require_own_threads
 from linearsr.settings import (
     ColourFix,
     Options,
@@ -77,20 +77,22 @@ class LinearSRPipeline(LinearSRModel):
         fidelity: float | None = None,
         tags: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         color_fix: ColourFix | None = None,
         guidance_embeds: Tensor | None = None,
         guidance_mask: Tensor | None = None,
         output_type: OutputType = "pil",
+        return_dict: bool = True,
         stream: bool | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> LinearSROutput:
         """Upscale one image or several of any sizes.
 
         Args:
-            image: a path, PIL image, array (h, w) or (h, w, C) (uint8, uint16, or float in [0, 1]), tensor (C, h, w) or
-                (B, C, h, w) in [0, 1], or a list of them.
+            image: a path, the bytes of a file, a file opened in binary mode, PIL image, array (h, w) or (h, w, C)
+                (uint8, uint16, bool, or float in [0, 1]), tensor (C, h, w) or (B, C, h, w) in [0, 1], or a list of
+                them.
             scale: 1 to 8; the model's own result is resized where it differs. Default: the model's own.
             num_inference_steps: evaluations of the experts; 0 takes the trunk's picture, where the model has a trunk;
                 None takes the model's setting, as for the next, or its `clean_steps` for an image that is clean.
@@ -102,12 +104,15 @@ class LinearSRPipeline(LinearSRModel):
                 tagger finds; with a plus before the first, beside it. Empty: no tags. None: the model's own way.
             guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass; 0 is
                 not guided.
-            seed: of the noise; one for all images, or one for each. A result does not depend on its neighbours.
-            generator: takes the place of `seed`: one for all images, or one for each.
+            seed: of the noise; one for all images, or one for each; None: 0. A result does not depend on its
+                neighbours.
+            generator: in the place of `seed`: one for all images, or one for each.
             color_fix: takes low frequencies ("wavelet") or mean and deviation ("adain") from the LR image.
             guidance_embeds, guidance_mask: tokens (B, L, C) and mask (B, L) for the cross-attention, in the place of
                 the model's guidance; B is one, or the number of images.
-            output_type: "pil", "np" (float32), "pt" (float32) or "latent".
+            output_type: "pil" (16 bits for grey alone, as Pillow has no 16-bit colour: that becomes 8-bit, with a
+                warning), "np" (float32), "pt" (float32) or "latent".
+            return_dict: whether to return a `LinearSROutput`, or, as in `diffusers`, a tuple with its `images` alone.
             stream: whether to go through the image in strips of rows, which gives the same result to rounding in little
                 memory. None: where the image in one piece would not fit, or did not.
             callback_on_step_end: called after every step; may replace the latents. Those of a streamed image are never
@@ -115,7 +120,8 @@ class LinearSRPipeline(LinearSRModel):
 
         Raises:
             ImageError: an input that cannot be read.
-            ValueError: a setting out of its range.
+            ValueError: a setting of another type or out of its range, or both seed and generator.
+            RuntimeError: this process was forked from one that had loaded a model: use "spawn".
         """
         if output_type not in get_args(OutputType):
             raise ValueError(
@@ -150,10 +156,13 @@ class LinearSRPipeline(LinearSRModel):
             sampled = [
                 self._sample(lr, [s], self._suited(o, lr)) for lr, (_, s, o) in zip(lrs, jobs, strict=True)
             ]
-            return LinearSROutput([s.latent[0] for s in sampled], [s.tags for s in sampled], unknown)
-        results = [self._upscale(*job, stream=stream) for job in jobs]
-        images = [from_picture(result, output_type) for result in results]
-        return LinearSROutput(images, [result.tags for result in results], unknown)
+            output = LinearSROutput([s.latent[0] for s in sampled], [s.tags for s in sampled], unknown)
+        else:
+            results = [self._upscale(*job, stream=stream) for job in jobs]
+            images = [from_picture(result, output_type) for result in results]
+            output = LinearSROutput(images, [result.tags for result in results], unknown)
+        # as in diffusers, where the type is that of the default
+        return output if return_dict else cast(LinearSROutput, (output.images,))
 
     def upscale(
         self,
@@ -249,7 +258,13 @@ class LinearSRPipeline(LinearSRModel):
         guidance_scale: float | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> Options:
-        """What one call asks for, by its arguments: what is left open is taken from the model's own settings."""
+        """What one call asks for, by its arguments: what is left open is taken from the model's own settings.
+
+        Raises:
+            ValueError: a setting of another type or out of its range.
+            RuntimeError: this process was forked from one that had loaded a model.
+        """
+        require_own_threads()
         own = self.config
         if num_inference_steps == 0 and self.trunk is None:
             raise ValueError(f"0 steps: the model {own.name} has no trunk, so at least 1 is needed")

@@ -1,29 +1,118 @@
-"""What a model does by itself, and what one call asks of it."""
+"""What can be asked of an upscale, what a model does by itself, and what one call asks for. Imports no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from math import isfinite
+from math import isfinite, sqrt
+from numbers import Integral, Real
 from operator import index
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-from torch import Tensor
+from linearsr.flow import Solver
 
-from linearsr.flow.sampler import Solver, timesteps
-from linearsr.guidance.base import GuidanceTokens
-from linearsr.guidance.request import TagRequest
-from linearsr.runtime.checkpoints import from_json
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from linearsr.guidance.base import GuidanceTokens
+    from linearsr.guidance.request import TagRequest
 
 ColourFix = Literal["none", "wavelet", "adain"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Format = Literal["png", "jpg", "jpeg", "webp", "tiff", "same"]
 Mean = Literal["first_step", "stem"]
-StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Tensor] | None]
+StepCallback = Callable[[Any, int, float, dict[str, Any]], "dict[str, Tensor] | None"]
 """(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
 
 "steps" are as many as this image takes, which may be fewer than another does. With `upscale_together`, "places" says of
 which pictures the latents are."""
 
-_SCALES = (1.0, 8.0)
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing that can be asked of an upscale: its type, its range (None: open), and what it means.
+
+    `keyword` is what `LinearSRPipeline.upscale` calls it, where that is not its name; a `default` of None, the model's.
+    """
+
+    type: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    default: Any = None
+    keyword: str = ""
+
+
+SETTINGS = {
+    "scale": Setting(float, "How many times larger, per side. Default: the model's own, mostly 4.", 1, 8),
+    "steps": Setting(
+        int,
+        "Evaluations of the experts; 0: the trunk's picture. Default: the model's.",
+        0,
+        keyword="num_inference_steps",
+    ),
+    "fidelity": Setting(float, "From 0, most detail, to 1, least distortion. Default: the model's.", 0, 1),
+    "tags": Setting(
+        str,
+        "What is in the photos: 'brick wall, ivy' in place of the tags found, '+ivy' beside them, '' for none. "
+        "Default: as the model does by itself.",
+    ),
+    "guidance_scale": Setting(
+        float, "How strongly tags guide; 1 costs no second pass. Default: the model's.", 0
+    ),
+    "seed": Setting(int, "Of the noise: same seed, same result.", 0, 2**32 - 1, default=0),
+    "color_fix": Setting(ColourFix, "Take the input's colours. Default: as the model needs it."),
+}
+"""By the name of its option; the order is that of the help."""
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raises ValueError, one line, for a value of another type or out of its range."""
+    asked, words = SETTINGS[name], name.replace("_", " ")
+    if choices := get_args(asked.type):
+        if value not in choices:
+            raise ValueError(f"unknown {words} {value!r}: choose from {', '.join(choices)}")
+        return
+    whole = asked.type is int
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise ValueError(f"{words} must be a {'whole ' * whole}number, not {value!r}")
+    low, high, value = asked.low, asked.high, float(value)
+    if low is not None and not (value >= low and isfinite(value)) and high is None:
+        raise ValueError(f"{value:g} {words}: at least {low:g}")
+    if low is not None and high is not None and not low <= value <= high:
+        raise ValueError(f"{words} {value:g} is out of range: choose from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The size that a result is to have, in the place of a scale; where several are given, none is exceeded."""
+
+    width: int | None = None
+    height: int | None = None
+    megapixels: float | None = None
+
+    def __bool__(self) -> bool:
+        return (self.width, self.height, self.megapixels) != (None, None, None)
+
+    def suffix(self) -> str:
+        """What names a result of this size: "_1920w_1080h"."""
+        parts = {"w": self.width, "h": self.height, "mp": self.megapixels}
+        return "".join(f"_{value:g}{unit}" for unit, value in parts.items() if value is not None)
+
+    def scale(self, size: tuple[int, int]) -> float:
+        """The scale for an upright picture of `size` (width, height). Raises ValueError if it is out of range."""
+        scales = [
+            wanted / side for wanted, side in zip((self.width, self.height), size, strict=True) if wanted
+        ]
+        if self.megapixels is not None:
+            scales.append(sqrt(self.megapixels * 1e6 / (size[0] * size[1])))
+        scale, asked = min(scales), SETTINGS["scale"]
+        if asked.low is not None and asked.high is not None and not asked.low <= scale <= asked.high:
+            raise ValueError(
+                f"is {size[0]}x{size[1]} pixels, and the size asked for would take a scale of {scale:.3g}: "
+                f"ask for one between {asked.low:g} and {asked.high:g} times as large"
+            )
+        return scale
 
 
 @dataclass(frozen=True)
@@ -75,6 +164,8 @@ class PipelineConfig:
         """The times of a walk of so many steps, from 1 to 0."""
         if self.sigmas is not None and len(self.sigmas) == steps:
             return [*self.sigmas, 0.0]
+        from linearsr.flow.sampler import timesteps
+
         return timesteps(steps, self.flow_shift)
 
     @classmethod
@@ -84,6 +175,8 @@ class PipelineConfig:
         Raises:
             ValueError: one that makes no sense or is of another type.
         """
+        from linearsr.runtime.checkpoints import from_json
+
         known = {field.name for field in fields(cls)}
         return from_json(cls, {key: value for key, value in index.items() if key in known})
 
@@ -96,52 +189,54 @@ class Options:
     steps: int
     fidelity: float
     color_fix: ColourFix
-    tags: TagRequest
+    tags: "TagRequest"
     guidance_scale: float
-    guidance: GuidanceTokens | None = None
+    guidance: "GuidanceTokens | None" = None
     callback: StepCallback | None = None
     clean_steps: int | None = None
     """Other steps for a clean image, where the call leaves them to the model."""
 
     def __post_init__(self) -> None:
-        low, high = _SCALES
-        if not low <= self.scale <= high:
-            raise ValueError(f"scale {self.scale:g} is out of range: choose from {low:g} to {high:g}")
+        check_setting("scale", self.scale)
         _check_ranges(self.steps, self.fidelity, self.color_fix, self.guidance_scale)
 
 
 def _check_ranges(steps: int, fidelity: float, color_fix: str, guidance_scale: float) -> None:
     """Of what a model sets and a call may set otherwise. Raises ValueError for a setting out of its range."""
-    if steps < 0:
-        raise ValueError(f"{steps} steps: at least 0 are needed")
-    if not 0 <= fidelity <= 1:
-        raise ValueError(f"fidelity {fidelity:g} is out of range: choose from 0 to 1")
-    if color_fix not in get_args(ColourFix):
-        raise ValueError(f"unknown color fix {color_fix!r}: choose from {', '.join(get_args(ColourFix))}")
-    if not (isfinite(guidance_scale) and guidance_scale >= 0):
-        raise ValueError(f"guidance scale {guidance_scale:g} is out of range: choose 0 or more")
+    values = {"steps": steps, "fidelity": fidelity, "color_fix": color_fix, "guidance_scale": guidance_scale}
+    for name, value in values.items():
+        check_setting(name, value)
 
 
 def seeds_for(
     count: int,
-    seed: int | Sequence[int],
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    seed: int | Sequence[int] | None = None,
+    generator: "torch.Generator | Sequence[torch.Generator] | None" = None,
 ) -> list[int]:
-    """A seed for each of `count` images, drawn from `generator` where given. Raises ValueError for another number."""
+    """A seed for each of `count` images: `seed` (None: 0), or drawn from `generator`.
+
+    Raises:
+        ValueError: another number of them, or both are given.
+    """
+    import torch
+
     if generator is not None:
+        if seed is not None:
+            raise ValueError("give either a seed or a generator, not both")
         generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
         values = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
     else:
+        given = list(seed) if isinstance(seed, Sequence) else [0 if seed is None else seed] * count
         # a fraction is no seed
-        values = [index(each) for each in seed] if isinstance(seed, Sequence) else [index(seed)] * count
+        values = [index(each) for each in given]
     if len(values) != count:
         raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
     return values
 
 
 def tokens_for(
-    count: int, embeds: Tensor | None, mask: Tensor | None = None, channels: int | None = None
-) -> list[GuidanceTokens | None]:
+    count: int, embeds: "Tensor | None", mask: "Tensor | None" = None, channels: int | None = None
+) -> "list[GuidanceTokens | None]":
     """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
 
     Args:
@@ -150,6 +245,8 @@ def tokens_for(
     Raises:
         ValueError: shapes that do not fit each other, the number of images or `channels`.
     """
+    from linearsr.guidance.base import GuidanceTokens
+
     if embeds is None:
         if mask is not None:
             raise ValueError("guidance_mask needs guidance_embeds")

@@ -1,5 +1,10 @@
 """The command `linearsr`. What a command needs beyond its own options is imported when it runs."""
 
+if __name__ == "__main__":
+    from linearsr.cli.interrupts import stand_by
+
+    stand_by()
+
 import io
 import os
 import signal
@@ -11,11 +16,12 @@ import typer
 from linearsr._version import __version__
 from linearsr.cli.bench import bench
 from linearsr.cli.bulk import batch
-from linearsr.cli.console import EPILOG
+from linearsr.cli.console import EPILOG, INTERRUPTED, lost_output
 from linearsr.cli.convert import convert
 from linearsr.cli.degrade import degrade
 from linearsr.cli.evaluate import evaluate
 from linearsr.cli.info import info
+from linearsr.cli.interrupts import hand_over
 from linearsr.cli.knee import knee
 from linearsr.cli.partition import partition
 from linearsr.cli.serve import serve
@@ -52,7 +58,7 @@ def linearsr(
 
 
 def main() -> None:
-    """The console entry point."""
+    """Run the command that was typed."""
     # Threads that wait for each other by spinning make a busy machine ten times slower. OpenMP reads this with torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     keep_freed_memory()
@@ -61,7 +67,18 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
-    app()
+    try:
+        hand_over()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        lost_output(error)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import FAILED, debugging, failure, say, shown, stop, write_json
-from linearsr.cli.loading import DType, choose_device, load_pipeline
-from linearsr.cli.options import BuiltInOrModel, JsonDocument, Threads
+from linearsr.cli.console import FAILED, say, stop, write_json
+from linearsr.cli.loading import choose_device, load_pipeline
+from linearsr.cli.options import BuiltInOrModel, JsonDocument, Threads, WeightType
+from linearsr.jobs.messages import debugging, failure, shown
 
 if TYPE_CHECKING:
     from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
@@ -49,7 +50,7 @@ def bench(
         Path | None, typer.Option("--figure", metavar="PNG", help="Draw the growth over the sizes.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[DType, typer.Option("--dtype", help="Type of the weights.")] = DType.auto,
+    dtype: WeightType = "auto",
     threads: Threads = None,
     as_json: JsonDocument = False,
 ) -> None:
@@ -116,7 +117,7 @@ def _measure(
     preset: str | None,
     sizes: "Sequence[Size]",
     device: str,
-    dtype: DType,
+    dtype: WeightType,
 ) -> "tuple[dict[str, Any], list[SizeReport]]":
     import torch
 
@@ -133,7 +134,7 @@ def _measure(
         if preset not in PRESETS:
             stop(f"--preset {preset}: choose from {', '.join(PRESETS)}")
         place = choose_device(device)
-        type_ = best_dtype(place) if dtype is DType.auto else getattr(torch, dtype.value)
+        type_ = best_dtype(place) if dtype == "auto" else getattr(torch, dtype)
         name, steps = f"preset {preset}", 1
         measured = benchmark.of_preset(preset, sizes, place, type_)
     reports = list(_followed(measured, len(sizes)))

@@ -3,17 +3,15 @@
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from linearsr.cli.bulk_progress import BulkProgress
-from linearsr.cli.console import FAILED, INTERRUPTED, debugging, failure, say, stop
-from linearsr.cli.loading import DType
-from linearsr.cli.options import ColourFixed, Fidelity, Model, Quality, Scale, Seed, Steps, WeightType
-from linearsr.cli.outputs import Format
+from linearsr.cli.console import FAILED, INTERRUPTED, say, stop, told
+from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Quality, WeightType, takes_settings
+from linearsr.jobs.messages import debugging
 
 if TYPE_CHECKING:
     from linearsr.serving.bulk import Report, Result
@@ -21,15 +19,7 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_REPORTS = 60
 
 
-class Device(str, Enum):
-    """What the workers compute on; `auto` is a GPU for each where Ray has them."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
+@takes_settings
 def batch(
     source: Annotated[
         str,
@@ -58,25 +48,19 @@ def batch(
         typer.Option(help="Ray cluster: auto, or HOST:PORT. Default: RAY_ADDRESS, else this machine."),
     ] = None,
     model: Model = None,
-    scale: Scale = None,
-    steps: Steps = None,
-    fidelity: Fidelity = None,
-    tags: Annotated[
-        str | None, typer.Option(help="What is in all of the images, as for linearsr upscale.")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(min=0, help="How strongly tags guide. Default: the model's.")
-    ] = None,
-    seed: Seed = 0,
-    device: Annotated[Device, typer.Option(help="What the workers compute on.")] = Device.auto,
-    dtype: WeightType = DType.auto,
-    color_fix: ColourFixed = None,
-    format: Annotated[Format, typer.Option(case_sensitive=False, help="Type of the results.")] = Format.png,
+    *,
+    settings: dict[str, Any],
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        typer.Option(help="What the workers compute on; auto is a GPU for each where Ray has them."),
+    ] = "auto",
+    dtype: WeightType = "auto",
+    format: Annotated[
+        Literal["png", "jpg", "webp", "tiff"],
+        typer.Option(case_sensitive=False, help="Type of the results."),
+    ] = "png",
     quality: Quality = 95,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(min=1, max=178_956_970, help="Refuse inputs with more pixels. Default: 64 million."),
-    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make results that exist anew.")] = False,
     as_json: Annotated[
         bool,
@@ -94,33 +78,17 @@ def batch(
         if debugging():
             raise
         stop(f"linearsr batch needs {error.name}: pip install 'linearsr[batch]'")
-    from linearsr.images.io import DEFAULT_MAX_PIXELS
     from linearsr.serving.worker import load
 
-    suffix = f".{format.value}"
-    options = {
-        "scale": scale,
-        "num_inference_steps": steps,
-        "fidelity": fidelity,
-        "tags": tags,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "color_fix": color_fix.value if color_fix is not None else None,
-    }
-    try:
-        plan = make_plan(source, output, suffix, shards=shards, overwrite=overwrite)
+    with told():  # each kind of store has errors of its own
+        plan = make_plan(source, output, f".{format}", shards=shards, overwrite=overwrite)
         report = Report(plan.places.target)
-    # each kind of store has errors of its own
-    except Exception as error:
-        if debugging():
-            raise
-        stop(failure(error))
-    work = Work(plan.places, options, quality, max_pixels or DEFAULT_MAX_PIXELS)
+    work = Work(plan.places, settings, quality, max_pixels)
     rows = results(
         plan,
         work,
-        partial(load, model, device.value, dtype.value),
-        Cluster(address, workers, threads, use_gpu=device in (Device.auto, Device.cuda)),
+        partial(load, model, device, dtype),
+        Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda")),
     )
     say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
     with BulkProgress(len(plan), as_json) as progress, closing(rows):
@@ -133,19 +101,16 @@ def _follow(rows: "Iterable[Result]", report: "Report", progress: BulkProgress) 
     """Until all is done, or Ctrl-C: what is known by then stands in the report either way."""
     written = time.monotonic()
     try:
-        try:
+        with told():
             for row in rows:
                 report.add(row)
                 progress.add(row)
                 if time.monotonic() - written > _SECONDS_BETWEEN_REPORTS:
                     report.write()
                     written = time.monotonic()
-        finally:
-            report.write()
-    except Exception as error:
-        if debugging():
-            raise
-        stop(failure(error))
     except KeyboardInterrupt:
         stop(f"interrupted; {progress.summary()}", INTERRUPTED)
+    finally:
+        with told():
+            report.write()
     progress.finish(report.url)

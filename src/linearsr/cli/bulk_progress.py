@@ -6,7 +6,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from linearsr.cli.console import console, say, shown, write_json
+from linearsr.cli.console import console, say, write_json
+from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

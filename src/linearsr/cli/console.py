@@ -3,13 +3,18 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+
+from linearsr.jobs.messages import DEBUG_VARIABLE, debugging, failure, one_line, shown, shown_words
+from linearsr.jobs.run import Watcher
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,16 +23,10 @@ if TYPE_CHECKING:
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit status: some inputs failed; the command could not be carried out as given; Ctrl-C."""
 
-DEBUG_VARIABLE = "LINEARSR_DEBUG"
 EPILOG = (
     "Exit status: 0 all done, 1 some inputs failed (each named, the rest done), 2 wrong use, 130 interrupted. "
     f"{DEBUG_VARIABLE}=1 shows the traceback of a failure."
 )
-
-
-def debugging() -> bool:
-    """Whether failures should show where they come from."""
-    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
 
 
 @cache
@@ -41,6 +40,12 @@ def console() -> "Console":
 def say(line: str) -> None:
     """Write one line to stderr, as it is: no markup, no wrapping."""
     console().print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say_unknown(tags: list[str]) -> None:
+    """Warn of words that are no tags of the model."""
+    if tags:
+        say(f"warning: tags left out, unknown to the model or too many: {shown_words(tags)}")
 
 
 @cache
@@ -61,35 +66,46 @@ def stop(message: object, status: int = WRONG_USE) -> NoReturn:
     raise typer.Exit(status)
 
 
-def shown(path: str | Path) -> str:
-    """A path as one printable line: line breaks, control characters and bytes that are no text are escaped."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(path))
+@contextmanager
+def told(*kinds: type[Exception], begin: str = "", status: int = WRONG_USE) -> Iterator[None]:
+    """End the command with one line for an error of these kinds (all, if none is given), which begins with `begin`."""
+    kinds = kinds or (Exception,)
+    try:
+        yield
+    except typer.Exit:
+        raise  # which is a RuntimeError, too
+    except kinds as error:
+        if debugging():
+            raise
+        stop(begin + failure(error), status)
 
 
-def shown_words(words: Sequence[str], most: int = 8, longest: int = 40) -> str:
-    """A list of the first few words, and how many more there are."""
-    listed = ", ".join(shown(word[:longest]) for word in words[:most])
-    return listed + (f" and {len(words) - most} more" if len(words) > most else "")
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show on a terminal what takes a while."""
+    if not console().is_terminal:
+        yield
+        return
+    with console().status(what):
+        yield
 
 
-def one_line(message: object) -> str:
-    """The message (or its exception's) on one line."""
-    text = " ".join(str(message).split())
-    return shown(text) or type(message).__name__
-
-
-def failure(error: Exception) -> str:
-    """What went wrong as one line: the errors that we raise speak for themselves, others by their class too."""
-    text = one_line(error)
-    return text if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {text}"
+def lost_output(error: OSError) -> NoReturn:
+    """End the program after a failure of stdout, which Python would try to write to once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    say(f"linearsr: stdout cannot be written: {error.strerror}")
+    sys.exit(FAILED)
 
 
 def write_json(record: dict[str, Any]) -> None:
     """One JSON document on one line of stdout, at once, so that a script can follow."""
-    typer.echo(json.dumps(record, allow_nan=False))
+    try:
+        typer.echo(json.dumps(record, allow_nan=False))
+    except OSError as error:
+        lost_output(error)
 
 
-class BatchProgress:
+class BatchProgress(Watcher):
     """A bar for the images and one for the image in work; nothing where stderr is no terminal."""
 
     def __init__(self, total: int) -> None:
@@ -120,6 +136,10 @@ class BatchProgress:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """On stderr."""
+        say(line)
 
     def start_image(self, path: Path, steps: int | None = None) -> None:
         """Show that the next image is in work, and how many steps it takes if that is known."""

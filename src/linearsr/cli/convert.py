@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import debugging, failure, say, shown, stop, write_json
+from linearsr.cli.console import say, stop, told, write_json
 from linearsr.cli.loading import DEFAULT_MODEL
 from linearsr.cli.options import JsonDocument
-from linearsr.cli.outputs import check_folder
+from linearsr.jobs.messages import shown
+from linearsr.jobs.names import check_folder
 
 if TYPE_CHECKING:
     from linearsr.models.int8 import Ranges
@@ -58,7 +59,8 @@ def convert(
     as_json: JsonDocument = False,
 ) -> None:
     """Convert a model: SANA's weights to a LinearSR to be trained, or a LinearSR to a faster form."""
-    check_folder(output)
+    with told():
+        check_folder(output)
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         stop(f"{shown(output)} has files already: name another folder, or add --overwrite")
     if to is Form.int8 and photos is None:
@@ -67,14 +69,8 @@ def convert(
         stop("the model built in is a LinearSR already: make it faster with --to int8")
     if to is Form.model and photos is not None:
         stop("--photos are for 8 bits: add --to int8")
-    try:
+    with told():
         report = _converted(source, output, to, photos)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        if debugging():
-            raise
-        stop(failure(error))
     if as_json:
         write_json({"output": str(output), **report})
     else:

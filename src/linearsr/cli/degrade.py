@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from linearsr.cli.batch import run_batch
-from linearsr.cli.console import BatchProgress, shown, stop
-from linearsr.cli.degrading import check_degradation
-from linearsr.cli.inputs import Job, find_sources, plan
-from linearsr.cli.options import JsonLines, Overwrite
-from linearsr.cli.outputs import check_folder
+from linearsr.cli.console import stop, told
+from linearsr.cli.loading import check_degradation
+from linearsr.cli.options import MAX_PIXELS, JsonLines, KeepTimes, MaxPixels, Overwrite
+from linearsr.cli.pictures import inputs_of, run_all
+from linearsr.jobs.messages import shown
+from linearsr.jobs.names import Job, OutputPlace, check_folder, plan
+from linearsr.jobs.run import Rules, Watcher
+from linearsr.jobs.sources import mark_results
 
 
 def degrade(
@@ -29,6 +31,8 @@ def degrade(
     ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    keep_times: KeepTimes = False,
     overwrite: Overwrite = False,
     as_json: JsonLines = False,
 ) -> None:
@@ -44,18 +48,20 @@ def degrade(
         stop(f"{shown(hr_dir)} is no folder: give a folder of HR photos")
     if lr_dir.resolve() == hr_dir.resolve():
         stop(f"-o {shown(lr_dir)} is the folder of the HR photos: choose another place")
-    check_folder(lr_dir)
 
-    def work(job: Job, progress: BatchProgress) -> dict[str, Any]:
+    def work(job: Job, watcher: Watcher) -> dict[str, Any]:
         source, target = job.input, job.output
         assert target is not None
-        progress.start_image(source)
-        lr, _ = degraded_pair(source, degradation, seed, scale)
+        watcher.start_image(source)
+        lr, _ = degraded_pair(source, degradation, seed, scale, max_pixels)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_image(Picture(lr), target, overwrite=overwrite)
         return {"size": [lr.shape[1], lr.shape[0]]}
 
-    sources = find_sources([str(hr_dir)], output_folder=lr_dir)
-    jobs = plan(sources, lambda source, stem: lr_dir / source.relative.parent / f"{stem}.png")
+    with told():
+        check_folder(lr_dir)
+        sources = inputs_of([str(hr_dir)], lr_dir, by_name=False)
+        jobs = plan(sources, OutputPlace(None, lr_dir).namer(""))
+        mark_results(lr_dir, [str(hr_dir)])
     settings = {"seed": seed, "preset": preset, "scale": scale}
-    run_batch(jobs, work, overwrite=overwrite, as_json=as_json, settings=settings)
+    run_all(jobs, work, Rules(overwrite, keep_times), as_json=as_json, settings=settings)

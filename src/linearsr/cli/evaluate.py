@@ -5,17 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import (
-    FAILED,
-    INTERRUPTED,
-    BatchProgress,
-    debugging,
-    one_line,
-    say,
-    shown,
-    stop,
-    write_json,
-)
+from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, told, write_json
 from linearsr.cli.evaluate_inputs import (
     Inputs,
     check_apart,
@@ -25,9 +15,10 @@ from linearsr.cli.evaluate_inputs import (
     published_lines,
     report_check,
 )
-from linearsr.cli.loading import DType, choose_device
-from linearsr.cli.options import JsonDocument, Steps
-from linearsr.cli.outputs import check_folder
+from linearsr.cli.loading import choose_device
+from linearsr.cli.options import Fidelity, JsonDocument, Steps, WeightType
+from linearsr.jobs.messages import debugging, one_line, shown
+from linearsr.jobs.names import check_folder
 
 if TYPE_CHECKING:
     from linearsr.evaluation.datasets import Dataset
@@ -56,9 +47,7 @@ def evaluate(
         int, typer.Option(min=0, max=2**32 - 1, help="Of the degradation and the model's noise.")
     ] = 0,
     steps: Steps = None,
-    fidelity: Annotated[
-        float | None, typer.Option(min=0, max=1, help="0: most detail, 1: least distortion.")
-    ] = None,
+    fidelity: Fidelity = None,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -79,7 +68,7 @@ def evaluate(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure anew what is in OUT_DIR.")] = False,
     device: Annotated[str, typer.Option(help="Of the model and of networks that measure.")] = "auto",
-    dtype: Annotated[DType, typer.Option(help="Of the model's weights.")] = DType.auto,
+    dtype: WeightType = "auto",
     as_json: JsonDocument = False,
 ) -> None:
     """Measure results: PRED_DIR against HR_DIR, or a model on degraded photos or a test set.
@@ -98,7 +87,8 @@ def evaluate(
     if known is not None and layout is not None and (layout.problems or (pred_dir or model) is None):
         report_check(inputs, known, layout, as_json)
     if output is not None:
-        check_folder(output)
+        with told():
+            check_folder(output)
         check_apart(output, inputs)
     source = open_source(inputs, layout, device, dtype, output)
     asked = [] if metrics is None else chosen

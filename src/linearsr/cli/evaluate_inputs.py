@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from linearsr.cli.console import FAILED, WRONG_USE, debugging, say, shown, stop, write_json
-from linearsr.cli.degrading import check_degradation
-from linearsr.cli.loading import DEFAULT_MODEL, DType, load_pipeline
+from linearsr.cli.console import FAILED, WRONG_USE, say, stop, write_json
+from linearsr.cli.loading import DEFAULT_MODEL, check_degradation, load_pipeline
+from linearsr.jobs.messages import debugging, shown
+from linearsr.settings import DType
 
 if TYPE_CHECKING:
     from linearsr.evaluation.datasets import Dataset, Layout

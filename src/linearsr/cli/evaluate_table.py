@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from linearsr.cli.console import shown
 from linearsr.evaluation.summary import number, remarks
+from linearsr.jobs.messages import shown
 
 _MOST_COLUMNS = 6
 

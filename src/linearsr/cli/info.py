@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linearsr._version import __version__
-from linearsr.cli.console import debugging, stop, write_json
+from linearsr.cli.console import stop, write_json
 from linearsr.cli.options import BuiltInOrModel, JsonDocument
+from linearsr.jobs.messages import debugging
 
 if TYPE_CHECKING:
     from rich.console import Console

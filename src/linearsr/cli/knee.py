@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import debugging, say, shown, stop, write_json
+from linearsr.cli.console import say, stop, write_json
 from linearsr.cli.options import JsonDocument
+from linearsr.jobs.messages import debugging, shown
 
 if TYPE_CHECKING:
     from linearsr.training.curves import Curves

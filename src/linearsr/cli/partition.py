@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import console, debugging, failure, shown, stop, write_json
-from linearsr.cli.degrading import check_degradation
-from linearsr.cli.loading import DType, load_pipeline
+from linearsr.cli.console import console, stop, told, write_json
+from linearsr.cli.loading import check_degradation, load_pipeline
 from linearsr.cli.options import JsonDocument
+from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
     from linearsr.flow.partition import Partition
@@ -53,23 +53,18 @@ def partition(
         stop(f"--experts {experts}: a grid of {times} times has room for {times}")
     if figure is not None:
         _check_figure(figure, overwrite)
-    pipeline = load_pipeline(model, device, DType.float32)
-    try:
-        with _Bar() as progress:
-            gradients = measure(
-                pipeline,
-                data,
-                degrade,
-                images=images,
-                times=times,
-                lr_crop=lr_crop,
-                seed=seed,
-                progress=progress,
-            )
-    except (ValueError, OSError) as error:
-        if debugging():
-            raise
-        stop(failure(error))
+    pipeline = load_pipeline(model, device, "float32")
+    with told(), _Bar() as progress:
+        gradients = measure(
+            pipeline,
+            data,
+            degrade,
+            images=images,
+            times=times,
+            lr_crop=lr_crop,
+            seed=seed,
+            progress=progress,
+        )
     found = gradients.partition(experts)
     partitions = {"found": found}
     if experts == PUBLISHED.num_experts:

@@ -1,14 +1,15 @@
 """`linearsr serve`: the web page and the HTTP API."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from linearsr.cli.console import debugging, failure, say, shown, stop
-from linearsr.cli.loading import DType
+from linearsr.cli.console import doing, say, stop, told
 from linearsr.cli.options import Model, WeightType
+from linearsr.jobs.messages import debugging, shown
 
 _KEYS_VARIABLE = "LINEARSR_API_KEYS"
 
@@ -23,7 +24,7 @@ def serve(
         list[str] | None,
         typer.Option(help="auto, cpu, cuda, cuda:1, ...; repeat it for a worker on each. Default: auto."),
     ] = None,
-    dtype: WeightType = DType.auto,
+    dtype: WeightType = "auto",
     data: Annotated[
         Path | None,
         typer.Option(
@@ -82,7 +83,7 @@ def serve(
         data=data or Path(typer.get_app_dir("linearsr")) / "serve",
         model=model,
         devices=tuple(device or ["auto"]),
-        dtype=dtype.value,
+        dtype=dtype,
         api_keys=_read_keys(api_keys),
         cors_origins=tuple(_checked("--cors-origin", check_origin, cors_origin)),
         allowed_hosts=frozenset(_checked("--allowed-host", check_host, allowed_host)),
@@ -95,12 +96,14 @@ def serve(
         max_seconds=max_seconds,
         keep_seconds=keep,
     )
-    try:
-        run(settings, host, port, on_ready=lambda address: say(f"LinearSR is at {address} (Ctrl-C stops it)"))
-    except (ValueError, OSError) as error:
-        if debugging():
-            raise
-        stop(failure(error))
+    with told(), ExitStack() as loading:
+        loading.enter_context(doing("loading the model"))
+
+        def ready(address: str) -> None:
+            loading.close()
+            say(f"LinearSR is at {address} (Ctrl-C stops it)")
+
+        run(settings, host, port, on_ready=ready)
 
 
 def _checked(option: str, check: Callable[[str], str], values: list[str] | None) -> list[str]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import FAILED, BatchProgress, debugging, one_line, say, shown, stop, write_json
+from linearsr.cli.console import FAILED, BatchProgress, say, stop, write_json
 from linearsr.cli.options import JsonDocument
+from linearsr.jobs.messages import debugging, one_line, shown
 
 if TYPE_CHECKING:
     from linearsr.evaluation.study.folders import Scene

@@ -5,11 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from linearsr.cli.batch import pending, run_batch
-from linearsr.cli.console import BatchProgress, shown
-from linearsr.cli.inputs import Job, find_sources
+from linearsr.cli.console import told
 from linearsr.cli.loading import load_tagger
-from linearsr.cli.options import Images, JsonLines
+from linearsr.cli.options import MAX_PIXELS, Device, Images, JsonLines, MaxPixels
+from linearsr.cli.pictures import inputs_of, run_all
+from linearsr.jobs.names import Job
+from linearsr.jobs.pipes import piped
+from linearsr.jobs.run import Rules, Watcher, pending
+from linearsr.jobs.sources import read_lists
 
 
 def tag(
@@ -35,34 +38,39 @@ def tag(
     max_tags: Annotated[
         int | None, typer.Option(min=1, help="At most so many tags an image. Default: the tagger's number.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    device: Device = "auto",
+    max_pixels: MaxPixels = MAX_PIXELS,
     as_json: JsonLines = False,
 ) -> None:
     """Say what is in photos, the surest first, with scores from 0 to 1.
 
     These are the tags that guide `linearsr upscale` where the model uses them.
     """
-    jobs = [Job(source.path, None, source.error) for source in find_sources(inputs)]
-    used = load_tagger(tagger, model, vocabulary, weights, device) if pending(jobs, overwrite=False) else None
     rows: list[tuple[str, str]] = []
 
-    def work(job: Job, progress: BatchProgress) -> dict[str, Any]:
+    def work(job: Job, watcher: Watcher) -> dict[str, Any]:
         from linearsr.images.convert import lr_tensor
         from linearsr.images.io import read_image
 
-        assert used is not None
-        picture = read_image(job.input)
-        progress.start_image(job.input)
+        picture = read_image(job.input, max_pixels)
+        watcher.start_image(job.input)
         found = used.tag(lr_tensor(picture)[0], threshold=threshold, max_tags=max_tags)
-        rows.append((shown(job.input), ", ".join(f"{name} {score:.2f}" for name, score in found)))
-        tags = [{"tag": name, "score": round(score, 4)} for name, score in found]
-        return {"size": list(picture.size), "tags": tags}
+        rows.append((job.label, ", ".join(f"{name} {score:.2f}" for name, score in found)))
+        return {
+            "size": list(picture.size),
+            "tags": [{"tag": name, "score": round(score, 4)} for name, score in found],
+        }
 
-    try:
-        run_batch(jobs, work, overwrite=False, as_json=as_json, settings={"tags": None})
-    finally:
-        if rows and not as_json:
-            _show(rows)
+    with told(), piped(read_lists(inputs), Path()) as pipes:
+        sources = inputs_of(pipes.names, by_name=False)
+        jobs = [pipes.called(Job(each.path, None, each.error, each.name)) for each in sources]
+        if pending(jobs, overwrite=False):
+            used = load_tagger(tagger, model, vocabulary, weights, device)
+        try:
+            run_all(jobs, work, Rules(), as_json=as_json, settings={"tags": None})
+        finally:
+            if rows and not as_json:
+                _show(rows)
 
 
 def _show(rows: list[tuple[str, str]]) -> None:

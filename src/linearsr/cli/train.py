@@ -9,19 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from linearsr.cli.console import (
-    FAILED,
-    INTERRUPTED,
-    WRONG_USE,
-    console,
-    debugging,
-    say,
-    say_warnings,
-    shown,
-    stop,
-    write_json,
-)
+from linearsr.cli.console import FAILED, INTERRUPTED, WRONG_USE, console, say, say_warnings, stop, write_json
 from linearsr.cli.options import Threads
+from linearsr.jobs.messages import debugging, shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -1,33 +1,37 @@
 """`linearsr upscale`: photos in, better photos out."""
 
-from functools import partial
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from linearsr.cli.batch import no_work, pending, run_batch
-from linearsr.cli.console import say, shown
-from linearsr.cli.inputs import find_sources, plan, split_results
-from linearsr.cli.loading import DType, own_scale
+from linearsr.cli.console import doing, say, say_unknown, stop, told
+from linearsr.cli.loading import own_scale
 from linearsr.cli.options import (
-    ColourFixed,
-    Fidelity,
+    MAX_PIXELS,
+    FormatOf,
     Images,
     JsonLines,
+    KeepTimes,
+    MaxPixels,
     Model,
     Overwrite,
     Quality,
-    Scale,
-    Seed,
-    Steps,
     WeightType,
+    takes_settings,
 )
-from linearsr.cli.outputs import Format, output_place
-from linearsr.cli.upscaling import Upscaling
-from linearsr.cli.workers import Workers
+from linearsr.cli.pictures import inputs_of, run_all
+from linearsr.jobs.names import Job, output_place, plan
+from linearsr.jobs.pipes import piped
+from linearsr.jobs.processes import Workers
+from linearsr.jobs.run import Rules, no_work, pending, write_out
+from linearsr.jobs.sources import mark_results, read_lists
+from linearsr.jobs.upscaling import Upscaling
+from linearsr.settings import Fit
 
 
+@takes_settings
 def upscale(
     inputs: Images,
     output: Annotated[
@@ -35,40 +39,34 @@ def upscale(
         typer.Option(
             "--output",
             "-o",
-            help="A file for one image, a folder otherwise. Default: beside each input, as NAME_x4.png.",
+            help="A file for one image, a folder otherwise, - for stdout. "
+            "Default: beside each input, as NAME_x4.png.",
         ),
     ] = None,
     model: Model = None,
-    scale: Scale = None,
-    steps: Steps = None,
-    fidelity: Fidelity = None,
-    tags: Annotated[
-        str | None,
-        typer.Option(
-            help="What is in the photos: 'brick wall, ivy' in place of the tags found, '+ivy' beside them, "
-            "'' for none. Default: as the model does by itself."
-        ),
+    *,
+    settings: dict[str, Any],
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Of the results in pixels, in the place of --scale.")
     ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(min=0, help="How strongly tags guide; 1 costs no second pass. Default: the model's."),
+    height: Annotated[
+        int | None, typer.Option(min=1, help="Likewise; with --width, the result fits into both.")
     ] = None,
-    seed: Seed = 0,
+    megapixels: Annotated[
+        float | None, typer.Option(min=0.0001, help="Likewise: millions of pixels of each result.")
+    ] = None,
     device: Annotated[
         str,
         typer.Option(help="auto, cpu, cuda, mps, ...; several, as cuda:0,cuda:1, each take the next image."),
     ] = "auto",
-    dtype: WeightType = DType.auto,
-    color_fix: ColourFixed = None,
-    format: Annotated[
-        Format | None,
-        typer.Option(case_sensitive=False, help="Type of the results. Default: that of -o FILE, else png."),
+    dtype: WeightType = "auto",
+    format: FormatOf = None,
+    suffix: Annotated[
+        str | None,
+        typer.Option(help="Added to the names of results. Default: _x4 beside the inputs, nothing in -o."),
     ] = None,
     quality: Quality = 95,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(min=1, help="Refuse inputs with more pixels. Default: 64 million."),
-    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     memory_limit: Annotated[
         float | None,
         typer.Option(
@@ -85,6 +83,7 @@ def upscale(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse damaged files that can be read in spite of it.")
     ] = False,
+    keep_times: KeepTimes = False,
     overwrite: Overwrite = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say how much memory each image needs, and what is done.")
@@ -98,24 +97,15 @@ def upscale(
     photo.jpg and photo.png become photo_jpg_x4.png and photo_png_x4.png.
     PNG, TIFF and JPEG of any size: what exceeds the memory goes in strips, and after a stop goes on where it was.
     """
-    place = output_place(inputs, output, format)
-    sources, results = split_results(find_sources(inputs, output_folder=place.folder))
-    if results:
-        say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
-    scale = scale or own_scale(model)
-    jobs = plan(sources, place.namer(scale))
+    fit = Fit(width, height, megapixels)
+    if fit and settings["scale"] is not None:
+        stop("--scale and the size of the results exclude each other: give one of them")
+    settings["scale"] = None if fit else settings["scale"] or own_scale(model)
     upscaling = Upscaling(
         model=model,
         dtype=dtype,
-        settings={
-            "scale": scale,
-            "num_inference_steps": steps,
-            "fidelity": fidelity,
-            "tags": tags,
-            "guidance_scale": guidance_scale,
-            "seed": seed,
-            "color_fix": color_fix.value if color_fix is not None else None,
-        },
+        settings=settings,
+        fit=fit,
         max_pixels=max_pixels,
         memory_limit=memory_limit,
         overwrite=overwrite,
@@ -124,16 +114,38 @@ def upscale(
         strict=strict,
         verbose=verbose,
     )
-    devices = device.split(",")
-    todo = pending(jobs, overwrite)
-    run = partial(run_batch, jobs, overwrite=overwrite, as_json=as_json)
-    settings: dict[str, Any] = {"seed": seed, "model": None, "tags": None, "unknown_tags": []}
-    if len(devices) > 1 and len(todo) > 1:
-        with Workers(upscaling.load, devices[: len(todo)]) as workers:
-            run(no_work, settings={**settings, "unknown_tags": workers.unknown}, elsewhere=workers.run)
-    elif todo:
-        work, unknown = upscaling.load(devices[0])
-        run(work, settings={**settings, "unknown_tags": unknown})
-    else:
-        # nothing needs a model
-        run(no_work, settings=settings)
+    with told(), piped(read_lists(inputs), output) as pipes:
+        if pipes.to_stdout and as_json:
+            stop("--json and the result both go to stdout: give -o FILE")
+        place = output_place(pipes.names, pipes.output, format, suffix)
+        sources = inputs_of(pipes.names, place.folder, suffix)
+        size = fit.suffix() if fit else f"_x{settings['scale']:g}"
+        jobs = [pipes.called(job) for job in plan(sources, place.namer(size))]
+        if place.folder is not None:
+            mark_results(place.folder, pipes.names)
+        rules = Rules(overwrite, keep_times)
+        _run(upscaling, jobs, device.split(","), rules, pipes.to_stdout, as_json)
+
+
+def _run(
+    upscaling: Upscaling, jobs: list[Job], devices: list[str], rules: Rules, to_stdout: bool, as_json: bool
+) -> None:
+    settings: dict[str, Any] = {"seed": upscaling.settings["seed"], "model": None, "tags": None}
+    todo = pending(jobs, rules.overwrite)
+    if not todo:  # nothing needs a model
+        run_all(jobs, no_work, rules, as_json=as_json, settings={**settings, "unknown_tags": []})
+        return
+    loading = doing("loading the model")
+    if len(devices) == 1 or len(todo) == 1:
+        with loading, told():
+            work, unknown = upscaling.load(devices[0])
+        say_unknown(unknown)
+        settings["unknown_tags"] = unknown
+        work = write_out(work, sys.stdout.buffer) if to_stdout else work
+        run_all(jobs, work, rules, as_json=as_json, settings=settings)
+        return
+    with Workers(upscaling.load, devices[: len(todo)], say, rules) as workers:
+        with loading, told():
+            settings["unknown_tags"] = workers.start()
+        say_unknown(settings["unknown_tags"])
+        run_all(jobs, no_work, rules, as_json=as_json, settings=settings, elsewhere=workers.run)

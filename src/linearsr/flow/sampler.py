@@ -7,14 +7,14 @@ log-SNR for the second-order multistep DPM-Solver++ (arXiv 2211.01095, algorithm
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from linearsr.flow import Solver
 from linearsr.flow.snr import log_snr
 
-Solver = Literal["dpmsolver++", "euler"]
 Velocity = Callable[[Tensor, float], Tensor]
 """(z (B, ...), t in (0, 1]) -> velocity (B, ...)."""
 OnStep = Callable[[int, float, Tensor, Tensor], Tensor | None]

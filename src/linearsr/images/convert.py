@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from io import IOBase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
@@ -14,11 +13,13 @@ from torch import Tensor
 
 from linearsr.images.alpha import fill_transparent
 from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
+from linearsr.images.picture import warn_of
 from linearsr.images.samples import checked_float
 
 OutputType = Literal["pil", "np", "pt", "latent"]
-ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
-"""A path; a PIL image; an array (h, w) or (h, w, C), uint8, uint16 or float in [0, 1]; a tensor (C, h, w) likewise."""
+ImageInput = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor
+"""A path; the bytes of a file, or a file opened in binary mode; a PIL image; an array (h, w) or (h, w, C), uint8,
+uint16, bool or float in [0, 1]; a tensor (C, h, w) likewise."""
 
 
 def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
@@ -29,11 +30,18 @@ def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
     """
     if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4:
         return list(image)
-    if isinstance(image, (str, os.PathLike, Image.Image, np.ndarray, Tensor)):
+    if isinstance(image, (bytearray, memoryview)):
+        return [bytes(image)]
+    if isinstance(image, (str, os.PathLike, bytes, Image.Image, np.ndarray, Tensor)):
         return [image]
-    if isinstance(image, Iterable) and not isinstance(image, (bytes, bytearray, Mapping, IOBase)):
+    if hasattr(image, "read"):
+        return [cast(BinaryIO, image)]
+    if isinstance(image, Iterable) and not isinstance(image, Mapping):
         return [single for item in image for single in as_list(item)]
-    raise TypeError(f"an image must be a path, a PIL image, an array or a tensor, not {type(image).__name__}")
+    raise TypeError(
+        "an image must be a path, a PIL image, an array, a tensor, the bytes of a file or an open file, "
+        f"not {type(image).__name__}"
+    )
 
 
 def as_picture(image: ImageInput) -> Picture:
@@ -47,7 +55,9 @@ def as_picture(image: ImageInput) -> Picture:
         return picture_from_array((samples.float() if samples.is_floating_point() else samples).numpy())
     if isinstance(image, np.ndarray):
         return picture_from_array(image)
-    return read_image(Path(image))
+    if isinstance(image, (str, os.PathLike)):
+        image = Path(image)
+    return read_image(image)
 
 
 def lr_tensor(picture: Picture) -> Tensor:
@@ -60,7 +70,7 @@ def lr_tensor(picture: Picture) -> Tensor:
 
 
 def picture_from_array(array: NDArray[Any]) -> Picture:
-    """Array (h, w) or (h, w, C), C from 1 to 4 with alpha last in 2 and 4: uint8, uint16, or float in [0, 1].
+    """Array (h, w) or (h, w, C), C from 1 to 4 with alpha last in 2 and 4: uint8, uint16, bool, or float in [0, 1].
 
     Raises:
         ValueError: another shape or type, or values that are no numbers.
@@ -68,7 +78,10 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
     samples = array[..., None] if array.ndim == 2 else array
     if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or 0 in samples.shape:
         raise ValueError(f"an image array must be (h, w) or (h, w, 1 to 4), not {array.shape}")
-    if samples.dtype in (np.uint8, np.uint16):
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    if samples.dtype == bool:
+        unit = samples.astype(np.float32)
+    elif samples.dtype in (np.uint8, np.uint16):
         unit = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
     elif np.issubdtype(samples.dtype, np.floating):
         try:
@@ -76,7 +89,7 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
         except ValueError as error:
             raise ValueError(f"the image array {error}") from None
     else:
-        raise ValueError(f"an image array must be uint8, uint16 or float in [0, 1], not {array.dtype}")
+        raise ValueError(f"an image array must be uint8, uint16, bool or float in [0, 1], not {array.dtype}")
     colours = unit.shape[2] - (unit.shape[2] in (2, 4))
     alpha = np.ascontiguousarray(unit[..., colours]) if colours < unit.shape[2] else None
     return Picture(np.ascontiguousarray(unit[..., :colours]), alpha, 16 if samples.dtype == np.uint16 else 8)
@@ -85,6 +98,10 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
 def from_picture(picture: Picture, output_type: OutputType) -> Any:
     """A PIL image, or an array (H, W, C) or tensor (C, H, W) of float32 in [0, 1] with alpha as the last channel."""
     if output_type == "pil":
+        if picture.bits == 16 and (picture.colour.shape[2] > 1 or picture.alpha is not None):
+            warn_of(
+                "the result", "Pillow has 16 bits for grey alone: 8 are left; ask for output_type np or pt"
+            )
         return picture_to_pil(picture)
     parts = [picture.colour] if picture.alpha is None else [picture.colour, picture.alpha[..., None]]
     array = np.concatenate(parts, axis=2)

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.io import read_8_bit
+from linearsr.images.io import DEFAULT_MAX_PIXELS, read_8_bit
 
 if TYPE_CHECKING:
     from linearsr.images.degradation import Degradation
 
 
-def read_rgb(source: Path | BinaryIO) -> NDArray[np.uint8]:
+def read_rgb(source: Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
     """(H, W, 3) uint8, upright; alpha is dropped.
 
     Raises:
         ImageError: it cannot be read as an image.
     """
-    samples = read_8_bit(source)
+    samples = read_8_bit(source, max_pixels)
     return np.ascontiguousarray(np.broadcast_to(samples, (*samples.shape[:2], 3)))
 
 
@@ -41,7 +41,7 @@ def file_generator(seed: int, name: str) -> np.random.Generator:
 
 
 def degraded_pair(
-    path: Path, degradation: "Degradation", seed: int, scale: int
+    path: Path, degradation: "Degradation", seed: int, scale: int, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A photo's (LR, HR): (h, w, 3) and (h scale, w scale, 3), in [0, 1] on the 8-bit grid.
 
@@ -53,5 +53,5 @@ def degraded_pair(
     """
     from linearsr.images.degradation import degrade
 
-    hr = crop_to_multiple(read_rgb(path), scale)
+    hr = crop_to_multiple(read_rgb(path, max_pixels), scale)
     return degrade(hr, degradation, file_generator(seed, path.stem), scale), hr

@@ -79,7 +79,7 @@ def read_image(
     return guarded(name, lambda: _decode(name, data, max_pixels, keep, strict))
 
 
-def read_8_bit(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
+def read_8_bit(source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
     """(H, W, 3 or 1): the colour of `read_image`, to 8 bits, strictly. A JPEG photo takes half the time: no floats.
 
     Raises ImageError as `read_image` does.
@@ -87,10 +87,10 @@ def read_8_bit(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
     name, data = _load(source)
 
     def decode() -> NDArray[np.uint8]:
-        photo = _decode_photo(name, data)
+        photo = _decode_photo(name, data, max_pixels)
         if photo is not None:
             return photo
-        colour = _decode(name, data, DEFAULT_MAX_PIXELS, strict=True).colour
+        colour = _decode(name, data, max_pixels, strict=True).colour
         return quantise(colour, None, bits=8).astype(np.uint8, copy=False)
 
     return guarded(name, decode)
@@ -265,7 +265,7 @@ def cut_rows(colour: FloatArray) -> tuple[int, int]:
     return (int(filled[-1]) + 1 if len(filled) else 0), len(colour)
 
 
-def _decode_photo(name: str, data: bytes) -> NDArray[np.uint8] | None:
+def _decode_photo(name: str, data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     """(H, W, 3) if it is an RGB JPEG with nothing special about it."""
     im = _open(name, data)
     if im.format not in _JPEG_FORMATS or im.mode != "RGB":
@@ -274,7 +274,7 @@ def _decode_photo(name: str, data: bytes) -> NDArray[np.uint8] | None:
         orientation = read_orientation(read_exif(im))
     except Exception:  # broken EXIF: the long way warns about it
         return None
-    check_size(name, im.size, DEFAULT_MAX_PIXELS)
+    check_size(name, im.size, max_pixels)
     im.load()
     return upright(np.asarray(im), orientation)
 

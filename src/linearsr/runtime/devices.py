@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 _CONTAINERS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
@@ -13,6 +16,10 @@ _CONTAINERS = (
 )
 """Folder, files of limit and usage, and what of the usage the system gives back by itself; both versions of cgroups."""
 _MEMORY_NOW = Path("/proc/meminfo")
+_CLEARLY_FASTER = 2 / 3
+"""Share of float32's time that bfloat16 may take to be chosen: a choice that is close would differ between runs."""
+_computed_in: list[int] = []
+"""The process that computed first; those that are forked from it inherit this."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -24,11 +31,31 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def named_device(name: str) -> torch.device:
+    """The device of that name, tried out; "auto" is the best one.
+
+    Raises:
+        ValueError: one line: there is no such device, or it does not work.
+    """
+    if name == "auto":
+        return best_device()
+    reason = "no such device"
+    with contextlib.suppress(RuntimeError):
+        device = torch.device(name)
+        try:
+            torch.zeros(1, device=device) + 1
+        except Exception as error:
+            reason = " ".join(str(error).split()).split(". ")[0]
+        else:
+            return device
+    raise ValueError(f"{name} cannot be used ({reason}): choose auto, cpu, cuda, cuda:1 or mps")
+
+
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies in it, else float32."""
+    """bfloat16 where the device is clearly faster in it, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() and _is_faster_in_bfloat16():
         return torch.bfloat16
     return torch.float32
 
@@ -36,6 +63,36 @@ def best_dtype(device: torch.device) -> torch.dtype:
 def widest_dtype(device: torch.device) -> torch.dtype:
     """float64 where the device has it: MPS has not."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+@lru_cache
+def _is_faster_in_bfloat16() -> bool:
+    """Whether the CPU's kernels are, by a small convolution: what the processor could do may be switched off."""
+    seconds = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    with torch.inference_mode():
+        for _ in range(4):  # the first round compiles the kernels
+            for dtype, least in seconds.items():
+                image, kernel = torch.ones(1, 64, 32, 32, dtype=dtype), torch.ones(64, 64, 3, 3, dtype=dtype)
+                image = image.contiguous(memory_format=torch.channels_last)
+                started = time.perf_counter()
+                F.conv2d(image, kernel)
+                seconds[dtype] = min(least, time.perf_counter() - started)
+    return seconds[torch.bfloat16] < _CLEARLY_FASTER * seconds[torch.float32]
+
+
+def require_own_threads() -> None:
+    """Called before each computation: refuse what would wait for ever.
+
+    Raises:
+        RuntimeError: this process was forked from one that had computed, whose threads it has not.
+    """
+    if not _computed_in:
+        _computed_in.append(os.getpid())
+    if os.getpid() not in _computed_in and torch.get_num_threads() > 1:
+        raise RuntimeError(
+            "this process was forked from one that had loaded a LinearSR model, and would wait for its threads for "
+            "ever: start processes with multiprocessing.get_context('spawn'), and load the model in each"
+        )
 
 
 def physical_memory(device: torch.device) -> int | None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from linearsr.images.metadata import Keep
 from linearsr.images.resize import scaled_size
 from linearsr.images.rows.reader import DEFAULT_MAX_PIXELS, RowReader
 from linearsr.images.rows.writer import RowWriter
+from linearsr.settings import Fit
 from linearsr.streaming.job import FileJob, file_job
 from linearsr.streaming.memory import buffer_bytes
 from linearsr.streaming.upscale import identity_of, stream_upscale
@@ -38,6 +39,7 @@ def upscale_file(
     target: Path,
     *,
     settings: Mapping[str, Any] | None = None,
+    fit: Fit | None = None,
     overwrite: bool = False,
     quality: int = 95,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -53,6 +55,7 @@ def upscale_file(
 
     Args:
         settings: scale, steps, tags and so on, by the names of `LinearSRPipeline.upscale`.
+        fit: the size of the result, in the place of a scale.
         quality: of JPEG, 1 to 100.
         max_pixels: of the source; more are refused.
         keep: which metadata goes along; with "nothing", tags do not either.
@@ -66,12 +69,15 @@ def upscale_file(
         ImportError: the extra `large` is not installed.
     """
     settings = dict(settings or {})
-    scale = float(settings.get("scale") or pipeline.scale)
-    asked = {**settings, "quality": quality, "keep": keep, "model": identity_of(pipeline)}
+    asked = {**settings, "fit": asdict(fit or Fit()), "quality": quality, "keep": keep}
+    asked["model"] = identity_of(pipeline)
     with file_job(source, target, asked) as job:
         try:
             progress("reading", 0)
             reader = RowReader(source, job.folder, max_pixels, keep, strict)
+            if fit:
+                settings["scale"] = fit.scale((reader.width, reader.height))
+            scale = float(settings.get("scale") or pipeline.scale)
             size = scaled_size(reader.height, reader.width, scale)
             writer = RowWriter(target, size, reader, job.folder, overwrite, quality)
             if job.tags is None:

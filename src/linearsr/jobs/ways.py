@@ -5,7 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from linearsr.cli.console import BatchProgress, say, shown
+from linearsr.jobs.names import Job
+from linearsr.jobs.run import Watcher
 
 if TYPE_CHECKING:
     from linearsr.pipeline import LinearSRPipeline
@@ -85,23 +86,25 @@ def _size(count: float) -> str:
 class StripProgress:
     """Tells how work in strips goes on, and after Ctrl-C that it is not lost."""
 
-    def __init__(self, path: Path, progress: BatchProgress, verbose: bool) -> None:
-        self._path, self._progress, self._verbose = path, progress, verbose
+    def __init__(self, job: Job, watcher: Watcher, verbose: bool) -> None:
+        self._job, self._watcher, self._verbose = job, watcher, verbose
         self._doing, self._share = "", 0.0
 
     def __call__(self, doing: str, share: float) -> None:
         """What is being done, and the share of all the work that is done."""
-        self._progress.show_share(self._path, doing, share)
+        self._watcher.show_share(self._job.input, doing, share)
         if self._verbose and doing != self._doing:
-            say(f"{shown(self._path)}: {doing} ({share:.0%} done)")
+            self._watcher.say(f"{self._job.label}: {doing} ({share:.0%} done)")
         self._doing, self._share = doing, share
 
     def __enter__(self) -> "StripProgress":
-        self._progress.start_image(self._path, 100)
+        self._watcher.start_image(self._job.input, 100)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None and not issubclass(kind, Exception):
-            say(f"{shown(self._path)}: stopped at {self._share:.0%}; the same command goes on from there")
+            self._watcher.say(
+                f"{self._job.label}: stopped at {self._share:.0%}; the same command goes on from there"
+            )

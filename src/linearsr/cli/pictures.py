@@ -1,0 +1,66 @@
+"""Do jobs, show how far they are, report them, and end the command."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, write_json
+from linearsr.jobs.messages import shown
+from linearsr.jobs.names import Job
+from linearsr.jobs.run import Rules, Work, run_job
+from linearsr.jobs.sources import Source, find_sources, split_results
+
+_HEAD: dict[str, Any] = dict.fromkeys(("input", "output", "status", "size", "seconds")) | {"warnings": []}
+
+
+def inputs_of(
+    names: Sequence[str], folder: Path | None = None, suffix: str | None = None, *, by_name: bool = True
+) -> list[Source]:
+    """What is to be done: all that is named but `folder` and results of earlier runs, of which it tells."""
+    inputs, results = split_results(find_sources(names, folder), suffix, by_name=by_name)
+    if results:
+        say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
+    return inputs
+
+
+def run_all(
+    jobs: Sequence[Job],
+    work: Work,
+    rules: Rules,
+    *,
+    as_json: bool,
+    settings: dict[str, Any],
+    elsewhere: Callable[[Sequence[Job]], Iterator[dict[str, Any]]] | None = None,
+) -> None:
+    """Do all jobs and end the command: with status 0, or 1 if some failed, or 130 on Ctrl-C.
+
+    `elsewhere` does jobs in other processes, in the place of `work`, and yields their records in order. With
+    `as_json` every job gives a line on stdout: input, output, status, size, seconds, warnings, the `settings` and an
+    error, null where there is none. Everything said to people goes to stderr.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        with BatchProgress(len(jobs)) as progress:
+            here = (run_job(job, work, progress, rules) for job in jobs)
+            for job, record in zip(jobs, here if elsewhere is None else elsewhere(jobs), strict=True):
+                counts[record["status"]] += 1
+                progress.finish_image()
+                if as_json:
+                    name = job.name or os.fspath(job.input)
+                    write_json({**_HEAD, **settings, "error": None, **record, "input": name})
+    except KeyboardInterrupt:
+        stop(f"interrupted; {_summary(counts, len(jobs))}", INTERRUPTED)
+    if len(jobs) > 1:
+        say(_summary(counts, len(jobs)))
+    if counts["failed"]:
+        raise typer.Exit(FAILED)
+
+
+def _summary(counts: Counter[str], total: int) -> str:
+    parts = [f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status]]
+    rest = total - counts.total()
+    return ", ".join(parts + ([f"{rest} not finished"] if rest else [])) or "nothing done"

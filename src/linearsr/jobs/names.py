@@ -1,0 +1,180 @@
+"""Where results go, and under which name: one job for each image, no two with the same result."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from linearsr.images.files import IMAGE_SUFFIXES
+from linearsr.jobs.messages import shown
+from linearsr.jobs.sources import Source, key_of, stems
+from linearsr.settings import Format
+
+_SUFFIXES = {"jpeg": ".jpg"}
+"""Of formats that have another one than their name."""
+_UNKNOWN_TYPE = re.compile(r"\.[A-Za-z]\w{1,4}")
+"""What is meant as the type of one picture, and hardly as the end of a folder's name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes, None if it makes no file; a job with an `error` has failed already."""
+
+    input: Path
+    output: Path | None
+    error: str | None = None
+    name: str = ""
+    """What the user calls the input; "": its path."""
+    output_name: str = ""
+    """Likewise the output."""
+
+    @property
+    def label(self) -> str:
+        """The input as it is called in messages."""
+        return shown(self.name or self.input)
+
+    @property
+    def output_label(self) -> str:
+        """The output as it is called in messages."""
+        return shown(self.output_name or self.output or "")
+
+
+@dataclass(frozen=True)
+class OutputPlace:
+    """One file, a folder, or (neither) beside each input.
+
+    `format`: None for that of each input where it can be written, else PNG. `suffix`: what is added to a name; None for
+    what tells the size, where the result lies beside its input.
+    """
+
+    file: Path | None
+    folder: Path | None
+    format: Format | None = "png"
+    suffix: str | None = None
+
+    def namer(self, size: str) -> Callable[[Source, str], Path]:
+        """What names the result of a source with a given stem; `size`: "_x4", for what lies beside its input."""
+
+        def name(source: Source, stem: str) -> Path:
+            if self.file is not None:
+                return self.file
+            folder = source.path.parent if self.folder is None else self.folder / source.relative.parent
+            added = self.suffix if self.suffix is not None else size if self.folder is None else ""
+            return folder / f"{stem}{added}{self._type(source.path)}"
+
+        return name
+
+    def _type(self, path: Path) -> str:
+        if self.format is None:
+            return path.suffix if path.suffix.lower() in _writable() else ".png"
+        return _SUFFIXES.get(self.format, f".{self.format}")
+
+
+def output_place(
+    arguments: Sequence[str], output: Path | None, format: Format | None, suffix: str | None = None
+) -> OutputPlace:
+    """What `-o` means: a file for exactly one file with an image's suffix, else a folder.
+
+    Raises:
+        ValueError: it cannot be meant: an unknown type, a file for several inputs, a place that cannot be written to, a
+            suffix that would lead elsewhere.
+    """
+    if suffix is not None and (os.path.basename(suffix) != suffix or "\0" in suffix):
+        raise ValueError(f"--suffix {shown(suffix)} is no part of a name: give a text such as _large")
+    kind: Format | None = None if format == "same" else format or "png"
+    if output is None:
+        return OutputPlace(None, None, kind, suffix)
+    one_file = len(arguments) == 1 and os.path.isfile(arguments[0])
+    if one_file and not os.path.isdir(output) and _UNKNOWN_TYPE.fullmatch(output.suffix):
+        _check_type(output)
+    if os.path.isdir(output) or output.suffix.lower() not in IMAGE_SUFFIXES:
+        check_folder(output)
+        return OutputPlace(None, output, kind, suffix)
+    if len(arguments) != 1 or os.path.isdir(arguments[0]):
+        raise ValueError(
+            f"-o {shown(output)} is the name of one image: several inputs or a folder need a folder there"
+        )
+    _check_type(output)
+    if format is not None and kind is not None and not _is_of(output, kind):
+        raise ValueError(f"-o {shown(output)} is no {format}: leave out --format or rename it")
+    if suffix is not None:
+        raise ValueError(f"--suffix is for results that are named by their inputs, and -o {shown(output)} is")
+    check_folder(output.parent)
+    return OutputPlace(output, None)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ValueError if `folder` neither is a folder that can be written to nor can be made."""
+    there = Path(os.path.abspath(folder))
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not os.path.isdir(there):
+        raise ValueError(
+            f"{shown(folder)}: {shown(there)} is a file, not a folder: choose another place with -o"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{shown(folder)}: no permission to write in {shown(there)}: choose another place with -o"
+        )
+
+
+def plan(sources: Sequence[Source], name_output: Callable[[Source, str], Path]) -> list[Job]:
+    """One job for each source, no two with the same output, and none that would replace an input.
+
+    `name_output(source, stem)` says where a result with this stem goes. Where several inputs would share an output,
+    those of several folders (a/p.jpg and b/p.jpg) keep these, and of one folder (photo.jpg and photo.png) each one's
+    type joins its name: photo_jpg and photo_png. What still cannot be kept apart is an error.
+    """
+    sources = _with_their_folders(sources, [name_output(source, source.path.stem) for source in sources])
+    firsts = [name_output(source, source.path.stem) for source in sources]
+    shared = Counter(map(key_of, firsts))
+    inputs = {key_of(source.path) for source in sources}
+    taken: dict[str, Path] = {}
+    jobs = []
+    for source, first in zip(sources, firsts, strict=True):
+        output = first if shared[key_of(first)] == 1 else name_output(source, stems(source.path)[1])
+        error = source.error
+        if error is None and key_of(output) in inputs:
+            error = f"its result {output} would replace an input: choose another place with -o"
+        if error is None and (other := taken.setdefault(key_of(output), source.path)) != source.path:
+            error = f"its result {output} is also that of {other}: rename one, or run them apart"
+        jobs.append(Job(source.path, output if error is None else None, error, source.name))
+    return jobs
+
+
+def _with_their_folders(sources: Sequence[Source], outputs: Sequence[Path]) -> list[Source]:
+    """The sources; those of several folders that would share an output have these in their place in the tree."""
+    alike: dict[str, list[int]] = defaultdict(list)
+    for place, output in enumerate(outputs):
+        alike[key_of(output)].append(place)
+    placed = list(sources)
+    for places in alike.values():
+        paths = {place: Path(os.path.abspath(sources[place].path)) for place in places}
+        if len({path.parent for path in paths.values()}) > 1:
+            top = os.path.commonpath([path.parent for path in paths.values()])
+            for place, path in paths.items():
+                placed[place] = replace(sources[place], relative=path.relative_to(top))
+    return placed
+
+
+def _writable() -> dict[str, str]:
+    from linearsr.images.io import FORMATS
+
+    return FORMATS
+
+
+def _is_of(path: Path, format: Format) -> bool:
+    """Whether a name has the type of a format."""
+    formats = _writable()
+    return formats[path.suffix.lower()] == formats[_SUFFIXES.get(format, f".{format}")]
+
+
+def _check_type(output: Path) -> None:
+    suffix = output.suffix.lower()
+    if suffix not in _writable():
+        hint = "" if suffix in IMAGE_SUFFIXES else "; if it is to be a folder, make it first"
+        raise ValueError(
+            f"-o {shown(output)}: cannot write {output.suffix}: choose {', '.join(_writable())}{hint}"
+        )

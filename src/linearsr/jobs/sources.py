@@ -1,0 +1,212 @@
+"""From what the user named (files, folders, patterns, lists of these) to the images that are meant."""
+
+import glob
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from linearsr.images.files import is_image_name
+from linearsr.jobs.messages import shown
+
+RESULTS_MARK = ".linearsr-results"
+"""A file of this name marks a folder of results that lies among the inputs: a search leaves it out."""
+_RESULT_NAME = r"(?P<name>.+?)(_x\d+(\.\d+)?|(_\d+[wh]|_\d+(\.\d+)?mp)+{own})"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input, before it is known where its result goes."""
+
+    path: Path
+    relative: Path
+    """Its place in the tree that is kept under an output folder."""
+    error: str | None = None
+    """Why it cannot be used, if that shows without decoding it."""
+    searched: bool = False
+    """Found in a folder or by a pattern, not named."""
+    is_results: bool = False
+    """A folder that an earlier run filled."""
+    name: str = ""
+    """What the user calls it; "": its path."""
+
+
+def read_lists(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the lines of LIST in the place of each @LIST ("@-": of stdin).
+
+    Lines end with a line break, or, if there is one in the list, with a zero byte. A file whose own name begins with @
+    is an image.
+
+    Raises:
+        ValueError: a list that cannot be read.
+    """
+    named: list[str] = []
+    for argument in arguments:
+        if not argument.startswith("@") or os.path.lexists(argument):
+            named.append(argument)
+            continue
+        try:
+            data = sys.stdin.buffer.read() if argument == "@-" else Path(argument[1:]).read_bytes()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"{shown(argument)}: the list cannot be read ({why}): check its name") from error
+        lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\0" if b"\0" in data else b"\n")
+        named += [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
+    return named
+
+
+def find_sources(arguments: Sequence[str], output_folder: Path | None = None) -> list[Source]:
+    """All inputs, in the order given, a folder's in sorted order, each file once.
+
+    Folders are walked to the bottom, without hidden files, `output_folder` and folders that an earlier run filled; of
+    several folders each keeps its own name in the tree. A pattern that the shell has not expanded is expanded here.
+    """
+    several = sum(os.path.isdir(argument) for argument in arguments) > 1
+    found: list[Source] = []
+    for argument in arguments:
+        path = Path(argument)
+        if os.path.isdir(path):
+            tree = Path(path.resolve().name) if several else Path()
+            found += _walk(path, tree, output_folder)
+        elif os.path.lexists(path):
+            found.append(_source(path, Path(path.name)))
+        elif _URL.match(argument):
+            problem = "is a URL: download it first, then name the file"
+            found.append(Source(path, Path(path.name), problem, name=argument))
+        elif glob.has_magic(argument):
+            found += _expand(argument, output_folder)
+        else:
+            found.append(_source(path, Path(path.name)))
+    unique: dict[str, Source] = {}
+    for source in found:
+        unique.setdefault(key_of(source.path), source)
+    return list(unique.values())
+
+
+def split_results(
+    sources: Sequence[Source], suffix: str | None = None, *, by_name: bool = True
+) -> tuple[list[Source], list[Source]]:
+    """(inputs, results of earlier runs): the folders that these filled, and, `by_name`, single files.
+
+    NAME_x4.png, or NAME with `suffix`, is taken for a result where NAME.* is an input beside it, or, if it was found by
+    a search and not named, an image beside it at all.
+    """
+    pattern = re.compile(
+        _RESULT_NAME.format(own=f"|{re.escape(suffix)}" if suffix else ""),
+        re.DOTALL,  # a name may have line breaks
+    )
+    beside = {source.path.parent for source in sources if source.searched}
+    neighbours = [Path(folder, name) for folder in beside if folder.is_dir() for name in os.listdir(folder)]
+    on_disk = {(path.parent, stem) for path in neighbours if is_image_name(path) for stem in stems(path)}
+    named = {(source.path.parent, stem) for source in sources for stem in stems(source.path)}
+    inputs: list[Source] = []
+    results: list[Source] = []
+    for source in sources:
+        match = pattern.fullmatch(source.path.stem)
+        origin = (source.path.parent, match["name"]) if match and by_name else None
+        is_result = source.is_results or origin in named or (source.searched and origin in on_disk)
+        (results if is_result else inputs).append(source)
+    return inputs, results
+
+
+def mark_results(folder: Path, arguments: Sequence[str]) -> None:
+    """Mark an output folder that lies in a folder among the arguments, so that no later run searches it."""
+    place = folder.resolve()
+    if any(Path(each).resolve() in place.parents for each in arguments if os.path.isdir(each)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULTS_MARK).touch()
+
+
+def stems(path: Path) -> tuple[str, str]:
+    """The name without and with the type: ("photo", "photo_jpg")."""
+    return path.stem, path.name.replace(".", "_")
+
+
+def key_of(path: Path) -> str:
+    """Equal for two names of one file, existing or not."""
+    return os.path.normcase(os.path.join(os.path.realpath(path.parent), path.name))
+
+
+def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
+    found: list[Source] = []
+
+    def unreadable(error: OSError) -> None:
+        found.append(Source(Path(error.filename), Path(), f"cannot be opened: {error.strerror}"))
+
+    left_out = None if output_folder is None else os.path.realpath(output_folder)
+    for root, folders, files in os.walk(folder, onerror=unreadable):
+        inside = [Path(root, name) for name in sorted(folders) if not name.startswith(".")]
+        inside = [path for path in inside if os.path.realpath(path) != left_out]
+        found += [Source(path, Path(), is_results=True) for path in inside if _is_marked(path)]
+        # in place: os.walk then goes into these only, in this order
+        folders[:] = [path.name for path in inside if not _is_marked(path)]
+        for name in sorted(files):
+            path = Path(root, name)
+            if is_image_name(path):
+                found.append(_source(path, tree / path.relative_to(folder), searched=True))
+    if not found:
+        return [Source(folder, tree, "no images in this folder")]
+    return found
+
+
+def _is_marked(folder: Path) -> bool:
+    return (folder / RESULTS_MARK).exists()
+
+
+def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
+    """What a shell would make of the pattern, with folders walked; `**` goes down any number of folders."""
+    root = _fixed_part(pattern)
+    found: list[Source] = []
+    for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
+        marked = next(filter(_is_marked, _folders_on_the_way(root, match)), None)
+        if marked is not None:
+            found.append(Source(marked, Path(), is_results=True))
+        elif match.is_dir():
+            inside = _walk(match, match.relative_to(root), output_folder)
+            # nobody asked for images in each folder that a pattern happens to find
+            found += [source for source in inside if source.path != match]
+        else:
+            found.append(_source(match, match.relative_to(root), searched=True))
+    return found or [Source(Path(pattern), Path(), "no image matches this pattern")]
+
+
+def _folders_on_the_way(root: Path, path: Path) -> Iterator[Path]:
+    """From below `root` down to `path`."""
+    for part in path.relative_to(root).parts:
+        root = root / part
+        yield root
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folders at the beginning of a pattern that have no wildcard."""
+    fixed: list[str] = []
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _source(path: Path, relative: Path, searched: bool = False) -> Source:
+    return Source(path, relative, _problem(path), searched)
+
+
+def _problem(path: Path) -> str | None:
+    """Why a file cannot be used, as far as it shows without opening it: a pipe would wait for ever."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return "no such file" if not os.path.islink(path) else "is a link to a file that does not exist"
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+    if not stat.S_ISREG(status.st_mode):
+        return "is no regular file: give an image file"
+    if status.st_size == 0:
+        return "is empty: copy or download it again"
+    if not os.access(path, os.R_OK):
+        return "no permission to read it"
+    return None

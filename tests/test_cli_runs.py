@@ -1,0 +1,253 @@
+"""`linearsr upscale` as a script or a second run meets it: pipes, sizes, lists, times, other runs, a full disk."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from linearsr.cli.app import app
+from linearsr.pipeline import LinearSRPipeline
+from tiny_model import tiny_model
+
+__all__ = ["tiny_model"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "linearsr.cli.app", "upscale"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    noise(folder / "a.png", 12, 10)
+    noise(folder / "sub/b.jpg", 9, 14)
+    return folder
+
+
+def noise(path: Path, width: int, height: int, **options: object) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def upscale(*arguments: object, model: Path, given: bytes | None = None) -> Result:
+    words = ["upscale", *map(str, arguments), "--model", str(model)]
+    return CliRunner().invoke(app, words, input=given)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+# ---------------------------------------------------------------- stdin and stdout
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "-"]])
+def test_from_stdin_to_stdout(photos, tiny_model, output):
+    data = (photos / "sub/b.jpg").read_bytes()
+    result = upscale("-", *output, "--format", "same", model=tiny_model, given=data)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("- -> - (36x56, ")
+    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
+        assert (image.format, image.size) == ("JPEG", (36, 56))
+
+
+def test_from_stdin_to_a_file_and_from_a_file_to_stdout(photos, tiny_model, tmp_path):
+    data = (photos / "a.png").read_bytes()
+    result = upscale("-", "-o", tmp_path / "b.webp", "--json", model=tiny_model, given=data)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert (record["input"], record["output"]) == ("-", str(tmp_path / "b.webp"))
+    out = upscale(photos / "a.png", "-o", "-", model=tiny_model)
+    assert out.exit_code == 0, out.stderr
+    with Image.open(io.BytesIO(out.stdout_bytes)) as image:
+        assert (image.format, image.size) == ("PNG", (48, 40))
+
+
+def test_what_is_wrong_with_a_pipe_is_one_line(photos, tiny_model):
+    for given, message in ((b"", "-: is empty"), (b"no image", "-: is no image")):
+        result = upscale("-", model=tiny_model, given=given)
+        assert (result.exit_code, result.stdout_bytes) == (1, b"")
+        assert result.stderr.startswith(message)
+        assert "linearsr-" not in result.stderr
+    for words, message in (
+        ((photos, "-o", "-"), "several need a folder"),
+        (("-", "--json"), "--json and the result"),
+        (("-", photos), "no folder for its result"),
+    ):
+        result = upscale(*words, model=tiny_model, given=b"x")
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a disk")
+def test_a_full_stdout_is_one_line(photos, tiny_model):
+    photo = [photos / "a.png", "--model", tiny_model]
+    for words in (["--json", *photo], ["-o", "-", *photo], ["--help"]):
+        command = [*COMMAND, *words]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False
+            )
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert "No space left" in done.stderr
+
+
+# ---------------------------------------------------------------- sizes, lists, times
+
+
+@pytest.mark.parametrize("way", [[], ["--memory-limit", "0.0001"]])
+def test_sizes_of_results(photos, tiny_model, tmp_path, way):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, shown upright: 30 x 40
+    noise(tmp_path / "c.jpg", 40, 30, exif=exif.tobytes())
+    for asked, name, size in (
+        (["--width", 101], "c_101w", (101, 135)),
+        (["--height", 101], "c_101h", (76, 101)),
+        (["--width", 60, "--height", 1000], "c_60w_1000h", (60, 80)),
+        (["--megapixels", 0.012], "c_0.012mp", (95, 126)),
+    ):
+        result = upscale(tmp_path / "c.jpg", *asked, *way, model=tiny_model)
+        assert result.exit_code == 0, result.stderr
+        assert size_of(tmp_path / f"{name}.png") == size
+    again = upscale(tmp_path, "-o", tmp_path / "out", model=tiny_model)
+    assert "left out as results of earlier runs: 4" in again.stderr
+
+
+def test_sizes_that_cannot_be(photos, tiny_model):
+    for asked in (["--width", 5], ["--megapixels", 50]):
+        result = upscale(photos / "a.png", *asked, model=tiny_model)
+        assert result.exit_code == 1
+        assert "is 12x10 pixels" in result.stderr
+    both = upscale(photos / "a.png", "--width", 40, "--scale", 2, model=tiny_model)
+    assert both.exit_code == 2
+    assert "exclude each other" in both.stderr
+
+
+def test_a_list_and_a_suffix(photos, tiny_model, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{photos / 'a.png'}\n{photos / 'sub'}\n")
+    words = [f"@{tmp_path / 'list.txt'}", "--suffix", "_big", "--format", "jpeg"]
+    result = upscale(*words, model=tiny_model)
+    assert result.exit_code == 0, result.stderr
+    assert (photos / "a_big.jpg").exists()
+    assert (photos / "sub/b_big.jpg").exists()
+    again = upscale(photos, "--suffix", "_big", "--format", "jpeg", "--json", model=tiny_model)
+    assert [json.loads(line)["status"] for line in again.stdout.splitlines()] == ["skipped", "skipped"]
+
+
+@pytest.mark.parametrize("way", [[], ["--memory-limit", "0.0001"]])
+def test_times_are_kept_on_request(photos, tiny_model, way):
+    os.utime(photos / "a.png", (1_000_000_000, 1_100_000_000))
+    assert upscale(photos / "a.png", "--keep-times", *way, model=tiny_model).exit_code == 0
+    assert (photos / "a_x4.png").stat().st_mtime == 1_100_000_000
+    assert upscale(photos / "a.png", "--overwrite", *way, model=tiny_model).exit_code == 0
+    assert (photos / "a_x4.png").stat().st_mtime > 1_600_000_000
+
+
+def test_results_inside_the_inputs_are_not_upscaled_by_the_next_run(photos, tiny_model):
+    for name in ("out", "out2"):
+        result = upscale(photos, "-o", photos / name, model=tiny_model)
+        assert result.exit_code == 0
+        made = sorted(path.relative_to(photos / name).as_posix() for path in (photos / name).rglob("*.png"))
+        assert made == ["a.png", "sub/b.png"]
+    assert "left out as results of earlier runs: 1, such as out" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["degrade", "tag"])
+def test_other_commands_leave_out_folders_of_results(photos, tmp_path, command):
+    degrade = ["degrade", str(photos), "-o"]
+    assert CliRunner().invoke(app, [*degrade, str(photos / "lr")]).exit_code == 0
+    words = [*degrade, str(tmp_path / "lr")] if command == "degrade" else ["tag", str(photos)]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert "left out as results of earlier runs: 1, such as lr" in result.stderr
+    names = [json.loads(line)["input"] for line in result.stdout.splitlines()]
+    assert names == [str(photos / "a.png"), str(photos / "sub/b.jpg")]
+
+
+# ---------------------------------------------------------------- other runs, and messages
+
+
+def test_what_another_run_makes_meanwhile_is_skipped(photos, tiny_model, monkeypatch):
+    """Before the second image begins, and while the first one is computed."""
+    real = LinearSRPipeline.upscale
+
+    def race(pipeline, picture, **options):
+        noise(photos / "a_x4.png", 3, 3)
+        noise(photos / "sub/b_x4.png", 3, 3)
+        return real(pipeline, picture, **options)
+
+    monkeypatch.setattr(LinearSRPipeline, "upscale", race)
+    result = upscale(photos, "--json", model=tiny_model)
+    assert result.exit_code == 0, result.stderr
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["status"] for record in records] == ["skipped", "skipped"]
+    assert "was made by another run meanwhile" in result.stderr
+    assert result.stderr.splitlines()[-1] == "2 skipped"
+    assert size_of(photos / "a_x4.png") == (3, 3)
+
+
+def test_two_runs_on_one_folder(photos, tiny_model):
+    for index in range(6):
+        noise(photos / f"{index}.png", 24, 24)
+    command = [*COMMAND, photos, "--model", tiny_model, "--json"]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        for _ in range(2)
+    ]
+    statuses = []
+    for run in runs:
+        out, errors = run.communicate()
+        assert run.returncode == 0, errors
+        statuses.append([json.loads(line)["status"] for line in out.splitlines()])
+    assert all(set(pair) <= {"done", "skipped"} and "done" in pair for pair in zip(*statuses, strict=True))
+    assert len(list(photos.rglob("*_x4.png"))) == 8
+    assert not list(photos.rglob(".*"))
+
+
+def test_a_limit_is_called_by_its_option(photos, tiny_model, tmp_path):
+    refused = upscale(photos / "a.png", "--max-pixels", 100, model=tiny_model)
+    assert "--max-pixels" in refused.stderr
+    words = ["degrade", str(photos), "-o", str(tmp_path / "lr"), "--max-pixels", "100"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert result.stderr.count("--max-pixels") == 2
+    assert "(max_pixels)" not in result.stderr
+
+
+def test_an_unknown_device_is_one_short_line(photos, tiny_model):
+    result = upscale(photos / "a.png", "--device", "gpu", model=tiny_model)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "linearsr: --device gpu cannot be used (no such device): choose auto, cpu, cuda, cuda:1 or mps\n"
+    )
+
+
+def test_broken_exif_is_said_once_and_in_our_words(tiny_model, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "hello" * 20, 1
+    block = exif.tobytes()
+    for cut in (block[: len(block) // 2], block[:14]):
+        noise(tmp_path / "a.jpg", 8, 8, exif=cut)
+        result = upscale(tmp_path / "a.jpg", "--overwrite", model=tiny_model)
+        assert result.exit_code == 0, result.stderr
+        warnings = [line for line in result.stderr.splitlines() if "warning" in line]
+        assert len(warnings) == 1, result.stderr
+        assert "its EXIF data" in warnings[0]
+
+
+def test_a_url_is_no_file(tiny_model):
+    address = "https://example.org/a.jpg"
+    result = upscale(address, "--json", model=tiny_model)
+    assert result.exit_code == 1
+    assert result.stderr == f"{address}: is a URL: download it first, then name the file\n"
+    assert json.loads(result.stdout)["input"] == address

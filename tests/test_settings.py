@@ -1,0 +1,49 @@
+"""One table of what can be asked of an upscale: options, keywords and checks come from it."""
+
+import inspect
+
+import pytest
+import typer.main
+
+from linearsr.cli.app import app
+from linearsr.pipeline import LinearSRPipeline
+from linearsr.settings import SETTINGS, Fit, check_setting
+
+
+@pytest.mark.parametrize("command", ["upscale", "batch"])
+def test_each_setting_is_an_option_and_a_keyword(command):
+    options = {option.name: option for option in typer.main.get_command(app).commands[command].params}
+    keywords = inspect.signature(LinearSRPipeline.upscale).parameters
+    for name, asked in SETTINGS.items():
+        assert options[name].help == asked.help
+        assert (asked.keyword or name) in keywords
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("scale", [1, 2.5, 8.0], [0.99, 8.01, "2", None, True, float("nan")]),
+        ("steps", [0, 1000], [-1, 1.0, "4", False]),
+        ("fidelity", [0, 0.5, 1], [-0.1, 1.1, float("inf")]),
+        ("guidance_scale", [0, 1, 30.0], [-1, float("inf"), "1"]),
+        ("color_fix", ["none", "adain"], ["sepia", 1]),
+    ],
+)
+def test_values_are_checked(name, good, bad):
+    for value in good:
+        check_setting(name, value)
+    for value in bad:
+        with pytest.raises(ValueError, match=name.replace("_", " ")):
+            check_setting(name, value)
+
+
+def test_sizes_become_scales():
+    assert not Fit()
+    assert Fit(width=300).scale((100, 50)) == 3
+    assert Fit(height=300).scale((100, 50)) == 6
+    assert Fit(300, 100).scale((100, 50)) == 2
+    assert Fit(megapixels=0.02).scale((100, 50)) == 2
+    assert Fit(1920, None, 2.5).suffix() == "_1920w_2.5mp"
+    for too_much in (Fit(width=801), Fit(width=99), Fit(megapixels=1)):
+        with pytest.raises(ValueError, match="is 100x50 pixels"):
+            too_much.scale((100, 50))
