@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from linearsr.cli.app import app
 from linearsr.images.io import Picture, read_image, write_image
+from linearsr.models.codec import ResidualCodec
 from linearsr.streaming.job import work_folder_of
 from tiny_model import build, tiny_model
 
@@ -93,6 +95,27 @@ def test_other_scales_and_colour_fixes(tiny_model, tmp_path, photo, options):
     whole, strips = (read_image(tmp_path / f"{name}.png") for name in ("whole", "strips"))
     assert strips.size == whole.size
     np.testing.assert_allclose(strips.colour, whole.colour, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("limit", [(), TINY])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_result_that_is_not_finite_is_named_and_the_run_goes_on(
+    tiny_model, tmp_path, photo, monkeypatch, limit, value
+):
+    Image.new("RGB", (WIDTH + 9, 5), "red").save(tmp_path / "b.png")
+    decode = ResidualCodec.decode
+
+    def broken(self, latent, condition):
+        image = decode(self, latent, condition)
+        return image * value if image.shape[-1] < 4 * (WIDTH + 9) else image
+
+    monkeypatch.setattr(ResidualCodec, "decode", broken)
+    run = upscale(photo, tmp_path / "b.png", "-o", tmp_path / "out", "--model", tiny_model, *limit)
+    assert run.exit_code == 1
+    said = [line for line in run.stderr.splitlines() if "not finite" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"{photo}: the result has values that are not finite")
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
 
 
 def test_json_is_that_of_any_image(tiny_model, tmp_path, photo):

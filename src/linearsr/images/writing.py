@@ -70,8 +70,8 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
     go along; PNG text does in PNG alone, and IPTC not in WebP, with a warning. JPEG has no alpha: the picture is
     flattened on white, with a warning.
 
-    Raises ImageError if the extension is unknown or the picture is too large for the format or the memory; ValueError
-    for the quality.
+    Raises ImageError if the extension is unknown, or the picture is not finite or too large for the format or the memory;
+    ValueError for the quality.
     """
     path = Path(name)
     file_format = check_format(path)
@@ -81,6 +81,8 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
         return _encode(picture, path, file_format, quality)
     except MemoryError as error:
         raise ImageError(path, "does not fit the memory; write a smaller picture") from error
+    except ValueError as error:
+        raise ImageError(path, str(error)) from error
 
 
 def picture_to_pil(picture: Picture) -> Image.Image:
