@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
 from linearsr.images.iptc import records_of
-from linearsr.images.picture import NO_TEXTS, Texts, warn_of
+from linearsr.images.picture import NO_TEXTS, Picture, Texts, warn_of
 from linearsr.images.png_colour import hdr_curve
 from linearsr.images.xmp import packet_for_upright, packet_without_places
 
@@ -119,6 +119,11 @@ class Notes:
     colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
 
+def notes_of(picture: Picture) -> Notes:
+    """The notes of a picture, which is upright."""
+    return Notes(1, picture.icc_profile, picture.exif, picture.dpi, picture.texts, picture.colour_chunks)
+
+
 def read_notes(
     name: str, im: Image.Image, shape: tuple[int, int, int], *, managed: bool, keep: Keep = "all"
 ) -> Notes:
@@ -162,6 +167,17 @@ def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -
         xmp = packet_without_places(xmp)
     records = im.info.get("iptc") or records_of(im.info, getattr(im, "tag_v2", {}))
     return Texts(xmp, records, im.info.get("png_texts", ()))
+
+
+def inherit_notes(im: Image.Image, first: Image.Image) -> None:
+    """Give the full-size page of a TIFF the EXIF, XMP and IPTC of its first page, where it has none itself."""
+    exif = im.getexif()
+    for tag, value in first.getexif().items():
+        exif.setdefault(tag, value)
+    if packet := first.info.get("xmp"):
+        im.info.setdefault("xmp", packet)
+    if records := records_of(first.info, getattr(first, "tag_v2", {})):
+        im.info.setdefault("iptc", records)
 
 
 def _drop_places(exif: Image.Exif) -> None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from linearsr.images import iptc
 from linearsr.images.png import SIGNATURE, chunk
 from linearsr.images.xmp import PNG_KEYWORD
@@ -96,14 +99,10 @@ def header_only(data: bytes) -> BytesIO:
     return BytesIO(data[:33] + struct.pack(">I4s", 0, b"IDAT"))
 
 
-def write_completed(file: BinaryIO, found: PngFile, target: BinaryIO) -> tuple[int, int]:
-    """Write a file that ends too early with black, or nothing, for what is missing, in little memory.
+def completed(file: BinaryIO, found: PngFile) -> tuple[bytes, NDArray[np.bool_]]:
+    """A file that ends too early with black, or nothing, for what is missing; which of its rows are there.
 
-    Returns:
-        Its rows that are there, about if they are interlaced, and all rows.
-
-    Raises:
-        ValueError: its header is broken, or nothing of its pixels is there.
+    Of an interlaced file the number of rows is about right. Raises ValueError if its header is broken.
     """
     if not found.pixels or found.pixels[0][:2] != (b"IHDR", len(SIGNATURE)):
         raise ValueError("it has no header")
@@ -111,20 +110,16 @@ def write_completed(file: BinaryIO, found: PngFile, target: BinaryIO) -> tuple[i
     header = file.read(13)
     height, interlaced = int.from_bytes(header[4:8], "big"), header[12]
     total, row = _unpacked_size(header)
-    copy_without_asides(file, PngFile([c for c in found.pixels if c[0] not in {b"IDAT", b"IEND"}]), target)
-    packer, left = zlib.compressobj(1), total
+    head = without_asides(file, PngFile([c for c in found.pixels if c[0] not in {b"IDAT", b"IEND"}]))
+    packer, there, parts = zlib.compressobj(1), 0, [head]
     for piece in _unpacked(_image_data(file, found), total):
-        left -= len(piece)
-        target.write(chunk(b"IDAT", packer.compress(piece)))
-    if left == total:
-        raise ValueError("its pixels are missing")
-    there = total - left
-    while left > 0:
-        blank = bytes(min(left, _COPIED_AT_ONCE))
-        target.write(chunk(b"IDAT", packer.compress(blank)))
-        left -= len(blank)
-    target.write(chunk(b"IDAT", packer.flush()) + chunk(b"IEND", b""))
-    return (there * height // total if interlaced else there // row), height
+        there += len(piece)
+        parts.append(chunk(b"IDAT", packer.compress(piece)))
+    for at in range(there, total, _COPIED_AT_ONCE):
+        parts.append(chunk(b"IDAT", packer.compress(bytes(min(total - at, _COPIED_AT_ONCE)))))
+    parts += [chunk(b"IDAT", packer.flush()), chunk(b"IEND", b"")]
+    rows = there * height // total if interlaced else there // row
+    return b"".join(parts), np.arange(height) < rows
 
 
 def described(found: PngFile) -> dict[Any, Any]:

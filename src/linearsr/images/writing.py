@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from linearsr.images.iptc import as_jpeg_segment
-from linearsr.images.metadata import Metadata, Notes, exif_for_upright, parse_exif
+from linearsr.images.metadata import Metadata, Notes, exif_for_upright, notes_of, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
 from linearsr.images.png import encode_png16, metadata_chunks, with_chunks
 from linearsr.images.png_colour import profile_of
@@ -70,8 +70,8 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
     go along; PNG text does in PNG alone, and IPTC not in WebP, with a warning. JPEG has no alpha: the picture is
     flattened on white, with a warning.
 
-    Raises ImageError if the extension is unknown, or the picture is not finite or too large for the format or the memory;
-    ValueError for the quality.
+    Raises ImageError if the extension is unknown, or the picture is not finite, or too large for the format or the
+    memory; ValueError for the quality.
     """
     path = Path(name)
     file_format = check_format(path)
@@ -133,8 +133,9 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
 
 
 def _metadata(picture: Picture, name: str | Path, file_format: str) -> Metadata:
-    notes = Notes(1, picture.icc_profile, picture.exif, picture.dpi, picture.texts, picture.colour_chunks)
-    return file_metadata(notes, name, file_format, picture.size, picture.tags, picture.colour.shape[2])
+    return file_metadata(
+        notes_of(picture), name, file_format, picture.size, picture.tags, picture.colour.shape[2]
+    )
 
 
 def file_metadata(
