@@ -13,6 +13,8 @@ from linearsr.images.samples import Samples
 _JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
 _J2K_START, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
 _DROPPED, _LONGEST_FILL = 16, 16
+# in bytes, it makes numbers from 0 to 1 in floats of 16 and 32 bits
+_LEVEL = 59
 Decode = Callable[[bytes, int | None], tuple[Image.Image, Samples]]
 """(file, level that pixels have where the decoder wrote nothing; None: that is an error) -> image and samples."""
 
@@ -33,12 +35,12 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
         return im, samples, rows_missing(there)
     if (whole := _whole_jpeg2000(data)) is not None:
         return *decode(whole, None), "is truncated: its end is missing, and fine detail with it"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    if is_webp(data):
         # rows that depend on the last bytes are the last that are there; what follows is made of zeros
-        (_, other), (im, samples) = (decode(_whole_webp(part), None) for part in (data[:-_DROPPED], data))
+        (_, other), (im, samples) = (decode(whole_webp(part), None) for part in (data[:-_DROPPED], data))
         there = np.logical_and.accumulate(_same_rows(samples.colour, other.colour))
     else:
-        (_, other), (im, samples) = (decode(data, level) for level in (255, 0))
+        (_, other), (im, samples) = (decode(data, level) for level in (_LEVEL, 0))
         there = _same_rows(samples.colour, other.colour)
     samples = replace(samples, colour=np.where(there[:, None, None], samples.colour, np.float32(0)))
     return im, samples, rows_missing(there)
@@ -50,7 +52,9 @@ def keep_what_is_read(im: Image.Image, level: int) -> None:
     if im.format == "GIF":
         # else it begins with transparent pixels
         im._frame_transparency = None  # type: ignore[attr-defined]
-    im.im = Image.new(im.mode, im.size, level).im
+    # a colour of any palette, a number of any range
+    filling = {"P": min(level, 1), "F": level / 255}.get(im.mode, level)
+    im.im = Image.new(im.mode, im.size, filling).im
 
     def load_some() -> object:
         try:
@@ -105,7 +109,12 @@ def _whole_jpeg2000(data: bytes) -> bytes | None:
     return head + _filled(data[begin:], at - begin) + _JPEG_END
 
 
-def _whole_webp(data: bytes) -> bytes:
+def is_webp(begin: bytes) -> bool:
+    """Whether a file begins as a WebP does."""
+    return begin[:4] == b"RIFF" and begin[8:12] == b"WEBP"
+
+
+def whole_webp(data: bytes) -> bytes:
     """The file with zeros for what is missing. Raises ValueError if not even what all rows depend on is there."""
     length = int.from_bytes(data[4:8], "little") + 8
     frame = data.find(b"VP8 ", 12, 4096)

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 _COMMON = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-_RARE = {".apng", ".avif", ".heic", ".heif", ".jp2", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
+_RARE = {".apng", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
 IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
-"""What counts as an image where a folder is searched, HEIC also to be told what reads it; a file that is named is
-read whatever its name."""
+"""What counts as an image where a folder is searched, also where an extra reads it; a file that is named is read
+whatever its name."""
 
 
 def is_image_name(path: Path) -> bool:

@@ -19,57 +19,11 @@ from linearsr.images.xmp import packet_for_upright, packet_without_places
 
 _NO_UNIT = 1
 # Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
-_STORAGE_TAGS = frozenset(
-    {
-        254,
-        255,
-        256,
-        257,
-        258,
-        259,
-        262,
-        263,
-        264,
-        265,
-        266,
-        273,
-        277,
-        278,
-        279,
-        280,
-        281,
-        284,
-        288,
-        289,
-        290,
-        291,
-    }
-    | {
-        292,
-        293,
-        297,
-        301,
-        317,
-        320,
-        321,
-        322,
-        323,
-        324,
-        325,
-        330,
-        332,
-        333,
-        334,
-        336,
-        337,
-        338,
-        339,
-        340,
-        341,
-        347,
-    }
-    | {512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 559, 700, 33723, 34377, 34675}
-)
+_STORAGE_TAGS = frozenset({
+    254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290,
+    291, 292, 293, 297, 301, 317, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 337, 338, 339, 340,
+    341, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 559, 700, 33723, 34377, 34675,
+})  # fmt: skip
 
 # How to undo each EXIF orientation (EXIF 2.32, tag 274) on an array (H, W, ...).
 _UPRIGHT: dict[int, Callable[[Any], Any]] = {

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from linearsr.images.cut import is_webp, whole_webp
 from linearsr.images.metadata import inherit_notes
 from linearsr.images.picture import ImageError
 from linearsr.images.png_file import header_only, is_png
@@ -62,7 +63,13 @@ def opened_header(name: str, source: str | Path | BinaryIO) -> Iterator[Image.Im
     """The image of a file for its header alone: of a PNG nothing else is looked at."""
     with open(source, "rb") if isinstance(source, (str, Path)) else nullcontext(source) as file:
         begin = file.read(33)
-        yield open_image(name, header_only(begin) if is_png(begin) else file)
+        if is_png(begin):
+            yield open_image(name, header_only(begin))
+        elif is_webp(begin):
+            # whose decoder wants all of it
+            yield open_image(name, whole_webp(begin + file.read()))
+        else:
+            yield open_image(name, file)
 
 
 def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:

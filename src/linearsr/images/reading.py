@@ -189,7 +189,6 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         warn_of(name, problem)
     if im.format not in _STILL_FORMATS and getattr(im, "is_animated", False):
         warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
-    im.load()
     im.info.update(said)
     check_size(name, im.size, max_pixels)
     return _assemble(name, im, samples, keep)
@@ -244,7 +243,9 @@ def _samples(
         if im.format == "PPM" and (ppm := deep_ppm(data)) is not None:
             return im, deep_samples(ppm)
         if (raw_mode := deep_raw_mode(im)) is not None:
-            return im, deep_samples(read_deep(opens, raw_mode), im.info.get("transparency"))
+            samples = deep_samples(read_deep(opens, raw_mode), im.info.get("transparency"))
+            im.load()
+            return im, samples
         im.load()
         return im, samples_of(im)
     except ForeignPixels as error:

@@ -27,9 +27,6 @@ class ForeignTiff(TiffImageFile):
             unit = 2.54 if tags.get(296) == 3 else 1
             self.info["dpi"] = (float(tags[282]) * unit, float(tags[283]) * unit)
 
-    def load(self) -> None:
-        """There is nothing that Pillow could load."""
-
 
 def is_tiff(begin: bytes) -> bool:
     """Whether a file begins as a TIFF does."""

@@ -14,8 +14,8 @@ from linearsr.images.samples import ForeignPixels, Samples, checked_float, split
 from linearsr.images.tiff_pages import ForeignTiff
 
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
-_WHITE_IS_ZERO, _CIELAB, _ICCLAB = 0, 8, 9
-_COLOURS = {0: 1, 1: 1, 2: 3, _CIELAB: 3, _ICCLAB: 3}
+_WHITE_IS_ZERO, _RGB, _CMYK, _CIELAB, _ICCLAB, _FLOAT_PREDICTOR = 0, 2, 5, 8, 9, 3
+_COLOURS = {0: 1, 1: 1, _RGB: 3, _CIELAB: 3, _ICCLAB: 3}
 _PREMULTIPLIED, _ALPHA = 1, (1, 2)
 _MOST_CHANNELS, _LONGEST_FILL = 32, 16
 _D50 = np.array([0.9642, 1, 0.8249], np.float32)
@@ -31,23 +31,28 @@ _TO_LINEAR_SRGB = np.array(
 
 def is_foreign(im: Image.Image) -> TypeGuard[TiffImageFile]:
     """Whether an opened image is a TIFF of such pixels."""
-    tags: Any = getattr(im, "tag_v2", {})
-    depths = tags.get(258, 8)
-    # Pillow reads planes of more than 8 bits as noise without an error
-    deep_planes = tags.get(284) == 2 and max(depths if isinstance(depths, tuple) else (depths,)) > 8
-    return isinstance(im, ForeignTiff) or deep_planes
+    if isinstance(im, ForeignTiff) or not isinstance(im, TiffImageFile):
+        return isinstance(im, ForeignTiff)
+    tags: Any = im.tag_v2
+    samples, photometric = tags.get(277, 1), tags.get(262)
+    # as noise, or shifted, without an error
+    planes = (
+        tags.get(284) == 2
+        and samples > 1
+        and photometric != _CMYK
+        and ((samples, photometric) != (3, _RGB) or _depth_of(im) > 8)
+    )
+    return planes or (im.mode == "F" and (tags.get(317) == _FLOAT_PREDICTOR or photometric == _WHITE_IS_ZERO))
 
 
 def kind_of(im: TiffImageFile) -> str:
     """The kind of its pixels in words, as "32-bit float RGB in separate planes"."""
     tags: Any = im.tag_v2
-    bits = tags.get(258, 1)
-    depth = max(bits) if isinstance(bits, tuple) else bits
     forms = tags.get(339, 1)
     form = {2: " signed", 3: " float"}.get(forms[0] if isinstance(forms, tuple) else forms, "")
     colour = _NAMES.get(tags.get(262, -1), "unknown")
     planes = " in separate planes" if tags.get(284) == 2 else ""
-    return f"{depth}-bit{form} {colour} of {tags.get(277, 1)} channels{planes}"
+    return f"{_depth_of(im)}-bit{form} {colour} of {tags.get(277, 1)} channels{planes}"
 
 
 def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
@@ -93,7 +98,13 @@ def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
         alpha = unit[..., -1:]
         straight = np.divide(unit[..., :-1], alpha, out=np.zeros_like(unit[..., :-1]), where=alpha > 0)
         unit[..., :-1] = np.clip(straight, 0, 1)
-    return split_alpha(unit, 8 if depth <= 8 else 16, has_alpha, managed=colours == 3 and photometric != 2)
+    return split_alpha(unit, 8 if depth <= 8 else 16, has_alpha, managed=colours == 3 and photometric != _RGB)
+
+
+def _depth_of(im: TiffImageFile) -> int:
+    tags: Any = im.tag_v2
+    bits = tags.get(258, 1)
+    return int(max(bits) if isinstance(bits, tuple) else bits)
 
 
 def _end_of_pixels(im: TiffImageFile) -> int:

@@ -27,6 +27,8 @@ _SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
 # libvips takes the samples of other modes for RGB
 _TIFF_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"})
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, (1,)
+# of others libvips may make noise
+_COMPRESSION, _COMPRESSIONS = 259, frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 _HELD_BYTES_PER_PIXEL = 32
 """Of a picture that is decoded in one piece."""
 
@@ -123,6 +125,8 @@ def _header(name: str, file: BinaryIO) -> Image.Image | None:
         return None
     header = open_image(name, file)
     tags: Any = getattr(header, "tag_v2", {})
+    if tags.get(_COMPRESSION, 1) not in _COMPRESSIONS:
+        return None
     is_plain = (
         header.mode in _TIFF_MODES and not is_foreign(header) and tags.get(_EXTRA_SAMPLES) != _PREMULTIPLIED
     )
