@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from linearsr.images.io import ImageError, read_image, read_size
+from linearsr.images.metadata import parse_exif
 from linearsr.images.rows.reader import RowReader
 
 rng = np.random.default_rng(0)
@@ -40,6 +41,24 @@ def test_the_full_size_page_is_taken_whatever_comes_first():
             warnings.simplefilter("ignore")
             assert np.array_equal(read_image(data).quantised(), full)
         assert read_size(io.BytesIO(data), "a") == (12, 17)
+
+
+def test_what_the_first_page_says_goes_along_with_the_full_size_page(tmp_path):
+    """As in a DNG: EXIF, XMP and the orientation are with the thumbnail, the picture hangs on it."""
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>a note</rdf:RDF></x:xmpmeta>'
+    said = [(271, "s", 0, "A camera", True), (274, "H", 1, 6, True), (700, "B", len(packet), packet, True)]
+    thumb = (DEEP[:3, :4, :3] >> 8).astype(np.uint8)
+    full = (DEEP[..., :3] >> 8).astype(np.uint8)
+    rgb = {"photometric": "rgb", "metadata": None}
+    data = tiff((thumb, {**rgb, "subfiletype": 1, "subifds": 1, "extratags": said}), (full, rgb))
+    (tmp_path / "a.tif").write_bytes(data)
+    picture = read_image(data)
+    assert np.array_equal(picture.quantised(), full.swapaxes(0, 1)[:, ::-1])
+    assert parse_exif(picture.exif)[271] == "A camera"
+    assert b"a note" in picture.texts.xmp
+    rows = RowReader(tmp_path / "a.tif", tmp_path)
+    assert np.array_equal(np.rint(rows.read(0, 17) * 255), picture.quantised())
+    assert parse_exif(rows.notes.exif)[271] == "A camera"
 
 
 @pytest.mark.parametrize("sensor", ["cfa", "linear_raw"])

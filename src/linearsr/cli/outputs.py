@@ -18,7 +18,6 @@ class Format(str, Enum):
     png = "png"
     jpg = "jpg"
     webp = "webp"
-    avif = "avif"
     tiff = "tiff"
 
 
@@ -27,7 +26,6 @@ _FORMAT_OF_SUFFIX = {
     ".jpg": Format.jpg,
     ".jpeg": Format.jpg,
     ".webp": Format.webp,
-    ".avif": Format.avif,
     ".tif": Format.tiff,
     ".tiff": Format.tiff,
 }

@@ -1,5 +1,6 @@
 """`linearsr upscale`: photos in, better photos out."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from linearsr.cli.options import (
 from linearsr.cli.outputs import Format, output_place
 from linearsr.cli.upscaling import Upscaling
 from linearsr.cli.workers import Workers
+from linearsr.images.files import tell_others
 
 
 def upscale(
@@ -102,6 +104,8 @@ def upscale(
     sources, results = split_results(find_sources(inputs, output_folder=place.folder))
     if results:
         say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
+    if others := tell_others([Path(name) for name in inputs if os.path.isdir(name)], place.folder):
+        say(others)
     scale = scale or own_scale(model)
     jobs = plan(sources, place.namer(scale))
     upscaling = Upscaling(

@@ -1,6 +1,8 @@
 """Image files in folders: which files are taken for images."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 _COMMON = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -25,3 +27,17 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         and not path.is_dir()
         and not any(part.startswith(".") for part in path.relative_to(top).parts)
     )
+
+
+def tell_others(folders: Iterable[Path], left_out: Path | None = None) -> str | None:
+    """One line on the files under `folders`, but for those under `left_out`, that are not taken for images; or None."""
+    kinds = Counter[str]()
+    away = left_out and os.path.realpath(left_out)
+    for root, inside, names in (entry for folder in folders for entry in os.walk(folder)):
+        visible = [name for name in inside if not name.startswith(".")]
+        inside[:] = [name for name in visible if os.path.realpath(os.path.join(root, name)) != away]
+        for path in map(Path, names):
+            if not is_image_name(path):
+                kinds["hidden" if path.name.startswith(".") else path.suffix.lower() or "without a type"] += 1
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"skipped, no images by their names: {counts}" if kinds else None

@@ -1,8 +1,7 @@
 """From a file to an opened image: recognised by content, within the limits, the full-size page of several."""
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -28,13 +27,15 @@ _BEGIN = 40
 # EPS and WMF run other programs; the rest has no still image or only a stub in Pillow.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "FITS", "MCIDAS", "IPTC"})
 # Their signatures are long enough to name a file by.
-_NAMED_FORMATS = {kind: kind for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "AVIF", "PSD")} | {
-    "WEBP": "WebP",
-    "JPEG2000": "JPEG 2000",
-    "HEIF": "HEIC",
-    "JXL": "JPEG XL",
+_NAMED_FORMATS = {kind: f"{kind} file" for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "AVIF", "PSD")} | {
+    "WEBP": "WebP file",
+    "JPEG2000": "JPEG 2000 file",
+    "HEIF": "HEIC photo",
+    "JXL": "JPEG XL file",
 }
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc"})
+_JXL_BOXES = 2**20
+_JXL_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 
 
@@ -58,18 +59,19 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
     return _opened(name, file, begin)
 
 
-@contextmanager
-def opened_header(name: str, source: str | Path | BinaryIO) -> Iterator[Image.Image]:
-    """The image of a file for its header alone: of a PNG nothing else is looked at."""
+def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
+    """(width, height) of a file as stored, from its header: of PNG and JPEG XL nothing else is looked at."""
     with open(source, "rb") if isinstance(source, (str, Path)) else nullcontext(source) as file:
-        begin = file.read(33)
+        begin = file.read(_BEGIN)
         if is_png(begin):
-            yield open_image(name, header_only(begin))
-        elif is_webp(begin):
+            return open_image(name, header_only(begin[:33])).size
+        if is_jxl(begin):
+            _use_jxl(name)
+            return _jxl_size(begin + file.read(_JXL_BOXES))
+        if is_webp(begin):
             # whose decoder wants all of it
-            yield open_image(name, whole_webp(begin + file.read()))
-        else:
-            yield open_image(name, file)
+            return open_image(name, whole_webp(begin + file.read())).size
+        return open_image(name, file).size
 
 
 def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
@@ -95,20 +97,25 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
             file.seek(0)
             return ForeignTiff(file)
     if image is None and begin[4:8] == b"ftyp" and begin[8:12] in _HEIF_BRANDS:
-        plugin(name, "a HEIC photo", "pillow_heif", "pillow-heif").register_heif_opener()
+        _plugin(name, "a HEIC photo", "pillow_heif", "pillow-heif").register_heif_opener()
         image = _by_pillow(file, begin)
-    if image is None and begin.startswith(_JXL):
-        plugin(name, "JPEG XL", "pillow_jxl", "pillow-jxl-plugin")
+    if image is None and is_jxl(begin):
+        _use_jxl(name)
         image = _by_pillow(file, begin)
     if image is not None:
         return image
     for kind, words in _NAMED_FORMATS.items():
         if kind in Image.OPEN and _accepts(kind, begin):
-            raise ImageError(name, f"is a {words} file with a broken or truncated header; get it anew")
+            raise ImageError(name, f"is a broken {words}: its header is damaged or truncated; get it anew")
     raise ImageError(
         name,
         "is no image, or its header is broken; use PNG, JPEG, WebP, TIFF or another format that Pillow reads",
     )
+
+
+def is_jxl(begin: bytes) -> bool:
+    """Whether a file begins as a JPEG XL does."""
+    return begin.startswith(_JXL)
 
 
 def _by_pillow(file: BinaryIO, begin: bytes) -> Image.Image | None:
@@ -130,14 +137,36 @@ def _accepts(kind: str, begin: bytes) -> bool:
     return False
 
 
-def plugin(name: str | Path, what: str, module: str, package: str) -> Any:
-    """A library that makes Pillow know another format. Raises ImageError with the remedy if it is missing."""
+def _plugin(name: str, what: str, module: str, package: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
         extra = module.removeprefix("pillow_")
         hint = f"pip install 'linearsr[{extra}]', or convert it to JPEG or PNG"
         raise ImageError(name, f"is {what}, which needs {package}; {hint}") from error
+
+
+def _use_jxl(name: str) -> None:
+    _plugin(name, "a JPEG XL image", "pillow_jxl", "pillow-jxl-plugin")
+
+
+def _jxl_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of a JPEG XL file, whose plugin decodes it before it tells (ISO 18181-1, annex D)."""
+    at = next((data.find(box) + gap for box, gap in ((b"jxlc", 4), (b"jxlp", 8)) if box in data), 0)
+    bits = int.from_bytes(data[at + 2 : at + 16], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        bits, value = bits >> count, bits & ((1 << count) - 1)
+        return value
+
+    def side() -> int:
+        return 8 * take(5) + 8 if is_small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    is_small = take(1)
+    height = side()
+    across, down = _JXL_RATIOS[take(3)]
+    return (height * across // down if across else side()), height
 
 
 def _full_size_page(name: str, file: BinaryIO) -> int | None:

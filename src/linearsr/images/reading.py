@@ -15,7 +15,7 @@ from PIL import Image
 from linearsr.images.cut import keep_what_is_read, read_what_is_there, require_whole_jpeg2000, rows_missing
 from linearsr.images.deep import deep_raw_mode, read_deep
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
-from linearsr.images.opening import check_size, open_image, opened_header
+from linearsr.images.opening import check_size, is_jxl, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
 from linearsr.images.png_file import completed, described, is_png, scan, without_asides
 from linearsr.images.pnm import deep_ppm
@@ -81,9 +81,9 @@ def read_size(
     """
 
     def look() -> tuple[int, int]:
-        with opened_header(name, source) as header:
-            check_size(name, header.size, max_pixels)
-            return header.height, header.width
+        width, height = size_of(name, source)
+        check_size(name, (width, height), max_pixels)
+        return height, width
 
     return guarded(name, look)
 
@@ -156,10 +156,10 @@ def _load_path(path: str | Path) -> bytes:
 
 def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict: bool = False) -> Picture:
     said: dict[Any, Any] = {}
+    if is_png(data) or is_jxl(data):
+        # before anything else is looked at: of a file with too many pixels nothing is
+        check_size(name, size_of(name, BytesIO(data)), max_pixels)
     if is_png(data):
-        # before its chunks are looked at: of a file with too many pixels nothing is
-        with opened_header(name, BytesIO(data)) as header:
-            check_size(name, header.size, max_pixels)
         data, said = _clean_png(name, data, strict)
         # Decoding skips the checksums of the pixel data.
         open_image(name, data).verify()
@@ -180,13 +180,13 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        if strict or is_png(data):
+        if is_png(data):
             raise
         try:
             im, samples, problem = read_what_is_there(data, decode)
         except Exception:
             raise error from None
-        warn_of(name, problem)
+        _tell_repair(name, problem, strict)
     if im.format not in _STILL_FORMATS and getattr(im, "is_animated", False):
         warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
     im.info.update(said)
