@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from linearsr.images.picture import FloatArray
 from linearsr.images.samples import Samples
 
 _JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
@@ -23,7 +22,7 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
     """Read a file that cannot be read whole.
 
     Returns:
-        Its image, the samples, 0 where rows are missing, and what is missing, in words.
+        Its image, the samples, 0 where pixels are missing, and what is missing, in words.
 
     Raises:
         ValueError: nothing is there; else what `decode` raises.
@@ -32,18 +31,19 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
         im, samples = decode(data + _JPEG_END, None)
         there = np.abs(samples.colour - _JPEG_GREY).max(axis=(1, 2)) >= 0.5 / 255
         there[: np.flatnonzero(there)[-1] + 1 if there.any() else 0] = True
-        return im, samples, rows_missing(there)
+        return im, samples, _missing(there[:, None])
     if (whole := _whole_jpeg2000(data)) is not None:
         return *decode(whole, None), "is truncated: its end is missing, and fine detail with it"
     if is_webp(data):
         # rows that depend on the last bytes are the last that are there; what follows is made of zeros
         (_, other), (im, samples) = (decode(whole_webp(part), None) for part in (data[:-_DROPPED], data))
-        there = np.logical_and.accumulate(_same_rows(samples.colour, other.colour))
+        same = np.logical_and.accumulate((samples.colour == other.colour).all(axis=(1, 2)))
+        there = np.broadcast_to(same[:, None], samples.colour.shape[:2])
     else:
         (_, other), (im, samples) = (decode(data, level) for level in (_LEVEL, 0))
-        there = _same_rows(samples.colour, other.colour)
-    samples = replace(samples, colour=np.where(there[:, None, None], samples.colour, np.float32(0)))
-    return im, samples, rows_missing(there)
+        there = (samples.colour == other.colour).all(axis=2)
+    samples = replace(samples, colour=np.where(there[..., None], samples.colour, np.float32(0)))
+    return im, samples, _missing(there)
 
 
 def keep_what_is_read(im: Image.Image, level: int) -> None:
@@ -52,8 +52,7 @@ def keep_what_is_read(im: Image.Image, level: int) -> None:
     if im.format == "GIF":
         # else it begins with transparent pixels
         im._frame_transparency = None  # type: ignore[attr-defined]
-    # a colour of any palette, a number of any range
-    filling = {"P": min(level, 1), "F": level / 255}.get(im.mode, level)
+    filling = _other_index(im) if level and im.mode == "P" else level / 255 if im.mode == "F" else level
     im.im = Image.new(im.mode, im.size, filling).im
 
     def load_some() -> object:
@@ -67,26 +66,31 @@ def keep_what_is_read(im: Image.Image, level: int) -> None:
     im.load = load_some  # type: ignore[method-assign,assignment]
 
 
-def rows_missing(there: NDArray[np.bool_]) -> str:
-    """What is wrong with a file of which some rows are there. Raises ValueError where none is: no picture."""
-    missing = len(there) - int(there.sum())
+def _missing(there: NDArray[np.bool_]) -> str:
+    """What is wrong with a file whose pixels (H, W) are there or not. Raises ValueError where none is: no picture."""
     if not there.any():
-        raise ValueError("none of its rows is there")
-    if not missing:
+        raise ValueError("none of its pixels is there")
+    rows: NDArray[np.bool_] = there.all(axis=1)
+    count = len(rows) - int(rows.sum())
+    if not count:
         return "is truncated: its end is missing, though none of its rows"
-    which = "the last " if there[: len(there) - missing].all() else ""
-    return f"is truncated: {which}{missing} of its {len(there)} rows are missing and left blank"
+    for which, others in (("last", rows[:-count]), ("first", rows[count:])):
+        if len(others) and others.all():
+            return f"is truncated: the {which} {count} of its {len(rows)} rows are missing and left blank"
+    return f"is truncated: {1 - there.mean():.0%} of its pixels are missing and left blank"
 
 
-def require_whole_jpeg2000(data: bytes) -> None:
-    """Raises ValueError for a JPEG 2000 file that ends too early, which its decoder does not always tell."""
-    if _whole_jpeg2000(data) not in {None, data}:
-        raise ValueError("its end is missing")
+def jpeg2000_is_cut(data: bytes) -> bool:
+    """Whether a JPEG 2000 file ends too early, which its decoder does not always tell."""
+    return _whole_jpeg2000(data) not in {None, data}
 
 
-def _same_rows(one: FloatArray, other: FloatArray) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = (one == other).all(axis=(1, 2))
-    return same
+def _other_index(im: Image.Image) -> int:
+    """A colour of the palette that is not the first one."""
+    assert im.palette is not None
+    colours = np.frombuffer(bytes(im.palette.palette), np.uint8)
+    colours = colours.reshape(-1, len(im.palette.rawmode or im.palette.mode))
+    return int((colours != colours[0]).any(axis=1).argmax())
 
 
 def _whole_jpeg2000(data: bytes) -> bytes | None:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from linearsr.images.cut import keep_what_is_read, read_what_is_there, require_whole_jpeg2000, rows_missing
+from linearsr.images.cut import jpeg2000_is_cut, keep_what_is_read, read_what_is_there
 from linearsr.images.deep import deep_raw_mode, read_deep
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
 from linearsr.images.opening import check_size, is_jxl, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
-from linearsr.images.png_file import completed, described, is_png, scan, without_asides
+from linearsr.images.png_file import PngFile, described, is_png, scan, without_asides
 from linearsr.images.pnm import deep_ppm
 from linearsr.images.samples import ForeignPixels, Samples, deep_samples, samples_of
 from linearsr.images.tiff_pixels import foreign_samples, is_foreign
@@ -159,10 +159,15 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     if is_png(data) or is_jxl(data):
         # before anything else is looked at: of a file with too many pixels nothing is
         check_size(name, size_of(name, BytesIO(data)), max_pixels)
+    is_cut = False
     if is_png(data):
-        data, said = _clean_png(name, data, strict)
-        # Decoding skips the checksums of the pixel data.
-        open_image(name, data).verify()
+        file = BytesIO(data)
+        found = scan(file)
+        _tell_damage(name, found, strict)
+        is_cut, data, said = found.is_cut, without_asides(file, found), described(found)
+        if not is_cut:
+            # Decoding skips the checksums of the pixel data.
+            open_image(name, data).verify()
 
     def decode(data: bytes, level: int | None = None) -> tuple[Image.Image, Samples]:
         def opens() -> Image.Image:
@@ -175,12 +180,13 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         return _samples(name, data, opens, level)
 
     try:
-        require_whole_jpeg2000(data)
+        if is_cut or jpeg2000_is_cut(data):
+            raise ValueError("its end is missing")
         im, samples = decode(data)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        if is_png(data):
+        if is_png(data) and not is_cut:
             raise
         try:
             im, samples, problem = read_what_is_there(data, decode)
@@ -194,22 +200,10 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     return _assemble(name, im, samples, keep)
 
 
-def _clean_png(name: str, data: bytes, strict: bool) -> tuple[bytes, dict[Any, Any]]:
-    """A PNG file without what may stop its decoder; what it says beside its pixels, for Pillow's `info`."""
-    file = BytesIO(data)
-    found = scan(file)
+def _tell_damage(name: str, found: PngFile, strict: bool) -> None:
     if found.damaged:
         kinds = ", ".join(sorted({kind.decode("ascii") for kind in found.damaged}))
         _tell_repair(name, f"has a wrong checksum beside its pixels ({kinds}), which is left out", strict)
-    if not found.is_cut:
-        return without_asides(file, found), described(found)
-    try:
-        whole, there = completed(file, found)
-        problem = rows_missing(there)
-    except ValueError as error:
-        raise ImageError(name, f"is truncated ({error}); get it anew") from error
-    _tell_repair(name, problem, strict)
-    return whole, described(found)
 
 
 def _tell_repair(name: str, problem: str, strict: bool) -> None:
