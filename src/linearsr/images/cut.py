@@ -70,7 +70,7 @@ def _missing(there: NDArray[np.bool_]) -> str:
     """What is wrong with a file whose pixels (H, W) are there or not. Raises ValueError where none is: no picture."""
     if not there.any():
         raise ValueError("none of its pixels is there")
-    rows: NDArray[np.bool_] = there.all(axis=1)
+    rows = np.asarray(there.all(axis=1))
     count = len(rows) - int(rows.sum())
     if not count:
         return "is truncated: its end is missing, though none of its rows"
