@@ -49,7 +49,7 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
     begin = file.read(_BEGIN)
     if is_camera_raw(begin):
         raise ImageError(name, CAMERA_RAW)
-    if is_tiff(begin) and (page := _full_size_page(name, file)):
+    if is_tiff(begin) and (page := page_to_read(name, file)):
         file.seek(0)
         data = file.read()
         image = _opened(name, BytesIO(with_first_page(data, page)), begin)
@@ -87,6 +87,16 @@ def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
         )
     if max(size) > MAX_ASPECT * min(size):
         raise ImageError(name, f"is {width}x{height} pixels: a line, not a picture; crop or stack it first")
+
+
+def page_to_read(name: str, file: BinaryIO) -> int | None:
+    """Where the full-size page of a TIFF is, None for the first. Raises ImageError for camera RAW."""
+    try:
+        return full_size_page(file)
+    except ValueError as error:
+        raise ImageError(name, str(error)) from error
+    except Exception:  # too broken to tell
+        return None
 
 
 def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
@@ -167,12 +177,3 @@ def _jxl_size(data: bytes) -> tuple[int, int]:
     height = side()
     across, down = _JXL_RATIOS[take(3)]
     return (height * across // down if across else side()), height
-
-
-def _full_size_page(name: str, file: BinaryIO) -> int | None:
-    try:
-        return full_size_page(file)
-    except ValueError as error:
-        raise ImageError(name, str(error)) from error
-    except Exception:  # too broken to tell
-        return None

@@ -12,14 +12,14 @@ from PIL import Image
 
 from linearsr.devices import require_memory
 from linearsr.images.metadata import Keep, Notes, notes_of, read_notes
-from linearsr.images.opening import check_size, open_image
+from linearsr.images.opening import check_size, open_image, page_to_read
 from linearsr.images.picture import quantise, warn_of
 from linearsr.images.png_file import all_but_image_data, copy_without_asides, described, is_png, scan
 from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
-from linearsr.images.tiff_pages import full_size_page, is_tiff
+from linearsr.images.tiff_pages import is_tiff
 from linearsr.images.tiff_pixels import is_foreign
 
 _JPEG = b"\xff\xd8\xff"
@@ -121,7 +121,7 @@ def _header(name: str, file: BinaryIO) -> Image.Image | None:
         return header
     if begin.startswith(_JPEG):
         return open_image(name, file)
-    if not is_tiff(begin) or full_size_page(file) is not None:
+    if not is_tiff(begin) or page_to_read(name, file) is not None:
         return None
     header = open_image(name, file)
     tags: Any = getattr(header, "tag_v2", {})
