@@ -121,6 +121,7 @@ class RowWriter:
         if self._format == "JPEG" and self._source.has_alpha:
             warnings.warn(f"{self._path}: JPEG has no transparency; flattened on white", stacklevel=2)
         encoded = self._folder / "encoded"
+        on_progress(0)
         try:
             if self._format == "TIFF":
                 _save_tiff(self._rows, encoded, metadata, on_progress)
