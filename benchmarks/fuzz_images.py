@@ -1,6 +1,6 @@
 """Feed the image reader bytes that a coverage-guided fuzzer makes up: a picture or an ImageError, nothing else.
 
-    pip install atheris
+    pip install atheris tifffile imagecodecs
     python benchmarks/fuzz_images.py --runs 20000
 
 Begins with small files of every format that Pillow writes. What breaks the rule is kept as `crash-*`, with a traceback.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import atheris
 import numpy as np
+import tifffile
 from rich.console import Console
 
 with atheris.instrument_imports(include=["PIL", "linearsr.images"]):
@@ -63,7 +64,7 @@ def read(data: bytes) -> None:
 
 
 def write_corpus(folder: Path) -> None:
-    """One small file of each format and mode that go together."""
+    """One small file of each format and mode that go together, and TIFF that Pillow does not know."""
     colours = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     for file_format in FORMATS:
         for mode in MODES:
@@ -74,6 +75,13 @@ def write_corpus(folder: Path) -> None:
                 )
             except (OSError, ValueError, KeyError):
                 path.unlink(missing_ok=True)
+
+    for dtype in (np.uint16, np.float16, np.float32):
+        for planar in ("contig", "separate"):
+            array = (colours / 255).astype(dtype) if dtype != np.uint16 else colours.astype(dtype) * 257
+            array = array if planar == "contig" else np.ascontiguousarray(np.moveaxis(array, 2, 0))
+            path = folder / f"TIFF-{np.dtype(dtype).name}-{planar}"
+            tifffile.imwrite(path, array, photometric="rgb", planarconfig=planar, compression="zlib")
 
 
 def main() -> None:

@@ -78,6 +78,17 @@ def test_damage_is_said_and_refused_on_request(tiny_model, tmp_path):
     assert "its end is missing" in " ".join(result.stderr.split())
 
 
+def test_what_is_skipped_in_folders_is_one_line(photos, tiny_model, tmp_path):
+    for name in ("notes.txt", "sub/a.xmp", "sub/b.xmp", "LICENSE", ".hidden.png"):
+        (photos / name).write_text("no picture")
+    result = upscale(photos, "-o", photos / "out", "--model", tiny_model)
+    assert result.exit_code == 0, result.stderr
+    said = "skipped, no images by their names: 1 .txt, 2 .xmp, 1 hidden, 1 without a type"
+    assert [line for line in result.stderr.splitlines() if "by their names" in line] == [said]
+    (photos / "out/more.txt").write_text("in the results")
+    assert said in upscale(photos, "-o", photos / "out", "--model", tiny_model).stderr
+
+
 def test_folder_with_json(photos, tiny_model, tmp_path):
     result = upscale(photos, "-o", tmp_path / "out", "--model", tiny_model, "--seed", 7, "--json")
     assert result.exit_code == 0, result.stderr

@@ -57,7 +57,7 @@ BAD_BYTES = {
     "png with a broken checksum": (broken_crc(), "broken"),
     "png with a damaged header": (damaged(PNG, 18), "broken"),
     "png without pixels": (header_only_png(10, 10), "truncated"),
-    "png of zero width": (header_only_png(0, 10), "no image|nothing in it"),
+    "png of zero width": (header_only_png(0, 10), "is a broken PNG file|nothing in it"),
     "png bomb": (png(50000, 50000, 1, 0, bytes(6251 * 1000)), "exceed|more pixels"),
     "png of 60000x60000": (header_only_png(60000, 60000), "exceed|more pixels"),
     "png of 9000x9000": (header_only_png(9000, 9000), "81 megapixels exceed the limit of 64"),

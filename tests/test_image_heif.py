@@ -1,17 +1,18 @@
-"""Photos of phones: HEIC, through pillow-heif."""
+"""Formats of phones and the web: HEIC through pillow-heif, JPEG XL through pillow-jxl-plugin, AVIF."""
 
 import io
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from image_tools import SMOOTH
-from linearsr.images.io import ImageError, read_image, read_size
+from image_tools import SMOOTH, encoded, levels
+from linearsr.images.io import ImageError, Picture, encode_image, read_image, read_size
 from linearsr.images.metadata import parse_exif
 
 HEIF = pytest.importorskip("pillow_heif")
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def heic():
@@ -31,8 +32,60 @@ def test_heic_is_read_upright_with_its_metadata():
     assert read_size(io.BytesIO(heic()), "a") == (64, 48)
 
 
+def jxl(array, **options):
+    pytest.importorskip("pillow_jxl")
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    return encoded(array, "JXL", exif=exif.tobytes(), **options)
+
+
+@pytest.mark.parametrize("use_container", [False, True])
+def test_jpeg_xl_is_read_with_its_metadata(use_container):
+    data = jxl(SMOOTH, lossless=True, use_container=use_container)
+    picture = read_image(data)
+    assert np.array_equal(levels(picture), SMOOTH)
+    assert parse_exif(picture.exif)[0x010F] == "A camera"
+    assert read_size(io.BytesIO(data), "a") == (48, 64)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (64, 64), (600, 800), (90, 160), (256, 8), (3000, 20)])
+def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(monkeypatch, size):
+    data = jxl(np.zeros((*size, 3), np.uint8))
+    monkeypatch.setattr("pillow_jxl.JpegXLImagePlugin.JXLImageFile._open", lambda self: 1 / 0)
+    assert read_size(io.BytesIO(data), "a") == size
+    with pytest.raises(ImageError, match="exceed the limit"):
+        read_image(data, max_pixels=size[0] * size[1] - 1)
+
+
+def test_avif_is_written_and_read_with_its_metadata(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    colour = SMOOTH.astype(np.float32) / 255
+    alpha = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (48, 1))
+    made = Picture(colour, alpha, icc_profile=SRGB, exif=exif.tobytes(), tags=("sky",))
+    picture = read_image(encode_image(made, "a.avif", quality=95))
+    np.testing.assert_allclose(picture.colour[:, 8:], colour[:, 8:], atol=6 / 255)
+    np.testing.assert_allclose(picture.alpha, alpha, atol=4 / 255)
+    assert picture.icc_profile == SRGB
+    assert parse_exif(picture.exif)[0x010F] == "A camera"
+    assert b"sky" in picture.texts.xmp
+    grey = encode_image(Picture(colour[..., :1]), "a.avif")
+    assert read_size(io.BytesIO(grey), "a") == (48, 64)
+
+
+def test_without_jpeg_xl_one_line_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    monkeypatch.delitem(Image.OPEN, "JXL", raising=False)
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "JXL"])
+    for read in (read_image, lambda data: read_size(io.BytesIO(data), "a")):
+        with pytest.raises(ImageError, match=r"needs pillow-jxl-plugin; pip install 'linearsr\[jxl\]'"):
+            read(b"\xff\x0a" + bytes(100))
+
+
 def test_without_the_library_one_line_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
     with pytest.raises(
         ImageError, match=r"HEIC photo, which needs pillow-heif; pip install 'linearsr\[heif\]'"
     ):

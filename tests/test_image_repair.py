@@ -1,10 +1,13 @@
 """Damage beside the pixels, or at their end, does not cost the picture: it is read, and what is missing is said."""
 
 import io
+import re
+import warnings
 import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from image_tools import SMOOTH, encoded, levels, png_chunk
@@ -77,7 +80,8 @@ def test_of_a_cut_png_the_rows_that_are_there_are_read(tmp_path, interlaced, mod
         image.save(tmp_path / "plain.png")
         data = pyvips.Image.new_from_file(str(tmp_path / "plain.png")).pngsave_buffer(interlace=True)
     whole = levels(read_image(data))
-    with pytest.warns(UserWarning, match=r"the last \d+ of its 48 rows are missing") as caught:
+    said = r"\d+% of its pixels are missing" if interlaced else r"the last \d+ of its 48 rows are missing"
+    with pytest.warns(UserWarning, match=said) as caught:
         got = levels(read_image(data[: len(data) * 2 // 3]))
     assert got.shape == whole.shape
     if not interlaced:
@@ -85,6 +89,10 @@ def test_of_a_cut_png_the_rows_that_are_there_are_read(tmp_path, interlaced, mod
         assert 10 < there < 40
         assert np.array_equal(got[:there], whole[:there])
         assert not np.array_equal(got[there:], whole[there:])
+    else:
+        kept = (got == whole).all(axis=2)
+        assert 0.3 < kept.mean() < 1
+        assert not got[~kept][..., :3].any()
     with pytest.raises(ImageError, match="truncated"):
         read_image(data[: len(data) * 2 // 3], strict=True)
 
@@ -115,6 +123,86 @@ def test_of_a_cut_jpeg_the_rows_that_are_there_are_read(tmp_path):
     assert np.array_equal(rows, got)
     with pytest.raises(ImageError, match="truncated"):
         read_image(cut, strict=True)
+
+
+DEEP_NOISE = NOISE.astype(np.uint16) * 257
+
+
+def tiff(array, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="rgb", **options)
+    return file.getvalue()
+
+
+CUT_BY_ROWS = {
+    "bmp": encoded(NOISE, "BMP"),
+    "gif": encoded(Image.fromarray(NOISE).quantize(64), "GIF", interlace=0),
+    "transparent.gif": encoded(Image.fromarray(NOISE).quantize(64), "GIF", interlace=0, transparency=3),
+    "ppm": encoded(NOISE, "PPM"),
+    "tga": encoded(NOISE, "TGA"),
+    "lossless.webp": encoded(NOISE, "WEBP", lossless=True),
+    "webp": encoded(NOISE, "WEBP", quality=90),
+    "tif": tiff(NOISE),
+    "strips.tif": tiff(NOISE, rowsperstrip=4, compression="zlib"),
+    "lzw.tif": tiff(NOISE, rowsperstrip=4, compression="lzw"),
+    "deep.tif": tiff(DEEP_NOISE),
+    "float.tif": tiff((NOISE / 255).astype(np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", CUT_BY_ROWS)
+def test_of_a_cut_file_the_rows_that_are_there_are_read(tmp_path, name):
+    data = CUT_BY_ROWS[name]
+    whole = read_image(data)
+    cut = data[: len(data) * 2 // 3]
+    with pytest.warns(
+        UserWarning, match=r"is truncated: the (last|first) \d+ of its 48 rows are missing"
+    ) as caught:
+        got = read_image(cut)
+    missing = int(re.search(r"(\d+) of its 48", str(caught[0].message))[1])
+    assert 8 <= missing <= 40
+    assert got.bits == whole.bits
+    same = (got.colour == whole.colour).all(axis=(1, 2))
+    assert 48 - missing - 1 <= same.sum() <= 48 - missing
+    there = slice(missing, None) if name in ("bmp", "tga") else slice(0, 48 - missing - 1)
+    assert same[there].all()
+    assert not got.colour[~same][1:-1].any()
+    with pytest.warns(UserWarning, match="rows are missing"):
+        rows = rows_of(cut, tmp_path, name)
+    shown = np.ones((48, 64), bool) if got.alpha is None else got.alpha > 0
+    assert np.array_equal(rows[shown], np.rint(got.colour * 255).astype(int)[shown])
+    with pytest.raises(ImageError, match=r"truncated: .*; get it anew"):
+        read_image(cut, strict=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"irreversible": True}, {"tile_size": (16, 16)}, {"no_jp2": True}])
+def test_of_a_cut_jpeg_2000_detail_is_missing(tmp_path, options):
+    data = encoded(NOISE, "JPEG2000", **options)
+    with pytest.warns(UserWarning, match="is truncated: its end is missing, and fine detail with it"):
+        got = levels(read_image(data[: len(data) * 2 // 3]))
+    error = np.abs(got - NOISE)
+    assert error.mean() < (60 if "tile_size" in options else 15)
+    with pytest.warns(UserWarning, match="its end is missing"):
+        assert np.abs(levels(read_image(data[:-2])) - NOISE).max() < 8
+    with pytest.raises(ImageError, match="its end is missing"):
+        read_image(data[:-2], strict=True)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "AVIF"])
+def test_a_cut_file_is_never_called_no_image(file_format):
+    data = encoded(NOISE, file_format)
+    for cut in (16, 30, len(data) // 8, len(data) // 3, len(data) - 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcome = outcome_of(data[:cut])
+        assert outcome == (64, 48) or "no image" not in outcome, cut
+
+
+def outcome_of(data):
+    try:
+        return read_image(data).size
+    except ImageError as error:
+        return str(error)
 
 
 def test_of_a_cut_png_strips_read_the_rows_that_are_there(tmp_path):

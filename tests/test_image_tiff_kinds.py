@@ -1,17 +1,21 @@
 """The full-size picture of a TIFF, and kinds of pixels that Pillow does not know."""
 
 import io
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image, ImageCms
 
 from linearsr.images.io import ImageError, read_image, read_size
+from linearsr.images.metadata import parse_exif
 from linearsr.images.rows.reader import RowReader
 
 rng = np.random.default_rng(0)
-DEEP = rng.integers(0, 65536, (12, 17, 4), dtype=np.uint16)
+# nowhere 0, not even in 8 bits: colours under no alpha are filled in
+DEEP = rng.integers(256, 65536, (12, 17, 4), dtype=np.uint16)
 UNIT = rng.random((12, 17, 4), dtype=np.float32)
 
 
@@ -39,6 +43,24 @@ def test_the_full_size_page_is_taken_whatever_comes_first():
         assert read_size(io.BytesIO(data), "a") == (12, 17)
 
 
+def test_what_the_first_page_says_goes_along_with_the_full_size_page(tmp_path):
+    """As in a DNG: EXIF, XMP and the orientation are with the thumbnail, the picture hangs on it."""
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>a note</rdf:RDF></x:xmpmeta>'
+    said = [(271, "s", 0, "A camera", True), (274, "H", 1, 6, True), (700, "B", len(packet), packet, True)]
+    thumb = (DEEP[:3, :4, :3] >> 8).astype(np.uint8)
+    full = (DEEP[..., :3] >> 8).astype(np.uint8)
+    rgb = {"photometric": "rgb", "metadata": None}
+    data = tiff((thumb, {**rgb, "subfiletype": 1, "subifds": 1, "extratags": said}), (full, rgb))
+    (tmp_path / "a.tif").write_bytes(data)
+    picture = read_image(data)
+    assert np.array_equal(picture.quantised(), full.swapaxes(0, 1)[:, ::-1])
+    assert parse_exif(picture.exif)[271] == "A camera"
+    assert b"a note" in picture.texts.xmp
+    rows = RowReader(tmp_path / "a.tif", tmp_path)
+    assert np.array_equal(np.rint(rows.read(0, 17) * 255), picture.quantised())
+    assert parse_exif(rows.notes.exif)[271] == "A camera"
+
+
 @pytest.mark.parametrize("sensor", ["cfa", "linear_raw"])
 def test_camera_raw_is_one_line(tmp_path, sensor):
     photometric = 32803 if sensor == "cfa" else 34892
@@ -49,7 +71,7 @@ def test_camera_raw_is_one_line(tmp_path, sensor):
     )
     (tmp_path / "a.tif").write_bytes(data)
     for read in (lambda: read_image(data), lambda: RowReader(tmp_path / "a.tif", tmp_path)):
-        with pytest.raises(ImageError, match="is a camera RAW file; develop it"):
+        with pytest.raises(ImageError, match=r"^\S+: is a camera RAW file; develop it"):
             read()
 
 
@@ -61,51 +83,112 @@ def test_camera_raw_of_other_makes_is_one_line(begin):
         read_image(begin + bytes(1000))
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.float16, np.float32])
+def read_both_ways(path, folder):
+    """(colour, alpha) of the whole picture and of its rows."""
+    whole, rows = read_image(path), RowReader(path, folder)
+    colour = rows.read(0, rows.height)[..., : 1 if rows.is_grey else 3]
+    assert rows.bits == whole.bits
+    return whole.bits, [
+        (whole.colour, whole.alpha),
+        (colour, rows.read_alpha(0, rows.height) if rows.has_alpha else None),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("planar", ["contig", "separate"])
-@pytest.mark.parametrize("compression", [None, "zlib"])
-def test_pixels_that_pillow_does_not_know(dtype, channels, planar, compression):
-    source = DEEP if dtype == np.uint16 else UNIT.astype(dtype)
+@pytest.mark.parametrize(
+    ("compression", "options"),
+    [
+        (None, {}),
+        (None, {"byteorder": ">"}),
+        ("zlib", {"predictor": True}),
+        ("lzw", {}),
+        ("zstd", {"tile": (16, 16)}),
+    ],
+)
+def test_pixels_of_every_depth_and_layout_are_read_both_ways(
+    tmp_path, dtype, channels, planar, compression, options
+):
+    source = UNIT.astype(dtype) if dtype in (np.float16, np.float32) else DEEP
+    source = (source >> 8).astype(np.uint8) if dtype == np.uint8 else source
     source = np.concatenate([source, source[..., :1]], axis=2)[..., :channels]
     colours = 1 if channels < 3 else 3
     extra = channels - colours
-    file = io.BytesIO()
     tifffile.imwrite(
-        file,
+        tmp_path / "a.tif",
         np.ascontiguousarray(source if planar == "contig" or channels == 1 else np.moveaxis(source, 2, 0)),
         photometric="minisblack" if colours == 1 else "rgb",
         planarconfig=planar if channels > 1 else None,
         extrasamples=(["unassalpha"] + ["unspecified"] * (extra - 1)) if extra else None,
         compression=compression,
+        **options,
     )
-    is_separate = planar == "separate" and channels > 1
-    if is_separate and (dtype == np.float16 or colours == 1):
-        with pytest.raises(ImageError, match=r"16-bit|32-bit.*in separate planes; save it"):
-            read_image(file.getvalue())
-        return
-    picture = read_image(file.getvalue())
-    scale = 65535 if dtype == np.uint16 else 1
+    scale = np.iinfo(dtype).max if source.dtype.kind == "u" else 1
     expected = source.astype(np.float32) / scale
-    np.testing.assert_allclose(picture.colour, expected[..., :colours], atol=1e-6)
-    if extra:
-        np.testing.assert_allclose(picture.alpha, expected[..., colours], atol=1e-6)
-    assert picture.bits == 16
+    bits, ways = read_both_ways(tmp_path / "a.tif", tmp_path)
+    assert bits == (8 if dtype == np.uint8 else 16)
+    for colour, alpha in ways:
+        np.testing.assert_allclose(colour, expected[..., :colours], atol=1e-5)
+        assert (alpha is not None) == bool(extra)
+        if extra:
+            np.testing.assert_allclose(alpha, expected[..., colours], atol=1e-5)
 
 
-def test_deep_grey_with_alpha_is_read_alike_in_strips(tmp_path):
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, DEEP[..., :2].copy(), photometric="minisblack", extrasamples=["unassalpha"])
-    whole, rows = read_image(path), RowReader(path, tmp_path)
-    assert (rows.bits, rows.is_grey, rows.has_alpha) == (16, True, True)
-    np.testing.assert_allclose(rows.read(0, 12)[..., :1], whole.colour, atol=1e-6)
-    np.testing.assert_array_equal(rows.read_alpha(0, 12), whole.alpha)
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_white_may_be_zero(tmp_path, dtype, compression):
+    source = DEEP[..., 0] if dtype == np.uint16 else UNIT[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", source.copy(), photometric="miniswhite", compression=compression)
+    expected = 1 - source.astype(np.float32) / (65535 if dtype == np.uint16 else 1)
+    for colour, _ in read_both_ways(tmp_path / "a.tif", tmp_path)[1]:
+        np.testing.assert_allclose(colour[..., 0], expected, atol=1e-5)
 
 
-def test_float_colour_is_named_in_strips(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", UNIT[..., :3].copy(), photometric="rgb")
-    with pytest.raises(ImageError, match=r"32-bit float RGB of 3 channels.*convert it to RGB"):
-        RowReader(tmp_path / "a.tif", tmp_path)
+@pytest.mark.parametrize("photometric", ["cielab", "icclab"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lab_becomes_srgb(tmp_path, photometric, dtype):
+    rgb = np.array([(255, 255, 255), (128, 128, 128), (200, 150, 120), (60, 90, 50), (40, 60, 140)], np.uint8)
+    srgb, profile = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    stored = ImageCms.profileToProfile(Image.fromarray(rgb[None]), srgb, profile, outputMode="LAB")
+    lab = np.asarray(stored).astype(float)[0] * (100 / 255, 1, 1)
+    lab[:, 1:] -= 256 * (lab[:, 1:] > 127)
+    deep = dtype == np.uint16
+    white = 255 if not deep else 65280 if photometric == "icclab" else 65535
+    steps = np.rint((lab[:, 1:] + (128 if photometric == "icclab" else 0)) * (256 if deep else 1)).astype(int)
+    samples = np.concatenate([np.rint(lab[:, :1] * white / 100).astype(int), steps], axis=1).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", np.tile(samples[None], (4, 2, 1)), photometric=photometric)
+    bits, ways = read_both_ways(tmp_path / "a.tif", tmp_path)
+    assert bits == (16 if deep else 8)
+    for colour, _ in ways:
+        np.testing.assert_allclose(colour[0], np.tile(rgb / np.float32(255), (2, 1)), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "words"),
+    [
+        (DEEP[..., 0].astype(np.uint32) * 9, {"photometric": "minisblack"}, "unknown range"),
+        (DEEP[..., :3].astype(np.uint32), {"photometric": "rgb"}, "32-bit RGB of 3 channels"),
+        (DEEP[..., :3].astype(np.int16), {"photometric": "rgb"}, "16-bit signed RGB of 3 channels"),
+        (UNIT[..., :3] * 300, {"photometric": "rgb"}, "float pixels from .* scale them"),
+        (
+            np.zeros((12, 17, 40), np.uint16),
+            {"photometric": "minisblack", "planarconfig": "contig"},
+            "of 40 channels",
+        ),
+    ],
+)
+def test_pixels_that_are_no_picture_are_named_both_ways(tmp_path, array, options, words):
+    tifffile.imwrite(tmp_path / "a.tif", array, **options)
+    for read in (lambda: read_image(tmp_path / "a.tif"), lambda: RowReader(tmp_path / "a.tif", tmp_path)):
+        with pytest.raises(ImageError, match=words):
+            read()
+
+
+def test_without_the_library_the_pixels_are_named_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(ImageError, match=r"float RGB of 3 channels; pip install 'linearsr\[large\]'"):
+        read_image(tiff((UNIT[..., :3].copy(), {"photometric": "rgb"})))
 
 
 @pytest.mark.parametrize("white", [1023, 65535])

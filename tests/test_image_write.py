@@ -190,9 +190,19 @@ def test_too_long_exif_for_jpeg_is_dropped_with_a_warning(tmp_path):
 
 
 def test_values_out_of_range_are_clamped(tmp_path):
-    colour = np.array([[[-1.0], [2.0], [np.inf], [np.nan], [0.5]]], np.float32)
+    colour = np.array([[[-1.0], [2.0], [0.5]]], np.float32)
     write_image(Picture(colour), tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").quantised().ravel().tolist() == [0, 255, 255, 0, 128]
+    assert read_image(tmp_path / "a.png").quantised().ravel().tolist() == [0, 255, 128]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif"])
+def test_values_that_are_not_finite_are_named_and_never_black(tmp_path, value, extension):
+    path = tmp_path / f"a{extension}"
+    with pytest.raises(ImageError, match="NaN or infinite; compute it anew") as caught:
+        write_image(Picture(np.full((2, 2, 3), value, np.float32)), path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert not path.exists()
 
 
 def test_same_picture_same_bytes(tmp_path):

@@ -74,6 +74,14 @@ FILES = {
     "progressive.jpg": (Image.fromarray(picture().quantised()), {"progressive": True, "exif": exif(3)}),
     "lzw.tif": (Image.fromarray(picture().quantised()), {"compression": "tiff_lzw"}),
     "jpeg.tif": (Image.fromarray(picture().quantised()), {"compression": "jpeg"}),
+    "zstd.tif": (Image.fromarray(picture().quantised()), {"compression": "zstd"}),
+    "ycbcr.tif": (Image.fromarray(picture().quantised()).convert("YCbCr"), {}),
+    "lab.tif": (Image.new("LAB", (WIDTH, HEIGHT), (99, 30, 220)), {}),
+    "a.webp": (Image.fromarray(picture(4).quantised()), {"lossless": True}),
+    "a.gif": (Image.fromarray(picture().quantised()), {}),
+    "a.bmp": (Image.fromarray(picture().quantised()), {}),
+    "a.jp2": (Image.fromarray(picture().quantised()), {}),
+    "a.avif": (Image.fromarray(picture().quantised()), {}),
 }
 
 
@@ -120,6 +128,14 @@ def test_sixteen_bits(tmp_path, channels, extension):
 def test_every_orientation_is_turned_upright(tmp_path, orientation):
     Image.fromarray(picture().quantised()).save(tmp_path / "a.png", exif=exif(orientation))
     assert_same_as_whole(tmp_path / "a.png", tmp_path)
+
+
+def test_colours_multiplied_by_alpha_are_divided_by_it(tmp_path):
+    straight = picture(4).quantised()
+    multiplied = straight.copy()
+    multiplied[..., :3] = np.rint(straight[..., :3] * (straight[..., 3:] / 255.0))
+    tifffile.imwrite(tmp_path / "a.tif", multiplied, photometric="rgb", extrasamples=["assocalpha"])
+    assert_same_as_whole(tmp_path / "a.tif", tmp_path)
 
 
 def test_exif_behind_the_pixels_of_a_png_is_found(tmp_path):
@@ -171,7 +187,7 @@ def notes_of(path):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("extension", [".png", ".tif", ".jpg"])
+@pytest.mark.parametrize("extension", [".png", ".tif", ".jpg", ".webp", ".avif"])
 @pytest.mark.filterwarnings("ignore:.*flattened on white")
 def test_a_result_by_rows_is_the_result_at_once(tmp_path, channels, bits, extension):
     notes = {"exif": exif(), "dpi": (300, 300), "icc_profile": SRGB if channels > 2 else None}
@@ -181,7 +197,9 @@ def test_a_result_by_rows_is_the_result_at_once(tmp_path, channels, bits, extens
     shares = []
     doubled(tmp_path / "in.png", tmp_path / f"rows{extension}", tmp_path).close(tags, shares.append)
     whole, rows = (read_image(tmp_path / f"{name}{extension}") for name in ("whole", "rows"))
-    np.testing.assert_allclose(rows.colour, whole.colour, atol=1.01 / (255 if rows.bits == 8 else 65535))
+    # a difference of 1 before it is encoded may be larger behind
+    most = 3 if extension == ".avif" else 1.01
+    np.testing.assert_allclose(rows.colour, whole.colour, atol=most / (255 if rows.bits == 8 else 65535))
     if whole.alpha is not None:
         np.testing.assert_allclose(rows.alpha, whole.alpha, atol=1.01 / (255 if rows.bits == 8 else 65535))
     assert notes_of(tmp_path / f"rows{extension}") == notes_of(tmp_path / f"whole{extension}")
@@ -230,25 +248,16 @@ def bad_files(folder):
     broken[len(png) // 2] ^= 0xFF
     header = b"IHDR" + struct.pack(">II", 200_000, 200_000) + png[24:29]
     bomb = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
-    floats = folder / "floats.tif"
-    tifffile.imwrite(floats, np.zeros((8, 8), np.float32))
-    premultiplied = folder / "premultiplied.tif"
-    tifffile.imwrite(
-        premultiplied, np.zeros((8, 8, 4), np.uint8), photometric="rgb", extrasamples=["ASSOCALPHA"]
-    )
-    Image.new("YCbCr", (9, 9)).save(folder / "ycbcr.tif")
-    Image.new("RGB", (9, 9)).save(folder / "a.webp")
+    integers = folder / "integers.tif"
+    tifffile.imwrite(integers, np.full((8, 8), 70000, np.uint32))
     return {
         "truncated.png": (png[: len(png) * 2 // 3], "truncated"),
         "truncated.jpg": (jpeg[: len(jpeg) * 2 // 3], "truncated"),
         "truncated.tif": (tiff[: len(tiff) * 2 // 3], "broken or truncated"),
         "broken.png": (bytes(broken), "broken or truncated"),
         "bomb.png": (bomb, "megapixels exceed the limit"),
-        "text.png": (b"no image at all", "is no PNG, TIFF or JPEG"),
-        "floats.tif": (floats.read_bytes(), "convert it to RGB of 8 or 16 bits"),
-        "premultiplied.tif": (premultiplied.read_bytes(), "straight alpha"),
-        "ycbcr.tif": ((folder / "ycbcr.tif").read_bytes(), "convert it to RGB"),
-        "a.webp": ((folder / "a.webp").read_bytes(), "convert it to one"),
+        "text.png": (b"no image at all", "is no image"),
+        "integers.tif": (integers.read_bytes(), "unknown range; convert it to 8 or 16 bits"),
     }
 
 
@@ -263,11 +272,11 @@ def test_what_cannot_be_read_by_rows_is_one_line(tmp_path):
         assert not (tmp_path / "input.rows").exists()
 
 
-def test_formats_that_are_not_written_by_rows(tmp_path):
+def test_results_that_cannot_be_written(tmp_path):
     write_image(picture(), tmp_path / "in.png")
     reader = RowReader(tmp_path / "in.png", tmp_path)
-    with pytest.raises(ImageError, match="write PNG or TIFF"):
-        RowWriter(tmp_path / "a.webp", (HEIGHT, WIDTH), reader, tmp_path)
+    with pytest.raises(ImageError, match="exceed the 16383 of WEBP"):
+        RowWriter(tmp_path / "a.webp", (16384, 10), reader, tmp_path)
     with pytest.raises(ImageError, match="exceed the 65500 of JPEG"):
         RowWriter(tmp_path / "a.jpg", (65501, 10), reader, tmp_path)
     with pytest.raises(ImageError, match="exists already"):

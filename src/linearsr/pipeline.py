@@ -19,7 +19,7 @@ from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.guide import guide
 from linearsr.guidance.request import TagRequest
 from linearsr.images.alpha import resize_alpha
-from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
+from linearsr.images.colour import adain_colour_fix, to_unit, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize, scaled_size
@@ -332,7 +332,7 @@ class LinearSRPipeline(LinearSRModel):
         size = scaled_size(height, width, options.scale)
         if tuple(hr.shape[-2:]) != size:
             hr = resize(hr, size, "lanczos")
-        colours = hr.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        colours = to_unit(hr).permute(0, 2, 3, 1).cpu().numpy()
         return [
             _with_colour(picture, colour, tags) for picture, colour in zip(pictures, colours, strict=True)
         ]

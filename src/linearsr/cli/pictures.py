@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, write_json
+from linearsr.images.files import tell_others
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import Job
 from linearsr.jobs.run import Rules, Work, run_job
@@ -20,10 +21,12 @@ _HEAD: dict[str, Any] = dict.fromkeys(("input", "output", "status", "size", "sec
 def inputs_of(
     names: Sequence[str], folder: Path | None = None, suffix: str | None = None, *, by_name: bool = True
 ) -> list[Source]:
-    """What is to be done: all that is named but `folder` and results of earlier runs, of which it tells."""
+    """What is to be done: all that is named but `folder` and results of earlier runs. Tells what is left out."""
     inputs, results = split_results(find_sources(names, folder), suffix, by_name=by_name)
     if results:
         say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
+    if others := tell_others([Path(name) for name in names if os.path.isdir(name)], folder):
+        say(others)
     return inputs
 
 

@@ -18,6 +18,16 @@ WAVELET_REACH = 2**_WAVELET_LEVELS
 _LEAST_DEVIATION = 1 / 255
 
 
+def to_unit(image: Tensor) -> Tensor:
+    """Clamp a result to [0, 1]. Raises ValueError where a value is NaN or infinite, which no pixel can show."""
+    if not image.isfinite().all():
+        raise ValueError(
+            "the result has values that are not finite (NaN or infinite): compute in float32 (--dtype float32), "
+            "or load the model anew"
+        )
+    return image.clamp(0, 1)
+
+
 def rgb_to_y(x: Tensor) -> Tensor:
     """Return the studio-range luma of BT.601: (B, 3, H, W) in [0, 1] -> (B, 1, H, W) in [16/255, 235/255].
 

@@ -1,13 +1,15 @@
 """Image files in folders: which files are taken for images."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 _COMMON = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-_RARE = {".apng", ".avif", ".heic", ".heif", ".jp2", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
+_RARE = {".apng", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
 IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
-"""What counts as an image where a folder is searched, HEIC also to be told what reads it; a file that is named is
-read whatever its name."""
+"""What counts as an image where a folder is searched, also where an extra reads it; a file that is named is read
+whatever its name."""
 
 
 def is_image_name(path: Path) -> bool:
@@ -25,3 +27,17 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         and not path.is_dir()
         and not any(part.startswith(".") for part in path.relative_to(top).parts)
     )
+
+
+def tell_others(folders: Iterable[Path], left_out: Path | None = None) -> str | None:
+    """One line on the files under `folders`, but for those under `left_out`, that are not taken for images; or None."""
+    kinds = Counter[str]()
+    away = left_out and os.path.realpath(left_out)
+    for root, inside, names in (entry for folder in folders for entry in os.walk(folder)):
+        visible = [name for name in inside if not name.startswith(".")]
+        inside[:] = [name for name in visible if os.path.realpath(os.path.join(root, name)) != away]
+        for path in map(Path, names):
+            if not is_image_name(path):
+                kinds["hidden" if path.name.startswith(".") else path.suffix.lower() or "without a type"] += 1
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"skipped, no images by their names: {counts}" if kinds else None

@@ -13,63 +13,17 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
 from linearsr.images.iptc import records_of
-from linearsr.images.picture import NO_TEXTS, Texts, warn_of
+from linearsr.images.picture import NO_TEXTS, Picture, Texts, warn_of
 from linearsr.images.png_colour import hdr_curve
 from linearsr.images.xmp import packet_for_upright, packet_without_places
 
 _NO_UNIT = 1
 # Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
-_STORAGE_TAGS = frozenset(
-    {
-        254,
-        255,
-        256,
-        257,
-        258,
-        259,
-        262,
-        263,
-        264,
-        265,
-        266,
-        273,
-        277,
-        278,
-        279,
-        280,
-        281,
-        284,
-        288,
-        289,
-        290,
-        291,
-    }
-    | {
-        292,
-        293,
-        297,
-        301,
-        317,
-        320,
-        321,
-        322,
-        323,
-        324,
-        325,
-        330,
-        332,
-        333,
-        334,
-        336,
-        337,
-        338,
-        339,
-        340,
-        341,
-        347,
-    }
-    | {512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 559, 700, 33723, 34377, 34675}
-)
+_STORAGE_TAGS = frozenset({
+    254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290,
+    291, 292, 293, 297, 301, 317, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 337, 338, 339, 340,
+    341, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 559, 700, 33723, 34377, 34675,
+})  # fmt: skip
 
 # How to undo each EXIF orientation (EXIF 2.32, tag 274) on an array (H, W, ...).
 _UPRIGHT: dict[int, Callable[[Any], Any]] = {
@@ -119,6 +73,11 @@ class Notes:
     colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
 
+def notes_of(picture: Picture) -> Notes:
+    """The notes of a picture, which is upright."""
+    return Notes(1, picture.icc_profile, picture.exif, picture.dpi, picture.texts, picture.colour_chunks)
+
+
 def read_notes(
     name: str, im: Image.Image, shape: tuple[int, int, int], *, managed: bool, keep: Keep = "all"
 ) -> Notes:
@@ -162,6 +121,17 @@ def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -
         xmp = packet_without_places(xmp)
     records = im.info.get("iptc") or records_of(im.info, getattr(im, "tag_v2", {}))
     return Texts(xmp, records, im.info.get("png_texts", ()))
+
+
+def inherit_notes(im: Image.Image, first: Image.Image) -> None:
+    """Give the full-size page of a TIFF the EXIF, XMP and IPTC of its first page, where it has none itself."""
+    exif = im.getexif()
+    for tag, value in first.getexif().items():
+        exif.setdefault(tag, value)
+    if packet := first.info.get("xmp"):
+        im.info.setdefault("xmp", packet)
+    if records := records_of(first.info, getattr(first, "tag_v2", {})):
+        im.info.setdefault("iptc", records)
 
 
 def _drop_places(exif: Image.Exif) -> None:

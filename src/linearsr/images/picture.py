@@ -92,9 +92,12 @@ class Picture:
 def quantise(
     colour: FloatArray, alpha: FloatArray | None, bits: Literal[8, 16]
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Round (H, W, C) colour and (H, W) alpha in [0, 1] to integers (H, W, C or C + 1) of `bits` bits."""
+    """Round (H, W, C) colour and (H, W) alpha in [0, 1] to integers (H, W, C or C + 1) of `bits` bits.
+
+    Raises ValueError for NaN and infinity.
+    """
     samples = colour if alpha is None else np.concatenate([colour, alpha[..., None]], axis=-1)
-    # NaN has no integer; black is the least bad pixel.
-    clean = np.nan_to_num(np.clip(samples, 0, 1), nan=0.0)
-    rounded: FloatArray = np.rint(clean * np.float32(2**bits - 1))
+    if not np.isfinite(samples).all():
+        raise ValueError("has pixels that are NaN or infinite; compute it anew")
+    rounded: FloatArray = np.rint(np.clip(samples, 0, 1) * np.float32(2**bits - 1))
     return rounded.astype(np.uint8) if bits == 8 else rounded.astype(np.uint16)

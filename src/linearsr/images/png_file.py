@@ -8,22 +8,20 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, BinaryIO
 
 from linearsr.images import iptc
-from linearsr.images.png import SIGNATURE, chunk
+from linearsr.images.png import SIGNATURE
 from linearsr.images.xmp import PNG_KEYWORD
 
 _TEXT = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _COLOUR = frozenset({b"cICP", b"gAMA", b"cHRM", b"sRGB", b"mDCV", b"cLLI", b"mDCv", b"cLLi"})
 _ASIDE = _TEXT | _COLOUR | {b"iCCP"}
 _LONGEST_UNPACKED, _COPIED_AT_ONCE = 2**26, 2**20
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# x, y of the first pixel and the steps of each pass (section 8.1)
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 @dataclass
@@ -96,44 +94,13 @@ def header_only(data: bytes) -> BytesIO:
     return BytesIO(data[:33] + struct.pack(">I4s", 0, b"IDAT"))
 
 
-def write_completed(file: BinaryIO, found: PngFile, target: BinaryIO) -> tuple[int, int]:
-    """Write a file that ends too early with black, or nothing, for what is missing, in little memory.
-
-    Returns:
-        Its rows that are there, about if they are interlaced, and all rows.
-
-    Raises:
-        ValueError: its header is broken, or nothing of its pixels is there.
-    """
-    if not found.pixels or found.pixels[0][:2] != (b"IHDR", len(SIGNATURE)):
-        raise ValueError("it has no header")
-    file.seek(16)
-    header = file.read(13)
-    height, interlaced = int.from_bytes(header[4:8], "big"), header[12]
-    total, row = _unpacked_size(header)
-    copy_without_asides(file, PngFile([c for c in found.pixels if c[0] not in {b"IDAT", b"IEND"}]), target)
-    packer, left = zlib.compressobj(1), total
-    for piece in _unpacked(_image_data(file, found), total):
-        left -= len(piece)
-        target.write(chunk(b"IDAT", packer.compress(piece)))
-    if left == total:
-        raise ValueError("its pixels are missing")
-    there = total - left
-    while left > 0:
-        blank = bytes(min(left, _COPIED_AT_ONCE))
-        target.write(chunk(b"IDAT", packer.compress(blank)))
-        left -= len(blank)
-    target.write(chunk(b"IDAT", packer.flush()) + chunk(b"IEND", b""))
-    return (there * height // total if interlaced else there // row), height
-
-
 def described(found: PngFile) -> dict[Any, Any]:
     """What the chunks aside say, by the keys of Pillow's `info`, and "iptc", "png_texts" and "png_colours"."""
     info: dict[Any, Any] = {}
     texts = []
     for kind, data in found.aside:
         if kind == b"iCCP":
-            if profile := _unpacked_whole(data.partition(b"\0")[2][1:]):
+            if profile := _unpacked(data.partition(b"\0")[2][1:]):
                 info["icc_profile"] = profile
         elif kind in _TEXT and (read := _KNOWN.get(data.partition(b"\0")[0])):
             name, understand = read
@@ -156,48 +123,18 @@ def _take(found: PngFile, kind: bytes, at: int, data_and_checksum: bytes) -> Non
         found.pixels.append((kind, at, len(data) + 12))
 
 
-def _image_data(file: BinaryIO, found: PngFile) -> Iterator[bytes]:
-    """What is there of the packed pixels."""
-    for kind, at, length in found.pixels:
-        if kind == b"IDAT":
-            file.seek(at)
-            said = int.from_bytes(file.read(4), "big")
-            file.seek(at + 8)
-            yield file.read(min(said, length - 8))
-
-
-def _unpacked_size(header: bytes) -> tuple[int, int]:
-    """Bytes of all filtered rows, and of one row of a picture that is not interlaced."""
-    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    bits = depth * _CHANNELS[kind]
-
-    def rows(across: int, down: int) -> int:
-        return down * (1 + (across * bits + 7) // 8) if across else 0
-
-    if not interlaced:
-        return rows(width, height), rows(width, 1)
-    sides = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in _PASSES)
-    return sum(rows(max(0, across), max(0, down)) for across, down in sides), 1
-
-
-def _unpacked(packed: Iterable[bytes], longest: int) -> Iterator[bytes]:
-    """As much as can be unpacked, up to `longest` bytes."""
-    unpacker = zlib.decompressobj()
-    for part in packed:
-        # in small pieces: an error takes only its own away
-        for at in range(0, len(part), 256):
-            try:
-                piece = unpacker.decompress(part[at : at + 256], longest)
-            except zlib.error:
-                return
-            yield piece
-            longest -= len(piece)
-            if longest <= 0 or unpacker.eof:
-                return
-
-
-def _unpacked_whole(packed: bytes) -> bytes:
-    return b"".join(_unpacked([packed], _LONGEST_UNPACKED))
+def _unpacked(packed: bytes) -> bytes:
+    """As much as can be unpacked, up to 64 MiB."""
+    unpacker, parts = zlib.decompressobj(), []
+    # in small pieces: an error takes only its own away
+    with suppress(zlib.error):
+        left = _LONGEST_UNPACKED
+        for at in range(0, len(packed), 256):
+            parts.append(unpacker.decompress(packed[at : at + 256], left))
+            left -= len(parts[-1])
+            if left <= 0 or unpacker.eof:
+                break
+    return b"".join(parts)
 
 
 def _text(kind: bytes, data: bytes) -> bytes:
@@ -206,9 +143,9 @@ def _text(kind: bytes, data: bytes) -> bytes:
     if kind == b"tEXt":
         return rest
     if kind == b"zTXt":
-        return _unpacked_whole(rest[1:])
+        return _unpacked(rest[1:])
     is_packed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
-    return _unpacked_whole(text) if is_packed else text
+    return _unpacked(text) if is_packed else text
 
 
 def _profile(text: bytes) -> bytes | None:

@@ -14,6 +14,10 @@ from linearsr.images.picture import FloatArray
 _FLOAT_TOLERANCE = 0.1
 
 
+class ForeignPixels(ValueError):
+    """Pixels of a kind, or in a range, that are no picture: in words for the user, with the remedy."""
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """`colour` float32 (H, W, 3 or 1) and `alpha` float32 (H, W) or None, in [0, 1]; `bits` per channel.
@@ -30,7 +34,7 @@ class Samples:
 def samples_of(im: Image.Image) -> Samples:
     """Take the pixels out of a loaded Pillow image of any mode.
 
-    Raises ValueError, with words for the user, for NaN, infinity and integers or floats of unknown range.
+    Raises ForeignPixels, with words for the user, for NaN, infinity and integers or floats of unknown range.
     """
     if im.mode == "F":
         return Samples(checked_float(np.asarray(im))[..., None], None, 16)
@@ -46,11 +50,10 @@ def samples_of(im: Image.Image) -> Samples:
     return split_alpha(array, 8, has_alpha=plain.mode.endswith("A"))
 
 
-def split_alpha(array: FloatArray, bits: Literal[8, 16], has_alpha: bool) -> Samples:
+def split_alpha(array: FloatArray, bits: Literal[8, 16], has_alpha: bool, managed: bool = False) -> Samples:
     """Split (H, W, C) in [0, 1] into colour and, if the last channel is one, alpha."""
-    if not has_alpha:
-        return Samples(array, None, bits)
-    return Samples(np.ascontiguousarray(array[..., :-1]), np.ascontiguousarray(array[..., -1]), bits)
+    colour = np.ascontiguousarray(array[..., :-1] if has_alpha else array)
+    return Samples(colour, np.ascontiguousarray(array[..., -1]) if has_alpha else None, bits, managed)
 
 
 def deep_samples(array: NDArray[np.uint16], transparent: Any = None) -> Samples:
@@ -85,7 +88,7 @@ def _deep_grey(im: Image.Image) -> Samples:
     largest = 2 ** (depth[0] if isinstance(depth, tuple) else depth) - 1
     largest = 65535 if largest > 65535 else largest
     if values.min() < 0 or values.max() > largest:
-        raise ValueError(
+        raise ForeignPixels(
             "has 32-bit or signed integers of unknown range; convert it to 8 or 16 bits per channel"
         )
     if tags.get(262) == 0:
@@ -96,12 +99,12 @@ def _deep_grey(im: Image.Image) -> Samples:
 
 
 def checked_float(array: NDArray[np.floating[Any]]) -> FloatArray:
-    """Float samples as float32 in [0, 1]. Raises ValueError for values that are no numbers or out of that range."""
+    """Float samples as float32 in [0, 1]. Raises ForeignPixels for values that are no numbers or out of that range."""
     if not np.isfinite(array).all():
-        raise ValueError("has pixels that are NaN or infinite; replace them by finite values")
+        raise ForeignPixels("has pixels that are NaN or infinite; replace them by finite values")
     low, high = float(array.min()), float(array.max())
     if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
-        raise ValueError(f"has float pixels from {low:g} to {high:g}; scale them to the range 0 to 1")
+        raise ForeignPixels(f"has float pixels from {low:g} to {high:g}; scale them to the range 0 to 1")
     clipped: FloatArray = np.clip(array, 0, 1).astype(np.float32)
     return clipped
 
@@ -114,8 +117,5 @@ def _to_rgb(im: Image.Image) -> Image.Image:
         except ImageCms.PyCMSError:
             pass  # A profile for another colour space: the usual formulas are the best guess.
     if im.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(im, lab, srgb, outputMode="RGB")
-        assert converted is not None
-        return converted
+        return to_srgb(im, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())
     return im.convert("RGB")

@@ -1,21 +1,16 @@
-"""Which picture of a TIFF is the one, and what its tags say where Pillow does not know its pixels."""
+"""Which picture of a TIFF is the one, and what its tags say."""
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from linearsr.images.samples import Samples, checked_float, split_alpha
-
 CAMERA_RAW = "is a camera RAW file; develop it to TIFF, PNG or JPEG first, as with darktable or RawTherapee"
-FOREIGN_TIFF = "pip install 'linearsr[large]' reads it, or save it as RGB of 8 or 16 bits"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _RAW = (b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR")
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _CHILDREN = 254, 255, 256, 257, 262, 330
 _SENSOR = frozenset({32803, 34892})
 _MOST_PAGES = 100
-_NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 
 
 class ForeignTiff(TiffImageFile):
@@ -25,14 +20,12 @@ class ForeignTiff(TiffImageFile):
         tags: Any = self.tag_v2
         self._size = (int(tags[_WIDTH]), int(tags[_HEIGHT]))
         self._mode, self.tile = "F", []
-        if profile := tags.get(34675):
-            self.info["icc_profile"] = profile
+        for tag, key in ((34675, "icc_profile"), (700, "xmp")):
+            if block := tags.get(tag):
+                self.info[key] = block
         if tags.get(296, 2) in {2, 3} and 282 in tags and 283 in tags:
             unit = 2.54 if tags.get(296) == 3 else 1
             self.info["dpi"] = (float(tags[282]) * unit, float(tags[283]) * unit)
-
-    def load(self) -> None:
-        """There is nothing that Pillow could load."""
 
 
 def is_tiff(begin: bytes) -> bool:
@@ -66,60 +59,6 @@ def with_first_page(data: bytes, offset: int) -> bytes:
     if data[2:4] in {b"+\0", b"\0+"}:
         at, size = 8, 8
     return data[:at] + offset.to_bytes(size, "big" if order == "big" else "little") + data[at + size :]
-
-
-def kind_of(im: TiffImageFile) -> str:
-    """The kind of its pixels in words, as "32-bit float RGB in separate planes"."""
-    tags: Any = im.tag_v2
-    bits = tags.get(258, 1)
-    depth = max(bits) if isinstance(bits, tuple) else bits
-    forms = tags.get(339, 1)
-    form = {2: " signed", 3: " float"}.get(forms[0] if isinstance(forms, tuple) else forms, "")
-    colour = _NAMES.get(tags.get(_PHOTOMETRIC, -1), "unknown")
-    planes = " in separate planes" if tags.get(284) == 2 else ""
-    return f"{depth}-bit{form} {colour} of {tags.get(277, 1)} channels{planes}"
-
-
-def is_misread(im: TiffImageFile) -> bool:
-    """Whether libvips shears its rows without a word: separate planes of float16, or of grey with others."""
-    tags: Any = im.tag_v2
-    bits, forms = tags.get(258, 1), tags.get(339, 1)
-    is_half = 16 in (bits if isinstance(bits, tuple) else (bits,)) and 3 in (
-        forms if isinstance(forms, tuple) else (forms,)
-    )
-    planes = tags.get(277, 1) if tags.get(284) == 2 else 1
-    return planes > 1 and (is_half or tags.get(_PHOTOMETRIC) != 2)
-
-
-def foreign_samples(im: TiffImageFile, data: bytes) -> Samples:
-    """Grey or RGB of 8, 16 bits or float, with or without alpha, in any layout and compression, by libvips.
-
-    Raises ValueError, with words for the user, for other kinds of pixels and without the extra `large`.
-    """
-    from linearsr.images.rows.vips import vips
-
-    tags: Any = im.tag_v2
-    if is_misread(im):
-        raise ValueError(f"has pixels of {kind_of(im)}; save it with interleaved channels")
-    colours = {1: 1, 2: 3}.get(tags.get(_PHOTOMETRIC, -1))
-    try:
-        array = np.asarray(vips().Image.new_from_buffer(data, "").numpy())
-    except ImportError as error:
-        raise ValueError(f"has pixels of {kind_of(im)}; {FOREIGN_TIFF}") from error
-    array = array[..., None] if array.ndim == 2 else array
-    is_float = np.issubdtype(array.dtype, np.floating)
-    if colours is None or array.shape[2] < colours or not (is_float or array.dtype in (np.uint8, np.uint16)):
-        raise ValueError(f"has pixels of {kind_of(im)}; save it as RGB of 8 or 16 bits")
-    unit = checked_float(array if is_float else array / np.float32(np.iinfo(array.dtype).max))
-    extra = tags.get(338, ())
-    extra = extra if isinstance(extra, tuple) else (extra,)
-    has_alpha = extra[:1] in {(1,), (2,)}
-    unit = np.ascontiguousarray(unit[..., : colours + has_alpha])
-    if extra[:1] == (1,):
-        alpha = unit[..., -1:]
-        straight = np.divide(unit[..., :-1], alpha, out=np.zeros_like(unit[..., :-1]), where=alpha > 0)
-        unit[..., :-1] = np.clip(straight, 0, 1)
-    return split_alpha(unit, 8 if array.dtype == np.uint8 else 16, has_alpha)
 
 
 def _pages(file: BinaryIO) -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""Writing a picture as PNG, JPEG, WebP or TIFF, whole or not at all."""
+"""Writing a picture as PNG, JPEG, WebP, AVIF or TIFF, whole or not at all."""
 
 import contextlib
 import errno
@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, features
 
 from linearsr.images.iptc import as_jpeg_segment
-from linearsr.images.metadata import Metadata, Notes, exif_for_upright, parse_exif
+from linearsr.images.metadata import Metadata, Notes, exif_for_upright, notes_of, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
 from linearsr.images.png import encode_png16, metadata_chunks, with_chunks
 from linearsr.images.png_colour import profile_of
@@ -27,11 +29,18 @@ FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".webp": "WEBP",
+    ".avif": "AVIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
 _IPTC_FORMATS = frozenset({"PNG", "JPEG", "TIFF"})
-_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+_NAMES = {"WEBP": "WebP", "AVIF": "AVIF"}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"subsampling": "4:4:4", "optimize": True},
+    "WEBP": {"method": 4},
+    "AVIF": {"subsampling": "4:4:4"},
+}
+_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}
 _LONGEST_JPEG_EXIF = 65533
 _LONGEST_JPEG_XMP = 65502
 _LONGEST_JPEG_IPTC = 65500
@@ -63,15 +72,15 @@ def write_image(picture: Picture, path: str | Path, overwrite: bool = False, qua
 
 
 def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes:
-    """The bytes of an image file of this name: .png, .jpg, .jpeg, .webp, .tif or .tiff.
+    """The bytes of an image file of this name: .png, .jpg, .jpeg, .webp, .avif, .tif or .tiff.
 
-    PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG (4:4:4) and WebP have 8 bits and `quality`
-    (1 to 100). ICC profile, EXIF and XMP (orientation 1, true dimensions), IPTC, resolution and tags (as XMP keywords)
-    go along; PNG text does in PNG alone, and IPTC not in WebP, with a warning. JPEG has no alpha: the picture is
-    flattened on white, with a warning.
+    PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG, AVIF (both 4:4:4) and WebP have 8 bits and
+    `quality` (1 to 100). ICC profile, EXIF and XMP (orientation 1, true dimensions), IPTC, resolution and tags (as XMP
+    keywords) go along; PNG text does in PNG alone, and IPTC not in WebP and AVIF, with a warning. JPEG has no alpha:
+    the picture is flattened on white, with a warning.
 
-    Raises ImageError if the extension is unknown or the picture is too large for the format or the memory; ValueError
-    for the quality.
+    Raises ImageError if the extension is unknown, or the picture is not finite, or too large for the format or the
+    memory; ValueError for the quality.
     """
     path = Path(name)
     file_format = check_format(path)
@@ -81,6 +90,8 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
         return _encode(picture, path, file_format, quality)
     except MemoryError as error:
         raise ImageError(path, "does not fit the memory; write a smaller picture") from error
+    except ValueError as error:
+        raise ImageError(path, str(error)) from error
 
 
 def picture_to_pil(picture: Picture) -> Image.Image:
@@ -108,31 +119,34 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
         samples = picture.quantised().astype(np.uint16, copy=False)
         return encode_png16(samples, **metadata, chunks=png_chunks(picture))
     colour, alpha = picture.colour, picture.alpha
-    options: dict[str, object] = {}
-    if file_format == "JPEG":
-        options = {"quality": quality, "subsampling": "4:4:4", "optimize": True}
-        if alpha is not None:
-            warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
-            colour, alpha = on_white(colour, alpha), None
-        if "iptc" in metadata:
-            options["extra"] = as_jpeg_segment(metadata.pop("iptc"))
-    elif file_format == "WEBP":
-        options = {"quality": quality, "method": 4}
-        if colour.shape[2] == 1:
-            # WebP is always RGB, where a profile for grey means nothing.
-            metadata.pop("icc_profile", None)
-    file = BytesIO()
-    image = to_pil(quantise(colour, alpha, 8))
+    if file_format == "JPEG" and alpha is not None:
+        warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
+        colour, alpha = on_white(colour, alpha), None
+    samples = quantise(colour, alpha, 8)
     if file_format == "PNG":
-        image.save(file, file_format)
+        file = BytesIO()
+        to_pil(samples).save(file, file_format)
         return with_chunks(file.getvalue(), metadata_chunks(**metadata, chunks=png_chunks(picture)))
-    image.save(file, file_format, **options, **metadata)
+    return encode_lossy(samples, file_format, quality, metadata)
+
+
+def encode_lossy(samples: NDArray[Any], file_format: str, quality: int, metadata: Metadata) -> bytes:
+    """Encode (H, W, 1 to 4) of 8 bits as JPEG, WebP or AVIF."""
+    options = dict(_OPTIONS[file_format], quality=quality)
+    if "iptc" in metadata:
+        options["extra"] = as_jpeg_segment(metadata.pop("iptc"))
+    if file_format != "JPEG" and samples.shape[2] < 3:
+        # they are always RGB, where a profile for grey means nothing
+        metadata.pop("icc_profile", None)
+    file = BytesIO()
+    to_pil(samples).save(file, file_format, **options, **metadata)
     return file.getvalue()
 
 
 def _metadata(picture: Picture, name: str | Path, file_format: str) -> Metadata:
-    notes = Notes(1, picture.icc_profile, picture.exif, picture.dpi, picture.texts, picture.colour_chunks)
-    return file_metadata(notes, name, file_format, picture.size, picture.tags, picture.colour.shape[2])
+    return file_metadata(
+        notes_of(picture), name, file_format, picture.size, picture.tags, picture.colour.shape[2]
+    )
 
 
 def file_metadata(
@@ -184,8 +198,11 @@ def _tell_lost_text(texts: Texts, name: str | Path, file_format: str) -> None:
     if texts.png and file_format not in {"PNG", ""}:
         keywords = sorted({data.partition(b"\0")[0].decode("latin-1") for _, data in texts.png})
         warn_of(name, f"PNG alone holds text such as {', '.join(keywords[:3])}, which is left out; write PNG")
-    if texts.iptc and file_format == "WEBP":
-        warn_of(name, "WebP has no place for IPTC data, which is left out; write PNG, TIFF or JPEG")
+    if texts.iptc and file_format in _NAMES:
+        words = (
+            f"{_NAMES[file_format]} has no place for IPTC data, which is left out; write PNG, TIFF or JPEG"
+        )
+        warn_of(name, words)
 
 
 def _fit_jpeg(metadata: Metadata, texts: Texts, path: str | Path) -> None:
@@ -209,10 +226,12 @@ def on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:
 
 
 def check_format(path: Path) -> str:
-    """The format that a name stands for. Raises ImageError if there is none."""
+    """The format that a name stands for. Raises ImageError if there is none, or none that can be written."""
     file_format = FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise ImageError(path, f"has no extension of a known format; use one of {', '.join(FORMATS)}")
+    if file_format == "AVIF" and not features.check("avif"):
+        raise ImageError(path, "cannot be written: Pillow was built without AVIF; write WebP or PNG")
     return file_format
 
 

@@ -1,5 +1,6 @@
 """Which way an image goes: in one piece where that fits the memory, else in strips of rows."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +12,6 @@ from linearsr.jobs.run import Watcher
 if TYPE_CHECKING:
     from linearsr.pipeline import LinearSRPipeline
 
-_PILLOW_PIXELS = 178_956_970
-"""More are not decoded in one piece."""
 _HELD_BYTES_PER_PIXEL = 16
 """Of a result that is held while strips of it are made: its floats, and a copy of them."""
 
@@ -33,50 +32,38 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
     """The way of an image file; `memory_limit` in GiB, None for what is free.
 
     Raises:
-        ImageError: the image fits no way but "rows", which its type does not allow.
-        ImportError: likewise, and the extra `large` is not installed.
+        ImportError: the image fits no way but "rows", and the extra `large` is not installed.
     """
     from linearsr.images.io import ImageError, read_size
-    from linearsr.images.rows.decoding import stored_size
     from linearsr.images.rows.vips import vips
     from linearsr.runtime.devices import available_memory
     from linearsr.streaming.memory import strip_bytes, strip_rows_for, strip_rows_within
 
     try:
-        height, width = stored_size(path)
-    except ImageError as unfit:
-        obstacle: ImageError | ImportError | None = unfit
-        try:
-            height, width = read_size(path, str(path), max_pixels=_PILLOW_PIXELS)
-        except ImageError:
-            return Way("whole", None, "what is wrong with it shows when it is read")
-    else:
-        obstacle = None
-
+        height, width = read_size(path, str(path), max_pixels=sys.maxsize)
+    except ImageError:
+        return Way("whole", None, "what is wrong with it shows when it is read")
     whole = pipeline.estimate_memory(height, width, scale=scale)
     limit = available_memory(pipeline.device) if memory_limit is None else int(memory_limit * 2**30)
     fits = pipeline.fits(height, width, scale) if memory_limit is None else limit is None or whole <= limit
     sizes = f"{width}x{height} needs about {_size(whole)} in one piece"
     if limit is not None:
         sizes += f" and may have {_size(limit)}"
-    if fits and height * width <= _PILLOW_PIXELS:
+    if fits:
         return Way("whole", None, f"{sizes}: in one piece")
 
     rows = strip_rows_for(width, pipeline.device)
     if memory_limit is not None and limit is not None:
         rows = min(rows, strip_rows_within(pipeline, width, limit))
     sizes += f": in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip_bytes(pipeline, width, rows))}"
-    if obstacle is None:
-        try:
-            vips()
-        except ImportError as missing:
-            obstacle = missing
-        else:
-            return Way("rows", rows, sizes)
     held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
-    if limit is not None and held > limit:
-        raise obstacle
-    return Way("held", rows, f"{sizes}, and {_size(held)} for the result")
+    try:
+        vips()
+    except ImportError:
+        if limit is not None and held > limit:
+            raise
+        return Way("held", rows, f"{sizes}, and {_size(held)} for the result")
+    return Way("rows", rows, sizes)
 
 
 def _size(count: float) -> str:

@@ -48,7 +48,7 @@ def upscale_file(
     strip_rows: int | None = None,
     progress: Progress = lambda label, share: None,
 ) -> FileResult:
-    """Upscale a PNG, TIFF or JPEG file into another, with alpha, bits and notes, in the memory of some strips.
+    """Upscale an image file into another, with alpha, bits and notes, in the memory of some strips.
 
     What waits between passes lies in a hidden folder beside `target`, which is removed at the end. After a kill, the
     same call goes on from there; with other settings, or another source, it starts anew.

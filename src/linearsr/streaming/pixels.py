@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from linearsr.images.colour import WAVELET_REACH, match_statistics, wavelet_colour_fix
+from linearsr.images.colour import WAVELET_REACH, match_statistics, to_unit, wavelet_colour_fix
 from linearsr.images.resize import resize_rows
 from linearsr.models.codec import Codec, DeepCompressionCodec
 from linearsr.models.codec_rows import Stage, decoder_stages
@@ -149,12 +149,12 @@ class FinishedRows:
         self._statistics = total
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Rows of the result, (1, 3, bottom - top, W), clamped to [0, 1]."""
+        """Rows of the result, (1, 3, bottom - top, W), clamped to [0, 1]. Raises ValueError where it is not finite."""
         if self._size == self._own_size:
             rows = self._coloured(top, bottom)
         else:
             rows = resize_rows(self._coloured, self._own_size, self._size, top, bottom, "lanczos")
-        return rows.clamp(0, 1)
+        return to_unit(rows)
 
     def _cropped(self, top: int, bottom: int) -> Tensor:
         return (self._decoded(top, bottom)[..., : self._own_size[1]] + 1) / 2

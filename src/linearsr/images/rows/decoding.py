@@ -1,32 +1,36 @@
-"""A PNG, TIFF or JPEG file, decoded once into a file of rows: upright, grey or RGB, with its alpha."""
+"""An image file, decoded once into a file of rows: upright, grey or RGB, with its alpha."""
 
 import os
-import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
-from linearsr.images.metadata import Keep, Notes, read_notes
-from linearsr.images.picture import ImageError, quantise
+from linearsr.images.metadata import Keep, Notes, notes_of, read_notes
+from linearsr.images.opening import check_size, open_image, page_to_read
+from linearsr.images.picture import quantise, warn_of
 from linearsr.images.png_file import all_but_image_data, copy_without_asides, described, is_png, scan
-from linearsr.images.reading import check_size, complete_png, guarded, rows_missing, tell_damage, tell_repair
+from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
-from linearsr.images.tiff_pages import ForeignTiff, full_size_page, is_misread, is_tiff, kind_of
+from linearsr.images.tiff_pages import is_tiff
+from linearsr.images.tiff_pixels import is_foreign
+from linearsr.runtime.devices import require_memory
 
-_FORMATS = ("PNG", "TIFF", "JPEG")
+_JPEG = b"\xff\xd8\xff"
 _SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
-# libvips takes their samples for RGB
-_FOREIGN_MODES = {"YCbCr", "LAB", "HSV"}
-# what libvips says of a JPEG that is cut, and how it fills that
-_CUT_JPEG, _JPEG_BLANK = "premature end", 128
+# libvips takes the samples of other modes for RGB
+_TIFF_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"})
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, (1,)
+# of others libvips may make noise
+_COMPRESSION, _COMPRESSIONS = 259, frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+_HELD_BYTES_PER_PIXEL = 32
+"""Of a picture that is decoded in one piece."""
 
 
 @dataclass(frozen=True)
@@ -40,42 +44,61 @@ class Decoded:
 def decode(path: Path, folder: Path, max_pixels: int, keep: Keep = "all", strict: bool = False) -> Decoded:
     """Decode an image file into `folder`, or take what was decoded there before.
 
-    Memory grows with the width alone, but for interlaced PNG and progressive JPEG, whose decoders hold all pixels.
+    Memory grows with the width alone for PNG (not interlaced), JPEG (not progressive) and TIFF of 8 or 16 bits without
+    damage; all else that `read_image` reads is decoded in one piece.
 
     Raises:
-        ImageError: one line, as for `read_image`; or the file is none of PNG, TIFF and JPEG; or it is neither grey nor
-            RGB of 8 or 16 bits, nor CMYK of 8 bits.
+        ImageError: one line, as for `read_image`.
+        ValueError: it would have to be decoded in one piece, which does not fit the memory.
         ImportError: the extra `large` is not installed.
     """
     vips()
-    return guarded(os.fspath(path), partial(_decode, path, folder, max_pixels, keep, strict))
+    name = os.fspath(path)
+    in_strips = guarded(name, partial(_decode_in_strips, path, folder, max_pixels, keep))
+    if in_strips is not None:
+        return in_strips
+    height, width = read_size(path, name, max_pixels)
+    require_memory(
+        height * width * _HELD_BYTES_PER_PIXEL, torch.device("cpu"), f"{name}: an image decoded in one piece"
+    )
+    picture = read_image(path, max_pixels, keep=keep, strict=strict)
+    samples = picture.quantised()
+    height, width, channels = samples.shape
+    rows = RowFile(folder / "input.rows", height, width, channels, samples.dtype)
+    stored = replace(rows, path=folder / "stored.rows")
+    stored.clear()
+    stored.append(samples)
+    os.replace(stored.path, rows.path)
+    return Decoded(rows, notes_of(picture))
 
 
-def _decode(path: Path, folder: Path, max_pixels: int, keep: Keep, strict: bool) -> Decoded:
-    with _header(path) as header:
-        check_size(os.fspath(path), header.size, max_pixels)
-        pixels = _pixels(path, folder, header, strict)
-        image = _open(path, pixels, header)
+def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> Decoded | None:
+    """None for a file that cannot be decoded so: then it shows in one piece what there is, or what is wrong with it."""
+    name = os.fspath(path)
+    with open(path, "rb") as file:
+        header = _header(name, file)
+        if header is None:
+            return None
+        check_size(name, header.size, max_pixels)
+        image = _opened(path, folder, header)
+        if image is None:
+            return None
         managed = image.interpretation == "cmyk"
         channels = 3 if managed else image.bands
-        shape = image.height, image.width, channels - (channels in {2, 4})
-        notes = read_notes(os.fspath(path), header, shape, managed=managed, keep=keep)
+        rows = RowFile(folder / "input.rows", image.height, image.width, channels, np.dtype(depth_of(image)))
+        stored = replace(rows, path=folder / "stored.rows", channels=image.bands)
+        if not rows.is_whole:
+            try:
+                save(image, "rawsave", stored.path)
+            except OSError:
+                return None
+        shape = rows.height, rows.width, channels - (channels in {2, 4})
+        notes = read_notes(name, header, shape, managed=managed, keep=keep)
         profile = header.info.get("icc_profile")
-    width, height = image.width, image.height
+    is_whole = rows.is_whole
     if notes.orientation >= 5:
-        width, height = height, width
-    rows = RowFile(folder / "input.rows", height, width, channels, np.dtype(depth_of(image)))
-    if not rows.is_whole:
-        stored = RowFile(folder / "stored.rows", image.height, image.width, image.bands, rows.dtype)
-        try:
-            save(image, "rawsave", stored.path)
-        except OSError as error:
-            if _CUT_JPEG not in str(error):
-                raise
-            save(_opened(pixels, "none"), "rawsave", stored.path)
-            tell_repair(
-                os.fspath(path), rows_missing(os.fspath(path), _rows_there(stored), stored.height), strict
-            )
+        rows = replace(rows, height=rows.width, width=rows.height)
+    if not is_whole:
         if managed:
             stored = _to_srgb(stored, folder / "srgb.rows", profile)
         if notes.orientation != 1:
@@ -84,107 +107,54 @@ def _decode(path: Path, folder: Path, max_pixels: int, keep: Keep, strict: bool)
     return Decoded(rows, notes)
 
 
-def stored_size(path: Path) -> tuple[int, int]:
-    """(height, width) as stored. Raises ImageError if the file is no PNG, TIFF or JPEG."""
-
-    def look() -> tuple[int, int]:
-        with _header(path) as header:
-            return header.height, header.width
-
-    return guarded(os.fspath(path), look)
-
-
-def _header(path: Path) -> Image.Image:
-    """The file opened by Pillow, for all that it says before its pixels.
-
-    Not by `Image.open`, which has a limit of pixels of its own.
-    """
-    Image.preinit()
-    with open(path, "rb") as file:
-        begin = file.read(16)
-    readers = (
-        opens for opens, accepts in map(Image.OPEN.__getitem__, _FORMATS) if accepts and accepts(begin)
-    )
-    if (opens := next(readers, None)) is None:
-        raise ImageError(path, "is no PNG, TIFF or JPEG, which alone are read in strips; convert it to one")
+def _header(name: str, file: BinaryIO) -> Image.Image | None:
+    """The image opened by Pillow, for all that it says before its pixels; None if they cannot be read in strips."""
+    begin = file.read(16)
     if is_png(begin):
-        with open(path, "rb") as file:
-            found = scan(file)
-            header = opens(all_but_image_data(file, found), os.fspath(path))
+        found = scan(file)
+        if found.damaged or found.is_cut:
+            return None
+        header = open_image(name, all_but_image_data(file, found))
         header.info.update(described(found))
         # Pillow would decode all pixels to see whether EXIF follows them
         header.info.setdefault("exif", b"")
         return header
-    if is_tiff(begin):
-        return _tiff_header(path)
-    # a path does as well as a file, which the image would then not close
-    return opens(cast(IO[bytes], os.fspath(path)), os.fspath(path))
-
-
-def _tiff_header(path: Path) -> Image.Image:
-    with open(path, "rb") as file:
-        try:
-            page = full_size_page(file)
-        except ValueError as error:
-            raise ImageError(path, str(error)) from error
-    if page:
-        raise ImageError(
-            path, "begins with a reduced page, which strips cannot skip; save its full-size page alone"
-        )
-    try:
-        return Image.OPEN["TIFF"][0](cast(IO[bytes], os.fspath(path)), os.fspath(path))
-    except SyntaxError:
-        return ForeignTiff(os.fspath(path))
-
-
-def _pixels(path: Path, folder: Path, header: Image.Image, strict: bool) -> Path:
-    """The file to decode: of a PNG that is cut, or has chunks that could stop a decoder, a good copy in `folder`."""
-    if header.format != "PNG":
-        return path
-    with open(path, "rb") as file:
-        found = scan(file)
-        tell_damage(os.fspath(path), found, strict)
-        if not (found.damaged or found.aside or found.is_cut):
-            return path
-        copy = folder / "pixels.png"
-        with open(copy, "wb") as target:
-            if found.is_cut:
-                complete_png(os.fspath(path), file, found, target, strict)
-            else:
-                copy_without_asides(file, found, target)
-    return copy
-
-
-def _rows_there(stored: RowFile) -> int:
-    """Rows of a cut JPEG up to the last that is not blank."""
-    there = 0
-    for top, bottom in stored.strips():
-        filled = np.flatnonzero((stored.read(top, bottom) != _JPEG_BLANK).any(axis=(1, 2)))
-        there = top + int(filled[-1]) + 1 if len(filled) else there
-    return there
-
-
-def _opened(path: Path, fail_on: str) -> Any:
-    return vips().Image.new_from_file(os.fspath(path), access="sequential", fail_on=fail_on)
-
-
-def _open(path: Path, pixels: Path, header: Image.Image) -> Any:
-    """The file opened by libvips, to be read once from top to bottom."""
-    if header.format in {"PNG", "TIFF"} and getattr(header, "is_animated", False):
-        warnings.warn(f"{path}: has several frames or pages; only the first is used", stacklevel=5)
-    if getattr(header, "tag_v2", {}).get(_EXTRA_SAMPLES) == _PREMULTIPLIED:
-        raise ImageError(path, "has colours multiplied by their alpha; save it with straight alpha")
-    kind = f" ({kind_of(header)})" if isinstance(header, TiffImageFile) else ""
-    problem = (
-        f"has another kind of pixels{kind} than can be read in strips; convert it to RGB of 8 or 16 bits"
+    if begin.startswith(_JPEG):
+        return open_image(name, file)
+    if not is_tiff(begin) or page_to_read(name, file) is not None:
+        return None
+    header = open_image(name, file)
+    tags: Any = getattr(header, "tag_v2", {})
+    if tags.get(_COMPRESSION, 1) not in _COMPRESSIONS:
+        return None
+    is_plain = (
+        header.mode in _TIFF_MODES and not is_foreign(header) and tags.get(_EXTRA_SAMPLES) != _PREMULTIPLIED
     )
-    foreign = ImageError(path, problem)
-    if header.mode in _FOREIGN_MODES or (isinstance(header, TiffImageFile) and is_misread(header)):
-        raise foreign
-    image = _opened(pixels, "error")
+    return header if is_plain else None
+
+
+def _opened(path: Path, folder: Path, header: Image.Image) -> Any:
+    """The file opened by libvips, to be read once from top to bottom; None if it would read other pixels."""
+    pixels = path
+    if header.format == "PNG":
+        with open(path, "rb") as file:
+            found = scan(file)
+            if found.aside:
+                # which could stop the decoder
+                pixels = folder / "pixels.png"
+                with open(pixels, "wb") as target:
+                    copy_without_asides(file, found, target)
+    try:
+        image = vips().Image.new_from_file(os.fspath(pixels), access="sequential", fail_on="error")
+    except vips().Error:
+        return None
+    bands = image.bands if header.mode == "P" else len(header.getbands())
     deep_cmyk = image.interpretation == "cmyk" and image.format != "uchar"
-    if depth_of(image) is None or image.interpretation not in _SPACES or image.bands > 4 or deep_cmyk:
-        raise foreign
+    is_known = depth_of(image) is not None and image.interpretation in _SPACES and not deep_cmyk
+    if not is_known or image.bands not in {bands, bands + ("transparency" in header.info)} or image.bands > 4:
+        return None
+    if header.format != "JPEG" and getattr(header, "is_animated", False):
+        warn_of(path, "has several frames or pages; only the first is used")
     return image
 
 

@@ -20,13 +20,14 @@ class RowReader:
     `height`, `width`: of the upright image. `is_grey`, `has_alpha`, `bits` (8 or 16) and `notes`: as in the file.
 
     Args:
-        path: a PNG, TIFF or JPEG file, grey, RGB or CMYK.
+        path: an image file of any kind that `read_image` reads.
         folder: for decoded rows; what lies there must come from this file.
         max_pixels: more are refused.
         keep, strict: as for `read_image`.
 
     Raises:
         ImageError: one line that says what is wrong with the file.
+        ValueError: it is decoded in one piece, which does not fit the memory.
         ImportError: the extra `large` is not installed.
     """
 

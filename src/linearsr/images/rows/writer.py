@@ -1,4 +1,4 @@
-"""Rows of a result, gathered in a file of rows and then encoded as PNG, TIFF or JPEG."""
+"""Rows of a result, gathered in a file of rows and then encoded."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from linearsr.images.metadata import Metadata
-from linearsr.images.picture import FloatArray, ImageError, quantise
+from linearsr.images.picture import FloatArray, quantise
 from linearsr.images.resize import resize_rows
 from linearsr.images.rows.heads import jpeg_head, png_head
 from linearsr.images.rows.reader import RowReader
@@ -24,6 +24,7 @@ from linearsr.images.writing import (
     check_quality,
     check_sides,
     check_target,
+    encode_lossy,
     file_metadata,
     on_white,
     png_chunks,
@@ -42,10 +43,10 @@ class RowWriter:
     """Writes a result by rows, with the alpha and the notes of the image it was made from.
 
     PNG and TIFF have the bits of that image; what does not fit the 4 GB of TIFF becomes BigTIFF. In JPEG, transparent
-    pictures are flattened on white, with a warning. Grey stays grey.
+    pictures are flattened on white, with a warning. Grey stays grey. WebP and AVIF are encoded in one piece.
 
     Args:
-        path: .png, .tif, .tiff, .jpg or .jpeg.
+        path: of one of the types that `encode_image` writes.
         size: (height, width) of the result.
         source: the image it is made from.
         folder: for rows on their way, on the disk of `path`.
@@ -53,7 +54,7 @@ class RowWriter:
         quality: of JPEG, 1 to 100.
 
     Raises:
-        ImageError: one line: the file exists, or its format cannot hold such a picture or be written in strips.
+        ImageError: one line: the file exists, or its format cannot hold such a picture.
         ValueError: the quality.
     """
 
@@ -69,12 +70,10 @@ class RowWriter:
         check_quality(quality)
         check_target(path, overwrite)
         self._format = check_format(path)
-        if self._format == "WEBP":
-            raise ImageError(path, "is too large for WebP, which is not written in strips; write PNG or TIFF")
         check_sides(path, self._format, (size[1], size[0]))
         self._path, self._source, self._folder, self._quality = path, source, folder, quality
         self._keeps_alpha = source.has_alpha and self._format != "JPEG"
-        self._bits: Literal[8, 16] = 8 if self._format == "JPEG" else source.bits
+        self._bits: Literal[8, 16] = source.bits if self._format in {"PNG", "TIFF"} else 8
         channels = (1 if source.is_grey else 3) + self._keeps_alpha
         dtype = np.dtype(np.uint16 if self._bits == 16 else np.uint8)
         self._rows = RowFile(folder / "output.rows", *size, channels, dtype)
@@ -122,9 +121,13 @@ class RowWriter:
         if self._format == "JPEG" and self._source.has_alpha:
             warnings.warn(f"{self._path}: JPEG has no transparency; flattened on white", stacklevel=2)
         encoded = self._folder / "encoded"
+        on_progress(0)
         try:
             if self._format == "TIFF":
                 _save_tiff(self._rows, encoded, metadata, on_progress)
+            elif self._format in {"WEBP", "AVIF"}:
+                samples = self._rows.read(0, self._rows.height)
+                encoded.write_bytes(encode_lossy(samples, self._format, self._quality, metadata))
             else:
                 self._encode(encoded, metadata, on_progress)
             os.replace(encoded, self._path)

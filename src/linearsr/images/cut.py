@@ -1,0 +1,133 @@
+"""What is there of a file that ends too early, or is damaged in its pixels: what a browser would show."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from linearsr.images.samples import Samples
+
+_JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
+_J2K_START, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
+_DROPPED, _LONGEST_FILL = 16, 16
+# in bytes, it makes numbers from 0 to 1 in floats of 16 and 32 bits
+_LEVEL = 59
+Decode = Callable[[bytes, int | None], tuple[Image.Image, Samples]]
+"""(file, level that pixels have where the decoder wrote nothing; None: that is an error) -> image and samples."""
+
+
+def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Samples, str]:
+    """Read a file that cannot be read whole.
+
+    Returns:
+        Its image, the samples, 0 where pixels are missing, and what is missing, in words.
+
+    Raises:
+        ValueError: nothing is there; else what `decode` raises.
+    """
+    if data.startswith(_JPEG_START):
+        im, samples = decode(data + _JPEG_END, None)
+        there = np.abs(samples.colour - _JPEG_GREY).max(axis=(1, 2)) >= 0.5 / 255
+        there[: np.flatnonzero(there)[-1] + 1 if there.any() else 0] = True
+        return im, samples, _missing(there[:, None])
+    if (whole := _whole_jpeg2000(data)) is not None:
+        return *decode(whole, None), "is truncated: its end is missing, and fine detail with it"
+    if is_webp(data):
+        # rows that depend on the last bytes are the last that are there; what follows is made of zeros
+        (_, other), (im, samples) = (decode(whole_webp(part), None) for part in (data[:-_DROPPED], data))
+        same = np.logical_and.accumulate((samples.colour == other.colour).all(axis=(1, 2)))
+        there = np.broadcast_to(same[:, None], samples.colour.shape[:2])
+    else:
+        (_, other), (im, samples) = (decode(data, level) for level in (_LEVEL, 0))
+        there = (samples.colour == other.colour).all(axis=2)
+    samples = replace(samples, colour=np.where(there[..., None], samples.colour, np.float32(0)))
+    return im, samples, _missing(there)
+
+
+def keep_what_is_read(im: Image.Image, level: int) -> None:
+    """Have `im.load` leave pixels at a level, without an error, where its decoder stops before them."""
+    load = im.load
+    if im.format == "GIF":
+        # else it begins with transparent pixels
+        im._frame_transparency = None  # type: ignore[attr-defined]
+    filling = _other_index(im) if level and im.mode == "P" else level / 255 if im.mode == "F" else level
+    im.im = Image.new(im.mode, im.size, filling).im
+
+    def load_some() -> object:
+        try:
+            return load()
+        except Exception:
+            # what there is to decode is decoded
+            im.tile = []  # type: ignore[attr-defined]
+            return load()
+
+    im.load = load_some  # type: ignore[method-assign,assignment]
+
+
+def _missing(there: NDArray[np.bool_]) -> str:
+    """What is wrong with a file whose pixels (H, W) are there or not. Raises ValueError where none is: no picture."""
+    if not there.any():
+        raise ValueError("none of its pixels is there")
+    rows = np.asarray(there.all(axis=1))
+    count = len(rows) - int(rows.sum())
+    if not count:
+        return "is truncated: its end is missing, though none of its rows"
+    for which, others in (("last", rows[:-count]), ("first", rows[count:])):
+        if len(others) and others.all():
+            return f"is truncated: the {which} {count} of its {len(rows)} rows are missing and left blank"
+    return f"is truncated: {1 - there.mean():.0%} of its pixels are missing and left blank"
+
+
+def jpeg2000_is_cut(data: bytes) -> bool:
+    """Whether a JPEG 2000 file ends too early, which its decoder does not always tell."""
+    return _whole_jpeg2000(data) not in {None, data}
+
+
+def _other_index(im: Image.Image) -> int:
+    """A colour of the palette that is not the first one."""
+    assert im.palette is not None
+    colours = np.frombuffer(bytes(im.palette.palette), np.uint8)
+    colours = colours.reshape(-1, len(im.palette.rawmode or im.palette.mode))
+    return int((colours != colours[0]).any(axis=1).argmax())
+
+
+def _whole_jpeg2000(data: bytes) -> bytes | None:
+    """The file, with empty packets for what is missing (ISO 15444-1, A.4.2); None for another type."""
+    if not (data.startswith(_J2K_START) or data[4:8] == b"jP  "):
+        return None
+    begin = data.find(_J2K_START)
+    at = data.find(_J2K_TILE, begin)
+    if begin < 0 or at < 0:
+        raise ValueError("its pixels are missing")
+    while data[at : at + 4] == _J2K_TILE:
+        length = int.from_bytes(data[at + 6 : at + 10], "big")
+        # 0: up to the end of the file
+        at += length if length >= len(_J2K_TILE) else len(data)
+    if data[at : at + 2] == _JPEG_END or (at >= len(data) and data.endswith(_JPEG_END)):
+        return data
+    box = max(0, data.rfind(b"jp2c", 0, begin) - 4)
+    # a box of length 0 goes to the end of the file
+    head = data[:box] + bytes(4) + data[box + 4 : begin] if box else data[:begin]
+    return head + _filled(data[begin:], at - begin) + _JPEG_END
+
+
+def is_webp(begin: bytes) -> bool:
+    """Whether a file begins as a WebP does."""
+    return begin[:4] == b"RIFF" and begin[8:12] == b"WEBP"
+
+
+def whole_webp(data: bytes) -> bytes:
+    """The file with zeros for what is missing. Raises ValueError if not even what all rows depend on is there."""
+    length = int.from_bytes(data[4:8], "little") + 8
+    frame = data.find(b"VP8 ", 12, 4096)
+    if frame > 0 and len(data) - frame - 18 < int.from_bytes(data[frame + 8 : frame + 11], "little") >> 5:
+        raise ValueError("none of its rows is there")
+    return _filled(data, length)
+
+
+def _filled(data: bytes, length: int) -> bytes:
+    if length > _LONGEST_FILL * len(data):
+        raise ValueError("nearly all of it is missing")
+    return data.ljust(length, b"\0")

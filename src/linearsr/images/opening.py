@@ -1,0 +1,179 @@
+"""From a file to an opened image: recognised by content, within the limits, the full-size page of several."""
+
+import struct
+from contextlib import nullcontext, suppress
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from linearsr.images.cut import is_webp, whole_webp
+from linearsr.images.metadata import inherit_notes
+from linearsr.images.picture import ImageError
+from linearsr.images.png_file import header_only, is_png
+from linearsr.images.tiff_pages import (
+    CAMERA_RAW,
+    ForeignTiff,
+    full_size_page,
+    is_camera_raw,
+    is_tiff,
+    with_first_page,
+)
+
+MAX_ASPECT = 1000
+_BEGIN = 40
+# EPS and WMF run other programs; the rest has no still image or only a stub in Pillow.
+_REFUSED_FORMATS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "FITS", "MCIDAS", "IPTC"})
+# Their signatures are long enough to name a file by.
+_NAMED_FORMATS = {kind: f"{kind} file" for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "AVIF", "PSD")} | {
+    "WEBP": "WebP file",
+    "JPEG2000": "JPEG 2000 file",
+    "HEIF": "HEIC photo",
+    "JXL": "JPEG XL file",
+}
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc"})
+_JXL_BOXES = 2**20
+_JXL_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+
+
+def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
+    """The image of a file, its pixels not read yet.
+
+    Raises ImageError if it is none, or needs a library that is missing; else what Pillow raises for a broken one.
+    """
+    file = BytesIO(source) if isinstance(source, bytes) else source
+    file.seek(0)
+    begin = file.read(_BEGIN)
+    if is_camera_raw(begin):
+        raise ImageError(name, CAMERA_RAW)
+    if is_tiff(begin) and (page := page_to_read(name, file)):
+        file.seek(0)
+        data = file.read()
+        image = _opened(name, BytesIO(with_first_page(data, page)), begin)
+        with suppress(Exception):
+            inherit_notes(image, _opened(name, BytesIO(data), begin))
+        return image
+    return _opened(name, file, begin)
+
+
+def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
+    """(width, height) of a file as stored, from its header: of PNG and JPEG XL nothing else is looked at."""
+    with open(source, "rb") if isinstance(source, (str, Path)) else nullcontext(source) as file:
+        begin = file.read(_BEGIN)
+        if is_png(begin):
+            return open_image(name, header_only(begin[:33])).size
+        if is_jxl(begin):
+            _use_jxl(name)
+            return _jxl_size(begin + file.read(_JXL_BOXES))
+        if is_webp(begin):
+            # whose decoder wants all of it
+            return open_image(name, whole_webp(begin + file.read())).size
+        return open_image(name, file).size
+
+
+def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    """Raises ImageError for a size (width, height) with nothing in it, more than `max_pixels`, or much too long."""
+    width, height = size
+    if min(size) < 1:
+        raise ImageError(name, f"is {width}x{height} pixels: there is nothing in it; get it anew")
+    if width * height > max_pixels:
+        megapixels = f"{width * height / 1e6:.4g} megapixels exceed the limit of {max_pixels / 1e6:.4g}"
+        raise ImageError(
+            name,
+            f"is {width}x{height} pixels: {megapixels}; reduce or crop it, or raise the limit (max_pixels)",
+        )
+    if max(size) > MAX_ASPECT * min(size):
+        raise ImageError(name, f"is {width}x{height} pixels: a line, not a picture; crop or stack it first")
+
+
+def page_to_read(name: str, file: BinaryIO) -> int | None:
+    """Where the full-size page of a TIFF is, None for the first. Raises ImageError for camera RAW."""
+    try:
+        return full_size_page(file)
+    except ValueError as error:
+        raise ImageError(name, str(error)) from error
+    except Exception:  # too broken to tell
+        return None
+
+
+def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
+    Image.init()
+    image = _by_pillow(file, begin)
+    if image is None and is_tiff(begin):
+        with suppress(Exception):
+            file.seek(0)
+            return ForeignTiff(file)
+    if image is None and begin[4:8] == b"ftyp" and begin[8:12] in _HEIF_BRANDS:
+        _plugin(name, "a HEIC photo", "pillow_heif", "pillow-heif").register_heif_opener()
+        image = _by_pillow(file, begin)
+    if image is None and is_jxl(begin):
+        _use_jxl(name)
+        image = _by_pillow(file, begin)
+    if image is not None:
+        return image
+    for kind, words in _NAMED_FORMATS.items():
+        if kind in Image.OPEN and _accepts(kind, begin):
+            raise ImageError(name, f"is a broken {words}: its header is damaged or truncated; get it anew")
+    raise ImageError(
+        name,
+        "is no image, or its header is broken; use PNG, JPEG, WebP, TIFF or another format that Pillow reads",
+    )
+
+
+def is_jxl(begin: bytes) -> bool:
+    """Whether a file begins as a JPEG XL does."""
+    return begin.startswith(_JXL)
+
+
+def _by_pillow(file: BinaryIO, begin: bytes) -> Image.Image | None:
+    """As `Image.open`, which has a limit of pixels of its own."""
+    for kind in Image.ID:
+        if kind not in _REFUSED_FORMATS and _accepts(kind, begin):
+            file.seek(0)
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):
+                return Image.OPEN[kind][0](file, "")
+    return None
+
+
+def _accepts(kind: str, begin: bytes) -> bool:
+    accept = Image.OPEN[kind][1]
+    with suppress(IndexError, TypeError, struct.error):
+        answer = accept is None or accept(begin[:16])
+        # words say that the format is known and not supported
+        return bool(answer) and not isinstance(answer, str)
+    return False
+
+
+def _plugin(name: str, what: str, module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        extra = module.removeprefix("pillow_")
+        hint = f"pip install 'linearsr[{extra}]', or convert it to JPEG or PNG"
+        raise ImageError(name, f"is {what}, which needs {package}; {hint}") from error
+
+
+def _use_jxl(name: str) -> None:
+    _plugin(name, "a JPEG XL image", "pillow_jxl", "pillow-jxl-plugin")
+
+
+def _jxl_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of a JPEG XL file, whose plugin decodes it before it tells (ISO 18181-1, annex D)."""
+    at = next((data.find(box) + gap for box, gap in ((b"jxlc", 4), (b"jxlp", 8)) if box in data), 0)
+    bits = int.from_bytes(data[at + 2 : at + 16], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        bits, value = bits >> count, bits & ((1 << count) - 1)
+        return value
+
+    def side() -> int:
+        return 8 * take(5) + 8 if is_small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    is_small = take(1)
+    height = side()
+    across, down = _JXL_RATIOS[take(3)]
+    return (height * across // down if across else side()), height

@@ -1,0 +1,132 @@
+"""Pixels of a TIFF that Pillow does not know, or misreads, by tifffile: any depth, layout and compression."""
+
+import logging
+from io import BytesIO
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from linearsr.images.picture import FloatArray
+from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha
+from linearsr.images.tiff_pages import ForeignTiff
+
+_NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
+_WHITE_IS_ZERO, _RGB, _CMYK, _CIELAB, _ICCLAB, _FLOAT_PREDICTOR = 0, 2, 5, 8, 9, 3
+_COLOURS = {0: 1, 1: 1, _RGB: 3, _CIELAB: 3, _ICCLAB: 3}
+_PREMULTIPLIED, _ALPHA = 1, (1, 2)
+_MOST_CHANNELS, _LONGEST_FILL = 32, 16
+_D50 = np.array([0.9642, 1, 0.8249], np.float32)
+_TO_LINEAR_SRGB = np.array(
+    [
+        [3.1338561, -1.6168667, -0.4906146],
+        [-0.9787684, 1.9161415, 0.0334540],
+        [0.0719453, -0.2289914, 1.4052427],
+    ],
+    np.float32,
+)
+
+
+def is_foreign(im: Image.Image) -> TypeGuard[TiffImageFile]:
+    """Whether an opened image is a TIFF of such pixels."""
+    if isinstance(im, ForeignTiff) or not isinstance(im, TiffImageFile):
+        return isinstance(im, ForeignTiff)
+    tags: Any = im.tag_v2
+    samples, photometric = tags.get(277, 1), tags.get(262)
+    # as noise, or shifted, without an error
+    planes = (
+        tags.get(284) == 2
+        and samples > 1
+        and photometric != _CMYK
+        and ((samples, photometric) != (3, _RGB) or _depth_of(im) > 8)
+    )
+    return planes or (im.mode == "F" and (tags.get(317) == _FLOAT_PREDICTOR or photometric == _WHITE_IS_ZERO))
+
+
+def kind_of(im: TiffImageFile) -> str:
+    """The kind of its pixels in words, as "32-bit float RGB in separate planes"."""
+    tags: Any = im.tag_v2
+    forms = tags.get(339, 1)
+    form = {2: " signed", 3: " float"}.get(forms[0] if isinstance(forms, tuple) else forms, "")
+    colour = _NAMES.get(tags.get(262, -1), "unknown")
+    planes = " in separate planes" if tags.get(284) == 2 else ""
+    return f"{_depth_of(im)}-bit{form} {colour} of {tags.get(277, 1)} channels{planes}"
+
+
+def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
+    """Grey, RGB or Lab of up to 16 bits or float, with or without alpha; other channels are left out.
+
+    `level`: of the bytes that a cut file lacks. Raises ForeignPixels for other kinds of pixels and without the extra
+    `large`.
+    """
+    kind = f"has pixels of {kind_of(im)}"
+    try:
+        from tifffile import TiffFile
+    except ImportError as error:
+        remedy = "pip install 'linearsr[large]' reads it, or save it as RGB of 8 or 16 bits"
+        raise ForeignPixels(f"{kind}; {remedy}") from error
+    # it would tell stderr of all that is unusual
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    assert im.fp is not None
+    im.fp.seek(0)
+    data = im.fp.read()
+    if level is not None:
+        data = data.ljust(min(_end_of_pixels(im), _LONGEST_FILL * len(data)), bytes([level]))
+    with TiffFile(BytesIO(data)) as file:
+        page: Any = file.pages[0]
+        colours = _COLOURS.get(page.photometric, _MOST_CHANNELS)
+        if not colours <= page.samplesperpixel <= _MOST_CHANNELS or page.imagedepth != 1:
+            raise ForeignPixels(f"{kind}; save it as RGB of 8 or 16 bits")
+        array = page.asarray(maxworkers=1)
+        array = array[..., None] if array.ndim == 2 else np.moveaxis(array, page.axes.index("S"), 2)
+        photometric, depth, alphas = page.photometric, page.bitspersample, page.extrasamples[:1]
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if not is_float and (array.dtype.kind != "u" or depth > 16):
+        raise ForeignPixels(f"{kind}; save it as RGB of 8 or 16 bits")
+    has_alpha = bool(alphas) and alphas[0] in _ALPHA
+    samples = array[..., : colours + has_alpha]
+    unit = checked_float(samples if is_float else samples / np.float32(2**depth - 1))
+    if photometric in {_CIELAB, _ICCLAB}:
+        if is_float or depth not in {8, 16}:
+            raise ForeignPixels(f"{kind}; save it as RGB of 8 or 16 bits")
+        unit[..., :3] = _lab_to_srgb(samples[..., :3], is_signed=photometric == _CIELAB)
+    elif photometric == _WHITE_IS_ZERO:
+        unit[..., :1] = 1 - unit[..., :1]
+    if has_alpha and alphas[0] == _PREMULTIPLIED:
+        alpha = unit[..., -1:]
+        straight = np.divide(unit[..., :-1], alpha, out=np.zeros_like(unit[..., :-1]), where=alpha > 0)
+        unit[..., :-1] = np.clip(straight, 0, 1)
+    return split_alpha(unit, 8 if depth <= 8 else 16, has_alpha, managed=colours == 3 and photometric != _RGB)
+
+
+def _depth_of(im: TiffImageFile) -> int:
+    tags: Any = im.tag_v2
+    bits = tags.get(258, 1)
+    return int(max(bits) if isinstance(bits, tuple) else bits)
+
+
+def _end_of_pixels(im: TiffImageFile) -> int:
+    tags: Any = im.tag_v2
+    places = zip(
+        *(tags.get(strips, tags.get(tiles, ())) for strips, tiles in ((273, 324), (279, 325))), strict=False
+    )
+    return max(map(sum, places), default=0)
+
+
+def _lab_to_srgb(lab: NDArray[Any], is_signed: bool) -> FloatArray:
+    """(H, W, 3) of 8 or 16 bits under D50, with signed a and b (CIE) or not (ICC), to sRGB in [0, 1]."""
+    size = lab.dtype.itemsize
+    white = 65280 if size == 2 and not is_signed else np.iinfo(lab.dtype).max
+    lightness = lab[..., :1].astype(np.float32) / np.float32(white)
+    steps = lab[..., 1:].astype(lab.dtype.str.replace("u", "i") if is_signed else np.int32)
+    a, b = np.split(
+        steps.astype(np.float32) / np.float32(256 ** (size - 1)) - (0 if is_signed else 128), 2, axis=2
+    )
+    y = (lightness * 100 + 16) / 116
+    f = np.concatenate([y + a / 500, y, y - b / 200], axis=2)
+    linear = (np.where(f > 6 / 29, f**3, (f - 4 / 29) * (108 / 841)) * _D50) @ _TO_LINEAR_SRGB.T
+    curved = np.where(linear > 0.0031308, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055, 12.92 * linear)
+    clipped: FloatArray = np.clip(curved, 0, 1).astype(np.float32)
+    return clipped
