@@ -22,11 +22,12 @@ from linearsr.guidance.request import TagRequest
 from linearsr.images.alpha import resize_alpha
 from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
+from linearsr.images.graphics import likeness_to_drawing, squares_where_lost
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize, scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
-from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle_of
+from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle, middle_of
 from linearsr.models.rrdb import RRDBNet
 from linearsr.settings import (
     ColourFix,
@@ -99,7 +100,8 @@ class LinearSRPipeline(LinearSRModel):
             fidelity: from 0, a full sample or the trunk's picture, with the most detail, to 1, the posterior mean with
                 the least distortion.
                 In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
-                distortion and perception (Freirich et al. 2021, theorem 3).
+                distortion and perception (Freirich et al. 2021, theorem 3). None: the model's setting, and more the
+                less an image is a photo: text, charts and pixel art come out clean.
             tags: what is in the images, "brick wall, ivy" or a list, for all of them, in the place of what the model's
                 tagger finds; with a plus before the first, beside it. Empty: no tags. None: the model's own way.
             guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass; 0 is
@@ -259,6 +261,7 @@ class LinearSRPipeline(LinearSRModel):
             scale=float(self.scale) if scale is None else scale,
             steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
             fidelity=own.fidelity if fidelity is None else fidelity,
+            drawing=None if fidelity is None else 0.0,
             color_fix=own.color_fix if color_fix is None else color_fix,
             tags=self._tag_request(tags),
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
@@ -267,20 +270,26 @@ class LinearSRPipeline(LinearSRModel):
         )
 
     @torch.inference_mode()
-    def settled(self, options: Options, lr: Callable[[], Tensor]) -> Options:
-        """The options with the steps that suit one LR image, where the call leaves them to the model.
+    def settled(self, options: Options, read: Callable[[int, int], Tensor], size: tuple[int, int]) -> Options:
+        """The options with the fidelity and the steps that suit one LR image, where the call leaves them to the model.
 
         Args:
-            lr: gives the image, or at least the rows of its `middle`, (1, 3, h, w) in [-1, 1].
+            read: (top, bottom) -> those rows of the image, (1, 3, bottom - top, w) in [-1, 1].
+            size: (h, w) of the image.
         """
+        if options.drawing is None:
+            drawing = likeness_to_drawing(read, size)
+            fidelity = options.fidelity + (1 - options.fidelity) * drawing
+            options = replace(options, drawing=drawing, fidelity=fidelity)
         if options.clean_steps is None or options.fidelity == 1:
             return replace(options, clean_steps=None)
-        strength = cast(PredictiveStem, self.lr_stem).strength(middle_of(lr()).to(self.device)).item()
+        seen = middle_of(read(*middle(size[0]))).to(self.device)
+        strength = cast(PredictiveStem, self.lr_stem).strength(seen).item()
         steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
         return replace(options, steps=steps, clean_steps=None)
 
     def _suited(self, options: Options, lr: Tensor) -> Options:
-        return self.settled(options, lambda: lr)
+        return self.settled(options, lambda top, bottom: lr[:, :, top:bottom], (lr.shape[2], lr.shape[3]))
 
     def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
         width, height = picture.size
@@ -312,6 +321,8 @@ class LinearSRPipeline(LinearSRModel):
             hr = self.codec.decode(latent, condition)
         height, width = lr.shape[-2:]
         hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
+        if options.drawing:
+            hr = squares_where_lost(hr, (lr + 1) / 2, options.drawing)
         if options.color_fix != "none":
             reference = resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic")
             hr = _COLOUR_FIXES[options.color_fix](hr, reference)

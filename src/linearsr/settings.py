@@ -114,6 +114,8 @@ class Options:
     callback: StepCallback | None = None
     clean_steps: int | None = None
     """Other steps for a clean image, where the call leaves them to the model."""
+    drawing: float | None = None
+    """How far the image is from a photo, 0 to 1; None: to be measured, as the call leaves fidelity to the model."""
 
     def __post_init__(self) -> None:
         low, high = _SCALES
