@@ -19,7 +19,7 @@ from linearsr.flow.sampler import initial_noise, sample
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.guide import guide
 from linearsr.guidance.request import TagRequest
-from linearsr.images.alpha import resize_alpha
+from linearsr.images.alpha import checked_alpha, resize_alpha
 from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
 from linearsr.images.graphics import likeness_to_drawing, squares_where_lost
@@ -331,7 +331,8 @@ class LinearSRPipeline(LinearSRModel):
             hr = resize(hr, size, "lanczos")
         colours = hr.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
         return [
-            _with_colour(picture, colour, tags) for picture, colour in zip(pictures, colours, strict=True)
+            self._result(picture, colour, tags, options)
+            for picture, colour in zip(pictures, colours, strict=True)
         ]
 
     def _upscale_by_rows(self, picture: Picture, lr: Tensor, seed: int, options: Options) -> Picture:
@@ -340,7 +341,23 @@ class LinearSRPipeline(LinearSRModel):
 
         writer = ArrayWriter(*scaled_size(picture.colour.shape[0], picture.colour.shape[1], options.scale))
         tags = stream(self, ArrayReader(lr), writer, options, seed)
-        return _with_colour(picture, writer.array, tags)
+        return self._result(picture, writer.array, tags, options)
+
+    def _result(
+        self, picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...], options: Options
+    ) -> Picture:
+        """The result: new colour (H, W, 3) for a picture, grey where it was grey, and its alpha at that size."""
+        if picture.colour.shape[2] == 1:
+            colour = colour.mean(axis=2, keepdims=True)
+        alpha = picture.alpha
+        if alpha is not None:
+            if alpha.min() < alpha.max():
+                scale = float(self.scale)
+                own = replace(options, scale=scale, fidelity=1.0, drawing=0.0, callback=None)
+                drawn = self._upscale(Picture(alpha[..., None]), 0, own)
+                alpha = checked_alpha(drawn.colour[..., 0], alpha)
+            alpha = resize_alpha(alpha, colour.shape[:2])
+        return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)
 
     def _draw(self, lr: Tensor, fidelity: float) -> Tensor:
         """The HR images of LR images (B, 3, h, w) without a step: on the line from the trunk's to the stem's."""
@@ -448,11 +465,3 @@ def _of_places(callback: StepCallback, places: list[int]) -> StepCallback:
         return callback(pipe, step, time, {**state, "places": places})
 
     return tell
-
-
-def _with_colour(picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...]) -> Picture:
-    """The result: new colour (H, W, 3) for a picture, grey where it was grey, and its alpha at that size."""
-    if picture.colour.shape[2] == 1:
-        colour = colour.mean(axis=2, keepdims=True)
-    alpha = resize_alpha(picture.alpha, colour.shape[:2]) if picture.alpha is not None else None
-    return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)

@@ -41,8 +41,8 @@ def likeness_to_drawing(read: Callable[[int, int], Tensor], size: tuple[int, int
         bottom = min(height, top + step)
         first = max(0, top - EDGE_REACH)
         levels = ((read(first, min(height, bottom + EDGE_REACH)) + 1) * 127.5).round()
-        edges = ((_highest(levels) + _highest(-levels)).amax(1, keepdim=True) > _EDGE).float()
-        beside = _highest(edges)[0, 0] > 0
+        edges = ((highest_around(levels) + highest_around(-levels)).amax(1, keepdim=True) > _EDGE).float()
+        beside = highest_around(edges)[0, 0] > 0
         red, green, blue = levels[0, :, top - first : bottom - first][
             :, beside[top - first : bottom - first]
         ].long()
@@ -59,21 +59,38 @@ def squares_where_lost(image: Tensor, lr: Tensor, strength: float) -> Tensor:
     """Put LR pixels as squares where an upscaled image has lost them: pixel art and dither, which no network knows.
 
     Args:
-        image: (B, 3, s h, s w) in about [0, 1]. Where its means over s x s pixels are far from `lr`, it is wrong.
+        image: (B, 3, s h, s w) in about [0, 1].
         lr: (B, 3, h, w) in [0, 1].
         strength: 0 to 1, how much of the squares is taken there.
 
     Returns:
         (B, 3, s h, s w).
     """
-    scale = image.shape[-1] // lr.shape[-1]
-    off = (F.avg_pool2d(image.clamp(0, 1), scale) - lr).abs().amax(1, keepdim=True) * 255
-    off = F.avg_pool2d(off, 2 * LOSS_REACH + 1, 1, LOSS_REACH, count_include_pad=False)
-    lost = ((off - _NO_LOSS) / (_LOSS - _NO_LOSS)).clamp(0, 1) * strength
-    weight, squares = (F.interpolate(x, scale_factor=scale, mode="nearest") for x in (lost, lr))
+    squares, weight = (as_squares(x, image) for x in (lr, strength * lost(image, lr)))
     return torch.lerp(image, squares, weight)
 
 
-def _highest(x: Tensor) -> Tensor:
-    """Of 3x3 pixels."""
+def lost(image: Tensor, lr: Tensor) -> Tensor:
+    """Where an upscaled image cannot be right, as its means over s x s pixels are far from the LR image.
+
+    Args:
+        image: (B, C, s h, s w) in about [0, 1].
+        lr: (B, C, h, w) in [0, 1].
+
+    Returns:
+        (B, 1, h, w), 0 where it can be right, to 1. It looks `LOSS_REACH` LR pixels around.
+    """
+    scale = image.shape[-1] // lr.shape[-1]
+    off = 255 * (F.avg_pool2d(image.clamp(0, 1), scale) - lr).abs().amax(1, keepdim=True)
+    off = F.avg_pool2d(off, 2 * LOSS_REACH + 1, 1, LOSS_REACH, count_include_pad=False)
+    return ((off - _NO_LOSS) / (_LOSS - _NO_LOSS)).clamp(0, 1)
+
+
+def as_squares(x: Tensor, image: Tensor) -> Tensor:
+    """LR pixels (B, C, h, w) as squares at the size of an upscaled image (B, C, s h, s w)."""
+    return F.interpolate(x, size=image.shape[-2:], mode="nearest")
+
+
+def highest_around(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> the highest value of 3x3 pixels, of the same shape."""
     return F.max_pool2d(x, 3, 1, 1)
