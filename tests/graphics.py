@@ -1,6 +1,7 @@
-"""Twelve pictures that are no photos, drawn in code, for the tests and `benchmarks/graphics.py`.
+"""Twelve pictures that are no photos, and shapes of alpha, for the tests and `benchmarks/graphics.py`.
 
-Each comes as (LR, HR), uint8 (h, w, 3) and (4 h, 4 w, 3): drawn large, and reduced as such pictures really are.
+Each comes as (LR, HR), uint8 (h, w, 3) and (4 h, 4 w, 3): drawn large, and reduced as such pictures really are. Alpha
+has no channels, and hard edges in LR.
 """
 
 import io
@@ -34,6 +35,18 @@ def graphics() -> dict[str, tuple[Pixels, Pixels]]:
         "dithered scan": (_dithered(), "nearest", False),
     }
     return {name: (_reduced(*made), np.asarray(made[0])) for name, made in pictures.items()}
+
+
+def alphas() -> dict[str, tuple[Pixels, Pixels]]:
+    """By name: soft edges in HR, which LR has lost."""
+    large = {name: Image.new("L", (1024, 1024)) for name in ("disc", "glyph")}
+    ImageDraw.Draw(large["disc"]).ellipse((152, 144, 872, 864), fill=255)
+    ImageDraw.Draw(large["glyph"]).text((60, 100), "Rg", fill=255, font=_font(680))
+    made = {}
+    for name, shape in large.items():
+        hr, lr = (shape.resize((side, side), Image.Resampling.BOX) for side in (256, 64))
+        made[name] = (np.where(np.asarray(lr) > 127, 255, 0).astype(np.uint8), np.asarray(hr))
+    return made
 
 
 def _reduced(hr: Image.Image, how: str, as_jpeg: bool) -> Pixels:

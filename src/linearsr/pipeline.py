@@ -24,6 +24,7 @@ from linearsr.images.colour import adain_colour_fix, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
 from linearsr.images.graphics import likeness_to_drawing, squares_where_lost
 from linearsr.images.io import Picture
+from linearsr.images.picture import FloatArray
 from linearsr.images.resize import resize, scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
@@ -351,13 +352,16 @@ class LinearSRPipeline(LinearSRModel):
             colour = colour.mean(axis=2, keepdims=True)
         alpha = picture.alpha
         if alpha is not None:
-            if alpha.min() < alpha.max():
-                scale = float(self.scale)
-                own = replace(options, scale=scale, fidelity=1.0, drawing=0.0, callback=None)
-                drawn = self._upscale(Picture(alpha[..., None]), 0, own)
-                alpha = checked_alpha(drawn.colour[..., 0], alpha)
-            alpha = resize_alpha(alpha, colour.shape[:2])
+            alpha = self._upscaled_alpha(alpha, colour.shape[:2], options)
         return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)
+
+    def _upscaled_alpha(self, alpha: FloatArray, size: tuple[int, int], options: Options) -> FloatArray:
+        """Alpha (h, w) as a grey image, at `size` (height, width)."""
+        if alpha.min() == alpha.max():
+            return np.full(size, alpha[0, 0])
+        own = replace(options, scale=float(self.scale), fidelity=1.0, drawing=0.0, callback=None)
+        drawn = self._upscale(Picture(alpha[..., None]), 0, own).colour[..., 0]
+        return resize_alpha(checked_alpha(drawn, alpha), size)
 
     def _draw(self, lr: Tensor, fidelity: float) -> Tensor:
         """The HR images of LR images (B, 3, h, w) without a step: on the line from the trunk's to the stem's."""
