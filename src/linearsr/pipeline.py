@@ -322,12 +322,12 @@ class LinearSRPipeline(LinearSRModel):
             hr = self.codec.decode(latent, condition)
         height, width = lr.shape[-2:]
         hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
-        if options.drawing:
-            hr = squares_where_lost(hr, (lr + 1) / 2, options.drawing)
         if options.color_fix != "none":
             reference = resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic")
             hr = _COLOUR_FIXES[options.color_fix](hr, reference)
         size = scaled_size(height, width, options.scale)
+        if options.drawing:
+            hr = squares_where_lost(hr, (lr + 1) / 2, options.drawing)
         if tuple(hr.shape[-2:]) != size:
             hr = resize(hr, size, "lanczos")
         colours = hr.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()

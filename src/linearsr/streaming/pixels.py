@@ -153,20 +153,23 @@ class FinishedRows:
     def read(self, top: int, bottom: int) -> Tensor:
         """Rows of the result, (1, 3, bottom - top, W), clamped to [0, 1]."""
         if self._size == self._own_size:
-            rows = self._coloured(top, bottom)
+            rows = self._at_own_size(top, bottom)
         else:
-            rows = resize_rows(self._coloured, self._own_size, self._size, top, bottom, "lanczos")
+            rows = resize_rows(self._at_own_size, self._own_size, self._size, top, bottom, "lanczos")
         return rows.clamp(0, 1)
 
-    def _cropped(self, top: int, bottom: int) -> Tensor:
+    def _at_own_size(self, top: int, bottom: int) -> Tensor:
         if not self._drawing:
-            return (self._decoded(top, bottom)[..., : self._own_size[1]] + 1) / 2
+            return self._coloured(top, bottom)
         first = max(0, top // self._scale - LOSS_REACH)
         last = min(self._lr_size[0], -(-bottom // self._scale) + LOSS_REACH)
-        start, end = first * self._scale, last * self._scale
-        image = (self._decoded(start, end)[..., : self._own_size[1]] + 1) / 2
-        image = squares_where_lost(image, self._unit(first, last), self._drawing)
-        return image[:, :, top - start : bottom - start]
+        start = first * self._scale
+        image = self._coloured(start, last * self._scale)
+        kept = squares_where_lost(image, self._unit(first, last), self._drawing)
+        return kept[:, :, top - start : bottom - start]
+
+    def _cropped(self, top: int, bottom: int) -> Tensor:
+        return (self._decoded(top, bottom)[..., : self._own_size[1]] + 1) / 2
 
     def _unit(self, top: int, bottom: int) -> Tensor:
         return (self._lr.unpadded(top, bottom) + 1) / 2
