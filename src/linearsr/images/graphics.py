@@ -21,8 +21,8 @@ _PHOTO, _DRAWING = 0.28, 0.38
 _LEAST_PIXELS = 200
 _BINS = 2**16
 _STRIP_PIXELS = 2**20
-LOSS_REACH = 2
-"""LR pixels in each direction over which a loss is averaged."""
+SQUARES_REACH = 3
+"""LR pixels in each direction that `squares_where_lost` looks at."""
 _NO_LOSS, _LOSS = 20, 30
 """Levels of 255."""
 
@@ -58,6 +58,8 @@ def likeness_to_drawing(read: Callable[[int, int], Tensor], size: tuple[int, int
 def squares_where_lost(image: Tensor, lr: Tensor, strength: float) -> Tensor:
     """Put LR pixels as squares where an upscaled image has lost them: pixel art and dither, which no network knows.
 
+    Likewise where LR pixels are like all of their neighbours, so that what is flat stays flat.
+
     Args:
         image: (B, 3, s h, s w) in about [0, 1].
         lr: (B, 3, h, w) in [0, 1].
@@ -66,8 +68,9 @@ def squares_where_lost(image: Tensor, lr: Tensor, strength: float) -> Tensor:
     Returns:
         (B, 3, s h, s w).
     """
-    squares, weight = (as_squares(x, image) for x in (lr, strength * lost(image, lr)))
-    return torch.lerp(image, squares, weight)
+    flat = (highest_around(lr) == -highest_around(-lr)).all(1, keepdim=True)
+    wrong = highest_around(lost(image, lr)).maximum(flat.to(image.dtype))
+    return torch.lerp(image, as_squares(lr, image), as_squares(strength * wrong, image))
 
 
 def lost(image: Tensor, lr: Tensor) -> Tensor:
@@ -78,11 +81,11 @@ def lost(image: Tensor, lr: Tensor) -> Tensor:
         lr: (B, C, h, w) in [0, 1].
 
     Returns:
-        (B, 1, h, w), 0 where it can be right, to 1. It looks `LOSS_REACH` LR pixels around.
+        (B, 1, h, w), 0 where it can be right, to 1. It looks two LR pixels around.
     """
     scale = image.shape[-1] // lr.shape[-1]
     off = 255 * (F.avg_pool2d(image.clamp(0, 1), scale) - lr).abs().amax(1, keepdim=True)
-    off = F.avg_pool2d(off, 2 * LOSS_REACH + 1, 1, LOSS_REACH, count_include_pad=False)
+    off = F.avg_pool2d(off, 5, 1, 2, count_include_pad=False)
     return ((off - _NO_LOSS) / (_LOSS - _NO_LOSS)).clamp(0, 1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from linearsr.images.colour import WAVELET_REACH, match_statistics, wavelet_colour_fix
-from linearsr.images.graphics import LOSS_REACH, squares_where_lost
+from linearsr.images.graphics import SQUARES_REACH, squares_where_lost
 from linearsr.images.resize import resize_rows
 from linearsr.models.codec import Codec, DeepCompressionCodec
 from linearsr.models.codec_rows import Stage, decoder_stages
@@ -161,8 +161,8 @@ class FinishedRows:
     def _at_own_size(self, top: int, bottom: int) -> Tensor:
         if not self._drawing:
             return self._coloured(top, bottom)
-        first = max(0, top // self._scale - LOSS_REACH)
-        last = min(self._lr_size[0], -(-bottom // self._scale) + LOSS_REACH)
+        first = max(0, top // self._scale - SQUARES_REACH)
+        last = min(self._lr_size[0], -(-bottom // self._scale) + SQUARES_REACH)
         start = first * self._scale
         image = self._coloured(start, last * self._scale)
         kept = squares_where_lost(image, self._unit(first, last), self._drawing)
