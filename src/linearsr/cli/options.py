@@ -43,7 +43,11 @@ Steps = Annotated[
 ]
 Fidelity = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="From 0, most detail, to 1, least distortion. Default: the model's."),
+    typer.Option(
+        min=0,
+        max=1,
+        help="From 0, most detail, to 1, least distortion. Default: the model's, and more for what is no photo.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the noise: same seed, same result.")]
 ColourFixed = Annotated[
