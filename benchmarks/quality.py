@@ -170,7 +170,11 @@ def main() -> None:
             results = {"HR": hr, "bicubic": bicubic(lr)}
             for steps, fidelity in settings:
                 output = pipe(
-                    lr, num_inference_steps=steps, fidelity=fidelity, seed=args.seed, output_type="pt"
+                    lr,
+                    num_inference_steps=steps,
+                    fidelity=None if fidelity == own else fidelity,
+                    seed=args.seed,
+                    output_type="pt",
                 )
                 mark = " *" if fidelity == own else ""
                 number = "" if steps is None else f"{steps} steps, "

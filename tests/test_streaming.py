@@ -237,15 +237,15 @@ def test_the_stem_goes_on_in_the_middle(pipe, tmp_path, monkeypatch):
             raise Stopped
 
     with pytest.raises(Stopped):
-        streamed(pipe, image, strip_rows=4, work_folder=folder, progress=stop)
+        streamed(pipe, image, strip_rows=4, work_folder=folder, progress=stop, fidelity=0.0)
     tops: list[int] = []
     read = ArrayReader.read
     monkeypatch.setattr(
         ArrayReader, "read", lambda self, top, bottom: (tops.append(top), read(self, top, bottom))[1]
     )
-    rows = streamed(pipe, image, strip_rows=4, work_folder=folder)
+    rows = streamed(pipe, image, strip_rows=4, work_folder=folder, fidelity=0.0)
     assert tops[0] > 8
-    assert np.abs(rows - pipe(image, output_type="np", stream=False).images[0]).max() < 1e-5
+    assert np.abs(rows - pipe(image, output_type="np", stream=False, fidelity=0.0).images[0]).max() < 1e-5
 
 
 def test_a_folder_with_other_work_is_refused(pipe, tmp_path):

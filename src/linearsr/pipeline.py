@@ -18,14 +18,16 @@ from linearsr.flow.sampler import initial_noise, sample
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.guide import guide
 from linearsr.guidance.request import TagRequest
-from linearsr.images.alpha import resize_alpha
+from linearsr.images.alpha import checked_alpha, resize_alpha
 from linearsr.images.colour import adain_colour_fix, to_unit, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
+from linearsr.images.graphics import likeness_to_drawing, squares_where_lost
 from linearsr.images.io import Picture
+from linearsr.images.picture import FloatArray
 from linearsr.images.resize import resize, scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
-from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle_of
+from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle, middle_of
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.devices import is_out_of_memory, require_memory, require_own_threads
 from linearsr.settings import (
@@ -99,7 +101,8 @@ class LinearSRPipeline(LinearSRModel):
             fidelity: from 0, a full sample or the trunk's picture, with the most detail, to 1, the posterior mean with
                 the least distortion.
                 In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
-                distortion and perception (Freirich et al. 2021, theorem 3).
+                distortion and perception (Freirich et al. 2021, theorem 3). None: the model's setting, and more the
+                less an image is a photo: text, charts and pixel art come out clean.
             tags: what is in the images, "brick wall, ivy" or a list, for all of them, in the place of what the model's
                 tagger finds; with a plus before the first, beside it. Empty: no tags. None: the model's own way.
             guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass; 0 is
@@ -272,6 +275,7 @@ class LinearSRPipeline(LinearSRModel):
             scale=float(self.scale) if scale is None else scale,
             steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
             fidelity=own.fidelity if fidelity is None else fidelity,
+            drawing=None if fidelity is None else 0.0,
             color_fix=own.color_fix if color_fix is None else color_fix,
             tags=self._tag_request(tags),
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
@@ -280,20 +284,26 @@ class LinearSRPipeline(LinearSRModel):
         )
 
     @torch.inference_mode()
-    def settled(self, options: Options, lr: Callable[[], Tensor]) -> Options:
-        """The options with the steps that suit one LR image, where the call leaves them to the model.
+    def settled(self, options: Options, read: Callable[[int, int], Tensor], size: tuple[int, int]) -> Options:
+        """The options with the fidelity and the steps that suit one LR image, where the call leaves them to the model.
 
         Args:
-            lr: gives the image, or at least the rows of its `middle`, (1, 3, h, w) in [-1, 1].
+            read: (top, bottom) -> those rows of the image, (1, 3, bottom - top, w) in [-1, 1].
+            size: (h, w) of the image.
         """
+        if options.drawing is None:
+            drawing = likeness_to_drawing(read, size)
+            fidelity = options.fidelity + (1 - options.fidelity) * drawing
+            options = replace(options, drawing=drawing, fidelity=fidelity)
         if options.clean_steps is None or options.fidelity == 1:
             return replace(options, clean_steps=None)
-        strength = cast(PredictiveStem, self.lr_stem).strength(middle_of(lr()).to(self.device)).item()
+        seen = middle_of(read(*middle(size[0]))).to(self.device)
+        strength = cast(PredictiveStem, self.lr_stem).strength(seen).item()
         steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
         return replace(options, steps=steps, clean_steps=None)
 
     def _suited(self, options: Options, lr: Tensor) -> Options:
-        return self.settled(options, lambda: lr)
+        return self.settled(options, lambda top, bottom: lr[:, :, top:bottom], (lr.shape[2], lr.shape[3]))
 
     def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
         width, height = picture.size
@@ -330,11 +340,14 @@ class LinearSRPipeline(LinearSRModel):
         elif options.color_fix == "adain":
             hr = adain_colour_fix(hr, resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic"))
         size = scaled_size(height, width, options.scale)
+        if options.drawing:
+            hr = squares_where_lost(hr, (lr + 1) / 2, options.drawing)
         if tuple(hr.shape[-2:]) != size:
             hr = resize(hr, size, "lanczos")
         colours = to_unit(hr).permute(0, 2, 3, 1).cpu().numpy()
         return [
-            _with_colour(picture, colour, tags) for picture, colour in zip(pictures, colours, strict=True)
+            self._result(picture, colour, tags, options)
+            for picture, colour in zip(pictures, colours, strict=True)
         ]
 
     def _upscale_by_rows(self, picture: Picture, lr: Tensor, seed: int, options: Options) -> Picture:
@@ -343,7 +356,26 @@ class LinearSRPipeline(LinearSRModel):
 
         writer = ArrayWriter(*scaled_size(picture.colour.shape[0], picture.colour.shape[1], options.scale))
         tags = stream(self, ArrayReader(lr), writer, options, seed)
-        return _with_colour(picture, writer.array, tags)
+        return self._result(picture, writer.array, tags, options)
+
+    def _result(
+        self, picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...], options: Options
+    ) -> Picture:
+        """The result: new colour (H, W, 3) for a picture, grey where it was grey, and its alpha at that size."""
+        if picture.colour.shape[2] == 1:
+            colour = colour.mean(axis=2, keepdims=True)
+        alpha = picture.alpha
+        if alpha is not None:
+            alpha = self._upscaled_alpha(alpha, colour.shape[:2], options)
+        return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)
+
+    def _upscaled_alpha(self, alpha: FloatArray, size: tuple[int, int], options: Options) -> FloatArray:
+        """Alpha (h, w) as a grey image, at `size` (height, width)."""
+        if alpha.min() == alpha.max():
+            return np.full(size, alpha[0, 0])
+        own = replace(options, scale=float(self.scale), fidelity=1.0, drawing=0.0, callback=None)
+        drawn = self._upscale(Picture(alpha[..., None]), 0, own).colour[..., 0]
+        return resize_alpha(checked_alpha(drawn, alpha), size)
 
     def _draw(self, lr: Tensor, fidelity: float) -> Tensor:
         """The HR images of LR images (B, 3, h, w) without a step: on the line from the trunk's to the stem's."""
@@ -451,11 +483,3 @@ def _of_places(callback: StepCallback, places: list[int]) -> StepCallback:
         return callback(pipe, step, time, {**state, "places": places})
 
     return tell
-
-
-def _with_colour(picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...]) -> Picture:
-    """The result: new colour (H, W, 3) for a picture, grey where it was grey, and its alpha at that size."""
-    if picture.colour.shape[2] == 1:
-        colour = colour.mean(axis=2, keepdims=True)
-    alpha = resize_alpha(picture.alpha, colour.shape[:2]) if picture.alpha is not None else None
-    return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)

@@ -51,7 +51,12 @@ SETTINGS = {
         0,
         keyword="num_inference_steps",
     ),
-    "fidelity": Setting(float, "From 0, most detail, to 1, least distortion. Default: the model's.", 0, 1),
+    "fidelity": Setting(
+        float,
+        "From 0, most detail, to 1, least distortion. Default: the model's, and more for what is no photo.",
+        0,
+        1,
+    ),
     "tags": Setting(
         str,
         "What is in the photos: 'brick wall, ivy' in place of the tags found, '+ivy' beside them, '' for none. "
@@ -195,6 +200,8 @@ class Options:
     callback: StepCallback | None = None
     clean_steps: int | None = None
     """Other steps for a clean image, where the call leaves them to the model."""
+    drawing: float | None = None
+    """How far the image is from a photo, 0 to 1; None: to be measured, as the call leaves fidelity to the model."""
 
     def __post_init__(self) -> None:
         check_setting("scale", self.scale)

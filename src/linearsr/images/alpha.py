@@ -3,9 +3,13 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from linearsr.images.graphics import as_squares, highest_around, lost
 from linearsr.images.picture import FloatArray
 from linearsr.images.resize import resize
+
+ALPHA_REACH = 3
 
 
 def fill_transparent(colour: FloatArray, alpha: FloatArray) -> FloatArray:
@@ -23,9 +27,25 @@ def fill_transparent(colour: FloatArray, alpha: FloatArray) -> FloatArray:
 
 def resize_alpha(alpha: FloatArray, size: tuple[int, int]) -> FloatArray:
     """Resample alpha (H, W) to `size` (height, width), bicubic, clamped to [0, 1]."""
-    resized = resize(torch.from_numpy(np.ascontiguousarray(alpha))[None, None], size)
-    clamped: FloatArray = resized[0, 0].clamp(0, 1).numpy()
+    clamped: FloatArray = resize(_as_image(alpha), size)[0, 0].clamp(0, 1).numpy()
     return clamped
+
+
+def checked_alpha(drawn: FloatArray, alpha: FloatArray) -> FloatArray:
+    """What a network makes of alpha as a grey image, as far as it can be right: (s h, s w), (h, w) -> (s h, s w).
+
+    Each value stays within those of the 3x3 pixels of `alpha` around it, so what is opaque stays so. Where the network
+    has lost them altogether, alpha is resized. Looks `ALPHA_REACH` pixels of `alpha` around.
+    """
+    image, lr = _as_image(drawn), _as_image(alpha)
+    image = torch.lerp(image, resize(lr, drawn.shape), as_squares(lost(image, lr), image))
+    low, high = (as_squares(x, image) for x in (-highest_around(-lr), highest_around(lr)))
+    checked: FloatArray = image.clamp(low, high)[0, 0].numpy()
+    return checked
+
+
+def _as_image(alpha: FloatArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(alpha))[None, None]
 
 
 def fill_unknown(colour: FloatArray, known: NDArray[np.bool_]) -> FloatArray:

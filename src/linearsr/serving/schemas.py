@@ -45,7 +45,7 @@ class UpscaleForm(_Form):
     )
     fidelity: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
-        description="From 0, most detail, to 1, least distortion. Default: the model's.",
+        description="From 0, most detail, to 1, least distortion. Default: the model's, and more for what is no photo.",
         examples=[0.8],
     )
     tags: Annotated[str, Field(max_length=1000)] | None = Field(

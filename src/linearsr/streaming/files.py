@@ -11,6 +11,7 @@ from linearsr.images.resize import scaled_size
 from linearsr.images.rows.reader import DEFAULT_MAX_PIXELS, RowReader
 from linearsr.images.rows.writer import RowWriter
 from linearsr.settings import Fit
+from linearsr.streaming.alpha import DrawnAlpha
 from linearsr.streaming.job import FileJob, file_job
 from linearsr.streaming.memory import buffer_bytes
 from linearsr.streaming.upscale import identity_of, stream_upscale
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 _PASSES = "passes"
 """What the work folder of `stream_upscale` is called in ours."""
-_ENCODING = 0.1
-"""Share of the whole work that is encoding, about."""
+_ALPHA, _ENCODING = 0.1, 0.1
+"""Shares of the whole work, about."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,19 @@ def upscale_file(
             scale = float(settings.get("scale") or pipeline.scale)
             size = scaled_size(reader.height, reader.width, scale)
             writer = RowWriter(target, size, reader, job.folder, overwrite, quality)
+            alpha = DrawnAlpha(reader, job.folder, pipeline.scale) if reader.alpha_varies else None
             if job.tags is None:
-                _require_disk(pipeline, reader, writer, job, settings)
+                _require_disk(pipeline, reader, writer, job, settings, alpha.bytes if alpha else 0)
         except Exception:
             if job.is_new:
                 job.remove()
             raise
         if job.tags is None:
+            begun = 0.0
+            if alpha is not None:
+                _draw_alpha(pipeline, alpha, settings, job, strip_rows, progress)
+                writer.use_alpha(alpha.checked, alpha.size)
+                begun = _ALPHA
             tags = stream_upscale(
                 pipeline,
                 reader,
@@ -95,7 +102,7 @@ def upscale_file(
                 work_folder=job.folder / _PASSES,
                 identity=job.source,
                 strip_rows=strip_rows,
-                progress=lambda label, share: progress(label, share * (1 - _ENCODING)),
+                progress=lambda label, share: progress(label, begun + share * (1 - _ENCODING - begun)),
             )
             job.finish_rows(tags)
         tags = job.tags or ()
@@ -106,17 +113,43 @@ def upscale_file(
     return FileResult((size[1], size[0]), tags)
 
 
+def _draw_alpha(
+    pipeline: "LinearSRPipeline",
+    alpha: DrawnAlpha,
+    settings: Mapping[str, Any],
+    job: FileJob,
+    strip_rows: int | None,
+    progress: Progress,
+) -> None:
+    if alpha.is_whole:
+        return
+    alpha.clear()
+    stream_upscale(
+        pipeline,
+        alpha,
+        alpha,
+        **{**settings, "scale": None, "fidelity": 1.0},
+        work_folder=job.folder / f"{_PASSES} of alpha",
+        identity=job.source,
+        strip_rows=strip_rows,
+        progress=lambda label, share: progress(label, share * _ALPHA),
+    )
+
+
 def _require_disk(
     pipeline: "LinearSRPipeline",
     reader: RowReader,
     writer: RowWriter,
     job: FileJob,
     settings: Mapping[str, Any],
+    alpha_bytes: int,
 ) -> None:
     """Refuse what would only end with a full disk."""
     steps = pipeline.options(num_inference_steps=settings.get("num_inference_steps")).steps
     height, width = (side + -side % pipeline.multiple_of for side in (reader.height, reader.width))
-    needed = writer.rows_bytes + max(writer.file_bytes, buffer_bytes(pipeline, height, width, steps))
+    needed = (
+        alpha_bytes + writer.rows_bytes + max(writer.file_bytes, buffer_bytes(pipeline, height, width, steps))
+    )
     there = sum(path.stat().st_size for path in (job.folder / _PASSES).glob("*"))
     free = shutil.disk_usage(job.folder).free + there
     if free < needed:

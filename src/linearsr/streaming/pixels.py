@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from linearsr.images.colour import WAVELET_REACH, match_statistics, to_unit, wavelet_colour_fix
+from linearsr.images.graphics import SQUARES_REACH, squares_where_lost
 from linearsr.images.resize import resize_rows
 from linearsr.models.codec import Codec, DeepCompressionCodec
 from linearsr.models.codec_rows import Stage, decoder_stages
 from linearsr.models.lr_stem import LRCondition
 from linearsr.models.rows import through, total_of
-from linearsr.settings import ColourFix
+from linearsr.settings import Options
 from linearsr.streaming.buffers import Buffer
 from linearsr.streaming.network import ReadRows
 from linearsr.streaming.source import LRRows, strips
@@ -119,15 +120,16 @@ class FinishedRows:
         decoded: rows of the decoded picture, padding included.
         size: height and width of the result.
         scale: the model's own.
+        options: as settled for the picture.
     """
 
     def __init__(
-        self, decoded: ReadRows, lr: LRRows, size: tuple[int, int], scale: int, color_fix: ColourFix
+        self, decoded: ReadRows, lr: LRRows, size: tuple[int, int], scale: int, options: Options
     ) -> None:
         self._decoded, self._lr, self._size, self._scale = decoded, lr, size, scale
         self._lr_size = lr.reader.height, lr.reader.width
         self._own_size = self._lr_size[0] * scale, self._lr_size[1] * scale
-        self._color_fix = color_fix
+        self._color_fix, self._drawing = options.color_fix, options.drawing
         self._statistics: Tensor | None = None
 
     @property
@@ -151,19 +153,29 @@ class FinishedRows:
     def read(self, top: int, bottom: int) -> Tensor:
         """Rows of the result, (1, 3, bottom - top, W), clamped to [0, 1]. Raises ValueError where it is not finite."""
         if self._size == self._own_size:
-            rows = self._coloured(top, bottom)
+            rows = self._at_own_size(top, bottom)
         else:
-            rows = resize_rows(self._coloured, self._own_size, self._size, top, bottom, "lanczos")
+            rows = resize_rows(self._at_own_size, self._own_size, self._size, top, bottom, "lanczos")
         return to_unit(rows)
+
+    def _at_own_size(self, top: int, bottom: int) -> Tensor:
+        if not self._drawing:
+            return self._coloured(top, bottom)
+        first = max(0, top // self._scale - SQUARES_REACH)
+        last = min(self._lr_size[0], -(-bottom // self._scale) + SQUARES_REACH)
+        start = first * self._scale
+        image = self._coloured(start, last * self._scale)
+        kept = squares_where_lost(image, self._unit(first, last), self._drawing)
+        return kept[:, :, top - start : bottom - start]
 
     def _cropped(self, top: int, bottom: int) -> Tensor:
         return (self._decoded(top, bottom)[..., : self._own_size[1]] + 1) / 2
 
-    def _reference(self, top: int, bottom: int) -> Tensor:
-        def read(first: int, last: int) -> Tensor:
-            return (self._lr.unpadded(first, last) + 1) / 2
+    def _unit(self, top: int, bottom: int) -> Tensor:
+        return (self._lr.unpadded(top, bottom) + 1) / 2
 
-        return resize_rows(read, self._lr_size, self._own_size, top, bottom, "bicubic")
+    def _reference(self, top: int, bottom: int) -> Tensor:
+        return resize_rows(self._unit, self._lr_size, self._own_size, top, bottom, "bicubic")
 
     def _coloured(self, top: int, bottom: int) -> Tensor:
         if self._color_fix == "none":

@@ -19,7 +19,6 @@ from torch import Tensor
 from linearsr._version import __version__
 from linearsr.flow.sampler import Step, plan
 from linearsr.images.resize import scaled_size
-from linearsr.models.lr_stem import middle
 from linearsr.settings import ColourFix, Options
 from linearsr.streaming.flow import StreamedFlow
 from linearsr.streaming.memory import buffer_bytes, fits_in_memory, strip_rows_for
@@ -57,7 +56,7 @@ def stream_upscale(
     """Upscale rows into rows; settings as for `LinearSRPipeline.upscale`, whose result it gives to float rounding.
 
     Args:
-        reader: the LR picture; its middle is read first, then all from top to bottom a few times.
+        reader: the LR picture; all of it is read from top to bottom a few times.
         writer: gets the result from top to bottom, once; a run that goes on writes all of it again.
         work_folder: for what waits between passes. A run that was stopped, by whatever it was, goes on from there when
             it is called again with the same arguments; it is emptied at the end. None: in memory if there is room,
@@ -97,7 +96,7 @@ def stream(
 ) -> tuple[str, ...]:
     """`stream_upscale` for settings that are complete."""
     lr = LRRows(reader, pipeline.multiple_of, pipeline.device)
-    options = pipeline.settled(options, lambda: lr.unpadded(*middle(reader.height)))
+    options = pipeline.settled(options, lr.unpadded, (reader.height, reader.width))
     lr_per_latent = pipeline.codec.compression // pipeline.scale
     grid = lr.height // lr_per_latent, lr.width // lr_per_latent
     unit = int(pipeline.transformer.config.patch_size)
@@ -140,7 +139,7 @@ def stream(
             trunk = StreamedTrunk(pipeline.trunk, lr, work, strip * lr_per_latent)
             decoded = partial(_between, trunk.read, codec.read, options.fidelity)
         size = scaled_size(reader.height, reader.width, options.scale)
-        finished = FinishedRows(decoded, lr, size, pipeline.scale, options.color_fix)
+        finished = FinishedRows(decoded, lr, size, pipeline.scale, options)
         predicted = trunk is None or options.fidelity > 0
         work.expect(
             (trunk.cost if trunk else 0)
@@ -240,7 +239,7 @@ def _description(
         "model": identity_of(pipeline),
         "scale": options.scale,
         "steps": options.steps,
-        "fidelity": options.fidelity,
+        "fidelity": [options.fidelity, options.drawing],
         "color fix": options.color_fix,
         "tags": [list(options.tags.words), options.tags.add],
         "guidance scale": options.guidance_scale,

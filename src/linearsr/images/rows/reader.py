@@ -18,6 +18,7 @@ class RowReader:
     """A still image, upright, read by rows as often as one likes; the file is decoded once, into `folder`.
 
     `height`, `width`: of the upright image. `is_grey`, `has_alpha`, `bits` (8 or 16) and `notes`: as in the file.
+    `alpha_varies`: it has alpha, and not the same everywhere.
 
     Args:
         path: an image file of any kind that `read_image` reads.
@@ -46,7 +47,9 @@ class RowReader:
         self.has_alpha = decoded.rows.channels in {2, 4}
         self.is_grey = decoded.rows.channels in {1, 2}
         self.bits: Literal[8, 16] = 16 if decoded.rows.dtype.itemsize == 2 else 8
-        self._filled = self._fill(folder / "filled.rows") if self._is_partly_invisible() else None
+        lowest, highest = self._alpha_range() if self.has_alpha else (1, 1)
+        self.alpha_varies = lowest < highest
+        self._filled = self._fill(folder / "filled.rows") if lowest == 0 < highest else None
 
     def read(self, top: int, bottom: int) -> FloatArray:
         """(bottom - top, width, 3) RGB in [0, 1]: grey three times; colours under no alpha at all are filled in."""
@@ -65,12 +68,10 @@ class RowReader:
         rows = self._rows.read(top, bottom)
         return rows.astype(np.float32) / np.float32(np.iinfo(rows.dtype).max)
 
-    def _is_partly_invisible(self) -> bool:
-        if not self.has_alpha:
-            return False
-        alphas = (self._rows.read(top, bottom)[..., -1] > 0 for top, bottom in self._rows.strips())
-        kinds = {kind for alpha in alphas for kind in (bool(alpha.any()), bool(alpha.all()))}
-        return len(kinds) == 2
+    def _alpha_range(self) -> tuple[int, int]:
+        alphas = (self._rows.read(top, bottom)[..., -1] for top, bottom in self._rows.strips())
+        lowest, highest = zip(*((int(alpha.min()), int(alpha.max())) for alpha in alphas), strict=True)
+        return min(lowest), max(highest)
 
     def _fill(self, path: Path) -> RowFile:
         def read(top: int, bottom: int) -> FloatArray:

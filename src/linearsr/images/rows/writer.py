@@ -37,6 +37,7 @@ _PNG_OPTIONS = {"compression": 4, "filter": "paeth"}
 _JPEG_OPTIONS = {"subsample_mode": "off", "optimize_coding": True, "keep": _KEEP_XMP | _KEEP_PROFILE}
 _COPIED_AT_ONCE = 2**20
 Progress = Callable[[float], None]
+Read = Callable[[int, int], FloatArray]
 
 
 class RowWriter:
@@ -77,7 +78,12 @@ class RowWriter:
         channels = (1 if source.is_grey else 3) + self._keeps_alpha
         dtype = np.dtype(np.uint16 if self._bits == 16 else np.uint8)
         self._rows = RowFile(folder / "output.rows", *size, channels, dtype)
+        self._alpha_source: tuple[Read, tuple[int, int]] = source.read_alpha, (source.height, source.width)
         self._done = 0
+
+    def use_alpha(self, read: Read, size: tuple[int, int]) -> None:
+        """Take alpha from elsewhere than from the source: (top, bottom) -> rows of alpha of that (height, width)."""
+        self._alpha_source = read, size
 
     @property
     def rows_bytes(self) -> int:
@@ -135,10 +141,12 @@ class RowWriter:
             raise write_error(self._path, error) from error
 
     def _alpha(self, top: int, bottom: int) -> FloatArray:
-        def read(first: int, last: int) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(self._source.read_alpha(first, last)))[None, None]
+        source, old = self._alpha_source
 
-        old, new = (self._source.height, self._source.width), (self._rows.height, self._rows.width)
+        def read(first: int, last: int) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(source(first, last)))[None, None]
+
+        new = self._rows.height, self._rows.width
         alpha: FloatArray = resize_rows(read, old, new, top, bottom, "bicubic")[0, 0].clamp(0, 1).numpy()
         return alpha
 

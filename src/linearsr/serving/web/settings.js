@@ -30,7 +30,7 @@ export class Settings {
     $("steps-range").min = model.min_steps;
     for (const name of NAMES) $(name).value = $(`${name}-range`).value = model[name];
     // left empty, they are for the model to decide
-    $("steps").value = "";
+    $("fidelity").value = $("steps").value = "";
   }
 
   get options() {
