@@ -41,6 +41,7 @@ class Dispatcher:
         self._running: dict[str, tuple[Job, WorkerHandle]] = {}
         self.queue = JobQueue(settings, metrics)
         self._adding = asyncio.Lock()
+        self._refused = 0
         self._changes: dict[str, asyncio.Event] = {}
         self.closing = False
         """Whether the server ends."""
@@ -117,8 +118,11 @@ class Dispatcher:
     # what callers do
 
     def require_room(self, job: Job | None = None) -> None:
-        """Raises Problem, with the time to come back, if there is no room for a result: that of a job, or any."""
-        self._store.require_room(_room(job) if job else 0)
+        """Raises Problem if there is no room for a job's result, or for one as was refused last."""
+        if job is not None:
+            self._refused = _room(job)
+        self._store.require_room(self._refused)
+        self._refused = 0
 
     def measure(self, job: Job) -> None:
         """Count what a job's results take."""
@@ -126,7 +130,7 @@ class Dispatcher:
 
     def enter(self) -> Place:
         """A place for an upload that begins. Raises Problem, with the time to come back, if there is no room."""
-        self.require_room()
+        self._store.require_room()
         return self.queue.enter()
 
     async def accept(self, job: Job, image: BinaryIO, place: Place | None = None) -> Job:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import compile_path
 
 from linearsr.serving.settings import DISK_FULL
 
@@ -94,9 +94,10 @@ def answer_problems(app: FastAPI) -> None:
 
 def _allowed(request: Request) -> str:
     """The methods of all routes at an address; the framework names those of the first one."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    methods = {method for route in routes for method in route.methods}
-    return ", ".join(sorted(methods)) or "GET, HEAD"  # of a file of the page
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.scope["path"]):
+            return ", ".join(sorted(operations)).upper()
+    return "GET, HEAD"  # of a file of the page
 
 
 def _of_storage(error: Exception) -> Problem | None:

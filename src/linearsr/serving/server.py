@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import uvicorn
 from filelock import FileLock, Timeout
-from PIL import Image
 
 from linearsr.serving.api import create_app
 from linearsr.serving.connections import Connection, most_connections
@@ -35,7 +34,6 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
     # of headers that are looked at; what the worker is warned of goes to the job's owner
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    Image.MAX_IMAGE_PIXELS = None  # ours is told apart
     os.umask(0o077)
     settings.data.mkdir(parents=True, exist_ok=True)
     try:
