@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from linearsr.serving import dispatcher as module
-from linearsr.serving import endings
-from linearsr.serving import jobs
+from linearsr.serving import endings, jobs
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.metrics import Metrics

@@ -122,7 +122,10 @@ def batch(
         partial(load, model, device.value, dtype.value),
         Cluster(address, workers, threads, use_gpu=device in (Device.auto, Device.cuda)),
     )
-    say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
+    if plan.done and not plan.todo:
+        say(f"nothing to do: all {len(plan.done)} results are there (--overwrite makes them anew)")
+    else:
+        say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
     with BulkProgress(len(plan), as_json) as progress, closing(rows):
         _follow(rows, report, progress)
     if progress.counts["failed"]:

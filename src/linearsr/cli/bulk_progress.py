@@ -30,6 +30,7 @@ class BulkProgress:
         self._total, self._as_json = total, as_json
         self._started = self._shown = time.monotonic()
         self._first: float | None = None
+        self._killed = 0
         self._bar: Progress | None = None
         self._task: TaskID
 
@@ -53,12 +54,17 @@ class BulkProgress:
 
     def add(self, row: "Result") -> None:
         """One image more is done, skipped or failed."""
+        from linearsr.serving.bulk_report import KILLED
+
         self.counts[row["status"]] += 1
         now = time.monotonic()
         if row["status"] != "skipped" and self._first is None:
             self._first = now
         if row["status"] == "failed" and self.counts["failed"] <= _FAILURES_SHOWN:
             say(f"{shown(row['input'])}: {shown(row['error'] or '')}")
+        elif row["warning"] is not None and row["warning"].startswith(KILLED):
+            self._killed += 1
+            say(f"{shown(row['input'])}: {shown(row['warning'])}")
         if self._bar is not None:
             self._bar.update(self._task, completed=self.counts.total(), description=self._pace())
         if now - self._shown >= _SECONDS_BETWEEN_LINES:
@@ -82,10 +88,12 @@ class BulkProgress:
         parts = [f"{self.counts[status]} {status}" for status in statuses if self.counts[status]]
         rest = self._total - self.counts.total()
         parts += [f"{rest} not begun"] if rest else []
+        parts += [f"{self._killed} done again as a process was killed"] if self._killed else []
         rate = self._rate()
-        return f"{', '.join(parts) or 'nothing done'} in {_clock(time.monotonic() - self._started)}" + (
-            f" ({rate:.3g} images/s)" if rate else ""
-        )
+        pace = [f"{rate:.3g} images/s"] if rate else []
+        pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
+        whole = f"{', '.join(parts) or 'nothing done'} in {_clock(time.monotonic() - self._started)}"
+        return f"{whole} ({', '.join(pace)})" if pace else whole
 
     def _rate(self) -> float | None:
         """Images a second since the first one, as the workers take a while to start."""
@@ -109,7 +117,9 @@ class BulkProgress:
             "finished": finished,
             "total": self._total,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
+            "done_again": self._killed,
             "seconds": round(time.monotonic() - self._started, 3),
+            "seconds_to_first": None if self._first is None else round(self._first - self._started, 3),
             "images_per_second": None if rate is None else round(rate, 4),
             "seconds_left": None if left is None else round(left, 1),
         }

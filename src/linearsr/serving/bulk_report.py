@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from linearsr.serving.bulk_plan import REPORT_NAME
 from linearsr.serving.bulk_store import BulkError, Store
 
+KILLED = "the process that worked on it was killed"
+"""How the warning about an image begins that was done again for that."""
 Status = Literal["done", "skipped", "failed", "stopped"]
 
 

@@ -3,7 +3,6 @@
 import io
 import tarfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from linearsr.cluster import LinearSRUpscaler, outcome, reason
 from linearsr.images.files import is_image_name
+from linearsr.images.io import encode_image
 from linearsr.serving.bulk_plan import Item, Places
-from linearsr.serving.bulk_report import SCHEMA, Result, result
+from linearsr.serving.bulk_report import KILLED, SCHEMA, Result, result
 
 if TYPE_CHECKING:
     from linearsr.images.io import Picture
@@ -58,11 +59,10 @@ class BulkWorker:
         self._work, self._places, self._attempts = work, work.places, attempts
         self._unusable: str | None = None
         try:
-            self._pipeline = load()
-            self._pipeline.unknown_tags(work.options["tags"])
+            self._upscaler = LinearSRUpscaler(load, max_pixels=work.max_pixels, **work.options)
         # told as a row, since Ray would try again and again
         except Exception as error:
-            self._unusable = _reason(error)
+            self._unusable = reason(error)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Rows of `Item`s -> rows of results."""
@@ -85,9 +85,12 @@ class BulkWorker:
 
     def _guarded(self, name: str, work: Callable[[], list[Result]]) -> list[Result]:
         """Do it, unless the processes that began it before were all killed."""
-        killed = self._attempts.begin(name) > _MOST_ATTEMPTS
-        results = [result(name, "failed", error=_KILLED)] if killed else work()
+        attempts = self._attempts.begin(name)
+        results = [result(name, "failed", error=_KILLED)] if attempts > _MOST_ATTEMPTS else work()
         self._attempts.end(name)
+        if 1 < attempts <= _MOST_ATTEMPTS:
+            killed = f"{KILLED} ({attempts - 1} of {_MOST_ATTEMPTS} times): there may be too little memory"
+            results[0]["warning"] = "; ".join(filter(None, (killed, results[0]["warning"])))
         return results
 
     def _read(self, item: Item) -> bytes | None:
@@ -128,7 +131,7 @@ class BulkWorker:
                         target.addfile(info, io.BytesIO(content))
         # a store has errors of its own
         except Exception as error:
-            return [result(item.name, "failed", error=_reason(error))]
+            return [result(item.name, "failed", error=reason(error))]
         return results
 
     def _sample(
@@ -156,10 +159,7 @@ class BulkWorker:
         return results, [] if failed else outcome
 
     def _upscale(self, data: bytes, output: str) -> "tuple[Picture, bytes]":
-        from linearsr.images.io import encode_image, read_image
-
-        picture = read_image(data, max_pixels=self._work.max_pixels)
-        made = self._pipeline.upscale(picture, **self._work.options)
+        made = self._upscaler.upscale(data)
         return made, encode_image(made, output, self._work.quality)
 
 
@@ -178,35 +178,17 @@ def _samples(file: BinaryIO) -> Iterator[list[tuple[tarfile.TarInfo, bytes]]]:
 def _told(name: str, output: str, make: "Callable[[], Picture | None]") -> Result:
     """Run `make`, and say what became of it; None is a result that was there."""
     started = time.perf_counter()
-    try:
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", category=UserWarning)
-            picture = make()
-    except Exception as error:
-        return result(name, "failed", error=_reason(error))
-    if picture is None:
+    made = outcome(make)
+    if made.error is not None:
+        return result(name, "failed", error=made.error)
+    if made.value is None:
         return result(name, "done", output=output)
     return result(
         name,
         "done",
         output=output,
-        size=picture.size,
+        size=made.value.size,
         seconds=round(time.perf_counter() - started, 3),
-        tags=picture.tags,
-        warning="; ".join(_plain(note.message) for note in notes) or None,
+        tags=made.value.tags,
+        warning=made.warning,
     )
-
-
-def _reason(error: Exception) -> str:
-    from linearsr.devices import is_out_of_memory
-
-    text = _plain(error)
-    if is_out_of_memory(error):
-        return "not enough memory for an image of this size: make it smaller or cut it into parts"
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-def _plain(message: object) -> str:
-    """On one line, without the name that bytes have."""
-    return " ".join(str(message).split()).removeprefix("<bytes>: ")
