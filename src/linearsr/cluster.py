@@ -64,9 +64,9 @@ class LinearSRUpscaler:
         images = ray.data.read_images("photos/", mode="RGB")
         images.map_batches(LinearSRUpscaler, batch_size=8, num_cpus=2, concurrency=4)
 
-    Images are arrays (H, W) or (H, W, C), uint8, uint16 or float in [0, 1], and become arrays (H, W, C), uint16 for uint16,
-    else uint8; or the bytes of files, and become bytes of files. Images of one size in a batch go through the network
-    together, where nothing guides the model. An image that cannot be upscaled gives None, and the column `error` says why.
+    Images are arrays (H, W) or (H, W, C), uint8, uint16 or float in [0, 1], and become arrays (H, W, C) of uint8 or
+    uint16; or the bytes of files, and become bytes of files. Images of one size in a batch go through the network
+    together, where nothing guides the model. An image that cannot be upscaled gives None, and `error` says why.
 
     Args:
         model: folder, hub id, or a function that makes the pipeline; None: the model built in.
