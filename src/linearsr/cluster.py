@@ -104,7 +104,7 @@ class LinearSRUpscaler:
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with results, and with the column `error`, which is empty where there is none."""
-        images = batch[self._column]
+        images = list(batch[self._column])
         together = self._together(images) if len(images) > 1 else {}
         made = [outcome(partial(self._made, image, together.get(i))) for i, image in enumerate(images)]
         results = _column([one.value for one in made])
