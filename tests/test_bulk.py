@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,15 +14,29 @@ from typer.testing import CliRunner
 pytest.importorskip("pyarrow", reason="needs linearsr[batch]")
 pytest.importorskip("fsspec", reason="needs linearsr[batch]")
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bulk_tools import Enlarger, do, enlarged, expected, fill, members_of, planned, png, tar_of
+from bulk_tools import (
+    Enlarger,
+    NoAttempts,
+    do,
+    enlarged,
+    expected,
+    fill,
+    members_of,
+    planned,
+    png,
+    tar_of,
+    work_of,
+)
 from linearsr.cli.app import app
 from linearsr.cluster import LinearSRUpscaler
 from linearsr.images.io import read_image
 from linearsr.serving.bulk_plan import Item, _named
 from linearsr.serving.bulk_report import Report, result
 from linearsr.serving.bulk_store import BulkError, Store, locate
+from linearsr.serving.bulk_worker import BulkWorker
 
 
 @pytest.fixture
@@ -250,3 +265,15 @@ def test_a_column_of_images():
     array = np.full((2, 3, 3), 7, np.uint8)
     made = LinearSRUpscaler(lambda: pipeline)({"image": array[None]})["image"][0]
     np.testing.assert_array_equal(made, np.full((8, 12, 3), 7, np.uint8))
+
+
+def test_a_worker_in_the_place_of_another_says_so_once(tmp_path, calls):
+    class Attempts(NoAttempts):
+        def begin(self, name):
+            return 1 if name else 3
+
+    plan = planned(fill(tmp_path / "in", {"a.png": png(0)}), tmp_path / "out")
+    worker = BulkWorker(lambda: Enlarger(calls), work_of(plan), 1, Attempts(), workers=2)
+    batch = pa.Table.from_pylist([asdict(item) for item in plan.todo])
+    assert [table["status"][0].as_py() for table in worker(batch)] == ["replaced", "done"]
+    assert [table["status"][0].as_py() for table in worker(batch)] == ["done"]

@@ -53,7 +53,10 @@ def test_killed_workers(tmp_path, monkeypatch, capfd):
     plan = planned(fill(tmp_path / "in", files), out)
     killer = threading.Thread(target=kill_one, args=(calls, 20), daemon=True)
     killer.start()
-    rows = list(results(plan, work_of(plan), partial(Enlarger, calls), Cluster("local", 2, 1, use_gpu=False)))
+    killed: list[int] = []
+    cluster = Cluster("local", 2, 1, use_gpu=False)
+    told = partial(killed.append, 1)
+    rows = list(results(plan, work_of(plan), partial(Enlarger, calls), cluster, told))
     killer.join()
     said = capfd.readouterr()
     assert said.out + said.err == "", "Ray's noise"
@@ -62,8 +65,8 @@ def test_killed_workers(tmp_path, monkeypatch, capfd):
     failed = {row["input"]: row["error"] for row in rows if row["status"] == "failed"}
     assert set(failed) == {deadly, broken}
     assert "3 processes" in failed[deadly]
-    (again,) = (row["warning"] for row in rows if row["status"] == "done" and row["warning"])
-    assert again.startswith("the process that worked on it was killed (1 of 3 times)")
+    # those that took the place of others, as long as there was something left for them
+    assert 1 <= len(killed) <= 1 + 3
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == set(files) - set(
         failed
     )

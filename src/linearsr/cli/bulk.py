@@ -116,17 +116,16 @@ def batch(
             raise
         stop(failure(error))
     work = Work(plan.places, options, quality, max_pixels or DEFAULT_MAX_PIXELS)
-    rows = results(
-        plan,
-        work,
-        partial(load, model, device.value, dtype.value),
-        Cluster(address, workers, threads, use_gpu=device in (Device.auto, Device.cuda)),
-    )
     if plan.done and not plan.todo:
         say(f"nothing to do: all {len(plan.done)} results are there (--overwrite makes them anew)")
     else:
         say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
-    with BulkProgress(len(plan), as_json) as progress, closing(rows):
+    where = Cluster(address, workers, threads, use_gpu=device in (Device.auto, Device.cuda))
+    load_model = partial(load, model, device.value, dtype.value)
+    with (
+        BulkProgress(len(plan), as_json) as progress,
+        closing(results(plan, work, load_model, where, progress.killed)) as rows,
+    ):
         _follow(rows, report, progress)
     if progress.counts["failed"]:
         raise typer.Exit(FAILED)

@@ -54,17 +54,12 @@ class BulkProgress:
 
     def add(self, row: "Result") -> None:
         """One image more is done, skipped or failed."""
-        from linearsr.serving.bulk_report import KILLED
-
         self.counts[row["status"]] += 1
         now = time.monotonic()
         if row["status"] != "skipped" and self._first is None:
             self._first = now
         if row["status"] == "failed" and self.counts["failed"] <= _FAILURES_SHOWN:
             say(f"{shown(row['input'])}: {shown(row['error'] or '')}")
-        elif row["warning"] is not None and row["warning"].startswith(KILLED):
-            self._killed += 1
-            say(f"{shown(row['input'])}: {shown(row['warning'])}")
         if self._bar is not None:
             self._bar.update(self._task, completed=self.counts.total(), description=self._pace())
         if now - self._shown >= _SECONDS_BETWEEN_LINES:
@@ -73,6 +68,11 @@ class BulkProgress:
                 write_json(self._record(finished=False))
             elif self._bar is None:
                 say(", ".join(filter(None, (f"{self.counts.total()} of {self._total} images", self._pace()))))
+
+    def killed(self) -> None:
+        """A worker process was killed."""
+        self._killed += 1
+        say("a worker process was killed, perhaps for want of memory: what it had in work is done again")
 
     def finish(self, report: str) -> None:
         """Say what became of all."""
@@ -88,7 +88,7 @@ class BulkProgress:
         parts = [f"{self.counts[status]} {status}" for status in statuses if self.counts[status]]
         rest = self._total - self.counts.total()
         parts += [f"{rest} not begun"] if rest else []
-        parts += [f"{self._killed} done again as a process was killed"] if self._killed else []
+        parts += [f"{self._killed} worker{'s' * (self._killed != 1)} killed"] if self._killed else []
         rate = self._rate()
         pace = [f"{rate:.3g} images/s"] if rate else []
         pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
@@ -117,7 +117,7 @@ class BulkProgress:
             "finished": finished,
             "total": self._total,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
-            "done_again": self._killed,
+            "workers_killed": self._killed,
             "seconds": round(time.monotonic() - self._started, 3),
             "seconds_to_first": None if self._first is None else round(self._first - self._started, 3),
             "images_per_second": None if rate is None else round(rate, 4),

@@ -10,13 +10,11 @@ import pyarrow.parquet as pq
 from linearsr.serving.bulk_plan import REPORT_NAME
 from linearsr.serving.bulk_store import BulkError, Store
 
-KILLED = "the process that worked on it was killed"
-"""How the warning about an image begins that was done again for that."""
-Status = Literal["done", "skipped", "failed", "stopped"]
+Status = Literal["done", "skipped", "failed", "stopped", "replaced"]
 
 
 class Result(TypedDict):
-    """What became of one image: `stopped` is no image's fault, and ends the job."""
+    """What became of an image. `stopped` is no image's fault, and ends the job; `replaced` tells of a killed process."""
 
     input: str
     output: str | None

@@ -17,7 +17,7 @@ from linearsr.cluster import LinearSRUpscaler, outcome, reason
 from linearsr.images.files import is_image_name
 from linearsr.images.io import encode_image
 from linearsr.serving.bulk_plan import Item, Places
-from linearsr.serving.bulk_report import KILLED, SCHEMA, Result, result
+from linearsr.serving.bulk_report import SCHEMA, Result, result
 
 if TYPE_CHECKING:
     from linearsr.images.io import Picture
@@ -48,15 +48,22 @@ class BulkWorker:
         work: what to do.
         threads: for the arithmetic on a CPU.
         attempts: of all workers, which outlive a worker that is killed.
+        workers: how many there are at once.
     """
 
     def __init__(
-        self, load: "Callable[[], LinearSRPipeline]", work: Work, threads: int, attempts: "SharedAttempts"
+        self,
+        load: "Callable[[], LinearSRPipeline]",
+        work: Work,
+        threads: int,
+        attempts: "SharedAttempts",
+        workers: int = 1,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._work, self._places, self._attempts = work, work.places, attempts
+        self._replaces_one = attempts.begin("") > workers
         self._unusable: str | None = None
         try:
             self._upscaler = LinearSRUpscaler(load, max_pixels=work.max_pixels, **work.options)
@@ -67,6 +74,9 @@ class BulkWorker:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Rows of `Item`s -> rows of results."""
         items = [Item(**row) for row in batch.to_pylist()]
+        if self._replaces_one:
+            self._replaces_one = False
+            yield pa.Table.from_pylist([result("", "replaced")], SCHEMA)
         for row in self._results(items):
             yield pa.Table.from_pylist([row], SCHEMA)
 
@@ -85,12 +95,9 @@ class BulkWorker:
 
     def _guarded(self, name: str, work: Callable[[], list[Result]]) -> list[Result]:
         """Do it, unless the processes that began it before were all killed."""
-        attempts = self._attempts.begin(name)
-        results = [result(name, "failed", error=_KILLED)] if attempts > _MOST_ATTEMPTS else work()
+        killed = self._attempts.begin(name) > _MOST_ATTEMPTS
+        results = [result(name, "failed", error=_KILLED)] if killed else work()
         self._attempts.end(name)
-        if 1 < attempts <= _MOST_ATTEMPTS:
-            killed = f"{KILLED} ({attempts - 1} of {_MOST_ATTEMPTS} times): there may be too little memory"
-            results[0]["warning"] = "; ".join(filter(None, (killed, results[0]["warning"])))
         return results
 
     def _read(self, item: Item) -> bytes | None:
