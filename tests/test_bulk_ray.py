@@ -22,6 +22,7 @@ if find_spec("ray") is None:
     pytest.skip("needs linearsr[batch]", allow_module_level=True)
 import pyarrow.parquet as pq
 
+import linearsr
 from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png, work_of
 from linearsr.cluster import LinearSRUpscaler
 from linearsr.images.io import read_image
@@ -44,7 +45,9 @@ def kill_one(calls, after):
 
 
 def test_killed_workers(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    # beside the package of this process, wherever that is
+    paths = [str(Path(__file__).parent), str(Path(linearsr.__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     calls, out = tmp_path / "calls", tmp_path / "out"
     calls.mkdir()
     files = {f"sub{i % 2}/{i:02}.png": png(i) for i in range(200)}

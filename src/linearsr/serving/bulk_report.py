@@ -14,7 +14,7 @@ Status = Literal["done", "skipped", "failed", "stopped", "replaced"]
 
 
 class Result(TypedDict):
-    """What became of an image. `stopped` is no image's fault, and ends the job; `replaced` tells of a killed process."""
+    """What became of an image. `stopped` is no image's fault, and ends the job; `replaced`: a process was killed."""
 
     input: str
     output: str | None
