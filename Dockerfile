@@ -1,18 +1,20 @@
 # syntax=docker/dockerfile:1
 # The web page and the HTTP API at port 8000; any other command of linearsr runs as well:
+#   docker compose up            (see compose.yaml; or as the next lines)
 #   docker build -t linearsr .
 #   docker run --rm -p 8000:8000 -v linearsr:/data linearsr
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -w /work linearsr upscale photo.jpg
 # For NVIDIA GPUs: docker build --target cuda, docker run --gpus all.
-ARG PYTHON=3.12
+# A digest pins the base: --build-arg BASE=python:3.12-slim@sha256:...
+ARG BASE=python:3.12-slim
 
-FROM python:${PYTHON}-slim AS wheel
+FROM ${BASE} AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
-FROM python:${PYTHON}-slim AS base
+FROM ${BASE} AS base
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 RUN useradd --uid 1000 --create-home linearsr && install -d -o 1000 /data
 COPY --from=wheel /wheels /wheels

@@ -55,6 +55,7 @@ FIELDS = (
     "color_fix",
     "format",
     "quality",
+    "webhook",
     "other",
 )
 SAFE_CHECKS = (

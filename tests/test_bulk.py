@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,14 +14,29 @@ from typer.testing import CliRunner
 pytest.importorskip("pyarrow", reason="needs linearsr[batch]")
 pytest.importorskip("fsspec", reason="needs linearsr[batch]")
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bulk_tools import do, expected, fill, members_of, planned, png, tar_of
+from bulk_tools import (
+    Enlarger,
+    NoAttempts,
+    do,
+    enlarged,
+    expected,
+    fill,
+    members_of,
+    planned,
+    png,
+    tar_of,
+    work_of,
+)
 from linearsr.cli.app import app
+from linearsr.cluster import LinearSRUpscaler
 from linearsr.images.io import read_image
 from linearsr.serving.bulk_plan import Item, _named
 from linearsr.serving.bulk_report import Report, result
 from linearsr.serving.bulk_store import BulkError, Store, locate
+from linearsr.serving.bulk_worker import BulkWorker
 
 
 @pytest.fixture
@@ -217,6 +233,47 @@ def test_nothing_to_do_starts_nothing(tmp_path):
     fill(tmp_path, {"in/a.jpg": png(0), "out/a.png": b"done"})
     answer = CliRunner().invoke(app, ["batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"])
     assert answer.exit_code == 0, answer.stderr
+    assert answer.stderr.startswith("nothing to do: all 1 results are there (--overwrite makes them anew)\n")
     last = json.loads(answer.stdout)
     assert (last["finished"], last["total"], last["skipped"], last["done"]) == (True, 1, 1, 0)
     assert pq.read_table(io.BytesIO((tmp_path / "out/report.parquet").read_bytes())).num_rows == 1
+
+
+def test_a_column_of_images():
+    """Those of one size go through together; each comes back in its place, and what is wrong is said beside it."""
+
+    class Pipeline(Enlarger):
+        together = 0
+
+        def options(self, **options):
+            return options
+
+        def upscale_together(self, pictures, seeds, options):
+            self.together += len(pictures)
+            return [enlarged(picture) for picture in pictures]
+
+    pipeline = Pipeline(".")
+    upscaler = LinearSRUpscaler(lambda: pipeline, column="file", output="large", format="tiff")
+    files = [png(0), b"broken", png(1, 9, 9), png(2)]
+    batch = upscaler({"file": np.array(files, object), "id": np.arange(4)})
+    assert list(batch) == ["file", "id", "large", "error"]
+    assert pipeline.together == 3
+    assert [error[:11] for error in batch["error"]] == ["", "is no image", "", ""]
+    assert batch["large"][1] is None
+    for place in (0, 2, 3):
+        np.testing.assert_array_equal(read_image(batch["large"][place]).quantised(), expected(files[place]))
+    array = np.full((2, 3, 3), 7, np.uint8)
+    made = LinearSRUpscaler(lambda: pipeline)({"image": array[None]})["image"][0]
+    np.testing.assert_array_equal(made, np.full((8, 12, 3), 7, np.uint8))
+
+
+def test_a_worker_in_the_place_of_another_says_so_once(tmp_path, calls):
+    class Attempts(NoAttempts):
+        def begin(self, name):
+            return 1 if name else 3
+
+    plan = planned(fill(tmp_path / "in", {"a.png": png(0)}), tmp_path / "out")
+    worker = BulkWorker(lambda: Enlarger(calls), work_of(plan), 1, Attempts(), workers=2)
+    batch = pa.Table.from_pylist([asdict(item) for item in plan.todo])
+    assert [table["status"][0].as_py() for table in worker(batch)] == ["replaced", "done"]
+    assert [table["status"][0].as_py() for table in worker(batch)] == ["done"]

@@ -22,7 +22,9 @@ if find_spec("ray") is None:
     pytest.skip("needs linearsr[batch]", allow_module_level=True)
 import pyarrow.parquet as pq
 
+import linearsr
 from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png, work_of
+from linearsr.cluster import LinearSRUpscaler
 from linearsr.images.io import read_image
 from linearsr.serving.bulk import Cluster, results
 from tiny_model import tiny_model
@@ -43,7 +45,9 @@ def kill_one(calls, after):
 
 
 def test_killed_workers(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    # beside the package of this process, wherever that is
+    paths = [str(Path(__file__).parent), str(Path(linearsr.__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     calls, out = tmp_path / "calls", tmp_path / "out"
     calls.mkdir()
     files = {f"sub{i % 2}/{i:02}.png": png(i) for i in range(200)}
@@ -52,7 +56,10 @@ def test_killed_workers(tmp_path, monkeypatch, capfd):
     plan = planned(fill(tmp_path / "in", files), out)
     killer = threading.Thread(target=kill_one, args=(calls, 20), daemon=True)
     killer.start()
-    rows = list(results(plan, work_of(plan), partial(Enlarger, calls), Cluster("local", 2, 1, use_gpu=False)))
+    killed: list[int] = []
+    cluster = Cluster("local", 2, 1, use_gpu=False)
+    told = partial(killed.append, 1)
+    rows = list(results(plan, work_of(plan), partial(Enlarger, calls), cluster, told))
     killer.join()
     said = capfd.readouterr()
     assert said.out + said.err == "", "Ray's noise"
@@ -61,6 +68,8 @@ def test_killed_workers(tmp_path, monkeypatch, capfd):
     failed = {row["input"]: row["error"] for row in rows if row["status"] == "failed"}
     assert set(failed) == {deadly, broken}
     assert "3 processes" in failed[deadly]
+    # those that took the place of others, as long as there was something left for them
+    assert 1 <= len(killed) <= 1 + 3
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == set(files) - set(
         failed
     )
@@ -80,7 +89,9 @@ def test_command(tmp_path, tiny_model):
     first, failure, last = done.stderr.splitlines()
     assert first == "6 images to do, 0 done already"
     assert failure.startswith("broken.png: is no image")
-    assert re.fullmatch(r"5 done, 1 failed in \S+ \(\S+ images/s\); report: \S+/report\.parquet", last)
+    assert re.fullmatch(
+        r"5 done, 1 failed in \S+ \(\S+ images/s, \S+ to the first\); report: \S+/report.parquet", last
+    )
     record = json.loads(done.stdout.splitlines()[-1])
     assert [record[key] for key in ("finished", "total", "done", "skipped", "failed")] == [True, 6, 5, 0, 1]
     table = pq.read_table(record["report"])
@@ -99,3 +110,31 @@ def test_a_mistyped_cluster_is_named_at_once(tmp_path):
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1].startswith(f"linearsr: no Ray cluster at {nobody}: ")
     assert "Traceback" not in process.stderr
+
+
+def test_a_dataset_of_images(tiny_model):
+    """Arrays of several sizes, and files of which one is broken; in one pool each."""
+    import ray
+
+    arrays = [np.full((5 + i % 2, 6, 3), 40 * i, np.uint8) for i in range(4)]
+    options = {"num_cpus": 1, "concurrency": 1, "batch_size": 4}
+    given = {"model": str(tiny_model), "device": "cpu", "scale": 2}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        images = ray.data.from_items([{"image": array, "number": i} for i, array in enumerate(arrays)])
+        made = images.map_batches(LinearSRUpscaler, fn_constructor_kwargs=given, **options).take_all()
+        files = ray.data.from_items([{"bytes": data} for data in (png(0), b"broken")])
+        given |= {"column": "bytes", "output": "large", "format": "webp"}
+        written = files.map_batches(LinearSRUpscaler, fn_constructor_kwargs=given, **options).take_all()
+    finally:
+        ray.shutdown()
+    made.sort(key=lambda row: row["number"])
+    assert [row["image"].shape for row in made] == [(10 + 2 * (i % 2), 12, 3) for i in range(4)]
+    alone = LinearSRUpscaler(str(tiny_model), device="cpu", scale=2)
+    for row, array in zip(made, arrays, strict=True):
+        expected = alone.upscale(array).quantised()
+        assert np.abs(row["image"].astype(int) - expected).max() <= 1
+    good, bad = sorted(written, key=lambda row: row["error"])
+    assert (read_image(good["large"]).size, good["error"]) == ((12, 10), "")
+    assert bad["large"] is None
+    assert bad["error"].startswith("is no image")

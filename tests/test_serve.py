@@ -121,7 +121,7 @@ def test_models_and_state(client):
 def test_description(client):
     description = client.get("/openapi.json").json()
     assert set(description["paths"]) == {
-        "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/upscale", "/v1/tags",
+        "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/upscale", "/v1/tags", "/v1/jobs",
         "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/events", "/v1/jobs/{job_id}/result",
     }  # fmt: skip
     form = description["components"]["schemas"]["UpscaleForm"]["properties"]

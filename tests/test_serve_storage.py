@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from linearsr.serving import dispatcher as module
-from linearsr.serving import jobs
+from linearsr.serving import endings, jobs
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.metrics import Metrics
@@ -21,7 +21,7 @@ from test_dispatcher import Worker, jobs_of
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServeSettings:
     monkeypatch.setattr(module, "WorkerHandle", Worker)
-    monkeypatch.setattr(module, "_FIRST_REWRITE", 0.05)
+    monkeypatch.setattr(endings, "_FIRST_REWRITE", 0.05)
     monkeypatch.setattr(jobs, "_BUSY_SECONDS", 0.1)
     return ServeSettings(tmp_path)
 

@@ -78,20 +78,22 @@ def batch(
         if debugging():
             raise
         stop(f"linearsr batch needs {error.name}: pip install 'linearsr[batch]'")
-    from linearsr.serving.worker import load
+    from linearsr.jobs.upscaling import load_pipeline
 
     with told():  # each kind of store has errors of its own
         plan = make_plan(source, output, f".{format}", shards=shards, overwrite=overwrite)
         report = Report(plan.places.target)
     work = Work(plan.places, settings, quality, max_pixels)
-    rows = results(
-        plan,
-        work,
-        partial(load, model, device, dtype),
-        Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda")),
-    )
-    say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
-    with BulkProgress(len(plan), as_json) as progress, closing(rows):
+    if plan.done and not plan.todo:
+        say(f"nothing to do: all {len(plan.done)} results are there (--overwrite makes them anew)")
+    else:
+        say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
+    where = Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda"))
+    load_model = partial(load_pipeline, model, device, dtype)
+    with (
+        BulkProgress(len(plan), as_json) as progress,
+        closing(results(plan, work, load_model, where, progress.killed)) as rows,
+    ):
         _follow(rows, report, progress)
     if progress.counts["failed"]:
         raise typer.Exit(FAILED)

@@ -31,6 +31,7 @@ class BulkProgress:
         self._total, self._as_json = total, as_json
         self._started = self._shown = time.monotonic()
         self._first: float | None = None
+        self._killed = 0
         self._bar: Progress | None = None
         self._task: TaskID
 
@@ -69,6 +70,11 @@ class BulkProgress:
             elif self._bar is None:
                 say(", ".join(filter(None, (f"{self.counts.total()} of {self._total} images", self._pace()))))
 
+    def killed(self) -> None:
+        """A worker process was killed."""
+        self._killed += 1
+        say("a worker process was killed, perhaps for want of memory: what it had in work is done again")
+
     def finish(self, report: str) -> None:
         """Say what became of all."""
         if self.counts["failed"] > _FAILURES_SHOWN:
@@ -83,10 +89,12 @@ class BulkProgress:
         parts = [f"{self.counts[status]} {status}" for status in statuses if self.counts[status]]
         rest = self._total - self.counts.total()
         parts += [f"{rest} not begun"] if rest else []
+        parts += [f"{self._killed} worker{'s' * (self._killed != 1)} killed"] if self._killed else []
         rate = self._rate()
-        return f"{', '.join(parts) or 'nothing done'} in {_clock(time.monotonic() - self._started)}" + (
-            f" ({rate:.3g} images/s)" if rate else ""
-        )
+        pace = [f"{rate:.3g} images/s"] if rate else []
+        pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
+        whole = f"{', '.join(parts) or 'nothing done'} in {_clock(time.monotonic() - self._started)}"
+        return f"{whole} ({', '.join(pace)})" if pace else whole
 
     def _rate(self) -> float | None:
         """Images a second since the first one, as the workers take a while to start."""
@@ -110,7 +118,9 @@ class BulkProgress:
             "finished": finished,
             "total": self._total,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
+            "workers_killed": self._killed,
             "seconds": round(time.monotonic() - self._started, 3),
+            "seconds_to_first": None if self._first is None else round(self._first - self._started, 3),
             "images_per_second": None if rate is None else round(rate, 4),
             "seconds_left": None if left is None else round(left, 1),
         }

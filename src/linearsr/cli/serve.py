@@ -1,9 +1,11 @@
 """`linearsr serve`: the web page and the HTTP API."""
 
+import math
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +14,7 @@ from linearsr.cli.options import Model, WeightType
 from linearsr.jobs.messages import debugging, shown
 
 _KEYS_VARIABLE = "LINEARSR_API_KEYS"
+_SECRET_VARIABLE = "LINEARSR_WEBHOOK_SECRET"
 
 
 def serve(
@@ -43,6 +46,10 @@ def serve(
     max_uploads_mib: Annotated[
         float, typer.Option(min=0.01, help="Of all uploads on their way together, in MiB.")
     ] = 256,
+    max_storage: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Of all results together, in GiB. Default: what the disk has."),
+    ] = None,
     max_pixels: Annotated[
         int, typer.Option(min=1, max=64_000_000, help="Of an image; a result may have 16 times as many.")
     ] = 16_000_000,
@@ -67,6 +74,16 @@ def serve(
             "address localhost, 127.0.0.1 and [::1], else any."
         ),
     ] = None,
+    webhook_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Server that a job's end may be told to, as https://hooks.example.org; repeatable. Needs "
+            f"{_SECRET_VARIABLE}, which signs it."
+        ),
+    ] = None,
+    access_log: Annotated[
+        Literal["off", "text", "json"], typer.Option(help="One line for each request, on stderr.")
+    ] = "off",
 ) -> None:
     """Serve the web page and the HTTP API, until Ctrl-C.
 
@@ -87,11 +104,15 @@ def serve(
         api_keys=_read_keys(api_keys),
         cors_origins=tuple(_checked("--cors-origin", check_origin, cors_origin)),
         allowed_hosts=frozenset(_checked("--allowed-host", check_host, allowed_host)),
+        webhook_origins=frozenset(_checked("--webhook-origin", check_origin, webhook_origin)),
+        webhook_secret=_read_secret(needed=bool(webhook_origin)),
+        access_log=access_log,
         max_batch=max_batch,
         max_queue=max_queue,
         max_streams=max_streams,
         max_bytes=int(max_mib * MIB),
         max_upload_bytes=int(max_uploads_mib * MIB),
+        max_storage=math.inf if max_storage is None else max_storage * 1024 * MIB,
         max_pixels=max_pixels,
         max_seconds=max_seconds,
         keep_seconds=keep,
@@ -113,9 +134,16 @@ def _checked(option: str, check: Callable[[str], str], values: list[str] | None)
         stop(f"{option} {error}")
 
 
-def _read_keys(file: Path | None) -> frozenset[str]:
-    import os
+def _read_secret(needed: bool) -> str:
+    secret = os.environ.get(_SECRET_VARIABLE, "")
+    if needed and not secret:
+        stop(
+            f"--webhook-origin needs {_SECRET_VARIABLE}: set it to a long random text that the receiver knows too"
+        )
+    return secret
 
+
+def _read_keys(file: Path | None) -> frozenset[str]:
     if file is None:
         keys = os.environ.get(_KEYS_VARIABLE, "").split(",")
     else:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response, Security
+from fastapi import APIRouter, Depends, FastAPI, Form, Header, Query, Request, Response, Security
 from fastapi import Path as PathParameter
 from fastapi.params import Depends as Dependency
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
@@ -26,9 +26,10 @@ from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.door import Door
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.metrics import Metrics
-from linearsr.serving.problems import Problem, ProblemBody, answer_problems
+from linearsr.serving.problems import Problem, ProblemBody, answer_problems, storage_full
 from linearsr.serving.schemas import (
     MEDIA_TYPES,
+    JobsView,
     JobView,
     Limits,
     ModelsView,
@@ -38,7 +39,7 @@ from linearsr.serving.schemas import (
     TagsView,
     UpscaleForm,
 )
-from linearsr.serving.settings import ServeSettings
+from linearsr.serving.settings import DISK_FULL, ServeSettings
 from linearsr.serving.streams import Streams
 from linearsr.serving.uploads import each_field_once, read_header, tags_job, upscale_job
 from linearsr.serving.views import job_view
@@ -62,7 +63,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
     The model is loaded when it starts, and jobs that are still to be done go on.
     """
-    store, metrics = JobStore(settings.data), Metrics()
+    store, metrics = JobStore(settings.data, settings.max_storage), Metrics()
     dispatcher = Dispatcher(settings, store, metrics)
 
     @asynccontextmanager
@@ -86,7 +87,6 @@ def create_app(settings: ServeSettings) -> FastAPI:
     )
     app.state.dispatcher = dispatcher
     answer_problems(app)
-    _add_gauges(metrics, dispatcher)
     _add_state(app, dispatcher, metrics)
     _add_models(app, settings, dispatcher)
     _add_upscale(app, settings, dispatcher)
@@ -101,8 +101,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "X-API-Key"],
-            expose_headers=["Location", "Retry-After", "X-Job-ID"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "Idempotency-Key"],
+            expose_headers=["Location", "Retry-After", "X-Job-ID", "X-Request-ID"],
         )
     return app
 
@@ -115,9 +115,13 @@ def _add_state(app: FastAPI, dispatcher: Dispatcher, metrics: Metrics) -> None:
 
     @app.get("/readyz", tags=["state"], responses=_problems(503))
     async def ready() -> StateView:
-        """A worker has the model loaded."""
+        """A worker has the model loaded, and there is room for results."""
         if not dispatcher.ready:
             raise Problem(503, "not_ready", "no worker is ready yet")
+        try:
+            dispatcher.require_room()
+        except Problem as full:
+            raise Problem(503, full.code, full.detail, full.headers) from None
         return StateView(status="ready")
 
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
@@ -144,18 +148,22 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) 
         responses={
             200: _IMAGE,
             202: {"model": JobView, "description": "A job that will make it"},
-            **_problems(408, 410, 413, 429),
+            **_problems(408, 410, 413, 429, 503, 507),
         },
     )
     async def upscale(
-        request: Request, form: Annotated[UpscaleForm, Form(media_type=_MULTIPART)]
+        request: Request,
+        form: Annotated[UpscaleForm, Form(media_type=_MULTIPART)],
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     ) -> Response:
         """Enlarge an image: the image comes back if it is ready soon, else a job.
 
-        Who closes the connection while waiting cancels the job.
+        Who closes the connection while waiting cancels the job. With an `Idempotency-Key` it goes on, and the same
+        request sent again gets the same job, as long as that is kept.
         """
         job = await upscale_job(form, request.state.owner, settings, dispatcher.card)
-        await dispatcher.accept(job, form.image.file, request.state.place)
+        job.idempotency = idempotency_key
+        job = await dispatcher.accept(job, form.image.file, request.state.place)
         if form.wait is not False:
             seconds = settings.answer_seconds if form.wait is None else math.inf
             if await _finished(request, job, dispatcher, seconds):
@@ -169,7 +177,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
         "/v1/tags",
         tags=["models"],
         dependencies=[Depends(each_field_once)],
-        responses=_problems(404, 408, 413, 429),
+        responses=_problems(404, 408, 413, 429, 503, 507),
     )
     async def tags(request: Request, form: Annotated[TagsForm, Form(media_type=_MULTIPART)]) -> TagsView:
         """Say what is in an image."""
@@ -198,6 +206,21 @@ def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter, stream
         with streams.place(client):
             yield
 
+    @app.get("/v1/jobs", tags=["jobs"], responses=_problems(404))
+    async def jobs(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=100)] = 50,
+        before: Annotated[str | None, Query(description="A job's id: those that are older.")] = None,
+    ) -> JobsView:
+        """The jobs of this key, newest first. Without keys there is no telling whose they are."""
+        owner = request.state.owner
+        if not owner:
+            raise Problem(403, "forbidden", "jobs are listed by key: start the server with --api-keys")
+        start = None if before is None else await dispatcher.find(before, owner)
+        found = await dispatcher.jobs_of(owner, limit + 1, start)
+        views = [job_view(job, dispatcher.position(job)) for job in found[:limit]]
+        return JobsView(jobs=views, next=views[-1].id if len(found) > limit else None)
+
     router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses=_problems(404))
 
     @router.get("")
@@ -216,7 +239,7 @@ def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter, stream
         async for event in streams.follow(job):
             yield event
 
-    @router.get("/result", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410)})
+    @router.get("/result", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410, 507)})
     async def result(
         job: Annotated[Job, Depends(of_this_owner)], format: ResultFormat | None = None
     ) -> Response:
@@ -224,12 +247,15 @@ def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter, stream
         made = _result(job, dispatcher)
         if format in (None, job.options["format"]):
             return made
+        dispatcher.require_room(job)
         try:
             await converter.convert(
                 dispatcher.result_path(job), dispatcher.result_path(job, format), job.tags
             )
         except NotConverted as error:
             raise Problem(422, "bad_option", f"format: {error}") from None
+        finally:
+            dispatcher.measure(job)
         return _result(job, dispatcher, format)
 
     @router.delete("", status_code=204)
@@ -265,6 +291,8 @@ async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds:
             await asyncio.wait({end}, timeout=min(_LOOK_FOR_DISCONNECT, seconds))
             seconds -= _LOOK_FOR_DISCONNECT
             if not end.done() and await request.is_disconnected():
+                if job.idempotency is not None:
+                    break
                 await dispatcher.cancel(job)
         return not job.live
     finally:
@@ -276,6 +304,8 @@ def _result(job: Job, dispatcher: Dispatcher, format: ResultFormat | None = None
         raise Problem(409, "not_ready", f"the job is {job.status}", {"Retry-After": "1"})
     if job.status == "cancelled":
         raise Problem(410, "cancelled", "the job was cancelled")
+    if job.error == DISK_FULL:
+        raise storage_full()
     if job.status == "failed":
         raise Problem(422, "failed", job.error or "the job failed")
     path = dispatcher.result_path(job, format)
@@ -297,10 +327,3 @@ def _documented_keys(settings: ServeSettings) -> list[Dependency]:
         Security(HTTPBearer(auto_error=False)),
         Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
     ]
-
-
-def _add_gauges(metrics: Metrics, dispatcher: Dispatcher) -> None:
-    metrics.gauge("jobs_waiting", "Jobs in the queue.", lambda: dispatcher.num_waiting)
-    metrics.gauge("jobs_running", "Jobs in work.", lambda: dispatcher.num_running)
-    metrics.gauge("worker_restarts", "Worker processes that were replaced.", lambda: dispatcher.restarts)
-    metrics.gauge("ready", "1 if a worker could work.", lambda: dispatcher.ready)

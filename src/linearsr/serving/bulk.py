@@ -24,7 +24,11 @@ _PIECES = 64
 
 
 def results(
-    plan: Plan, work: Work, load: "Callable[[], LinearSRPipeline]", cluster: Cluster
+    plan: Plan,
+    work: Work,
+    load: "Callable[[], LinearSRPipeline]",
+    cluster: Cluster,
+    on_killed: Callable[[], None] = lambda: None,
 ) -> Generator[Result]:
     """Do what is to be done, and yield what became of each image, those first for which there is nothing to do.
 
@@ -36,6 +40,7 @@ def results(
         work: what to do to each image.
         load: makes the pipeline, once in each worker.
         cluster: where.
+        on_killed: called when a worker has taken the place of one that was killed.
 
     Raises:
         BulkError: Ray cannot be had, or the model cannot be loaded or do what is asked.
@@ -51,9 +56,12 @@ def results(
     with ray_pool(cluster) as pool:
         piece = min(_MOST_AT_ONCE, max(1, len(given) // (pool.workers * _PIECES)))
         arguments = {"load": load, "work": work, "threads": pool.threads, "attempts": SharedAttempts()}
+        arguments["workers"] = pool.workers
         for row in run(given, piece, BulkWorker, arguments, pool):
             if row["status"] == "stopped":
                 raise BulkError(str(row["error"]))
+            if row["status"] == "replaced":
+                on_killed()
             for name in _images(row["input"], missing):
                 del missing[name]
                 yield cast(Result, {**row, "input": name})

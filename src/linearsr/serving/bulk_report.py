@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 from linearsr.serving.bulk_plan import REPORT_NAME
 from linearsr.serving.bulk_store import BulkError, Store
 
-Status = Literal["done", "skipped", "failed", "stopped"]
+Status = Literal["done", "skipped", "failed", "stopped", "replaced"]
 
 
 class Result(TypedDict):
-    """What became of one image: `stopped` is no image's fault, and ends the job."""
+    """What became of an image. `stopped` is no image's fault, and ends the job; `replaced`: a process was killed."""
 
     input: str
     output: str | None

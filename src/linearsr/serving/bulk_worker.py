@@ -3,7 +3,6 @@
 import io
 import tarfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from linearsr.cluster import LinearSRUpscaler, outcome, reason
 from linearsr.images.files import is_image_name
+from linearsr.images.io import encode_image
 from linearsr.serving.bulk_plan import Item, Places
 from linearsr.serving.bulk_report import SCHEMA, Result, result
 
@@ -47,26 +48,35 @@ class BulkWorker:
         work: what to do.
         threads: for the arithmetic on a CPU.
         attempts: of all workers, which outlive a worker that is killed.
+        workers: how many there are at once.
     """
 
     def __init__(
-        self, load: "Callable[[], LinearSRPipeline]", work: Work, threads: int, attempts: "SharedAttempts"
+        self,
+        load: "Callable[[], LinearSRPipeline]",
+        work: Work,
+        threads: int,
+        attempts: "SharedAttempts",
+        workers: int = 1,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._work, self._places, self._attempts = work, work.places, attempts
+        self._replaces_one = attempts.begin("") > workers
         self._unusable: str | None = None
         try:
-            self._pipeline = load()
-            self._pipeline.unknown_tags(work.options["tags"])
+            self._upscaler = LinearSRUpscaler(load, max_pixels=work.max_pixels, **work.options)
         # told as a row, since Ray would try again and again
         except Exception as error:
-            self._unusable = _reason(error)
+            self._unusable = reason(error)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Rows of `Item`s -> rows of results."""
         items = [Item(**row) for row in batch.to_pylist()]
+        if self._replaces_one:
+            self._replaces_one = False
+            yield pa.Table.from_pylist([result("", "replaced")], SCHEMA)
         for row in self._results(items):
             yield pa.Table.from_pylist([row], SCHEMA)
 
@@ -128,7 +138,7 @@ class BulkWorker:
                         target.addfile(info, io.BytesIO(content))
         # a store has errors of its own
         except Exception as error:
-            return [result(item.name, "failed", error=_reason(error))]
+            return [result(item.name, "failed", error=reason(error))]
         return results
 
     def _sample(
@@ -156,10 +166,7 @@ class BulkWorker:
         return results, [] if failed else outcome
 
     def _upscale(self, data: bytes, output: str) -> "tuple[Picture, bytes]":
-        from linearsr.images.io import encode_image, read_image
-
-        picture = read_image(data, max_pixels=self._work.max_pixels)
-        made = self._pipeline.upscale(picture, **self._work.options)
+        made = self._upscaler.upscale(data)
         return made, encode_image(made, output, self._work.quality)
 
 
@@ -178,35 +185,17 @@ def _samples(file: BinaryIO) -> Iterator[list[tuple[tarfile.TarInfo, bytes]]]:
 def _told(name: str, output: str, make: "Callable[[], Picture | None]") -> Result:
     """Run `make`, and say what became of it; None is a result that was there."""
     started = time.perf_counter()
-    try:
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", category=UserWarning)
-            picture = make()
-    except Exception as error:
-        return result(name, "failed", error=_reason(error))
-    if picture is None:
+    made = outcome(make)
+    if made.error is not None:
+        return result(name, "failed", error=made.error)
+    if made.value is None:
         return result(name, "done", output=output)
     return result(
         name,
         "done",
         output=output,
-        size=picture.size,
+        size=made.value.size,
         seconds=round(time.perf_counter() - started, 3),
-        tags=picture.tags,
-        warning="; ".join(_plain(note.message) for note in notes) or None,
+        tags=made.value.tags,
+        warning=made.warning,
     )
-
-
-def _reason(error: Exception) -> str:
-    from linearsr.runtime.devices import is_out_of_memory
-
-    text = _plain(error)
-    if is_out_of_memory(error):
-        return "not enough memory for an image of this size: make it smaller or cut it into parts"
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-def _plain(message: object) -> str:
-    """On one line, without the name that bytes have."""
-    return " ".join(str(message).split()).removeprefix("<bytes>: ")

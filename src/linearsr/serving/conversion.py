@@ -1,15 +1,14 @@
 """A result in another format than it was made in, by a process of its own: a large one takes gigabytes for a moment."""
 
-import asyncio
-import json
-import os
-import sys
 import warnings
-from asyncio.subprocess import PIPE
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+
+from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
+from PIL import Image
+
+from linearsr.images.io import ImageError, read_image, write_image
 
 
 class NotConverted(ValueError):
@@ -21,7 +20,7 @@ class Converter:
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        self._turn = asyncio.Lock()
+        self._turn = CapacityLimiter(1)
 
     async def convert(self, source: Path, target: Path, tags: Sequence[str]) -> None:
         """Write the image `source` as `target`, in the format of its extension; EXIF, profile and `tags` go along.
@@ -31,36 +30,23 @@ class Converter:
         Raises:
             NotConverted: the format cannot hold the image.
         """
-        async with self._turn:
-            if target.exists():
-                return
-            task = json.dumps([str(source), str(target), list(tags), self._max_pixels])
-            environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "linearsr.serving.conversion", task), stdout=PIPE, env=environment
-            )
-            try:
-                said, _ = await process.communicate()
-            finally:
-                with suppress(ProcessLookupError):
-                    process.kill()
-            if process.returncode:
-                raise NotConverted(said.decode() or "there is not enough memory to convert the result")
+        task = source, target, tuple(tags), self._max_pixels
+        try:
+            wrong = await to_process.run_sync(_convert, *task, cancellable=True, limiter=self._turn)
+        except BrokenWorkerProcess:
+            wrong = "there is not enough memory to convert the result"
+        if wrong is not None:
+            raise NotConverted(wrong)
 
 
-def main(source: str, target: str, tags: Sequence[str], max_pixels: int) -> int:
-    """Convert one file; says on stdout why it cannot."""
-    from linearsr.images.io import ImageError, read_image, write_image
-
+def _convert(source: Path, target: Path, tags: tuple[str, ...], max_pixels: int) -> str | None:
+    """Convert one file; says why it cannot."""
+    if target.exists():
+        return None
+    Image.MAX_IMAGE_PIXELS = None
     warnings.simplefilter("ignore")
     try:
-        picture = replace(read_image(source, max_pixels=max_pixels), tags=tuple(tags))
-        write_image(picture, target, overwrite=True)
+        write_image(replace(read_image(source, max_pixels=max_pixels), tags=tags), target, overwrite=True)
     except ImageError as error:
-        print(str(error).replace(f"{target}: ", "the result ").replace(f"{source}: ", "the result "), end="")  # noqa: T201
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*json.loads(sys.argv[1])))
+        return str(error).replace(f"{target}: ", "the result ").replace(f"{source}: ", "the result ")
+    return None

@@ -6,14 +6,19 @@ import logging
 import math
 import time
 from asyncio import to_thread
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from linearsr.serving.arrivals import Arrivals, Place
-from linearsr.serving.jobs import Job, JobStore, cause
-from linearsr.serving.metrics import Metrics
+from prometheus_client import Metric
+from sqlalchemy.exc import IntegrityError
+
+from linearsr.serving.endings import Endings
+from linearsr.serving.job_queue import JobQueue
+from linearsr.serving.jobs import Job, JobStore, now
+from linearsr.serving.metrics import Metrics, gauge
+from linearsr.serving.places import Place
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import ModelCard, Status
 from linearsr.serving.settings import ServeSettings
@@ -24,8 +29,6 @@ _log = logging.getLogger(__name__)
 _MOST_ATTEMPTS = 3
 _CANCEL_GRACE = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_LONGEST_RETRY = 60
-_FIRST_REWRITE, _LONGEST_REWRITE = 0.5, 10.0
 
 
 class Dispatcher:
@@ -33,17 +36,17 @@ class Dispatcher:
 
     def __init__(self, settings: ServeSettings, store: JobStore, metrics: Metrics) -> None:
         self._settings, self._store, self._metrics = settings, store, metrics
+        self._endings = Endings(settings, store)
         self._workers = [WorkerHandle(settings.model, d, settings.dtype) for d in settings.devices]
         self._running: dict[str, tuple[Job, WorkerHandle]] = {}
-        self._waiting: list[Job] = []
-        self._ending: dict[str, Job] = {}
-        self._arrivals = Arrivals(max(settings.max_bytes, settings.max_upload_bytes))
-        self._arrival = asyncio.Condition()
+        self.queue = JobQueue(settings, metrics)
+        self._adding = asyncio.Lock()
+        self._refused = 0
         self._changes: dict[str, asyncio.Event] = {}
         self.closing = False
         """Whether the server ends."""
-        self._seconds: deque[float] = deque(maxlen=20)
         self._tasks: list[asyncio.Task[None]] = []
+        metrics.registry.register(self)
         self.card: ModelCard
         """The model's, known once started."""
 
@@ -58,12 +61,13 @@ class Dispatcher:
         cards = await asyncio.gather(*(worker.start() for worker in self._workers))
         devices = [device for card in cards for device in card["devices"]]
         self.card = ModelCard(**{**cards[0], "devices": devices}, max_steps=self._settings.max_steps)
-        await to_thread(self._store.remove_strays)
+        await to_thread(self._store.clean)
         for job in await to_thread(self._store.live):
             job.status, job.step = "queued", 0
-            self._waiting.append(job)
+            self._store.reserve(job, _room(job))
+            await self.queue.put(job)
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self._workers]
-        self._tasks.append(asyncio.create_task(self._expire()))
+        await self._endings.start()
 
     def release(self) -> None:
         """Tell all who wait for jobs that the server ends."""
@@ -77,9 +81,7 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
-        for job in list(self._ending.values()):
-            if not await self._written(job):
-                _log.error("the end of job %s could not be written: it is done again after a restart", job.id)
+        await self._endings.stop()
 
     @property
     def ready(self) -> bool:
@@ -91,48 +93,78 @@ class Dispatcher:
         """How many worker processes had to be replaced."""
         return sum(max(0, worker.starts - 1) for worker in self._workers)
 
-    @property
-    def num_waiting(self) -> int:
-        """Jobs in the queue, and on their way into it."""
-        return len(self._waiting) + self._arrivals.count
-
-    @property
-    def num_running(self) -> int:
-        """Jobs in work."""
-        return len(self._running)
+    def collect(self) -> Iterator[Metric]:
+        """How queue, workers and disk stand."""
+        oldest = self.queue.waiting[0].created if self.queue.waiting else now()
+        yield gauge("jobs_waiting", "Jobs in the queue.", len(self.queue))
+        yield gauge("jobs_waiting_seconds", "Age of the next job.", now() - oldest)
+        yield gauge("jobs_running", "Jobs in work.", len(self._running))
+        yield gauge("uploads_bytes", "Of uploads on their way.", self.queue.arriving_bytes)
+        yield gauge("ends_unwritten", "Jobs whose end is not on disk yet.", len(self._endings.unwritten))
+        yield gauge("results_bytes", "Of results, and of those to come.", self._store.taken)
+        yield gauge("disk_free_bytes", "Of the disk of results.", self._store.free)
+        yield gauge("worker_restarts", "Worker processes that were replaced.", self.restarts)
+        yield gauge("ready", "1 if a worker could work.", self.ready)
+        names = [(str(number), worker.device) for number, worker in enumerate(self._workers)]
+        busy = [worker for _, worker in self._running.values()]
+        for name, text, values in (
+            ("worker_up", "1 if it could work.", [worker.ready for worker in self._workers]),
+            ("worker_starts", "Processes there have been.", [worker.starts for worker in self._workers]),
+            ("worker_jobs_running", "Jobs in work.", [busy.count(worker) for worker in self._workers]),
+            ("worker_jobs_ended", "Jobs that it ended.", [worker.jobs for worker in self._workers]),
+        ):
+            yield gauge(name, text, dict(zip(names, values, strict=True)))
 
     # what callers do
 
-    def require_room(self) -> None:
-        """Raises Problem, with the time to come back, if the queue is full."""
-        if self.num_waiting >= self._settings.max_queue:
-            mean = sum(self._seconds) / len(self._seconds) if self._seconds else 1.0
-            seconds = math.ceil(mean * self.num_waiting / len(self._workers) / 2)
-            retry = {"Retry-After": str(min(max(1, seconds), _LONGEST_RETRY))}
-            self._metrics.refused.inc()
-            raise Problem(429, "busy", f"{self.num_waiting} jobs are waiting already: come back later", retry)
+    def require_room(self, job: Job | None = None) -> None:
+        """Raises Problem if there is no room for a job's result, or for one as was refused last."""
+        if job is not None:
+            self._refused = _room(job)
+        self._store.require_room(self._refused)
+        self._refused = 0
+
+    def measure(self, job: Job) -> None:
+        """Count what a job's results take."""
+        self._store.measure(job)
 
     def enter(self) -> Place:
-        """A place for an upload that begins. Raises Problem if the queue is full."""
-        self.require_room()
-        return Place(self._arrivals)
+        """A place for an upload that begins. Raises Problem, with the time to come back, if there is no room."""
+        self._store.require_room()
+        return self.queue.enter()
 
-    async def accept(self, job: Job, image: BinaryIO, place: Place | None = None) -> None:
+    async def accept(self, job: Job, image: BinaryIO, place: Place | None = None) -> Job:
         """Take in a job with its image, which is closed; once this returns it is not lost.
 
-        Raises Problem if it has no place yet and the queue is full.
+        Returns it, or that of the same request sent before.
+
+        Raises Problem if it has no place yet and the queue is full, if there is no room for its result, or if another
+        request had its idempotency key.
         """
         place = place or self.enter()
         try:
-            await to_thread(self._store.add, job, image)
-            await to_thread(image.close)
-            async with self._arrival:
-                # tags are a matter of milliseconds, and somebody waits for them before they ask for more
-                before = sum(other.do == "tags" for other in self._waiting)
-                self._waiting.insert(before if job.do == "tags" else len(self._waiting), job)
-                self._arrival.notify()
+            if job.idempotency is not None:
+                job.fingerprint = await to_thread(_fingerprint, job, image)
+            async with self._adding:
+                self.require_room(job)
+                await to_thread(self._store.add, job, image)
+                self._store.reserve(job, _room(job))
+                await to_thread(image.close)
+                await self.queue.put(job)
+                return job
+        except IntegrityError:
+            return await self._same(job)
         finally:
             place.leave()
+
+    async def _same(self, job: Job) -> Job:
+        """The job of an earlier request with the same key."""
+        asked = Job.owner == job.owner, Job.idempotency == job.idempotency
+        for found in await to_thread(self._store.find, *asked):
+            if found.fingerprint == job.fingerprint:
+                return self._live_job(found.id) or found
+        message = "Idempotency-Key: it was given with another image or other options: make a new one"
+        raise Problem(422, "idempotency_mismatch", message)
 
     async def find(self, job_id: str, owner: str) -> Job:
         """An owner's job. Raises Problem if there is none."""
@@ -141,9 +173,14 @@ class Dispatcher:
             raise Problem(404, "not_found", "there is no such job, or it has expired")
         return job
 
+    async def jobs_of(self, owner: str, limit: int, before: Job | None) -> list[Job]:
+        """An owner's newest jobs, or those older than `before`, newest first."""
+        jobs = await to_thread(self._store.of_owner, owner, limit, before)
+        return [self._live_job(job.id) or job for job in jobs]
+
     def position(self, job: Job) -> int | None:
         """How many jobs are before it; None unless it waits."""
-        return self._waiting.index(job) if job in self._waiting else None
+        return self.queue.position(job)
 
     def result_path(self, job: Job, format: str | None = None) -> Path:
         """Where a finished job's image lies, or its version in another format."""
@@ -165,28 +202,25 @@ class Dispatcher:
     async def cancel(self, job: Job) -> None:
         """Stop a job, wherever it is."""
         in_work = self._running.get(job.id)
-        if job in self._waiting:
-            self._waiting.remove(job)
+        self.queue.remove(job)
         await self._finish(job, "cancelled")
-        self._tell(*self._waiting)
+        self._tell(*self.queue.waiting)
         if in_work is not None:
             await in_work[1].cancel(job.id)
-            self._in_background(self._stop_if_working(job, in_work[1]))
+            self._endings.in_background(self._stop_if_working(job, in_work[1]))
 
     async def remove(self, job: Job) -> None:
         """Forget a finished job."""
-        await to_thread(self._store.remove, job)
-        self._ending.pop(job.id, None)
+        await self._endings.remove(job)
 
     # what happens to jobs
 
     async def _serve(self, worker: WorkerHandle) -> None:
         while True:
             await self._ensure_ready(worker)
-            async with self._arrival:
-                await self._arrival.wait_for(lambda: self._waiting)
-                jobs = self._take()
-                self._running |= {job.id: (job, worker) for job in jobs}
+            # guidance is each image's own
+            jobs = await self.queue.take(1 if self.card.guided else self._settings.max_batch)
+            self._running |= {job.id: (job, worker) for job in jobs}
             try:
                 await self._work(jobs, worker)
             except Exception:
@@ -199,16 +233,6 @@ class Dispatcher:
                 if job.live:
                     await self._requeue(job)
             self._tell(*jobs)
-
-    def _take(self) -> list[Job]:
-        """The next job out of the queue, and those that a worker may do in one go with it."""
-        kind = _kind(self._waiting[0])
-        alike = [job for job in self._waiting if _kind(job) == kind]
-        # guidance is each image's own
-        jobs = alike[: 1 if self.card.guided else self._settings.max_batch]
-        for job in jobs:
-            self._waiting.remove(job)
-        return jobs
 
     async def _ensure_ready(self, worker: WorkerHandle) -> None:
         pause = _FIRST_PAUSE
@@ -224,10 +248,10 @@ class Dispatcher:
         """Have jobs done. Those that are live after it, as the worker died or several took too long, go on later."""
         for job in jobs:
             if job.live:  # and not cancelled while those before it were written down
-                job.status, job.started = "running", time.time()
+                job.status, job.started = "running", now()
                 job.attempts += 1
-                await self._written(job)
-        self._tell(*jobs, *self._waiting)
+                await self._endings.written(job)
+        self._tell(*jobs, *self.queue.waiting)
         begun = time.monotonic()
         try:
             await asyncio.wait_for(self._carry_out(jobs, worker), self._settings.max_seconds)
@@ -248,7 +272,8 @@ class Dispatcher:
                     await self._finish(job, "failed", lost)
         finally:
             seconds = time.monotonic() - begun
-            self._seconds.append(seconds / len(jobs))
+            self.queue.seconds.append(seconds / len(jobs) / len(self._workers))
+            worker.jobs += len(jobs)
             for _ in jobs:
                 self._metrics.job_seconds.observe(seconds)
 
@@ -286,46 +311,17 @@ class Dispatcher:
 
     async def _requeue(self, job: Job) -> None:
         job.status, job.step = "queued", 0
-        self._waiting.insert(0, job)
-        await self._written(job)
-        async with self._arrival:
-            self._arrival.notify()
+        await self.queue.put(job, again=True)
+        await self._endings.written(job)
 
     async def _finish(self, job: Job, status: Status, error: str | None = None) -> None:
         if not job.live:
             return
-        job.status, job.error, job.finished = status, error, time.time()
+        job.status, job.error, job.finished = status, error, now()
         job.expires = job.finished + self._settings.keep_seconds
         self._metrics.jobs.labels(job.do, status).inc()
-        self._ending[job.id] = job
-        if await self._written(job):
-            self._ending.pop(job.id, None)
-        else:
-            self._in_background(self._write_end(job))
+        await self._endings.end(job)
         self._tell(job)
-
-    async def _written(self, job: Job) -> bool:
-        """Write down how a job stands, if that can be done: what is in memory holds until it is."""
-        try:
-            await to_thread(self._store.save, job)
-        except Exception as error:
-            _log.warning("job %s (%s) could not be written: %s", job.id, job.status, cause(error))
-            return False
-        return True
-
-    async def _write_end(self, job: Job) -> None:
-        """Try again and again: a full disk or a locked table is so for a while."""
-        pause = _FIRST_REWRITE
-        while job.id in self._ending:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_REWRITE)
-            if job.id in self._ending and await self._written(job):
-                self._ending.pop(job.id, None)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.append(task)
-        task.add_done_callback(self._tasks.remove)
 
     async def _stop_if_working(self, job: Job, worker: WorkerHandle) -> None:
         await asyncio.sleep(_CANCEL_GRACE)
@@ -333,19 +329,10 @@ class Dispatcher:
         if job in in_work and not any(other.live for other in in_work):
             await worker.stop()
 
-    async def _expire(self) -> None:
-        while True:
-            await asyncio.sleep(min(60, self._settings.keep_seconds / 2))
-            try:
-                await to_thread(self._store.remove_expired)
-            except Exception:
-                _log.exception("expired jobs could not be removed")
-
     def _live_job(self, job_id: str) -> Job | None:
         if job_id in self._running:
             return self._running[job_id][0]
-        waiting = next((job for job in self._waiting if job.id == job_id), None)
-        return waiting or self._ending.get(job_id)
+        return self.queue.find(job_id) or self._endings.unwritten.get(job_id)
 
     def _tell(self, *jobs: Job) -> None:
         for job in jobs:
@@ -354,9 +341,12 @@ class Dispatcher:
                 change.set()
 
 
-def _kind(job: Job) -> object:
-    """What is equal for jobs that can be done in one go: images of one size with the same options, not tried before."""
-    if job.do != "upscale" or job.attempts:
-        return job.id
-    each_own = {"seed", "format", "quality"}
-    return job.width, job.height, {name: job.options[name] for name in job.options.keys() - each_own}
+def _room(job: Job) -> int:
+    """Bytes that a result may take: four for each pixel."""
+    scale: float = job.options.get("scale", 0)
+    return 4 * math.ceil(job.width * scale) * math.ceil(job.height * scale)
+
+
+def _fingerprint(job: Job, image: BinaryIO) -> str:
+    image.seek(0)
+    return f"{sha256(image.read()).hexdigest()} {job.options}"

@@ -3,15 +3,20 @@
 import asyncio
 import hashlib
 import hmac
+import json
+import re
+import secrets
+import sys
 import time
+from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from linearsr.serving.arrivals import Place
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.metrics import Metrics
+from linearsr.serving.places import Place
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import MIB, ServeSettings, host_name
 
@@ -24,6 +29,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _UPLOADS = ("/v1/upscale", "/v1/tags")
 
 
@@ -40,12 +46,14 @@ class Door:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         begun, status = time.perf_counter(), 500
+        given = Headers(scope=scope).get("x-request-id", "")
+        name = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(_HEADERS)
+                MutableHeaders(scope=message).update({**_HEADERS, "X-Request-ID": name})
             await send(message)
 
         place: Place | None = None
@@ -63,7 +71,28 @@ class Door:
             refused_here = scope["path"] if scope["path"] in _UPLOADS else "other"
             route = getattr(scope.get("route"), "path", refused_here)
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._log(scope, name, status, seconds)
+
+    def _log(self, scope: Scope, request: str, status: int, seconds: float) -> None:
+        """One line on stderr; of keys, queries and names of files it says nothing."""
+        if self._settings.access_log == "off":
+            return
+        path = scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "backslashreplace")
+        record = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "client": scope["client"][0] if scope.get("client") else None,
+            "owner": scope["state"].get("owner") or None,
+            "method": scope["method"],
+            "path": path,
+            "status": status,
+            "seconds": round(seconds, 4),
+            "request": request,
+        }
+        as_json = self._settings.access_log == "json"
+        line = json.dumps(record) if as_json else " ".join(str(value or "-") for value in record.values())
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def _check(self, scope: Scope) -> str:
         headers, path = Headers(scope=scope), scope["path"]

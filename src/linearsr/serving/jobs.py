@@ -1,21 +1,38 @@
 """Jobs, and where they are remembered: a table in SQLite beside a folder of inputs and one of results."""
 
+import math
 import secrets
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from sqlalchemy import JSON, create_engine, delete, event, select
+import sqlalchemy as sql
+from sqlalchemy import JSON, delete, select, update
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
-from linearsr.serving.schemas import Status
+from linearsr.serving.problems import storage_full
+from linearsr.serving.schemas import MEDIA_TYPES, Status
+from linearsr.serving.settings import MIB
 
 _BUSY_SECONDS = 5.0
 """How long a lock that another program holds on the table is waited for."""
+_SCHEMA = 1
+"""Version of the table; raise it when a column changes."""
+_SPARE = MIB
+"""Bytes of the disk that are left for the table."""
+_EPOCH = time.time() - time.monotonic()
 LIVE: tuple[Status, ...] = ("queued", "running")
+
+
+def now() -> float:
+    """Seconds since 1970. A clock that is set while the server runs does not change it."""
+    return _EPOCH + time.monotonic()
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, eq=False):
@@ -30,6 +47,7 @@ class Job(_Base):
     """Something that a worker is to do with an image. Times are seconds since 1970."""
 
     __tablename__ = "jobs"
+    __table_args__ = (sql.UniqueConstraint("owner", "idempotency"),)
 
     do: Mapped[str]
     """ "upscale" or "tags"."""
@@ -40,7 +58,7 @@ class Job(_Base):
     steps: Mapped[int]
     options: Mapped[dict[str, Any]]
     id: Mapped[str] = mapped_column(primary_key=True, default_factory=lambda: secrets.token_urlsafe(16))
-    created: Mapped[float] = mapped_column(default_factory=time.time)
+    created: Mapped[float] = mapped_column(default_factory=now)
     status: Mapped[str] = mapped_column(default="queued", index=True)
     step: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
@@ -52,6 +70,12 @@ class Job(_Base):
     unknown_tags: Mapped[list[str]] = mapped_column(default_factory=list)
     warnings: Mapped[list[str]] = mapped_column(default_factory=list)
     error: Mapped[str | None] = mapped_column(default=None)
+    idempotency: Mapped[str | None] = mapped_column(default=None)
+    """The client's own key of the request."""
+    fingerprint: Mapped[str | None] = mapped_column(default=None)
+    """Of image and options, where there is such a key."""
+    webhook: Mapped[str | None] = mapped_column(default=None, index=True)
+    """Address that is still to be told of the end."""
 
     @property
     def live(self) -> bool:
@@ -59,22 +83,56 @@ class Job(_Base):
         return self.status in LIVE
 
 
+class _Foreign(ValueError):
+    """A table that is not of this program, or is damaged."""
+
+
 class JobStore:
     """All jobs that have not expired, on disk. Threads may share it.
 
     What is written survives the process's death at any moment: a job is there with its whole input, or not at all.
+
+    Args:
+        max_bytes: of all results.
+
+    Raises:
+        ValueError: the table is damaged or not of this version.
+        OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._inputs, self._results = folder / "inputs", folder / "results"
-        for place in (self._inputs, self._results):
+    def __init__(self, folder: Path, max_bytes: float = math.inf) -> None:
+        self._max_bytes = max_bytes
+        self._folder, self._inputs, self._results = folder, folder / "inputs", folder / "results"
+        for place in (folder, self._inputs, self._results):
             place.mkdir(parents=True, exist_ok=True)
+            with suppress(PermissionError):  # a volume may be another user's
+                place.chmod(0o700)
         self._lock = threading.Lock()
-        self._engine = create_engine(
-            f"sqlite:///{folder / 'jobs.sqlite3'}", connect_args={"timeout": _BUSY_SECONDS}
-        )
-        event.listen(self._engine, "connect", _set_journal)
-        _Base.metadata.create_all(self._engine)
+        self._taken: dict[str, int] = {}
+        table = folder / "jobs.sqlite3"
+        self._engine = sql.create_engine(f"sqlite:///{table}", connect_args={"timeout": _BUSY_SECONDS})
+        sql.event.listen(self._engine, "connect", _set_up)
+        try:
+            self._open()
+        except (DatabaseError, sqlite3.DatabaseError, _Foreign) as error:
+            self.close()
+            raise ValueError(
+                f"{table} cannot be used ({cause(error)}): move it away, which loses the jobs in it, or choose another "
+                "folder with --data"
+            ) from None
+
+    def _open(self) -> None:
+        with self._engine.connect() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version != _SCHEMA and sql.inspect(connection).get_table_names():
+                raise _Foreign(f"it has version {version} where this program has {_SCHEMA}")
+            damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if damage != "ok":
+                raise _Foreign(f"it is damaged: {damage}")
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            _Base.metadata.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version = {_SCHEMA}")
+            connection.commit()
 
     def close(self) -> None:
         """Close the table."""
@@ -107,16 +165,66 @@ class JobStore:
             session.commit()
         if not job.live:
             self.input_path(job).unlink(missing_ok=True)
+            self.measure(job)
 
     def get(self, job_id: str) -> Job | None:
         """The job of that name."""
         with Session(self._engine) as session:
             return session.get(Job, job_id)
 
+    def find(self, *where: sql.ColumnElement[bool]) -> Sequence[Job]:
+        """The jobs of which all that holds, oldest first."""
+        with Session(self._engine) as session:
+            return session.scalars(select(Job).where(*where).order_by(Job.created, Job.id)).all()
+
     def live(self) -> Sequence[Job]:
         """The jobs that are still to be done, oldest first."""
+        return self.find(Job.status.in_(LIVE))
+
+    def of_owner(self, owner: str, limit: int, before: Job | None) -> Sequence[Job]:
+        """An owner's newest jobs, or those older than `before`, newest first."""
+        order = sql.tuple_(Job.created, Job.id)
+        where = [Job.owner == owner, Job.do == "upscale"]
+        if before is not None:
+            where.append(order < (before.created, before.id))
         with Session(self._engine) as session:
-            return session.scalars(select(Job).where(Job.status.in_(LIVE)).order_by(Job.created)).all()
+            query = select(Job).where(*where).order_by(Job.created.desc(), Job.id.desc())
+            return session.scalars(query.limit(limit)).all()
+
+    def forget_webhook(self, job: Job) -> None:
+        """Nobody is to be told of a job's end any more."""
+        with self._lock, Session(self._engine) as session:
+            session.execute(update(Job).where(Job.id == job.id).values(webhook=None))
+            session.commit()
+
+    # what it takes
+
+    def require_room(self, size: int = 0) -> None:
+        """Raises Problem, with the time to come back, if there is none for so many bytes more."""
+        if self.taken + size > self._max_bytes:
+            raise storage_full(
+                f"results take {self.taken / MIB:.4g} of the {self._max_bytes / MIB:.4g} MiB allowed: come back later"
+            )
+        if self.free < size + _SPARE:
+            raise storage_full()
+
+    def reserve(self, job: Job, size: int) -> None:
+        """Count so many bytes for a job that has no result yet."""
+        self._taken[job.id] = size
+
+    def measure(self, job: Job) -> None:
+        """Count what its results take."""
+        self._taken[job.id] = sum(path.stat().st_size for path in self._results_of(job) if path.exists())
+
+    @property
+    def taken(self) -> int:
+        """Bytes of all results, and of those that are to come."""
+        return sum(self._taken.values())
+
+    @property
+    def free(self) -> int:
+        """Bytes that the disk has left."""
+        return shutil.disk_usage(self._folder).free
 
     def remove(self, job: Job) -> None:
         """Forget a job, and remove its files."""
@@ -125,26 +233,27 @@ class JobStore:
             session.commit()
         self._remove_files(job)
 
-    def remove_expired(self) -> int:
-        """Forget every job whose time is over; says how many there were."""
-        with Session(self._engine) as session:
-            expired = session.scalars(select(Job).where(Job.expires < time.time())).all()
-        for job in expired:
+    def remove_expired(self) -> None:
+        """Forget every job whose time is over."""
+        for job in self.find(Job.expires < now()):
             self.remove(job)
-        return len(expired)
 
-    def remove_strays(self) -> None:
-        """Remove files that belong to no job, which a killed server leaves behind. Only while nothing is added."""
-        with Session(self._engine) as session:
-            known = set(session.scalars(select(Job.id)))
+    def clean(self) -> None:
+        """Measure results, and remove files of no job, which a killed server leaves. Only while nothing is added."""
+        jobs = {job.id: job for job in self.find()}
         for path in (*self._inputs.iterdir(), *self._results.iterdir()):
-            if path.name.split(".")[0] not in known:
+            if path.name.split(".")[0] not in jobs:
                 path.unlink(missing_ok=True)
+        for job in jobs.values():
+            self.measure(job)
 
     def _remove_files(self, job: Job) -> None:
-        self.input_path(job).unlink(missing_ok=True)
-        for result in self._results.glob(f"{job.id}.*"):
-            result.unlink(missing_ok=True)
+        self._taken.pop(job.id, None)
+        for path in (self.input_path(job), *self._results_of(job)):
+            path.unlink(missing_ok=True)
+
+    def _results_of(self, job: Job) -> list[Path]:
+        return [self.result_path(job, format) for format in MEDIA_TYPES]
 
 
 def cause(error: Exception) -> str:
@@ -152,6 +261,5 @@ def cause(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", error)).split())
 
 
-def _set_journal(connection: Any, record: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+def _set_up(connection: Any, record: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,8 +1,9 @@
 """What Prometheus is told."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _JOB_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -24,12 +25,19 @@ class Metrics:
         )
         self.jobs = Counter("jobs", "Jobs that ended.", ("kind", "status"), **own)  # type: ignore[arg-type]
         self.job_seconds = Histogram("job_seconds", "A job in a worker.", buckets=_JOB_BUCKETS, **own)  # type: ignore[arg-type]
+        ProcessCollector(**own)  # type: ignore[arg-type]
         self.refused = Counter("refused", "Requests refused as the queue was full.", **own)  # type: ignore[arg-type]
-
-    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
-        Gauge(name, text, namespace="linearsr", registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
         """In the exposition format."""
         return generate_latest(self.registry)
+
+
+def gauge(name: str, text: str, value: float | Mapping[tuple[str, str], float]) -> GaugeMetricFamily:
+    """A number, or one for each worker by its number and device."""
+    if not isinstance(value, Mapping):
+        return GaugeMetricFamily(f"linearsr_{name}", text, value)
+    family = GaugeMetricFamily(f"linearsr_{name}", text, labels=("worker", "device"))
+    for names, number in value.items():
+        family.add_metric(names, number)
+    return family

@@ -1,16 +1,23 @@
 """Everything that is refused, as one JSON object with one clear line."""
 
+import errno
+import logging
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
+from linearsr.serving.settings import DISK_FULL
+
+_log = logging.getLogger(__name__)
 _SAID = {
     404: ("not_found", "there is nothing at this address"),
-    405: ("method_not_allowed", "this address does not take that method"),
+    405: ("method_not_allowed", "this address takes only {allowed}"),
 }
 """What the framework refuses by itself."""
 
@@ -44,6 +51,11 @@ class Problem(HTTPException):
         return JSONResponse(body.model_dump(), self.status_code, headers=self.headers)
 
 
+def storage_full(message: str = DISK_FULL) -> Problem:
+    """There is no room for a result."""
+    return Problem(507, "storage_full", message, {"Retry-After": "60"})
+
+
 def answer_problems(app: FastAPI) -> None:
     """Give every error of the application the one form."""
 
@@ -55,12 +67,47 @@ def answer_problems(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
             return error.response()
+        # the framework takes a body that finds no room on the disk for a bad one
+        if isinstance(error.__cause__, OSError) and (problem := _of_storage(error.__cause__)):
+            return problem.response()
         code, message = _SAID.get(error.status_code, ("bad_request", str(error.detail)))
-        return Problem(error.status_code, code, message, error.headers).response()
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(request)
+        return Problem(
+            error.status_code, code, message.format(allowed=headers.get("Allow")), headers
+        ).response()
+
+    async def storage(request: Request, error: Exception) -> JSONResponse:
+        problem = _of_storage(error)
+        if problem is None:
+            raise error
+        return problem.response()
+
+    app.exception_handler(OSError)(storage)
+    app.exception_handler(OperationalError)(storage)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         return Problem(500, "internal", "the server failed; its log says why").response()
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at an address; the framework names those of the first one."""
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.scope["path"]):
+            return ", ".join(sorted(operations)).upper()
+    return "GET, HEAD"  # of a file of the page
+
+
+def _of_storage(error: Exception) -> Problem | None:
+    """A disk that is full, or a table that cannot be written now."""
+    if isinstance(error, OSError):
+        return storage_full() if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    _log.warning("the table of jobs: %s", getattr(error, "orig", error))
+    if "full" in str(error):
+        return storage_full()
+    return Problem(503, "busy", "the table of jobs cannot be used now: come back later", {"Retry-After": "5"})
 
 
 def _first_line(error: RequestValidationError) -> str:

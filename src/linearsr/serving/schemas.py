@@ -63,6 +63,9 @@ class UpscaleForm(_Form):
         description="Of the result; 'same' is that of the image sent where it can be written, else png.",
     )
     quality: int = Field(95, ge=1, le=100, description="Of jpg and webp.")
+    webhook: Annotated[str, Field(max_length=2000)] | None = Field(
+        None, description="Address to be told of the job's end, at an origin that the server allows."
+    )
     wait: bool | None = Field(
         None,
         description="true: answer with the image, however long it takes; false: answer with a job at once. "
@@ -144,6 +147,13 @@ class JobView(BaseModel):
     unknown_tags: list[str] = Field(description="Words that mean no tag the model knows, or are too many.")
     warnings: list[str]
     error: str | None
+
+
+class JobsView(BaseModel):
+    """What `GET /v1/jobs` answers."""
+
+    jobs: list[JobView] = Field(description="Newest first.")
+    next: str | None = Field(description="Give it as `before` to get those that come after; null: no more.")
 
 
 class FoundTag(BaseModel):

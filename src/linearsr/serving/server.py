@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 import warnings
 from collections.abc import Callable
@@ -27,12 +28,13 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
 
     Raises:
         UnusableModel: the model cannot be loaded.
-        ValueError: another server uses the data, or the address cannot be had.
+        ValueError: another server uses the data, its table cannot be used, or the address cannot be had.
         OSError: the data folder cannot be written.
     """
     # of headers that are looked at; what the worker is warned of goes to the job's owner
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    os.umask(0o077)
     settings.data.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(settings.data / "lock", timeout=0), _listen(host, port) as listener:

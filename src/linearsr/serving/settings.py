@@ -1,11 +1,13 @@
 """What a server is told when it starts."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 MIB = 2**20
-
+DISK_FULL = "the server's disk is full: come back later"
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -28,6 +30,11 @@ class ServeSettings:
     """Origins of other sites' pages that may use this server."""
     allowed_hosts: frozenset[str] = frozenset()
     """Names, without port, under which the server is asked; none: whatever the name."""
+    webhook_origins: frozenset[str] = frozenset()
+    """Servers that may be told of a job's end."""
+    webhook_secret: str = ""
+    """With which that is signed."""
+    access_log: Literal["off", "text", "json"] = "off"
     max_batch: int = 1
     """Jobs of one size and the same options that a worker does in one go."""
     max_queue: int = 32
@@ -38,6 +45,8 @@ class ServeSettings:
     """Of a request's body."""
     max_upload_bytes: int = 256 * MIB
     """Of all uploads that are on their way together."""
+    max_storage: float = math.inf
+    """Bytes of all results together."""
     max_pixels: int = 16_000_000
     """Of an image that is sent; a result may have 16 times as many."""
     max_steps: int = 100

@@ -30,11 +30,14 @@ class WorkerHandle:
     """
 
     def __init__(self, model: str | None, device: str, dtype: str) -> None:
+        self.device = device
         self._arguments = json.dumps([model, device, dtype])
         self._process: Process | None = None
         self._ready = False
         self.starts = 0
         """How many processes there have been."""
+        self.jobs = 0
+        """How many they have ended."""
 
     @property
     def ready(self) -> bool:

@@ -4,12 +4,15 @@ from asyncio import to_thread
 from typing import BinaryIO, NamedTuple
 
 from fastapi import Request
+from PIL.Image import DecompressionBombError
 
 from linearsr.images.io import ImageError, read_size
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import ModelCard, ResultFormat, TagsForm, UpscaleForm
 from linearsr.serving.settings import ServeSettings
+from linearsr.serving.webhooks import check_webhook
+from linearsr.serving.worker import plain
 
 _SIGNATURES: dict[bytes, ResultFormat] = {
     b"\x89PNG": "png",
@@ -38,14 +41,14 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> He
         raise Problem(422, "bad_image", "the image is empty; send it anew")
     file.seek(0)
     try:
-        height, width = read_size(file, "the image")
+        height, width = read_size(file, "<bytes>", settings.max_pixels)
     except ImageError as error:
-        message = str(error).replace("the image: is no image", "the file is no image")
-        raise Problem(422, "bad_image", message.replace("the image: ", "the image ")) from None
-    pixels, results = width * height, width * height * scale**2
-    if pixels > settings.max_pixels:
-        limit = f"{pixels / 1e6:.4g} megapixels exceed the limit of {settings.max_pixels / 1e6:.4g}"
-        raise Problem(422, "bad_image", f"the image is {width}x{height} pixels: {limit}; make it smaller")
+        message = plain(str(error)).replace("the image is no image", "the file is no image")
+        if isinstance(error.__cause__, DecompressionBombError):
+            limit = f"{settings.max_pixels / 1e6:.4g}"
+            message = f"the image has more than the {limit} megapixels allowed; reduce or crop it"
+        raise Problem(422, "bad_image", message) from None
+    results = width * height * scale**2
     if results > settings.max_output_pixels:
         limit = f"{results / 1e6:.4g} megapixels exceed the limit of {settings.max_output_pixels / 1e6:.4g}"
         raise Problem(
@@ -74,14 +77,15 @@ async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, mo
     """The job that a form asks for. Raises Problem for an option that this model or server does not take."""
     _check_options(form, settings, model)
     header = await to_thread(read_header, form.image.file, settings, form.scale or model.scale)
-    options = form.model_dump(exclude={"image", "wait"})
+    options = form.model_dump(exclude={"image", "wait", "webhook"})
     options["scale"] = form.scale or model.scale
     options["format"] = header.format if form.format == "same" else form.format
     fidelity = model.fidelity if form.fidelity is None else form.fidelity
     # the mean is the first step's estimate: the pipeline takes no other
     steps = model.steps if form.steps is None else form.steps
     steps = 1 if fidelity == 1 else max(1, steps)
-    return Job("upscale", owner, header.width, header.height, steps, options)
+    webhook = form.webhook and check_webhook(form.webhook, settings)
+    return Job("upscale", owner, header.width, header.height, steps, options, webhook=webhook)
 
 
 def tags_job(form: TagsForm, owner: str, header: Header) -> Job:

@@ -11,6 +11,7 @@ and {"event": "cancelled", "id"}.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,12 @@ import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from PIL import Image
+
+from linearsr.jobs.upscaling import load_pipeline
+from linearsr.serving.settings import DISK_FULL
+from linearsr.settings import DType
 
 if TYPE_CHECKING:
     from linearsr.images.io import Picture
@@ -103,7 +110,11 @@ class Worker:
             return {"event": "cancelled"}
         except Exception as error:
             return {"event": "failed", "message": reason(error, task)}
-        return {"event": "done", **done, "warnings": [plain(str(note.message), task) for note in notes]}
+        return {
+            "event": "done",
+            **done,
+            "warnings": [plain(str(note.message), task.get("output")) for note in notes],
+        }
 
     def _upscale(self, task: Message, result: "Picture | None") -> Message:
         from linearsr.images.io import write_image
@@ -148,7 +159,9 @@ def reason(error: Exception, task: Message) -> str:
     """Why a task failed, as one line."""
     from linearsr.runtime.devices import is_out_of_memory
 
-    text = plain(str(error), task)
+    text = plain(str(error), task.get("output"))
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DISK_FULL
     if is_out_of_memory(error):
         return "there is not enough memory for an image of this size: make it smaller"
     if isinstance(error, ValueError):
@@ -158,11 +171,11 @@ def reason(error: Exception, task: Message) -> str:
     return f"the server could not work on this image ({type(error).__name__})"
 
 
-def plain(message: str, task: Message) -> str:
-    """A message about the image or its result, on one line, without the names that they have here."""
-    names = {"<bytes>: ": "the image ", f"{task.get('output')}: ": "the result "}
-    for name, words in names.items():
-        message = message.replace(name, words)
+def plain(message: str, output: str | None = None) -> str:
+    """A message about the image or its result, on one line, in words for those who cannot see this machine."""
+    hints = {"<bytes>: ": "the image ", f"{output}: ": "the result ", ", or raise the limit (max_pixels)": ""}
+    for hint, words in hints.items():
+        message = message.replace(hint, words)
     return " ".join(message.split())
 
 
@@ -201,31 +214,14 @@ def say(answers: TextIO, **message: Any) -> None:
     answers.flush()
 
 
-def load(model: str | None, device: str, dtype: str) -> "LinearSRPipeline":
-    """The model on its device. Raises whatever keeps it from being loaded."""
-    import torch
-
-    from linearsr.pipeline import LinearSRPipeline
-    from linearsr.runtime.devices import best_device
-
-    try:
-        torch.zeros(1, device=best_device() if device == "auto" else device)
-    except Exception as error:
-        cause = " ".join(str(error).split()).split(". ")[0]
-        raise ValueError(
-            f"the device {device} cannot be used ({cause}): choose auto, cpu, cuda or mps"
-        ) from None
-    torch_dtype = None if dtype == "auto" else getattr(torch, dtype)
-    return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=device)
-
-
-def main(model: str | None, device: str, dtype: str) -> None:
+def main(model: str | None, device: str, dtype: DType) -> None:
     """Work until the server closes stdin."""
+    Image.MAX_IMAGE_PIXELS = None  # a task says how many there may be
     # what a library prints must not get between the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        pipeline = load(model, device, dtype)
+        pipeline = load_pipeline(model, device, dtype)
     except Exception as error:
         say(answers, event="unusable", message=" ".join(str(error).split()) or type(error).__name__)
         return
