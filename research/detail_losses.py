@@ -1,17 +1,17 @@
 """Which losses bring detail: short distillations that differ in nothing else, each measured at fidelity 0.
 
-    python benchmarks/detail_losses.py configs/default/distill.yaml -o runs/detail_losses --images 1500 --hr PHOTOS
+    python research/detail_losses.py configs/default/distill.yaml -o runs/detail_losses --images 1500 --hr PHOTOS
 
 Every run starts from the weights that the config names and has L1 beside the loss of its row; the weight of the
 discriminator, where there is one, is the config's. A run that is finished is not made again.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from statistics import fmean
 
 import torch
-from quality import degraded_pairs, eight_bit, niqe_or_nan, sharpness
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -30,6 +30,9 @@ from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.config import load_config
 from linearsr.training.trainer import Trainer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from quality import degraded_pairs, eight_bit, niqe_or_nan, sharpness
 
 UNJUDGED = "stage.adversarial=0"
 WEIGHTS = {"gradient": 1.0, "focal_frequency": 1.0, "ms_ssim": 0.5, "haarpsi": 0.5}

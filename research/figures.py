@@ -1,6 +1,6 @@
 """Figures of the method for the documentation, drawn from the code: log-SNR over time, and who takes which step.
 
-python benchmarks/figures.py -o docs/figures      # log_snr.png and routing.png
+python research/figures.py -o docs/figures      # log_snr.png and routing.png
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Early stopping at the knee, put to the test: fine-tune from the knee of a run and from its end, and compare.
 
-    python benchmarks/esgf_study.py configs/tiny.yaml -o runs/esgf --images 40000 --tune 2000
+    python research/esgf_study.py configs/tiny.yaml -o runs/esgf --images 40000 --tune 2000
 
 Pre-trains far beyond the knee (constant learning rate), then fine-tunes twice for each seed with the same settings on
 the best half of the photos: once from the weights at the knee, once from the last ones. Steps that the divergence guard

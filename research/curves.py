@@ -1,6 +1,6 @@
 """Loss and validation curves of one or more training runs as a picture.
 
-python benchmarks/curves.py RUN_DIR ... -o curves.png
+python research/curves.py RUN_DIR ... -o curves.png
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What guidance is worth: one network guided by nothing, by tags of several kinds, or by visual features.
 
-    python benchmarks/guidance.py --hr PHOTOS --tags tags.json --model none=DIR tags=DIR features=DIR --tagger DIR
+    python research/guidance.py --hr PHOTOS --tags tags.json --model none=DIR tags=DIR features=DIR --tagger DIR
 
 A model that is guided by tags is measured with none, with the true ones of `tags.json`, with those that the tagger
 finds in the LR image, and with the true ones of another photo. Means over the photos; LR is made with seed 0.
@@ -8,10 +8,10 @@ finds in the LR image, and with the true ones of another photo. Means over the p
 
 import argparse
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from quality import Score, bicubic, degraded_pairs, eight_bit, mean, score
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -23,6 +23,9 @@ from linearsr.guidance.base import Tagger
 from linearsr.guidance.registry import load_tagger
 from linearsr.images.files import list_images
 from linearsr.training.photo_tags import name_in, read_tags
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from quality import Score, bicubic, degraded_pairs, eight_bit, mean, score
 
 Tags = list[list[str]]
 """Of each photo."""

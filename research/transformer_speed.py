@@ -1,6 +1,6 @@
 """How much faster our transformer is than `diffusers.SanaTransformer2DModel`, same weights, on this CPU.
 
-    python benchmarks/transformer_speed.py --width 192 1152 --tokens 64 128 --dtype float32 bfloat16
+    python research/transformer_speed.py --width 192 1152 --tokens 64 128 --dtype float32 bfloat16
 
 Both networks run in turn, within one process; the ratio is that of the median times.
 """

@@ -1,6 +1,6 @@
 """Does the stem know how bad an image is? Its summary of one image is given to the same photo, degraded in another way.
 
-    python benchmarks/degradation_sense.py --hr PHOTOS --degrade bicubic mild realesrgan extreme
+    python research/degradation_sense.py --hr PHOTOS --degrade bicubic mild realesrgan extreme
 
 A row is how the LR image was made, a column how the one was made whose summary the blocks are told; each cell has the
 PSNR-Y and the sharpness of the stem's prediction. A stem that makes nothing of its summary has the same in all columns.
@@ -9,12 +9,12 @@ and how many are taken for clean.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from statistics import fmean, median
 from typing import cast
 
 import torch
-from quality import degraded_pairs, eight_bit, sharpness
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -24,6 +24,9 @@ from torch import Tensor
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.metrics import psnr_y
 from linearsr.models.lr_stem import PredictiveStem
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from quality import degraded_pairs, eight_bit, sharpness
 
 
 def predicted(stem: PredictiveStem, lr: Tensor, summary: Tensor) -> Tensor:

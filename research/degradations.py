@@ -1,6 +1,6 @@
 """What each degradation preset does: the LR images of a few crops, enlarged pixel by pixel, beside the HR crop.
 
-python benchmarks/degradations.py PHOTO@X,Y PHOTO@X,Y -o docs/figures/degradations.png     # X,Y: the crop's corner
+python research/degradations.py PHOTO@X,Y PHOTO@X,Y -o docs/figures/degradations.png     # X,Y: the crop's corner
 """
 
 import argparse

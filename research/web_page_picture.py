@@ -1,6 +1,6 @@
 """Picture of the web page with its example enlarged, as the documentation shows it.
 
-    python benchmarks/web_page_picture.py docs/figures/web-page.png
+    python research/web_page_picture.py docs/figures/web-page.png
 
 Needs Chromium and playwright.
 """

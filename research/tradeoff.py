@@ -1,6 +1,6 @@
 """What steps and fidelity buy: PSNR-Y against NIQE along the fidelity control, and NIQE against seconds.
 
-    python benchmarks/tradeoff.py --hr PHOTOS --degrade mild -o tradeoff.png
+    python research/tradeoff.py --hr PHOTOS --degrade mild -o tradeoff.png
 
 A result between fidelity 0 and 1 is computed from those two: the residual codec is affine, so the straight line between
 latents is the one between images.
@@ -8,6 +8,7 @@ latents is the one between images.
 
 import argparse
 import math
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +16,6 @@ from statistics import fmean, median
 
 import matplotlib
 import torch
-from quality import degraded_pairs, eight_bit, niqe_or_nan
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -29,6 +29,9 @@ from linearsr.models.codec import ResidualCodec
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from quality import degraded_pairs, eight_bit, niqe_or_nan
 
 Figures = tuple[float, float, float]
 """PSNR-Y in dB, SSIM-Y, NIQE."""

@@ -1,15 +1,15 @@
 """What each part of the `mild` degradation costs: the gain over bicubic at fidelity 1 with parts of it left out.
 
-python benchmarks/degradation_parts.py --hr PHOTOS
+python research/degradation_parts.py --hr PHOTOS
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 import torch
-from quality import bicubic, eight_bit
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +18,9 @@ from linearsr.evaluation.metrics import psnr_y
 from linearsr.images.degradation import PRESETS, Degradation, degrade
 from linearsr.images.files import list_images
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from quality import bicubic, eight_bit
 
 NO_BLUR = {"blur_prob": 0.0}
 NO_NOISE = {"noise_range": (0.0, 0.0), "poisson_scale": (0.0, 0.0)}

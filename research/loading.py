@@ -1,6 +1,6 @@
 """How fast training pairs are made, by workers and by the device, and how fast the default stem consumes them.
 
-    python benchmarks/loading.py data/train-a data/train-b data/train-c [--workers 0 1 2] [--mix realesrgan=1]
+    python research/loading.py data/train-a data/train-b data/train-c [--workers 0 1 2] [--mix realesrgan=1]
 
 Cold: a photo is decoded when it is drawn first. Warm: it lies in the cache of its worker; the best of three passes.
 The rates are samples a second.

@@ -1,6 +1,6 @@
 """Four ways of splitting the trajectory between four experts, at equal compute.
 
-    python benchmarks/partitions.py --train PHOTOS --val PHOTOS --seeds 0 1
+    python research/partitions.py --train PHOTOS --val PHOTOS --seeds 0 1
 
 A small network in the latents of a model (its stem and codec are used as they are) is trained for all times; with
 --full-size it is the mean of the model's own experts. Then a copy of it is trained for each span of each partition: the
@@ -14,6 +14,7 @@ times for all (8 steps), and with a step for each expert, as the default model w
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import pairwise
@@ -23,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from quality import eight_bit, niqe_or_nan
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -51,6 +51,9 @@ from linearsr.training.partition import (
     log_snr_grid,
     shared_network,
 )
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from quality import eight_bit, niqe_or_nan
 
 GRID = log_snr_grid(12)
 RANGES = (-8, -5, -3, -1, 1, 3, 9)

@@ -1,6 +1,6 @@
 """How well the knee is found: 1,000 synthetic runs with a known knee, then other layouts and online use.
 
-    python benchmarks/knee_study.py [--runs 1000] [--seed 2026]
+    python research/knee_study.py [--runs 1000] [--seed 2026]
 
 The runs are those of `tests/knee_runs.py`; the detector was developed on seeds below 100, so the default
 seed is held out. "Right" is a knee within one evaluation of the true one. A run that still improves is right
