@@ -28,13 +28,14 @@ class RunKneeConfig(KneeConfig):
     """Fidelity of the samples does not vote: it falls when a flow begins to draw detail."""
 
 
+Stage = CodecStage | StemStage | FlowStage | DistillStage | TaggerStage
+
+
 class TrainConfig(Section):
     """One training run. Progress is counted in images, so it does not depend on the batch size."""
 
     run_dir: Path
-    stage: Annotated[
-        CodecStage | StemStage | FlowStage | DistillStage | TaggerStage, Field(discriminator="kind")
-    ]
+    stage: Annotated[Stage, Field(discriminator="kind")]
     data: DataConfig
     validation: ValidationConfig
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -18,9 +18,10 @@ from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.assemble import assemble
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.flow import FlowStage, stage_codec
+from linearsr.training.flow import FlowStage
 from linearsr.training.inheritance import StageSettings, none_is_empty, settings_of
 from linearsr.training.lineage import changed_since, knee_record, note_start
+from linearsr.training.parts import Parts
 from linearsr.training.processes import from_main
 from linearsr.training.run_log import Report
 from linearsr.training.same_run import check_same_run
@@ -244,7 +245,7 @@ def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
         stage.stem or final[0].knee / "lr_stem",
         [run.knee / "transformer" for run in final],
         stage.boundaries,
-        stage_codec(stage),
+        Parts().codec(stage),
         PipelineConfig.from_index(recipe.model),
         guidance,
     )
