@@ -1,6 +1,6 @@
 """Which losses bring detail: short distillations that differ in nothing else, each measured at fidelity 0.
 
-    python research/detail_losses.py configs/default/distill.yaml -o runs/detail_losses --images 1500 --hr PHOTOS
+    python research/detail_losses.py research/distill.yaml -o runs/detail_losses --images 1500 --hr PHOTOS
 
 Every run starts from the weights that the config names and has L1 beside the loss of its row; the weight of the
 discriminator, where there is one, is the config's. A run that is finished is not made again.

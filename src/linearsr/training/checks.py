@@ -7,7 +7,7 @@ from pathlib import Path
 from linearsr.checkpoints import HUB_ID
 from linearsr.images.io import ImageError, read_size
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.models.lr_stem import PredictiveStem
+from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
@@ -15,10 +15,10 @@ from linearsr.training.config import Stage, TrainConfig, check_run_dir
 from linearsr.training.data import check_data, check_validation_size
 from linearsr.training.extras import require
 from linearsr.training.flow import FlowObjective, FlowStage
-from linearsr.training.objective import Objective
+from linearsr.training.objective import Computed, Objective
 from linearsr.training.parts import Blueprint, UnknownCodec
 from linearsr.training.photo_tags import name_in, read_tags
-from linearsr.training.recipe import RecipeConfig, Run
+from linearsr.training.recipe import RecipeConfig, Run, last_flow
 from linearsr.training.section import ConfigError
 from linearsr.training.sources import find_photos
 from linearsr.training.tagger import TaggerStage
@@ -28,7 +28,7 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
     """Check all runs of a recipe, or the only one.
 
     Returns:
-        The objective of each run by its name, of which only shapes are known.
+        The objective of each run that trains, by its name; only shapes are known of it.
 
     Raises:
         ConfigError: one line that names the key, and the run if there are several.
@@ -37,9 +37,13 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
     objectives = {}
     for place, run in enumerate(runs):
         try:
-            objectives[run.name] = _check(
-                run.config, [other.config.run_dir for other in runs[:place]], blueprint
-            )
+            check_run_dir(run.config.run_dir)
+            _check_apart(run.config)
+            _check_folders(run.config.stage, [earlier.config.run_dir for earlier in runs[:place]])
+            if isinstance(run.config.stage, Computed):
+                blueprint.parts_of(run.config.stage)
+            else:
+                objectives[run.name] = _check_training(run.config, blueprint)
         except ConfigError as error:
             raise ConfigError(f"{run.name}: {error}") if len(runs) > 1 else error from None
     return objectives
@@ -51,17 +55,25 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
     Raises:
         ConfigError: one line that names the key.
     """
-    model = PipelineConfig.from_index(recipe.model)
+    model, parts = PipelineConfig.from_index(recipe.model), recipe.parts
+    named = {"lr_stem": parts.lr_stem, "tagger": parts.tagger, "trunk": parts.trunk}
+    for key, name in [*named.items(), *(("experts", name) for name in parts.experts.values())]:
+        folder = None if name is None else recipe.folder(name)
+        if folder and not folder.is_dir() and not any(run.config.run_dir in folder.parents for run in runs):
+            raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
     if not recipe.makes_model or (model.clean_steps is None and model.mean != "stem"):
         return
-    objective = Blueprint(run.config for run in runs).objective(runs[-1].config.stage)
+    blueprint = Blueprint(run.config for run in runs)
+    objective = blueprint.objective(last_flow(runs)[-1].config.stage)
     assert isinstance(objective, FlowObjective)
     stem = objective.stem
+    if parts.lr_stem is not None:
+        stem = blueprint.read("parts.lr_stem", recipe.folder(parts.lr_stem), STEMS, "a stem")
     tells_strength = isinstance(stem, PredictiveStem) and stem.config.strength_channels
     if model.clean_steps is not None and not tells_strength:
         raise ConfigError(
-            "model.clean_steps: the stem does not tell how degraded an image is: leave it out, or fit that in "
-            "stage.stem with python -m linearsr.training.strength"
+            "model.clean_steps: the stem does not tell how degraded an image is: leave it out, or add a stage "
+            "of kind strength"
         )
     if model.mean == "stem" and isinstance(objective.codec, DeepCompressionCodec):
         raise ConfigError(
@@ -69,11 +81,8 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
         )
 
 
-def _check(config: TrainConfig, to_come: Sequence[Path], blueprint: Blueprint) -> Objective:
+def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     stage = config.stage
-    check_run_dir(config.run_dir)
-    _check_apart(config)
-    _check_folders(stage, to_come)
     _check_extras(stage)
     objective = blueprint.objective(stage)
     crop, multiple = config.data.lr_crop, objective.multiple_of
@@ -118,7 +127,7 @@ def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
         folder = getattr(guidance, key, None)
         if folder is not None:
             yield f"guidance.{key}", str(folder), False
-    for key in ("init", "stem", "codec", "sana", "discriminator", "teacher", "rollout"):
+    for key in ("init", "stem", "codec", "sana", "discriminator", "teacher", "rollout", "before", "after"):
         value = getattr(stage, key, None)
         if isinstance(value, str | Path):
             yield key, str(value), key in ("codec", "sana") or isinstance(stage, CodecStage)

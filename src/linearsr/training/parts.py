@@ -127,17 +127,21 @@ class Blueprint(Parts):
         stage = next((stage for run_dir, stage in self._stages.items() if run_dir in folder.parents), None)
         if stage is None:  # a hub id, which only codecs have
             return _autoencoder({}) if kinds is DeepCompressionCodec else UnknownCodec()
-        parts = self._parts_of(stage)
+        parts = self.parts_of(stage)
         if folder.name not in parts:
             raise ConfigError(f"{key}: {folder}: that run writes {', '.join(parts)}")
         return copy.deepcopy(parts[folder.name])
 
-    def _parts_of(self, stage: Any) -> Mapping[str, Any]:
+    def parts_of(self, stage: Any) -> Mapping[str, Any]:
         """What a run will write."""
         if id(stage) not in self._made:
-            objective = self.objective(stage)
             with torch.device("meta"):
-                self._made[id(stage)] = objective.parts(objective.network.state_dict())
+                if hasattr(stage, "shapes"):
+                    made = stage.shapes(self)
+                else:
+                    objective: Objective = stage.objective(self)
+                    made = objective.parts(objective.network.state_dict())
+            self._made[id(stage)] = made
         return self._made[id(stage)]
 
     def codec(self, stage: "FlowStage") -> Codec:

@@ -25,7 +25,12 @@ _FLOAT32 = 4
 def describe(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     """The plan of each run, by its name, as readable lines by topic. Raises ConfigError as `check` does."""
     objectives = check(runs)
-    return {run.name: _describe(run.config, objectives[run.name]) for run in runs}
+    return {
+        run.name: _describe(run.config, objectives[run.name])
+        if run.name in objectives
+        else {"network": f"{run.config.stage.kind} of finished parts, without training"}
+        for run in runs
+    }
 
 
 def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:

@@ -36,9 +36,7 @@ class StemStage(Section):
         except (TypeError, ValueError) as error:
             raise ValueError(f"stem: {error}") from None
         if self.stem.get("strength_channels"):
-            raise ValueError(
-                "stem: strength_channels: fitted at the end, by python -m linearsr.training.strength"
-            )
+            raise ValueError("stem: strength_channels: fitted at the end, by a stage of kind strength")
         return self
 
     def objective(self, parts: Parts = Parts()) -> "StemObjective":  # noqa: B008 - it has no state

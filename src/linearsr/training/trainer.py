@@ -25,7 +25,7 @@ from linearsr.training.data import CropPairs, Sample
 from linearsr.training.ema import ExponentialMovingAverage
 from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
-from linearsr.training.objective import Batch, Objective
+from linearsr.training.objective import Batch, Computed, Objective
 from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
@@ -57,6 +57,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
+        assert not isinstance(config.stage, Computed)
         torch.manual_seed(config.seed)
         self.accelerator = start(config)
         self.pairs: CropPairs | None = None

@@ -1,25 +1,57 @@
-"""The weights between two networks, one of which was trained on from the other.
+"""The stage that blends two networks, one of which was trained on from the other.
 
 A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
 most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning"). Of two samplers
 that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
-
-    python -m linearsr.training.interpolate BEFORE AFTER --share 0.4 -o BETWEEN
 """
 
-import argparse
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from linearsr.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.checkpoints import PretrainedModule
 from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.objective import Computed, Part
+from linearsr.training.parts import Parts
+from linearsr.training.section import ConfigError
+
+if TYPE_CHECKING:
+    from linearsr.training.config import TrainConfig
 
 _Network = TypeVar("_Network", bound=PretrainedModule)
 _KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}
+
+
+class BlendStage(Computed):
+    """Take the weights between two networks of one shape."""
+
+    kind: Literal["blend"]
+    before: Path
+    """Folder of the network that training began with."""
+    after: Path
+    """Folder of what it became."""
+    share: float = Field(0.5, ge=0, le=1)
+    """How much of the way from `before` (0) to `after` (1)."""
+
+    def shapes(self, parts: Parts) -> dict[str, Part]:
+        return {self.before.name: self._read("before", parts)}
+
+    def compute(self, config: "TrainConfig") -> tuple[dict[str, Part], dict[str, float]]:
+        before, after = (self._read(key, Parts()) for key in ("before", "after"))
+        try:
+            return {self.before.name: cast(Part, interpolate(before, after, self.share))}, {}
+        except ValueError as error:
+            raise ConfigError(f"stage.after: {error}") from None
+
+    def _read(self, key: Literal["before", "after"], parts: Parts) -> PretrainedModule:
+        network: PretrainedModule = parts.read(
+            f"stage.{key}", getattr(self, key), _KINDS, "a network to blend"
+        )
+        return network
 
 
 def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
@@ -46,28 +78,3 @@ def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Net
 
 def _without_strength(network: _Network) -> _Network:
     return cast(_Network, network.grown()) if isinstance(network, PredictiveStem) else network
-
-
-def _load(folder: Path) -> PretrainedModule:
-    path = resolve_folder(folder)
-    kind, _ = class_in(path, _KINDS, "a network that can be trained on")
-    return kind.from_pretrained(path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
-    parser.add_argument("--share", type=float, default=0.5, help="0: before; 1: after")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args()
-    try:
-        interpolate(_load(args.before), _load(args.after), args.share).save_pretrained(args.output)
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()
