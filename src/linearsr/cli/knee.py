@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import debugging, say, shown, stop, write_json
+from linearsr.cli.new_file import check_new_file
 from linearsr.cli.options import JsonDocument
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def knee(
     from linearsr.training.curves import CurvesError, directions, knee_config, read_curves
     from linearsr.training.knee import find_knee, votes
 
-    _check_output(output, overwrite)
+    if output is not None:
+        check_new_file("-o", output, (".png",), overwrite)
     try:
         curves = read_curves(source, patterns or ("*",))
         higher_is_better = directions(curves.values, higher or (), lower or ())
@@ -80,17 +82,6 @@ def knee(
         write_json(report)
     else:
         _show(report)
-
-
-def _check_output(output: Path | None, overwrite: bool) -> None:
-    if output is None:
-        return
-    if output.suffix.lower() != ".png":
-        stop(f"-o {shown(output)}: the picture is a PNG, give a name that ends in .png")
-    if output.is_dir() or not output.parent.is_dir():
-        stop(f"-o {shown(output)}: give a file in a folder that exists")
-    if output.exists() and not overwrite:
-        stop(f"{shown(output)} exists: --overwrite replaces it")
 
 
 def _metric(name: str, curves: "Curves", higher_is_better: bool, found: "Knee") -> dict[str, Any]:

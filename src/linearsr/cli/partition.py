@@ -8,6 +8,7 @@ import typer
 from linearsr.cli.console import console, debugging, failure, shown, stop, write_json
 from linearsr.cli.degrading import check_degradation
 from linearsr.cli.loading import DType, load_pipeline
+from linearsr.cli.new_file import check_figure
 from linearsr.cli.options import JsonDocument
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def partition(
     if experts > times:
         stop(f"--experts {experts}: a grid of {times} times has room for {times}")
     if figure is not None:
-        _check_figure(figure, overwrite)
+        check_figure("--figure", figure, overwrite)
     pipeline = load_pipeline(model, device, DType.float32)
     try:
         with _Bar() as progress:
@@ -115,19 +116,6 @@ class _Bar:
 
     def __call__(self, done: int, total: int) -> None:
         self._bars.update(self._task, completed=done, total=total)
-
-
-def _check_figure(file: Path, overwrite: bool) -> None:
-    from importlib.util import find_spec
-
-    if file.suffix.lower() != ".png":
-        stop(f"--figure {shown(file)}: the picture is a PNG, give a name that ends in .png")
-    if file.is_dir() or not file.parent.is_dir():
-        stop(f"--figure {shown(file)}: give a file in a folder that exists")
-    if file.exists() and not overwrite:
-        stop(f"{shown(file)} exists: --overwrite replaces it")
-    if find_spec("matplotlib") is None:
-        stop("--figure needs matplotlib: pip install 'linearsr[train]'")
 
 
 def _draw(gradients: "TimeGradients", partitions: "dict[str, Partition]", file: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-MAX_BYTES = 64 * 2**20
+_MAX_BYTES = 64 * 2**20
 
 Choice = Literal["left", "right", "none"]
 Id = Annotated[str, Field(min_length=1, max_length=64)]
@@ -75,15 +75,49 @@ class Answers(Record):
     screen: Screen | None = None
     answers: list[Answer]
 
+    def check(self, key: Key) -> None:
+        """Raises ValueError, one line, if the answers do not belong to the key."""
+        if self.study != key.study:
+            raise ValueError(f"answers another study ({self.study}; the key is for {key.study})")
+        firsts: dict[tuple[int, int], Answer] = {}
+        every = {(answer.trial, answer.question): answer for answer in self.answers}
+        for number, answer in enumerate(self.answers, 1):
+            place = answer.trial, answer.question
+            problem = "is there twice" if place in firsts else _problem(answer, key, every)
+            if problem:
+                raise ValueError(f"answer {number} {problem}: the file has been changed")
+            firsts[place] = answer
 
-R = TypeVar("R", bound=Record)
+
+def _problem(answer: Answer, key: Key, every: dict[tuple[int, int], Answer]) -> str | None:
+    left, right = key.candidates.get(answer.left), key.candidates.get(answer.right)
+    if left is None or right is None:
+        return "is about an unknown image"
+    if left.image != right.image or left.method == right.method:
+        return "compares what the study does not compare"
+    if answer.question >= len(key.questions) or answer.trial >= key.trials + key.repeats:
+        return "has a number that the study does not have"
+    if answer.choice == "none" and not key.ties:
+        return "is undecided, which the study does not allow"
+    if answer.repeats is not None:
+        first = every.get((answer.repeats, answer.question))
+        if (
+            first is None
+            or first.repeats is not None
+            or (first.right, first.left) != (answer.left, answer.right)
+        ):
+            return "repeats what was not asked"
+    return None
 
 
-def read_record(kind: type[R], path: Path) -> R:
+_R = TypeVar("_R", bound=Record)
+
+
+def read_record(kind: type[_R], path: Path) -> _R:
     """Raises ValueError, one line with what is wrong with the file."""
     name = "a study's key" if kind is Key else "a participant's answers"
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"is too large for {name}")
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
