@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
-from linearsr.images.degradation import ImageArray, degrade
-from linearsr.images.degradation_batch import degrade_batch
+from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
