@@ -119,7 +119,7 @@ class _Bar:
 
 
 def _draw(gradients: "TimeGradients", partitions: "dict[str, Partition]", file: Path) -> None:
-    from linearsr.training.partition_figure import draw_partition
+    from linearsr.training.figures import draw_partition
 
     try:
         draw_partition(gradients, partitions, file)
