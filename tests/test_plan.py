@@ -11,7 +11,7 @@ from PIL import Image
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.training import extras
+from linearsr.training import section
 from linearsr.training.checks import check, check_model
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.plan import describe
@@ -239,7 +239,7 @@ def test_a_missing_extra_is_known_at_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == module else name)
+    monkeypatch.setattr(section, "find_spec", lambda name: None if name == module else name)
     stage = flow_stage(make_stem(tmp_path / "stem"))
     check(single(photos, stage=stage))
     monkeypatch.chdir(tmp_path)

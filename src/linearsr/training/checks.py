@@ -13,13 +13,12 @@ from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import Stage, TrainConfig, check_run_dir
 from linearsr.training.data import check_data, check_validation_size
-from linearsr.training.extras import require
 from linearsr.training.flow import FlowObjective, FlowStage
 from linearsr.training.objective import Computed, Objective
 from linearsr.training.parts import Blueprint, UnknownCodec
 from linearsr.training.photo_tags import name_in, read_tags
 from linearsr.training.recipe import RecipeConfig, Run, last_flow
-from linearsr.training.section import ConfigError
+from linearsr.training.section import ConfigError, require
 from linearsr.training.sources import find_photos
 from linearsr.training.tagger import TaggerStage
 

@@ -21,22 +21,27 @@ from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.models.codec import ResidualCodec
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.assemble import assemble
+from linearsr.training.begun import (
+    KNEE_FILE,
+    changed_since,
+    check_same_run,
+    knee_record,
+    note_start,
+)
+from linearsr.training.begun import settings_of as settings_as_json
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.flow import FlowStage
 from linearsr.training.inheritance import StageSettings, in_recipe, none_is_empty, settings_of
-from linearsr.training.lineage import changed_since, knee_record, note_start
 from linearsr.training.objective import Computed
 from linearsr.training.parts import Parts
 from linearsr.training.processes import from_main
 from linearsr.training.run_log import Report
-from linearsr.training.same_run import check_same_run
-from linearsr.training.same_run import settings_of as settings_as_json
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.state import latest_checkpoint
 from linearsr.training.tagger import TaggerStage
 from linearsr.training.tagger_trainer import TaggerTrainer
-from linearsr.training.trainer import KNEE_FILE, KNEE_FOLDER, Trainer
+from linearsr.training.trainer import KNEE_FOLDER, Trainer
 
 MODEL_FOLDER = "model"
 STAGES = ("codec", "stem", "pretrain", "experts", "sft")

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from linearsr.checkpoints import write_json
+from linearsr.training.begun import KNEE_FILE, begun_with, check_same_run, settings_of
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.data import CropPairs, Sample
@@ -30,7 +31,6 @@ from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
-from linearsr.training.same_run import begun_with, check_same_run, settings_of
 from linearsr.training.section import ConfigError
 from linearsr.training.state import (
     Progress,
@@ -43,7 +43,6 @@ from linearsr.training.state import (
 )
 from linearsr.training.validation import Validation
 
-KNEE_FILE = "knee.json"
 KNEE_FOLDER = "knee"
 
 
