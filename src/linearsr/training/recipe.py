@@ -263,8 +263,9 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
 
 def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
     """The runs of whose parts `run` is made."""
-    named = [Path(value) for value in _texts(run.config.stage.model_dump(mode="json"))]
-    return [other for other in runs if any(other.config.run_dir in path.parents for path in named)]
+    texts = _texts(run.config.stage.model_dump(mode="json"))
+    inside = {parent for text in texts for parent in Path(text).parents}
+    return [other for other in runs if other.config.run_dir in inside]
 
 
 def _texts(value: Any) -> Iterator[str]:
