@@ -1,4 +1,4 @@
-"""Synthetic validation curves whose knee is known, for the tests and `benchmarks/knee_study.py`.
+"""Synthetic validation curves whose knee is known, for the tests and `research/knee_study.py`.
 
 The noise-free gain of a metric rises from 0 at the first evaluation to 1. Its true knee is the step at which
 it has made 97% of that (a kinked line: its kink), found numerically from the curve itself.

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
-from linearsr.evaluation.study.records import Answer, Answers, Choice, Key
+from linearsr.evaluation.study.answers import Answer, Answers, Choice, Key
 
 METHODS = ("bicubic", "LinearSR", "Rival-7")
 SIDE, SCALE = 96, 4

@@ -18,7 +18,6 @@ from linearsr.images.photos import read_rgb
 from linearsr.images.picture import quantise
 from linearsr.training.catalogue import Photo
 from linearsr.training.data import CropPairs, DataConfig, Sample, check_data, validation_pairs
-from linearsr.training.photo_cache import read_photo
 from linearsr.training.section import ConfigError
 
 
@@ -177,7 +176,7 @@ def test_the_cache_keeps_its_limit(photos: Path, monkeypatch: pytest.MonkeyPatch
         reads.append(source)
         return read_rgb(source)
 
-    monkeypatch.setattr("linearsr.training.photo_cache.read_rgb", counted)
+    monkeypatch.setattr("linearsr.training.catalogue.read_rgb", counted)
     size = 56 * 48 * 3
     for photos_kept, expected in [(3, 3), (2, 4), (0, 6)]:
         reads.clear()
@@ -282,9 +281,10 @@ def test_the_detail_of_a_photo_is_looked_at_once(photos: Path, monkeypatch: pyte
 
     def counted(photo: Photo) -> np.ndarray:
         seen.append(photo)
-        return read_photo(photo)
+        return read(photo)
 
-    monkeypatch.setattr("linearsr.training.selection.read_photo", counted)
+    read = Photo.read
+    monkeypatch.setattr(Photo, "read", counted)
     for share in (0.5, 0.5, 0.1):
         CropPairs(config(photos, best_share=share), 4, 0, 1)
     assert len(seen) == 3

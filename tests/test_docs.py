@@ -14,7 +14,14 @@ from linearsr.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 CARD = ROOT / "src/linearsr/weights/default/README.md"
-PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")})
+PAGES = sorted(
+    {
+        *ROOT.glob("*.md"),
+        *(ROOT / "research").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "src").rglob("*.md"),
+    }
+)
 PICTURES = sorted(p for p in (ROOT / "docs").rglob("*") if p.suffix in (".png", ".svg", ".jpg", ".webp"))
 
 BLOCK = re.compile(
@@ -23,7 +30,7 @@ BLOCK = re.compile(
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
 HEADING = re.compile(r"^#+ +(.+?) *#*$", re.MULTILINE)
-FILE = re.compile(r"(?<![\w/.-])(?:benchmarks|configs|docs|examples|src|tests)/[\w./-]*\.[a-z]\w*")
+FILE = re.compile(r"(?<![\w/.-])(?:benchmarks|configs|docs|examples|research|src|tests)/[\w./-]*\.[a-z]\w*")
 FIGURE = re.compile(r"\W*\d*\.\d+\b")
 MODULE = "linearsr.cli.app"
 END_OF_COMMAND = {"|", "||", "&&", "&", ";", ">", ">>", "<"}
@@ -59,7 +66,9 @@ def commands(text):
 def words_of(line):
     """The words of one of our commands; None for anything else."""
     line = " ".join(line.split()).removeprefix("$ ")
-    if not re.match(rf"(\w+=\S+ )*(python benchmarks/|linearsr |make |\w+ .*-m {MODULE} )", f"{line} "):
+    if not re.match(
+        rf"(\w+=\S+ )*(python (benchmarks|research)/|linearsr |make |\w+ .*-m {MODULE} )", f"{line} "
+    ):
         return None
     words = shlex.split(line, comments=True)
     while re.fullmatch(r"[A-Z_]+=\S*", words[0]):

@@ -49,7 +49,7 @@ def share(found):
 
 
 def test_the_published_shape():
-    """A small version of `benchmarks/knee_study.py`, on its own seed."""
+    """A small version of `research/knee_study.py`, on its own seed."""
     rng = np.random.default_rng(1)
     right, false, onsets = [], [], []
     for i in range(160):

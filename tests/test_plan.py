@@ -11,7 +11,7 @@ from PIL import Image
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.training import extras
+from linearsr.training import section
 from linearsr.training.checks import check, check_model
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.plan import describe
@@ -239,7 +239,7 @@ def test_a_missing_extra_is_known_at_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == module else name)
+    monkeypatch.setattr(section, "find_spec", lambda name: None if name == module else name)
     stage = flow_stage(make_stem(tmp_path / "stem"))
     check(single(photos, stage=stage))
     monkeypatch.chdir(tmp_path)
@@ -318,12 +318,16 @@ def test_each_process_has_its_part_of_a_batch(
     assert activations() == pytest.approx(alone / 4, rel=0.1)
 
 
-def test_what_a_distilled_network_is_judged_by_is_not_counted(photos: Path, tmp_path: Path) -> None:
+def test_what_a_distilled_network_is_judged_by_is_counted(photos: Path, tmp_path: Path) -> None:
     stem = make_stem(tmp_path / "stem")
     stage = {**flow_stage(stem), "kind": "distill", "adversarial": 0.1}
-    assert describe(single(photos, stage=stage))["single"]["memory"].endswith("; without the discriminator")
-    stage["adversarial"] = 0
-    assert "without" not in describe(single(photos, stage=stage))["single"]["memory"]
+    judged, alone = (
+        describe(single(photos, stage={**stage, "adversarial": weight}))["single"] for weight in (0.1, 0)
+    )
+    assert "without" not in judged["memory"]
+    assert float(judged["network"].split()[0]) > float(alone["network"].split()[0])
+    taught = describe(single(photos, stage={**stage, "teacher": str(stem)}))["single"]
+    assert taught["memory"].endswith("; without the teacher")
 
 
 def test_the_codec_of_a_folder_is_looked_at(photos: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,14 @@ from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving.worker import Worker
 from linearsr.streaming.source import ArrayReader, ArrayWriter
 from linearsr.streaming.upscale import stream_upscale
-from linearsr.training.interpolate import interpolate
+from linearsr.training.blend import interpolate
+from linearsr.training.config import TrainConfig
+from linearsr.training.section import ConfigError
 from linearsr.training.stem import StemStage
-from linearsr.training.strength import degraded, explained, fit_strength, main, strength_of
+from linearsr.training.strength import degraded, explained, fit_strength, strength_of
 from serve_tools import send, serving, wait_for
 from tiny_model import build
+from training_tools import settings as training_settings
 
 PHOTOS = Path(__file__).parents[1] / "examples/photos/val"
 LEVEL = 1 / 255
@@ -219,34 +221,30 @@ def test_the_built_in_model_knows_a_clean_photo(tmp_path: Path) -> None:
         assert found == {"clean.png": 1, "compressed.jpg": 2, "noisy.png": 2}, photo.name
 
 
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_stage(tmp_path: Path) -> None:
+    def compute(stem: str, photos: Path) -> Any:
+        stage = {"kind": "strength", "stem": tmp_path / stem, "images": 24}
+        data = {"folders": {photos: 1.0}}
+        config = TrainConfig(**training_settings(PHOTOS, tmp_path / "run", stage=stage, data=data))
+        return config.stage.compute(config)  # type: ignore[union-attr]
+
     stem_with_summary().save_pretrained(tmp_path / "stem")
-    arguments = ["strength", str(tmp_path / "stem"), "--photos", str(PHOTOS), "-o", str(tmp_path / "made")]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--images", "24"])
-    main()
-    assert "of the variance explained" in capsys.readouterr().out
-    made = PredictiveStem.from_pretrained(tmp_path / "made", torch.float32)
-    assert made.config.strength_channels == 32
-    assert made.strength(torch.zeros(1, 3, 16, 16)).isfinite().all()
+    made, figures = compute("stem", PHOTOS)
+    assert figures["explained"] <= 1
+    assert made["lr_stem"].config.strength_channels == 32
+    assert made["lr_stem"].strength(torch.zeros(1, 3, 16, 16)).isfinite().all()
 
     build().lr_stem.save_pretrained(tmp_path / "plain")
     one = tmp_path / "one"
     one.mkdir()
     shutil.copy(PHOTOS / "car.jpg", one)
-    for changed, expected in (
-        ({1: str(tmp_path / "plain")}, "without a summary"),
-        ({1: str(tmp_path / "none")}, "none"),
-        ({3: str(tmp_path / "none")}, "is no folder"),
-        ({3: str(one)}, "at least 2 photos"),
+    for stem, photos, expected in (
+        ("plain", PHOTOS, r"^stage\.stem: .*without a summary"),
+        ("stem", tmp_path / "none", "is no folder"),
+        ("stem", one, "at least 2 photos"),
     ):
-        wrong = [changed.get(i, argument) for i, argument in enumerate(arguments)]
-        monkeypatch.setattr(sys, "argv", wrong)
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert stopped.value.code == 2
-        assert expected in capsys.readouterr().err.splitlines()[-1]
+        with pytest.raises(ConfigError, match=expected):
+            compute(stem, photos)
 
 
 def test_a_batch_says_which_pictures_a_step_was_for_and_how_many_there_are(pipe: LinearSRPipeline) -> None:

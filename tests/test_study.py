@@ -11,12 +11,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from linearsr.evaluation.study.crops import cut_scene
-from linearsr.evaluation.study.folders import Scene, find_scenes
-from linearsr.evaluation.study.intervals import _student, clustered_interval
+from linearsr.evaluation.study.answers import Answers, Key
 from linearsr.evaluation.study.page import PageMaker, StudyPlan
-from linearsr.evaluation.study.records import Answers, Key
-from linearsr.evaluation.study.score import score
+from linearsr.evaluation.study.scenes import Scene, cut_scene, find_scenes
+from linearsr.evaluation.study.score import _student, clustered_interval, score
 from study_tools import METHODS, SCALE, SIDE, answers_to, save, study, write_all, write_folders
 
 

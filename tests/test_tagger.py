@@ -25,8 +25,8 @@ from linearsr.training import tagger_trainer
 from linearsr.training.data import DataConfig, to_tensor
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.tagger import TaggerStage
-from linearsr.training.tagger_calibration import best_threshold, calibrated
 from linearsr.training.tagger_data import Augmentation, TagSamples, augmented, is_held_out
+from linearsr.training.tagger_trainer import best_threshold, calibrated
 from training_tools import losses, make_photos, read_records, weights, write_config
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photo.jpg"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -201,14 +202,13 @@ def _show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     out = Console(highlight=False, markup=False, emoji=False)
+    table = partial(Table, box=SIMPLE_HEAD, pad_edge=False)
     found = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     out.print(f"{report['model']}: {report['dtype']} on {report['device']}\n{found}", soft_wrap=True)
-    parts = Table("input", "part", "parameters", "GMAC", box=SIMPLE_HEAD, pad_edge=False)
-    times = Table(
-        "input", "output", "tokens", "1 NFE, s", "image, s", "MP/s", "peak", box=SIMPLE_HEAD, pad_edge=False
-    )
+    parts = table("input", "part", "parameters", "GMAC")
+    times = table("input", "output", "tokens", "1 NFE, s", "image, s", "MP/s", "peak")
     rivals = list(report["sizes"][0]["compare"])
-    beside = Table("input", "tokens", "ours", *rivals, box=SIMPLE_HEAD, pad_edge=False)
+    beside = table("input", "tokens", "ours", *rivals)
     for size in report["sizes"]:
         name, tokens = "x".join(map(str, size["input"])), f"{size['tokens']:,}"
         for place, part in enumerate(size["parts"]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import say, stop, write_json
+from linearsr.cli.new_file import check_new_file
 from linearsr.cli.options import JsonDocument
 from linearsr.jobs.messages import debugging, shown
 
@@ -53,7 +54,8 @@ def knee(
     from linearsr.training.curves import CurvesError, directions, knee_config, read_curves
     from linearsr.training.knee import find_knee, votes
 
-    _check_output(output, overwrite)
+    if output is not None:
+        check_new_file("-o", output, (".png",), overwrite)
     try:
         curves = read_curves(source, patterns or ("*",))
         higher_is_better = directions(curves.values, higher or (), lower or ())
@@ -83,17 +85,6 @@ def knee(
         _show(report)
 
 
-def _check_output(output: Path | None, overwrite: bool) -> None:
-    if output is None:
-        return
-    if output.suffix.lower() != ".png":
-        stop(f"-o {shown(output)}: the picture is a PNG, give a name that ends in .png")
-    if output.is_dir() or not output.parent.is_dir():
-        stop(f"-o {shown(output)}: give a file in a folder that exists")
-    if output.exists() and not overwrite:
-        stop(f"{shown(output)} exists: --overwrite replaces it")
-
-
 def _metric(name: str, curves: "Curves", higher_is_better: bool, found: "Knee") -> dict[str, Any]:
     values = curves.values[name]
     finite = [value for value in values if value is not None and math.isfinite(value)]
@@ -112,7 +103,7 @@ def _draw(
     curves: "Curves", higher_is_better: dict[str, bool], found: "Knee", source: Path, output: Path | None
 ) -> Path | None:
     """The picture's path; None where it could not be written, which only ends the command if it was asked for."""
-    from linearsr.training.knee_figure import draw_knee
+    from linearsr.training.figures import draw_knee
 
     place = source / "knee.png" if source.is_dir() else source.with_suffix(".knee.png")
     try:

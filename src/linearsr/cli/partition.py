@@ -7,6 +7,7 @@ import typer
 
 from linearsr.cli.console import console, stop, told, write_json
 from linearsr.cli.loading import check_degradation, load_pipeline
+from linearsr.cli.new_file import check_figure
 from linearsr.cli.options import JsonDocument
 from linearsr.jobs.messages import shown
 
@@ -52,7 +53,7 @@ def partition(
     if experts > times:
         stop(f"--experts {experts}: a grid of {times} times has room for {times}")
     if figure is not None:
-        _check_figure(figure, overwrite)
+        check_figure("--figure", figure, overwrite)
     pipeline = load_pipeline(model, device, "float32")
     with told(), _Bar() as progress:
         gradients = measure(
@@ -112,21 +113,8 @@ class _Bar:
         self._bars.update(self._task, completed=done, total=total)
 
 
-def _check_figure(file: Path, overwrite: bool) -> None:
-    from importlib.util import find_spec
-
-    if file.suffix.lower() != ".png":
-        stop(f"--figure {shown(file)}: the picture is a PNG, give a name that ends in .png")
-    if file.is_dir() or not file.parent.is_dir():
-        stop(f"--figure {shown(file)}: give a file in a folder that exists")
-    if file.exists() and not overwrite:
-        stop(f"{shown(file)} exists: --overwrite replaces it")
-    if find_spec("matplotlib") is None:
-        stop("--figure needs matplotlib: pip install 'linearsr[train]'")
-
-
 def _draw(gradients: "TimeGradients", partitions: "dict[str, Partition]", file: Path) -> None:
-    from linearsr.training.partition_figure import draw_partition
+    from linearsr.training.figures import draw_partition
 
     try:
         draw_partition(gradients, partitions, file)

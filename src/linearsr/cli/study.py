@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import FAILED, BatchProgress, say, stop, write_json
+from linearsr.cli.new_file import check_new_file
 from linearsr.cli.options import JsonDocument
 from linearsr.jobs.messages import debugging, one_line, shown
 
 if TYPE_CHECKING:
-    from linearsr.evaluation.study.folders import Scene
+    from linearsr.evaluation.study.answers import Answers, Key
     from linearsr.evaluation.study.page import Page, PageMaker
-    from linearsr.evaluation.study.records import Answers, Key
+    from linearsr.evaluation.study.scenes import Scene
     from linearsr.evaluation.study.score import Score, Share
 
 LARGE_PAGE = 40_000_000
@@ -98,21 +99,17 @@ def study(
         stop("a study needs the LR images: --lr LR_DIR")
     from linearsr.evaluation.study.page import PageMaker, StudyPlan, write_page
 
-    given = {"title": title, "questions": questions, "contact": contact}
-    folders = _methods(inputs)
-    key_file = _check_output(output, overwrite)
+    folders, key_file = _methods(inputs), output.with_suffix(".key.json")
+    check_new_file("-o", output, (".html", ".htm"), overwrite, "the study is a web page")
+    if key_file.exists() and not overwrite:
+        stop(f"{shown(key_file)} exists: --overwrite replaces it, and answers to the old page lose their key")
+    given: dict[str, Any] = {"title": title, "questions": questions, "contact": contact, "repeats": repeats}
+    given |= {"trials": trials, "ties": not forced, "seed": seed, "quality": quality, "crop": crop}
     try:
-        plan = StudyPlan(
-            trials=trials,
-            repeats=repeats,
-            ties=not forced,
-            seed=seed,
-            quality=quality,
-            crop=crop,
-            **{name: value for name, value in given.items() if value},  # type: ignore[arg-type]
-        )
         scenes = _drawn(folders, lr, hr, images, seed)
-        maker = PageMaker(list(folders), plan)
+        maker = PageMaker(
+            list(folders), StudyPlan(**{k: v for k, v in given.items() if v not in (None, "", [])})
+        )
     except ValueError as error:
         stop(error)
     failed = _add(maker, scenes, crop, crop_at)
@@ -141,23 +138,10 @@ def _methods(inputs: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _check_output(output: Path, overwrite: bool) -> Path:
-    """Where the key goes."""
-    if output.suffix.lower() not in (".html", ".htm"):
-        stop(f"-o {shown(output)}: the study is a web page, give a name that ends in .html")
-    if output.is_dir() or not output.parent.is_dir():
-        stop(f"-o {shown(output)}: give a file in a folder that exists")
-    key_file = output.with_suffix(".key.json")
-    for file in (output, key_file):
-        if file.exists() and not overwrite:
-            stop(f"{shown(file)} exists: --overwrite replaces it, and answers to the old page lose their key")
-    return key_file
-
-
 def _drawn(folders: dict[str, Path], lr: Path, hr: Path | None, images: int, seed: int) -> "list[Scene]":
     import numpy as np
 
-    from linearsr.evaluation.study.folders import find_scenes
+    from linearsr.evaluation.study.scenes import find_scenes
 
     scenes = find_scenes(folders, lr, hr)
     if len(scenes) <= images:
@@ -169,7 +153,7 @@ def _drawn(folders: dict[str, Path], lr: Path, hr: Path | None, images: int, see
 
 def _add(maker: "PageMaker", scenes: "Sequence[Scene]", crop: int, at: CropAt) -> list[str]:
     """The names of scenes that could not be shown, each said in one line."""
-    from linearsr.evaluation.study.crops import cut_scene
+    from linearsr.evaluation.study.scenes import cut_scene
 
     failed = []
     with BatchProgress(len(scenes)) as progress:
@@ -198,19 +182,19 @@ def _report(
             "images": images,
             "failed": failed,
         }
-        fields = {"study", "methods", "questions", "trials", "repeats"}
-        write_json(report | key.model_dump(include=fields))
+        write_json(report | key.model_dump(include={"study", "methods", "questions", "trials", "repeats"}))
         return
-    comparisons = f"{key.trials} comparisons and {key.repeats} repeats for each participant"
     typer.echo(f"{shown(output)}  {size / 1e6:.1f} MB: {images} images, {len(key.methods)} methods,")
-    typer.echo(f"  {comparisons}: send this to the participants")
+    typer.echo(
+        f"  {key.trials} comparisons and {key.repeats} repeats for each participant: send this to the participants"
+    )
     typer.echo(f"{shown(key_file)}  what the page does not tell: keep it to yourself")
     if size > LARGE_PAGE:
         say(f"linearsr: {size / 1e6:.0f} MB is much for a page: --crop 256, --images 12 or --quality 95 help")
 
 
 def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_json: bool) -> None:
-    from linearsr.evaluation.study.records import Key, read_record
+    from linearsr.evaluation.study.answers import Key, read_record
     from linearsr.evaluation.study.score import score
 
     try:
@@ -222,7 +206,7 @@ def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_jso
         stop("no answers are left to evaluate", FAILED)
     found = score(files, key, min_consistency)
     if as_json:
-        write_json(_document(found, key, broken))
+        write_json({"study": key.study, **_document(found), "broken": broken})
     else:
         _show(found)
     if broken:
@@ -231,15 +215,21 @@ def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_jso
 
 def _read_answers(inputs: Sequence[str], key: "Key") -> "tuple[dict[str, Answers], list[str]]":
     """(answers by file, files that could not be used, each said in one line)"""
-    from linearsr.evaluation.study.records import Answers, read_record
-    from linearsr.evaluation.study.score import check_answers
+    from linearsr.evaluation.study.answers import Answers, read_record
 
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            stop(f"{shown(path)}: no .json files in this folder")
+        found.update(dict.fromkeys(inside))
     files: dict[str, Answers] = {}
     broken: list[str] = []
-    for path in _answer_files(inputs):
+    for path in found:
         try:
             answers = read_record(Answers, path)
-            check_answers(answers, key)
+            answers.check(key)
         except ValueError as error:
             say(f"linearsr: {shown(path)}: {one_line(error)}")
             broken.append(str(path))
@@ -248,47 +238,24 @@ def _read_answers(inputs: Sequence[str], key: "Key") -> "tuple[dict[str, Answers
     return files, broken
 
 
-def _answer_files(inputs: Sequence[str]) -> list[Path]:
-    """Each file once, a folder's in sorted order."""
-    found: dict[Path, None] = {}
-    for text in inputs:
-        path = Path(text)
-        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not inside:
-            stop(f"{shown(path)}: no .json files in this folder")
-        found.update(dict.fromkeys(inside))
-    return list(found)
-
-
-def _document(found: "Score", key: "Key", broken: list[str]) -> dict[str, Any]:
-    def share(entry: "Share") -> dict[str, Any]:
-        return {
-            "share": round(entry.share, 4),
-            "interval": None if entry.interval is None else [round(end, 4) for end in entry.interval],
-            "answers": entry.answers,
-            "ties": entry.ties,
-        }
-
-    return {
-        "study": key.study,
-        "participants": found.participants,
-        "left_out": found.left_out,
-        "broken": broken,
-        "repeats": found.repeats,
-        "consistent": found.consistent,
-        "seconds": found.seconds,
-        "questions": [
+def _document(found: "Score") -> dict[str, Any]:
+    def listed(shares: "list[Share]") -> list[dict[str, Any]]:
+        return [
             {
-                "question": question.question,
-                "methods": [{"method": entry.names[0], **share(entry)} for entry in question.methods],
-                "pairs": [
-                    {"method": entry.names[0], "over": entry.names[1], **share(entry)}
-                    for entry in question.pairs
-                ],
+                **dict(zip(("method", "over"), entry.names, strict=False)),
+                "share": round(entry.share, 4),
+                "interval": entry.interval and [round(end, 4) for end in entry.interval],
+                "answers": entry.answers,
+                "ties": entry.ties,
             }
-            for question in found.questions
-        ],
-    }
+            for entry in shares
+        ]
+
+    questions = [
+        {"question": question.question, "methods": listed(question.methods), "pairs": listed(question.pairs)}
+        for question in found.questions
+    ]
+    return {**found._asdict(), "questions": questions}
 
 
 def _show(found: "Score") -> None:
@@ -306,9 +273,8 @@ def _show(found: "Score") -> None:
     if found.seconds is not None:
         out.print(f"median time of an answer: {found.seconds:.1f} s")
     for question in found.questions:
-        if not question.methods:
-            continue
-        out.print(f"\n{shown(question.question)}")
+        if question.methods:
+            out.print(f"\n{shown(question.question)}")
         for head, entries in (("method", question.methods), ("pair", question.pairs)):
             table = Table(
                 head, "preferred", "95% interval", "answers", "ties", box=SIMPLE_HEAD, pad_edge=False
@@ -316,13 +282,10 @@ def _show(found: "Score") -> None:
             for column in table.columns[1:]:
                 column.justify, column.no_wrap = "right", True
             for entry in entries:
-                table.add_row(
-                    shown(" over ".join(entry.names)),
-                    f"{entry.share:.1%}",
-                    "-" if entry.interval is None else "{:.1%} to {:.1%}".format(*entry.interval),
-                    str(entry.answers),
-                    str(entry.ties),
-                )
-            out.print(table)
+                interval = "-" if entry.interval is None else "{:.1%} to {:.1%}".format(*entry.interval)
+                names = shown(" over ".join(entry.names))
+                table.add_row(names, f"{entry.share:.1%}", interval, str(entry.answers), str(entry.ties))
+            if entries:
+                out.print(table)
     if any(entry.interval is None for question in found.questions for entry in question.methods):
         out.print("an interval needs at least four participants")

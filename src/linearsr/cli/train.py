@@ -181,7 +181,7 @@ def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:
 def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
     if debugging():
         raise error
-    from linearsr.training.extras import remedy
+    from linearsr.training.section import remedy
 
     _stop(f"training needs {error.name}: {remedy(error.name or '')}")
 

@@ -79,33 +79,32 @@ class Benchmark:
         """A model at several LR sizes, the smallest first. Raises ValueError, before all, for one beyond the memory."""
         network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
 
-        def grid(height: int, width: int) -> tuple[int, int]:
-            padded = (-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width))
+        def grid(size: Size) -> Size:
+            padded = (-(-side // pipe.multiple_of) * pipe.multiple_of for side in size)
             rows, columns = (side * pipe.scale // pipe.codec.compression for side in padded)
             return rows, columns
 
         table = network.scale_shift_table
         for size in sizes:
             pipe.require_memory(*size)
-            self._require_memory(network.config, table.device, table.dtype, grid(*size), size)
-        for height, width in _by_area(sizes):
-            image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
-            rows, columns = grid(height, width)
-            inputs = evaluation_inputs(network.config, rows, columns, None, table.device, table.dtype)
+            self._require_memory(network.config, table.device, table.dtype, grid(size), size)
+        for size in _by_area(sizes):
+            image = np.random.default_rng(0).random((*size, 3), dtype=np.float32)
+            inputs = evaluation_inputs(network.config, *grid(size), None, table.device, table.dtype)
             evaluation = self._evaluation(network, inputs)
             timing, peak = with_peak(
                 partial(measure, partial(pipe, image), pipe.device, self.runs), pipe.device
             )
-            yield SizeReport(
-                (height, width),
-                (height * pipe.scale, width * pipe.scale),
-                _tokens(network.config, rows, columns),
-                tuple(count_parts(pipe, height, width)),
+            report = SizeReport(
+                size,
+                _enlarged(size, pipe.scale),
+                _tokens(network.config, *grid(size)),
+                tuple(count_parts(pipe, *size)),
                 evaluation,
                 timing,
                 peak,
-                *self._rivals(network, inputs, (rows, columns), evaluation),
             )
+            yield self._beside(report, network, inputs, grid(size))
 
     def of_preset(
         self, preset: str, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype
@@ -113,29 +112,21 @@ class Benchmark:
         """The transformer of a preset, with random weights, at LR sizes of x4 super-resolution; else as `of_model`."""
         config = PRESETS[preset]
 
-        def grid(height: int, width: int) -> tuple[int, int]:
-            rows, columns = (-(-side * _SCALE // _COMPRESSION[preset]) for side in (height, width))
+        def grid(size: Size) -> Size:
+            rows, columns = (-(-side * _SCALE // _COMPRESSION[preset]) for side in size)
             return rows, columns
 
         for size in sizes:
-            self._require_memory(config, device, dtype, grid(*size), size)
+            self._require_memory(config, device, dtype, grid(size), size)
         network = LinearSRTransformer(config).to(device, dtype).eval().fuse_projections_()
         parameters = sum(p.numel() for p in network.parameters())
-        for height, width in _by_area(sizes):
-            rows, columns = grid(height, width)
-            inputs = evaluation_inputs(config, rows, columns, None, device, dtype)
+        for size in _by_area(sizes):
+            inputs = evaluation_inputs(config, *grid(size), None, device, dtype)
             evaluation, peak = with_peak(partial(self._evaluation, network, inputs), device)
-            cost = PartCost("transformer", parameters, transformer_macs(config, rows, columns))
-            yield SizeReport(
-                (height, width),
-                (height * _SCALE, width * _SCALE),
-                _tokens(config, rows, columns),
-                (cost,),
-                evaluation,
-                None,
-                peak,
-                *self._rivals(network, inputs, (rows, columns), evaluation),
-            )
+            cost = PartCost("transformer", parameters, transformer_macs(config, *grid(size)))
+            tokens = _tokens(config, *grid(size))
+            report = SizeReport(size, _enlarged(size, _SCALE), tokens, (cost,), evaluation, None, peak)
+            yield self._beside(report, network, inputs, grid(size))
 
     def _require_memory(
         self,
@@ -160,19 +151,20 @@ class Benchmark:
         return measure(partial(network, **inputs), network.scale_shift_table.device, self.runs, warmup)
 
     @torch.inference_mode()
-    def _rivals(
-        self, network: LinearSRTransformer, inputs: dict[str, Any], grid: tuple[int, int], ours: Timing
-    ) -> tuple[dict[Rival, Timing | None], dict[Rival, float]]:
-        """`SizeReport.rivals` and `SizeReport.expected`."""
-        device = network.scale_shift_table.device
-        expected = {rival: _expected(rival, network.config, grid, ours.median) for rival in self.compare}
-        rivals = {
-            rival: measure(rival_call(rival, network, inputs), device, self.runs)
-            if seconds <= self.max_seconds
-            else None
-            for rival, seconds in expected.items()
-        }
-        return rivals, expected
+    def _beside(
+        self, report: SizeReport, network: LinearSRTransformer, inputs: dict[str, Any], grid: Size
+    ) -> SizeReport:
+        """The report with the rivals in it."""
+        device, ours = network.scale_shift_table.device, report.evaluation.median
+        for rival in self.compare:
+            seconds = report.expected[rival] = _expected(rival, network.config, grid, ours)
+            call = rival_call(rival, network, inputs) if seconds <= self.max_seconds else None
+            report.rivals[rival] = None if call is None else measure(call, device, self.runs)
+        return report
+
+
+def _enlarged(size: Size, scale: int) -> Size:
+    return size[0] * scale, size[1] * scale
 
 
 def _by_area(sizes: Sequence[Size]) -> list[Size]:

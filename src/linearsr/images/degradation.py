@@ -6,6 +6,7 @@ filters for ringing. What happens to a photo before that, in the camera or on pa
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,16 +29,18 @@ from linearsr.images.degradation_effects import (
     SensorNoise,
     Shake,
     Sharpen,
+    Size,
     Smear,
     apply_effects,
     compress,
 )
+from linearsr.images.jpeg import jpeg
 from linearsr.images.resize import ResizeMode
 
 ImageArray = NDArray[np.float32]
 """(H, W, 3), values in [0, 1]."""
 
-MODES: tuple[Literal["area", "bilinear", "bicubic"], ...] = ("area", "bilinear", "bicubic")
+_MODES: tuple[Literal["area", "bilinear", "bicubic"], ...] = ("area", "bilinear", "bicubic")
 """How a resize may interpolate, each as likely as the others."""
 
 
@@ -171,7 +174,7 @@ passed around; an old print and its scan; a phone of the first years, zoomed in.
 
 
 def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, scale: int = 4) -> ImageArray:
-    """Degrade one HR image.
+    """Degrade one HR image: `degrade_batch` of one.
 
     Args:
         hr: (H, W, 3) float32 in [0, 1]; H and W multiples of `scale`.
@@ -185,35 +188,70 @@ def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, 
     Raises:
         ValueError: if H or W is no multiple of `scale`.
     """
-    height, width = hr.shape[:2]
+    lr = degrade_batch(torch.from_numpy(hr).permute(2, 0, 1)[None], degradation, [rng], scale)
+    return lr[0].permute(1, 2, 0).contiguous().numpy()
+
+
+@torch.no_grad()
+def degrade_batch(
+    hr: Tensor, degradation: Degradation, rngs: Sequence[np.random.Generator], scale: int = 4
+) -> Tensor:
+    """Degrade HR images of one size.
+
+    An image differs in size from its neighbours after the first resize, so they go one by one. On the CPU noise comes
+    from the generators and JPEG from Pillow; other devices draw their own noise and compute JPEG on tensors.
+
+    Args:
+        hr: (B, 3, H, W) float32 in [0, 1]; H and W multiples of `scale`.
+        degradation: what to do to them, e.g. `PRESETS["mild"]`.
+        rngs: B generators, one for each image, which does not depend on its neighbours.
+        scale: ratio of the HR to the LR size.
+
+    Returns:
+        (B, 3, H / scale, W / scale) float32 in [0, 1], on the 8-bit grid, on the device of `hr`.
+
+    Raises:
+        ValueError: if H or W is no multiple of `scale`.
+    """
+    height, width = hr.shape[-2:]
     if height % scale or width % scale:
         raise ValueError(f"HR size {width}x{height} is no multiple of {scale}: crop the image first")
     lr_size = (height // scale, width // scale)
+    # training may run this inside its own autocast, and bfloat16 has fewer levels than an 8-bit image
+    with torch.autocast(hr.device.type, enabled=False):
+        images = zip(hr.float().chunk(len(rngs)), rngs, strict=True)
+        return torch.cat([_degraded(image, degradation, lr_size, rng) for image, rng in images])
+
+
+def _degraded(image: Tensor, degradation: Degradation, lr_size: Size, rng: np.random.Generator) -> Tensor:
     if not degradation.orders:
-        return _clean(hr, lr_size, draw_filter(degradation, rng))
-    image = apply_effects(torch.from_numpy(hr).permute(2, 0, 1)[None], degradation.effects, lr_size, rng)
+        return _clean(image, lr_size, _draw_filter(degradation, rng))
+    if degradation.effects:
+        image = apply_effects(image.cpu(), degradation.effects, lr_size, rng).to(image.device)
     for order in degradation.orders[:-1]:
-        image = _filter(image, draw_blur(order, rng))
-        image = _resize(image, scaled((image.shape[-2], image.shape[-1]), draw_factor(order, rng)), rng)
+        image = _filter(image, _draw_blur(order, rng))
+        image = _resize(image, _scaled((image.shape[-2], image.shape[-1]), _draw_factor(order, rng)), rng)
         image = _jpeg(_add_noise(image, order, rng), order, rng)
     last = degradation.orders[-1]
-    image = _filter(image, draw_blur(last, rng))
-    image = _resize(image, scaled(lr_size, draw_factor(last, rng)), rng)
+    image = _filter(image, _draw_blur(last, rng))
+    image = _resize(image, _scaled(lr_size, _draw_factor(last, rng)), rng)
     image = _add_noise(image, last, rng)
     if rng.random() < 0.5:
-        image = _filter(_resize(image, lr_size, rng), draw_ringing(degradation.final_sinc_prob, rng))
+        image = _filter(_resize(image, lr_size, rng), _draw_ringing(degradation.final_sinc_prob, rng))
         image = _jpeg(image, last, rng)
     else:
         image = _jpeg(image, last, rng)
-        image = _filter(_resize(image, lr_size, rng), draw_ringing(degradation.final_sinc_prob, rng))
-    quantised = (image.clamp(0, 1) * 255).round() / 255
-    return quantised[0].permute(1, 2, 0).contiguous().numpy()
+        image = _filter(_resize(image, lr_size, rng), _draw_ringing(degradation.final_sinc_prob, rng))
+    return (image.clamp(0, 1) * 255).round() / 255
 
 
-def _clean(hr: ImageArray, size: tuple[int, int], mode: ResizeMode) -> ImageArray:
-    image = Image.fromarray((hr * 255).round().astype(np.uint8))
-    small = image.resize((size[1], size[0]), Image.Resampling[mode.upper()])
-    return np.asarray(small, dtype=np.float32) / np.float32(255)
+def _clean(image: Tensor, size: Size, mode: ResizeMode) -> Tensor:
+    pixels = (image[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    small = Image.fromarray(np.ascontiguousarray(pixels)).resize(
+        (size[1], size[0]), Image.Resampling[mode.upper()]
+    )
+    unit = np.asarray(small, dtype=np.float32) / np.float32(255)
+    return torch.from_numpy(unit).permute(2, 0, 1)[None].to(image.device)
 
 
 def _filter(image: Tensor, kernel: kernels.Kernel | None) -> Tensor:
@@ -222,7 +260,7 @@ def _filter(image: Tensor, kernel: kernels.Kernel | None) -> Tensor:
     pad = kernel.shape[0] // 2
     # reflection needs more pixels than the padding; a thinner image repeats its border instead
     mode = "reflect" if min(image.shape[-2:]) > pad else "replicate"
-    weight = torch.from_numpy(kernel).expand(3, 1, -1, -1)
+    weight = torch.from_numpy(kernel).to(image.device).expand(3, 1, -1, -1)
     return F.conv2d(F.pad(image, (pad,) * 4, mode=mode), weight, groups=3)
 
 
@@ -230,13 +268,13 @@ def _odd_size(bounds: tuple[int, int], rng: np.random.Generator) -> int:
     return int(rng.integers(bounds[0] // 2, bounds[1] // 2 + 1)) * 2 + 1
 
 
-def draw_filter(degradation: Degradation, rng: np.random.Generator) -> ResizeMode:
+def _draw_filter(degradation: Degradation, rng: np.random.Generator) -> ResizeMode:
     """The filter of a clean resize."""
     filters = degradation.filters
     return filters[rng.integers(len(filters))] if len(filters) > 1 else filters[0]
 
 
-def draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel | None:
+def _draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel | None:
     """The blur kernel of a round, if it has one."""
     if rng.random() >= order.blur_prob:
         return None
@@ -248,14 +286,14 @@ def draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel | None:
     )
 
 
-def draw_ringing(probability: float, rng: np.random.Generator) -> kernels.Kernel | None:
+def _draw_ringing(probability: float, rng: np.random.Generator) -> kernels.Kernel | None:
     """The sinc kernel at the very end, if there is one."""
     if rng.random() >= probability:
         return None
     return kernels.random_sinc(rng, _odd_size((7, 21), rng), lowest_cutoff=np.pi / 3)
 
 
-def draw_factor(order: Order, rng: np.random.Generator) -> float:
+def _draw_factor(order: Order, rng: np.random.Generator) -> float:
     """The resize factor of a round, up, down or one."""
     low, high = order.resize_range
     direction = rng.choice(3, p=order.resize_probs)
@@ -264,43 +302,60 @@ def draw_factor(order: Order, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, 1)) if direction == 1 else 1.0
 
 
-def scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
     """`size` times `factor`, at least one pixel."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _resize(image: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    mode = MODES[rng.integers(len(MODES))]
+def _resize(image: Tensor, size: Size, rng: np.random.Generator) -> Tensor:
+    mode = _MODES[rng.integers(len(_MODES))]
     if tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image, size=size, mode=mode)
 
 
 def _add_noise(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
-    array = image.clamp(0, 1).numpy()
+    image = image.clamp(0, 1)
     gray = rng.random() < order.gray_noise_prob
     if rng.random() < order.gaussian_noise_prob:
-        shape = (1, 1, *array.shape[2:]) if gray else array.shape
-        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(
-            rng.uniform(*order.noise_range) / 255
-        )
+        noise = _normal(image[:, :1] if gray else image, rng)
+        strength = rng.uniform(*order.noise_range) / 255
     else:
-        light = array.mean(axis=1, keepdims=True) if gray else array
-        noise = _poisson(light, rng) * np.float32(rng.uniform(*order.poisson_scale))
-    return torch.from_numpy(np.clip(array + noise, 0, 1))
+        noise = _poisson(image.mean(dim=1, keepdim=True) if gray else image, rng)
+        strength = rng.uniform(*order.poisson_scale)
+    return (image + noise * strength).clamp(0, 1)
 
 
-def _poisson(array: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def _normal(like: Tensor, rng: np.random.Generator) -> Tensor:
+    if not _draws_itself(like):
+        return torch.from_numpy(rng.standard_normal(tuple(like.shape), dtype=np.float32))
+    return torch.randn(like.shape, generator=_on_device(like, rng), device=like.device)
+
+
+def _poisson(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Shot noise with the photon count of an image that has just as many grey levels as this one.
 
     Grey noise is that of the mean of the colours; the code of Real-ESRGAN weighs them by their lightness.
     """
-    levels = len(np.unique((array * 255).round().astype(np.uint8)))
+    levels = len(torch.unique((image * 255).round().to(torch.uint8)))
     photons = 2.0 ** math.ceil(math.log2(max(levels, 2)))
-    return (rng.poisson(array * photons) / photons - array).astype(np.float32)
+    if not _draws_itself(image):
+        return (torch.from_numpy(rng.poisson((image * photons).numpy()) / photons) - image).float()
+    if image.device.type == "mps":  # which cannot draw it
+        return _poisson(image.cpu(), rng).to(image.device)
+    return torch.poisson(image * photons, generator=_on_device(image, rng)) / photons - image
 
 
-def draw_quality(order: Order, rng: np.random.Generator) -> int | None:
+def _draws_itself(image: Tensor) -> bool:
+    """Whether noise and JPEG are made on the image's device."""
+    return image.device.type != "cpu"
+
+
+def _on_device(image: Tensor, rng: np.random.Generator) -> torch.Generator:
+    return torch.Generator(image.device).manual_seed(int(rng.integers(2**63)))
+
+
+def _draw_quality(order: Order, rng: np.random.Generator) -> int | None:
     """The quality of a round's JPEG; None where there is none."""
     if order.jpeg_prob < 1 and rng.random() >= order.jpeg_prob:
         return None
@@ -308,5 +363,7 @@ def draw_quality(order: Order, rng: np.random.Generator) -> int | None:
 
 
 def _jpeg(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
-    quality = draw_quality(order, rng)
-    return image if quality is None else compress(image, quality)
+    quality = _draw_quality(order, rng)
+    if quality is None:
+        return image
+    return jpeg(image, quality) if _draws_itself(image) else compress(image, quality)

@@ -1,4 +1,4 @@
-"""What JPEG leaves of images, computed on tensors: a batch at once, on any device, without an entropy coder.
+"""What JPEG leaves of images, computed on tensors on any device, without an entropy coder.
 
 It repeats the lossy steps of libjpeg at 4:2:0 (ITU-T T.81; the averaging of chroma with alternating bias and the
 "fancy" triangle upsampling are libjpeg's), so that the result is Pillow's up to rounding.
@@ -31,43 +31,32 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.41
 _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.0))
 
 
-def jpeg(images: Tensor, sizes: Tensor, qualities: Tensor) -> Tensor:
-    """Encode and decode images that may differ in size.
+def jpeg(images: Tensor, quality: int) -> Tensor:
+    """Encode and decode images.
 
     Args:
-        images: (B, 3, H, W) in [0, 1], float32; image i fills the upper left corner.
-        sizes: (B, 2) height and width of each image, on the same device.
-        qualities: (B,) in 1..100, on the same device.
+        images: (B, 3, H, W) in [0, 1], float32.
+        quality: 1 to 100.
 
     Returns:
-        (B, 3, H, W) in [0, 1] on the 8-bit grid; outside the images the values mean nothing.
+        (B, 3, H, W) in [0, 1] on the 8-bit grid.
     """
     height, width = images.shape[-2:]
-    pixels = repeat_edges((images.clamp(0, 1) * 255).round(), sizes, (_ceil(height, 16), _ceil(width, 16)))
+    pixels = _extended((images.clamp(0, 1) * 255).round(), _ceil(height, 16), _ceil(width, 16))
     centre = pixels.new_tensor((0, 128, 128))[:, None, None]
     ycc = (_mix(pixels, _TO_YCC) + centre).round()
-    luma = _coded(ycc[:, :1], _table(_LUMA_TABLE, qualities))
-    chroma = _coded(_halved(ycc[:, 1:]), _table(_CHROMA_TABLE, qualities))
-    chroma = repeat_edges(chroma, (sizes + 1) // 2, (chroma.shape[-2], chroma.shape[-1]))
+    luma = _coded(ycc[:, :1], _table(_LUMA_TABLE, quality))
+    chroma = _coded(_halved(ycc[:, 1:]), _table(_CHROMA_TABLE, quality))
+    inner = chroma[..., : (height + 1) // 2, : (width + 1) // 2]
+    chroma = _extended(inner, chroma.shape[-2], chroma.shape[-1])
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear").round()
     decoded = _mix(torch.cat([luma, chroma], dim=1) - centre, _TO_RGB).round().clamp(0, 255) / 255
     return decoded[..., :height, :width]
 
 
-def repeat_edges(images: Tensor, sizes: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, C, *shape): each image goes on beyond its size with its last row and column."""
-    rows, columns = (
-        torch.minimum(torch.arange(length, device=images.device), sizes[:, axis, None] - 1)
-        for axis, length in enumerate(shape)
-    )
-    return take_pixels(images, rows, columns)
-
-
-def take_pixels(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B, C, h, w) of images (B, C, H, W) at rows (B, h) and columns (B, w) of each."""
-    batch, channels, _, width = images.shape
-    taken = images.gather(2, rows[:, None, :, None].expand(batch, channels, -1, width))
-    return taken.gather(3, columns[:, None, None, :].expand(batch, channels, rows.shape[1], -1))
+def _extended(images: Tensor, height: int, width: int) -> Tensor:
+    """To a larger size with the last row and column."""
+    return F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]), mode="replicate")
 
 
 def _ceil(length: int, multiple: int) -> int:
@@ -83,17 +72,16 @@ def _halved(chroma: Tensor) -> Tensor:
     return ((F.avg_pool2d(chroma, 2) * 4 + bias) / 4).floor()
 
 
-def _table(base: tuple[tuple[int, ...], ...], qualities: Tensor) -> Tensor:
-    """(B, 1, 1, 1, 8, 8) quantisation steps."""
-    percent = torch.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
-    steps = (torch.tensor(base, device=qualities.device) * percent[:, None, None] + 50) // 100
-    return steps.clamp(1, 255)[:, None, None, None].float()
+def _table(base: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
+    """(8, 8) quantisation steps."""
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return ((torch.tensor(base) * percent + 50) // 100).clamp(1, 255).float()
 
 
 def _coded(planes: Tensor, table: Tensor) -> Tensor:
     """Planes (B, C, H, W) in [0, 255] through the quantised DCT of their 8x8 blocks."""
     batch, channels, height, width = planes.shape
-    dct = _dct_matrix(planes.device)
+    dct, table = _dct_matrix(planes.device), table.to(planes.device)
     blocks = planes.view(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4) - 128
     # libjpeg ends its DCT on eighths, so halves are frequent and their rounding must not be left to float error:
     # coefficients go away from zero, pixels go up

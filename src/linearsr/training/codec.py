@@ -1,6 +1,7 @@
 """The stage that trains a small deep-compression autoencoder, where no pretrained one fits."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -8,9 +9,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training.objective import Batch, Objective, Part
-from linearsr.training.section import Section
+from linearsr.training.parts import Parts
+from linearsr.training.section import ConfigError, Section
 
 _SIMILARITY_WEIGHT = 0.1
 _MOMENTUM = 0.99
@@ -33,9 +34,9 @@ class CodecStage(Section):
             raise ValueError("autoencoder and init exclude each other: the folder has its own settings")
         return self
 
-    def objective(self) -> "CodecObjective":
+    def objective(self, parts: Parts = Parts()) -> "CodecObjective":  # noqa: B008 - it has no state
         """The network with its first weights, and its loss."""
-        return CodecObjective(self)
+        return CodecObjective(self, parts)
 
 
 class Autoencoder(nn.Module):
@@ -63,17 +64,19 @@ class CodecObjective(Objective):
 
     network: Autoencoder
 
-    def __init__(self, stage: CodecStage) -> None:
+    def __init__(self, stage: CodecStage, parts: Parts) -> None:
         from diffusers import AutoencoderDC
 
         if stage.init is not None:
-            codec = DeepCompressionCodec.from_pretrained(stage.init, torch.float32)
-            autoencoder = codec.autoencoder.train()
+            start: DeepCompressionCodec = parts.read(
+                "stage.init", Path(stage.init), DeepCompressionCodec, dtype=torch.float32
+            )
+            autoencoder = start.autoencoder.train()
         else:
             try:
                 autoencoder = AutoencoderDC(**stage.autoencoder)
             except (TypeError, ValueError, AssertionError) as error:
-                raise CheckpointError(f"stage.autoencoder: {error}") from error
+                raise ConfigError(f"stage.autoencoder: {error}") from error
         self.settings = dict(autoencoder.config)
         self.scale = stage.scale
         compression = DeepCompressionCodec(autoencoder).compression
@@ -99,7 +102,8 @@ class CodecObjective(Objective):
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         from diffusers import AutoencoderDC
 
-        scaling = {"scaling_factor": float(state["mean_square"].rsqrt())}
+        mean_square = state["mean_square"]
+        scaling = {} if mean_square.is_meta else {"scaling_factor": float(mean_square.rsqrt())}
         autoencoder = AutoencoderDC.from_config({**self.settings, **scaling})
         prefix = "autoencoder."
         autoencoder.load_state_dict(

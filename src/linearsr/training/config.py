@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from linearsr.training.blend import BlendStage
 from linearsr.training.codec import CodecStage
 from linearsr.training.data import DataConfig
 from linearsr.training.distill import DistillStage
@@ -15,6 +16,7 @@ from linearsr.training.knee import KneeConfig
 from linearsr.training.optimizer import OptimizerConfig
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.stem import StemStage
+from linearsr.training.strength import StrengthStage
 from linearsr.training.tagger import TaggerStage
 from linearsr.training.validation import ValidationConfig
 
@@ -28,13 +30,14 @@ class RunKneeConfig(KneeConfig):
     """Fidelity of the samples does not vote: it falls when a flow begins to draw detail."""
 
 
+Stage = CodecStage | StemStage | FlowStage | DistillStage | TaggerStage | BlendStage | StrengthStage
+
+
 class TrainConfig(Section):
     """One training run. Progress is counted in images, so it does not depend on the batch size."""
 
     run_dir: Path
-    stage: Annotated[
-        CodecStage | StemStage | FlowStage | DistillStage | TaggerStage, Field(discriminator="kind")
-    ]
+    stage: Annotated[Stage, Field(discriminator="kind")]
     data: DataConfig
     validation: ValidationConfig
     optimizer: OptimizerConfig = OptimizerConfig()

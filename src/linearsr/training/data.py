@@ -16,16 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
-from linearsr.images.degradation import ImageArray, degrade
-from linearsr.images.degradation_batch import degrade_batch
+from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
-from linearsr.training.catalogue import Catalogue, Skipped
-from linearsr.training.photo_cache import PhotoCache
+from linearsr.training.catalogue import Catalogue, PhotoCache, Skipped, best_photos
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
-from linearsr.training.selection import best_photos
 from linearsr.training.sources import find_photos, read_catalogue
 
 logger = logging.getLogger(__name__)
@@ -133,7 +130,7 @@ class CropPairs(Dataset[Sample]):
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
         self.photo_tags = photo_tags
         self.catalogue = best_photos(check_data(config, scale), config.best_share)
-        cumulative = np.cumsum(self.catalogue.weights * self.catalogue.sizes.prod(axis=1))
+        cumulative = np.cumsum(self.catalogue.weights * self.catalogue.areas)
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
         # shared with the workers, so that each broken photo is named once and the trainer can ask for it

@@ -20,12 +20,12 @@ from linearsr.flow.experts import SNRExperts
 from linearsr.flow.path import add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample
 from linearsr.models.lr_stem import LRCondition
-from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.detail_losses import FORMULAS, l1
 from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
 from linearsr.training.objective import Batch, Part, states_of_parts
+from linearsr.training.parts import Parts
 
 _ROLLOUT_STREAM = 0x0110
 _HALF = 0.5
@@ -83,9 +83,9 @@ class DistillStage(FlowStage):
             raise ValueError("feature_matching: there is no discriminator with adversarial 0")
         return self
 
-    def objective(self) -> "DistillObjective":
+    def objective(self, parts: Parts = Parts()) -> "DistillObjective":  # noqa: B008 - it has no state
         """The network with its first weights, its discriminator, and their losses."""
-        return DistillObjective(self)
+        return DistillObjective(self, parts)
 
 
 class Verdict(NamedTuple):
@@ -151,13 +151,13 @@ class DistillNetwork(nn.Module):
 class DistillObjective(FlowObjective):
     """Losses on the decoded estimate, of the network and of its discriminator at once."""
 
-    def __init__(self, stage: DistillStage) -> None:
-        super().__init__(stage)
+    def __init__(self, stage: DistillStage, parts: Parts) -> None:
+        super().__init__(stage, parts)
         self.stage: DistillStage = stage
-        self.discriminator = _discriminator(stage)
+        self.discriminator = _discriminator(stage, parts)
         self.network = DistillNetwork(self.flow, self.discriminator)
-        self.teacher = None if stage.teacher is None else _experts(stage.teacher)
-        self.first = None if stage.rollout is None else _experts(stage.rollout)
+        self.teacher = None if stage.teacher is None else parts.experts(stage.teacher)
+        self.first = None if stage.rollout is None else parts.experts(stage.rollout)
 
     def to(self, device: torch.device) -> None:
         super().to(device)
@@ -219,18 +219,15 @@ class DistillObjective(FlowObjective):
         return parts
 
 
-def _discriminator(stage: DistillStage) -> Discriminator | None:
+def _discriminator(stage: DistillStage, parts: Parts) -> Discriminator | None:
     if not stage.adversarial:
         return None
     if stage.discriminator is not None:
-        return Discriminator.from_pretrained(stage.discriminator, torch.float32).train()
+        judge: Discriminator = parts.read(
+            "stage.discriminator", stage.discriminator, Discriminator, dtype=torch.float32
+        )
+        return judge.train()
     return Discriminator(DiscriminatorConfig(stage.channels))
-
-
-def _experts(folder: Path) -> SNRExperts:
-    return SNRExperts.from_pretrained(
-        folder, expert_class=LinearSRTransformer, dtype=torch.float32
-    ).requires_grad_(False)
 
 
 def _velocity(experts: SNRExperts, condition: LRCondition) -> Callable[[Tensor, float], Tensor]:

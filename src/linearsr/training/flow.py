@@ -1,7 +1,7 @@
 """The stages of the flow: pre-training, each expert on its own span, and fine-tuning are all this one."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import gcd, lcm, log2
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,12 +16,11 @@ from linearsr.flow.sampler import initial_noise, sample, timesteps
 from linearsr.guidance.base import Guidance
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
-from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig, load_codec
-from linearsr.models.lr_stem import LRCondition, PredictiveStem, StridedStem, StridedStemConfig, load_stem
+from linearsr.models.codec import Codec, ResidualCodec
+from linearsr.models.lr_stem import LRCondition, LRStem, PredictiveStem, StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
-from linearsr.runtime.checkpoints import CheckpointError, resolve_folder
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,
@@ -33,7 +32,8 @@ from linearsr.training.guidance import (
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part, states_of_parts
-from linearsr.training.section import Section
+from linearsr.training.parts import Parts
+from linearsr.training.section import ConfigError, Section
 from linearsr.training.times import TimeLaw
 
 _SCALE = 4
@@ -99,9 +99,9 @@ class FlowStage(Section):
             raise ValueError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
         return name
 
-    def objective(self) -> "FlowObjective":
+    def objective(self, parts: Parts = Parts()) -> "FlowObjective":  # noqa: B008 - it has no state
         """The network with its first weights, and its loss."""
-        return FlowObjective(self)
+        return FlowObjective(self, parts)
 
 
 class FlowNetwork(nn.Module):
@@ -154,16 +154,15 @@ class FlowNetwork(nn.Module):
 class FlowObjective(Objective):
     """Conditional flow matching on the latent (arXiv 2210.02747), in one span of the trajectory."""
 
-    def __init__(self, stage: FlowStage) -> None:
+    def __init__(self, stage: FlowStage, parts: Parts) -> None:
         self.stage = stage
-        self.stem = None if stage.stem is None else load_stem(stage.stem).requires_grad_(False)
-        self.codec = stage_codec(stage)
-        if isinstance(self.codec, ResidualCodec) and not isinstance(self.stem, PredictiveStem):
-            raise CheckpointError(
-                f"stage.stem: {stage.stem} predicts no image, which the residual codec needs"
-            )
+        self.stem = parts.stem(stage)
+        self.codec = parts.codec(stage)
+        if self.stem is not None:
+            cast(nn.Module, self.stem).requires_grad_(False)
+            _check_grid(stage, self.stem, self.codec)
         self.scale = _SCALE if self.stem is None else int(self.stem.config.scale)
-        transformer = _transformer(stage)
+        transformer = parts.transformer(stage)
         self.config: TransformerConfig = transformer.config
         self.prediction_type = cast(PredictionType, self.config.prediction_type)
         if stage.gradient_checkpointing:
@@ -171,24 +170,31 @@ class FlowObjective(Objective):
         if stage.lora is not None:
             add_lora(transformer, stage.lora, () if stage.init is not None else _NEW_PARAMETERS)
         new_stem = self._fresh_stem() if self.stem is None else None
-        self.guidance: Guidance | None = None
-        new_guidance = None
-        if stage.guidance is not None and stage.guidance.trained_along:
-            new_guidance = start_guidance(stage.guidance, transformer)
-            self.vocabulary = known_tags(stage.guidance, new_guidance)
-        elif stage.guidance is not None:
-            self.guidance = frozen_guidance(stage.guidance)
-            self.vocabulary = known_tags(stage.guidance, self.guidance)
-        self.flow = FlowNetwork(transformer, new_stem, new_guidance)
-        self.network: nn.Module = self.flow
         stem = self.stem or new_stem
         assert stem is not None
+        _check_channels(stage, self.config, stem, self.codec)
+        self.guidance: Guidance | None = None
+        new_guidance = None
+        if stage.guidance is not None:
+            _check_null_tokens(self.config)
+            if stage.guidance.trained_along:
+                new_guidance = start_guidance(stage.guidance, transformer, parts)
+            else:
+                self.guidance = frozen_guidance(stage.guidance, self.config.caption_channels, parts)
+            self.vocabulary = known_tags(stage.guidance, new_guidance or self.guidance)
+        self.flow = FlowNetwork(transformer, new_stem, new_guidance)
+        self.network: nn.Module = self.flow
         hr_multiple = self.codec.compression * self.config.patch_size
         self.multiple_of = lcm(stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
         self.low, self.high = Partition(stage.boundaries).span(stage.expert)
 
     def _fresh_stem(self) -> StridedStem:
         """The paper's stem: from LR pixels to the latent's grid in strides of two."""
+        if self.codec.compression <= self.scale:
+            raise ConfigError(
+                f"stage.codec: compresses {self.codec.compression} times, but an LR stem that is trained along needs "
+                f"more than {self.scale}"
+            )
         layers = round(log2(self.codec.compression / self.scale))
         return StridedStem(StridedStemConfig(self.scale, self.config.lr_channels, layers))
 
@@ -278,35 +284,37 @@ class FlowObjective(Objective):
         return parts
 
 
-def stage_codec(stage: FlowStage) -> Codec:
-    """The codec in whose latents a stage works. Raises CheckpointError where its folder holds none."""
-    if stage.codec is not None:
-        return load_codec(stage.codec)
-    if stage.sana is not None:
-        return load_codec(resolve_folder(stage.sana, ["transformer", "vae"]) / "vae")
-    return ResidualCodec(ResidualCodecConfig())
+def _check_grid(stage: FlowStage, stem: LRStem, codec: Codec) -> None:
+    """Stem and codec must have one grid, and a codec of residuals needs something that these are of."""
+    if isinstance(codec, ResidualCodec) and not isinstance(stem, PredictiveStem):
+        raise ConfigError(f"stage.stem: {stage.stem} predicts no image, which the residual codec needs")
+    apart = stem.config.scale * stem.multiple_of
+    if apart != codec.compression:
+        raise ConfigError(
+            f"stage.stem: its features lie {apart} HR pixels apart, the codec's latents {codec.compression}: "
+            "they need one grid"
+        )
 
 
-def _transformer(stage: FlowStage) -> LinearSRTransformer:
-    wanted = replace(PRESETS[stage.preset], **stage.network)
-    if stage.init is not None:
-        network = LinearSRTransformer.from_pretrained(stage.init, torch.float32)
-        return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
-    if stage.sana is None:
-        return LinearSRTransformer(wanted)
-    folder = resolve_folder(stage.sana, ["transformer", "vae"])
-    network = LinearSRTransformer.from_sana(
-        folder / "transformer",
-        lr_channels=wanted.lr_channels,
-        num_null_tokens=wanted.num_null_tokens,
-        dtype=torch.float32,
-    )
-    sizes = {
-        key: value for key, value in asdict(wanted).items() if key in ("num_layers", "num_attention_heads")
+def _check_channels(stage: FlowStage, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
+    """The network must take what its stem and its codec give."""
+    given = {
+        "in_channels": ("codec", codec.latent_channels),
+        "out_channels": ("codec", codec.latent_channels),
+        "lr_channels": ("stem", stem.config.channels * getattr(stem.config, "patch", 1) ** 2),
     }
-    for key, value in sizes.items():
-        if getattr(network.config, key) != value:
-            raise CheckpointError(
-                f"{stage.sana}: {key} is {getattr(network.config, key)}, preset {stage.preset} has {value}"
+    for key, (giver, channels) in given.items():
+        if getattr(network, key) != channels:
+            place = "stage.network" if stage.init is None else "stage.init"
+            raise ConfigError(
+                f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
             )
-    return network
+
+
+def _check_null_tokens(network: TransformerConfig) -> None:
+    # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
+    if not network.num_null_tokens:
+        raise ConfigError(
+            "stage.guidance: the network has no null tokens for photos of which nothing is told: "
+            "set num_null_tokens in stage.network"
+        )

@@ -13,12 +13,13 @@ from torch import Tensor
 from linearsr.guidance.base import Guidance, GuidanceTokens
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.own_tagger import OwnTagger
-from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig, start_near_null_
+from linearsr.guidance.text import TextGuidance
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.parts import Parts
 from linearsr.training.photo_tags import read_vocabulary
-from linearsr.training.section import Section
+from linearsr.training.section import ConfigError, Section
 
 
 class GuidanceSettings(Section):
@@ -67,12 +68,13 @@ class Guide(NamedTuple):
 
 
 def start_guidance(
-    settings: GuidanceSettings, transformer: LinearSRTransformer
+    settings: GuidanceSettings, transformer: LinearSRTransformer, parts: Parts
 ) -> TagGuidance | FeatureGuidance:
     """A guidance part to be trained along; tokens of tags begin among the null tokens of their network."""
     channels = transformer.config.caption_channels
     if settings.features is not None:
-        return FeatureGuidance.of(OwnTagger.from_pretrained(settings.features, torch.float32), channels)
+        tagger = parts.read("stage.guidance.features", settings.features, OwnTagger, dtype=torch.float32)
+        return FeatureGuidance.of(tagger, channels)
     assert settings.vocabulary is not None
     tags = read_vocabulary(settings.vocabulary, "stage.guidance.vocabulary").tags
     guidance = TagGuidance(TagGuidanceConfig(tags, channels))
@@ -81,17 +83,30 @@ def start_guidance(
     return guidance
 
 
-def frozen_guidance(settings: GuidanceSettings) -> Guidance:
-    """The guidance part that is there already. Raises CheckpointError where its folder holds none."""
+def frozen_guidance(settings: GuidanceSettings, channels: int, parts: Parts) -> Guidance:
+    """The guidance part that is there already, for a network with so many `caption_channels`.
+
+    Raises:
+        CheckpointError: its folder holds none.
+        ConfigError: it does not fit the network, or needs a vocabulary.
+    """
     assert settings.part is not None
-    return load_guidance(settings.part, torch.float32)
+    guidance = parts.guidance(settings.part)
+    if isinstance(guidance, TextGuidance) and settings.vocabulary is None:
+        raise ConfigError("stage.guidance: a TextGuidance needs the vocabulary of the tags too")
+    if guidance.channels != channels:
+        raise ConfigError(
+            f"stage.guidance.part: {settings.part} gives {guidance.channels} channels, "
+            f"but the network's caption_channels is {channels}"
+        )
+    return guidance
 
 
-def known_tags(settings: GuidanceSettings, guidance: Guidance) -> Vocabulary | None:
+def known_tags(settings: GuidanceSettings, guidance: Guidance | None) -> Vocabulary | None:
     """The tags of photos that a guidance part wants to be told of; None: it looks at the picture."""
     if isinstance(guidance, TagGuidance):
         return guidance.vocabulary
-    if not guidance.uses_tags or settings.vocabulary is None:
+    if guidance is None or not guidance.uses_tags or settings.vocabulary is None:
         return None
     return read_vocabulary(settings.vocabulary, "stage.guidance.vocabulary")
 

@@ -15,6 +15,8 @@ _FLOW = ("pretrain", "experts", "sft")
 _ONLY_AT_THE_START = ("init", "network", "lora", "detail_blocks")
 _ONCE = "detail_blocks"
 """Puts a new way out in the place of the one there is, so of `common` it is for the first of these stages alone."""
+_COMPUTED = ("blend", "strength")
+"""Kinds of stages that take no steps, so nobody need say how many."""
 _SET_BY_THE_RECIPE = ("run_dir", "stage.boundaries", "stage.expert")
 
 
@@ -39,6 +41,13 @@ StageSettings = Annotated[dict[str, Any], BeforeValidator(none_is_empty), AfterV
 """Settings of a stage, or of all: those of a run, but for what the recipe itself sets."""
 
 
+def in_recipe(folder: Path, value: Any) -> Any:
+    """`value`, in which `@RUN/...` names what lies in the folder of a recipe's run."""
+    if isinstance(value, dict):
+        return {key: in_recipe(folder, inner) for key, inner in value.items()}
+    return str(folder / value[1:]) if isinstance(value, str) and value.startswith("@") else value
+
+
 def settings_of(
     stage: str, expert: int | None, common: Settings, stages: Mapping[str, Settings], folder: Path
 ) -> dict[str, Any]:
@@ -52,8 +61,11 @@ def settings_of(
         folder: of the recipe, in which runs start from each other's knees.
     """
     merged = _merged(common, stages[stage])
-    if stage in ("codec", "stem"):
-        return {**merged, "stage": {"kind": stage, **merged.get("stage", {})}}
+    if stage not in _FLOW:
+        own: dict[str, Any] = in_recipe(folder, {"kind": stage, **merged.get("stage", {})})
+        if own["kind"] in _COMPUTED:
+            merged = {"total_images": merged.get("batch_size", 16), **merged, "stop_at_knee": False}
+        return {**merged, "stage": own}
 
     def knee(run: str, part: str) -> str:
         return str(folder / run / KNEE_FOLDER / part)
@@ -80,7 +92,7 @@ def settings_of(
             flow["guidance"] = {**kept, "part": knee("pretrain", "guidance")}
         start = f"experts/{expert}" if before[-1] == "experts" else "pretrain"
         flow["init"] = knee(start, "transformer")
-    return {**merged, "stage": {**flow, **stages[stage].get("stage", {})}}
+    return {**merged, "stage": in_recipe(folder, {**flow, **stages[stage].get("stage", {})})}
 
 
 def _merged(defaults: Settings, settings: Settings) -> dict[str, Any]:

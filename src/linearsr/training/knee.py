@@ -8,7 +8,7 @@ their gain, always before the oscillation. How it is found is not published; thi
 2. `saturation.fit_family` says for each metric, from the evaluations before it, where its knee may lie;
 3. the metrics vote: their probabilities are multiplied, each taken to be misled with probability 5%.
 
-`benchmarks/knee_study.py` measures it on 1,000 synthetic runs.
+`research/knee_study.py` measures it on 1,000 synthetic runs.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,12 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.training.parts import Parts
+from linearsr.training.section import Section
+
+if TYPE_CHECKING:
+    from linearsr.training.config import TrainConfig
 
 
 class Batch(NamedTuple):
@@ -70,3 +75,15 @@ class Objective(ABC):
 
     def to(self, device: torch.device) -> None:  # noqa: B027 - most stages keep nothing beside their network
         """Move what is used but not trained."""
+
+
+class Computed(Section):
+    """A stage that makes its part at once, without training steps."""
+
+    def shapes(self, parts: Parts) -> Mapping[str, Part]:
+        """What it will write, by folder name, of parts of which only shapes are known."""
+        raise NotImplementedError
+
+    def compute(self, config: "TrainConfig") -> tuple[Mapping[str, Part], Mapping[str, float]]:
+        """What it writes, by folder name, and figures to report. Raises ConfigError as one line that names the key."""
+        raise NotImplementedError

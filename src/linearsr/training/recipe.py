@@ -1,12 +1,14 @@
 """A whole training as one file: stages in order, each started from the knee of the one before.
 
-    codec (or stem) -> pretrain -> experts, one run for each span -> sft, one run for each span -> model
+    codec (or stem) -> pretrain -> experts, one run for each span -> sft, one run for each span -> others -> model
 
 Where every run stands is seen from its folder alone. So a recipe can be stopped and resumed anywhere, and the experts,
 which do not wait for each other, can be trained on several machines with a common folder.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,15 +17,26 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from linearsr.flow.partition import PUBLISHED, Partition
+from linearsr.models.codec import ResidualCodec
 from linearsr.pipeline import PipelineConfig
+from linearsr.runtime.checkpoints import write_json
 from linearsr.training.assemble import assemble
+from linearsr.training.begun import (
+    KNEE_FILE,
+    changed_since,
+    check_same_run,
+    knee_record,
+    note_start,
+)
+from linearsr.training.begun import settings_of as settings_as_json
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.flow import FlowStage, stage_codec
-from linearsr.training.inheritance import StageSettings, none_is_empty, settings_of
-from linearsr.training.lineage import changed_since, knee_record, note_start
+from linearsr.training.curves import CONFIG_FILE
+from linearsr.training.flow import FlowStage
+from linearsr.training.inheritance import StageSettings, in_recipe, none_is_empty, settings_of
+from linearsr.training.objective import Computed
+from linearsr.training.parts import Parts
 from linearsr.training.processes import from_main
 from linearsr.training.run_log import Report
-from linearsr.training.same_run import check_same_run
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.state import latest_checkpoint
 from linearsr.training.tagger import TaggerStage
@@ -35,6 +48,18 @@ STAGES = ("codec", "stem", "pretrain", "experts", "sft")
 _ONE_RUN_AN_EXPERT = ("experts", "sft")
 
 
+class ModelParts(Section):
+    """Parts of the resulting model beside those of the last flow stage; `@RUN/...` lies in the recipe's folder."""
+
+    lr_stem: str | None = None
+    experts: dict[int, str] = Field({})
+    """By their number, 0 = the noisiest."""
+    codec: dict[str, Any] = Field({})
+    """Fields of `ResidualCodecConfig` that differ from those of training."""
+    tagger: str | None = None
+    trunk: str | None = None
+
+
 class RecipeConfig(Section):
     """Stages of one model. A stage has the settings of a run, without `run_dir`; those of `common` are its defaults."""
 
@@ -44,14 +69,20 @@ class RecipeConfig(Section):
     common: StageSettings = Field({})
     """Settings of all stages."""
     stages: Annotated[dict[str, StageSettings], BeforeValidator(none_is_empty)]
-    """Settings of each stage of `codec`, `stem`, `pretrain`, `experts`, `sft`; the order is always this one."""
+    """Settings of each stage of `codec`, `stem`, `pretrain`, `experts`, `sft`, in this order, then of others, of any
+    name and a `stage.kind`, as they are written. In `stage`, `@RUN/knee/PART` is what another run has left."""
+    parts: ModelParts = ModelParts()
     model: Annotated[dict[str, Any], BeforeValidator(none_is_empty)] = Field({})
     """Settings of the resulting model, fields of `PipelineConfig`."""
 
     @field_validator("stages")
     @classmethod
     def _known(cls, stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        unknown = sorted(set(stages) - set(STAGES))
+        unknown = sorted(
+            name
+            for name, settings in stages.items()
+            if name not in STAGES and ("kind" not in settings.get("stage", {}) or not name.isidentifier())
+        )
         if unknown or not stages:
             what = f"unknown stage {unknown[0]!r}" if unknown else "there is none"
             raise ValueError(f"{what}: choose from {', '.join(STAGES)}")
@@ -70,6 +101,10 @@ class RecipeConfig(Section):
         if unknown := sorted(set(self.model) - set(known)):
             raise ValueError(f"model: unknown setting {unknown[0]!r}: choose from {', '.join(known)}")
         return self
+
+    def folder(self, name: str) -> Path:
+        """What `@RUN/...` or a path means."""
+        return Path(in_recipe(self.run_dir, name))
 
     @property
     def makes_model(self) -> bool:
@@ -113,9 +148,10 @@ def plan(recipe: RecipeConfig, where: str) -> list[Run]:
     """All runs of a recipe in order. Raises ConfigError, one line that names `where`, the stage and the key."""
     runs = []
     count = Partition(recipe.boundaries).num_experts
-    for stage in STAGES:
-        if stage not in recipe.stages:
-            continue
+    for stage in [
+        *(name for name in STAGES if name in recipe.stages),
+        *(n for n in recipe.stages if n not in STAGES),
+    ]:
         for expert in range(count) if stage in _ONE_RUN_AN_EXPERT else [None]:
             name = stage if expert is None else f"{stage}/{expert}"
             raw = settings_of(stage, expert, recipe.common, recipe.stages, recipe.run_dir)
@@ -137,6 +173,9 @@ def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
 def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
     """Train one run from where it stands, unless it is finished; returns the folder of the weights at its knee."""
     if from_main(partial(_unfinished, [run])):
+        if isinstance(run.config.stage, Computed):
+            from_main(partial(_compute, run.config, report_for(run)))
+            return run.knee
         kind = TaggerTrainer if isinstance(run.config.stage, TaggerStage) else Trainer
         trainer = kind(run.config, report_for(run))
         trainer.resume()
@@ -223,31 +262,63 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
 
 
 def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The runs from whose knees `run` starts."""
-    stage, _, expert = run.name.partition("/")
-    if stage == "sft" and any(other.name.startswith("experts/") for other in runs):
-        return [other for other in runs if other.name == f"experts/{expert}"]
-    earlier = STAGES[: STAGES.index("pretrain" if stage == "pretrain" else "experts")]
-    return [] if stage in ("codec", "stem") else [other for other in runs if other.name in earlier]
+    """The runs of whose parts `run` is made."""
+    texts = _texts(run.config.stage.model_dump(mode="json"))
+    inside = {parent for text in texts for parent in Path(text).parents}
+    return [other for other in runs if other.config.run_dir in inside]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _compute(config: TrainConfig, report: Report) -> None:
+    """Make the part of a stage that takes no steps; its folder is that of a finished run."""
+    assert isinstance(config.stage, Computed)
+    made, figures = config.stage.compute(config)
+    for name, part in made.items():
+        part.save_pretrained(config.run_dir / KNEE_FOLDER / name)
+    write_json(config.run_dir / CONFIG_FILE, settings_as_json(config))
+    images = config.total_images
+    if figures:
+        report({"images": images, **figures})
+    record = {"images": images, "trained_images": images, "written": time.time(), **figures}
+    write_json(config.run_dir / KNEE_FILE, record)
+
+
+def last_flow(runs: Sequence[Run]) -> list[Run]:
+    """The runs of the last of the stages `pretrain`, `experts` and `sft`."""
+    flows = [run for run in runs if run.name.partition("/")[0] in STAGES]
+    last = flows[-1].name.partition("/")[0]
+    return [run for run in flows if run.name.partition("/")[0] == last]
 
 
 def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
-    """Write the model of the last stage's networks; returns its folder."""
-    last = runs[-1].name.partition("/")[0]
-    final = [run for run in runs if run.name.partition("/")[0] == last]
+    """Write the model of the last flow stage's networks, or of what `parts` names instead; returns its folder."""
+    final, parts = last_flow(runs), recipe.parts
     stage = final[0].config.stage
     assert isinstance(stage, FlowStage)
     guidance = None
     if stage.guidance is not None:
         guidance = stage.guidance.part or final[0].knee / "guidance"
-    model = assemble(
-        stage.stem or final[0].knee / "lr_stem",
-        [run.knee / "transformer" for run in final],
-        stage.boundaries,
-        stage_codec(stage),
-        PipelineConfig.from_index(recipe.model),
-        guidance,
-    )
+    experts = [run.knee / "transformer" for run in final]
+    for number, name in parts.experts.items():
+        experts[number] = recipe.folder(name)
+    codec = Parts().codec(stage)
+    if isinstance(codec, ResidualCodec):
+        codec = ResidualCodec(replace(codec.config, **parts.codec))
+    others = {
+        name: recipe.folder(folder)
+        for name in ("tagger", "trunk")
+        if (folder := getattr(parts, name)) is not None
+    }
+    stem = stage.stem or final[0].knee / "lr_stem" if parts.lr_stem is None else recipe.folder(parts.lr_stem)
+    config = PipelineConfig.from_index(recipe.model)
+    model = assemble(stem, experts, stage.boundaries, codec, config, guidance, **others)
     folder = recipe.run_dir / MODEL_FOLDER
     model.save_pretrained(folder, torch.bfloat16)
     return folder

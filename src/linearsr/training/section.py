@@ -1,6 +1,11 @@
-"""What every section of a training config is: frozen, and closed to keys it does not know."""
+"""What every section of a training config is: frozen, closed to keys it does not know, and its mistakes one line."""
+
+from importlib.util import find_spec
 
 from pydantic import BaseModel, ConfigDict
+
+_EXTRAS = {"peft": "lora", "diffusers": "full", "transformers": "full"}
+"""Of the package, by the module that not everybody installs."""
 
 
 class ConfigError(ValueError):
@@ -11,3 +16,14 @@ class Section(BaseModel):
     """Base of the config models; each lies beside the class that it configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def remedy(module: str) -> str:
+    """The command that installs `module`, with what else its extra holds."""
+    return f"pip install 'linearsr[{_EXTRAS.get(module.partition('.')[0], 'train')}]'"
+
+
+def require(module: str, key: str) -> None:
+    """Raises ConfigError, naming the `key` that asks for it, if `module` is not installed."""
+    if find_spec(module) is None:
+        raise ConfigError(f"{key}: needs {module}: {remedy(module)}")

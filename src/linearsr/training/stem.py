@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.training.objective import Batch, Objective, Part
-from linearsr.training.section import Section
+from linearsr.training.parts import Parts
+from linearsr.training.section import ConfigError, Section
 
 _LIKELIHOOD_WEIGHT = 0.01
 
@@ -35,14 +36,12 @@ class StemStage(Section):
         except (TypeError, ValueError) as error:
             raise ValueError(f"stem: {error}") from None
         if self.stem.get("strength_channels"):
-            raise ValueError(
-                "stem: strength_channels: fitted at the end, by python -m linearsr.training.strength"
-            )
+            raise ValueError("stem: strength_channels: fitted at the end, by a stage of kind strength")
         return self
 
-    def objective(self) -> "StemObjective":
+    def objective(self, parts: Parts = Parts()) -> "StemObjective":  # noqa: B008 - it has no state
         """The network with its first weights, and its loss."""
-        return StemObjective(self)
+        return StemObjective(self, parts)
 
 
 class StemObjective(Objective):
@@ -53,10 +52,14 @@ class StemObjective(Objective):
 
     network: PredictiveStem
 
-    def __init__(self, stage: StemStage) -> None:
+    def __init__(self, stage: StemStage, parts: Parts) -> None:
         self.stage = stage
         if stage.init is not None:
-            self.network = PredictiveStem.from_pretrained(stage.init, torch.float32).grown(**stage.stem)
+            start: PredictiveStem = parts.read("stage.init", stage.init, PredictiveStem, dtype=torch.float32)
+            try:
+                self.network = start.grown(**stage.stem)
+            except ValueError as error:
+                raise ConfigError(f"stage.stem: {error}") from None
             if not stage.stem:
                 # flows that were trained on its features go on with them: their scale stays
                 self.network.feature_norm.momentum = 0.0

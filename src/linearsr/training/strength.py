@@ -1,33 +1,35 @@
-"""Fit what tells how degraded an image is, from the summary of a stem that is trained already.
+"""The stage that fits what tells how degraded an image is, from the summary of a stem that is trained already.
 
 The stem's blocks use its summary of the image to treat each kind as it should be; here it is read. Photos are degraded
 by the presets, and by parts of them that no preset has alone: resized only, with noise but not compressed, and so on.
 What is learned is how far the result is from a clean resize of the same photo, one by a filter that does not alias and
 nothing else, in units of the detail that there is.
-
-    python -m linearsr.training.strength STEM --photos DIR [DIR ...] -o NEW_STEM
 """
 
-import argparse
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from rich.console import Console
-from rich.progress import track
+from pydantic import Field
 from torch import Tensor, nn
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
-from linearsr.images.io import ImageError
 from linearsr.images.photos import read_rgb
 from linearsr.models.lr_stem import PredictiveStem, local_detail
 from linearsr.training.data import to_tensor
+from linearsr.training.objective import Computed, Part
+from linearsr.training.parts import Parts
+from linearsr.training.section import ConfigError
 from linearsr.training.sources import find_photos
+
+if TYPE_CHECKING:
+    from linearsr.training.config import TrainConfig
 
 _CLEAN = (
     Image.Resampling.BICUBIC,
@@ -46,6 +48,41 @@ _LARGEST_BLUR = 6.0
 _LARGEST_NOISE = 15.0
 """Deviation in grey levels."""
 _STEPS, _BATCH = 4000, 128
+_CHANNELS = 32
+"""Width of the head."""
+
+
+class StrengthStage(Computed):
+    """Fit the head of a stem that tells how degraded an image is, on the photos of `data.folders`."""
+
+    kind: Literal["strength"]
+    stem: Path
+    """Folder of a stem with a summary, whose training is over."""
+    images: int = Field(3000, ge=16)
+    """Degraded crops to learn from."""
+
+    def shapes(self, parts: Parts) -> dict[str, Part]:
+        stem = self._read(parts)
+        return {"lr_stem": cast(Part, PredictiveStem(replace(stem.config, strength_channels=_CHANNELS)))}
+
+    def compute(self, config: "TrainConfig") -> tuple[dict[str, Part], dict[str, float]]:
+        stem, seed = self._read(Parts()), config.seed
+        files = [path for folder in config.data.folders for path in find_photos(folder, "data.folders")]
+        if len(files) < 2:
+            raise ConfigError("data.folders: at least 2 photos are needed")
+        # every eighth photo is kept back, to tell what the head is worth
+        kept, used = files[::8], [path for i, path in enumerate(files) if i % 8]
+        fitted = fit_strength(stem, *_observed(stem, used, self.images, seed), seed=seed)
+        share = explained(fitted, *_observed(stem, kept, self.images // 8, seed + 1))
+        return {"lr_stem": cast(Part, fitted)}, {"explained": round(share, 4)}
+
+    def _read(self, parts: Parts) -> PredictiveStem:
+        stem: PredictiveStem = parts.read("stage.stem", self.stem, PredictiveStem, dtype=torch.float32)
+        if stem.summary is None:
+            raise ConfigError(
+                f"stage.stem: {self.stem}: a stem without a summary cannot tell how degraded an image is"
+            )
+        return stem
 
 
 def strength_of(lr: ImageArray, clean: ImageArray) -> float:
@@ -72,7 +109,7 @@ def degraded(hr: ImageArray, rng: np.random.Generator, scale: int) -> tuple[Imag
 
 
 def fit_strength(
-    stem: PredictiveStem, summaries: Tensor, strengths: Tensor, channels: int = 32, seed: int = 0
+    stem: PredictiveStem, summaries: Tensor, strengths: Tensor, channels: int = _CHANNELS, seed: int = 0
 ) -> PredictiveStem:
     """The stem with a head that tells the strength of a degradation.
 
@@ -138,7 +175,7 @@ def _unit(image: Image.Image) -> ImageArray:
 def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> ImageArray:
     """At most 80 LR pixels a side, somewhere. Raises ValueError for a photo that has none."""
     if min(photo.shape[:2]) < scale:
-        raise ValueError(f"--photos: a photo of less than {scale} pixels a side: leave it out")
+        raise ValueError(f"data.folders: a photo of less than {scale} pixels a side: leave it out")
     height, width = (min(80 * scale, side // scale * scale) for side in photo.shape[:2])
     top = int(rng.integers(photo.shape[0] - height + 1))
     left = int(rng.integers(photo.shape[1] - width + 1))
@@ -149,42 +186,10 @@ def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> Ima
 @torch.inference_mode()
 def _observed(stem: PredictiveStem, files: list[Path], images: int, seed: int) -> tuple[Tensor, Tensor]:
     summaries, strengths, scale = [], [], stem.config.scale
-    for index in track(range(images), "degrading", transient=True):
+    for index in range(images):
         rng = np.random.default_rng([seed, index])
         hr = _crop(read_rgb(files[int(rng.integers(len(files)))]), rng, scale)
         lr, strength = degraded(hr, rng, scale)
         summaries.append(stem.summary_of(to_tensor(lr)[None])[0])
         strengths.append(strength)
     return torch.stack(summaries), torch.tensor(strengths)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("stem", type=Path)
-    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="folders of HR photos")
-    parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args()
-    try:
-        stem = PredictiveStem.from_pretrained(args.stem, torch.float32)
-        if stem.summary is None:
-            parser.error(f"{args.stem}: a stem without a summary cannot tell how degraded an image is")
-        files = [path for folder in args.photos for path in find_photos(folder, "--photos")]
-        if len(files) < 2 or args.images < 16:
-            parser.error("--photos and --images: at least 2 photos and 16 images are needed")
-        # every eighth photo is kept back, to tell what the head is worth
-        kept, used = files[::8], [path for i, path in enumerate(files) if i % 8]
-        fitted = fit_strength(stem, *_observed(stem, used, args.images, args.seed), seed=args.seed)
-        unseen = _observed(stem, kept, args.images // 8, args.seed + 1)
-        fitted.save_pretrained(args.output, torch.bfloat16)
-    except (ValueError, ImageError) as error:
-        parser.error(str(error))
-    share = explained(fitted, *unseen)
-    Console().print(f"{share:.2f} of the variance explained on photos that were kept back")
-
-
-if __name__ == "__main__":
-    main()

@@ -50,7 +50,7 @@ class TaggerStage(Section):
             raise ValueError(f"tagger: {error}") from None
         return self
 
-    def objective(self) -> "TaggerObjective":
+    def objective(self, parts: object = None) -> "TaggerObjective":
         """The network with its first weights, and its loss."""
         return TaggerObjective(self)
 

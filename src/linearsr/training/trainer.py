@@ -19,18 +19,18 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from linearsr.runtime.checkpoints import write_json
+from linearsr.training.begun import KNEE_FILE, begun_with, check_same_run, settings_of
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.data import CropPairs, Sample
 from linearsr.training.ema import ExponentialMovingAverage
 from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
-from linearsr.training.objective import Batch, Objective
+from linearsr.training.objective import Batch, Computed, Objective
 from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
-from linearsr.training.same_run import begun_with, check_same_run, settings_of
 from linearsr.training.section import ConfigError
 from linearsr.training.state import (
     Progress,
@@ -43,7 +43,6 @@ from linearsr.training.state import (
 )
 from linearsr.training.validation import Validation
 
-KNEE_FILE = "knee.json"
 KNEE_FOLDER = "knee"
 
 
@@ -57,6 +56,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
+        assert not isinstance(config.stage, Computed)
         torch.manual_seed(config.seed)
         self.accelerator = start(config)
         self.pairs: CropPairs | None = None

@@ -7,39 +7,38 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from linearsr.evaluation.study.crops import Shown, encode_webp
-from linearsr.evaluation.study.records import Candidate, Key
+from linearsr.evaluation.sources import Pixels
+from linearsr.evaluation.study.answers import Candidate, Key
+from linearsr.evaluation.study.scenes import Shown
 from linearsr.runtime.files import whole_file
 
-QUESTION = "Which one do you prefer?"
-CONTACT = "the person who gave you this page"
 _ASSETS = Path(__file__).parent
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What participants are asked.
-
-    trials: comparisons for each participant, each with all questions; at most one for each image and pair of methods.
-    repeats: how many of them come a second time, mirrored; at most half of the trials.
-    """
+    """What participants are asked."""
 
     title: str = "Which image looks better?"
-    questions: Sequence[str] = (QUESTION,)
+    questions: Sequence[str] = ("Which one do you prefer?",)
     trials: int = 40
+    """For each participant, each with all questions; at most one for each image and pair of methods."""
     repeats: int | None = None
-    """None: one for every ten trials, and at least two."""
+    """How many of them come a second time, mirrored, at most half; None: one for every ten, and at least two."""
     ties: bool = True
-    contact: str = CONTACT
+    contact: str = "the person who gave you this page"
     seed: int = 0
     quality: int | None = None
+    """Of lossy WebP, 1 to 100; None: lossless."""
     crop: int = 384
 
 
@@ -64,7 +63,7 @@ class PageMaker:
         self._scenes: list[dict[str, str | None]] = []
         self._results: dict[str, str] = {}
         self._candidates: dict[str, Candidate] = {}
-        self._pools: dict[tuple[str, ...], list[dict[str, Any]]] = {
+        self._pools: dict[tuple[str, str], list[dict[str, Any]]] = {
             pair: [] for pair in combinations(self.methods, 2)
         }
 
@@ -72,15 +71,16 @@ class PageMaker:
         """One scene, with the results of all methods."""
         ids: dict[str, str] = {}
         for method in self.methods:
-            ids[method] = self._new_id()
-            self._candidates[ids[method]] = Candidate(image=name, method=method)
-            self._results[ids[method]] = self._url(shown, method)
+            while (new := self._random.bytes(6).hex()) in self._candidates:
+                pass
+            ids[method] = new
+            self._candidates[new] = Candidate(image=name, method=method)
+            self._results[new] = self._url(shown.results[method])
         for pair, pool in self._pools.items():
             results = self._random.permutation([ids[method] for method in pair]).tolist()
             pool.append({"scene": len(self._scenes), "results": results})
-        lr = _data_url(encode_webp(shown.lr, self.plan.quality))
-        hr = None if shown.hr is None else _data_url(encode_webp(shown.hr, self.plan.quality))
-        self._scenes.append({"lr": lr, "hr": hr})
+        hr = None if shown.hr is None else self._url(shown.hr)
+        self._scenes.append({"lr": self._url(shown.lr), "hr": hr})
 
     def finish(self) -> Page:
         """The same scenes and plan give the same page. Raises ValueError: no scenes."""
@@ -90,11 +90,14 @@ class PageMaker:
         trials = min(plan.trials, len(self._scenes) * len(self._pools))
         wanted = max(2, round(trials / 10)) if plan.repeats is None else plan.repeats
         pools = [pool for pool in self._pools.values() if pool]
-        data: dict[str, Any] = {
+        asked: dict[str, Any] = {
             "questions": list(plan.questions),
             "ties": plan.ties,
             "trials": trials,
             "repeats": min(wanted, trials // 2),
+        }
+        data: dict[str, Any] = {
+            **asked,
             "contact": plan.contact,
             # in an order that says nothing about the methods
             "pools": [pools[index] for index in self._random.permutation(len(pools))],
@@ -102,27 +105,15 @@ class PageMaker:
             "results": dict(sorted(self._results.items())),
         }
         study = hashlib.blake2b(json.dumps([plan.title, data]).encode(), digest_size=8).hexdigest()
-        key = Key(
-            study=study,
-            title=plan.title,
-            questions=data["questions"],
-            ties=plan.ties,
-            trials=trials,
-            repeats=data["repeats"],
-            seed=plan.seed,
-            crop=plan.crop,
-            methods=self.methods,
-            candidates=self._candidates,
-        )
+        about = {"study": study, "title": plan.title, "seed": plan.seed, "crop": plan.crop}
+        key = Key(**about, **asked, methods=self.methods, candidates=self._candidates)
         return Page(_fill(plan.title, {"study": study, **data}), key)
 
-    def _new_id(self) -> str:
-        while (new := self._random.bytes(6).hex()) in self._candidates:
-            pass
-        return new
-
-    def _url(self, shown: Shown, method: str) -> str:
-        return _data_url(encode_webp(shown.results[method], self.plan.quality))
+    def _url(self, image: Pixels) -> str:
+        stream, quality = BytesIO(), self.plan.quality
+        settings = {"lossless": True, "quality": 50} if quality is None else {"quality": quality}
+        Image.fromarray(image).save(stream, "WEBP", method=4, **settings)
+        return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def write_page(page: Page, html_file: Path, key_file: Path) -> None:
@@ -132,17 +123,9 @@ def write_page(page: Page, html_file: Path, key_file: Path) -> None:
             draft.write_text(text, encoding="utf-8")
 
 
-def _data_url(webp: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
-
-
 def _fill(title: str, data: dict[str, Any]) -> str:
     texts = {name: (_ASSETS / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    parts = {
-        "title": html.escape(title),
-        "style": texts["css"],
-        "script": texts["js"],
-        # a "</script>" in a question must not end the element
-        "data": json.dumps(data).replace("<", "\\u003c"),
-    }
+    # a "</script>" in a question must not end the element
+    parts = {"title": html.escape(title), "style": texts["css"], "script": texts["js"]}
+    parts["data"] = json.dumps(data).replace("<", "\\u003c")
     return _PLACE.sub(lambda match: parts[match[1]], texts["html"])

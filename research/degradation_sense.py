@@ -1,0 +1,94 @@
+"""Does the stem know how bad an image is? Its summary of one image is given to the same photo, degraded in another way.
+
+    python research/degradation_sense.py --hr PHOTOS --degrade bicubic mild realesrgan extreme
+
+A row is how the LR image was made, a column how the one was made whose summary the blocks are told; each cell has the
+PSNR-Y and the sharpness of the stem's prediction. A stem that makes nothing of its summary has the same in all columns.
+The last columns are what the stem tells of each LR image: the strength of its degradation, lowest, median and highest,
+and how many are taken for clean.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import fmean, median
+from typing import cast
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from linearsr import LinearSRPipeline
+from linearsr.evaluation.metrics import psnr_y
+from linearsr.models.lr_stem import PredictiveStem
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from quality import degraded_pairs, eight_bit, sharpness
+
+
+def predicted(stem: PredictiveStem, lr: Tensor, summary: Tensor) -> Tensor:
+    """The prediction (1, 3, H, W) in [0, 1] for an LR image (1, 3, h, w) in [-1, 1] whose blocks are told `summary`."""
+    assert stem.summary is not None
+    hook = stem.summary.to_modulation.register_forward_pre_hook(lambda *_: (summary,))
+    try:
+        prediction = cast(Tensor, stem(lr).prediction)
+    finally:
+        hook.remove()
+    return eight_bit((prediction + 1) / 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hr", type=Path, required=True, help="folder of HR photos")
+    parser.add_argument("--degrade", nargs="+", default=["bicubic", "mild", "realesrgan", "extreme"])
+    parser.add_argument("--model", help="default: the one built in")
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    pipe = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32, device="cpu")
+    stem = pipe.lr_stem
+    if not isinstance(stem, PredictiveStem) or stem.summary is None:
+        parser.error("this model's stem has no summary of the whole image")
+    made = {preset: list(degraded_pairs(args.hr, preset)) for preset in args.degrade}
+    cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    strengths: dict[str, list[float]] = {preset: [] for preset in args.degrade}
+    with torch.inference_mode():
+        for photos in track(list(zip(*made.values(), strict=True)), console=Console(stderr=True)):
+            _, lr, hr = photos[0]
+            height, width = (side - side % stem.multiple_of for side in lr.shape[1:])
+            truth = hr[None, :, : stem.config.scale * height, : stem.config.scale * width]
+            inputs = {
+                preset: 2 * lr[None, :, :height, :width] - 1
+                for preset, (_, lr, _) in zip(args.degrade, photos, strict=True)
+            }
+            summaries = {preset: stem.summary_of(lr) for preset, lr in inputs.items()}
+            for preset, lr in inputs.items():
+                if stem.strength_head is not None:
+                    strengths[preset].append(stem.strength(lr).item())
+                for told, summary in summaries.items():
+                    image = predicted(stem, lr, summary)
+                    score = psnr_y(image.double(), truth.double()), sharpness(image, truth)
+                    cells.setdefault((preset, told), []).append(score)
+
+    columns = "LR", *(f"told {told}" for told in args.degrade), "strength", "clean"
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    for preset in args.degrade:
+        means = [map(fmean, zip(*cells[preset, told], strict=True)) for told in args.degrade]
+        found = strengths[preset]
+        spread = f"{min(found):.2f} {median(found):.2f} {max(found):.2f}" if found else ""
+        clean = (
+            f"{sum(value <= pipe.config.clean_strength for value in found)} of {len(found)}" if found else ""
+        )
+        table.add_row(preset, *("{:.2f} / {:.2f}".format(*mean) for mean in means), spread, clean)
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What was trained already, and whether it still fits: to the config, and to the knees that it started from."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from linearsr.images.degradation import PRESETS
+from linearsr.images.degradation_choice import identity
+from linearsr.runtime.checkpoints import write_json
+from linearsr.training.config import TrainConfig
+from linearsr.training.curves import CONFIG_FILE
+from linearsr.training.section import ConfigError
+
+KNEE_FILE = "knee.json"
+_STARTED_FROM_FILE = "started_from.json"
+_IDENTITY = ("images", "trained_images", "written")
+_FIXED = ("seed", "batch_size", "mixed_precision", "ema_decay")
+_FREE = ("data.workers", "data.cache_gib")
+_MEASURED = ("folder", "degradations", "metrics", "max_pictures")
+"""Of the validation: on other pictures it would be another curve, and other curves have another knee."""
+
+
+def begun_with(run_dir: Path) -> dict[str, Any]:
+    """The settings with which a run was last started; none where it never was."""
+    path = run_dir / CONFIG_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """What a run keeps of its settings: the config, and what the files of degradations that it names said."""
+    names = sorted({*config.data.degradations, *config.validation.degradations} - set(PRESETS))
+    files = {name: identity(name) for name in names}
+    return {**config.model_dump(mode="json"), "degradation_files": files}
+
+
+def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -> None:
+    """Compare a config with the one that the run in a folder was begun with.
+
+    How long a run is, and the rates of its optimizer, may change: after a divergence they have to. Of one that is
+    finished, only what its weights do not depend on.
+
+    Raises:
+        ConfigError: something else was changed, as one line that names the key.
+    """
+    before = dict(_fixed(begun_with(run_dir), finished))
+    for key, value in _fixed(settings_of(config), finished):
+        # a key that an older version did not know is no change
+        if key in before and before[key] != value:
+            raise ConfigError(
+                f"{key}: was {before[key]} when this run began and is {value} now: "
+                "set it back, or start another run_dir"
+            )
+
+
+def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if key in _FIXED:
+            yield key, value
+        elif key == "degradation_files":
+            yield from value.items()
+        elif key in ("stage", "data"):
+            for name, part in value.items():
+                if f"{key}.{name}" not in _FREE:
+                    yield f"{key}.{name}", part
+        elif key == "validation":
+            for name in _MEASURED:
+                if name in value:
+                    yield f"{key}.{name}", value[name]
+        elif finished and key in ("optimizer", "guard", "knee"):
+            for name, part in value.items():
+                yield f"{key}.{name}", part
+        elif key == "optimizer":
+            yield f"{key}.name", value["name"]
+
+
+def knee_record(run_dir: Path) -> dict[str, Any] | None:
+    """What a run has written down about its knee, or None where there is none."""
+    path = run_dir / KNEE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def note_start(run_dir: Path, inputs: Mapping[str, Path]) -> None:
+    """Write down, before a run begins, which knees it starts from: those of the runs of these names and folders."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / _STARTED_FROM_FILE, {name: _identity(folder) for name, folder in inputs.items()})
+
+
+def changed_since(run_dir: Path, inputs: Mapping[str, Path]) -> list[str]:
+    """Names of the inputs whose knee is not the one that the run started from, as far as that was written down."""
+    path = run_dir / _STARTED_FROM_FILE
+    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return [name for name, folder in inputs.items() if name in noted and noted[name] != _identity(folder)]
+
+
+def _identity(run_dir: Path) -> dict[str, Any]:
+    record = knee_record(run_dir) or {}
+    return {key: record.get(key) for key in _IDENTITY}

@@ -1,0 +1,80 @@
+"""The stage that blends two networks, one of which was trained on from the other.
+
+A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
+most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning"). Of two samplers
+that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from linearsr.models.lr_stem import STEMS, PredictiveStem
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import PretrainedModule
+from linearsr.training.objective import Computed, Part
+from linearsr.training.parts import Parts
+from linearsr.training.section import ConfigError
+
+if TYPE_CHECKING:
+    from linearsr.training.config import TrainConfig
+
+_Network = TypeVar("_Network", bound=PretrainedModule)
+_KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}
+
+
+class BlendStage(Computed):
+    """Take the weights between two networks of one shape."""
+
+    kind: Literal["blend"]
+    before: Path
+    """Folder of the network that training began with."""
+    after: Path
+    """Folder of what it became."""
+    share: float = Field(0.5, ge=0, le=1)
+    """How much of the way from `before` (0) to `after` (1)."""
+
+    def shapes(self, parts: Parts) -> dict[str, Part]:
+        return {self.before.name: self._read("before", parts)}
+
+    def compute(self, config: "TrainConfig") -> tuple[dict[str, Part], dict[str, float]]:
+        before, after = (self._read(key, Parts()) for key in ("before", "after"))
+        try:
+            return {self.before.name: cast(Part, interpolate(before, after, self.share))}, {}
+        except ValueError as error:
+            raise ConfigError(f"stage.after: {error}") from None
+
+    def _read(self, key: Literal["before", "after"], parts: Parts) -> PretrainedModule:
+        network: PretrainedModule = parts.read(
+            f"stage.{key}", getattr(self, key), _KINDS, "a network to blend"
+        )
+        return network
+
+
+def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
+    """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
+
+    What a stem tells of the degradation is not between the two: it is fitted anew.
+
+    Raises:
+        ValueError: networks of different shapes.
+    """
+    before, after = _without_strength(before), _without_strength(after)
+    if before.config != after.config:
+        raise ValueError("the two networks differ in shape: one must have been trained on from the other")
+    other = after.state_dict()
+
+    def between(name: str, weight: Tensor) -> Tensor:
+        return (
+            torch.lerp(weight.float(), other[name].float(), share) if weight.is_floating_point() else weight
+        )
+
+    state = {name: between(name, weight) for name, weight in before.state_dict().items()}
+    return type(before).from_state(before.config, state, "interpolated")
+
+
+def _without_strength(network: _Network) -> _Network:
+    return cast(_Network, network.grown()) if isinstance(network, PredictiveStem) else network

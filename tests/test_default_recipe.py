@@ -1,0 +1,98 @@
+"""The recipe of the model in the package, from start to end, in small."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from linearsr import LinearSRPipeline
+from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
+from linearsr.training.checks import check, check_model
+from linearsr.training.config import read_settings
+from linearsr.training.recipe import plan
+from recipe_tools import parse, train
+from training_tools import make_photos, weights
+
+RECIPE = Path(__file__).parents[1] / "configs/default/pipeline.yaml"
+TRAINED = ["stem", "pretrain", *(f"{stage}/{i}" for stage in ("experts", "sft") for i in range(2))]
+NETWORK = {"num_layers": 1, "num_attention_heads": 2, "num_cross_attention_heads": 2, "lr_channels": 32}
+
+
+def small(folder: Path) -> dict[str, Any]:
+    """The recipe with small networks, two experts, and a step a stage, on photos made here."""
+    raw = copy.deepcopy(read_settings(RECIPE))
+    photos = make_photos(folder / "photos", 10)
+    (folder / "vocabulary.txt").write_text("sky\nsea\n")
+    (folder / "tags.json").write_text(
+        json.dumps({f"photos/{i}.png": [("sky", "sea")[i % 2]] for i in range(10)})
+    )
+    torch.manual_seed(0)
+    RRDBNet(RRDBNetConfig(8, 4, 1)).save_pretrained(folder / "trunk")
+    data = {"folders": {str(photos): 1.0}, "lr_crop": 8, "workers": 0, "best_share": 1.0}
+    common = {"batch_size": 2, "mixed_precision": "no", "stop_at_knee": False}
+    for stage in (raw["common"], *raw["stages"].values()):
+        stage.update(common)
+        stage["data"] = {**stage.get("data", {}), **data}
+        checked = {"folder": str(photos), "every_images": 2, "max_pictures": 1, "sample_pictures": 0}
+        stage["validation"] = {**stage.get("validation", {}), "degradations": ["mild"], **checked}
+        if "total_images" in stage:
+            stage["total_images"] = 2
+        for key, changes in (("stem", {"channels": 8}), ("tagger", {"channels": 8, "image_size": 16})):
+            if isinstance(stage.get("stage", {}).get(key), dict):
+                stage["stage"][key] |= changes
+        if stage.get("stage", {}).get("kind") == "strength":
+            stage["stage"]["images"] = 16
+        if "adversarial" in stage.get("stage", {}):
+            stage["stage"] |= {"channels": 8, "detail_blocks": 1 if stage["stage"]["detail_blocks"] else 0}
+    raw["stages"]["stem"]["stage"]["stem"]["num_blocks"] = 1
+    raw["stages"]["grow"]["stage"]["stem"]["num_blocks"] = 2
+    raw["stages"]["pretrain"]["stage"]["network"] = NETWORK
+    tagger = raw["stages"]["tagger"]
+    tagger["data"]["tags"], tagger["stage"]["vocabulary"] = (
+        str(folder / "tags.json"),
+        str(folder / "vocabulary.txt"),
+    )
+    raw["parts"]["trunk"] = str(folder / "trunk")
+    raw["boundaries"] = [0.5]
+    return {**raw, "run_dir": str(folder / "run")}
+
+
+def test_one_recipe_makes_the_model_of_the_package(tmp_path: Path) -> None:
+    raw, seen = small(tmp_path), list[str]()
+    runs = plan(parse(raw), "pipeline.yaml")
+    names = [run.name for run in runs]
+    assert names == [
+        *TRAINED,
+        *(name for name in raw["stages"] if name not in ("stem", "pretrain", "experts", "sft")),
+    ]
+    check_model(parse(raw), runs)
+    assert set(check(runs)) == {
+        name for name in names if name not in ("base", "wide", "told", "sampler", "wide_sampler")
+    }
+    model = train(raw, seen=seen)
+    assert seen == names
+    assert model is not None
+    pipe = LinearSRPipeline.from_pretrained(model)
+    assert pipe(Image.new("RGB", (9, 7))).images[0].size == (36, 28)
+    assert pipe(Image.new("RGB", (9, 7)), num_inference_steps=2).images[0].size == (36, 28)
+    assert pipe.trunk is not None
+    assert pipe.tagger is not None
+    assert pipe.lr_stem.config.strength_channels
+    assert pipe.codec.config.scaling_factors == (0.38, 11.2, 16.0)
+    run = tmp_path / "run"
+    stem = weights(run / "told/knee/lr_stem")
+    before, after = (weights(run / name / "lr_stem") for name in ("base/knee", "widen/final"))
+    for name, weight in before.items():
+        if weight.is_floating_point():
+            torch.testing.assert_close(stem[name], torch.lerp(weight, after[name], 0.6))
+    samplers = weights(model / "transformer/expert_0"), weights(run / "wide_sampler/knee/transformer")
+    for name, weight in samplers[1].items():
+        torch.testing.assert_close(samplers[0][name].float(), weight, rtol=1e-2, atol=1e-2)
+    assert -1e3 < json.loads((run / "told/knee.json").read_text())["explained"] <= 1
+
+    again = list[str]()
+    assert train(raw, seen=again) == model
+    assert again == []
