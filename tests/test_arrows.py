@@ -18,7 +18,6 @@ FILES = {
     for path in (ROOT / "src/linearsr").rglob("*.py")
 }
 LEFT_OVER = {
-    ("linearsr.models.bands", "linearsr.models.blocks"),
     ("linearsr.streaming.files", "linearsr.pipeline"),
     ("linearsr.streaming.memory", "linearsr.model"),
     ("linearsr.streaming.upscale", "linearsr.pipeline"),
