@@ -52,7 +52,7 @@ def with_softmax_attention(network: LinearSRTransformer) -> LinearSRTransformer:
         quadratic.load_state_dict(ours.state_dict())
         block.attn1 = quadratic.to(table.device, table.dtype)
         # bands are sums of linear attention
-        vars(block)["forward"] = partial(TransformerBlock.forward, block)
+        vars(block)["forward"] = partial(TransformerBlock.forward, cast(TransformerBlock, block))
     return plain.eval()
 
 

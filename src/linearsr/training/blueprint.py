@@ -111,9 +111,6 @@ class UnknownCodec(nn.Module):
         """An empty image."""
         return latent.new_empty(len(latent), 3, *(side * self.compression for side in latent.shape[-2:]))
 
-    def save_pretrained(self, folder: Any, dtype: torch.dtype | None = None) -> None:
-        """There is nothing to write."""
-
 
 def _built(folder: Path, kinds: Kinds, what: str) -> Any:
     """The part in a folder, on the meta device, from its config alone."""
