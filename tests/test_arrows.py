@@ -17,13 +17,6 @@ FILES = {
     ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "src/linearsr").rglob("*.py")
 }
-LEFT_OVER = {
-    ("linearsr.models.bands", "linearsr.models.blocks"),
-    ("linearsr.streaming.files", "linearsr.pipeline"),
-    ("linearsr.streaming.memory", "linearsr.model"),
-    ("linearsr.streaming.upscale", "linearsr.pipeline"),
-}
-"""Arrows that are wrong, all of them for type hints: this list may only shrink."""
 
 
 def room(module: str) -> str:
@@ -41,8 +34,7 @@ def imports(module: str) -> set[str]:
     return {name for name in names if name in FILES and name not in ("linearsr", module)}
 
 
-ALL = {(user, used) for user in FILES for used in imports(user) if user != "linearsr"}
-ARROWS = ALL - LEFT_OVER
+ARROWS = {(user, used) for user in FILES for used in imports(user) if user != "linearsr"}
 
 
 def test_the_table_names_every_room() -> None:
@@ -58,7 +50,3 @@ def test_no_circle() -> None:
     for user, used in ARROWS:
         sorter.add(user, used)
     sorter.prepare()
-
-
-def test_what_is_left_over_is_still_there() -> None:
-    assert LEFT_OVER <= ALL

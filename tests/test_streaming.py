@@ -21,6 +21,7 @@ from linearsr.images.io import Picture
 from linearsr.images.resize import resize, resize_rows
 from linearsr.models import int8
 from linearsr.models.bands import BlockRows
+from linearsr.models.blocks import TransformerBlock
 from linearsr.models.presets import PRESETS
 from linearsr.models.rows import through
 from linearsr.models.transformer import LinearSRTransformer
@@ -316,7 +317,7 @@ def test_a_block_by_rows_equals_the_block():
     x, context = torch.randn(1, height * width, channels), torch.randn(1, 4, channels)
     modulation = torch.randn(1, 6, channels)
     with torch.inference_mode():
-        expected = block.in_torch(x, context, None, modulation, height, width)[0]
+        expected = TransformerBlock.forward(block, x, context, None, modulation, height, width)[0]
         rows = BlockRows(block, context, None, block.scale_shift_table + modulation[0], width)
         for split in ([1] * 11, [4, 4, 3], [11]):
             strips = torch.split(x[0], [width * n for n in split])

@@ -4,7 +4,7 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast, get_args
 
@@ -16,28 +16,22 @@ from torch import Tensor
 from linearsr.flow.path import to_velocity
 from linearsr.flow.sampler import initial_noise, sample
 from linearsr.guidance.base import GuidanceTokens
-from linearsr.guidance.guide import guide
-from linearsr.guidance.request import TagRequest
 from linearsr.images.alpha import checked_alpha, resize_alpha
 from linearsr.images.colour import adain_colour_fix, to_unit, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
-from linearsr.images.graphics import likeness_to_drawing, squares_where_lost
+from linearsr.images.graphics import squares_where_lost
 from linearsr.images.io import Picture
 from linearsr.images.picture import FloatArray
 from linearsr.images.resize import resize, scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import pad_to_multiple
-from linearsr.models.lr_stem import LRCondition, PredictiveStem, middle, middle_of
+from linearsr.models.lr_stem import LRCondition
 from linearsr.models.rrdb import RRDBNet
-from linearsr.runtime.devices import is_out_of_memory, require_memory, require_own_threads
-from linearsr.settings import (
-    ColourFix,
-    Options,
-    PipelineConfig,
-    StepCallback,
-    seeds_for,
-    tokens_for,
-)
+from linearsr.runtime.devices import is_out_of_memory, require_memory
+from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback, seeds_for, tokens_for
+from linearsr.streaming.memory import fits_whole, strip_bytes, whole_bytes
+from linearsr.streaming.source import ArrayReader, ArrayWriter
+from linearsr.streaming.upscale import stream as stream_rows
 
 __all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
 
@@ -231,6 +225,24 @@ class LinearSRPipeline(LinearSRModel):
             results |= zip(places, made, strict=True)
         return [results[place] for place in range(len(pictures))]
 
+    def estimate_memory(
+        self, height: int, width: int, *, scale: float | None = None, streamed: bool = False
+    ) -> int:
+        """Peak bytes for an LR image of that size, without the weights: in one piece, or by strips.
+
+        Args:
+            scale: of a result in one piece; None: the model's own.
+        """
+        return strip_bytes(self, width) if streamed else whole_bytes(self, height, width, scale)
+
+    def fits(self, height: int, width: int, scale: float | None = None) -> bool:
+        """Whether the device has the memory now for an LR image of that size in one piece; `scale` as above."""
+        return fits_whole(self.estimate_memory(height, width, scale=scale), self.device)
+
+    def require_memory(self, height: int, width: int) -> None:
+        """Raises ValueError for an LR image of a size for which the device has not the memory in one piece."""
+        require_memory(self.estimate_memory(height, width), self.device, f"an image of {width}x{height}")
+
     def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
         """The words among a caller's tags that mean none that the model knows, or are too many for it.
 
@@ -243,64 +255,6 @@ class LinearSRPipeline(LinearSRModel):
     def _check_scale(self, guidance_scale: float | None) -> None:
         if guidance_scale not in (None, 1) and self.guidance is None:
             raise ValueError(f"the model {self.config.name} has no guidance to scale: give guidance_embeds")
-
-    def _tag_request(self, tags: str | Sequence[str] | None) -> TagRequest:
-        request = TagRequest.parse(tags, self.config.use_tags)
-        if request.words and (self.guidance is None or not self.guidance.uses_tags):
-            raise ValueError(f"the model {self.config.name} is not guided by tags: leave them out")
-        return request
-
-    def options(
-        self,
-        *,
-        scale: float | None = None,
-        num_inference_steps: int | None = None,
-        fidelity: float | None = None,
-        color_fix: ColourFix | None = None,
-        tags: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
-        callback_on_step_end: StepCallback | None = None,
-    ) -> Options:
-        """What one call asks for, by its arguments: what is left open is taken from the model's own settings.
-
-        Raises:
-            ValueError: a setting of another type or out of its range.
-            RuntimeError: this process was forked from one that had loaded a model.
-        """
-        require_own_threads()
-        own = self.config
-        if num_inference_steps == 0 and self.trunk is None:
-            raise ValueError(f"0 steps: the model {own.name} has no trunk, so at least 1 is needed")
-        return Options(
-            scale=float(self.scale) if scale is None else scale,
-            steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            fidelity=own.fidelity if fidelity is None else fidelity,
-            drawing=None if fidelity is None else 0.0,
-            color_fix=own.color_fix if color_fix is None else color_fix,
-            tags=self._tag_request(tags),
-            guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
-            callback=callback_on_step_end,
-            clean_steps=own.clean_steps if num_inference_steps is None else None,
-        )
-
-    @torch.inference_mode()
-    def settled(self, options: Options, read: Callable[[int, int], Tensor], size: tuple[int, int]) -> Options:
-        """The options with the fidelity and the steps that suit one LR image, where the call leaves them to the model.
-
-        Args:
-            read: (top, bottom) -> those rows of the image, (1, 3, bottom - top, w) in [-1, 1].
-            size: (h, w) of the image.
-        """
-        if options.drawing is None:
-            drawing = likeness_to_drawing(read, size)
-            fidelity = options.fidelity + (1 - options.fidelity) * drawing
-            options = replace(options, drawing=drawing, fidelity=fidelity)
-        if options.clean_steps is None or options.fidelity == 1:
-            return replace(options, clean_steps=None)
-        seen = middle_of(read(*middle(size[0]))).to(self.device)
-        strength = cast(PredictiveStem, self.lr_stem).strength(seen).item()
-        steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
-        return replace(options, steps=steps, clean_steps=None)
 
     def _suited(self, options: Options, lr: Tensor) -> Options:
         return self.settled(options, lambda top, bottom: lr[:, :, top:bottom], (lr.shape[2], lr.shape[3]))
@@ -351,11 +305,8 @@ class LinearSRPipeline(LinearSRModel):
         ]
 
     def _upscale_by_rows(self, picture: Picture, lr: Tensor, seed: int, options: Options) -> Picture:
-        from linearsr.streaming.source import ArrayReader, ArrayWriter
-        from linearsr.streaming.upscale import stream
-
         writer = ArrayWriter(*scaled_size(picture.colour.shape[0], picture.colour.shape[1], options.scale))
-        tags = stream(self, ArrayReader(lr), writer, options, seed)
+        tags = stream_rows(self, ArrayReader(lr), writer, options, seed)
         return self._result(picture, writer.array, tags, options)
 
     def _result(
@@ -396,35 +347,6 @@ class LinearSRPipeline(LinearSRModel):
         shape = len(lr), self.codec.latent_channels, *grid
         noise = initial_noise(shape, seeds, device=self.device)
         return _Sampled(self._walk(noise, condition, tokens, options), condition, lr, tags)
-
-    def guide(
-        self, lr: Callable[[], Tensor], options: Options
-    ) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
-        """What steers the network for one LR image, None for its null tokens; the tags behind it.
-
-        Args:
-            lr: gives the image (1, 3, h, w) in [-1, 1] where it must be seen.
-        """
-        tokens: GuidanceTokens | None = None
-        tags: tuple[str, ...] = ()
-        if options.guidance_scale > 0 and options.guidance is not None:
-            tokens = options.guidance
-        elif options.guidance_scale > 0 and self.guidance is not None:
-            tokens, tags = guide(lr(), self.guidance, self.tagger, options.tags)
-        null_is_seen = tokens is None or options.guidance_scale != 1
-        if null_is_seen and not self.transformer.config.num_null_tokens:
-            raise ValueError("this model cannot go without guidance: give tags, at a guidance scale of 1")
-        return tokens, tags
-
-    def times(self, options: Options) -> list[float]:
-        """The times to walk through; one alone where no step is asked for, or the stem's prediction is all that is."""
-        if options.steps == 0:
-            return [1.0]
-        times = self.config.times(options.steps)
-        if options.fidelity < 1:
-            return times
-        # the mean is the first step's estimate, or the stem's: no other step is needed
-        return times[:1] if self.config.mean == "stem" else times[:2]
 
     def _walk(
         self, noise: Tensor, condition: LRCondition, tokens: GuidanceTokens | None, options: Options

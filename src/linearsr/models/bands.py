@@ -14,46 +14,47 @@ Shapes: N = h * w tokens and n of them in a band, C inner width, L guidance toke
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.blocks import CrossAttention, LinearSelfAttention, MixFFN, TransformerBlock
 from linearsr.models.layout import pointwise
 from linearsr.models.linear_attention import KVSummary, kv_summary, sum_of
 from linearsr.models.rows import through
-
-if TYPE_CHECKING:
-    from linearsr.models.blocks import CrossAttention, LinearSelfAttention, MixFFN, TransformerBlock
 
 BAND_TOKENS = 1024
 """Tokens of a band, give or take a row; at width 192 a tenth faster than 512, and no slower than 2048."""
 
 
-def in_bands(
-    block: TransformerBlock,
-    x: Tensor,
-    context: Tensor,
-    context_bias: Tensor | None,
-    modulation: Tensor,
-    height: int,
-    width: int,
-) -> Tensor:
-    """`block.forward`: on the CPU, without gradients, in bands that are written into the tokens `x` (B, N, C)."""
-    if torch.is_grad_enabled() or x.device.type != "cpu":
-        return block.in_torch(x, context, context_bias, modulation, height, width)
-    for i, image in enumerate(x):
-        bias = None if context_bias is None else context_bias[i : i + 1]
-        rows = BlockRows(block, context[i : i + 1], bias, block.scale_shift_table + modulation[i], width)
-        bands = rows.bands(image)
-        rows.attend_to(sum_of(rows.summary(band) for band in bands))
-        done = 0
-        # rows come out later than they went in, so nothing is overwritten that is still to be read
-        for out in through(rows, bands):
-            image[done : done + len(out)] = out
-            done += len(out)
-    return x
+class BandedBlock(TransformerBlock):
+    """On the CPU, without gradients, a block in bands that are written into the tokens; else as it is written."""
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        context_bias: Tensor | None,
+        modulation: Tensor,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        """See `TransformerBlock`."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return super().forward(x, context, context_bias, modulation, height, width)
+        for i, image in enumerate(x):
+            bias = None if context_bias is None else context_bias[i : i + 1]
+            rows = BlockRows(self, context[i : i + 1], bias, self.scale_shift_table + modulation[i], width)
+            bands = rows.bands(image)
+            rows.attend_to(sum_of(rows.summary(band) for band in bands))
+            done = 0
+            # rows come out later than they went in, so nothing is overwritten that is still to be read
+            for out in through(rows, bands):
+                image[done : done + len(out)] = out
+                done += len(out)
+        return x
 
 
 class BlockRows:

@@ -9,7 +9,7 @@ Shapes: B batch, N = h * w tokens, C inner width, L guidance tokens, H heads, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr import kernels
-from linearsr.models.bands import in_bands
 from linearsr.models.layout import pointwise
 from linearsr.models.linear_attention import relu_linear_attention
 
@@ -213,9 +212,6 @@ class MixFFN(nn.Module):
 class TransformerBlock(nn.Module):
     """Linear self-attention, cross-attention, Mix-FFN; the time modulates the first and the last."""
 
-    processor: Callable[..., Tensor] | None = in_bands
-    """Computes `forward`; None: `in_torch`."""
-
     def __init__(
         self,
         width: int,
@@ -237,11 +233,7 @@ class TransformerBlock(nn.Module):
         self.ff = MixFFN(width, mlp_ratio)
         self.scale_shift_table = nn.Parameter(torch.empty(6, width).normal_(std=width**-0.5))
 
-    def forward(self, *inputs: Any) -> Tensor:
-        """As `in_torch`; without gradients the result may be written into the tokens."""
-        return (self.processor or self.in_torch)(*inputs)
-
-    def in_torch(
+    def forward(
         self,
         x: Tensor,
         context: Tensor,

@@ -18,13 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from linearsr.models.blocks import (
-    RMSNorm,
-    TimeEmbedding,
-    TransformerBlock,
-    TwoLayerMLP,
-    modulated_norm,
-)
+from linearsr.models.bands import BandedBlock
+from linearsr.models.blocks import RMSNorm, TimeEmbedding, TwoLayerMLP, modulated_norm
 from linearsr.models.convolution import StridedConv2d
 from linearsr.models.detail_head import FINE, DetailHead
 from linearsr.models.layout import joined
@@ -74,7 +69,7 @@ class LinearSRTransformer(PretrainedModule):
         self.caption_projection = TwoLayerMLP(config.caption_channels, width, nn.GELU(approximate="tanh"))
         self.caption_norm = RMSNorm(width, eps=CAPTION_NORM_EPS)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(
+            BandedBlock(
                 width,
                 config.num_attention_heads,
                 config.attention_head_dim,
@@ -245,7 +240,7 @@ class LinearSRTransformer(PretrainedModule):
         `save_pretrained` goes on writing the separate names, but the parameters are other objects: do
         this after loading, before an optimiser sees them.
         """
-        for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
+        for block in cast(Iterable[BandedBlock], self.transformer_blocks):
             block.attn1.fuse_()
         return self
 

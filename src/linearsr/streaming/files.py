@@ -4,21 +4,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linearsr.images.metadata import Keep
 from linearsr.images.resize import scaled_size
 from linearsr.images.rows.reader import DEFAULT_MAX_PIXELS, RowReader
 from linearsr.images.rows.writer import RowWriter
+from linearsr.model import LinearSRModel
 from linearsr.settings import Fit
 from linearsr.streaming.alpha import DrawnAlpha
 from linearsr.streaming.job import FileJob, file_job
 from linearsr.streaming.memory import buffer_bytes
 from linearsr.streaming.upscale import identity_of, stream_upscale
 from linearsr.streaming.work import Progress
-
-if TYPE_CHECKING:
-    from linearsr.pipeline import LinearSRPipeline
 
 _PASSES = "passes"
 """What the work folder of `stream_upscale` is called in ours."""
@@ -35,7 +33,7 @@ class FileResult:
 
 
 def upscale_file(
-    pipeline: "LinearSRPipeline",
+    model: LinearSRModel,
     source: Path,
     target: Path,
     *,
@@ -71,19 +69,19 @@ def upscale_file(
     """
     settings = dict(settings or {})
     asked = {**settings, "fit": asdict(fit or Fit()), "quality": quality, "keep": keep}
-    asked["model"] = identity_of(pipeline)
+    asked["model"] = identity_of(model)
     with file_job(source, target, asked) as job:
         try:
             progress("reading", 0)
             reader = RowReader(source, job.folder, max_pixels, keep, strict)
             if fit:
                 settings["scale"] = fit.scale((reader.width, reader.height))
-            scale = float(settings.get("scale") or pipeline.scale)
+            scale = float(settings.get("scale") or model.scale)
             size = scaled_size(reader.height, reader.width, scale)
             writer = RowWriter(target, size, reader, job.folder, overwrite, quality)
-            alpha = DrawnAlpha(reader, job.folder, pipeline.scale) if reader.alpha_varies else None
+            alpha = DrawnAlpha(reader, job.folder, model.scale) if reader.alpha_varies else None
             if job.tags is None:
-                _require_disk(pipeline, reader, writer, job, settings, alpha.bytes if alpha else 0)
+                _require_disk(model, reader, writer, job, settings, alpha.bytes if alpha else 0)
         except Exception:
             if job.is_new:
                 job.remove()
@@ -91,11 +89,11 @@ def upscale_file(
         if job.tags is None:
             begun = 0.0
             if alpha is not None:
-                _draw_alpha(pipeline, alpha, settings, job, strip_rows, progress)
+                _draw_alpha(model, alpha, settings, job, strip_rows, progress)
                 writer.use_alpha(alpha.checked, alpha.size)
                 begun = _ALPHA
             tags = stream_upscale(
-                pipeline,
+                model,
                 reader,
                 writer,
                 **settings,
@@ -114,7 +112,7 @@ def upscale_file(
 
 
 def _draw_alpha(
-    pipeline: "LinearSRPipeline",
+    model: LinearSRModel,
     alpha: DrawnAlpha,
     settings: Mapping[str, Any],
     job: FileJob,
@@ -125,7 +123,7 @@ def _draw_alpha(
         return
     alpha.clear()
     stream_upscale(
-        pipeline,
+        model,
         alpha,
         alpha,
         **{**settings, "scale": None, "fidelity": 1.0},
@@ -137,7 +135,7 @@ def _draw_alpha(
 
 
 def _require_disk(
-    pipeline: "LinearSRPipeline",
+    model: LinearSRModel,
     reader: RowReader,
     writer: RowWriter,
     job: FileJob,
@@ -145,10 +143,10 @@ def _require_disk(
     alpha_bytes: int,
 ) -> None:
     """Refuse what would only end with a full disk."""
-    steps = pipeline.options(num_inference_steps=settings.get("num_inference_steps")).steps
-    height, width = (side + -side % pipeline.multiple_of for side in (reader.height, reader.width))
+    steps = model.options(num_inference_steps=settings.get("num_inference_steps")).steps
+    height, width = (side + -side % model.multiple_of for side in (reader.height, reader.width))
     needed = (
-        alpha_bytes + writer.rows_bytes + max(writer.file_bytes, buffer_bytes(pipeline, height, width, steps))
+        alpha_bytes + writer.rows_bytes + max(writer.file_bytes, buffer_bytes(model, height, width, steps))
     )
     there = sum(path.stat().st_size for path in (job.folder / _PASSES).glob("*"))
     free = shutil.disk_usage(job.folder).free + there

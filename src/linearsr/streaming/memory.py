@@ -1,17 +1,13 @@
 """How much memory a picture takes, whole and by strips, and how much there is."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from linearsr.model import LinearSRModel
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.codec_rows import decoder_stages
 from linearsr.models.rrdb import ENLARGED_PIXELS
 from linearsr.models.stem_rows import stem_rows
 from linearsr.runtime.devices import available_memory
-
-if TYPE_CHECKING:
-    from linearsr.model import LinearSRModel
 
 _WHOLE_BYTES_PER_PIXEL = 150
 """Peak per pixel at the model's own scale: the default model takes 115 in bfloat16 and 148 in float32."""
@@ -41,7 +37,7 @@ TRUNK_STRIP_PIXELS = 2**15
 """LR pixels of a strip of the trunk, at the most: its layers are wide."""
 
 
-def whole_bytes(model: "LinearSRModel", height: int, width: int, scale: float | None = None) -> int:
+def whole_bytes(model: LinearSRModel, height: int, width: int, scale: float | None = None) -> int:
     """Peak memory for an LR picture of that size in one piece, without the weights; `scale`: of the result."""
     per_pixel, fixed = float(_WHOLE_BYTES_PER_PIXEL), 0
     if isinstance(model.codec, DeepCompressionCodec):
@@ -56,7 +52,7 @@ def whole_bytes(model: "LinearSRModel", height: int, width: int, scale: float | 
     return int(fixed + height * width * (model.scale**2 * per_pixel + resized))
 
 
-def strip_bytes(model: "LinearSRModel", width: int, strip_rows: int | None = None) -> int:
+def strip_bytes(model: LinearSRModel, width: int, strip_rows: int | None = None) -> int:
     """Peak memory for an LR picture of that width by strips, its buffers on disk, without the weights."""
     rows = strip_rows or strip_rows_for(width, model.device)
     needed = rows * width * _STRIP_BYTES_PER_PIXEL * model.scale**2 // 16
@@ -67,7 +63,7 @@ def strip_bytes(model: "LinearSRModel", width: int, strip_rows: int | None = Non
     return needed
 
 
-def buffer_bytes(model: "LinearSRModel", height: int, width: int, steps: int) -> int:
+def buffer_bytes(model: LinearSRModel, height: int, width: int, steps: int) -> int:
     """What waits between passes over an LR picture of that (padded) size, at the most."""
     item = model.dtype.itemsize
     lr_pixels = height * width
@@ -96,7 +92,7 @@ def strip_rows_for(width: int, device: torch.device) -> int:
     return max(1, _STRIP_PIXELS.get(device.type, _STRIP_PIXELS_ELSEWHERE) // width)
 
 
-def strip_rows_within(model: "LinearSRModel", width: int, limit: int) -> int:
+def strip_rows_within(model: LinearSRModel, width: int, limit: int) -> int:
     """The most LR rows of a strip for which so many bytes are enough, or one."""
     one, two = (strip_bytes(model, width, rows) for rows in (1, 2))
     return max(1, 1 + (limit - one) // (two - one))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from linearsr._version import __version__
 from linearsr.flow.sampler import Step, plan
 from linearsr.images.resize import scaled_size
+from linearsr.model import LinearSRModel
 from linearsr.settings import ColourFix, Options
 from linearsr.streaming.flow import StreamedFlow
 from linearsr.streaming.memory import buffer_bytes, fits_in_memory, strip_rows_for
@@ -29,15 +30,12 @@ from linearsr.streaming.stem import StreamedStem
 from linearsr.streaming.trunk import StreamedTrunk
 from linearsr.streaming.work import Progress, Report, Work
 
-if TYPE_CHECKING:
-    from linearsr.pipeline import LinearSRPipeline
-
 _OUTPUT_STRIPS = 2
 """Strips of the network in one strip of pixels: the neighbours that resampling needs weigh less."""
 
 
 def stream_upscale(
-    pipeline: "LinearSRPipeline",
+    model: LinearSRModel,
     reader: RowReader,
     writer: RowWriter,
     *,
@@ -71,7 +69,7 @@ def stream_upscale(
     Raises:
         ValueError: a setting out of its range, a folder with other work in it, or too little room on the disk.
     """
-    options = pipeline.options(
+    options = model.options(
         scale=scale,
         num_inference_steps=num_inference_steps,
         fidelity=fidelity,
@@ -79,12 +77,12 @@ def stream_upscale(
         tags=tags,
         guidance_scale=guidance_scale,
     )
-    return stream(pipeline, reader, writer, options, seed, work_folder, identity, strip_rows, progress)
+    return stream(model, reader, writer, options, seed, work_folder, identity, strip_rows, progress)
 
 
 @torch.inference_mode()
 def stream(
-    pipeline: "LinearSRPipeline",
+    model: LinearSRModel,
     reader: RowReader,
     writer: RowWriter,
     options: Options,
@@ -95,29 +93,29 @@ def stream(
     progress: Progress | None = None,
 ) -> tuple[str, ...]:
     """`stream_upscale` for settings that are complete."""
-    lr = LRRows(reader, pipeline.multiple_of, pipeline.device)
-    options = pipeline.settled(options, lr.unpadded, (reader.height, reader.width))
-    lr_per_latent = pipeline.codec.compression // pipeline.scale
+    lr = LRRows(reader, model.multiple_of, model.device)
+    options = model.settled(options, lr.unpadded, (reader.height, reader.width))
+    lr_per_latent = model.codec.compression // model.scale
     grid = lr.height // lr_per_latent, lr.width // lr_per_latent
-    unit = int(pipeline.transformer.config.patch_size)
-    wanted = (strip_rows or strip_rows_for(lr.width, pipeline.device)) // lr_per_latent
+    unit = int(model.transformer.config.patch_size)
+    wanted = (strip_rows or strip_rows_for(lr.width, model.device)) // lr_per_latent
     strip = max(unit, wanted // unit * unit)
 
-    tokens, tags = pipeline.guide(lambda: lr.unpadded(0, reader.height), options)
-    steps = _steps(pipeline, options)
-    needed = buffer_bytes(pipeline, lr.height, lr.width, len(steps))
+    tokens, tags = model.guide(lambda: lr.unpadded(0, reader.height), options)
+    steps = _steps(model, options)
+    needed = buffer_bytes(model, lr.height, lr.width, len(steps))
     with ExitStack() as stack:
         folder = _folder(work_folder, needed, stack)
-        run = _description(pipeline, reader, options, seed, identity)
-        costs = _Costs(pipeline, lr.height * lr.width, grid[0] * grid[1])
+        run = _description(model, reader, options, seed, identity)
+        costs = _Costs(model, lr.height * lr.width, grid[0] * grid[1])
         work = Work(folder, run, progress)
         stack.callback(work.close)
-        stem = StreamedStem(pipeline.lr_stem, lr, work, lr_per_latent, strip * lr_per_latent)
+        stem = StreamedStem(model.lr_stem, lr, work, lr_per_latent, strip * lr_per_latent)
         flow = StreamedFlow(
-            pipeline.transformer,
+            model.transformer,
             stem.features,
             work,
-            (pipeline.codec.latent_channels, *grid),
+            (model.codec.latent_channels, *grid),
             strip,
             steps,
             tokens,
@@ -128,18 +126,18 @@ def stream(
             walked = flow.latent(top, bottom)
             if options.fidelity == 0 or not steps:
                 return walked
-            from_stem = pipeline.config.mean == "stem"
+            from_stem = model.config.mean == "stem"
             mean = torch.zeros_like(walked) if from_stem else flow.estimate(0, top, bottom)
             return torch.lerp(walked, mean, options.fidelity)
 
-        codec = StreamedCodec(pipeline.codec, latent, stem.condition, work, grid, strip)
+        codec = StreamedCodec(model.codec, latent, stem.condition, work, grid, strip)
         decoded: ReadRows = codec.read
         trunk = None
-        if pipeline.trunk is not None and options.steps == 0 and options.fidelity < 1:
-            trunk = StreamedTrunk(pipeline.trunk, lr, work, strip * lr_per_latent)
+        if model.trunk is not None and options.steps == 0 and options.fidelity < 1:
+            trunk = StreamedTrunk(model.trunk, lr, work, strip * lr_per_latent)
             decoded = partial(_between, trunk.read, codec.read, options.fidelity)
         size = scaled_size(reader.height, reader.width, options.scale)
-        finished = FinishedRows(decoded, lr, size, pipeline.scale, options)
+        finished = FinishedRows(decoded, lr, size, model.scale, options)
         predicted = trunk is None or options.fidelity > 0
         work.expect(
             (trunk.cost if trunk else 0)
@@ -153,16 +151,16 @@ def stream(
             work.do("trunk", "trunk", trunk.cost, trunk.run)
         if predicted:
             _predict(stem, work, costs.stem)
-        flow.run(seed, costs.evaluation, partial(_call_back, pipeline, options))
+        flow.run(seed, costs.evaluation, partial(_call_back, model, options))
         codec.run()
-        hr_strip = _OUTPUT_STRIPS * strip * pipeline.codec.compression
+        hr_strip = _OUTPUT_STRIPS * strip * model.codec.compression
         if finished.needs_statistics:
             work.do("colours", "colours", 0, lambda _, report: finished.survey(hr_strip, report))
 
         def write(total: Tensor | None, report: Report) -> None:
             if total is not None:
                 finished.use_statistics(total)
-            rows = max(1, hr_strip * size[0] // (reader.height * pipeline.scale))
+            rows = max(1, hr_strip * size[0] // (reader.height * model.scale))
             for top, bottom in strips(size[0], rows):
                 writer.write(finished.read(top, bottom)[0].permute(1, 2, 0).cpu().numpy())
                 report(bottom / size[0])
@@ -171,9 +169,9 @@ def stream(
     return tags
 
 
-def _steps(pipeline: "LinearSRPipeline", options: Options) -> list[Step]:
-    times = pipeline.times(options)
-    return plan(times, pipeline.config.solver) if len(times) > 1 else []
+def _steps(model: LinearSRModel, options: Options) -> list[Step]:
+    times = model.times(options)
+    return plan(times, model.config.solver) if len(times) > 1 else []
 
 
 def _predict(stem: StreamedStem, work: Work, cost: float) -> None:
@@ -187,20 +185,20 @@ def _between(drawn: ReadRows, mean: ReadRows, fidelity: float, top: int, bottom:
     return rows if fidelity == 0 else torch.lerp(rows, mean(top, bottom), fidelity)
 
 
-def _call_back(pipeline: "LinearSRPipeline", options: Options, step: int, time: float) -> None:
+def _call_back(model: LinearSRModel, options: Options, step: int, time: float) -> None:
     if options.callback is not None:
-        options.callback(pipeline, step, time, {"steps": len(_steps(pipeline, options))})
+        options.callback(model, step, time, {"steps": len(_steps(model, options))})
 
 
 class _Costs:
     """Multiply-accumulates, about: what progress is measured by."""
 
-    def __init__(self, pipeline: "LinearSRPipeline", lr_pixels: int, latent_positions: int) -> None:
-        self.stem = _parameters(pipeline.lr_stem) * lr_pixels
-        with pipeline.transformer.at(1000.0) as network:
-            patch = int(pipeline.transformer.config.patch_size)
+    def __init__(self, model: LinearSRModel, lr_pixels: int, latent_positions: int) -> None:
+        self.stem = _parameters(model.lr_stem) * lr_pixels
+        with model.transformer.at(1000.0) as network:
+            patch = int(model.transformer.config.patch_size)
             self.evaluation = _parameters(network) * latent_positions // patch**2
-        self.pixels = 4000 * lr_pixels * pipeline.scale**2
+        self.pixels = 4000 * lr_pixels * model.scale**2
 
 
 def _parameters(module: torch.nn.Module) -> int:
@@ -231,12 +229,12 @@ def _bytes_on_disk(path: Path) -> int:
 
 
 def _description(
-    pipeline: "LinearSRPipeline", reader: RowReader, options: Options, seed: int, identity: str
+    model: LinearSRModel, reader: RowReader, options: Options, seed: int, identity: str
 ) -> dict[str, Any]:
     """All that a result depends on."""
     return {
         "picture": [identity, reader.height, reader.width],
-        "model": identity_of(pipeline),
+        "model": identity_of(model),
         "scale": options.scale,
         "steps": options.steps,
         "fidelity": [options.fidelity, options.drawing],
@@ -248,11 +246,11 @@ def _description(
     }
 
 
-def identity_of(pipeline: "LinearSRPipeline") -> list[str]:
+def identity_of(model: LinearSRModel) -> list[str]:
     """Tells models apart by their settings, what they compute in, and a few of each parameter's values."""
-    digest = hashlib.sha256(repr(pipeline.config).encode())
-    for part in filter(None, (pipeline.lr_stem, pipeline.transformer, pipeline.trunk)):
+    digest = hashlib.sha256(repr(model.config).encode())
+    for part in filter(None, (model.lr_stem, model.transformer, model.trunk)):
         for parameter in part.parameters():
             digest.update(str(tuple(parameter.shape)).encode())
             digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())
-    return [pipeline.config.name, pipeline.arithmetic, digest.hexdigest()[:16]]
+    return [model.config.name, model.arithmetic, digest.hexdigest()[:16]]

@@ -5,8 +5,9 @@ most of the new is there before much of the old is lost (Wortsman et al. 2022, "
 that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from pydantic import Field
@@ -18,9 +19,6 @@ from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
 from linearsr.training.section import ConfigError
-
-if TYPE_CHECKING:
-    from linearsr.training.config import TrainConfig
 
 _Network = TypeVar("_Network", bound=PretrainedModule)
 _KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}
@@ -40,7 +38,7 @@ class BlendStage(Computed):
     def shapes(self, parts: Parts) -> dict[str, Part]:
         return {self.before.name: self._read("before", parts)}
 
-    def compute(self, config: "TrainConfig") -> tuple[dict[str, Part], dict[str, float]]:
+    def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         before, after = (self._read(key, Parts()) for key in ("before", "after"))
         try:
             return {self.before.name: cast(Part, interpolate(before, after, self.share))}, {}

@@ -9,13 +9,13 @@ from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import HUB_ID
+from linearsr.training.blueprint import Blueprint, UnknownCodec
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import Stage, TrainConfig, check_run_dir
 from linearsr.training.data import check_data, check_validation_size
 from linearsr.training.flow import FlowObjective, FlowStage
 from linearsr.training.objective import Computed, Objective
-from linearsr.training.parts import Blueprint, UnknownCodec
 from linearsr.training.photo_tags import name_in, read_tags
 from linearsr.training.recipe import RecipeConfig, Run, last_flow
 from linearsr.training.section import ConfigError, require

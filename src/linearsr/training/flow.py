@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import gcd, lcm, log2
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.flow.partition import Partition
@@ -32,8 +31,8 @@ from linearsr.training.guidance import (
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part, states_of_parts
-from linearsr.training.parts import Parts
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.parts import Parts, PartSettings
+from linearsr.training.section import ConfigError
 from linearsr.training.times import TimeLaw
 
 _SCALE = 4
@@ -41,23 +40,10 @@ _NEW_PARAMETERS = ("patch_embed.proj.weight", "patch_embed.proj.bias", "null_tok
 """What SANA has not learned: its LR inputs start at zero, so frozen ones would never see the photo."""
 
 
-class FlowStage(Section):
+class FlowStage(PartSettings):
     """Train a transformer by flow matching, on the whole trajectory or on one expert's span of it."""
 
     kind: Literal["flow"]
-    stem: Path | None = None
-    """Folder of a trained stem, kept frozen; None: a `StridedStem` is trained along with the network."""
-    codec: Path | None = None
-    """Folder of a codec, kept frozen; None: that of `sana`, else the residual codec, which needs a predictive stem."""
-    preset: str = "default"
-    network: dict[str, Any] = Field({})
-    """Fields of `TransformerConfig` that differ from the preset."""
-    init: Path | None = None
-    """Start from this transformer folder."""
-    detail_blocks: int = Field(0, ge=0)
-    """Give the network of `init` a new way out, a `DetailHead` of so many blocks; 0: leave it."""
-    sana: str | None = None
-    """SANA model of the preset's size (folder or hub id, `diffusers` format): the codec, and the start if no `init`."""
     boundaries: tuple[float, ...] = ()
     """Partition of the trajectory, ascending times; empty: one network for all times."""
     expert: int = Field(0, ge=0)
@@ -91,13 +77,6 @@ class FlowStage(Section):
         except (TypeError, IndexError) as error:
             raise ValueError(str(error)) from None
         return self
-
-    @field_validator("preset")
-    @classmethod
-    def _known_preset(cls, name: str) -> str:
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
-        return name
 
     def objective(self, parts: Parts = Parts()) -> "FlowObjective":  # noqa: B008 - it has no state
         """The network with its first weights, and its loss."""

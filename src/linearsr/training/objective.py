@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.training.parts import Parts
 from linearsr.training.section import Section
-
-if TYPE_CHECKING:
-    from linearsr.training.config import TrainConfig
 
 
 class Batch(NamedTuple):
@@ -84,6 +81,14 @@ class Computed(Section):
         """What it will write, by folder name, of parts of which only shapes are known."""
         raise NotImplementedError
 
-    def compute(self, config: "TrainConfig") -> tuple[Mapping[str, Part], Mapping[str, float]]:
-        """What it writes, by folder name, and figures to report. Raises ConfigError as one line that names the key."""
+    def compute(self, folders: Iterable[Path], seed: int) -> tuple[Mapping[str, Part], Mapping[str, float]]:
+        """What it writes, by folder name, and figures to report.
+
+        Args:
+            folders: of photos, those of `data.folders`.
+            seed: of the run.
+
+        Raises:
+            ConfigError: one line that names the key.
+        """
         raise NotImplementedError

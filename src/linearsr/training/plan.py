@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from linearsr.runtime.checkpoints import HUB_ID
+from linearsr.training.blueprint import UnknownCodec
 from linearsr.training.checks import check
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig
@@ -15,7 +16,6 @@ from linearsr.training.data import check_data
 from linearsr.training.distill import DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Objective
-from linearsr.training.parts import UnknownCodec
 from linearsr.training.recipe import Run
 
 _MOMENTS = {"adamw": 2, "came": 1, "muon": 1}

@@ -7,9 +7,10 @@ nothing else, in units of the detail that there is.
 """
 
 import io
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -27,9 +28,6 @@ from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
 from linearsr.training.section import ConfigError
 from linearsr.training.sources import find_photos
-
-if TYPE_CHECKING:
-    from linearsr.training.config import TrainConfig
 
 _CLEAN = (
     Image.Resampling.BICUBIC,
@@ -65,9 +63,9 @@ class StrengthStage(Computed):
         stem = self._read(parts)
         return {"lr_stem": cast(Part, PredictiveStem(replace(stem.config, strength_channels=_CHANNELS)))}
 
-    def compute(self, config: "TrainConfig") -> tuple[dict[str, Part], dict[str, float]]:
-        stem, seed = self._read(Parts()), config.seed
-        files = [path for folder in config.data.folders for path in find_photos(folder, "data.folders")]
+    def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
+        stem = self._read(Parts())
+        files = [path for folder in folders for path in find_photos(folder, "data.folders")]
         if len(files) < 2:
             raise ConfigError("data.folders: at least 2 photos are needed")
         # every eighth photo is kept back, to tell what the head is worth
