@@ -70,18 +70,11 @@ def convert(
     if to is Form.model and photos is not None:
         stop("--photos are for 8 bits: add --to int8")
     with told():
-        report = _converted(source, output, to, photos)
+        report = _to_model(source, output) if photos is None else _to_int8(source, output, photos)
     if as_json:
         write_json({"output": str(output), **report})
     else:
         say(f"{shown(output)}: {report['note']}")
-
-
-def _converted(source: str, output: Path, to: Form, photos: Path | None) -> dict[str, Any]:
-    if to is Form.model:
-        return _to_model(source, output)
-    assert photos is not None
-    return _to_int8(source, output, photos)
 
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
@@ -103,9 +96,12 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
 
 def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     from linearsr.backends.int8_ranges import write_with_ranges
+    from linearsr.images.files import list_images
     from linearsr.models.int8 import supported
 
-    files = _photos(photos)
+    files = list_images(photos)
+    if len(files) < 2:
+        stop(f"{shown(photos)}: two photos at least are needed, one to find ranges on and one to check them")
     folder, reference = _reference(source)
     choices = _choices_of_ranges(source, reference, files)
     if not supported():
@@ -123,16 +119,14 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
             f"and {_LEAST_AGREEMENT:.0f} are asked for; no ranges were written",
             status=1,
         )
-    return _report(ranges, decibels, f"{len(ranges)} ranges")
-
-
-def _photos(folder: Path) -> list[Path]:
-    from linearsr.images.files import list_images
-
-    files = list_images(folder)
-    if len(files) < 2:
-        stop(f"{shown(folder)}: two photos at least are needed, one to find ranges on and one to check them")
-    return files
+    # no difference at all is an infinite PSNR, which JSON has not
+    figures = {"median": median(decibels), "least": min(decibels)}
+    return {
+        "ranges": len(ranges),
+        "psnr_db": {name: round(value, 2) if isfinite(value) else None for name, value in figures.items()},
+        "note": f"{len(ranges)} ranges; PSNR against float32 on {len(decibels)} other images: "
+        f"median {figures['median']:.1f} dB, least {figures['least']:.1f} dB",
+    }
 
 
 def _reference(source: str) -> tuple[Path, "LinearSRPipeline"]:
@@ -193,14 +187,3 @@ def _first_close(
     if written[-1] != first:
         write(choices[first])
     return choices[first], found
-
-
-def _report(ranges: "Ranges", decibels: list[float], what: str) -> dict[str, Any]:
-    # no difference at all is an infinite PSNR, which JSON has not
-    figures = {"median": median(decibels), "least": min(decibels)}
-    return {
-        "ranges": len(ranges),
-        "psnr_db": {name: round(value, 2) if isfinite(value) else None for name, value in figures.items()},
-        "note": f"{what}; PSNR against float32 on {len(decibels)} other images: "
-        f"median {median(decibels):.1f} dB, least {min(decibels):.1f} dB",
-    }
