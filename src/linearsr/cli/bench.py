@@ -1,7 +1,7 @@
 """`linearsr bench`: what a model costs on this machine, and how that grows with the picture."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,7 +129,11 @@ def _measure(
         type_ = best_dtype(place) if dtype == "auto" else getattr(torch, dtype)
         name, steps = f"preset {preset}", 1
         measured = benchmark.of_preset(preset, sizes, place, type_)
-    reports = list(_followed(measured, len(sizes)))
+    reports = []
+    for number, found in enumerate(measured, 1):
+        if len(sizes) > 1:
+            say(f"{found.size[1]}x{found.size[0]}: done, {number} of {len(sizes)}")
+        reports.append(found)
     grown = {name: curve for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
     report = {
         "model": name,
@@ -145,14 +149,6 @@ def _measure(
         },
     }
     return report, reports
-
-
-def _followed(reports: "Iterator[SizeReport]", total: int) -> "Iterator[SizeReport]":
-    for number, report in enumerate(reports, 1):
-        if total > 1:
-            height, width = report.size
-            say(f"{width}x{height}: done, {number} of {total}")
-        yield report
 
 
 def _as_json(report: "SizeReport") -> dict[str, Any]:

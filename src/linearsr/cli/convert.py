@@ -2,12 +2,11 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
-from enum import Enum
 from functools import cache
 from math import isfinite
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,13 +25,6 @@ _LEAST_AGREEMENT = 50.0
 _MOST_PHOTOS = 6
 
 
-class Form(str, Enum):
-    """What a model can be converted to."""
-
-    model = "model"
-    int8 = "int8"
-
-
 def convert(
     source: Annotated[
         str,
@@ -44,11 +36,11 @@ def convert(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the converted model.")
     ],
     to: Annotated[
-        Form,
+        Literal["model", "int8"],
         typer.Option(
             help="model: a SANA as the start of a full-size LinearSR; int8: a LinearSR that is faster on CPUs."
         ),
-    ] = Form.model,
+    ] = "model",
     photos: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Photos on which the ranges for 8 bits are found and checked."),
@@ -63,11 +55,11 @@ def convert(
         check_folder(output)
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         stop(f"{shown(output)} has files already: name another folder, or add --overwrite")
-    if to is Form.int8 and photos is None:
+    if to == "int8" and photos is None:
         stop("--to int8 needs --photos, a folder of photos")
-    if to is Form.model and source == DEFAULT_MODEL:
+    if to == "model" and source == DEFAULT_MODEL:
         stop("the model built in is a LinearSR already: make it faster with --to int8")
-    if to is Form.model and photos is not None:
+    if to == "model" and photos is not None:
         stop("--photos are for 8 bits: add --to int8")
     with told():
         report = _to_model(source, output) if photos is None else _to_int8(source, output, photos)

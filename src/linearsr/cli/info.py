@@ -58,9 +58,8 @@ def _model(name: str | None) -> dict[str, Any]:
     stem = STEMS[classes["lr_stem"]].parse_config(
         load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME
     )
-    guidance: dict[str, Any] = {"kind": "none"}
-    if "guidance" in classes:
-        guidance = describe_guidance(folder / "guidance")
+    steered = "guidance" in classes
+    guidance: dict[str, Any] = describe_guidance(folder / "guidance") if steered else {"kind": "none"}
     tagger = describe_tagger(folder / "tagger") if "tagger" in classes else None
     parts = [_part(folder / part, part, kind) for part, kind in classes.items()]
     for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):

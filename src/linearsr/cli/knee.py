@@ -103,8 +103,9 @@ def _draw(
     try:
         draw_knee(curves, higher_is_better, found, place)
     except (ModuleNotFoundError, OSError) as error:
-        lacks = isinstance(error, ModuleNotFoundError)
-        why = f"it needs {error.name}: pip install 'linearsr[train]'" if lacks else failure(error, place)
+        why = failure(error, place)
+        if isinstance(error, ModuleNotFoundError):
+            why = f"it needs {error.name}: pip install 'linearsr[train]'"
         if output is not None:
             stop(f"no picture: {why}")
         say(f"linearsr: no picture: {why}")

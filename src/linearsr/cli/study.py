@@ -1,9 +1,8 @@
 """`linearsr study`: a page that asks people which result they prefer, and the figures from their answers."""
 
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,13 +18,7 @@ if TYPE_CHECKING:
     from linearsr.evaluation.study.score import Score, Share
 
 LARGE_PAGE = 40_000_000
-
-
-class CropAt(str, Enum):
-    """Which part of an image is shown."""
-
-    different = "different"
-    centre = "centre"
+CropAt = Literal["different", "centre"]
 
 
 def study(
@@ -60,7 +53,7 @@ def study(
     crop: Annotated[int, typer.Option(min=64, max=1024, help="Side of what is shown, in pixels.")] = 384,
     crop_at: Annotated[
         CropAt, typer.Option(help="Where the results differ most, or the centre.")
-    ] = CropAt.different,
+    ] = "different",
     quality: Annotated[
         int | None,
         typer.Option(min=80, max=100, help="Of lossy WebP, for a smaller page. Default: lossless."),
@@ -158,7 +151,7 @@ def _add(maker: "PageMaker", scenes: "Sequence[Scene]", crop: int, at: CropAt) -
         for scene in scenes:
             progress.start_image(scene.lr)
             try:
-                maker.add(scene.name, cut_scene(scene, crop, at.value))
+                maker.add(scene.name, cut_scene(scene, crop, at))
             except ValueError as error:
                 if debugging():
                     raise

@@ -21,7 +21,7 @@ from linearsr.cli.console import (
     write_json,
 )
 from linearsr.cli.options import Threads
-from linearsr.jobs.messages import debugging, shown
+from linearsr.jobs.messages import debugging, failure, shown
 
 if TYPE_CHECKING:
     from linearsr.training.recipe import Run
@@ -74,17 +74,19 @@ def train(
         say_warnings()
         _run(config, overrides, stage, resume, dry_run, json, threads)
     except ModuleNotFoundError as error:
-        _stop_for_extra(error)
+        if debugging():
+            raise
+        from linearsr.training.section import remedy
+
+        _stop(f"training needs {error.name}: {remedy(error.name or '')}")
     except (ConfigError, CheckpointError, ImageError, SafetensorError) as error:
         if debugging():
             raise
         _stop(error)
-    except Diverged as error:
-        _stop(error, FAILED)
-    except OSError as error:
-        if debugging():
+    except (Diverged, OSError) as error:
+        if debugging() and isinstance(error, OSError):
             raise
-        _stop(f"{shown(error.filename)}: {error.strerror}" if error.filename else error, FAILED)
+        _stop(failure(error) if isinstance(error, OSError) else error, FAILED)
     except KeyboardInterrupt:
         _stop("interrupted: --resume goes on from the newest checkpoint", INTERRUPTED)
 
@@ -184,14 +186,6 @@ def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:
         typer.echo(", ".join(alike))
         for topic, line in topics.items():
             typer.echo(f"  {topic:<10} {line}")
-
-
-def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
-    if debugging():
-        raise error
-    from linearsr.training.section import remedy
-
-    _stop(f"training needs {error.name}: {remedy(error.name or '')}")
 
 
 class TrainingProgress(Bars):
