@@ -1,11 +1,12 @@
 """`linearsr eval`: how good results are, measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, told, write_json
+from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, out, say, stop, table, told, write_json
 from linearsr.cli.evaluate_inputs import (
     Inputs,
     check_apart,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from linearsr.evaluation.records import Records
     from linearsr.evaluation.registry import Metric
     from linearsr.evaluation.sources import Case, Source
+
+_MOST_COLUMNS = 6
 
 
 def evaluate(
@@ -106,9 +109,7 @@ def evaluate(
     if as_json:
         write_json(document)
     else:
-        from linearsr.cli.evaluate_table import show
-
-        show(document)
+        _show(document)
     if summary["failed"] or any(metric.name in summary["not_available"] for metric in asked):
         raise typer.Exit(FAILED)
 
@@ -181,3 +182,40 @@ def _write_report(
     published = () if dataset is None else dataset.published
     with told(OSError, status=FAILED):
         write_report(output / "report.html", summary, source, records, published)
+
+
+def _show(document: dict[str, Any]) -> None:
+    """The summary of an evaluation, what is missing from it, and where its files are."""
+    from linearsr.evaluation.summary import number, remarks
+
+    screen = out()
+    measured = table("metric", "better", "on", "mean", "median", "std", "images", numbers=3)
+    for name, found in document["metrics"].items():
+        better = "higher" if found["higher_is_better"] else "lower"
+        figures = (number(found[key]) for key in ("mean", "median", "std"))
+        measured.add_row(name, better, found["convention"], *figures, str(found["count"]))
+    screen.print(measured)
+    for line in remarks(document):
+        screen.print(shown(line))
+    if document["published"]:
+        ours = {name: found["mean"] for name, found in document["metrics"].items()}
+        show_published([{"method": "measured", "values": ours, "source": ""}, *document["published"]])
+    for file in document.get("files", []):
+        screen.print(shown(file), soft_wrap=True)
+
+
+def show_published(lines: Sequence[dict[str, Any]]) -> None:
+    """Lines of published tables, six metrics to a table; metrics that nobody published are left out."""
+    from linearsr.evaluation.summary import number
+
+    screen = out()
+    values: dict[str, None] = {name: None for line in lines if line["source"] for name in line["values"]}
+    names = list(values)
+    for start in range(0, len(names), _MOST_COLUMNS):
+        part = names[start : start + _MOST_COLUMNS]
+        published = table("method", *part, numbers=1)
+        for line in lines:
+            published.add_row(line["method"], *(number(line["values"].get(name)) for name in part))
+        screen.print(published)
+    for source in dict.fromkeys(line["source"] for line in lines if line["source"]):
+        screen.print(f"published: {source}")

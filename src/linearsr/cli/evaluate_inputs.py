@@ -90,7 +90,7 @@ def report_check(inputs: Inputs, dataset: "Dataset", layout: "Layout", as_json: 
         raise typer.Exit(FAILED)
     say(f"{inputs.dataset} is complete ({dataset.title}): give PRED_DIR or --model to measure")
     if not as_json:
-        from linearsr.cli.evaluate_table import show_published
+        from linearsr.cli.evaluate import show_published
 
         show_published(published_lines(dataset))
     raise typer.Exit
