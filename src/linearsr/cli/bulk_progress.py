@@ -5,7 +5,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from linearsr.cli.console import Bars, say, write_json
+from linearsr.cli.console import Bars, say, summary, write_json
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
@@ -63,15 +63,12 @@ class BulkProgress(Bars):
 
     def summary(self) -> str:
         """In words, without the report."""
-        statuses: tuple[Status, ...] = ("done", "skipped", "failed")
-        parts = [f"{self.counts[status]} {status}" for status in statuses if self.counts[status]]
-        rest = self._total - self.counts.total()
-        parts += [f"{rest} not begun"] if rest else []
-        parts += [f"{self._killed} worker{'s' * (self._killed != 1)} killed"] if self._killed else []
+        parts = summary(self.counts, self._total, "not begun")
+        parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
         rate = self._rate()
         pace = [f"{rate:.3g} images/s"] if rate else []
         pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
-        whole = f"{', '.join(parts) or 'nothing done'} in {_clock(time.monotonic() - self._started)}"
+        whole = f"{parts} in {_clock(time.monotonic() - self._started)}"
         return f"{whole} ({', '.join(pace)})" if pace else whole
 
     def _rate(self) -> float | None:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -107,6 +107,13 @@ def needing(what: str, extra: str) -> Iterator[None]:
         if debugging():
             raise
         stop(f"{what} needs {error.name}: pip install 'linearsr[{extra}]'")
+
+
+def summary(counts: Mapping[Any, int], total: int, rest: str = "not finished") -> str:
+    """How many of `total` images are done, skipped and failed; `rest`: what the others are."""
+    counts = {**counts, rest: total - sum(counts.values())}
+    statuses = ("done", "skipped", "failed", rest)
+    return ", ".join(f"{counts[s]} {s}" for s in statuses if counts.get(s)) or "nothing done"
 
 
 @contextmanager
