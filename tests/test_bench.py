@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from linearsr import LinearSRPipeline, devices
+from linearsr import LinearSRPipeline
 from linearsr.cli.app import app
 from linearsr.evaluation import benchmark
 from linearsr.evaluation.benchmark import Benchmark, exponent, local_exponents
@@ -22,6 +22,7 @@ from linearsr.evaluation.rivals import rival_call, with_softmax_attention
 from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime import devices
 from tiny_model import tiny_model
 
 __all__ = ["tiny_model"]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.images.io import DEFAULT_MAX_PIXELS, Picture, encode_image, read_image
+from linearsr.jobs.messages import one_line, reason
 from linearsr.jobs.upscaling import load_pipeline
 from linearsr.settings import DType
 
@@ -40,23 +41,10 @@ def outcome(make: Callable[[], Value]) -> Outcome[Value]:
         try:
             value = make()
         except Exception as error:
-            return Outcome(None, reason(error))
-    return Outcome(value, warning="; ".join(plain(note.message) for note in notes) or None)
-
-
-def reason(error: Exception) -> str:
-    """Why an image fails, on one line."""
-    from linearsr.runtime.devices import is_out_of_memory
-
-    text = plain(error)
-    if is_out_of_memory(error):
-        return "not enough memory for an image of this size: make it smaller or cut it into parts"
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-def plain(message: object) -> str:
-    """On one line, without the name that bytes have."""
-    return " ".join(str(message).split()).removeprefix("<bytes>: ")
+            return Outcome(None, reason(error).removeprefix("<bytes>: "))
+    return Outcome(
+        value, warning="; ".join(one_line(note.message).removeprefix("<bytes>: ") for note in notes) or None
+    )
 
 
 class LinearSRUpscaler:

@@ -1,17 +1,16 @@
 """`linearsr bench`: what a model costs on this machine, and how that grows with the picture."""
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import FAILED, say, stop, write_json
+from linearsr.cli.console import FAILED, needing, out, say, stop, table, told, write_json
 from linearsr.cli.loading import choose_device, load_pipeline
 from linearsr.cli.options import BuiltInOrModel, JsonDocument, Threads, WeightType
-from linearsr.jobs.messages import debugging, failure, shown
+from linearsr.jobs.messages import failure, shown
 
 if TYPE_CHECKING:
     from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
@@ -80,16 +79,8 @@ def bench(
         stop("--compile records CUDA graphs: leave it out on other devices")
     rivals = tuple(name for name in RIVALS if name in (compare or ()))
     benchmark = Benchmark(runs, rivals, compiled, max_seconds)
-    try:
+    with told(status=FAILED), needing("--compare diffusers", "full"):
         report, reports = _measure(benchmark, model, preset, wanted, device, dtype)
-    except ModuleNotFoundError as error:
-        stop(f"--compare diffusers needs {error.name}: pip install 'linearsr[full]'")
-    except typer.Exit:
-        raise  # which is a RuntimeError, too
-    except Exception as error:
-        if debugging():
-            raise
-        stop(failure(error), FAILED)
     if figure is not None:
         _draw(reports, report, figure)
     if as_json:
@@ -138,7 +129,11 @@ def _measure(
         type_ = best_dtype(place) if dtype == "auto" else getattr(torch, dtype)
         name, steps = f"preset {preset}", 1
         measured = benchmark.of_preset(preset, sizes, place, type_)
-    reports = list(_followed(measured, len(sizes)))
+    reports = []
+    for number, found in enumerate(measured, 1):
+        if len(sizes) > 1:
+            say(f"{found.size[1]}x{found.size[0]}: done, {number} of {len(sizes)}")
+        reports.append(found)
     grown = {name: curve for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
     report = {
         "model": name,
@@ -154,14 +149,6 @@ def _measure(
         },
     }
     return report, reports
-
-
-def _followed(reports: "Iterator[SizeReport]", total: int) -> "Iterator[SizeReport]":
-    for number, report in enumerate(reports, 1):
-        if total > 1:
-            height, width = report.size
-            say(f"{width}x{height}: done, {number} of {total}")
-        yield report
 
 
 def _as_json(report: "SizeReport") -> dict[str, Any]:
@@ -191,20 +178,15 @@ def _draw(reports: "Sequence[SizeReport]", report: dict[str, Any], figure: Path)
     except ModuleNotFoundError:
         say("linearsr: no figure, as matplotlib is missing: pip install 'linearsr[train]'")
     except OSError as error:
-        say(f"linearsr: no figure: {shown(figure)}: {error.strerror}")
+        say(f"linearsr: no figure: {failure(error, figure)}")
     else:
         say(f"drawn: {shown(figure)}")
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console(highlight=False, markup=False, emoji=False)
-    table = partial(Table, box=SIMPLE_HEAD, pad_edge=False)
+    screen = out()
     found = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    out.print(f"{report['model']}: {report['dtype']} on {report['device']}\n{found}", soft_wrap=True)
+    screen.print(f"{report['model']}: {report['dtype']} on {report['device']}\n{found}", soft_wrap=True)
     parts = table("input", "part", "parameters", "GMAC")
     times = table("input", "output", "tokens", "1 NFE, s", "image, s", "MP/s", "peak")
     rivals = list(report["sizes"][0]["compare"])
@@ -225,18 +207,18 @@ def _show(report: dict[str, Any]) -> None:
             f"{size['peak_gib']:.2f} GiB",
         )
         beside.add_row(name, tokens, *_beside(size, rivals))
-    out.print(parts)
+    screen.print(parts)
     steps = f"; the transformer's MACs are of one of {report['steps']} steps" if report["steps"] > 1 else ""
-    out.print(times)
-    out.print(f"medians of {report['runs']} runs, ± half of the quartiles' distance{steps}")
+    screen.print(times)
+    screen.print(f"medians of {report['runs']} runs, ± half of the quartiles' distance{steps}")
     if rivals:
-        out.print(beside)
-        out.print("one evaluation (1 NFE), and its time over ours; ~: by its multiply-accumulates")
+        screen.print(beside)
+        screen.print("one evaluation (1 NFE), and its time over ours; ~: by its multiply-accumulates")
     if report["exponents"]:
-        out.print("growth of the time of one evaluation:")
+        screen.print("growth of the time of one evaluation:")
     for network, power in report["exponents"].items():
         steps = ", ".join(f"{step:.2f}" for step in report["exponents_by_step"][network])
-        out.print(f"{network}: tokens to the power {power:.2f} (from size to size {steps})")
+        screen.print(f"{network}: tokens to the power {power:.2f} (from size to size {steps})")
 
 
 def _seconds(timing: dict[str, Any] | None) -> str:

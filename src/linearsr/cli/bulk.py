@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from linearsr.cli.bulk_progress import BulkProgress
-from linearsr.cli.console import FAILED, INTERRUPTED, say, stop, told
-from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Quality, WeightType, takes_settings
-from linearsr.jobs.messages import debugging
+from linearsr.cli.console import FAILED, INTERRUPTED, needing, say, stop, told
+from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Overwrite, Quality, WeightType, takes_settings
 
 if TYPE_CHECKING:
     from linearsr.serving.bulk import Report, Result
@@ -61,7 +60,7 @@ def batch(
     ] = "png",
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make results that exist anew.")] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Counts, rate and time left as JSON lines on stdout; the last has all."),
@@ -72,12 +71,8 @@ def batch(
     What is done is skipped, so a stopped job goes on where it was, and an image whose process is killed is done again.
     What became of each image stands in DST/report.parquet; an image that fails stops nothing.
     """
-    try:
+    with needing("linearsr batch", "batch"):
         from linearsr.serving.bulk import Cluster, Report, Work, make_plan, results
-    except ImportError as error:
-        if debugging():
-            raise
-        stop(f"linearsr batch needs {error.name}: pip install 'linearsr[batch]'")
     from linearsr.jobs.upscaling import load_pipeline
 
     with told():  # each kind of store has errors of its own

@@ -3,22 +3,19 @@
 import time
 from collections import Counter
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from linearsr.cli.console import console, say, write_json
+from linearsr.cli.console import Bars, say, summary, write_json
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from linearsr.serving.bulk_report import Result, Status
 
 _FAILURES_SHOWN = 20
 _SECONDS_BETWEEN_LINES = 10
 
 
-class BulkProgress:
+class BulkProgress(Bars):
     """Counts results, and shows the counts, the rate and the time left.
 
     Args:
@@ -32,26 +29,8 @@ class BulkProgress:
         self._started = self._shown = time.monotonic()
         self._first: float | None = None
         self._killed = 0
-        self._bar: Progress | None = None
-        self._task: TaskID
-
-    def __enter__(self) -> "BulkProgress":
-        if console().is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-            text = TextColumn("{task.description}", markup=False)
-            self._bar = Progress(
-                BarColumn(None), MofNCompleteColumn(), text, console=console(), transient=True
-            )
-            self._task = self._bar.add_task("", total=self._total)
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        super().__init__(timed=False)
+        self._task = self.bars.add_task("", total=total)
 
     def add(self, row: "Result") -> None:
         """One image more is done, skipped or failed."""
@@ -61,13 +40,12 @@ class BulkProgress:
             self._first = now
         if row["status"] == "failed" and self.counts["failed"] <= _FAILURES_SHOWN:
             say(f"{shown(row['input'])}: {shown(row['error'] or '')}")
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.counts.total(), description=self._pace())
+        self.bars.update(self._task, completed=self.counts.total(), description=self._pace())
         if now - self._shown >= _SECONDS_BETWEEN_LINES:
             self._shown = now
             if self._as_json:
                 write_json(self._record(finished=False))
-            elif self._bar is None:
+            elif self.bars.disable:
                 say(", ".join(filter(None, (f"{self.counts.total()} of {self._total} images", self._pace()))))
 
     def killed(self) -> None:
@@ -85,15 +63,12 @@ class BulkProgress:
 
     def summary(self) -> str:
         """In words, without the report."""
-        statuses: tuple[Status, ...] = ("done", "skipped", "failed")
-        parts = [f"{self.counts[status]} {status}" for status in statuses if self.counts[status]]
-        rest = self._total - self.counts.total()
-        parts += [f"{rest} not begun"] if rest else []
-        parts += [f"{self._killed} worker{'s' * (self._killed != 1)} killed"] if self._killed else []
+        parts = summary(self.counts, self._total, "not begun")
+        parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
         rate = self._rate()
         pace = [f"{rate:.3g} images/s"] if rate else []
         pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
-        whole = f"{', '.join(parts) or 'nothing done'} in {_clock(time.monotonic() - self._started)}"
+        whole = f"{parts} in {_clock(time.monotonic() - self._started)}"
         return f"{whole} ({', '.join(pace)})" if pace else whole
 
     def _rate(self) -> float | None:

@@ -4,11 +4,10 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -18,7 +17,8 @@ from linearsr.jobs.run import Watcher
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.table import Table
+    from typing_extensions import Self
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit status: some inputs failed; the command could not be carried out as given; Ctrl-C."""
@@ -35,6 +35,24 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def out() -> "Console":
+    """The console on stdout, for tables and lines as they are: no markup."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def table(*columns: str, numbers: int | None = None, ruled: bool = False) -> "Table":
+    """A table with these heads; `numbers`: the first column of those to the right edge; `ruled`: with a frame."""
+    from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(*columns, box=HEAVY_HEAD if ruled else SIMPLE_HEAD, pad_edge=ruled)
+    for column in made.columns[len(columns) if numbers is None else numbers :]:
+        column.justify, column.no_wrap = "right", True
+    return made
 
 
 def say(line: str) -> None:
@@ -81,6 +99,24 @@ def told(*kinds: type[Exception], begin: str = "", status: int = WRONG_USE) -> I
 
 
 @contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """End the command with one line where `what` needs a package that is not there and comes with an extra."""
+    try:
+        yield
+    except ImportError as error:
+        if debugging():
+            raise
+        stop(f"{what} needs {error.name}: pip install 'linearsr[{extra}]'")
+
+
+def summary(counts: Mapping[Any, int], total: int, rest: str = "not finished") -> str:
+    """How many of `total` images are done, skipped and failed; `rest`: what the others are."""
+    counts = {**counts, rest: total - sum(counts.values())}
+    statuses = ("done", "skipped", "failed", rest)
+    return ", ".join(f"{counts[s]} {s}" for s in statuses if counts.get(s)) or "nothing done"
+
+
+@contextmanager
 def doing(what: str) -> Iterator[None]:
     """Show on a terminal what takes a while."""
     if not console().is_terminal:
@@ -105,37 +141,32 @@ def write_json(record: dict[str, Any]) -> None:
         lost_output(error)
 
 
-class BatchProgress(Watcher):
-    """A bar for the images and one for the image in work; nothing where stderr is no terminal."""
+class Bars:
+    """Bars of progress for the time of a block; nothing where stderr is no terminal."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._bars: Progress | None = None
-        self._images: TaskID
-        self._steps: TaskID
+    def __init__(self, *, timed: bool = True, transient: bool = True) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __enter__(self) -> "BatchProgress":
-        if console().is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        columns = [MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}", markup=False)]
+        columns[2:2] = [TimeRemainingColumn()] if timed else []
+        disable = not console().is_terminal
+        self.bars = Progress(*columns, console=console(), transient=transient, disable=disable)
 
-            self._bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=console(),
-                transient=True,
-            )
-            self._images = self._bars.add_task("images", total=self._total)
-            self._steps = self._bars.add_task("", total=None, visible=False)
-            self._bars.start()
+    def __enter__(self) -> "Self":
+        self.bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+
+class BatchProgress(Bars, Watcher):
+    """A bar for the images and one for the image in work."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._images = self.bars.add_task("images", total=total)
+        self._steps = self.bars.add_task("", total=None, visible=False)
 
     def say(self, line: str) -> None:
         """On stderr."""
@@ -143,21 +174,17 @@ class BatchProgress(Watcher):
 
     def start_image(self, path: Path, steps: int | None = None) -> None:
         """Show that the next image is in work, and how many steps it takes if that is known."""
-        if self._bars is not None:
-            self._bars.reset(self._steps, total=steps, description=shown(path.name), visible=True)
+        self.bars.reset(self._steps, total=steps, description=shown(path.name), visible=True)
 
     def finish_step(self, step: int, steps: int) -> None:
         """So many steps of the image in work are done, of all that it takes."""
-        if self._bars is not None:
-            self._bars.update(self._steps, completed=step, total=steps)
+        self.bars.update(self._steps, completed=step, total=steps)
 
     def show_share(self, path: Path, doing: str, share: float) -> None:
         """What is being done for the image in work, and the share of all its work that is done, 0 to 1."""
-        if self._bars is not None:
-            label = f"{shown(path.name)}: {doing}"
-            self._bars.update(self._steps, total=100, completed=int(100 * share), description=label)
+        label = f"{shown(path.name)}: {doing}"
+        self.bars.update(self._steps, total=100, completed=int(100 * share), description=label)
 
     def finish_image(self) -> None:
         """One image is done, skipped or failed."""
-        if self._bars is not None:
-            self._bars.advance(self._images)
+        self.bars.advance(self._images)

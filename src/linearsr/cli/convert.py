@@ -2,12 +2,11 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
-from enum import Enum
 from functools import cache
 from math import isfinite
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,13 +25,6 @@ _LEAST_AGREEMENT = 50.0
 _MOST_PHOTOS = 6
 
 
-class Form(str, Enum):
-    """What a model can be converted to."""
-
-    model = "model"
-    int8 = "int8"
-
-
 def convert(
     source: Annotated[
         str,
@@ -44,11 +36,11 @@ def convert(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the converted model.")
     ],
     to: Annotated[
-        Form,
+        Literal["model", "int8"],
         typer.Option(
             help="model: a SANA as the start of a full-size LinearSR; int8: a LinearSR that is faster on CPUs."
         ),
-    ] = Form.model,
+    ] = "model",
     photos: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Photos on which the ranges for 8 bits are found and checked."),
@@ -63,25 +55,18 @@ def convert(
         check_folder(output)
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         stop(f"{shown(output)} has files already: name another folder, or add --overwrite")
-    if to is Form.int8 and photos is None:
+    if to == "int8" and photos is None:
         stop("--to int8 needs --photos, a folder of photos")
-    if to is Form.model and source == DEFAULT_MODEL:
+    if to == "model" and source == DEFAULT_MODEL:
         stop("the model built in is a LinearSR already: make it faster with --to int8")
-    if to is Form.model and photos is not None:
+    if to == "model" and photos is not None:
         stop("--photos are for 8 bits: add --to int8")
     with told():
-        report = _converted(source, output, to, photos)
+        report = _to_model(source, output) if photos is None else _to_int8(source, output, photos)
     if as_json:
         write_json({"output": str(output), **report})
     else:
         say(f"{shown(output)}: {report['note']}")
-
-
-def _converted(source: str, output: Path, to: Form, photos: Path | None) -> dict[str, Any]:
-    if to is Form.model:
-        return _to_model(source, output)
-    assert photos is not None
-    return _to_int8(source, output, photos)
 
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
@@ -103,9 +88,12 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
 
 def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     from linearsr.backends.int8_ranges import write_with_ranges
+    from linearsr.images.files import list_images
     from linearsr.models.int8 import supported
 
-    files = _photos(photos)
+    files = list_images(photos)
+    if len(files) < 2:
+        stop(f"{shown(photos)}: two photos at least are needed, one to find ranges on and one to check them")
     folder, reference = _reference(source)
     choices = _choices_of_ranges(source, reference, files)
     if not supported():
@@ -123,16 +111,14 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
             f"and {_LEAST_AGREEMENT:.0f} are asked for; no ranges were written",
             status=1,
         )
-    return _report(ranges, decibels, f"{len(ranges)} ranges")
-
-
-def _photos(folder: Path) -> list[Path]:
-    from linearsr.images.files import list_images
-
-    files = list_images(folder)
-    if len(files) < 2:
-        stop(f"{shown(folder)}: two photos at least are needed, one to find ranges on and one to check them")
-    return files
+    # no difference at all is an infinite PSNR, which JSON has not
+    figures = {"median": median(decibels), "least": min(decibels)}
+    return {
+        "ranges": len(ranges),
+        "psnr_db": {name: round(value, 2) if isfinite(value) else None for name, value in figures.items()},
+        "note": f"{len(ranges)} ranges; PSNR against float32 on {len(decibels)} other images: "
+        f"median {figures['median']:.1f} dB, least {figures['least']:.1f} dB",
+    }
 
 
 def _reference(source: str) -> tuple[Path, "LinearSRPipeline"]:
@@ -193,14 +179,3 @@ def _first_close(
     if written[-1] != first:
         write(choices[first])
     return choices[first], found
-
-
-def _report(ranges: "Ranges", decibels: list[float], what: str) -> dict[str, Any]:
-    # no difference at all is an infinite PSNR, which JSON has not
-    figures = {"median": median(decibels), "least": min(decibels)}
-    return {
-        "ranges": len(ranges),
-        "psnr_db": {name: round(value, 2) if isfinite(value) else None for name, value in figures.items()},
-        "note": f"{what}; PSNR against float32 on {len(decibels)} other images: "
-        f"median {median(decibels):.1f} dB, least {min(decibels):.1f} dB",
-    }

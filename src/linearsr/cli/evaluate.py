@@ -1,11 +1,12 @@
 """`linearsr eval`: how good results are, measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, told, write_json
+from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, out, say, stop, table, told, write_json
 from linearsr.cli.evaluate_inputs import (
     Inputs,
     check_apart,
@@ -16,8 +17,8 @@ from linearsr.cli.evaluate_inputs import (
     report_check,
 )
 from linearsr.cli.loading import choose_device
-from linearsr.cli.options import Fidelity, JsonDocument, Steps, WeightType
-from linearsr.jobs.messages import debugging, one_line, shown
+from linearsr.cli.options import Degrade, Fidelity, JsonDocument, Steps, WeightType
+from linearsr.jobs.messages import one_line, shown
 from linearsr.jobs.names import check_folder
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from linearsr.evaluation.records import Records
     from linearsr.evaluation.registry import Metric
     from linearsr.evaluation.sources import Case, Source
+
+_MOST_COLUMNS = 6
 
 
 def evaluate(
@@ -40,9 +43,7 @@ def evaluate(
         typer.Option(help="Measure a model instead: folder, hub id, or 'default' for the one built in."),
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="HR_DIR", help="Photos for the model.")] = None,
-    degrade: Annotated[
-        str, typer.Option(help="How LR images are made of --data: as `linearsr degrade --preset`.")
-    ] = "mild",
+    degrade: Degrade = "mild",
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the degradation and the model's noise.")
     ] = 0,
@@ -79,11 +80,14 @@ def evaluate(
 
     With pyiqa: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
     """
+    from linearsr.evaluation.registry import choose
+
     inputs = Inputs(pred_dir, hr_dir, model, data, degrade, dataset, root, seed, steps, fidelity)
     check_inputs(inputs)
     known, layout = (None, None) if dataset is None else look_at(dataset, root)
     has_reference = layout.hr is not None if layout is not None else (hr_dir or data) is not None
-    chosen = _choose(metrics, has_reference)
+    with told(ValueError):
+        chosen = choose(None if metrics is None else metrics.replace(" ", "").split(","), has_reference)
     if known is not None and layout is not None and (layout.problems or (pred_dir or model) is None):
         report_check(inputs, known, layout, as_json)
     if output is not None:
@@ -105,20 +109,9 @@ def evaluate(
     if as_json:
         write_json(document)
     else:
-        from linearsr.cli.evaluate_table import show
-
-        show(document)
+        _show(document)
     if summary["failed"] or any(metric.name in summary["not_available"] for metric in asked):
         raise typer.Exit(FAILED)
-
-
-def _choose(names: str | None, has_reference: bool) -> "list[Metric]":
-    from linearsr.evaluation.registry import choose
-
-    try:
-        return choose(None if names is None else names.replace(" ", "").split(","), has_reference)
-    except ValueError as error:
-        stop(error)
 
 
 def _open_records(
@@ -128,12 +121,8 @@ def _open_records(
     from linearsr.evaluation.records import Records
 
     single = [metric.name for metric in chosen if metric.kind != "set"]
-    try:
+    with told(ValueError, OSError):
         return Records.open(output, single, settings_of(source, chosen, border), overwrite)
-    except (ValueError, OSError) as error:
-        if debugging():
-            raise
-        stop(error)
 
 
 def _measure(
@@ -143,7 +132,7 @@ def _measure(
 
     place = choose_device(device)
     try:
-        with BatchProgress(len(source.cases)) as progress:
+        with told(OSError, status=FAILED), BatchProgress(len(source.cases)) as progress:
 
             def end(case: "Case", error: str | None) -> None:
                 progress.finish_image()
@@ -162,10 +151,6 @@ def _measure(
     except KeyboardInterrupt:
         rest = "" if records.folder is None else "; the same command goes on where it was"
         stop(f"interrupted{rest}", INTERRUPTED)
-    except OSError as error:
-        if debugging():
-            raise
-        stop(error, FAILED)
 
 
 def _say_unavailable(asked: "list[Metric]") -> None:
@@ -194,8 +179,43 @@ def _write_report(
 ) -> None:
     from linearsr.evaluation.report import write_report
 
-    try:
-        published = () if dataset is None else dataset.published
+    published = () if dataset is None else dataset.published
+    with told(OSError, status=FAILED):
         write_report(output / "report.html", summary, source, records, published)
-    except OSError as error:
-        stop(f"{shown(output / 'report.html')}: {error.strerror or error}", FAILED)
+
+
+def _show(document: dict[str, Any]) -> None:
+    """The summary of an evaluation, what is missing from it, and where its files are."""
+    from linearsr.evaluation.summary import number, remarks
+
+    screen = out()
+    measured = table("metric", "better", "on", "mean", "median", "std", "images", numbers=3)
+    for name, found in document["metrics"].items():
+        better = "higher" if found["higher_is_better"] else "lower"
+        figures = (number(found[key]) for key in ("mean", "median", "std"))
+        measured.add_row(name, better, found["convention"], *figures, str(found["count"]))
+    screen.print(measured)
+    for line in remarks(document):
+        screen.print(shown(line))
+    if document["published"]:
+        ours = {name: found["mean"] for name, found in document["metrics"].items()}
+        show_published([{"method": "measured", "values": ours, "source": ""}, *document["published"]])
+    for file in document.get("files", []):
+        screen.print(shown(file), soft_wrap=True)
+
+
+def show_published(lines: Sequence[dict[str, Any]]) -> None:
+    """Lines of published tables, six metrics to a table; metrics that nobody published are left out."""
+    from linearsr.evaluation.summary import number
+
+    screen = out()
+    values: dict[str, None] = {name: None for line in lines if line["source"] for name in line["values"]}
+    names = list(values)
+    for start in range(0, len(names), _MOST_COLUMNS):
+        part = names[start : start + _MOST_COLUMNS]
+        published = table("method", *part, numbers=1)
+        for line in lines:
+            published.add_row(line["method"], *(number(line["values"].get(name)) for name in part))
+        screen.print(published)
+    for source in dict.fromkeys(line["source"] for line in lines if line["source"]):
+        screen.print(f"published: {source}")

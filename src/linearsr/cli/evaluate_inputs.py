@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from linearsr.cli.console import FAILED, WRONG_USE, say, stop, write_json
+from linearsr.cli.console import FAILED, WRONG_USE, say, stop, told, write_json
 from linearsr.cli.loading import DEFAULT_MODEL, check_degradation, load_pipeline
-from linearsr.jobs.messages import debugging, shown
+from linearsr.jobs.messages import shown
 from linearsr.settings import DType
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def report_check(inputs: Inputs, dataset: "Dataset", layout: "Layout", as_json: 
         raise typer.Exit(FAILED)
     say(f"{inputs.dataset} is complete ({dataset.title}): give PRED_DIR or --model to measure")
     if not as_json:
-        from linearsr.cli.evaluate_table import show_published
+        from linearsr.cli.evaluate import show_published
 
         show_published(published_lines(dataset))
     raise typer.Exit
@@ -114,22 +114,18 @@ def open_source(
     from linearsr.evaluation.matching import MatchError
     from linearsr.evaluation.sources import Folders
 
-    try:
-        if inputs.pred_dir is None:
-            return _open_model(inputs, layout, device, dtype, None if output is None else output / "results")
-        if layout is None:
-            return Folders(inputs.pred_dir, inputs.hr_dir)
-        return Folders(inputs.pred_dir, layout.hr, lr=layout.lr)
-    except MatchError as error:
-        head, *files = str(error).splitlines()
-        say(f"linearsr: {head}")
-        for file in files:
-            say(shown(file))
-        raise typer.Exit(WRONG_USE) from None
-    except (ValueError, OSError) as error:
-        if debugging():
-            raise
-        stop(error)
+    keep = None if output is None else output / "results"
+    with told(ValueError, OSError):
+        try:
+            if inputs.pred_dir is None:
+                return _open_model(inputs, layout, device, dtype, keep)
+            if layout is None:
+                return Folders(inputs.pred_dir, inputs.hr_dir)
+            return Folders(inputs.pred_dir, layout.hr, lr=layout.lr)
+        except MatchError as error:
+            for line in f"linearsr: {error}".splitlines():
+                say(shown(line))
+            raise typer.Exit(WRONG_USE) from None
 
 
 def _open_model(

@@ -1,14 +1,12 @@
 """`linearsr info`: what is installed, what a model is made of, and where it would run."""
 
-import json
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linearsr._version import __version__
-from linearsr.cli.console import stop, write_json
+from linearsr.cli.console import out, table, told, write_json
 from linearsr.cli.options import BuiltInOrModel, JsonDocument
-from linearsr.jobs.messages import debugging
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,12 +21,8 @@ def info(
     as_json: JsonDocument = False,
 ) -> None:
     """Describe the installation and a model: parts, experts and their spans, sizes, default settings."""
-    try:
+    with told(ValueError, OSError):
         report = {**_installation(), "model": _model(model)}
-    except (ValueError, OSError) as error:
-        if debugging():
-            raise
-        stop(error)
     if as_json:
         write_json(report)
     else:
@@ -48,6 +42,7 @@ def _installation() -> dict[str, Any]:
 def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from linearsr.guidance.registry import describe_guidance, describe_tagger
     from linearsr.model_folder import MODEL_INDEX, default_model_folder, load_ranges, part_classes, read_index
     from linearsr.models.lr_stem import STEMS
     from linearsr.runtime.checkpoints import CONFIG_NAME, load_config, resolve_folder
@@ -63,10 +58,14 @@ def _model(name: str | None) -> dict[str, Any]:
     stem = STEMS[classes["lr_stem"]].parse_config(
         load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME
     )
-    guidance, tagger = _guidance(folder, classes), _tagger(folder, classes)
+    steered = "guidance" in classes
+    guidance: dict[str, Any] = describe_guidance(folder / "guidance") if steered else {"kind": "none"}
+    tagger = describe_tagger(folder / "tagger") if "tagger" in classes else None
     parts = [_part(folder / part, part, kind) for part, kind in classes.items()]
     for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):
-        parts += [_encoder(folder, name) for name in encoders.values() if _has_weights(folder / name)]
+        parts += [
+            _encoder(folder, name) for name in encoders.values() if any((folder / name).glob("*.safetensors"))
+        ]
     return {
         "name": settings.pop("name"),
         "folder": str(folder),
@@ -80,10 +79,6 @@ def _model(name: str | None) -> dict[str, Any]:
         "settings": settings,
         "int8_ranges": len(load_ranges(folder, index)),
     }
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors"))
 
 
 def _encoder(folder: Path, name: str) -> dict[str, Any]:
@@ -102,19 +97,6 @@ def _part(folder: Path, name: str, kind: str | None) -> dict[str, Any]:
         "parameters": sum(map(_count_parameters, files)),
         "bytes": sum(file.stat().st_size for file in files),
     }
-
-
-def _guidance(folder: Path, classes: dict[str, str]) -> dict[str, Any]:
-    """What steers the model beside the image; kind "none" where nothing does."""
-    from linearsr.guidance.registry import describe_guidance
-
-    return describe_guidance(folder / "guidance") if "guidance" in classes else {"kind": "none"}
-
-
-def _tagger(folder: Path, classes: dict[str, str]) -> dict[str, Any] | None:
-    from linearsr.guidance.registry import describe_tagger
-
-    return describe_tagger(folder / "tagger") if "tagger" in classes else None
 
 
 def _experts(folder: Path) -> list[dict[str, Any]]:
@@ -142,52 +124,44 @@ def _expert(partition: "Partition", index: int, folder: Path) -> dict[str, Any]:
 
 
 def _count_parameters(file: Path) -> int:
-    """From the header alone: 8 bytes with its length, then JSON (the format of safetensors)."""
     from math import prod
+
+    from safetensors import SafetensorError, safe_open
 
     from linearsr.runtime.checkpoints import CheckpointError
 
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
-        return sum(
-            prod(entry["shape"])
-            for name, entry in header.items()
-            if name != "__metadata__" and not name.endswith(_NOT_PARAMETERS)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+        with safe_open(file, "pt") as weights:
+            names = [name for name in weights.keys() if not name.endswith(_NOT_PARAMETERS)]  # noqa: SIM118
+            return sum(prod(weights.get_slice(name).get_shape()) for name in names)
+    except SafetensorError:
         raise CheckpointError(f"{file}: damaged or no safetensors file; get it anew") from None
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    model = report["model"]
-    out = Console(highlight=False, markup=False, emoji=False)
-    out.print(f"linearsr {report['version']}, torch {report['torch']}")
-    out.print(f"runs on {report['device']} in {report['dtype']}")
+    model, screen = report["model"], out()
+    screen.print(f"linearsr {report['version']}, torch {report['torch']}")
+    screen.print(f"runs on {report['device']} in {report['dtype']}")
     size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
-    out.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
-    out.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
-    out.print(f"8-bit ranges: of {model['int8_ranges']} convolutions")
-    _show_guidance(out, model)
-    parts = Table("part", "class", "parameters")
+    screen.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
+    screen.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
+    screen.print(f"8-bit ranges: of {model['int8_ranges']} convolutions")
+    _show_guidance(screen, model)
+    parts = table("part", "class", "parameters", ruled=True)
     for part in model["parts"]:
         parts.add_row(part["name"], part["class"], f"{part['parameters']:,}")
-    experts = Table("expert", "span of t", "log-SNR", "parameters")
+    experts = table("expert", "span of t", "log-SNR", "parameters", ruled=True)
     for expert in model["experts"]:
         low, high = expert["t"]
         noisy, clean = expert["log_snr"]
         snr = f"{'-inf' if noisy is None else f'{noisy:.3f}'} to {'inf' if clean is None else f'{clean:.3f}'}"
         span = f"{low:g} to {high:g}"
         experts.add_row(f"{expert['index']} {expert['name']}", span, snr, f"{expert['parameters']:,}")
-    out.print(parts)
-    out.print(experts)
+    screen.print(parts)
+    screen.print(experts)
 
 
-def _show_guidance(out: "Console", model: dict[str, Any]) -> None:
+def _show_guidance(screen: "Console", model: dict[str, Any]) -> None:
     for name in ("guidance", "tagger"):
         if model[name] is None:
             continue
@@ -196,4 +170,4 @@ def _show_guidance(out: "Console", model: dict[str, Any]) -> None:
         for key, value in details:
             shown = ", ".join(value.values()) if isinstance(value, dict) else value
             facts.append(f"{key.replace('_', ' ')} {shown}")
-        out.print(f"{name}: {'; '.join(facts)}", soft_wrap=True)
+        screen.print(f"{name}: {'; '.join(facts)}", soft_wrap=True)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import say, stop, write_json
-from linearsr.cli.new_file import check_new_file
-from linearsr.cli.options import JsonDocument
-from linearsr.jobs.messages import debugging, shown
+from linearsr.cli.console import out, say, stop, table, told, write_json
+from linearsr.cli.loading import check_new_file
+from linearsr.cli.options import JsonDocument, Overwrite
+from linearsr.jobs.messages import failure, shown
 
 if TYPE_CHECKING:
     from linearsr.training.curves import Curves
@@ -40,9 +40,7 @@ def knee(
             "--output", "-o", metavar="PNG", help="The picture. Default: knee.png beside the input."
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file given with -o if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: JsonDocument = False,
 ) -> None:
     """Find the knee of validation curves: the last checkpoint of the improvement, before plateau and oscillation.
@@ -56,14 +54,10 @@ def knee(
 
     if output is not None:
         check_new_file("-o", output, (".png",), overwrite)
-    try:
+    with told(CurvesError):
         curves = read_curves(source, patterns or ("*",))
         higher_is_better = directions(curves.values, higher or (), lower or ())
         config = knee_config(source, patterns or ())
-    except CurvesError as error:
-        if debugging():
-            raise
-        stop(error)
     found = find_knee(curves.steps, curves.values, higher_is_better, config)
     metrics = [
         {**_metric(name, curves, better, found), "votes": votes(name, config.metrics)}
@@ -105,51 +99,45 @@ def _draw(
     """The picture's path; None where it could not be written, which only ends the command if it was asked for."""
     from linearsr.training.figures import draw_knee
 
-    place = source / "knee.png" if source.is_dir() else source.with_suffix(".knee.png")
+    place = output or (source / "knee.png" if source.is_dir() else source.with_suffix(".knee.png"))
     try:
-        draw_knee(curves, higher_is_better, found, output or place)
-    except ModuleNotFoundError as error:
-        reason = f"no picture: it needs {error.name}: pip install 'linearsr[train]'"
-    except OSError as error:
-        reason = f"no picture: {shown(output or place)}: {error.strerror or error}"
-    else:
-        return output or place
-    if output is not None:
-        stop(reason)
-    say(f"linearsr: {reason}")
-    return None
+        draw_knee(curves, higher_is_better, found, place)
+    except (ModuleNotFoundError, OSError) as error:
+        why = failure(error, place)
+        if isinstance(error, ModuleNotFoundError):
+            why = f"it needs {error.name}: pip install 'linearsr[train]'"
+        if output is not None:
+            stop(f"no picture: {why}")
+        say(f"linearsr: no picture: {why}")
+        return None
+    return place
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console(highlight=False, markup=False, emoji=False)
-    table = Table("metric", "better", *(("start", "at knee", "best", "last")))
-    for column in table.columns[2:]:
-        column.justify, column.no_wrap = "right", True
+    screen = out()
+    values = table("metric", "better", "start", "at knee", "best", "last", numbers=2, ruled=True)
     silent = [metric for metric in report["metrics"] if not metric["votes"]]
     for group in ([metric for metric in report["metrics"] if metric["votes"]], silent):
         for metric in group:
             figures = (metric[key] for key in ("start", "at_knee", "best", "last"))
             better = "higher" if metric["higher_is_better"] else "lower"
-            table.add_row(shown(metric["name"]), better, *("-" if x is None else f"{x:.5g}" for x in figures))
-        table.add_section()
-    out.print(table)
+            values.add_row(
+                shown(metric["name"]), better, *("-" if x is None else f"{x:.5g}" for x in figures)
+            )
+        values.add_section()
+    screen.print(values)
     if silent:
-        out.print(f"without a vote: the last {len(silent)}")
-    phases = Table("phase", "from", "to")
-    for column in phases.columns[1:]:
-        column.justify = "right"
+        screen.print(f"without a vote: the last {len(silent)}")
+    phases = table("phase", "from", "to", numbers=1, ruled=True)
     for phase, span in report["phases"].items():
         phases.add_row(phase, *("-" if span is None else f"{step:,}" for step in span or (None, None)))
-    out.print(phases)
+    screen.print(phases)
     confidence = f"confidence {report['confidence']:.2f}"
     if report["knee_step"] is None:
-        out.print(f"knee    none yet ({confidence})")
+        screen.print(f"knee    none yet ({confidence})")
     else:
         state = "confirmed" if report["confirmed"] else "not confirmed yet"
-        out.print(f"knee    {report['knee_step']:,} ({confidence}, {state})")
-    out.print("onset   " + ("none" if report["onset_step"] is None else f"{report['onset_step']:,}"))
+        screen.print(f"knee    {report['knee_step']:,} ({confidence}, {state})")
+    screen.print("onset   " + ("none" if report["onset_step"] is None else f"{report['onset_step']:,}"))
     if report["picture"] is not None:
-        out.print(f"picture {shown(report['picture'])}", soft_wrap=True)
+        screen.print(f"picture {shown(report['picture'])}", soft_wrap=True)

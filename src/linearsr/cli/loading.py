@@ -1,9 +1,11 @@
-"""From options to a pipeline, a tagger or a degradation, or one line that says why not."""
+"""From options to a pipeline, a tagger, a degradation or a file, or one line that says why not."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linearsr.cli.console import doing, stop, told
+from linearsr.jobs.messages import shown
 from linearsr.settings import DType
 
 if TYPE_CHECKING:
@@ -84,3 +86,22 @@ def check_degradation(option: str, name: str) -> "Degradation":
             return named_degradation(name)
         except ImportError:
             stop(f"{option} {name} needs PyYAML: pip install 'linearsr[train]'")
+
+
+def check_new_file(
+    option: str, file: Path, suffixes: tuple[str, ...], overwrite: bool, what: str = "the picture is a PNG"
+) -> None:
+    """Stop with one line if `file` cannot be one of such a suffix, or exists and may not be replaced."""
+    if file.suffix.lower() not in suffixes:
+        stop(f"{option} {shown(file)}: {what}, give a name that ends in {suffixes[0]}")
+    if file.is_dir() or not file.parent.is_dir():
+        stop(f"{option} {shown(file)}: give a file in a folder that exists")
+    if file.exists() and not overwrite:
+        stop(f"{shown(file)} exists: --overwrite replaces it")
+
+
+def check_figure(option: str, file: Path, overwrite: bool) -> None:
+    """As `check_new_file`, for a PNG that matplotlib draws."""
+    check_new_file(option, file, (".png",), overwrite)
+    if find_spec("matplotlib") is None:
+        stop(f"{option} needs matplotlib: pip install 'linearsr[train]'")

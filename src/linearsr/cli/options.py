@@ -64,6 +64,7 @@ MaxPixels = Annotated[
     int, typer.Option(min=1, help="Refuse inputs with more pixels.", show_default="64 million")
 ]
 MAX_PIXELS = 64_000_000
+Degrade = Annotated[str, typer.Option(help="How LR images are made of photos: as `degrade --preset`.")]
 
 # how the model is used
 

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import console, stop, told, write_json
-from linearsr.cli.loading import check_degradation, load_pipeline
-from linearsr.cli.new_file import check_figure
-from linearsr.cli.options import JsonDocument
+from linearsr.cli.console import Bars, out, stop, table, told, write_json
+from linearsr.cli.loading import check_degradation, check_figure, load_pipeline
+from linearsr.cli.options import Degrade, JsonDocument, Overwrite
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
@@ -21,9 +20,7 @@ def partition(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the built-in model.")
     ] = None,
-    degrade: Annotated[
-        str, typer.Option(help="How LR images are made of them: as `linearsr degrade --preset`.")
-    ] = "mild",
+    degrade: Degrade = "mild",
     experts: Annotated[int, typer.Option(min=1, help="Spans to find.")] = 4,
     images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
     times: Annotated[int, typer.Option(min=2, max=200, help="Times of the grid.")] = 24,
@@ -33,7 +30,7 @@ def partition(
     figure: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw the cosines and the boundaries.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the figure if it exists.")] = False,
+    overwrite: Overwrite = False,
     as_json: JsonDocument = False,
 ) -> None:
     """Find the boundaries between experts: times whose gradients agree share one.
@@ -55,7 +52,8 @@ def partition(
     if figure is not None:
         check_figure("--figure", figure, overwrite)
     pipeline = load_pipeline(model, device, "float32")
-    with told(), _Bar() as progress:
+    with told(), Bars() as progress:
+        task = progress.bars.add_task("gradients", total=None)
         gradients = measure(
             pipeline,
             data,
@@ -64,7 +62,7 @@ def partition(
             times=times,
             lr_crop=lr_crop,
             seed=seed,
-            progress=progress,
+            progress=lambda done, total: progress.bars.update(task, completed=done, total=total),
         )
     found = gradients.partition(experts)
     partitions = {"found": found}
@@ -87,39 +85,15 @@ def partition(
         "similarity": gradients.similarity.round(5).tolist(),
     }
     if figure is not None:
-        _draw(gradients, partitions, figure)
+        from linearsr.training.figures import draw_partition
+
+        with told(OSError, begin="--figure "):
+            draw_partition(gradients, partitions, figure)
         report["figure"] = str(figure)
     if as_json:
         write_json(report)
     else:
         _show(report)
-
-
-class _Bar:
-    """Progress of the gradients; nothing where stderr is no terminal."""
-
-    def __enter__(self) -> "_Bar":
-        from rich.progress import Progress
-
-        self._bars = Progress(console=console(), transient=True, disable=not console().is_terminal)
-        self._task = self._bars.add_task("gradients", total=None)
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bars.update(self._task, completed=done, total=total)
-
-
-def _draw(gradients: "TimeGradients", partitions: "dict[str, Partition]", file: Path) -> None:
-    from linearsr.training.figures import draw_partition
-
-    try:
-        draw_partition(gradients, partitions, file)
-    except OSError as error:
-        stop(f"--figure {shown(file)}: {error.strerror or error}")
 
 
 def _described(partition: "Partition", gradients: "TimeGradients") -> dict[str, Any]:
@@ -133,20 +107,16 @@ def _described(partition: "Partition", gradients: "TimeGradients") -> dict[str, 
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console(highlight=False, markup=False, emoji=False)
-    table = Table("partition", "boundaries t", "log-SNR", "agreement")
+    screen, spans = out(), table("partition", "boundaries t", "log-SNR", "agreement", ruled=True)
     for name, row in {"found": report, **report["others"]}.items():
         boundaries, log_snrs = (
             "  ".join(format(value, form) for value in row[key])
             for key, form in (("boundaries", ".3f"), ("log_snr", "+.2f"))
         )
-        table.add_row(name, boundaries or "-", log_snrs or "-", f"{row['agreement']:.3f}")
-    out.print(table)
+        spans.add_row(name, boundaries or "-", log_snrs or "-", f"{row['agreement']:.3f}")
+    screen.print(spans)
     if report["spread"]:
         spread = "  ".join(f"{low:.3f}-{high:.3f}" for low, high in report["spread"])
-        out.print(f"80% of redraws of the crops  {spread}")
+        screen.print(f"80% of redraws of the crops  {spread}")
     if "figure" in report:
-        out.print(f"figure {shown(report['figure'])}", soft_wrap=True)
+        screen.print(f"figure {shown(report['figure'])}", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, write_json
+from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, summary, write_json
 from linearsr.images.files import tell_others
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import Job
@@ -56,14 +56,8 @@ def run_all(
                     name = job.name or os.fspath(job.input)
                     write_json({**_HEAD, **settings, "error": None, **record, "input": name})
     except KeyboardInterrupt:
-        stop(f"interrupted; {_summary(counts, len(jobs))}", INTERRUPTED)
+        stop(f"interrupted; {summary(counts, len(jobs))}", INTERRUPTED)
     if len(jobs) > 1:
-        say(_summary(counts, len(jobs)))
+        say(summary(counts, len(jobs)))
     if counts["failed"]:
         raise typer.Exit(FAILED)
-
-
-def _summary(counts: Counter[str], total: int) -> str:
-    parts = [f"{counts[status]} {status}" for status in ("done", "skipped", "failed") if counts[status]]
-    rest = total - counts.total()
-    return ", ".join(parts + ([f"{rest} not finished"] if rest else [])) or "nothing done"

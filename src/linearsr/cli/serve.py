@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from linearsr.cli.console import doing, say, stop, told
+from linearsr.cli.console import doing, needing, say, stop, told
 from linearsr.cli.options import Model, WeightType
-from linearsr.jobs.messages import debugging, shown
+from linearsr.jobs.messages import shown
 
 _KEYS_VARIABLE = "LINEARSR_API_KEYS"
 _SECRET_VARIABLE = "LINEARSR_WEBHOOK_SECRET"
@@ -89,13 +89,9 @@ def serve(
 
     Jobs that were accepted go on after a restart with the same --data.
     """
-    try:
+    with needing("linearsr serve", "serve"):
         from linearsr.serving.server import run
         from linearsr.serving.settings import MIB, ServeSettings, check_host, check_origin
-    except ImportError as error:
-        if debugging():
-            raise
-        stop(f"linearsr serve needs {error.name}: pip install 'linearsr[serve]'")
     settings = ServeSettings(
         data=data or Path(typer.get_app_dir("linearsr")) / "serve",
         model=model,
@@ -128,10 +124,8 @@ def serve(
 
 
 def _checked(option: str, check: Callable[[str], str], values: list[str] | None) -> list[str]:
-    try:
+    with told(ValueError, begin=f"{option} "):
         return [check(value) for value in values or ()]
-    except ValueError as error:
-        stop(f"{option} {error}")
 
 
 def _read_secret(needed: bool) -> str:

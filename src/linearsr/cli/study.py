@@ -1,15 +1,14 @@
 """`linearsr study`: a page that asks people which result they prefer, and the figures from their answers."""
 
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from linearsr.cli.console import FAILED, BatchProgress, say, stop, write_json
-from linearsr.cli.new_file import check_new_file
-from linearsr.cli.options import JsonDocument
+from linearsr.cli.console import FAILED, BatchProgress, out, say, stop, table, told, write_json
+from linearsr.cli.loading import check_new_file
+from linearsr.cli.options import JsonDocument, Overwrite
 from linearsr.jobs.messages import debugging, one_line, shown
 
 if TYPE_CHECKING:
@@ -19,13 +18,7 @@ if TYPE_CHECKING:
     from linearsr.evaluation.study.score import Score, Share
 
 LARGE_PAGE = 40_000_000
-
-
-class CropAt(str, Enum):
-    """Which part of an image is shown."""
-
-    different = "different"
-    centre = "centre"
+CropAt = Literal["different", "centre"]
 
 
 def study(
@@ -60,7 +53,7 @@ def study(
     crop: Annotated[int, typer.Option(min=64, max=1024, help="Side of what is shown, in pixels.")] = 384,
     crop_at: Annotated[
         CropAt, typer.Option(help="Where the results differ most, or the centre.")
-    ] = CropAt.different,
+    ] = "different",
     quality: Annotated[
         int | None,
         typer.Option(min=80, max=100, help="Of lossy WebP, for a smaller page. Default: lossless."),
@@ -70,7 +63,7 @@ def study(
         str | None, typer.Option(help="To whom answers are sent, as the last page says it.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawing of images and of the opaque ids.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace page and key.")] = False,
+    overwrite: Overwrite = False,
     score: Annotated[bool, typer.Option("--score", help="Evaluate answers.")] = False,
     key: Annotated[
         Path | None, typer.Option(metavar="KEY", help="With --score: the .key.json of the page.")
@@ -105,13 +98,11 @@ def study(
         stop(f"{shown(key_file)} exists: --overwrite replaces it, and answers to the old page lose their key")
     given: dict[str, Any] = {"title": title, "questions": questions, "contact": contact, "repeats": repeats}
     given |= {"trials": trials, "ties": not forced, "seed": seed, "quality": quality, "crop": crop}
-    try:
+    with told(ValueError):
         scenes = _drawn(folders, lr, hr, images, seed)
         maker = PageMaker(
             list(folders), StudyPlan(**{k: v for k, v in given.items() if v not in (None, "", [])})
         )
-    except ValueError as error:
-        stop(error)
     failed = _add(maker, scenes, crop, crop_at)
     if len(failed) == len(scenes):
         stop("no image is left to show", FAILED)
@@ -160,7 +151,7 @@ def _add(maker: "PageMaker", scenes: "Sequence[Scene]", crop: int, at: CropAt) -
         for scene in scenes:
             progress.start_image(scene.lr)
             try:
-                maker.add(scene.name, cut_scene(scene, crop, at.value))
+                maker.add(scene.name, cut_scene(scene, crop, at))
             except ValueError as error:
                 if debugging():
                     raise
@@ -197,10 +188,8 @@ def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_jso
     from linearsr.evaluation.study.answers import Key, read_record
     from linearsr.evaluation.study.score import score
 
-    try:
+    with told(ValueError, begin=f"{key_file}: "):
         key = read_record(Key, key_file)
-    except ValueError as error:
-        stop(f"{key_file}: {error}")
     files, broken = _read_answers(inputs, key)
     if not files:
         stop("no answers are left to evaluate", FAILED)
@@ -259,33 +248,27 @@ def _document(found: "Score") -> dict[str, Any]:
 
 
 def _show(found: "Score") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console(highlight=False, markup=False, emoji=False)
-    out.print(f"participants {found.participants}, left out {len(found.left_out)}")
+    screen = out()
+    screen.print(f"participants {found.participants}, left out {len(found.left_out)}")
     for file, reason in found.left_out.items():
-        out.print(f"  {shown(file)}: {reason}", soft_wrap=True)
+        screen.print(f"  {shown(file)}: {reason}", soft_wrap=True)
     if found.repeats:
         share = found.consistent / found.repeats
-        out.print(f"repeats answered as the first time: {found.consistent} of {found.repeats} ({share:.0%})")
+        screen.print(
+            f"repeats answered as the first time: {found.consistent} of {found.repeats} ({share:.0%})"
+        )
     if found.seconds is not None:
-        out.print(f"median time of an answer: {found.seconds:.1f} s")
+        screen.print(f"median time of an answer: {found.seconds:.1f} s")
     for question in found.questions:
         if question.methods:
-            out.print(f"\n{shown(question.question)}")
+            screen.print(f"\n{shown(question.question)}")
         for head, entries in (("method", question.methods), ("pair", question.pairs)):
-            table = Table(
-                head, "preferred", "95% interval", "answers", "ties", box=SIMPLE_HEAD, pad_edge=False
-            )
-            for column in table.columns[1:]:
-                column.justify, column.no_wrap = "right", True
+            shares = table(head, "preferred", "95% interval", "answers", "ties", numbers=1)
             for entry in entries:
                 interval = "-" if entry.interval is None else "{:.1%} to {:.1%}".format(*entry.interval)
                 names = shown(" over ".join(entry.names))
-                table.add_row(names, f"{entry.share:.1%}", interval, str(entry.answers), str(entry.ties))
+                shares.add_row(names, f"{entry.share:.1%}", interval, str(entry.answers), str(entry.ties))
             if entries:
-                out.print(table)
+                screen.print(shares)
     if any(entry.interval is None for question in found.questions for entry in question.methods):
-        out.print("an interval needs at least four participants")
+        screen.print("an interval needs at least four participants")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from linearsr.cli.console import told
+from linearsr.cli.console import out, table, told
 from linearsr.cli.loading import load_tagger
 from linearsr.cli.options import MAX_PIXELS, Device, Images, JsonLines, MaxPixels
 from linearsr.cli.pictures import inputs_of, run_all
@@ -74,10 +74,7 @@ def tag(
 
 
 def _show(rows: list[tuple[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("image", "tags")
+    found = table("image", "tags", ruled=True)
     for image, tags in rows:
-        table.add_row(image, tags or "-")
-    Console(highlight=False, markup=False, emoji=False).print(table)
+        found.add_row(image, tags or "-")
+    out().print(found)

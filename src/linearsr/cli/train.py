@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from linearsr.cli.console import FAILED, INTERRUPTED, WRONG_USE, console, say, say_warnings, stop, write_json
+from linearsr.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_USE,
+    Bars,
+    console,
+    say,
+    say_warnings,
+    stop,
+    write_json,
+)
 from linearsr.cli.options import Threads
-from linearsr.jobs.messages import debugging, shown
+from linearsr.jobs.messages import debugging, failure, shown
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from linearsr.training.recipe import Run
 
 _LINE_EVERY = 60.0
@@ -66,17 +74,19 @@ def train(
         say_warnings()
         _run(config, overrides, stage, resume, dry_run, json, threads)
     except ModuleNotFoundError as error:
-        _stop_for_extra(error)
+        if debugging():
+            raise
+        from linearsr.training.section import remedy
+
+        _stop(f"training needs {error.name}: {remedy(error.name or '')}")
     except (ConfigError, CheckpointError, ImageError, SafetensorError) as error:
         if debugging():
             raise
         _stop(error)
-    except Diverged as error:
-        _stop(error, FAILED)
-    except OSError as error:
-        if debugging():
+    except (Diverged, OSError) as error:
+        if debugging() and isinstance(error, OSError):
             raise
-        _stop(f"{shown(error.filename)}: {error.strerror}" if error.filename else error, FAILED)
+        _stop(failure(error) if isinstance(error, OSError) else error, FAILED)
     except KeyboardInterrupt:
         _stop("interrupted: --resume goes on from the newest checkpoint", INTERRUPTED)
 
@@ -178,47 +188,19 @@ def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:
             typer.echo(f"  {topic:<10} {line}")
 
 
-def _stop_for_extra(error: ModuleNotFoundError) -> NoReturn:
-    if debugging():
-        raise error
-    from linearsr.training.section import remedy
-
-    _stop(f"training needs {error.name}: {remedy(error.name or '')}")
-
-
-class TrainingProgress:
+class TrainingProgress(Bars):
     """A bar with pace, loss and the last validation; lines now and then where stderr is no terminal."""
 
     def __init__(self) -> None:
         self._name, self._total = "", 0
-        self._bar: Progress | None = None
-        self._task: TaskID
+        super().__init__(transient=False)
+        self._task = self.bars.add_task("images", total=None)
         self._last_line = -math.inf
-
-    def __enter__(self) -> "TrainingProgress":
-        if console().is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}", markup=False),
-                console=console(),
-            )
-            self._task = self._bar.add_task("images", total=None)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def for_run(self, run: "Run") -> Any:
         """Where the records of the next run go."""
         self._name, self._total = run.name, run.config.total_images
-        if self._bar is not None:
-            self._bar.reset(self._task, total=self._total, description=self._name)
+        self.bars.reset(self._task, total=self._total, description=self._name)
         say(f"{self._name}: training on up to {self._total:,} images in {shown(run.config.run_dir)}")
         return self.report
 
@@ -235,8 +217,8 @@ class TrainingProgress:
         if "skipped" in record:
             line = f"step skipped, {record['skipped']}"
         is_step = "grad_norm" in record
-        if self._bar is not None and is_step:
-            self._bar.update(self._task, completed=record["images"], description=f"{self._name} {line}")
+        if is_step and not self.bars.disable:
+            self.bars.update(self._task, completed=record["images"], description=f"{self._name} {line}")
         elif not is_step or "skipped" in record or time.monotonic() - self._last_line > _LINE_EVERY:
             say(at + line)
             self._last_line = time.monotonic()

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from linearsr.images.files import is_webp
 from linearsr.images.samples import Samples
 
 _JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
@@ -111,11 +112,6 @@ def _whole_jpeg2000(data: bytes) -> bytes | None:
     # a box of length 0 goes to the end of the file
     head = data[:box] + bytes(4) + data[box + 4 : begin] if box else data[:begin]
     return head + _filled(data[begin:], at - begin) + _JPEG_END
-
-
-def is_webp(begin: bytes) -> bool:
-    """Whether a file begins as a WebP does."""
-    return begin[:4] == b"RIFF" and begin[8:12] == b"WEBP"
 
 
 def whole_webp(data: bytes) -> bytes:

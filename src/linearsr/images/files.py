@@ -11,6 +11,20 @@ IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
 """What counts as an image where a folder is searched, also where an extra reads it; a file that is named is read
 whatever its name."""
 
+_BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tiff", b"MM\0*": ".tiff"}
+
+
+def suffix_for(begin: bytes) -> str:
+    """The suffix of a file that begins so, if a result can be written in its format; else that of PNG."""
+    if is_webp(begin):
+        return ".webp"
+    return next((suffix for start, suffix in _BEGINNINGS.items() if begin.startswith(start)), ".png")
+
+
+def is_webp(begin: bytes) -> bool:
+    """Whether a file begins as a WebP does."""
+    return begin[:4] == b"RIFF" and begin[8:12] == b"WEBP"
+
 
 def is_image_name(path: Path) -> bool:
     """Whether a file found in a folder is taken for an image: by its suffix, and if it is not hidden."""

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from linearsr.images.cut import is_webp, whole_webp
+from linearsr.images.cut import whole_webp
+from linearsr.images.files import is_webp
 from linearsr.images.metadata import inherit_notes
 from linearsr.images.picture import ImageError
 from linearsr.images.png_file import header_only, is_png

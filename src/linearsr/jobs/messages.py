@@ -30,10 +30,18 @@ def one_line(message: object) -> str:
     return shown(text) or type(message).__name__
 
 
-def failure(error: Exception) -> str:
-    """What went wrong as one line: the errors that we raise speak for themselves, others by their class too."""
+def failure(error: Exception, path: Path | None = None) -> str:
+    """What went wrong as one line: our own errors and the system's speak for themselves, others by their class too.
+
+    `path` is the file where an error of the system names none.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        place = error.filename or path
+        return f"{shown(str(place))}: {error.strerror}" if place else error.strerror
     text = one_line(error)
-    return text if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {text}"
+    return (
+        text if isinstance(error, (ValueError, ImportError, OSError)) else f"{type(error).__name__}: {text}"
+    )
 
 
 def warning_text(note: warnings.WarningMessage) -> str:
@@ -43,14 +51,10 @@ def warning_text(note: warnings.WarningMessage) -> str:
     return one_line(note.message)
 
 
-def reason(error: Exception, path: Path) -> str:
-    """Why a picture failed, as one line for the command; `path` is the file where the error names none."""
+def reason(error: Exception, path: Path | None = None) -> str:
+    """Why a picture failed, as one line; `path` is the file where the error names none."""
     from linearsr.runtime.devices import is_out_of_memory
 
     if is_out_of_memory(error):
         return "not enough memory for an image of this size: make it smaller or cut it into parts"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{shown(str(error.filename or path))}: {error.strerror}"
-    if isinstance(error, OSError):
-        return one_line(error)
-    return failure(error).replace("the limit (max_pixels)", "--max-pixels")
+    return failure(error, path).replace("the limit (max_pixels)", "--max-pixels")

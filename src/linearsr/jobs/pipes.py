@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from linearsr.images.files import suffix_for
 from linearsr.jobs.names import Job
-
-_BEGINNINGS = {b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,5 @@ def _from_stdin(folder: Path) -> Path:
     with path.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     with path.open("rb") as file:
-        begin = file.read(4)
-    return path.rename(
-        path.with_suffix(next((s for b, s in _BEGINNINGS.items() if begin.startswith(b)), ".png"))
-    )
+        suffix = suffix_for(file.read(12))
+    return path.rename(path.with_suffix(suffix))

@@ -3,7 +3,6 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from linearsr.jobs.names import Job
@@ -88,9 +87,7 @@ class StripProgress:
         self._watcher.start_image(self._job.input, 100)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
             self._watcher.say(
                 f"{self._job.label}: stopped at {self._share:.0%}; the same command goes on from there"

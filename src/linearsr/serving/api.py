@@ -89,11 +89,9 @@ def create_app(settings: ServeSettings) -> FastAPI:
     answer_problems(app)
     _add_state(app, dispatcher, metrics)
     _add_models(app, settings, dispatcher)
-    _add_upscale(app, settings, dispatcher)
+    _add_upscale(app, settings, dispatcher, store)
     _add_tags(app, settings, dispatcher)
-    _add_jobs(
-        app, dispatcher, Converter(settings.max_output_pixels), Streams(dispatcher, settings.max_streams)
-    )
+    _add_jobs(app, settings, dispatcher, store)
     _add_page(app)
     app.add_middleware(Door, settings=settings, dispatcher=dispatcher, metrics=metrics)
     if settings.cors_origins:
@@ -139,7 +137,7 @@ def _add_models(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -
         return ModelsView(models=[dispatcher.card], limits=limits, version=__version__)
 
 
-def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
+def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, store: JobStore) -> None:
     @app.post(
         "/v1/upscale",
         tags=["upscale"],
@@ -167,7 +165,7 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) 
         if form.wait is not False:
             seconds = settings.answer_seconds if form.wait is None else math.inf
             if await _finished(request, job, dispatcher, seconds):
-                return _result(job, dispatcher)
+                return _result(job, store)
         view = job_view(job, dispatcher.position(job))
         return JSONResponse(view.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
 
@@ -197,7 +195,9 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
             await dispatcher.remove(job)
 
 
-def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter, streams: Streams) -> None:
+def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, store: JobStore) -> None:
+    converter, streams = Converter(settings.max_output_pixels), Streams(dispatcher, settings.max_streams)
+
     async def of_this_owner(job_id: JobId, request: Request) -> Job:
         return await dispatcher.find(job_id, request.state.owner)
 
@@ -244,19 +244,17 @@ def _add_jobs(app: FastAPI, dispatcher: Dispatcher, converter: Converter, stream
         job: Annotated[Job, Depends(of_this_owner)], format: ResultFormat | None = None
     ) -> Response:
         """The image that a job made, in the format that was asked for then or in another."""
-        made = _result(job, dispatcher)
+        made = _result(job, store)
         if format in (None, job.options["format"]):
             return made
         dispatcher.require_room(job)
         try:
-            await converter.convert(
-                dispatcher.result_path(job), dispatcher.result_path(job, format), job.tags
-            )
+            await converter.convert(store.result_path(job), store.result_path(job, format), job.tags)
         except NotConverted as error:
             raise Problem(422, "bad_option", f"format: {error}") from None
         finally:
-            dispatcher.measure(job)
-        return _result(job, dispatcher, format)
+            store.measure(job)
+        return _result(job, store, format)
 
     @router.delete("", status_code=204)
     async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:
@@ -299,7 +297,7 @@ async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds:
         end.cancel()
 
 
-def _result(job: Job, dispatcher: Dispatcher, format: ResultFormat | None = None) -> Response:
+def _result(job: Job, store: JobStore, format: ResultFormat | None = None) -> Response:
     if job.live:
         raise Problem(409, "not_ready", f"the job is {job.status}", {"Retry-After": "1"})
     if job.status == "cancelled":
@@ -308,7 +306,7 @@ def _result(job: Job, dispatcher: Dispatcher, format: ResultFormat | None = None
         raise storage_full()
     if job.status == "failed":
         raise Problem(422, "failed", job.error or "the job failed")
-    path = dispatcher.result_path(job, format)
+    path = store.result_path(job, format)
     if not path.exists():
         raise Problem(404, "not_found", "the result has expired")
     headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}

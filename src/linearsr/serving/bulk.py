@@ -1,14 +1,22 @@
 """Bulk jobs: any number of images on Ray Data, each done exactly once whatever is killed.
 
-`bulk_plan` finds the images and what is done, `bulk_ray` hands them to the workers, `bulk_worker` does them,
-`bulk_report` keeps what became of each, and `bulk_store` is where all of it lies.
+`bulk_plan` finds the images and what is done, this hands them to the workers, `bulk_worker` does them, `bulk_report`
+keeps what became of each, and `bulk_store` is where all of it lies. Ray is a local one that lives as long as the job,
+or a cluster that is there, and says nothing itself.
 """
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, cast
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from linearsr.serving.bulk_plan import Item, Plan, make_plan, rows
-from linearsr.serving.bulk_ray import Cluster, SharedAttempts, ray_pool, run
 from linearsr.serving.bulk_report import Report, Result, result
 from linearsr.serving.bulk_store import BulkError
 from linearsr.serving.bulk_worker import BulkWorker, Work
@@ -21,6 +29,48 @@ __all__ = ["BulkError", "Cluster", "Report", "Result", "Work", "make_plan", "res
 _MOST_AT_ONCE = 8
 _PIECES = 64
 """Each worker's part of the images comes in so many pieces or more, so that all end at about the same time."""
+_SETTINGS = {
+    "RAY_usage_stats_enabled": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Read by Ray when it is imported and started."""
+_OBJECT_STORE = 256 * 2**20
+"""Bytes that a local Ray takes for rows; images do not go through it."""
+_MEMORY_PER_WORKER = 2 * 2**30
+"""Bytes of the default model with an image of a megapixel."""
+_SECONDS_TO_ANSWER = 10
+"""Ray itself tries for a minute, and says nothing meanwhile."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the user asks of Ray."""
+
+    address: str | None = None
+    """"auto" for a cluster that this machine is part of, host:port, or "local" for a Ray of our own; None: that of
+    RAY_ADDRESS, or local."""
+    workers: int | None = None
+    """Processes that compute; None: one for each GPU, else as many as CPUs and memory allow."""
+    threads: int | None = None
+    """Of each; None: the CPUs divided by the workers."""
+    use_gpu: bool = True
+    """Where there are any."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many processes compute, and what each of them has."""
+
+    workers: int
+    threads: int
+    gpus: float
+    """Of each worker; less than one where workers share a GPU."""
 
 
 def results(
@@ -53,18 +103,17 @@ def results(
     if not missing:
         return
     given = rows(missing.values(), shards=plan.places.shards)
-    with ray_pool(cluster) as pool:
+    with _ray_pool(cluster) as pool:
         piece = min(_MOST_AT_ONCE, max(1, len(given) // (pool.workers * _PIECES)))
-        arguments = {"load": load, "work": work, "threads": pool.threads, "attempts": SharedAttempts()}
-        arguments["workers"] = pool.workers
-        for row in run(given, piece, BulkWorker, arguments, pool):
+        arguments = {"load": load, "work": work, "threads": pool.threads, "workers": pool.workers}
+        for row in _run(given, piece, {**arguments, "attempts": SharedAttempts()}, pool):
             if row["status"] == "stopped":
                 raise BulkError(str(row["error"]))
             if row["status"] == "replaced":
                 on_killed()
             for name in _images(row["input"], missing):
                 del missing[name]
-                yield cast(Result, {**row, "input": name})
+                yield {**row, "input": name}
     for name in missing:
         yield result(name, "failed", error="was lost on the way: run the command again")
 
@@ -72,3 +121,167 @@ def results(
 def _images(name: str, missing: dict[str, Item]) -> list[str]:
     """The image of that name, or those of the tar file of that name, if they have no result yet."""
     return [name] if name in missing else [image for image, item in missing.items() if item.file == name]
+
+
+@contextlib.contextmanager
+def _ray_pool(cluster: Cluster) -> Iterator[Pool]:
+    """Ray, started or joined for the time of the block unless it is there, and the pool that it has room for.
+
+    Raises:
+        BulkError: no such cluster, or no room in it for so many workers.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    ours = not ray.is_initialized()
+    with contextlib.redirect_stdout(cast(TextIO, _OneThread(sys.stdout))):
+        if ours:
+            _start(cluster)
+        try:
+            yield _pool(cluster, ray.cluster_resources())
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+def _start(cluster: Cluster) -> None:
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    options["address"] = address
+    if address == "local":
+        cpus = max(_cpus(), (cluster.workers or 1) * (cluster.threads or 1))
+        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    try:
+        _require_answer(address)
+        with _silent():
+            ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "Ray cannot be started" if address == "local" else f"no Ray cluster at {address}"
+        raise BulkError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _cpus() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError where nobody listens at host:port; other kinds of addresses are left to Ray."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+
+
+def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:
+    cpus = max(1, int(resources.get("CPU", 1)))
+    gpus = resources.get("GPU", 0.0) if cluster.use_gpu else 0.0
+    room = int(resources.get("memory", 0) / _MEMORY_PER_WORKER)
+    workers = cluster.workers or int(gpus) or max(1, min(room, cpus // (cluster.threads or 1)))
+    threads = cluster.threads or max(1, cpus // workers)
+    if workers * threads > cpus:
+        raise BulkError(
+            f"{workers} workers with {threads} threads need {workers * threads} CPUs and Ray has {cpus}: "
+            "lower --workers or --threads-per-worker"
+        )
+    return Pool(workers, threads, min(1.0, gpus / workers))
+
+
+class _OneThread:
+    """A stream that takes text from this thread only: one of Ray's prints a page about each process that dies."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.current_thread()
+
+    def write(self, text: str) -> int:
+        """Write it, or drop it."""
+        return self._stream.write(text) if threading.current_thread() is self._thread else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what native code writes to stderr: Ray tells there that it was told to be quiet."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class Attempts:
+    """How often each piece of work was begun and not ended: as often, it killed the process that did it."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, name: str) -> int:
+        """Count one time more; returns how many there were."""
+        self._begun[name] += 1
+        return self._begun[name]
+
+    def end(self, name: str) -> None:
+        """It is done, or has failed as it should."""
+        del self._begun[name]
+
+
+class SharedAttempts:
+    """`Attempts` in a process of their own, for all workers."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._actor = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+
+    def begin(self, name: str) -> int:
+        """As of `Attempts`."""
+        import ray
+
+        return int(ray.get(self._actor.begin.remote(name)))
+
+    def end(self, name: str) -> None:
+        """As of `Attempts`."""
+        self._actor.end.remote(name)
+
+
+def _run(rows: Sequence[Item], size: int, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
+    """Give `rows` to the workers, `size` at a time, and yield the rows that come back, in any order.
+
+    A worker that dies is replaced, and what it was given is given to another.
+
+    Raises:
+        BulkError: no worker can be started.
+    """
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # an error that no worker foresaw costs its rows, not the job
+    context.max_errored_blocks = -1
+    blocks = -(-len(rows) // size)
+    results = ray.data.from_items([asdict(row) for row in rows], override_num_blocks=blocks).map_batches(
+        BulkWorker,
+        fn_constructor_kwargs=arguments,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, blocks)),
+        num_cpus=pool.threads,
+        num_gpus=pool.gpus or None,
+    )
+    try:
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from table.to_pylist()
+    except ray.exceptions.RayError as error:
+        raise BulkError(f"the workers cannot work: {str(error).strip().splitlines()[-1]}") from error

@@ -1,7 +1,8 @@
 """What became of every image of a bulk job: a table in a Parquet file beside the results."""
 
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,20 +12,9 @@ from linearsr.serving.bulk_plan import REPORT_NAME
 from linearsr.serving.bulk_store import BulkError, Store
 
 Status = Literal["done", "skipped", "failed", "stopped", "replaced"]
-
-
-class Result(TypedDict):
-    """What became of an image. `stopped` is no image's fault, and ends the job; `replaced`: a process was killed."""
-
-    input: str
-    output: str | None
-    status: Status
-    width: int | None
-    height: int | None
-    seconds: float | None
-    tags: list[str] | None
-    warning: str | None
-    error: str | None
+"""`stopped` is no image's fault, and ends the job; `replaced`: a process was killed."""
+Result = dict[str, Any]
+"""What became of an image: the columns of `SCHEMA`."""
 
 
 SCHEMA = pa.schema(
@@ -43,30 +33,17 @@ SCHEMA = pa.schema(
 """One row for each input. `output` is null and `error` says why where `status` is failed."""
 
 
-def result(
-    name: str,
-    status: Status,
-    *,
-    output: str | None = None,
-    size: tuple[int, int] | None = None,
-    seconds: float | None = None,
-    tags: tuple[str, ...] | None = None,
-    warning: str | None = None,
-    error: str | None = None,
-) -> Result:
-    """A row; `size` is (width, height) of the result."""
-    width, height = size or (None, None)
-    return Result(
-        input=name,
-        output=output,
-        status=status,
-        width=width,
-        height=height,
-        seconds=seconds,
-        tags=None if tags is None else list(tags),
-        warning=warning,
-        error=error,
-    )
+def result(name: str, status: Status, size: Sequence[int | None] = (None, None), **rest: Any) -> Result:
+    """A row; `size` is (width, height) of the result, and `rest` are other columns."""
+    width, height = size
+    return {
+        **dict.fromkeys(SCHEMA.names),
+        "input": name,
+        "status": status,
+        "width": width,
+        "height": height,
+        **rest,
+    }
 
 
 class Report:

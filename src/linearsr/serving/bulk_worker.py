@@ -13,16 +13,17 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from linearsr.cluster import LinearSRUpscaler, outcome, reason
+from linearsr.cluster import LinearSRUpscaler, outcome
 from linearsr.images.files import is_image_name
 from linearsr.images.io import encode_image
+from linearsr.jobs.messages import reason
 from linearsr.serving.bulk_plan import Item, Places
 from linearsr.serving.bulk_report import SCHEMA, Result, result
 
 if TYPE_CHECKING:
     from linearsr.images.io import Picture
     from linearsr.pipeline import LinearSRPipeline
-    from linearsr.serving.bulk_ray import SharedAttempts
+    from linearsr.serving.bulk import SharedAttempts
 
 _READERS = 4
 _MOST_ATTEMPTS = 3
@@ -190,12 +191,7 @@ def _told(name: str, output: str, make: "Callable[[], Picture | None]") -> Resul
         return result(name, "failed", error=made.error)
     if made.value is None:
         return result(name, "done", output=output)
+    seconds, tags = round(time.perf_counter() - started, 3), list(made.value.tags)
     return result(
-        name,
-        "done",
-        output=output,
-        size=made.value.size,
-        seconds=round(time.perf_counter() - started, 3),
-        tags=made.value.tags,
-        warning=made.warning,
+        name, "done", made.value.size, output=output, seconds=seconds, tags=tags, warning=made.warning
     )

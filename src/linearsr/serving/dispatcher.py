@@ -8,17 +8,15 @@ import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import BinaryIO
 
 from prometheus_client import Metric
 from sqlalchemy.exc import IntegrityError
 
 from linearsr.serving.endings import Endings
-from linearsr.serving.job_queue import JobQueue
+from linearsr.serving.job_queue import JobQueue, Place
 from linearsr.serving.jobs import Job, JobStore, now
 from linearsr.serving.metrics import Metrics, gauge
-from linearsr.serving.places import Place
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import ModelCard, Status
 from linearsr.serving.settings import ServeSettings
@@ -124,10 +122,6 @@ class Dispatcher:
         self._store.require_room(self._refused)
         self._refused = 0
 
-    def measure(self, job: Job) -> None:
-        """Count what a job's results take."""
-        self._store.measure(job)
-
     def enter(self) -> Place:
         """A place for an upload that begins. Raises Problem, with the time to come back, if there is no room."""
         self._store.require_room()
@@ -181,10 +175,6 @@ class Dispatcher:
     def position(self, job: Job) -> int | None:
         """How many jobs are before it; None unless it waits."""
         return self.queue.position(job)
-
-    def result_path(self, job: Job, format: str | None = None) -> Path:
-        """Where a finished job's image lies, or its version in another format."""
-        return self._store.result_path(job, format)
 
     async def watch(self, job: Job) -> AsyncIterator[Job]:
         """The job as it stands, and again at every change, to its end or that of the server."""

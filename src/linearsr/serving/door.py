@@ -15,8 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from linearsr.serving.dispatcher import Dispatcher
+from linearsr.serving.job_queue import Place
 from linearsr.serving.metrics import Metrics
-from linearsr.serving.places import Place
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import MIB, ServeSettings, host_name
 

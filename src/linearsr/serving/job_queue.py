@@ -7,9 +7,8 @@ from itertools import islice
 
 from linearsr.serving.jobs import Job
 from linearsr.serving.metrics import Metrics
-from linearsr.serving.places import Arrivals, Place
 from linearsr.serving.problems import Problem
-from linearsr.serving.settings import ServeSettings
+from linearsr.serving.settings import MIB, ServeSettings
 
 _LONGEST_RETRY = 60
 
@@ -19,7 +18,9 @@ class JobQueue:
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self._arrivals = Arrivals(max(settings.max_bytes, settings.max_upload_bytes))
+        self._most_bytes = max(settings.max_bytes, settings.max_upload_bytes)
+        self.arriving = self.arriving_bytes = 0
+        """Uploads on their way, which no job holds yet, and the bytes of all of them together."""
         self._arrival = asyncio.Condition()
         self.waiting: list[Job] = []
         self.seconds: deque[float] = deque(maxlen=20)
@@ -27,14 +28,16 @@ class JobQueue:
 
     def __len__(self) -> int:
         """Jobs in the queue, and on their way into it."""
-        return len(self.waiting) + self._arrivals.count
+        return len(self.waiting) + self.arriving
 
-    @property
-    def arriving_bytes(self) -> int:
-        """Of uploads on their way."""
-        return self._arrivals.bytes
+    def grow(self, size: int) -> None:
+        """So many bytes more arrive, or fewer. Raises Problem if all uploads together hold too many."""
+        if self.arriving_bytes + size > self._most_bytes:
+            limit = f"{self._most_bytes / MIB:g} MiB are being sent already: come back later"
+            raise Problem(503, "busy", limit, {"Retry-After": "5", "Connection": "close"})
+        self.arriving_bytes += size
 
-    def enter(self) -> Place:
+    def enter(self) -> "Place":
         """A place for an upload that begins. Raises Problem, with the time to come back, if the queue is full."""
         if len(self) >= self._settings.max_queue:
             mean = sum(self.seconds) / len(self.seconds) if self.seconds else 1.0
@@ -42,7 +45,7 @@ class JobQueue:
             retry = {"Retry-After": str(min(max(1, seconds), _LONGEST_RETRY))}
             self._metrics.refused.inc()
             raise Problem(429, "busy", f"{len(self)} jobs are waiting already: come back later", retry)
-        return Place(self._arrivals)
+        return Place(self)
 
     async def put(self, job: Job, *, again: bool = False) -> None:
         """At the end; or at the head, where it is done `again`."""
@@ -74,6 +77,27 @@ class JobQueue:
     def find(self, job_id: str) -> Job | None:
         """The job of that name."""
         return next((job for job in self.waiting if job.id == job_id), None)
+
+
+class Place:
+    """What one upload takes up, until it is left."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue, self._size, self._left = queue, 0, False
+        queue.arriving += 1
+
+    def grow(self, size: int) -> None:
+        """Hold so many bytes more. Raises Problem if all uploads together hold too many."""
+        if not self._left:
+            self._queue.grow(size)
+            self._size += size
+
+    def leave(self) -> None:
+        """Make room; a second time does nothing."""
+        if not self._left:
+            self._left = True
+            self._queue.arriving -= 1
+            self._queue.arriving_bytes -= self._size
 
 
 def _kind(job: Job) -> object:

@@ -83,10 +83,6 @@ class Job(_Base):
         return self.status in LIVE
 
 
-class _Foreign(ValueError):
-    """A table that is not of this program, or is damaged."""
-
-
 class JobStore:
     """All jobs that have not expired, on disk. Threads may share it.
 
@@ -114,7 +110,7 @@ class JobStore:
         sql.event.listen(self._engine, "connect", _set_up)
         try:
             self._open()
-        except (DatabaseError, sqlite3.DatabaseError, _Foreign) as error:
+        except (DatabaseError, sqlite3.DatabaseError, ValueError) as error:
             self.close()
             raise ValueError(
                 f"{table} cannot be used ({cause(error)}): move it away, which loses the jobs in it, or choose another "
@@ -125,10 +121,10 @@ class JobStore:
         with self._engine.connect() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if version != _SCHEMA and sql.inspect(connection).get_table_names():
-                raise _Foreign(f"it has version {version} where this program has {_SCHEMA}")
+                raise ValueError(f"it has version {version} where this program has {_SCHEMA}")
             damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
             if damage != "ok":
-                raise _Foreign(f"it is damaged: {damage}")
+                raise ValueError(f"it is damaged: {damage}")
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             _Base.metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {_SCHEMA}")
@@ -231,7 +227,9 @@ class JobStore:
         with Session(self._engine) as session:
             session.execute(delete(Job).where(Job.id == job.id))
             session.commit()
-        self._remove_files(job)
+        self._taken.pop(job.id, None)
+        for path in (self.input_path(job), *self._results_of(job)):
+            path.unlink(missing_ok=True)
 
     def remove_expired(self) -> None:
         """Forget every job whose time is over."""
@@ -246,11 +244,6 @@ class JobStore:
                 path.unlink(missing_ok=True)
         for job in jobs.values():
             self.measure(job)
-
-    def _remove_files(self, job: Job) -> None:
-        self._taken.pop(job.id, None)
-        for path in (self.input_path(job), *self._results_of(job)):
-            path.unlink(missing_ok=True)
 
     def _results_of(self, job: Job) -> list[Path]:
         return [self.result_path(job, format) for format in MEDIA_TYPES]

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# as in linearsr.settings, which would import torch
-ColourFix = Literal["none", "wavelet", "adain"]
+from linearsr.settings import SETTINGS, ColourFix
+
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 ResultFormat = Literal["png", "jpg", "webp", "tiff"]
 MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -31,33 +31,23 @@ class _Form(BaseModel):
         return {name: value for name, value in fields.items() if value != "" or name == "tags"}
 
 
+def _asked(name: str, **more: Any) -> Any:
+    """What a field of a form says of a setting."""
+    asked = SETTINGS[name]
+    return Field(**{"ge": asked.low, "le": asked.high, "description": asked.help, **more})
+
+
 class UpscaleForm(_Form):
     """What `POST /v1/upscale` takes."""
 
     image: UploadFile = Field(description="A still image in any format that Pillow reads.")
-    scale: Annotated[float, Field(ge=1, le=8)] | None = Field(
-        None, description="How many times larger, per side. Default: the model's own scale.", examples=[4]
-    )
-    steps: Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="Evaluations of the experts; 0: none, the trunk's picture. Default: the model's.",
-        examples=[4],
-    )
-    fidelity: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None,
-        description="From 0, most detail, to 1, least distortion. Default: the model's, and more for what is no photo.",
-        examples=[0.8],
-    )
-    tags: Annotated[str, Field(max_length=1000)] | None = Field(
-        None,
-        description="What is in the image: 'brick wall, ivy' in place of the tags found, '+ivy' beside them, "
-        "empty for none. Left out: as the model does by itself.",
-    )
-    guidance_scale: Annotated[float, Field(ge=0, le=20)] | None = Field(
-        None, description="How strongly tags guide; 1 costs no second pass. Default: the model's."
-    )
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the noise: same seed, same result.")
-    color_fix: ColourFix | None = Field(None, description="Take the input's colours. Default: the model's.")
+    scale: Annotated[float | None, _asked("scale", examples=[4])] = None
+    steps: Annotated[int | None, _asked("steps", examples=[4])] = None
+    fidelity: Annotated[float | None, _asked("fidelity", examples=[0.8])] = None
+    tags: Annotated[str | None, _asked("tags", max_length=1000)] = None
+    guidance_scale: Annotated[float | None, _asked("guidance_scale", le=20)] = None
+    seed: Annotated[int, _asked("seed")] = 0
+    color_fix: Annotated[ColourFix | None, _asked("color_fix")] = None
     format: Literal["png", "jpg", "webp", "tiff", "same"] = Field(
         "png",
         description="Of the result; 'same' is that of the image sent where it can be written, else png.",

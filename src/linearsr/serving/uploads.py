@@ -1,11 +1,12 @@
 """From what was sent to a job, or to what is wrong with it, before anything is computed."""
 
 from asyncio import to_thread
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from fastapi import Request
 from PIL.Image import DecompressionBombError
 
+from linearsr.images.files import suffix_for
 from linearsr.images.io import ImageError, read_size
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
@@ -13,13 +14,6 @@ from linearsr.serving.schemas import ModelCard, ResultFormat, TagsForm, UpscaleF
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.webhooks import check_webhook
 from linearsr.serving.worker import plain
-
-_SIGNATURES: dict[bytes, ResultFormat] = {
-    b"\x89PNG": "png",
-    b"\xff\xd8\xff": "jpg",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-}
 
 
 class Header(NamedTuple):
@@ -56,13 +50,7 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> He
             "bad_image",
             f"the result of {width}x{height} pixels, {scale:g} times larger: {limit}; choose a smaller scale",
         )
-    return Header(width, height, _format(start))
-
-
-def _format(start: bytes) -> ResultFormat:
-    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
-        return "webp"
-    return next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), "png")
+    return Header(width, height, cast(ResultFormat, suffix_for(start).removeprefix(".")))
 
 
 async def each_field_once(request: Request) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from PIL import Image
 
+from linearsr.jobs.messages import one_line
 from linearsr.jobs.upscaling import load_pipeline
 from linearsr.serving.settings import DISK_FULL
 from linearsr.settings import DType
@@ -181,31 +182,23 @@ def plain(message: str, output: str | None = None) -> str:
 
 def card(pipeline: "LinearSRPipeline") -> Message:
     """What the server tells of the model."""
+    from linearsr.guidance.tags import TagGuidance
+
     own, guidance = pipeline.config, pipeline.guidance
     return {
         "id": own.name,
         "scale": pipeline.scale,
         "steps": own.num_inference_steps,
-        "clean_steps": own.clean_steps,
         "min_steps": 1 if pipeline.trunk is None else 0,
-        "fidelity": own.fidelity,
-        "guidance_scale": own.guidance_scale,
-        "color_fix": own.color_fix,
+        **{name: getattr(own, name) for name in ("clean_steps", "fidelity", "guidance_scale", "color_fix")},
         "guided": guidance is not None,
         "guided_by_tags": guidance is not None and guidance.uses_tags,
         "uses_tags": own.use_tags,
         "tagger": pipeline.tagger is not None,
-        "vocabulary": vocabulary(pipeline),
+        "vocabulary": list(guidance.config.vocabulary) if isinstance(guidance, TagGuidance) else None,
         "devices": [str(pipeline.device)],
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }
-
-
-def vocabulary(pipeline: "LinearSRPipeline") -> list[str] | None:
-    """The tags that can guide it, where they are a list."""
-    from linearsr.guidance.tags import TagGuidance
-
-    return list(pipeline.guidance.config.vocabulary) if isinstance(pipeline.guidance, TagGuidance) else None
 
 
 def say(answers: TextIO, **message: Any) -> None:
@@ -223,7 +216,7 @@ def main(model: str | None, device: str, dtype: DType) -> None:
     try:
         pipeline = load_pipeline(model, device, dtype)
     except Exception as error:
-        say(answers, event="unusable", message=" ".join(str(error).split()) or type(error).__name__)
+        say(answers, event="unusable", message=one_line(error))
         return
     Worker(pipeline, answers).run(sys.stdin)
 
