@@ -29,7 +29,7 @@ def draw(family: str, count: int, seed: int, improving: bool) -> list[FamilyRun]
 
 def answer(run: FamilyRun, evaluations: int | None = None) -> Knee:
     curves = {name: values[:evaluations] for name, values in run.curves.items()}
-    return find_knee(run.steps[:evaluations], curves, run.higher_is_better)
+    return find_knee(run.steps[:evaluations], curves, run.higher_is_better, rates=run.rates)
 
 
 def stopped(run: FamilyRun) -> int | None:

@@ -1,8 +1,10 @@
 """Ten families of synthetic runs, for the tests and `research/knee_study.py`.
 
-The truth about a run is a range of steps: where the noise-free curve has made 90% and 99% of the gain that it
-makes before the oscillation (or the end). A knee within one evaluation of that range is right, unless it lies
-in the oscillation. A run that still improves has no range: any knee is a false alarm.
+The truth about a run is a range of steps: from where the noise-free curve has made 90% of its gain to where it
+has made 99%, or the last evaluation before the oscillation if that comes first. The gain of a curve that saturates is
+the one it would make in the end; of one that never does, the one it makes before the oscillation, and its range
+ends at the last evaluation before that. A knee within one evaluation of the range is right, unless it lies in
+the oscillation. A run that still improves has no range: any knee is a false alarm.
 """
 
 from collections.abc import Callable
@@ -70,11 +72,14 @@ def family_run(rng: np.random.Generator, family: str, improving: bool = False) -
     first_onset = min(int(settled * (count - 1)) + 5, count - 6)
     wild = not improving and (family == "logarithmic" or rng.random() < 0.8)
     onset = int(rng.integers(first_onset, count - 4)) if wild else None
-    good = gain[: (count if onset is None else onset) * _FINE - _FINE + 1]
     right = None
     if not improving:
-        share = (good - good[0]) / (good[-1] - good[0])
-        right = tuple(float(_EVERY * (1 + np.argmax(share >= made) / _FINE)) for made in (0.9, 0.99))
+        last = count - 1 if onset is None else onset - 1
+        if family == "logarithmic":
+            gain /= gain[last * _FINE]
+        low = np.argmax(gain >= 0.9) / _FINE
+        high = np.argmax(gain >= 0.99) / _FINE if gain[last * _FINE] >= 0.99 and family != "logarithmic" else last
+        right = (_EVERY * (1 + low), _EVERY * (1 + min(high, last)))
 
     noisy = family == "small noisy validation"
     sigma = 10 ** (rng.uniform(-1.4, -1.0, metrics) if noisy else rng.uniform(-2.5, -1.5, metrics))
@@ -113,7 +118,7 @@ def _gain(rng: np.random.Generator, family: str, x: Array, improving: bool) -> t
     share = rng.uniform(0.4, 0.9) if improving else 0.97
     settled = 1.0 if improving else float(rng.uniform(0.12, 0.45) if family != "late rise" else rng.uniform(0.35, 0.6))
     gain = curve(x * _where(curve, share) / settled)
-    return gain / gain[-1], settled
+    return gain / (gain[-1] if improving else 1), settled
 
 
 def _curve(rng: np.random.Generator, family: str) -> Curve:

@@ -51,18 +51,20 @@ class Family:
     gained: Floats
 
     @classmethod
-    def at(cls, offsets: Floats) -> "Family":
-        """The family at `offsets` (n,) steps after the first evaluation: ascending from 0, n >= 3."""
+    def at(cls, offsets: Floats, left: float = 1 - GAIN) -> "Family":
+        """The family at `offsets` (n,) steps after the first evaluation: ascending from 0, n >= 3.
+
+        `left` is the share of the gain from there that is still to be made at the knee.
+        """
         inside = np.sort(np.concatenate([offsets[1:], (offsets[1:-1] + offsets[2:]) / 2]))
         knees = np.concatenate([inside, offsets[-1] * _BEYOND])
         prior = np.gradient(np.log(knees))
         x = offsets / knees[:, None]
-        gained = np.stack([1 - _remaining(x, q, p) for q, p in _SHAPES], axis=1)
+        gained = np.stack([1 - _remaining(x, q, p, left) for q, p in _SHAPES], axis=1)
         return cls(knees, prior / prior.sum(), gained.reshape(-1, len(offsets)))
 
 
-def _remaining(x: Floats, q: float, p: float) -> Floats:
-    at_knee = 1 - GAIN
+def _remaining(x: Floats, q: float, p: float, at_knee: float) -> Floats:
     if q == 0:
         return np.asarray(at_knee ** (x**p))
     z = (at_knee**-q - 1) / q
