@@ -27,6 +27,7 @@ from linearsr.training.saturation import GAIN, Family, Floats
 Phase = Literal["improving", "plateau", "oscillating"]
 
 _MISLED = 0.05
+_MIDDLE = 0.4
 _NEAR = 0.1
 """A knee is as good as another this share of the way to it away: with frequent evaluations, one is too strict."""
 _MOST_EVALUATIONS = 150
@@ -186,7 +187,8 @@ def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _
     knees = np.minimum(family.knees, inside[-1]) if phase.end < n else family.knees
     tolerance = np.maximum(np.median(np.diff(offsets)), _NEAR * inside)[:, None]
     distance = np.abs(inside[:, None] - knees) / tolerance
-    index = int((np.maximum(1 - distance / 2, 0) @ probability).argmax())
+    middle = knees[min(int(np.searchsorted(probability.cumsum(), _MIDDLE)), len(knees) - 1)]
+    index = int(np.abs(inside - middle).argmin())
     lasted = inside[max(phase.end - 1 - config.patience, 0)]
     reached = float(probability[knees <= lasted].sum())
     confidence = float(probability[distance[index] < 1 + 1e-6].sum())
