@@ -78,7 +78,11 @@ def family_run(rng: np.random.Generator, family: str, improving: bool = False) -
         if family == "logarithmic":
             gain /= gain[last * _FINE]
         low = np.argmax(gain >= 0.9) / _FINE
-        high = np.argmax(gain >= 0.99) / _FINE if gain[last * _FINE] >= 0.99 and family != "logarithmic" else last
+        high = (
+            np.argmax(gain >= 0.99) / _FINE
+            if gain[last * _FINE] >= 0.99 and family != "logarithmic"
+            else last
+        )
         right = (_EVERY * (1 + low), _EVERY * (1 + min(high, last)))
 
     noisy = family == "small noisy validation"
@@ -116,7 +120,11 @@ def _gain(rng: np.random.Generator, family: str, x: Array, improving: bool) -> t
     if family == "logarithmic":
         return curve(x) / curve(np.ones(1)), 0.45
     share = rng.uniform(0.4, 0.9) if improving else 0.97
-    settled = 1.0 if improving else float(rng.uniform(0.12, 0.45) if family != "late rise" else rng.uniform(0.35, 0.6))
+    settled = (
+        1.0
+        if improving
+        else float(rng.uniform(0.12, 0.45) if family != "late rise" else rng.uniform(0.35, 0.6))
+    )
     gain = curve(x * _where(curve, share) / settled)
     return gain / (gain[-1] if improving else 1), settled
 
@@ -135,7 +143,11 @@ def _curve(rng: np.random.Generator, family: str) -> Curve:
     }
     if family == "late rise":
         return curves["sigmoid"]
-    return curves[family] if family in curves else curves[str(rng.choice(["exponential", "power law", "sigmoid", "tanh"]))]
+    return (
+        curves[family]
+        if family in curves
+        else curves[str(rng.choice(["exponential", "power law", "sigmoid", "tanh"]))]
+    )
 
 
 def _where(curve: Curve, gain: float) -> float:

@@ -8,7 +8,8 @@ their gain, always before the oscillation. How it is found is not published; thi
 2. `saturation.fit_family` says for each metric, from the evaluations before it, where its knee may lie;
 3. the metrics vote: their probabilities are multiplied, each taken to be misled with probability 5%.
 
-`research/knee_study.py` measures it on 1,000 synthetic runs.
+Where the learning rate has dropped, all this looks at the evaluations since, and at the gain of the whole run.
+`research/knee_study.py` measures it on families of synthetic runs.
 """
 
 import warnings
@@ -28,6 +29,7 @@ Phase = Literal["improving", "plateau", "oscillating"]
 
 _MISLED = 0.05
 _MIDDLE = 0.4
+"""Quantile of the knee's position that is the answer: a little early rather than late."""
 _NEAR = 0.1
 """A knee is as good as another this share of the way to it away: with frequent evaluations, one is too strict."""
 _MOST_EVALUATIONS = 150
@@ -35,6 +37,7 @@ _MOST_EVALUATIONS = 150
 _HUGE = 1e100
 """Values are cut to it, so that their differences stay finite."""
 _DROP = 0.3
+"""Share of the learning rate by which it falls at once where a schedule has a step."""
 _TRAILING = 2
 """Evaluations without any finite value, at the end, that are a divergence and not a gap."""
 
@@ -45,8 +48,8 @@ class KneeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metrics: tuple[str, ...] = ("*",)
-    """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve. The
-    training loss falls on through every oscillation: `loss` and `train*` vote only if named by another pattern than `*`."""
+    """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve. `*` leaves
+    out `loss` and `train*`, as the training loss falls on while the others oscillate."""
     patience: int = Field(4, ge=1)
     """Evaluations that the plateau must have lasted, unless oscillation cuts it short."""
     certainty: float = Field(0.9, gt=0.5, lt=1)
@@ -84,7 +87,7 @@ class Knee:
 
 def votes(name: str, patterns: Sequence[str]) -> bool:
     """Whether the curve of that name is among those that the patterns choose."""
-    training = name == "loss" or name.startswith("train")
+    training = name.lower() == "loss" or name.lower().startswith("train")
     return any(fnmatchcase(name, pattern) for pattern in patterns if not (training and pattern == "*"))
 
 
