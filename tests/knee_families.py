@@ -186,7 +186,7 @@ def _noise(rng: np.random.Generator, count: int, metrics: int) -> Array:
 
 
 def _disagreeing(rng: np.random.Generator, values: Array, sigma: Array) -> Array:
-    """Put beside two to five metrics one that contradicts them, beside four or more two: a fall, a rise, a walk, noise."""
+    """Add metrics that contradict, one or (to four and more) two: a fall, a rise, a walk, noise, an early knee."""
     count, metrics = values.shape
     x = np.linspace(0, 1, count)
     others = []

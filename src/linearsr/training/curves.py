@@ -23,7 +23,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
 """The metrics whose direction is known."""
 
 _STEP_NAMES = ("step", "images")
-_RATE_NAMES = ("lr", "learning_rate")
+_RATE = "lr"
 _LARGEST_STEP = 2**53
 """Whole numbers beyond it are not exact as floating point."""
 
@@ -36,7 +36,7 @@ class CurvesError(ValueError):
 class Curves:
     """Metrics over training: `steps` rise; `values` has one for each step and metric, None where missing.
 
-    `rates`: step -> learning rate, where it is known; also of steps without a value of any metric.
+    `rates`: step -> learning rate, where known, also of steps without values.
     """
 
     steps: list[int]
@@ -55,8 +55,8 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
     """Curves of a run folder (the validations in its `metrics.jsonl`), of such a file, or of a CSV file.
 
     A CSV file has a column `step` (or `images`) and one column for each metric; an empty cell is a missing
-    value, a row without any value is left out. A column `lr` (or `learning_rate`) is the schedule. Of the
-    metrics, those are read whose names fit a pattern.
+    value, a row without any value is left out. A column `lr` is the schedule. Of the metrics, those
+    are read whose names fit a pattern.
 
     Raises:
         CurvesError: no such file, not of this form, no values, or steps that do not rise.
@@ -80,12 +80,7 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
                 f"{path}: {after.where} has step {after.step} after {before.step}: "
                 "sort the steps and keep each once"
             )
-    rates = {
-        row.step: rate
-        for row in rows
-        for name in _RATE_NAMES
-        if (rate := row.values.pop(name, None)) is not None
-    }
+    rates = {row.step: rate for row in rows if (rate := row.values.pop(_RATE, None)) is not None}
     rows = [row for row in rows if row.values]
     if not rows:
         raise CurvesError(f"{path} has no values of any metric yet")
@@ -176,7 +171,7 @@ def _table(text: str, path: Path) -> Iterator[_Row]:
         step = _step(numbers.pop(header[at]), f"{path}, {where}")
         given = {name: number for name, number in numbers.items() if number is not None}
         if given:
-            yield _Row(where, step, given if given.keys() <= set(_RATE_NAMES) else numbers)
+            yield _Row(where, step, given if given.keys() == {_RATE} else numbers)
 
 
 def _number(cell: str, where: str) -> float | None:

@@ -36,8 +36,7 @@ _MOST_EVALUATIONS = 150
 """Longer runs are pooled to so many: the knee is then found to within 1/150 of the run."""
 _HUGE = 1e100
 """Values are cut to it, so that their differences stay finite."""
-_DROP = 0.3
-"""Share of the learning rate by which it falls at once where a schedule has a step."""
+_DROP = 0.7
 _TRAILING = 2
 """Evaluations without any finite value, at the end, that are a divergence and not a gap."""
 
@@ -125,10 +124,11 @@ def find_knee(
     alive = int(np.flatnonzero(np.isfinite(values).any(1)).max(initial=-1)) + 1
     if len(values) - alive < _TRAILING:
         alive = len(values)
-    drops = np.array(_drops(rates or {}))
+    scheduled = pairwise(sorted((rates or {}).items()))
+    drops = np.array([step for (_, before), (step, after) in scheduled if after <= _DROP * before])
     done = drops[drops <= last_steps[-1]]
     start = max(int(np.searchsorted(last_steps, done[-1])) - 1, 0) if done.size else 0
-    left = (1 - GAIN) * _whole_gain(values[:alive], start)
+    left = (1 - GAIN) * (_whole_gain(values[:alive], start) if 0 < start < alive - 1 else 1)
     found = _search(last_steps[start:alive], values[start:alive], config, left)
     onset = start + found.end if start + found.end < len(values) else None
     plateau = onset is not None or (found.reached >= config.certainty and done.size == drops.size)
@@ -140,12 +140,6 @@ def find_knee(
         confidence=found.confidence if called else found.no_plateau,
         confirmed=called and (onset is not None or found.confidence >= config.certainty),
     )
-
-
-def _drops(rates: Mapping[int, float]) -> list[int]:
-    """The steps from which the learning rate is lower by `_DROP` than at the one before."""
-    scheduled = pairwise(sorted(rates.items()))
-    return [step for (_, before), (step, after) in scheduled if after <= (1 - _DROP) * before]
 
 
 @dataclass(frozen=True)
@@ -161,8 +155,6 @@ class _Found:
 
 def _whole_gain(values: Floats, start: int) -> float:
     """The gain of the whole run in units of that since evaluation `start`: the median over metrics."""
-    if start == 0 or start + 1 >= len(values):
-        return 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         top = np.nanquantile(values[start + 1 :], 0.8, axis=0)
