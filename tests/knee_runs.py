@@ -1,7 +1,8 @@
-"""Synthetic validation curves whose knee is known, for the tests and `research/knee_study.py`.
+"""Synthetic validation curves at the published layout, whose knee is known exactly.
 
 The noise-free gain of a metric rises from 0 at the first evaluation to 1. Its true knee is the step at which
 it has made 97% of that (a kinked line: its kink), found numerically from the curve itself.
+`knee_families` has runs of more kinds and layouts.
 """
 
 from collections.abc import Callable

@@ -152,6 +152,37 @@ def test_directions(tmp_path):
     assert "choose one" in knee(file, "--lower", "sharpness", "--higher", "sharpness").stderr
 
 
+def test_the_training_loss_is_shown_and_votes_only_if_named(tmp_path):
+    falling = 1 / (1 + np.arange(len(STEPS)))
+    rows = [[s, v, loss, loss] for s, v, loss in zip(STEPS, oscillating(), falling, strict=True)]
+    file = write_csv(tmp_path / "a.csv", ["step", "psnr", "loss", "train/loss"], rows)
+    report = json.loads(knee(file, "--json").stdout)
+    assert [metric["votes"] for metric in report["metrics"]] == [True, False, False]
+    alone = write_csv(tmp_path / "b.csv", ["step", "loss"], [[s, v] for s, _, v, _ in rows])
+    refused = knee(alone)
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+    assert "no metric has a vote: there are loss" in refused.stderr
+    assert knee(alone, "--metric", "loss").exit_code == 0
+
+
+def test_the_schedule_in_a_table(tmp_path):
+    """A plateau before a drop of the learning rate is none, be it in the past or planned."""
+    curve = rising()
+    rates = [1e-3 if s < 160_000 else 1e-4 for s in STEPS]
+    again = [v + (s >= 160_000) * 0.3 for s, v in zip(STEPS, curve, strict=True)]
+    rows = [list(row) for row in zip(STEPS, again, rates, strict=True)]
+    report = json.loads(knee(write_csv(tmp_path / "a.csv", ["step", "psnr", "lr"], rows), "--json").stdout)
+    assert [metric["name"] for metric in report["metrics"]] == ["psnr"]
+    assert 152_000 <= report["knee_step"] <= 168_000
+    planned = [*rows[:18], [160_000, "", 1e-4]]
+    report = json.loads(knee(write_csv(tmp_path / "b.csv", ["step", "psnr", "lr"], planned), "--json").stdout)
+    assert report["knee_step"] is None
+    report = json.loads(
+        knee(write_csv(tmp_path / "c.csv", ["step", "psnr", "lr"], rows[:18]), "--json").stdout
+    )
+    assert report["knee_step"] == pytest.approx(48_000, abs=8_000)
+
+
 def test_few_points_are_no_mistake(tmp_path):
     file = write_csv(tmp_path / "a.csv", ["step", "psnr"], [[8000, 25.0]])
     report = json.loads(knee(file, "--json").stdout)

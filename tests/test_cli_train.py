@@ -126,6 +126,14 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(config, tmp_path):
     assert set(plan["stem"]) == {"network", "memory", "data", "batch", "schedule", "optimizer"}
 
 
+def test_a_knee_under_a_decaying_learning_rate_is_warned_of(config):
+    warned = train(config, "--dry-run")
+    assert "stop_at_knee may end the training before the learning rate has fallen" in warned.stderr
+    for settings in (["stop_at_knee=false"], ["optimizer.lr=1e-3", "optimizer.final_lr=1e-3"]):
+        overrides = [word for setting in settings for word in ("--set", setting)]
+        assert "stop_at_knee" not in train(config, "--dry-run", *overrides).stderr
+
+
 def test_only_the_chosen_runs_must_not_have_begun(config, tmp_path):
     raw = recipe_settings(tmp_path / "photos", tmp_path / "recipe")
     raw["stages"] = {name: {**raw["stages"][name], "total_images": 2} for name in ("stem", "pretrain")}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from knee_families import FAMILIES, family_run
 from knee_runs import KNEE_GAIN, PUBLISHED, synthetic_run
 from linearsr.training.curves import directions, read_curves
 from linearsr.training.knee import KneeConfig, find_knee
@@ -49,7 +50,6 @@ def share(found):
 
 
 def test_the_published_shape():
-    """A small version of `research/knee_study.py`, on its own seed."""
     rng = np.random.default_rng(1)
     right, false, onsets = [], [], []
     for i in range(160):
@@ -63,6 +63,16 @@ def test_the_published_shape():
     assert share(right) >= 0.95
     assert share(onsets) >= 0.9
     assert share(false) <= 0.02
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family):
+    """A small version of `research/knee_study.py`, on its own seed."""
+    for improving, least in ((False, 10), (True, 12)):
+        rng = np.random.default_rng([4, FAMILIES.index(family), improving])
+        runs = [family_run(rng, family, improving) for _ in range(12)]
+        answers = [find_knee(run.steps, run.curves, run.higher_is_better, rates=run.rates) for run in runs]
+        assert sum(run.is_right(knee.knee_step) for run, knee in zip(runs, answers, strict=True)) >= least
 
 
 def test_stopping_a_run_when_its_knee_is_confirmed():

@@ -46,7 +46,8 @@ def knee(
     """Find the knee of validation curves: the last checkpoint of the improvement, before plateau and oscillation.
 
     Of a run, those metrics vote that decide in its training; the others come last, below a line.
-    A CSV file has a column step (or images) and one for each metric. The direction of psnr, ssim, ms_ssim, fsim,
+    A CSV file has a column step (or images) and one for each metric, which all vote but loss and train*; lr is the
+    learning rate: where it drops, only a plateau after it counts. The direction of psnr, ssim, ms_ssim, fsim,
     haarpsi, musiq, maniqa, clipiqa, topiq, lpips, dists, niqe, fid and loss is known.
     """
     from linearsr.training.curves import CurvesError, directions, knee_config, read_curves
@@ -58,7 +59,10 @@ def knee(
         curves = read_curves(source, patterns or ("*",))
         higher_is_better = directions(curves.values, higher or (), lower or ())
         config = knee_config(source, patterns or ())
-    found = find_knee(curves.steps, curves.values, higher_is_better, config)
+        if not any(votes(name, config.metrics) for name in curves.values):
+            names = ", ".join(curves.values)
+            raise CurvesError(f"no metric has a vote: there are {names}; let some vote with --metric NAME")
+    found = find_knee(curves.steps, curves.values, higher_is_better, config, curves.rates)
     metrics = [
         {**_metric(name, curves, better, found), "votes": votes(name, config.metrics)}
         for name, better in higher_is_better.items()

@@ -146,6 +146,7 @@ def _run(
         plans = describe(runs)
         _show_plan({run.name: plans[run.name] for run in chosen}, json)
     if dry_run:
+        _warn_of_decay(chosen)
         return
     check(runs)
     check_begun(runs)
@@ -153,6 +154,7 @@ def _run(
     if not resume and any(not run.finished for run in begun):
         place = shown((recipe or begun[0].config).run_dir)
         raise ConfigError(f"{place} has checkpoints: go on with --resume, or --set run_dir=ANOTHER")
+    _warn_of_decay([run for run in chosen if not run.finished])
     for run in begun:
         say(f"{run.name}: {'done' if run.finished else 'going on from its newest checkpoint'}")
     with TrainingProgress() as progress:
@@ -166,6 +168,17 @@ def _run(
         say(f"weights in {shown(folder)}")
     elif recipe is not None:
         _say_parts(chosen, recipe.makes_model)
+
+
+def _warn_of_decay(runs: "list[Run]") -> None:
+    """Under a falling learning rate a plateau may be left again, and an early end misses the low rates."""
+    from linearsr.training.objective import Computed
+
+    configs = {run.name: run.config for run in runs if not isinstance(run.config.stage, Computed)}
+    names = [n for n, c in configs.items() if c.stop_at_knee and c.optimizer.final_lr < c.optimizer.lr]
+    if names:
+        reason = "stop_at_knee may end the training before the learning rate has fallen to final_lr"
+        say(f"linearsr: {', '.join(names)}: {reason}: set stop_at_knee: false, or final_lr to lr")
 
 
 def _say_parts(runs: "list[Run]", to_come: bool) -> None:

@@ -4,11 +4,12 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 
-from linearsr.training.knee import KneeConfig, votes
+from linearsr.training.knee import KneeConfig
 
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
@@ -22,6 +23,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
 """The metrics whose direction is known."""
 
 _STEP_NAMES = ("step", "images")
+_RATE = "lr"
 _LARGEST_STEP = 2**53
 """Whole numbers beyond it are not exact as floating point."""
 
@@ -32,10 +34,14 @@ class CurvesError(ValueError):
 
 @dataclass(frozen=True)
 class Curves:
-    """Metrics over training: `steps` rise; `values` has one for each step and metric, None where missing."""
+    """Metrics over training: `steps` rise; `values` has one for each step and metric, None where missing.
+
+    `rates`: step -> learning rate, where known, also of steps without values.
+    """
 
     steps: list[int]
     values: dict[str, list[float | None]]
+    rates: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
     """Curves of a run folder (the validations in its `metrics.jsonl`), of such a file, or of a CSV file.
 
     A CSV file has a column `step` (or `images`) and one column for each metric; an empty cell is a missing
-    value, a row without any value is left out. Of the metrics, those are read whose names fit a pattern.
+    value, a row without any value is left out. A column `lr` is the schedule. Of the metrics, those
+    are read whose names fit a pattern.
 
     Raises:
         CurvesError: no such file, not of this form, no values, or steps that do not rise.
@@ -67,20 +74,22 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
     except OSError as error:
         raise CurvesError(f"{path} cannot be read: {error.strerror}") from None
     rows = list(_validations(text, path) if path.suffix == ".jsonl" else _table(text, path))
-    if not rows:
-        raise CurvesError(f"{path} has no values of any metric yet")
     for before, after in pairwise(rows):
         if after.step <= before.step:
             raise CurvesError(
                 f"{path}: {after.where} has step {after.step} after {before.step}: "
                 "sort the steps and keep each once"
             )
+    rates = {row.step: rate for row in rows if (rate := row.values.pop(_RATE, None)) is not None}
+    rows = [row for row in rows if row.values]
+    if not rows:
+        raise CurvesError(f"{path} has no values of any metric yet")
     every = dict.fromkeys(name for row in rows for name in row.values)
-    names = [name for name in every if votes(name, patterns)]
+    names = [name for name in every if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not names:
         raise CurvesError(f"no metric fits {', '.join(patterns)}: there are {', '.join(every)}")
     return Curves(
-        [row.step for row in rows], {name: [row.values.get(name) for row in rows] for name in names}
+        [row.step for row in rows], {name: [row.values.get(name) for row in rows] for name in names}, rates
     )
 
 
@@ -160,8 +169,9 @@ def _table(text: str, path: Path) -> Iterator[_Row]:
             for name, cell in zip(header, cells, strict=True)
         }
         step = _step(numbers.pop(header[at]), f"{path}, {where}")
-        if any(number is not None for number in numbers.values()):
-            yield _Row(where, step, numbers)
+        given = {name: number for name, number in numbers.items() if number is not None}
+        if given:
+            yield _Row(where, step, given if given.keys() == {_RATE} else numbers)
 
 
 def _number(cell: str, where: str) -> float | None:

@@ -8,9 +8,11 @@ their gain, always before the oscillation. How it is found is not published; thi
 2. `saturation.fit_family` says for each metric, from the evaluations before it, where its knee may lie;
 3. the metrics vote: their probabilities are multiplied, each taken to be misled with probability 5%.
 
-`research/knee_study.py` measures it on 1,000 synthetic runs.
+Where the learning rate has dropped, all this looks at the evaluations since, and at the gain of the whole run.
+`research/knee_study.py` measures it on families of synthetic runs.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,17 +23,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from linearsr.training.oscillation import SHORTEST_GOOD_PHASE, good_phase
-from linearsr.training.saturation import Family, Floats
+from linearsr.training.saturation import GAIN, Family, Floats
 
 Phase = Literal["improving", "plateau", "oscillating"]
 
 _MISLED = 0.05
+_MIDDLE = 0.4
+"""Quantile of the knee's position that is the answer: a little early rather than late."""
 _NEAR = 0.1
 """A knee is as good as another this share of the way to it away: with frequent evaluations, one is too strict."""
 _MOST_EVALUATIONS = 150
 """Longer runs are pooled to so many: the knee is then found to within 1/150 of the run."""
 _HUGE = 1e100
 """Values are cut to it, so that their differences stay finite."""
+_DROP = 0.7
 _TRAILING = 2
 """Evaluations without any finite value, at the end, that are a divergence and not a gap."""
 
@@ -42,7 +47,8 @@ class KneeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metrics: tuple[str, ...] = ("*",)
-    """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve."""
+    """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve. `*` leaves
+    out `loss` and `train*`, as the training loss falls on while the others oscillate."""
     patience: int = Field(4, ge=1)
     """Evaluations that the plateau must have lasted, unless oscillation cuts it short."""
     certainty: float = Field(0.9, gt=0.5, lt=1)
@@ -80,7 +86,8 @@ class Knee:
 
 def votes(name: str, patterns: Sequence[str]) -> bool:
     """Whether the curve of that name is among those that the patterns choose."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    training = name.lower() == "loss" or name.lower().startswith("train")
+    return any(fnmatchcase(name, pattern) for pattern in patterns if not (training and pattern == "*"))
 
 
 def find_knee(
@@ -88,6 +95,7 @@ def find_knee(
     curves: Mapping[str, Sequence[float | None]],
     higher_is_better: Mapping[str, bool],
     config: KneeConfig | None = None,
+    rates: Mapping[int, float] | None = None,
 ) -> Knee:
     """Find the knee of a finished run, or of a run so far: it may stop as soon as the answer is `confirmed`.
 
@@ -96,6 +104,8 @@ def find_knee(
         curves: metric -> its value at each step; None, NaN or infinite where it has none. Where no metric has
             any value from some step to the end, the run is taken to have diverged there.
         higher_is_better: metric -> its direction.
+        rates: step -> learning rate, at any steps of the schedule, also of those to come. Curves rise anew
+            where it drops by 30% or more: only a plateau after the last drop counts.
 
     Raises:
         ValueError: steps that do not rise, a curve of another length, a metric without a direction.
@@ -114,13 +124,18 @@ def find_knee(
     alive = int(np.flatnonzero(np.isfinite(values).any(1)).max(initial=-1)) + 1
     if len(values) - alive < _TRAILING:
         alive = len(values)
-    found = _search(last_steps[:alive], values[:alive], config)
-    onset = found.end if found.end < len(values) else None
-    plateau = onset is not None or found.reached >= config.certainty
+    scheduled = pairwise(sorted((rates or {}).items()))
+    drops = np.array([step for (_, before), (step, after) in scheduled if after <= _DROP * before])
+    done = drops[drops <= last_steps[-1]]
+    start = max(int(np.searchsorted(last_steps, done[-1])) - 1, 0) if done.size else 0
+    left = (1 - GAIN) * (_whole_gain(values[:alive], start) if 0 < start < alive - 1 else 1)
+    found = _search(last_steps[start:alive], values[start:alive], config, left)
+    onset = start + found.end if start + found.end < len(values) else None
+    plateau = onset is not None or (found.reached >= config.certainty and done.size == drops.size)
     called = plateau and found.end > 0
     return _answer(
         steps,
-        knee=int(last_steps[found.index]) if called else None,
+        knee=int(last_steps[start + found.index]) if called else None,
         onset=int(first_steps[onset]) if onset is not None else None,
         confidence=found.confidence if called else found.no_plateau,
         confirmed=called and (onset is not None or found.confidence >= config.certainty),
@@ -138,14 +153,25 @@ class _Found:
     no_plateau: float
 
 
-def _search(steps: Floats, values: Floats, config: KneeConfig) -> _Found:
+def _whole_gain(values: Floats, start: int) -> float:
+    """The gain of the whole run in units of that since evaluation `start`: the median over metrics."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        top = np.nanquantile(values[start + 1 :], 0.8, axis=0)
+        before = np.nanmedian(values[max(start - 2, 0) : start + 1], axis=0)
+        ratio = (top - values[0]) / (top - before)
+    ratio = np.where(ratio > 1, ratio, np.nan)
+    return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else 1.0
+
+
+def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _Found:
     n = len(steps)
     # a constant metric, such as one of a frozen part, has no say
     values = _normalised(values[:, [_varies(column) for column in values.T]])
     if n < SHORTEST_GOOD_PHASE or values.shape[1] == 0:
         return _Found(n, n - 1, 0.0, 0.0, 0.0)
     offsets = np.asarray(steps - steps[0], np.float64)
-    family = Family.at(offsets)
+    family = Family.at(offsets, min(left, 0.5))
     phase = good_phase(family, values, config.swing)
     votes = np.log((1 - _MISLED) * phase.posterior / family.prior[:, None] + _MISLED).sum(1)
     probability = np.exp(votes - votes.max()) * family.prior
@@ -156,7 +182,8 @@ def _search(steps: Floats, values: Floats, config: KneeConfig) -> _Found:
     knees = np.minimum(family.knees, inside[-1]) if phase.end < n else family.knees
     tolerance = np.maximum(np.median(np.diff(offsets)), _NEAR * inside)[:, None]
     distance = np.abs(inside[:, None] - knees) / tolerance
-    index = int((np.maximum(1 - distance / 2, 0) @ probability).argmax())
+    middle = knees[min(int(np.searchsorted(probability.cumsum(), _MIDDLE)), len(knees) - 1)]
+    index = int(np.abs(inside - middle).argmin())
     lasted = inside[max(phase.end - 1 - config.patience, 0)]
     reached = float(probability[knees <= lasted].sum())
     confidence = float(probability[distance[index] < 1 + 1e-6].sum())

@@ -26,10 +26,11 @@ _SHORTEST_TAIL = 3
 _MOST_ONSETS = 50
 """Of longer runs every second evaluation (third, ...) is tried as the onset."""
 _EVIDENCE = 8.0
-"""Evidence that makes an onset, in nats; of several metrics: their sum, each at most twice this, over sqrt(metrics)."""
-_FALLS = 2
+"""Evidence that makes an onset, in nats; of several metrics: their sum over sqrt(metrics)."""
+_MOST = 16.0
+"""What one metric can say at most, for an onset or against it."""
 _FALL = 2.5
-"""An onset shows at least `_FALLS` times a fall of so many times the noise below the level reached before."""
+"""After an onset, metrics fall more than once each, on average, so many times their noise below the level before."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
 
     level = np.take_along_axis(curve, (ends - 1)[None, None], axis=0)
     fallen = tail & (np.where(finite, values[:, :, None], np.inf) < level - _FALL * noise)
-    falls = (2 * fallen.sum(1) >= np.maximum(tail.sum(1), 1)).sum(0)
     agreed = (evidence > 1).mean(0) > 0.5
-    loud = np.minimum(evidence, 2 * _EVIDENCE).sum(0) / np.sqrt(metrics) > _EVIDENCE
-    likely = np.flatnonzero(loud & agreed & (falls >= _FALLS))
+    loud = np.clip(evidence, -_MOST, _MOST).sum(0) / np.sqrt(metrics) > _EVIDENCE
+    likely = np.flatnonzero(loud & agreed & (fallen.sum((0, 1)) > metrics))
     # in a sum of roots one loud metric does not outvote the others about the place
     place = np.sqrt(np.maximum(evidence[:, likely], 0)).sum(0)
-    chosen = int(likely[place.argmax()]) if likely.size else len(ends) - 1
+    # the first swings are small: of places that are almost as good, the earliest
+    chosen = int(likely[(place >= 0.95 * place.max()).argmax()]) if likely.size else len(ends) - 1
     return GoodPhase(int(ends[chosen]), fit.posterior.reshape(-1, metrics, len(ends))[:, :, chosen])
 
 

@@ -51,18 +51,20 @@ class Family:
     gained: Floats
 
     @classmethod
-    def at(cls, offsets: Floats) -> "Family":
-        """The family at `offsets` (n,) steps after the first evaluation: ascending from 0, n >= 3."""
+    def at(cls, offsets: Floats, left: float = 1 - GAIN) -> "Family":
+        """The family at `offsets` (n,) steps after the first evaluation: ascending from 0, n >= 3.
+
+        `left` is the share of the gain from there that is still to be made at the knee.
+        """
         inside = np.sort(np.concatenate([offsets[1:], (offsets[1:-1] + offsets[2:]) / 2]))
         knees = np.concatenate([inside, offsets[-1] * _BEYOND])
         prior = np.gradient(np.log(knees))
         x = offsets / knees[:, None]
-        gained = np.stack([1 - _remaining(x, q, p) for q, p in _SHAPES], axis=1)
+        gained = np.stack([1 - _remaining(x, q, p, left) for q, p in _SHAPES], axis=1)
         return cls(knees, prior / prior.sum(), gained.reshape(-1, len(offsets)))
 
 
-def _remaining(x: Floats, q: float, p: float) -> Floats:
-    at_knee = 1 - GAIN
+def _remaining(x: Floats, q: float, p: float, at_knee: float) -> Floats:
     if q == 0:
         return np.asarray(at_knee ** (x**p))
     z = (at_knee**-q - 1) / q
@@ -94,26 +96,26 @@ def fit_family(family: Family, values: Floats, chosen: Mask) -> Fit:
     floor = np.maximum(_NOISE_FLOOR * (high - low), 1e-12)
     squared = family.gained**2
     columns = np.arange(y.shape[1])
-    weight = chosen.astype(np.float64)
+    weight = robust = chosen.astype(np.float64)
     for turn in range(_ROUNDS):
-        total = np.maximum(weight.sum(0), 1e-12)
-        mean_y = (weight * y).sum(0) / total
-        mean_h = family.gained @ weight / total
-        var_y = (weight * (y - mean_y) ** 2).sum(0) / total
-        var_h = np.maximum(squared @ weight / total - mean_h**2, 1e-12)
-        covariance = family.gained @ (weight * y) / total - mean_h * mean_y
-        gain = np.maximum(covariance / var_h, 0)
-        variance = np.maximum(var_y - gain * (2 * covariance - gain * var_h), floor**2)
-        best = variance.argmin(0)
-        curve = mean_y + gain[best, columns] * (family.gained[best].T - mean_h[best, columns])
+        weight = weight / np.maximum(weight.sum(0), 1e-12)
+        mean_y, mean_h = (weight * y).sum(0), family.gained @ weight
+        var_y = (weight * (y - mean_y) ** 2).sum(0)
+        var_h = np.maximum(squared @ weight - mean_h**2, 1e-12)
+        covariance = np.maximum(family.gained @ (weight * y) - mean_h * mean_y, 0)
+        explained = covariance**2 / var_h
+        best = explained.argmax(0)
+        gain = covariance[best, columns] / var_h[best, columns]
+        curve = mean_y + gain * (family.gained[best].T - mean_h[best, columns])
         residual = np.where(chosen, values - curve, 0.0)
         if turn == 0:
             # the first curve may be bent by outliers: the median is not
             noise = 1.4826 * masked_median(np.abs(residual), chosen)
         else:
-            noise = np.sqrt((weight * residual**2).sum(0) / np.maximum(count - _PARAMETERS, 1))
+            noise = np.sqrt((robust * residual**2).sum(0) / np.maximum(count - _PARAMETERS, 1))
         noise = np.maximum(noise, floor)
-        weight = chosen * student_weight(residual, noise)
+        weight = robust = chosen * student_weight(residual, noise)
+    variance = np.maximum(var_y - explained, floor**2)
     log_likelihood = -0.5 * _INDEPENDENCE * np.maximum(count - _PARAMETERS, 0) * np.log(variance)
     likelihood = np.exp(log_likelihood - log_likelihood.max(0))
     by_knee = likelihood.reshape(len(family.knees), len(_SHAPES), -1).mean(1)
