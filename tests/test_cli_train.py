@@ -129,8 +129,8 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(config, tmp_path):
 def test_a_knee_under_a_decaying_learning_rate_is_warned_of(config):
     warned = train(config, "--dry-run")
     assert "stop_at_knee may end the training before the learning rate has fallen" in warned.stderr
-    for changes in (["stop_at_knee=false"], ["optimizer.lr=1e-3", "optimizer.final_lr=1e-3"]):
-        overrides = [word for change in changes for word in ("--set", change)]
+    for chosen in (["stop_at_knee=false"], ["optimizer.lr=1e-3", "optimizer.final_lr=1e-3"]):
+        overrides = [word for setting in chosen for word in ("--set", setting)]
         assert "stop_at_knee" not in train(config, "--dry-run", *overrides).stderr
 
 

@@ -169,7 +169,9 @@ def _table(text: str, path: Path) -> Iterator[_Row]:
             for name, cell in zip(header, cells, strict=True)
         }
         step = _step(numbers.pop(header[at]), f"{path}, {where}")
-        given: dict[str, float | None] = {k: number for k, number in numbers.items() if number is not None}
+        given: dict[str, float | None] = {
+            name: number for name, number in numbers.items() if number is not None
+        }
         if given:
             yield _Row(where, step, given if given.keys() == {_RATE} else numbers)
 
