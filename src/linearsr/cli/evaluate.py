@@ -1,6 +1,5 @@
 """`linearsr eval`: how good results are, measured."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from linearsr.cli.evaluate_inputs import (
     open_source,
     published_lines,
     report_check,
+    show_published,
 )
 from linearsr.cli.loading import choose_device
 from linearsr.cli.options import Degrade, Fidelity, JsonDocument, Steps, WeightType
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from linearsr.evaluation.records import Records
     from linearsr.evaluation.registry import Metric
     from linearsr.evaluation.sources import Case, Source
-
-_MOST_COLUMNS = 6
 
 
 def evaluate(
@@ -202,20 +200,3 @@ def _show(document: dict[str, Any]) -> None:
         show_published([{"method": "measured", "values": ours, "source": ""}, *document["published"]])
     for file in document.get("files", []):
         screen.print(shown(file), soft_wrap=True)
-
-
-def show_published(lines: Sequence[dict[str, Any]]) -> None:
-    """Lines of published tables, six metrics to a table; metrics that nobody published are left out."""
-    from linearsr.evaluation.summary import number
-
-    screen = out()
-    values: dict[str, None] = {name: None for line in lines if line["source"] for name in line["values"]}
-    names = list(values)
-    for start in range(0, len(names), _MOST_COLUMNS):
-        part = names[start : start + _MOST_COLUMNS]
-        published = table("method", *part, numbers=1)
-        for line in lines:
-            published.add_row(line["method"], *(number(line["values"].get(name)) for name in part))
-        screen.print(published)
-    for source in dict.fromkeys(line["source"] for line in lines if line["source"]):
-        screen.print(f"published: {source}")

@@ -1,12 +1,13 @@
 """What `linearsr eval` measures: from its arguments to a source of images, or a line that says why not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from linearsr.cli.console import FAILED, WRONG_USE, say, stop, told, write_json
+from linearsr.cli.console import FAILED, WRONG_USE, out, say, stop, table, told, write_json
 from linearsr.cli.loading import DEFAULT_MODEL, check_degradation, load_pipeline
 from linearsr.jobs.messages import shown
 from linearsr.settings import DType
@@ -14,6 +15,8 @@ from linearsr.settings import DType
 if TYPE_CHECKING:
     from linearsr.evaluation.datasets import Dataset, Layout
     from linearsr.evaluation.sources import Source
+
+_MOST_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,6 @@ def report_check(inputs: Inputs, dataset: "Dataset", layout: "Layout", as_json: 
         raise typer.Exit(FAILED)
     say(f"{inputs.dataset} is complete ({dataset.title}): give PRED_DIR or --model to measure")
     if not as_json:
-        from linearsr.cli.evaluate import show_published
-
         show_published(published_lines(dataset))
     raise typer.Exit
 
@@ -156,3 +157,20 @@ def published_lines(dataset: "Dataset | None") -> list[dict[str, Any]]:
     """Lines of published tables, ready for JSON."""
     lines = [] if dataset is None else dataset.published
     return [{"method": line.method, "values": dict(line.values), "source": line.source} for line in lines]
+
+
+def show_published(lines: Sequence[dict[str, Any]]) -> None:
+    """Lines of published tables, six metrics to a table; metrics that nobody published are left out."""
+    from linearsr.evaluation.summary import number
+
+    screen = out()
+    values: dict[str, None] = {name: None for line in lines if line["source"] for name in line["values"]}
+    names = list(values)
+    for start in range(0, len(names), _MOST_COLUMNS):
+        part = names[start : start + _MOST_COLUMNS]
+        published = table("method", *part, numbers=1)
+        for line in lines:
+            published.add_row(line["method"], *(number(line["values"].get(name)) for name in part))
+        screen.print(published)
+    for source in dict.fromkeys(line["source"] for line in lines if line["source"]):
+        screen.print(f"published: {source}")

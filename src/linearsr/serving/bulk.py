@@ -11,11 +11,11 @@ import os
 import socket
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from linearsr.serving.bulk_attempts import SharedAttempts
 from linearsr.serving.bulk_plan import Item, Plan, make_plan, rows
 from linearsr.serving.bulk_report import Report, Result, result
 from linearsr.serving.bulk_store import BulkError
@@ -217,41 +217,6 @@ def _silent() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-class Attempts:
-    """How often each piece of work was begun and not ended: as often, it killed the process that did it."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
-
-    def begin(self, name: str) -> int:
-        """Count one time more; returns how many there were."""
-        self._begun[name] += 1
-        return self._begun[name]
-
-    def end(self, name: str) -> None:
-        """It is done, or has failed as it should."""
-        del self._begun[name]
-
-
-class SharedAttempts:
-    """`Attempts` in a process of their own, for all workers."""
-
-    def __init__(self) -> None:
-        import ray
-
-        self._actor = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-
-    def begin(self, name: str) -> int:
-        """As of `Attempts`."""
-        import ray
-
-        return int(ray.get(self._actor.begin.remote(name)))
-
-    def end(self, name: str) -> None:
-        """As of `Attempts`."""
-        self._actor.end.remote(name)
 
 
 def _run(rows: Sequence[Item], size: int, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ from linearsr.serving.bulk_report import SCHEMA, Result, result
 if TYPE_CHECKING:
     from linearsr.images.io import Picture
     from linearsr.pipeline import LinearSRPipeline
-    from linearsr.serving.bulk import SharedAttempts
+    from linearsr.serving.bulk_attempts import SharedAttempts
 
 _READERS = 4
 _MOST_ATTEMPTS = 3
