@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -262,3 +263,15 @@ def test_only_the_chosen_curves_vote() -> None:
     chosen = find_knee(STEPS, curves, better, KneeConfig(metrics=("*/mean/*",)))
     assert chosen == alone
     assert chosen.confirmed
+
+
+def test_a_training_run_knows_that_lower_lpips_is_better(monkeypatch):
+    from linearsr.training import trainer
+
+    asked = {}
+    monkeypatch.setattr(trainer, "find_knee", lambda steps, curves, better, config: asked.update(better))
+    run = object.__new__(trainer.Trainer)
+    run.config = SimpleNamespace(knee=None)
+    run._validations = [{"images": 1, "mild/mean/lpips": 0.3, "mild/mean/psnr_y": 27.0}]
+    run._knee()
+    assert asked == {"mild/mean/lpips": False, "mild/mean/psnr_y": True}

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 from linearsr.runtime.checkpoints import write_json
 from linearsr.training.begun import KNEE_FILE, begun_with, check_same_run, settings_of
 from linearsr.training.config import TrainConfig
-from linearsr.training.curves import CONFIG_FILE
+from linearsr.training.curves import CONFIG_FILE, directions
 from linearsr.training.data import CropPairs, Sample
 from linearsr.training.ema import ExponentialMovingAverage
 from linearsr.training.guard import Diverged, DivergenceGuard
@@ -271,7 +271,7 @@ class Trainer:
         steps = [record["images"] for record in self._validations]
         names = {name for record in self._validations for name in record if name.count("/") == 2}
         curves = {name: [record.get(name) for record in self._validations] for name in sorted(names)}
-        return find_knee(steps, curves, dict.fromkeys(curves, True), self.config.knee)
+        return find_knee(steps, curves, directions(curves), self.config.knee)
 
     def _finish(self) -> Path:
         """Keep the weights at the knee and the last ones; without a knee, these are the same."""
