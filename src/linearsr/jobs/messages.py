@@ -57,4 +57,9 @@ def reason(error: Exception, path: Path | None = None) -> str:
 
     if is_out_of_memory(error):
         return "not enough memory for an image of this size: make it smaller or cut it into parts"
-    return failure(error, path).replace("the limit (max_pixels)", "--max-pixels")
+    return failure(error, path)
+
+
+def by_option(message: str) -> str:
+    """A message of the library with the name that a limit has as an option."""
+    return message.replace("the limit (max_pixels)", "--max-pixels")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linearsr.jobs.messages import debugging, one_line, reason, shown, shown_words, warning_text
+from linearsr.jobs.messages import by_option, debugging, one_line, reason, shown, shown_words, warning_text
 from linearsr.jobs.names import Job
 
 
@@ -76,7 +76,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, rules: Rules) -> dict[str, A
             return _skipped(job, "was made by another run meanwhile", watcher)
         if debugging():
             raise
-        return _failed(job, reason(error, job.output or job.input), watcher)
+        return _failed(job, by_option(reason(error, job.output or job.input)), watcher)
     said = list(dict.fromkeys(_without_name(job, warning_text(note)) for note in notes))
     for warning in said:
         watcher.say(f"{job.label}: warning: {warning}")

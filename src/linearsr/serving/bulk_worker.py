@@ -16,7 +16,7 @@ import pyarrow as pa
 from linearsr.cluster import LinearSRUpscaler, outcome
 from linearsr.images.files import is_image_name
 from linearsr.images.io import encode_image
-from linearsr.jobs.messages import reason
+from linearsr.jobs.messages import by_option, reason
 from linearsr.serving.bulk_plan import Item, Places
 from linearsr.serving.bulk_report import SCHEMA, Result, result
 
@@ -188,7 +188,7 @@ def _told(name: str, output: str, make: "Callable[[], Picture | None]") -> Resul
     started = time.perf_counter()
     made = outcome(make)
     if made.error is not None:
-        return result(name, "failed", error=made.error)
+        return result(name, "failed", error=by_option(made.error))
     if made.value is None:
         return result(name, "done", output=output)
     seconds, tags = round(time.perf_counter() - started, 3), list(made.value.tags)
