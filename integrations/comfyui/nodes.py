@@ -58,7 +58,7 @@ class LinearSRUpscale:
                 "fidelity": (
                     "FLOAT",
                     {
-                        "default": 0.1,
+                        "default": 0.0,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.05,
