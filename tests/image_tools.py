@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 RGB8 = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
@@ -39,3 +40,19 @@ def float_tiff(value):
     values = np.full((4, 4), 0.5, np.float32)
     values[1, 1] = value
     return encoded(Image.fromarray(values), "TIFF")
+
+
+def noise(path, width, height, **options):
+    """A file of random pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with a.png and sub/b.jpg."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    noise(folder / "a.png", 12, 10)
+    noise(folder / "sub/b.jpg", 9, 14)
+    return folder

@@ -7,32 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from image_tools import noise, photos
 from linearsr.cli.app import app
 from linearsr.pipeline import LinearSRPipeline
 from tiny_model import tiny_model
 
-__all__ = ["tiny_model"]
+__all__ = ["photos", "tiny_model"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "linearsr.cli.app", "upscale"]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    (folder / "sub").mkdir(parents=True)
-    noise(folder / "a.png", 12, 10)
-    noise(folder / "sub/b.jpg", 9, 14)
-    return folder
-
-
-def noise(path: Path, width: int, height: int, **options: object) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **options)
 
 
 def upscale(*arguments: object, model: Path, given: bytes | None = None) -> Result:

@@ -1,6 +1,5 @@
 """LinearSR on a Ray cluster: a class for `map_batches` of a Ray dataset. Needs `linearsr[batch]`."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.images.io import DEFAULT_MAX_PIXELS, Picture, encode_image, read_image
-from linearsr.jobs.messages import one_line, reason
+from linearsr.jobs.messages import heard, one_line, reason
 from linearsr.jobs.upscaling import load_pipeline
 from linearsr.settings import DType
 
@@ -35,9 +34,7 @@ class Outcome(Generic[Value]):
 
 def outcome(make: Callable[[], Value]) -> Outcome[Value]:
     """Run `make`, whatever it raises, and hear what it warns of."""
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning)
+    with heard() as notes:
         try:
             value = make()
         except Exception as error:

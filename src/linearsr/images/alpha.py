@@ -10,6 +10,7 @@ from linearsr.images.picture import FloatArray
 from linearsr.images.resize import resize
 
 ALPHA_REACH = 3
+"""Pixels of alpha in each direction that `checked_alpha` looks at."""
 
 
 def fill_transparent(colour: FloatArray, alpha: FloatArray) -> FloatArray:
@@ -35,7 +36,7 @@ def checked_alpha(drawn: FloatArray, alpha: FloatArray) -> FloatArray:
     """What a network makes of alpha as a grey image, as far as it can be right: (s h, s w), (h, w) -> (s h, s w).
 
     Each value stays within those of the 3x3 pixels of `alpha` around it, so what is opaque stays so. Where the network
-    has lost them altogether, alpha is resized. Looks `ALPHA_REACH` pixels of `alpha` around.
+    has lost them altogether, alpha is resized.
     """
     image, lr = _as_image(drawn), _as_image(alpha)
     image = torch.lerp(image, resize(lr, drawn.shape), as_squares(lost(image, lr), image))

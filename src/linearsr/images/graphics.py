@@ -13,7 +13,7 @@ from torch import Tensor
 
 _EDGE = 48
 """Levels of 255: the range of a channel in 3x3 pixels from which there is an edge in them."""
-EDGE_REACH = 2
+_EDGE_REACH = 2
 """Pixels in each direction that tell whether a pixel is beside an edge."""
 _COLOURS = 8
 _PHOTO, _DRAWING = 0.28, 0.38
@@ -39,8 +39,8 @@ def likeness_to_drawing(read: Callable[[int, int], Tensor], size: tuple[int, int
     step = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, step):
         bottom = min(height, top + step)
-        first = max(0, top - EDGE_REACH)
-        levels = ((read(first, min(height, bottom + EDGE_REACH)) + 1) * 127.5).round()
+        first = max(0, top - _EDGE_REACH)
+        levels = ((read(first, min(height, bottom + _EDGE_REACH)) + 1) * 127.5).round()
         edges = ((highest_around(levels) + highest_around(-levels)).amax(1, keepdim=True) > _EDGE).float()
         beside = highest_around(edges)[0, 0] > 0
         red, green, blue = levels[0, :, top - first : bottom - first][

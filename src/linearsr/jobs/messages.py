@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 DEBUG_VARIABLE = "LINEARSR_DEBUG"
@@ -42,6 +43,15 @@ def failure(error: Exception, path: Path | None = None) -> str:
     return (
         text if isinstance(error, (ValueError, ImportError, OSError)) else f"{type(error).__name__}: {text}"
     )
+
+
+@contextmanager
+def heard() -> Iterator[list[warnings.WarningMessage]]:
+    """What the block warns its user of, each time it does."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning)
+        yield notes
 
 
 def warning_text(note: warnings.WarningMessage) -> str:

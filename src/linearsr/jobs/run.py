@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linearsr.jobs.messages import by_option, debugging, one_line, reason, shown, shown_words, warning_text
+from linearsr.jobs.messages import (
+    by_option,
+    debugging,
+    heard,
+    one_line,
+    reason,
+    shown,
+    shown_words,
+    warning_text,
+)
 from linearsr.jobs.names import Job
 
 
@@ -65,9 +74,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, rules: Rules) -> dict[str, A
         return _skipped(job, "exists (--overwrite does it again)", watcher)
     started = time.perf_counter()
     try:
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", category=UserWarning)
+        with heard() as notes:
             result = work(job, watcher)
             if rules.keep_times and job.output is not None:
                 _keep_times(job.input, job.output)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from PIL import Image
 
-from linearsr.jobs.messages import one_line
+from linearsr.jobs.messages import heard, one_line
 from linearsr.jobs.upscaling import load_pipeline
 from linearsr.serving.settings import DISK_FULL
 from linearsr.settings import DType
@@ -103,9 +103,7 @@ class Worker:
 
     def _answer(self, task: Message, result: "Picture | None") -> Message:
         try:
-            with warnings.catch_warnings(record=True) as notes:
-                warnings.simplefilter("ignore")
-                warnings.filterwarnings("always", category=UserWarning)
+            with heard() as notes:
                 done = self._upscale(task, result) if task["do"] == "upscale" else self._tags(task)
         except Cancelled:
             return {"event": "cancelled"}
