@@ -239,7 +239,7 @@ def test_nothing_to_do_starts_nothing(tmp_path):
     assert pq.read_table(io.BytesIO((tmp_path / "out/report.parquet").read_bytes())).num_rows == 1
 
 
-def test_a_column_of_images():
+def test_a_column_of_images(calls):
     """Those of one size go through together; each comes back in its place, and what is wrong is said beside it."""
 
     class Pipeline(Enlarger):
@@ -252,7 +252,7 @@ def test_a_column_of_images():
             self.together += len(pictures)
             return [enlarged(picture) for picture in pictures]
 
-    pipeline = Pipeline(".")
+    pipeline = Pipeline(calls)
     upscaler = LinearSRUpscaler(lambda: pipeline, column="file", output="large", format="tiff")
     files = [png(0), b"broken", png(1, 9, 9), png(2)]
     batch = upscaler({"file": np.array(files, object), "id": np.arange(4)})

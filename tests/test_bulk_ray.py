@@ -90,7 +90,7 @@ def test_command(tmp_path, tiny_model):
     assert first == "6 images to do, 0 done already"
     assert failure.startswith("broken.png: is no image")
     assert re.fullmatch(
-        r"5 done, 1 failed in \S+ \(\S+ images/s, \S+ to the first\); report: \S+/report.parquet", last
+        r"5 done, 1 failed in \S+ \(\S+ images/s, \S+ to the first\); report: \S+/report\.parquet", last
     )
     record = json.loads(done.stdout.splitlines()[-1])
     assert [record[key] for key in ("finished", "total", "done", "skipped", "failed")] == [True, 6, 5, 0, 1]
