@@ -32,9 +32,9 @@ from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
+from linearsr.training.catalogue import find_photos
 from linearsr.training.data import to_tensor
 from linearsr.training.photo_tags import PhotoTags, name_in, read_tags
-from linearsr.training.sources import find_photos
 
 SCALE = 4
 

@@ -16,9 +16,8 @@ from linearsr.flow.partition import PUBLISHED
 from linearsr.models.detail_head import DetailHead
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.detail_losses import FORMULAS
-from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.distill import DistillNetwork, DistillStage
+from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from tiny_model import build

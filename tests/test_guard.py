@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.config import load_config
 from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
-from linearsr.training.run_log import RunLog
+from linearsr.training.run_folder import RunLog
 from linearsr.training.stem import StemObjective
 from linearsr.training.trainer import Trainer
 from training_tools import losses, make_photos, read_records, untagged, write_config

@@ -105,13 +105,13 @@ def not_at_all(*args: object) -> None:
 
 
 MOMENTS: dict[str, tuple[str, int, Callable[..., None]]] = {
-    "before the first step": ("linearsr.training.ema:ExponentialMovingAverage.update", 1, not_at_all),
-    "in a step": ("linearsr.training.ema:ExponentialMovingAverage.update", 6, not_at_all),
+    "before the first step": ("linearsr.training.state:ExponentialMovingAverage.update", 1, not_at_all),
+    "in a step": ("linearsr.training.state:ExponentialMovingAverage.update", 6, not_at_all),
     "in the first checkpoint": ("linearsr.training.state:save_file", 2, half_file),
     "in a later checkpoint": ("linearsr.training.state:save_file", 8, half_file),
     "at the end of a checkpoint": ("linearsr.training.state:write_json", 3, not_at_all),
     "removing an old checkpoint": ("linearsr.training.state:shutil.rmtree", 1, half_removal),
-    "writing a line": ("linearsr.training.run_log:RunLog.write", 5, half_line),
+    "writing a line": ("linearsr.training.run_folder:RunLog.write", 5, half_line),
     "writing validated weights": ("linearsr.runtime.checkpoints:save_file", 2, half_file),
     "copying the knee": ("linearsr.training.trainer:shutil.copytree", 1, half_copy),
     "before knee.json": ("linearsr.training.trainer:write_json", 2, not_at_all),

@@ -12,9 +12,8 @@ from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, Stride
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training import section
-from linearsr.training.checks import check, check_model
+from linearsr.training.checks import check, check_model, describe
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.plan import describe
 from linearsr.training.recipe import RecipeConfig, Run, plan
 from linearsr.training.section import ConfigError
 from training_tools import flow_stage, make_photos, make_stem, settings
@@ -250,13 +249,13 @@ def test_a_missing_extra_is_known_at_once(
 def test_the_photos_of_a_recipe_are_looked_at_once(
     photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from linearsr.training import sources
+    from linearsr.training import catalogue
 
     (photos / "bad.png").write_bytes(b"no image")
     validation = {"folder": str(make_photos(photos.parent / "val")), "every_images": 6}
     seen: list[Any] = []
-    plain = sources.read_size
-    monkeypatch.setattr(sources, "read_size", lambda *given: (seen.append(given), plain(*given))[1])
+    plain = catalogue.read_size
+    monkeypatch.setattr(catalogue, "read_size", lambda *given: (seen.append(given), plain(*given))[1])
     check(recipe(photos, {"validation": validation}))
     check(recipe(photos, {"validation": validation}))
     assert len(seen) == 4

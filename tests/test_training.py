@@ -15,7 +15,8 @@ from linearsr.training.config import load_config
 from linearsr.training.curves import directions, read_curves
 from linearsr.training.flow import FlowStage
 from linearsr.training.optimizer import OptimizerConfig, learning_rate
-from linearsr.training.recipe import Run, check_begun
+from linearsr.training.recipe import Run
+from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from training_tools import (

@@ -20,10 +20,16 @@ from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
-from linearsr.training.catalogue import Catalogue, PhotoCache, Skipped, best_photos
+from linearsr.training.catalogue import (
+    Catalogue,
+    PhotoCache,
+    Skipped,
+    best_photos,
+    find_photos,
+    read_catalogue,
+)
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
-from linearsr.training.sources import find_photos, read_catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +91,7 @@ def check_data(config: DataConfig, scale: int) -> Catalogue:
         ConfigError: as one line that names the key, if there is nothing to draw from.
     """
     folders, shards = tuple(config.folders.items()), tuple(config.shards.items())
-    return _catalogue(folders, shards, config.lr_crop * scale)
-
-
-@cache
-def _catalogue(
-    folders: tuple[tuple[Path, float], ...], shards: tuple[tuple[str, float], ...], hr_crop: int
-) -> Catalogue:
-    return read_catalogue(dict(folders), dict(shards), hr_crop)
+    return read_catalogue(folders, shards, config.lr_crop * scale)
 
 
 class Sample(NamedTuple):
@@ -210,13 +209,28 @@ def to_tensor(image: ImageArray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1
 
 
-def check_validation_size(
-    path: Path, size: tuple[int, ...], scale: int, least_side: int = SSIM_LEAST_SIDE
-) -> None:
-    """Raises ConfigError if a photo of `size` (H, W) is too small to be measured, or leaves nothing on the LR side."""
+@cache
+def validation_photos(
+    folder: Path, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
+) -> list[Path]:
+    """The first `max_pictures` photos of a folder.
+
+    Raises:
+        ConfigError: `folder` has no photos, or one of them cannot be read, is too small to be measured, or leaves
+            nothing on the LR side: what is measured on is never changed silently.
+    """
+    photos = find_photos(folder, "validation.folder")[:max_pictures]
     least = -(-least_side // scale) * scale
-    if min(size) < least:
-        raise ConfigError(f"validation.folder: {path}: has less than {least} pixels on a side: leave it out")
+    for path in photos:
+        try:
+            size = read_size(path, str(path))
+        except ImageError as error:
+            raise ConfigError(f"validation.folder: {error}") from None
+        if min(size) < least:
+            raise ConfigError(
+                f"validation.folder: {path}: has less than {least} pixels on a side: leave it out"
+            )
+    return photos
 
 
 def validation_pairs(
@@ -225,13 +239,11 @@ def validation_pairs(
     """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
 
     Raises:
-        ConfigError: `folder` has no photos, or one of them cannot be used: what is measured on is never changed
-            silently.
+        ConfigError: as `validation_photos`.
     """
     pairs, how = [], named_degradation(degradation)
-    for path in find_photos(folder, "validation.folder")[:max_pictures]:
+    for path in validation_photos(folder, scale, max_pictures, least_side):
         try:
-            check_validation_size(path, read_size(path, str(path)), scale, least_side)
             lr, hr = degraded_pair(path, how, seed=0, scale=scale)
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from error

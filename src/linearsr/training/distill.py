@@ -20,10 +20,9 @@ from linearsr.flow.experts import SNRExperts
 from linearsr.flow.path import add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample
 from linearsr.models.lr_stem import LRCondition
-from linearsr.training.detail_losses import FORMULAS, l1
-from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
+from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig, l1
 from linearsr.training.objective import Batch, Part, states_of_parts
 from linearsr.training.parts import Parts
 
@@ -36,7 +35,7 @@ class DistillStage(FlowStage):
 
     kind: Literal["distill"]  # type: ignore[assignment]
     formulas: dict[str, float] = Field({"l1": 1.0})
-    """Losses between the decoded sample and the HR image -> weight; see `training/detail_losses.py`."""
+    """Losses between the decoded sample and the HR image -> weight; see `training/judges.py`."""
     adversarial: float = Field(0.1, ge=0)
     """Of the discriminator's verdict; 0: there is no discriminator."""
     feature_matching: float = Field(0.0, ge=0)
@@ -156,8 +155,8 @@ class DistillObjective(FlowObjective):
         self.stage: DistillStage = stage
         self.discriminator = _discriminator(stage, parts)
         self.network = DistillNetwork(self.flow, self.discriminator)
-        self.teacher = None if stage.teacher is None else parts.experts(stage.teacher)
-        self.first = None if stage.rollout is None else parts.experts(stage.rollout)
+        self.teacher = None if stage.teacher is None else parts.experts("stage.teacher", stage.teacher)
+        self.first = None if stage.rollout is None else parts.experts("stage.rollout", stage.rollout)
 
     def to(self, device: torch.device) -> None:
         super().to(device)

@@ -30,7 +30,7 @@ from linearsr.training.guidance import (
     undisturbed,
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
-from linearsr.training.objective import Batch, Objective, Part, states_of_parts
+from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
 from linearsr.training.parts import Parts, PartSettings
 from linearsr.training.section import ConfigError
 from linearsr.training.times import TimeLaw
@@ -40,7 +40,7 @@ _NEW_PARAMETERS = ("patch_embed.proj.weight", "patch_embed.proj.bias", "null_tok
 """What SANA has not learned: its LR inputs start at zero, so frozen ones would never see the photo."""
 
 
-class FlowStage(PartSettings):
+class FlowStage(PartSettings, Trained):
     """Train a transformer by flow matching, on the whole trajectory or on one expert's span of it."""
 
     kind: Literal["flow"]

@@ -19,20 +19,30 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from linearsr.runtime.checkpoints import write_json
-from linearsr.training.begun import KNEE_FILE, begun_with, check_same_run, settings_of
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE, directions
 from linearsr.training.data import CropPairs, Sample
-from linearsr.training.ema import ExponentialMovingAverage
 from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
-from linearsr.training.objective import Batch, Computed, Objective
+from linearsr.training.objective import Batch, Objective, Trained
 from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
-from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
+from linearsr.training.run_folder import (
+    KNEE_FILE,
+    KNEE_FOLDER,
+    Record,
+    Report,
+    RunLog,
+    begun_with,
+    check_same_run,
+    records,
+    settings_of,
+    write_picture,
+)
 from linearsr.training.section import ConfigError
 from linearsr.training.state import (
+    ExponentialMovingAverage,
     Progress,
     checkpoints,
     latest_checkpoint,
@@ -42,8 +52,6 @@ from linearsr.training.state import (
     whole,
 )
 from linearsr.training.validation import Validation
-
-KNEE_FOLDER = "knee"
 
 
 class Trainer:
@@ -56,7 +64,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
-        assert not isinstance(config.stage, Computed)
+        assert isinstance(config.stage, Trained)
         torch.manual_seed(config.seed)
         self.accelerator = start(config)
         self.pairs: CropPairs | None = None
@@ -109,7 +117,7 @@ class Trainer:
         config = self.config
         self._lock_folder()
         photo_tags = self._photo_tags()
-        self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images, photo_tags)
+        self.pairs = self.objective.samples(config.data, config.seed, self._total_images, photo_tags)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report)
@@ -285,16 +293,14 @@ class Trainer:
             images = min(kept, key=lambda at: abs(at - wanted))
             shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
             shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
-            self._complete(run_dir / KNEE_FOLDER)
+            assert self.pairs is not None
+            self.objective.finish(run_dir / KNEE_FOLDER, self.pairs)
             # from here on the run counts as finished; before, a run that goes on needs what was validated
             trained = {"images": images, "trained_images": self.progress.images, "written": time.time()}
             write_json(run_dir / KNEE_FILE, {**trained, **(asdict(knee) if knee else {})})
             shutil.rmtree(self.validated, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return run_dir / KNEE_FOLDER
-
-    def _complete(self, folder: Path) -> None:
-        """Do to the weights at the knee what is left to do before the run counts as finished; on the main process."""
 
     def _save_parts(self, folder: Path) -> None:
         state = whole(self.ema.state)

@@ -1,16 +1,20 @@
-"""The stage that fits what tells how degraded an image is, from the summary of a stem that is trained already.
+"""The stages that make a part at once: the weights between two networks, and the head that tells degradations.
 
-The stem's blocks use its summary of the image to treat each kind as it should be; here it is read. Photos are degraded
-by the presets, and by parts of them that no preset has alone: resized only, with noise but not compressed, and so on.
-What is learned is how far the result is from a clean resize of the same photo, one by a filter that does not alias and
-nothing else, in units of the detail that there is.
+A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
+most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning"). Of two samplers
+that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
+
+A stem's blocks use its summary of the image to treat each kind of degradation as it should be; `strength` reads from it
+how far an image is from a clean resize of the same photo, one by a filter that does not alias and nothing else, in
+units of the detail that there is. It learns from photos degraded by the presets, and by parts of them that no preset
+has alone: resized only, with noise but not compressed, and so on.
 """
 
 import io
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,12 +26,72 @@ from torch import Tensor, nn
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
 from linearsr.images.photos import read_rgb
-from linearsr.models.lr_stem import PredictiveStem, local_detail
+from linearsr.models.lr_stem import STEMS, PredictiveStem, local_detail
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import PretrainedModule
+from linearsr.training.catalogue import find_photos
 from linearsr.training.data import to_tensor
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
 from linearsr.training.section import ConfigError
-from linearsr.training.sources import find_photos
+
+_Network = TypeVar("_Network", bound=PretrainedModule)
+_KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}
+
+
+class BlendStage(Computed):
+    """Take the weights between two networks of one shape."""
+
+    kind: Literal["blend"]
+    before: Path
+    """Folder of the network that training began with."""
+    after: Path
+    """Folder of what it became."""
+    share: float = Field(0.5, ge=0, le=1)
+    """How much of the way from `before` (0) to `after` (1)."""
+
+    def shapes(self, parts: Parts) -> dict[str, Part]:
+        return {self.before.name: self._read("before", parts)}
+
+    def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
+        before, after = (self._read(key, Parts()) for key in ("before", "after"))
+        try:
+            return {self.before.name: cast(Part, interpolate(before, after, self.share))}, {}
+        except ValueError as error:
+            raise ConfigError(f"stage.after: {error}") from None
+
+    def _read(self, key: Literal["before", "after"], parts: Parts) -> PretrainedModule:
+        network: PretrainedModule = parts.read(
+            f"stage.{key}", getattr(self, key), _KINDS, "a network to blend"
+        )
+        return network
+
+
+def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
+    """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
+
+    What a stem tells of the degradation is not between the two: it is fitted anew.
+
+    Raises:
+        ValueError: networks of different shapes.
+    """
+    before, after = _without_strength(before), _without_strength(after)
+    if before.config != after.config:
+        raise ValueError("the two networks differ in shape: one must have been trained on from the other")
+    other = after.state_dict()
+
+    def between(name: str, weight: Tensor) -> Tensor:
+        return (
+            torch.lerp(weight.float(), other[name].float(), share) if weight.is_floating_point() else weight
+        )
+
+    state = {name: between(name, weight) for name, weight in before.state_dict().items()}
+    return type(before).from_state(before.config, state, "interpolated")
+
+
+def _without_strength(network: _Network) -> _Network:
+    return cast(_Network, network.grown()) if isinstance(network, PredictiveStem) else network
+
 
 _CLEAN = (
     Image.Resampling.BICUBIC,
