@@ -35,8 +35,7 @@ _HEAD_START = 5.0
 
 def train(
     config: Annotated[
-        Path,
-        typer.Argument(metavar="CONFIG", help="YAML file: a recipe of several stages, or one run."),
+        Path, typer.Argument(metavar="CONFIG", help="YAML file: a recipe of several stages, or one run.")
     ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what was begun, from the newest checkpoint.")

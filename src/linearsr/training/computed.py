@@ -93,12 +93,7 @@ def _without_strength(network: _Network) -> _Network:
     return cast(_Network, network.grown()) if isinstance(network, PredictiveStem) else network
 
 
-_CLEAN = (
-    Image.Resampling.BICUBIC,
-    Image.Resampling.LANCZOS,
-    Image.Resampling.BOX,
-    Image.Resampling.BILINEAR,
-)
+_CLEAN = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX, Image.Resampling.BILINEAR)
 """Of Pillow, which does not alias."""
 _MEASURED = sorted(set(PRESETS) - {"resized"})
 """Presets for which `bicubic` is the clean resize."""

@@ -237,10 +237,7 @@ class FlowObjective(Objective):
             estimates = {"denoised": noisy - self.high * velocity(noisy, self.high)}
         else:
             times = timesteps(self.stage.validation_steps, self.stage.times.shift)
-            estimates = {
-                "mean": noise - velocity(noise, 1.0),
-                "sample": sample(velocity, noise, times),
-            }
+            estimates = {"mean": noise - velocity(noise, 1.0), "sample": sample(velocity, noise, times)}
         if isinstance(self.codec, ResidualCodec):
             estimates["stem"] = torch.zeros_like(latent)
         decoded = condition or LRCondition(batch.lr)
