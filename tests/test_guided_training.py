@@ -54,7 +54,7 @@ def guided(photos: Path, tags: Path, run_dir: Path, **guidance: Any) -> dict[str
 
 def test_a_sample_has_the_tags_of_its_photo(photos: Path, tags: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "photos")
-    found = PhotoTags.read(tags, Vocabulary(WORDS))
+    found = PhotoTags(tags, Vocabulary(WORDS))
     expected = {"0.png": [1, 1, 0, 0], "1.png": [0, 0, 1, 0], "2.png": [0, 0, 0, 0]}
     assert {name: found.bag(photos / name).tolist() for name in expected} == expected
     config = TrainConfig(**settings(photos, tmp_path / "run")).data

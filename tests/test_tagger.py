@@ -190,7 +190,7 @@ def samples(photos: Path, **changes: float) -> TagSamples:
         scale=4,
         seed=3,
         length=40,
-        photo_tags=PhotoTags.read(file, vocabulary),
+        photo_tags=PhotoTags(file, vocabulary),
         side=12,
         versions=2,
         augmentation=augmentation,

@@ -13,7 +13,7 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from glob import glob, has_magic
 from io import BytesIO
@@ -100,35 +100,27 @@ class Catalogue:
     @classmethod
     def of(cls, photos: Sequence[Photo], skipped: Sequence[Skipped] = (), too_small: int = 0) -> "Catalogue":
         """The catalogue of `photos`, in their order."""
-        columns: dict[str, NDArray[Any]] = {
-            "path": np.array([os.fsencode(photo.path) for photo in photos]),
-            "member": np.array([os.fsencode(photo.member) for photo in photos]),
-            "weight": np.array([photo.weight for photo in photos], dtype=np.float64),
-        }
-        for name in ("height", "width", "offset", "length"):
-            columns[name] = np.array([getattr(photo, name) for photo in photos], dtype=np.int64)
-        table = np.empty(len(photos), dtype=[(name, column.dtype) for name, column in columns.items()])
-        for name, column in columns.items():
-            table[name] = column
+        rows = (
+            (os.fsencode(p.path), p.height, p.width, p.weight, os.fsencode(p.member), p.offset, p.length)
+            for p in photos
+        )
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        kinds = [(field.name, column.dtype) for field, column in zip(fields(Photo), columns, strict=True)]
+        table = np.rec.fromarrays(columns, dtype=kinds)
         return cls(table, list(skipped), too_small)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Photo:
-        path, member, weight, height, width, offset, length = self.table[index].item()
-        return Photo(Path(os.fsdecode(path)), height, width, weight, os.fsdecode(member), offset, length)
+        path, height, width, weight, member, *place = self.table[index].item()
+        return Photo(Path(os.fsdecode(path)), height, width, weight, os.fsdecode(member), *place)
 
     @property
     def areas(self) -> NDArray[np.int64]:
         """Pixels of each photo."""
         areas: NDArray[np.int64] = self.table["height"] * self.table["width"]
         return areas
-
-    @property
-    def pixels(self) -> int:
-        """Of all photos together."""
-        return int(self.areas.sum())
 
     @property
     def weights(self) -> NDArray[np.float64]:
@@ -140,9 +132,7 @@ class Catalogue:
 class PhotoCache:
     """Decoded photos of a catalogue, (H, W, 3) uint8; the least recently used goes first.
 
-    Args:
-        catalogue: what may be asked for.
-        max_bytes: limit of what is kept. A photo larger than that is read each time.
+    A photo larger than `max_bytes`, the limit of what is kept, is read each time.
     """
 
     def __init__(self, catalogue: Catalogue, max_bytes: int) -> None:
@@ -207,12 +197,10 @@ def _score(photo: Photo) -> float | Skipped:
 def read_catalogue(
     folders: tuple[tuple[Path, float], ...], shards: tuple[tuple[str, float], ...], hr_crop: int
 ) -> Catalogue:
-    """Look at every photo's header, once in a process, and keep the photos that hold a crop.
+    """Look at every photo's header, once in a process, and keep the photos that hold a crop of `hr_crop` pixels a side.
 
-    Args:
-        folders: folders, searched to the bottom, each with the weight of a pixel in it.
-        shards: likewise a tar file, a folder of tar files, or a pattern (`set-{000..012}.tar`, `set-*.tar`).
-        hr_crop: shortest side in pixels that a photo may have.
+    Folders are searched to the bottom; shards are a tar file, a folder of tar files, or a pattern
+    (`set-{000..012}.tar`, `set-*.tar`). Each comes with the weight of a pixel in it.
 
     Raises:
         ConfigError: a source does not exist or holds no photos, or no photo at all is left.

@@ -159,7 +159,7 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
     return {
         "network": network,
         "memory": memory,
-        "data": f"{share}{len(catalogue):,} photos, {catalogue.pixels / 1e6:,.0f} megapixels; "
+        "data": f"{share}{len(catalogue):,} photos, {catalogue.areas.sum() / 1e6:,.0f} megapixels; "
         f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop",
         "batch": f"{config.batch_size} crops of {data.lr_crop * scale} px (LR {data.lr_crop} px)",
         "schedule": f"{config.total_images:,} images in {config.total_images // config.batch_size:,} steps{end}; "

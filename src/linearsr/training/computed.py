@@ -30,7 +30,7 @@ from linearsr.models.lr_stem import STEMS, PredictiveStem, local_detail
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.catalogue import find_photos
-from linearsr.training.data import to_tensor
+from linearsr.training.data import to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
 from linearsr.training.section import ConfigError
@@ -162,19 +162,15 @@ def degraded(hr: ImageArray, rng: np.random.Generator, scale: int) -> tuple[Imag
     clean = _CLEAN[int(rng.choice(len(_CLEAN), p=_CLEAN_SHARES))]
     aliased = rng.random() < _ALIASED_SHARE
     lr = _some_parts(image, size, Image.Resampling.NEAREST if aliased else clean, rng)
-    return lr, strength_of(lr, _unit(image.resize(size, clean)))
+    return lr, strength_of(lr, to_unit(image.resize(size, clean)))
 
 
 def fit_strength(
     stem: PredictiveStem, summaries: Tensor, strengths: Tensor, channels: int = _CHANNELS, seed: int = 0
 ) -> PredictiveStem:
-    """The stem with a head that tells the strength of a degradation.
+    """The stem, whose other weights stay, with a head of so many channels that tells the strength of a degradation.
 
-    Args:
-        stem: any that has a summary; its other weights stay.
-        summaries: (N, summary_channels), of N images.
-        strengths: (N,), of the same.
-        channels: width of the head.
+    Learned from the `summaries` (N, summary_channels) and the `strengths` (N,) of N images.
     """
     torch.manual_seed(seed)
     first = nn.Linear(summaries.shape[1], channels)
@@ -222,11 +218,7 @@ def _some_parts(
         file = io.BytesIO()
         image.save(file, "JPEG", quality=int(rng.integers(50, 100)), subsampling=int(rng.choice([0, 2])))
         image = Image.open(file).convert("RGB")
-    return _unit(image)
-
-
-def _unit(image: Image.Image) -> ImageArray:
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
+    return to_unit(image)
 
 
 def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> ImageArray:
@@ -237,7 +229,7 @@ def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> Ima
     top = int(rng.integers(photo.shape[0] - height + 1))
     left = int(rng.integers(photo.shape[1] - width + 1))
     crop = photo[top : top + height, left : left + width]
-    return np.asarray(crop, dtype=np.float32) / np.float32(255)
+    return to_unit(crop)
 
 
 @torch.inference_mode()

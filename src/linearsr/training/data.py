@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -83,7 +84,7 @@ class DataConfig(Section):
 
 
 def check_data(config: DataConfig, scale: int) -> Catalogue:
-    """The photos that a run would draw from: `len()`, `.pixels`, `.skipped`, `.too_small`.
+    """The photos that a run would draw from: `len()`, `.areas`, `.skipped`, `.too_small`.
 
     Reads headers only, and those once: the runs of a recipe mostly have the same sources.
 
@@ -98,7 +99,7 @@ class Sample(NamedTuple):
     """A training pair."""
 
     lr: Tensor
-    """(3, c, c) in [-1, 1]; empty where the device degrades, until `CropPairs.complete` makes it from the batch."""
+    """(3, c, c) in [-1, 1]; empty where the device degrades: `CropPairs.complete` makes it from the batch."""
     hr: Tensor
     """(3, c * scale, c * scale) in [-1, 1]"""
     tags: Tensor
@@ -108,16 +109,9 @@ class Sample(NamedTuple):
 
 
 class CropPairs(Dataset[Sample]):
-    """`length` training pairs.
+    """`length` training pairs; c is `config.lr_crop`, V the number of known tags, 0 without `photo_tags`.
 
     A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
-
-    Args:
-        config: what to draw and how; c is its `lr_crop`.
-        scale: ratio of the HR to the LR size.
-        seed: of the run; with the index it decides a sample.
-        length: number of samples.
-        photo_tags: what is in the photos; None: samples have no tags, V is 0.
 
     Raises:
         ConfigError: there is nothing to draw from.
@@ -156,7 +150,7 @@ class CropPairs(Dataset[Sample]):
         crop = np.rot90(photo[top : top + size, left : left + size], k=int(rng.integers(4)))
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
-        hr = np.ascontiguousarray(crop, dtype=np.float32) / np.float32(255)
+        hr = to_unit(np.ascontiguousarray(crop))
         lr = torch.empty(0)
         if self.config.degrade_on == "workers":
             lr = to_tensor(degrade(hr, self.degradations[self._draw_degradation(rng)], rng, self.scale))
@@ -164,13 +158,9 @@ class CropPairs(Dataset[Sample]):
         return Sample(lr, to_tensor(hr), tags, torch.tensor(index))
 
     def complete(self, samples: Sample) -> Tensor:
-        """The LR images of a batch, made now from its HR images, on their device, unless the workers made them.
+        """The LR images (B, 3, c, c) in [-1, 1] of a batch, made now on the device unless the workers made them.
 
-        Args:
-            samples: as a `DataLoader` stacks them.
-
-        Returns:
-            (B, 3, c, c) in [-1, 1]; each image follows from the seed, its index and its HR image.
+        Each follows from the seed, its index and its HR image.
         """
         if self.config.degrade_on == "workers":
             return samples.lr
@@ -202,6 +192,11 @@ class CropPairs(Dataset[Sample]):
                 logger.warning("skipped: %s", error)
         key = "data.folders" if self.config.folders else "data.shards"
         raise ConfigError(f"{key}: {_MAX_ATTEMPTS} photos drawn in a row are broken: get the photos anew")
+
+
+def to_unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:
+    """8-bit pixels -> [0, 1]."""
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def to_tensor(image: ImageArray) -> Tensor:

@@ -103,14 +103,9 @@ class FlowNetwork(nn.Module):
         condition: LRCondition | None,
         guide: Guide | None = None,
     ) -> Tensor:
-        """Prediction (B, C, h', w').
+        """Prediction (B, C, h', w') from noisy latents (B, C, h', w') at times (B,) in [0, 1].
 
-        Args:
-            noisy: latent (B, C, h', w').
-            times: (B,) in [0, 1].
-            lr: LR images (B, 3, h, w) in [-1, 1], for a stem that is trained along.
-            condition: that of a frozen stem.
-            guide: for a network that is guided.
+        LR images (B, 3, h, w) in [-1, 1] are for a stem that is trained along, `condition` is that of a frozen one.
         """
         if self.lr_stem is not None:
             condition = self.lr_stem(lr)

@@ -75,10 +75,7 @@ class Objective(ABC):
     ) -> dict[str, float] | None:
         """Metrics of a network whose estimates are no pictures; None: they are, and are compared as such.
 
-        Args:
-            network: in evaluation mode.
-            lrs: LR images (3, h, w) of all photos of validation, by the name of their degradation.
-            tags: of these photos, (V,) each.
+        `lrs` are the LR images (3, h, w) of all photos of validation, by degradation; `tags` (V,) are of these photos.
         """
         return None
 
@@ -107,11 +104,7 @@ class Computed(Section):
         raise NotImplementedError
 
     def compute(self, folders: Iterable[Path], seed: int) -> tuple[Mapping[str, Part], Mapping[str, float]]:
-        """What it writes, by folder name, and figures to report.
-
-        Args:
-            folders: of photos, those of `data.folders`.
-            seed: of the run.
+        """What it writes, by folder name, and figures to report; `folders` are those of `data.folders`.
 
         Raises:
             ConfigError: one line that names the key.

@@ -117,18 +117,9 @@ def measure(
 ) -> TimeGradients:
     """Gradients of the flow loss at each time of a grid, on crops of degraded photos.
 
-    Changes the types of the pipeline's parts, and holds as many gradients as there are times.
-
-    Args:
-        pipeline: its stem, codec, and shared network are used; so is its device.
-        photos: a folder of HR photos.
-        degradation: the preset that makes LR images of them.
-        images: crops in all, rounded up to whole batches.
-        times: length of the grid.
-        lr_crop: side of an LR crop in pixels.
-        batch_size: crops whose gradients are added before they are compared.
-        seed: of crops, degradation and noise.
-        progress: called after each batch, with the number done and that of all.
+    Changes the types of the pipeline's parts, and holds as many gradients as there are times. `images` is rounded up
+    to whole batches, whose gradients are added before they are compared; `lr_crop` is a side in pixels; `progress` is
+    called after each batch, with the number done and that of all.
 
     Raises:
         ConfigError: nothing to draw from in `photos`.
@@ -167,12 +158,8 @@ def gradient_products(
 ) -> NDArray[np.float64]:
     """(n, n): inner products of the gradients of the clean latent's squared error at n log-SNRs, on one batch.
 
-    Args:
-        network: all of its parameters that want gradients are looked at.
-        features: of the LR condition, (B, F, h', w').
-        latent: the clean one, (B, C, h', w').
-        log_snrs: as many gradients are held in memory at once.
-        seeds: of the noise, one for each sample; all log-SNRs have the same noise.
+    `features` (B, F, h', w') are those of the LR condition, `latent` (B, C, h', w') is the clean one. All log-SNRs have
+    the same noise, which follows from the B `seeds`; as many gradients are held in memory at once.
     """
     noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
     kind = cast(PredictionType, network.config.prediction_type)

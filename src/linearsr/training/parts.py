@@ -64,15 +64,7 @@ class Parts:
     def read(
         self, key: str, folder: Path, kinds: Kinds, what: str = "", dtype: torch.dtype | None = None
     ) -> Any:
-        """The part in a folder (or hub id).
-
-        Args:
-            key: of the config that names it.
-            folder: where it is.
-            kinds: what it may be.
-            what: how a message calls one of several kinds.
-            dtype: of its floating-point weights; None: as stored.
-        """
+        """The part in a folder or hub id, one of `kinds`, which messages call `what`; `key` names it in the config."""
         path = resolve_folder(folder)
         kind = kinds if isinstance(kinds, type) else class_in(path, kinds, what)[0]
         return kind.from_pretrained(path, dtype)

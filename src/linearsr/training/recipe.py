@@ -20,8 +20,6 @@ from linearsr.training.state import latest_checkpoint
 
 STAGES = ("codec", "stem", "pretrain", "experts", "sft")
 _ONE_RUN_AN_EXPERT = ("experts", "sft")
-Settings = Mapping[str, Any]
-
 _FLOW = ("pretrain", "experts", "sft")
 """Each of them has the `stage` settings of the one before, unless it says otherwise, but for those of a start."""
 _ONLY_AT_THE_START = ("init", "network", "lora", "detail_blocks")
@@ -29,7 +27,6 @@ _ONCE = "detail_blocks"
 """Puts a new way out in the place of the one there is, so of `common` it is for the first of these stages alone."""
 _COMPUTED = ("blend", "strength")
 """Kinds of stages that take no steps, so nobody need say how many."""
-_SET_BY_THE_RECIPE = ("run_dir", "stage.boundaries", "stage.expert")
 
 
 def none_is_empty(value: Any) -> Any:
@@ -42,9 +39,11 @@ def _cleaned(settings: dict[str, Any]) -> dict[str, Any]:
     stage = settings.get("stage", {})
     if not isinstance(stage, dict):
         raise ValueError(f"stage: {stage} is a value, not a section")
-    for key in _SET_BY_THE_RECIPE:
-        *parents, leaf = key.split(".")
-        if leaf in (stage if parents else settings):
+    for key, found in (
+        ("run_dir", "run_dir" in settings),
+        *((f"stage.{key}", key in stage) for key in ("boundaries", "expert")),
+    ):
+        if found:
             raise ValueError(f"{key}: the recipe sets this for each run: leave it out")
     return settings
 
@@ -139,30 +138,21 @@ class Run(NamedTuple):
         return bool(stopped or knee["trained_images"] > self.config.total_images - self.config.batch_size)
 
     @property
-    def started(self) -> bool:
-        """Whether there is something to resume."""
-        return latest_checkpoint(self.config.run_dir / "checkpoints") is not None
-
-    @property
     def begun(self) -> bool:
-        """Whether anything was trained: checkpoints may have been removed since."""
-        return self.started or knee_record(self.config.run_dir) is not None
+        """Whether anything was trained: there is something to resume, or its checkpoints were removed since."""
+        started = latest_checkpoint(self.config.run_dir / "checkpoints") is not None
+        return started or knee_record(self.config.run_dir) is not None
 
 
 def plan(recipe: RecipeConfig, where: str) -> list[Run]:
     """All runs of a recipe in order. Raises ConfigError, one line that names `where`, the stage and the key."""
     runs = []
     count = Partition(recipe.boundaries).num_experts
-    for stage in [
-        *(name for name in STAGES if name in recipe.stages),
-        *(n for n in recipe.stages if n not in STAGES),
-    ]:
+    others = [name for name in recipe.stages if name not in STAGES]
+    for stage in [*(name for name in STAGES if name in recipe.stages), *others]:
         for expert in range(count) if stage in _ONE_RUN_AN_EXPERT else [None]:
             name = stage if expert is None else f"{stage}/{expert}"
-            raw = settings_of(stage, expert, recipe.common, recipe.stages, recipe.run_dir)
-            raw["run_dir"] = recipe.run_dir / name
-            if expert is not None:
-                raw["stage"] |= {"boundaries": recipe.boundaries, "expert": expert}
+            raw = {**_settings_of(recipe, stage, expert), "run_dir": recipe.run_dir / name}
             runs.append(Run(name, parse_settings(TrainConfig, raw, f"{where}: stages.{stage}")))
     return runs
 
@@ -189,18 +179,9 @@ def in_recipe(folder: Path, value: Any) -> Any:
     return str(folder / value[1:]) if isinstance(value, str) and value.startswith("@") else value
 
 
-def settings_of(
-    stage: str, expert: int | None, common: Settings, stages: Mapping[str, Settings], folder: Path
-) -> dict[str, Any]:
-    """The settings of one run, but for its own folder and its span.
-
-    Args:
-        stage: its stage.
-        expert: which one it trains, where its stage has a run for each.
-        common: settings of all stages.
-        stages: settings of each stage.
-        folder: of the recipe, in which runs start from each other's knees.
-    """
+def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[str, Any]:
+    """The settings of one run but for its folder; `expert`: which one it trains, where its stage has a run for each."""
+    common, stages, folder = recipe.common, recipe.stages, recipe.run_dir
     merged = _merged(common, stages[stage])
     if stage not in _FLOW:
         own: dict[str, Any] = in_recipe(folder, {"kind": stage, **merged.get("stage", {})})
@@ -233,10 +214,13 @@ def settings_of(
             flow["guidance"] = {**kept, "part": knee("pretrain", "guidance")}
         start = f"experts/{expert}" if before[-1] == "experts" else "pretrain"
         flow["init"] = knee(start, "transformer")
-    return {**merged, "stage": in_recipe(folder, {**flow, **stages[stage].get("stage", {})})}
+    flow |= stages[stage].get("stage", {})
+    if expert is not None:
+        flow |= {"boundaries": recipe.boundaries, "expert": expert}
+    return {**merged, "stage": in_recipe(folder, flow)}
 
 
-def _merged(defaults: Settings, settings: Settings) -> dict[str, Any]:
+def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` over `defaults`, one level down too; what lies deeper, as a mix of folders, is taken as a whole."""
     merged = dict(defaults)
     for key, value in settings.items():

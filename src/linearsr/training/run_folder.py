@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,20 @@ from linearsr.runtime.checkpoints import write_json
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE, METRICS_FILE
 from linearsr.training.section import ConfigError
+
+KNEE_FILE = "knee.json"
+KNEE_FOLDER = "knee"
+_STARTED_FROM_FILE = "started_from.json"
+_IDENTITY = ("images", "trained_images", "written")
+_FIXED = (
+    *("seed", "batch_size", "mixed_precision", "ema_decay", "stage.*", "data.*", "degradation_files.*"),
+    # on other pictures it would be another curve, and other curves have another knee
+    *(f"validation.{name}" for name in ("folder", "degradations", "metrics", "max_pictures")),
+    "optimizer.name",
+)
+"""Settings that a run keeps from its beginning to its end."""
+_FIXED_WHEN_FINISHED = ("optimizer.*", "guard.*", "knee.*")
+_FREE = ("data.workers", "data.cache_gib")
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]
@@ -97,20 +112,9 @@ def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return (unit.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
 
-KNEE_FILE = "knee.json"
-KNEE_FOLDER = "knee"
-_STARTED_FROM_FILE = "started_from.json"
-_IDENTITY = ("images", "trained_images", "written")
-_FIXED = ("seed", "batch_size", "mixed_precision", "ema_decay")
-_FREE = ("data.workers", "data.cache_gib")
-_MEASURED = ("folder", "degradations", "metrics", "max_pictures")
-"""Of the validation: on other pictures it would be another curve, and other curves have another knee."""
-
-
 def begun_with(run_dir: Path) -> dict[str, Any]:
     """The settings with which a run was last started; none where it never was."""
-    path = run_dir / CONFIG_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _read(run_dir / CONFIG_FILE) or {}
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
@@ -140,30 +144,17 @@ def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -
 
 
 def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if key in _FIXED:
-            yield key, value
-        elif key == "degradation_files":
-            yield from value.items()
-        elif key in ("stage", "data"):
-            for name, part in value.items():
-                if f"{key}.{name}" not in _FREE:
-                    yield f"{key}.{name}", part
-        elif key == "validation":
-            for name in _MEASURED:
-                if name in value:
-                    yield f"{key}.{name}", value[name]
-        elif finished and key in ("optimizer", "guard", "knee"):
-            for name, part in value.items():
-                yield f"{key}.{name}", part
-        elif key == "optimizer":
-            yield f"{key}.name", value["name"]
+    patterns = _FIXED + (_FIXED_WHEN_FINISHED if finished else ())
+    for section, values in settings.items():
+        for name, value in values.items() if isinstance(values, dict) else [("", values)]:
+            key = f"{section}.{name}" if name else section
+            if any(fnmatchcase(key, pattern) for pattern in patterns) and key not in _FREE:
+                yield name if section == "degradation_files" else key, value
 
 
 def knee_record(run_dir: Path) -> dict[str, Any] | None:
     """What a run has written down about its knee, or None where there is none."""
-    path = run_dir / KNEE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return _read(run_dir / KNEE_FILE)
 
 
 def note_start(run_dir: Path, inputs: Mapping[str, Path]) -> None:
@@ -174,11 +165,14 @@ def note_start(run_dir: Path, inputs: Mapping[str, Path]) -> None:
 
 def changed_since(run_dir: Path, inputs: Mapping[str, Path]) -> list[str]:
     """Names of the inputs whose knee is not the one that the run started from, as far as that was written down."""
-    path = run_dir / _STARTED_FROM_FILE
-    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    noted = _read(run_dir / _STARTED_FROM_FILE) or {}
     return [name for name, folder in inputs.items() if name in noted and noted[name] != _identity(folder)]
 
 
 def _identity(run_dir: Path) -> dict[str, Any]:
     record = knee_record(run_dir) or {}
     return {key: record.get(key) for key in _IDENTITY}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

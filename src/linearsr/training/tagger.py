@@ -131,14 +131,9 @@ class TaggerObjective(Objective):
 def calibrated(tagger: OwnTagger, samples: Iterable[tuple[Tensor, Tensor]], versions: int) -> OwnTagger:
     """The same network with thresholds from photos that it was not trained on.
 
-    Args:
-        tagger: in evaluation mode.
-        samples: (lr (3, c, c), tags (V,)), `versions` of each photo after another.
-        versions: how often each photo is among them.
-
-    Returns:
-        A tagger that offers the tags it tells from chance, from the score on that gives all of them together the best
-        F-measure. A score for each tag, found in the few photos that have it, did worse on other photos.
+    It offers the tags it tells from chance, from the score on that gives all of them together the best F-measure. A
+    score for each tag, found in the few photos that have it, did worse on other photos. `tagger` is in evaluation mode;
+    `samples` are (lr (3, c, c), tags (V,)), each photo in so many `versions`.
     """
     pairs = [(tagger(lr[None])[0].sigmoid(), tags) for lr, tags in samples]
     scores, labels = (torch.stack(column) for column in zip(*pairs, strict=True))

@@ -4,7 +4,6 @@ A run folder holds `metrics.jsonl` and `tensorboard/` (all figures), `samples/` 
 and in the end `knee/` (the weights to use), `final/` (the last ones) and `knee.json` (why these).
 """
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from linearsr.training.run_folder import (
     RunLog,
     begun_with,
     check_same_run,
+    knee_record,
     records,
     settings_of,
     write_picture,
@@ -98,14 +98,9 @@ class Trainer:
             before = from_main(partial(begun_with, config.run_dir))
             self._load(folder)
             if before and before["optimizer"]["lr"] != config.optimizer.lr:
-                self._trust_again()
+                # what the guard took from another learning rate says nothing of this one
+                self._set_guard(lr_scale=1.0, rollbacks=0)
         return self.progress.images
-
-    def _trust_again(self) -> None:
-        """What the guard took from another learning rate says nothing of this one."""
-        self.progress.lr_scale, self.progress.rollbacks = 1.0, 0
-        if self.accelerator.is_main_process:
-            update_progress(self.checkpoints, self.progress)
 
     def run(self) -> Path:
         """Train to the knee, or to `total_images`; returns the folder of the weights to use, one folder a part.
@@ -116,7 +111,8 @@ class Trainer:
         """
         config = self.config
         self._lock_folder()
-        photo_tags = self._photo_tags()
+        vocabulary, file = self.objective.vocabulary, config.data.tags
+        photo_tags = None if vocabulary is None or file is None else PhotoTags(file, vocabulary)
         self.pairs = self.objective.samples(config.data, config.seed, self._total_images, photo_tags)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
@@ -144,10 +140,6 @@ class Trainer:
             return False
         return True
 
-    def _photo_tags(self) -> PhotoTags | None:
-        vocabulary, path = self.objective.vocabulary, self.config.data.tags
-        return None if vocabulary is None or path is None else PhotoTags.read(path, vocabulary)
-
     def _run(self, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
             write_json(self.config.run_dir / CONFIG_FILE, settings_of(self.config))
@@ -162,12 +154,13 @@ class Trainer:
 
     def _reopen(self) -> None:
         """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
-        path = self.config.run_dir / KNEE_FILE
-        if path.exists():
-            knee = self.validated / f"{json.loads(path.read_text(encoding='utf-8'))['images']:010d}"
+        run_dir = self.config.run_dir
+        record = knee_record(run_dir)
+        if record is not None:
+            knee = self.validated / f"{record['images']:010d}"
             shutil.rmtree(knee, ignore_errors=True)
-            shutil.copytree(self.config.run_dir / KNEE_FOLDER, knee)
-            path.unlink()
+            shutil.copytree(run_dir / KNEE_FOLDER, knee)
+            (run_dir / KNEE_FILE).unlink()
 
     @property
     def _total_images(self) -> int:
@@ -243,14 +236,18 @@ class Trainer:
         folder = from_main(partial(latest_checkpoint, self.checkpoints))
         assert folder is not None
         self._load(folder)
-        self.progress.rollbacks, self.progress.lr_scale = rollbacks, lr_scale
-        if self.accelerator.is_main_process:
-            update_progress(self.checkpoints, self.progress)
+        self._set_guard(lr_scale, rollbacks)
         if self.log is not None:
             self.log.rewind(self.progress.images)
         event = f"{trouble} at {at} images: back to {self.progress.images} with {lr_scale:g} times the learning rate"
         self._write({"images": self.progress.images, "event": event})
         self._remember()
+
+    def _set_guard(self, lr_scale: float, rollbacks: int) -> None:
+        """Change what the guard has done so far, in the newest checkpoint too."""
+        self.progress.lr_scale, self.progress.rollbacks = lr_scale, rollbacks
+        if self.accelerator.is_main_process:
+            update_progress(self.checkpoints, self.progress)
 
     def _remember(self) -> None:
         """What the log says of the steps up to now, for the guard and the knee."""
