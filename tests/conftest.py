@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,19 @@ def _fresh_accelerator_state() -> Iterator[None]:
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small photos to train on, which no test changes."""
+    from training_tools import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny stem with random weights."""
+    from training_tools import make_stem
+
+    return make_stem(tmp_path_factory.mktemp("stem") / "lr_stem")

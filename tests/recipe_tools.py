@@ -7,9 +7,7 @@ from typing import Any
 from linearsr.training.config import parse_settings
 from linearsr.training.recipe import RecipeConfig, plan
 from linearsr.training.runs import train_recipe
-from training_tools import settings
-
-NETWORK = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
+from training_tools import NETWORK, settings
 
 
 def recipe_settings(photos: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:

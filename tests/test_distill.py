@@ -21,17 +21,7 @@ from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfi
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from tiny_model import build
-from training_tools import flow_stage, make_photos, make_stem, read_records, settings, untagged, weights
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_stem(tmp_path_factory.mktemp("stem") / "lr_stem")
+from training_tools import flow_stage, read_records, settings, untagged, weights
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,7 @@ from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
 from linearsr.training.run_folder import RunLog
 from linearsr.training.stem import StemObjective
 from linearsr.training.trainer import Trainer
-from training_tools import losses, make_photos, read_records, untagged, write_config
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
+from training_tools import losses, read_records, untagged, write_config
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])

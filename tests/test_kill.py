@@ -18,7 +18,7 @@ import torch
 
 from linearsr.training.config import TrainConfig, load_config
 from linearsr.training.trainer import Trainer
-from training_tools import make_photos, read_records, settings, weights, write_config
+from training_tools import read_records, settings, weights, write_config
 
 LENGTHS = {"total_images": 16, "save_every_images": 4}
 """Checkpoints at 0, 4, 8, 12 and 16 images, two of which are kept; validations at 6 and 12."""
@@ -30,11 +30,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,7 @@ from linearsr.training.knee import Knee
 from linearsr.training.recipe import plan
 from linearsr.training.section import ConfigError
 from recipe_tools import parse, recipe_settings, train
-from training_tools import make_photos, weights
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
-
+from training_tools import weights
 
 RUNS = ["stem", "pretrain", "experts/0", "experts/1", "sft/0", "sft/1"]
 

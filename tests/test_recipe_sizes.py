@@ -11,12 +11,7 @@ from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem
 from linearsr.runtime.checkpoints import CheckpointError
 from recipe_tools import recipe_settings, train
-from training_tools import AUTOENCODER, make_photos, make_sana, read_records, weights
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
+from training_tools import AUTOENCODER, make_sana, read_records, weights
 
 
 def test_a_learned_codec_and_the_paper_s_stem(photos: Path, tmp_path: Path) -> None:

@@ -23,22 +23,11 @@ from training_tools import (
     flow_stage,
     losses,
     make_photos,
-    make_stem,
     read_records,
     untagged,
     weights,
     write_config,
 )
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_stem(tmp_path_factory.mktemp("stem"))
 
 
 class StopEarly(Exception):

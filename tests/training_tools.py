@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.training.objective import Batch
 
+NETWORK = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
+"""What makes the preset `tiny` fit a tiny stem."""
 AUTOENCODER = {
     "in_channels": 3,
     "latent_channels": 8,
@@ -92,8 +94,7 @@ def write_config(path: Path, photos: Path, run_dir: Path, **changes: object) -> 
 
 def flow_stage(stem: Path, **changes: object) -> dict[str, object]:
     """A tiny network around a stem."""
-    network = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
-    return {"kind": "flow", "stem": str(stem), "preset": "tiny", "network": network, **changes}
+    return {"kind": "flow", "stem": str(stem), "preset": "tiny", "network": {**NETWORK}, **changes}
 
 
 def read_records(run_dir: Path) -> list[dict[str, object]]:
