@@ -4,31 +4,36 @@ For each log-SNR of a grid the gradient of the flow loss is taken, of one networ
 Where the gradients of two times agree, a step for one helps the other; where they do not, two networks do better.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition, best_parts, common_direction, edges_of, partition_at
 from linearsr.flow.path import PredictionType, add_noise, to_sample
 from linearsr.flow.sampler import initial_noise
-from linearsr.flow.snr import time_from_log_snr
+from linearsr.flow.snr import log_snr, time_from_log_snr
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.data import CropPairs, DataConfig
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EFFECTIVE_RANGE = (-7.044, 8.885)
 """Log-SNRs between which the paper splits; beyond them an image is all noise, or as good as clean."""
 
 _CONFIDENCE = (0.1, 0.9)
 _REDRAWS = 200
+_STYLES = (("-", RED), ("--", BLUE), (":", "#222222"), ("-.", "#7d3c98"))
 
 
 @dataclass(frozen=True)
@@ -175,3 +180,38 @@ def gradient_products(
         gradients[row] = torch.cat([gradient.flatten() for gradient in found])
     products: NDArray[np.float64] = (gradients @ gradients.T).cpu().double().numpy()
     return products
+
+
+def draw_partition(gradients: TimeGradients, partitions: Mapping[str, Partition], file: Path) -> None:
+    """Write a PNG: the cosines over log-SNR, and the boundaries of up to four partitions by name; see `drawn`."""
+    step = gradients.log_snrs[1] - gradients.log_snrs[0]
+    low, high = gradients.log_snrs[0] - step / 2, gradients.log_snrs[-1] + step / 2
+    with drawn(file, 6.4, 6.2) as figure:
+        axis = figure.subplots()
+        shown = axis.imshow(
+            gradients.similarity,
+            origin="lower",
+            extent=(low, high, low, high),
+            vmin=-1,
+            vmax=1,
+            cmap="RdBu_r",
+        )
+        figure.colorbar(shown, ax=axis, label="cosine between the gradients", shrink=0.8)
+        for (name, partition), (line, colour) in zip(partitions.items(), _STYLES, strict=False):
+            for number, boundary in enumerate(partition.boundaries):
+                style: Any = {"color": colour, "linestyle": line, "linewidth": 1.3}
+                axis.axvline(log_snr(boundary), label=name if number == 0 else None, **style)
+                axis.axhline(log_snr(boundary), **style)
+        axis.set(xlim=(low, high), ylim=(low, high), ylabel="log-SNR")
+        axis.set_xlabel("log-SNR (noise on the left, image on the right)")
+        _add_times(axis)
+        if any(partition.boundaries for partition in partitions.values()):
+            figure.legend(loc="outside lower center", ncols=len(partitions), fontsize=9, frameon=False)
+
+
+def _add_times(axis: "Axes") -> None:
+    """The same axis once more, in times."""
+    top = axis.secondary_xaxis("top")
+    marks = (0.97, 0.9, 0.75, 0.5, 0.25, 0.1, 0.03)
+    top.set_xticks([log_snr(t) for t in marks], [f"{t:g}" for t in marks])
+    top.set_xlabel("time t")
