@@ -13,8 +13,7 @@ from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
 from linearsr.models.lr_stem import PredictiveStem
-from recipe_tools import recipe_settings
-from training_tools import settings
+from training_tools import recipe_settings, settings
 
 
 @pytest.fixture

@@ -23,8 +23,16 @@ from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.recipe import Run, plan
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
-from recipe_tools import parse, recipe_settings, train
-from training_tools import flow_stage, make_photos, make_stem, settings, weights
+from training_tools import (
+    flow_stage,
+    make_photos,
+    make_stem,
+    parse,
+    recipe_settings,
+    settings,
+    train,
+    weights,
+)
 
 WORDS = ("sky", "sea", "tree", "wall")
 
