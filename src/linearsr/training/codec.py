@@ -35,7 +35,6 @@ class CodecStage(Trained):
         return self
 
     def objective(self, parts: Parts = Parts()) -> "CodecObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, and its loss."""
         return CodecObjective(self, parts)
 
 

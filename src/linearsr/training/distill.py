@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.path import add_noise, to_sample, to_velocity
-from linearsr.flow.sampler import initial_noise, sample
+from linearsr.flow.sampler import sample
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
@@ -83,7 +83,6 @@ class DistillStage(FlowStage):
         return self
 
     def objective(self, parts: Parts = Parts()) -> "DistillObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, its discriminator, and their losses."""
         return DistillObjective(self, parts)
 
 
@@ -167,8 +166,7 @@ class DistillObjective(FlowObjective):
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
         assert condition is not None
-        times = self._draw_times(batch.seeds).to(latent.device)
-        noise = initial_noise(tuple(latent.shape), batch.seeds, device=latent.device)
+        times, noise = self._draw(latent, batch.seeds)
         noisy = add_noise(self._begun(latent, noise, condition, batch.seeds), noise, times)
 
         def decode(prediction: Tensor) -> Tensor:

@@ -79,7 +79,6 @@ class FlowStage(PartSettings, Trained):
         return self
 
     def objective(self, parts: Parts = Parts()) -> "FlowObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, and its loss."""
         return FlowObjective(self, parts)
 
 
@@ -181,8 +180,7 @@ class FlowObjective(Objective):
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
-        times = self._draw_times(batch.seeds).to(latent.device)
-        noise = initial_noise(tuple(latent.shape), batch.seeds, device=latent.device)
+        times, noise = self._draw(latent, batch.seeds)
         noisy = add_noise(latent, noise, times)
         prediction = network(noisy, times, batch.lr, condition, self._guide(batch, disturb=True))
         clean = to_sample(prediction.float(), noisy, times, self.prediction_type)
@@ -207,6 +205,11 @@ class FlowObjective(Objective):
         names = [[known[i] for i in bag.nonzero().flatten().tolist()] for bag in guide.tags]
         with torch.no_grad():
             return guide._replace(tokens=self.guidance.encode(batch.lr, names))
+
+    def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        """Times (B,) and noise as of the latent, one for each seed."""
+        noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
+        return self._draw_times(seeds).to(latent.device), noise
 
     def _draw_times(self, seeds: list[int]) -> Tensor:
         uniform = torch.stack(

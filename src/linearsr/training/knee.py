@@ -20,9 +20,10 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from linearsr.training.saturation import GAIN, SHORTEST_GOOD_PHASE, Family, Floats, good_phase
+from linearsr.training.section import Section
 
 Phase = Literal["improving", "plateau", "oscillating"]
 
@@ -40,10 +41,8 @@ _TRAILING = 2
 """Evaluations without any finite value, at the end, that are a divergence and not a gap."""
 
 
-class KneeConfig(BaseModel):
+class KneeConfig(Section):
     """Which curves are looked at, and when a plateau counts as one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     metrics: tuple[str, ...] = ("*",)
     """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve. `*` leaves

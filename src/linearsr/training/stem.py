@@ -40,7 +40,6 @@ class StemStage(Trained):
         return self
 
     def objective(self, parts: Parts = Parts()) -> "StemObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, and its loss."""
         return StemObjective(self, parts)
 
 
