@@ -96,7 +96,7 @@ def test_missing_extra_names_the_command(config, monkeypatch):
             raise ModuleNotFoundError("No module named 'accelerate'", name="accelerate")
         return real(name, *arguments, **options)
 
-    for module in ("config", "plan", "recipe", "trainer", "validation"):
+    for module in ("checks", "config", "recipe", "runs", "trainer", "validation"):
         monkeypatch.delitem(sys.modules, f"linearsr.training.{module}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_accelerate)
     result = train(config)

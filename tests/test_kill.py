@@ -108,9 +108,9 @@ MOMENTS: dict[str, tuple[str, int, Callable[..., None]]] = {
     "removing an old checkpoint": ("linearsr.training.state:shutil.rmtree", 1, half_removal),
     "writing a line": ("linearsr.training.run_folder:RunLog.write", 5, half_line),
     "writing validated weights": ("linearsr.runtime.checkpoints:save_file", 2, half_file),
-    "copying the knee": ("linearsr.training.trainer:shutil.copytree", 1, half_copy),
-    "before knee.json": ("linearsr.training.trainer:write_json", 2, not_at_all),
-    "after knee.json": ("linearsr.training.trainer:shutil.rmtree", 5, half_removal),
+    "copying the knee": ("linearsr.training.run_folder:shutil.copytree", 1, half_copy),
+    "before knee.json": ("linearsr.training.run_folder:write_json", 1, not_at_all),
+    "after knee.json": ("linearsr.training.run_folder:shutil.rmtree", 2, half_removal),
 }
 """Function, the number of the call that is not survived, and what it still does."""
 

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import tarfile
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -127,31 +126,6 @@ class Catalogue:
         """How often a pixel of each photo is drawn."""
         weights: NDArray[np.float64] = self.table["weight"]
         return weights
-
-
-class PhotoCache:
-    """Decoded photos of a catalogue, (H, W, 3) uint8; the least recently used goes first.
-
-    A photo larger than `max_bytes`, the limit of what is kept, is read each time.
-    """
-
-    def __init__(self, catalogue: Catalogue, max_bytes: int) -> None:
-        self.catalogue, self.max_bytes, self.bytes = catalogue, max_bytes, 0
-        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """Raises ImageError if the photo turns out broken."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        photo = self.catalogue[index].read()
-        if photo.nbytes <= self.max_bytes:
-            self._kept[index] = photo
-            self.bytes += photo.nbytes
-        while self.bytes > self.max_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self.bytes -= dropped.nbytes
-        return photo
 
 
 def best_photos(catalogue: Catalogue, share: float) -> Catalogue:

@@ -4,6 +4,7 @@ Nothing depends on workers or on what was drawn before, so a resumed run sees ex
 """
 
 import logging
+from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
 from linearsr.images.degradation import ImageArray, degrade, degrade_batch
@@ -23,7 +24,6 @@ from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
 from linearsr.training.catalogue import (
     Catalogue,
-    PhotoCache,
     Skipped,
     best_photos,
     find_photos,
@@ -106,6 +106,31 @@ class Sample(NamedTuple):
     """(V,): 1 for the tags of the photo, 0 for the others."""
     number: Tensor
     """(): which sample of the run it is."""
+
+
+class PhotoCache:
+    """Decoded photos of a catalogue, (H, W, 3) uint8; the least recently used goes first.
+
+    A photo larger than `max_bytes`, the limit of what is kept, is read each time.
+    """
+
+    def __init__(self, catalogue: Catalogue, max_bytes: int) -> None:
+        self.catalogue, self.max_bytes, self.bytes = catalogue, max_bytes, 0
+        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Raises ImageError if the photo turns out broken."""
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        photo = self.catalogue[index].read()
+        if photo.nbytes <= self.max_bytes:
+            self._kept[index] = photo
+            self.bytes += photo.nbytes
+        while self.bytes > self.max_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self.bytes -= dropped.nbytes
+        return photo
 
 
 class CropPairs(Dataset[Sample]):
@@ -192,6 +217,16 @@ class CropPairs(Dataset[Sample]):
                 logger.warning("skipped: %s", error)
         key = "data.folders" if self.config.folders else "data.shards"
         raise ConfigError(f"{key}: {_MAX_ATTEMPTS} photos drawn in a row are broken: get the photos anew")
+
+
+def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:
+    """Batches of so many of the samples from number `first` on, loaded by `data.workers`."""
+    rest = Subset(pairs, range(first, len(pairs)))
+    return DataLoader(rest, size, num_workers=pairs.config.workers, worker_init_fn=_single_thread)
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)
 
 
 def to_unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:

@@ -1,4 +1,7 @@
-"""What a stage is: its settings, and, where it takes training steps, the network, its loss and its prediction."""
+"""What a stage is: its settings, and, where it takes training steps, the network, its loss and its prediction.
+
+A new kind of stage is a subclass of `Trained` or `Computed` with a `kind`, named in `config.Stage`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping

@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +24,7 @@ from linearsr.training.section import ConfigError
 
 KNEE_FILE = "knee.json"
 KNEE_FOLDER = "knee"
+_VALIDATED_FOLDER = "validated"
 _STARTED_FROM_FILE = "started_from.json"
 _IDENTITY = ("images", "trained_images", "written")
 _FIXED = (
@@ -155,6 +158,42 @@ def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, A
 def knee_record(run_dir: Path) -> dict[str, Any] | None:
     """What a run has written down about its knee, or None where there is none."""
     return _read(run_dir / KNEE_FILE)
+
+
+def validated(run_dir: Path, images: int) -> Path:
+    """Where the weights of a validation are until the run ends: one of them will be the knee."""
+    return run_dir / _VALIDATED_FOLDER / f"{images:010d}"
+
+
+def keep_knee(run_dir: Path, trained: int, wanted: int) -> int:
+    """Copy the validated weights nearest to `wanted` images to `knee/`; returns their images.
+
+    Of a run that was finished before and went on, only that knee is left beside what came later; the last weights,
+    of `trained` images, are in `final/`.
+    """
+    kept = {int(folder.name): folder for folder in (run_dir / _VALIDATED_FOLDER).glob("[0-9]*")}
+    kept[trained] = run_dir / "final"
+    images = min(kept, key=lambda at: abs(at - wanted))
+    shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
+    shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
+    return images
+
+
+def note_knee(run_dir: Path, images: int, trained: int, figures: Mapping[str, Any]) -> None:
+    """Write down the knee: from here on the run is finished; before, one that goes on needs what was validated."""
+    record = {"images": images, "trained_images": trained, "written": time.time(), **figures}
+    write_json(run_dir / KNEE_FILE, record)
+    shutil.rmtree(run_dir / _VALIDATED_FOLDER, ignore_errors=True)
+
+
+def reopen(run_dir: Path) -> None:
+    """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
+    record = knee_record(run_dir)
+    if record is not None:
+        knee = validated(run_dir, record["images"])
+        shutil.rmtree(knee, ignore_errors=True)
+        shutil.copytree(run_dir / KNEE_FOLDER, knee)
+        (run_dir / KNEE_FILE).unlink()
 
 
 def note_start(run_dir: Path, inputs: Mapping[str, Path]) -> None:

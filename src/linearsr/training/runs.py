@@ -4,7 +4,6 @@ Where every run stands is seen from its folder alone. So a recipe can be stopped
 which do not wait for each other, can be trained on several machines with a common folder.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,11 +29,11 @@ from linearsr.training.parts import Parts
 from linearsr.training.processes import from_main
 from linearsr.training.recipe import RecipeConfig, Run, choose, last_flow
 from linearsr.training.run_folder import (
-    KNEE_FILE,
     KNEE_FOLDER,
     Report,
     changed_since,
     check_same_run,
+    note_knee,
     note_start,
     settings_of,
 )
@@ -159,8 +158,7 @@ def _compute(config: TrainConfig, report: Report) -> None:
     images = config.total_images
     if figures:
         report({"images": images, **figures})
-    record = {"images": images, "trained_images": images, "written": time.time(), **figures}
-    write_json(config.run_dir / KNEE_FILE, record)
+    note_knee(config.run_dir, images, images, figures)
 
 
 def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:

@@ -6,7 +6,6 @@ and in the end `knee/` (the weights to use), `final/` (the last ones) and `knee.
 
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from linearsr.runtime.checkpoints import write_json
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE, directions
-from linearsr.training.data import CropPairs, Sample
+from linearsr.training.data import CropPairs, batches
 from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
 from linearsr.training.objective import Batch, Objective, Trained
@@ -28,16 +26,18 @@ from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
 from linearsr.training.run_folder import (
-    KNEE_FILE,
     KNEE_FOLDER,
     Record,
     Report,
     RunLog,
     begun_with,
     check_same_run,
-    knee_record,
+    keep_knee,
+    note_knee,
     records,
+    reopen,
     settings_of,
+    validated,
     write_picture,
 )
 from linearsr.training.section import ConfigError
@@ -55,12 +55,7 @@ from linearsr.training.validation import Validation
 
 
 class Trainer:
-    """One run of one stage.
-
-    Args:
-        config: what to train, on what, and where to write.
-        report: receives each metrics record, e.g. to show progress.
-    """
+    """One run of one stage; `report` receives each record of metrics, e.g. to show progress."""
 
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
@@ -83,7 +78,6 @@ class Trainer:
         self._saved = 0
         self._validations: list[Record] = []
         self.checkpoints = config.run_dir / "checkpoints"
-        self.validated = config.run_dir / "validated"
         self._lock = FileLock(config.run_dir / ".lock", timeout=0)
 
     def resume(self) -> int:
@@ -143,7 +137,7 @@ class Trainer:
     def _run(self, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
             write_json(self.config.run_dir / CONFIG_FILE, settings_of(self.config))
-            self._reopen()
+            reopen(self.config.run_dir)
         self._remember()
         if not from_main(partial(checkpoints, self.checkpoints)):
             self._save()  # the start, so that the guard has something to go back to
@@ -151,16 +145,6 @@ class Trainer:
         while not self._train(validation):
             pass
         return self._finish()
-
-    def _reopen(self) -> None:
-        """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
-        run_dir = self.config.run_dir
-        record = knee_record(run_dir)
-        if record is not None:
-            knee = self.validated / f"{record['images']:010d}"
-            shutil.rmtree(knee, ignore_errors=True)
-            shutil.copytree(run_dir / KNEE_FOLDER, knee)
-            (run_dir / KNEE_FILE).unlink()
 
     @property
     def _total_images(self) -> int:
@@ -171,7 +155,8 @@ class Trainer:
         assert self.pairs is not None
         config, progress = self.config, self.progress
         started, first = time.monotonic(), progress.images
-        for samples in self._batches():
+        loader = batches(self.pairs, progress.images, config.batch_size // self.accelerator.num_processes)
+        for samples in self.accelerator.prepare(loader):
             seeds = [(config.seed << 40) + number for number in samples.number.tolist()]
             batch = Batch(self.pairs.complete(samples), samples.hr, samples.tags, seeds)
             record, verdict = self._step(batch)
@@ -189,16 +174,6 @@ class Trainer:
             if self.guard.calm and _crossed(self._saved, progress.images, config.save_every_images):
                 self._save()
         return True
-
-    def _batches(self) -> Iterator[Sample]:
-        assert self.pairs is not None
-        loader: DataLoader[Sample] = DataLoader(
-            Subset(self.pairs, range(self.progress.images, len(self.pairs))),
-            batch_size=self.config.batch_size // self.accelerator.num_processes,
-            num_workers=self.config.data.workers,
-            worker_init_fn=_single_thread,
-        )
-        yield from self.accelerator.prepare(loader)
 
     def _step(self, batch: Batch) -> tuple[Record, str]:
         """One update, or none where the guard finds it bad; returns the figures and the guard's verdict."""
@@ -265,7 +240,7 @@ class Trainer:
         with self.ema.applied_to(self.bare):
             metrics = validation.run(self.bare, partial(write_picture, self.config.run_dir, images))
         # weights first: what the log knows of must be there when it turns out to be the knee
-        self._save_parts(self.validated / f"{images:010d}")
+        self._save_parts(validated(self.config.run_dir, images))
         self._write({"images": images, **metrics})
         self._validations.append({"images": images, **metrics})
 
@@ -280,22 +255,14 @@ class Trainer:
 
     def _finish(self) -> Path:
         """Keep the weights at the knee and the last ones; without a knee, these are the same."""
-        run_dir, knee = self.config.run_dir, self._knee()
+        run_dir, knee, trained = self.config.run_dir, self._knee(), self.progress.images
         self._save_parts(run_dir / "final")
         if self.accelerator.is_main_process:
-            wanted = self.progress.images if knee is None or knee.knee_step is None else knee.knee_step
-            kept = {int(folder.name): folder for folder in self.validated.glob("[0-9]*")}
-            kept[self.progress.images] = run_dir / "final"
-            # of a run that was finished before and went on, only that knee is left beside what came later
-            images = min(kept, key=lambda at: abs(at - wanted))
-            shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
-            shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
             assert self.pairs is not None
+            wanted = trained if knee is None or knee.knee_step is None else knee.knee_step
+            images = keep_knee(run_dir, trained, wanted)
             self.objective.finish(run_dir / KNEE_FOLDER, self.pairs)
-            # from here on the run counts as finished; before, a run that goes on needs what was validated
-            trained = {"images": images, "trained_images": self.progress.images, "written": time.time()}
-            write_json(run_dir / KNEE_FILE, {**trained, **(asdict(knee) if knee else {})})
-            shutil.rmtree(self.validated, ignore_errors=True)
+            note_knee(run_dir, images, trained, asdict(knee) if knee else {})
         self.accelerator.wait_for_everyone()
         return run_dir / KNEE_FOLDER
 
@@ -330,7 +297,3 @@ class Trainer:
 
 def _crossed(before: int, after: int, every: int) -> bool:
     return before // every != after // every
-
-
-def _single_thread(worker: int) -> None:
-    torch.set_num_threads(1)
