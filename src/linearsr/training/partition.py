@@ -23,7 +23,7 @@ from linearsr.flow.sampler import initial_noise
 from linearsr.flow.snr import log_snr, time_from_log_snr
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
-from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.data import CropPairs, DataConfig, batches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,22 +135,19 @@ def measure(
             f"crops of {lr_crop} LR pixels: this model needs a multiple of {pipeline.multiple_of}"
         )
     data = DataConfig(folders={photos: 1.0}, degradations={degradation: 1.0}, lr_crop=lr_crop, workers=0)
-    batches = -(-images // batch_size)
-    pairs = CropPairs(data, pipeline.scale, seed, batches * batch_size)
+    count = -(-images // batch_size)
+    pairs = CropPairs(data, pipeline.scale, seed, count * batch_size)
     log_snrs = log_snr_grid(times)
     stem, codec = pipeline.lr_stem.float().requires_grad_(False), pipeline.codec
     network = shared_network(pipeline.transformer).to(pipeline.device).requires_grad_(True)
     products = []
-    for batch in range(batches):
-        numbers = range(batch * batch_size, (batch + 1) * batch_size)
-        samples = [pairs[number] for number in numbers]
-        lr, hr = (torch.stack(part).to(pipeline.device) for part in list(zip(*samples, strict=True))[:2])
+    for samples in batches(pairs, 0, batch_size):
         with torch.no_grad():
-            condition = stem(lr)
-            latent = codec.encode(hr, condition).float()
-        seeds = [seed + number for number in numbers]
+            condition = stem(samples.lr.to(pipeline.device))
+            latent = codec.encode(samples.hr.to(pipeline.device), condition).float()
+        seeds = [seed + number for number in samples.number.tolist()]
         products.append(gradient_products(network, condition.features, latent, log_snrs, seeds))
-        progress(batch + 1, batches)
+        progress(len(products), count)
     return TimeGradients(log_snrs, np.stack(products))
 
 
