@@ -20,9 +20,8 @@ from rich.table import Table
 from linearsr.training.config import parse_settings, read_settings
 from linearsr.training.guard import Diverged
 from linearsr.training.recipe import RecipeConfig, Run, plan
-from linearsr.training.run_folder import Report, records
+from linearsr.training.run_folder import KNEE_FILE, Report, records
 from linearsr.training.runs import train_run
-from linearsr.training.trainer import KNEE_FILE
 
 KINDS, AT = ("mean", "sample"), ("first", "worst", "last")
 

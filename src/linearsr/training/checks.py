@@ -44,7 +44,8 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
             check_run_dir(config.run_dir)
             _check_apart(config)
             if isinstance(config.stage, Computed):
-                config.stage.shapes(blueprint)
+                with torch.device("meta"):
+                    config.stage.shapes(blueprint)
             else:
                 objectives[name] = _check_training(config, blueprint)
         except ConfigError as error:

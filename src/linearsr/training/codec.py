@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.training.objective import Batch, Objective, Part, Trained
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError, require
 
 _SIMILARITY_WEIGHT = 0.1
@@ -34,7 +34,7 @@ class CodecStage(Trained):
             raise ValueError("autoencoder and init exclude each other: the folder has its own settings")
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "CodecObjective":  # noqa: B008 - it has no state
+    def objective(self, parts: Parts = FROM_DISK) -> "CodecObjective":
         return CodecObjective(self, parts)
 
 

@@ -32,7 +32,7 @@ from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.catalogue import find_photos
 from linearsr.training.data import to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError
 
 _Network = TypeVar("_Network", bound=PretrainedModule)
@@ -54,7 +54,7 @@ class BlendStage(Computed):
         return {self.before.name: self._read("before", parts)}
 
     def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
-        before, after = (self._read(key, Parts()) for key in ("before", "after"))
+        before, after = (self._read(key, FROM_DISK) for key in ("before", "after"))
         try:
             return {self.before.name: cast(Part, interpolate(before, after, self.share))}, {}
         except ValueError as error:
@@ -123,7 +123,7 @@ class StrengthStage(Computed):
         return {"lr_stem": cast(Part, PredictiveStem(replace(stem.config, strength_channels=_CHANNELS)))}
 
     def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
-        stem = self._read(Parts())
+        stem = self._read(FROM_DISK)
         files = [path for folder in folders for path in find_photos(folder, "data.folders")]
         if len(files) < 2:
             raise ConfigError("data.folders: at least 2 photos are needed")

@@ -24,7 +24,7 @@ from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
 from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig, l1
 from linearsr.training.objective import Batch, Part, states_of_parts
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 
 _ROLLOUT_STREAM = 0x0110
 _HALF = 0.5
@@ -82,7 +82,7 @@ class DistillStage(FlowStage):
             raise ValueError("feature_matching: there is no discriminator with adversarial 0")
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "DistillObjective":  # noqa: B008 - it has no state
+    def objective(self, parts: Parts = FROM_DISK) -> "DistillObjective":
         return DistillObjective(self, parts)
 
 

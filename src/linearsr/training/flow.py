@@ -31,7 +31,7 @@ from linearsr.training.guidance import (
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
-from linearsr.training.parts import Parts, PartSettings
+from linearsr.training.parts import FROM_DISK, Parts, PartSettings
 from linearsr.training.section import ConfigError
 from linearsr.training.times import TimeLaw
 
@@ -78,7 +78,7 @@ class FlowStage(PartSettings, Trained):
             raise ValueError(str(error)) from None
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "FlowObjective":  # noqa: B008 - it has no state
+    def objective(self, parts: Parts = FROM_DISK) -> "FlowObjective":
         return FlowObjective(self, parts)
 
 

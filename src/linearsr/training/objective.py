@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.training.data import CropPairs, DataConfig
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import Section
 
@@ -89,7 +89,7 @@ class Objective(ABC):
 class Trained(Section):
     """Settings of a stage that takes training steps; each kind has a subclass with its `kind`."""
 
-    def objective(self, parts: Parts = Parts()) -> Objective:  # noqa: B008 - it has no state
+    def objective(self, parts: Parts = FROM_DISK) -> Objective:
         """The network with its first weights, and its loss."""
         raise NotImplementedError
 

@@ -122,6 +122,10 @@ class Parts:
         ).requires_grad_(False)
 
 
+FROM_DISK = Parts()
+"""It has no state: one serves all."""
+
+
 class Shaped(Protocol):
     """Settings of a stage, as far as its parts are asked for."""
 

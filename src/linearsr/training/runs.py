@@ -25,7 +25,7 @@ from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.flow import FlowStage
 from linearsr.training.objective import Computed
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK
 from linearsr.training.processes import from_main
 from linearsr.training.recipe import RecipeConfig, Run, choose, last_flow
 from linearsr.training.run_folder import (
@@ -172,7 +172,7 @@ def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
     experts = [run.knee / "transformer" for run in final]
     for number, name in parts.experts.items():
         experts[number] = recipe.folder(name)
-    codec = Parts().codec(stage)
+    codec = FROM_DISK.codec(stage)
     if isinstance(codec, ResidualCodec):
         codec = ResidualCodec(replace(codec.config, **parts.codec))
     others = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.training.objective import Batch, Objective, Part, Trained
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError
 
 _LIKELIHOOD_WEIGHT = 0.01
@@ -39,7 +39,7 @@ class StemStage(Trained):
             raise ValueError("stem: strength_channels: fitted at the end, by a stage of kind strength")
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "StemObjective":  # noqa: B008 - it has no state
+    def objective(self, parts: Parts = FROM_DISK) -> "StemObjective":
         return StemObjective(self, parts)
 
 

@@ -19,7 +19,7 @@ from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.images.degradation_choice import label
 from linearsr.training.data import CropPairs, DataConfig
 from linearsr.training.objective import Batch, Objective, Part, Trained
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.photo_tags import PhotoTags, read_vocabulary
 from linearsr.training.tagger_data import Augmentation, TagSamples
 
@@ -60,7 +60,7 @@ class TaggerStage(Trained):
             raise ValueError(f"tagger: {error}") from None
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "TaggerObjective":  # noqa: B008 - it has no state
+    def objective(self, parts: Parts = FROM_DISK) -> "TaggerObjective":
         return TaggerObjective(self)
 
 
