@@ -159,6 +159,28 @@ def test_parts_that_are_not_there_are_named(photos: Path, tmp_path: Path, key: s
         refused(single(photos, stage=start), rf"^stage\.init: {name} is no folder")
 
 
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("blend", "before"),
+        ("blend", "after"),
+        ("strength", "stem"),
+        ("stem", "init"),
+        *(("distill", key) for key in ("discriminator", "teacher", "rollout")),
+    ],
+)
+def test_parts_of_other_stages_that_are_not_there_are_named(
+    photos: Path, tmp_path: Path, kind: str, key: str
+) -> None:
+    stem = make_stem(tmp_path / "stem")
+    stages = {
+        "blend": {"before": str(stem), "after": str(stem)},
+        "distill": flow_stage(stem),
+    }
+    stage = {**stages.get(kind, {}), "kind": kind, key: "/nowhere/part"}
+    refused(single(photos, stage=stage), rf"^stage\.{key}: /nowhere/part is no folder: give one that was")
+
+
 def test_hub_ids_are_left_to_the_hub(photos: Path) -> None:
     stage = {"kind": "flow", "preset": "tiny"}
     for crop in (8, 9):

@@ -51,20 +51,19 @@ class BlendStage(Computed):
     """How much of the way from `before` (0) to `after` (1)."""
 
     def shapes(self, parts: Parts) -> dict[str, Part]:
-        return {self.before.name: self._read("before", parts)}
+        before, _ = self._both(parts)
+        return {self.before.name: cast(Part, before)}
 
     def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
-        before, after = (self._read(key, FROM_DISK) for key in ("before", "after"))
         try:
-            return {self.before.name: cast(Part, interpolate(before, after, self.share))}, {}
+            return {self.before.name: cast(Part, interpolate(*self._both(FROM_DISK), self.share))}, {}
         except ValueError as error:
             raise ConfigError(f"stage.after: {error}") from None
 
-    def _read(self, key: Literal["before", "after"], parts: Parts) -> PretrainedModule:
-        network: PretrainedModule = parts.read(
-            f"stage.{key}", getattr(self, key), _KINDS, "a network to blend"
-        )
-        return network
+    def _both(self, parts: Parts) -> tuple[PretrainedModule, PretrainedModule]:
+        what = "a network to blend"
+        before = parts.read("stage.before", self.before, _KINDS, what)
+        return before, parts.read("stage.after", self.after, _KINDS, what)
 
 
 def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
