@@ -32,9 +32,9 @@ from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
+from linearsr.training.catalogue import find_photos
 from linearsr.training.data import to_tensor
 from linearsr.training.photo_tags import PhotoTags, name_in, read_tags
-from linearsr.training.sources import find_photos
 
 SCALE = 4
 
@@ -73,7 +73,7 @@ def mean_over(draws: list[Draw], labels: Tensor) -> Tensor:
 def frequencies(tag_file: Path, photos: list[Path], vocabulary: tuple[str, ...]) -> Tensor:
     """Share of the other photos of the tag file that have each tag, (V,)."""
     tags, measured = read_tags(tag_file), {name_in(tag_file, photo) for photo in photos}
-    others = PhotoTags(tags, tag_file, Vocabulary(vocabulary))
+    others = PhotoTags(tag_file, Vocabulary(vocabulary))
     return torch.stack([others.bag(tag_file.parent / name) for name in tags if name not in measured]).mean(0)
 
 
@@ -158,7 +158,7 @@ def main() -> None:
 
     tagger = OwnTagger.from_pretrained(args.model or default_model_folder() / "tagger", torch.float32)
     photos = find_photos(args.data, "--data")
-    photo_tags = PhotoTags.read(args.tags, Vocabulary(tagger.config.vocabulary))
+    photo_tags = PhotoTags(args.tags, Vocabulary(tagger.config.vocabulary))
     labels = torch.stack([photo_tags.bag(photo) for photo in photos])
     offered = torch.tensor([tag in tagger.offered for tag in tagger.config.vocabulary])
     known = frequencies(args.tags, photos, tagger.config.vocabulary)

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from linearsr.training.config import parse_settings, read_settings
 from linearsr.training.guard import Diverged
-from linearsr.training.recipe import RecipeConfig, Run, plan, train_run
-from linearsr.training.run_log import Report, records
-from linearsr.training.trainer import KNEE_FILE
+from linearsr.training.recipe import RecipeConfig, Run, plan
+from linearsr.training.run_folder import KNEE_FILE, Report, records
+from linearsr.training.runs import train_run
 
 KINDS, AT = ("mean", "sample"), ("first", "worst", "last")
 

@@ -107,7 +107,7 @@ def main() -> None:
     table.add_row("training the default stem", "", "", f"{rate:.1f}")
     console = Console()
     console.print(
-        f"{len(catalogue)} photos, {catalogue.pixels / 1e6:.0f} megapixels: headers read in {looked:.2f} s; "
+        f"{len(catalogue)} photos, {catalogue.areas.sum() / 1e6:.0f} megapixels: headers read in {looked:.2f} s; "
         f"device {device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     )
     console.print(table)

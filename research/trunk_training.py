@@ -34,7 +34,7 @@ from linearsr.evaluation.metrics import psnr_y
 from linearsr.images.colour import wavelet_colour_fix
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import quantised, save_weights
-from linearsr.training.blend import interpolate
+from linearsr.training.computed import interpolate
 from linearsr.training.data import CropPairs, DataConfig, validation_pairs
 
 MIX = {

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ SLOW = """
     allocator bench bulk bulk_ray bulk_s3 cli_bad_input cli_convert cli_knee cli_large cli_tag cli_train cli_upscale
     cli_workers data default_model degradation degradation_choice degradation_effects dispatcher distill distributed
     eval eval_pyiqa full_size_tags guard guided_training integrations_comfyui integrations_diffusers kernels kill lpips
-    partition partition_adaptive pipeline plan processes recipe recipe_begun recipe_sizes rrdb sana_parity serve
+    partition partition_adaptive pipeline plan recipe rrdb sana_parity serve
     serve_batches serve_connections serve_door serve_endurance serve_fuzz serve_storage streaming streaming_codec
     strength study study_page tagger taggers training web web_default
 """.split()  # noqa: SIM905
@@ -29,3 +30,19 @@ def _fresh_accelerator_state() -> Iterator[None]:
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small photos to train on, which no test changes."""
+    from training_tools import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny stem with random weights."""
+    from training_tools import make_stem
+
+    return make_stem(tmp_path_factory.mktemp("stem") / "lr_stem")

@@ -13,8 +13,7 @@ from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
 from linearsr.models.lr_stem import PredictiveStem
-from recipe_tools import recipe_settings
-from training_tools import settings
+from training_tools import recipe_settings, settings
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def test_missing_extra_names_the_command(config, monkeypatch):
             raise ModuleNotFoundError("No module named 'accelerate'", name="accelerate")
         return real(name, *arguments, **options)
 
-    for module in ("config", "plan", "recipe", "trainer", "validation"):
+    for module in ("checks", "config", "recipe", "runs", "trainer", "validation"):
         monkeypatch.delitem(sys.modules, f"linearsr.training.{module}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_accelerate)
     result = train(config)

@@ -13,8 +13,7 @@ from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
 from linearsr.training.checks import check, check_model
 from linearsr.training.config import read_settings
 from linearsr.training.recipe import plan
-from recipe_tools import parse, train
-from training_tools import make_photos, weights
+from training_tools import make_photos, parse, train, weights
 
 RECIPE = Path(__file__).parents[1] / "configs/default/pipeline.yaml"
 TRAINED = ["stem", "pretrain", *(f"{stage}/{i}" for stage in ("experts", "sft") for i in range(2))]

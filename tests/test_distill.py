@@ -16,23 +16,11 @@ from linearsr.flow.partition import PUBLISHED
 from linearsr.models.detail_head import DetailHead
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.detail_losses import FORMULAS
-from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.distill import DistillNetwork, DistillStage
+from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig
 from linearsr.training.section import ConfigError
-from linearsr.training.trainer import Trainer
 from tiny_model import build
-from training_tools import flow_stage, make_photos, make_stem, read_records, settings, untagged, weights
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_stem(tmp_path_factory.mktemp("stem") / "lr_stem")
+from training_tools import flow_stage, read_records, settings, trainer, untagged, weights
 
 
 @pytest.fixture(scope="module")
@@ -221,15 +209,8 @@ def stage(stem: Path, **changes: object) -> dict[str, object]:
 
 
 def train(tmp_path: Path, photos: Path, what: dict[str, object]) -> Path:
-    config = settings(
-        photos,
-        tmp_path / "run",
-        stage=what,
-        data={"folders": {str(photos): 1.0}, "lr_crop": 16, "workers": 0},
-    )
-    trainer = Trainer(parse_settings(TrainConfig, config, "test"))
-    trainer.resume()
-    return trainer.run()
+    data = {"folders": {str(photos): 1.0}, "lr_crop": 16, "workers": 0}
+    return trainer(photos, tmp_path / "run", stage=what, data=data).run()
 
 
 def test_a_run_gives_a_network_without_its_discriminator(

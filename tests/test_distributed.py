@@ -14,7 +14,7 @@ import yaml
 from linearsr.cli.app import app
 from linearsr.training.config import TrainConfig
 from linearsr.training.trainer import Trainer
-from training_tools import flow_stage, losses, make_photos, make_stem, read_records, settings, weights
+from training_tools import flow_stage, losses, read_records, settings, weights
 
 BIN = Path(sys.executable).parent
 TORCHRUN = [BIN / "torchrun", "--standalone", "--nproc-per-node", "2"]
@@ -35,16 +35,6 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def stem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_stem(tmp_path_factory.mktemp("stem"))
 
 
 def four_a_step(photos: Path, run_dir: Path, **changes: object) -> dict[str, object]:
@@ -145,9 +135,9 @@ def test_both_processes_killed_and_one_goes_on(photos: Path, tmp_path: Path) -> 
     assert_alike(tmp_path / "run", tmp_path / "unbroken", "lr_stem", rel=1e-3)
 
 
-def test_sharded_processes_train_as_one_does(photos: Path, stem: Path, tmp_path: Path) -> None:
+def test_sharded_processes_train_as_one_does(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
     """FSDP2: flow by AdamW, resumed; stem by Muon; and returns of the guard to a checkpoint."""
-    flow = four_a_step(photos, tmp_path / "flow", stage=flow_stage(stem))
+    flow = four_a_step(photos, tmp_path / "flow", stage=flow_stage(stem_folder))
     muon = four_a_step(photos, tmp_path / "muon", optimizer={"name": "muon", "warmup_images": 8})
     guard = {"loss_factor": 1.5, "window": 10, "max_bad_steps": 1, "max_rollbacks": 20}
     wild = four_a_step(photos, tmp_path / "wild", guard=guard, optimizer={"lr": 0.3, "warmup_images": 40})

@@ -12,15 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.config import load_config
 from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
-from linearsr.training.run_log import RunLog
+from linearsr.training.run_folder import RunLog
 from linearsr.training.stem import StemObjective
 from linearsr.training.trainer import Trainer
-from training_tools import losses, make_photos, read_records, untagged, write_config
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
+from training_tools import losses, read_records, trainer, untagged, write_config
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
@@ -92,8 +87,7 @@ def test_next_to_nothing_has_no_multiples() -> None:
 
 
 def test_the_loss_of_a_perfect_stem_is_not_negative(photos: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
-    objective = config.stage.objective()
+    objective = trainer(photos, tmp_path / "run").objective
     lr, hr = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 32, 32)
     least = objective.network.config.min_deviation
 
@@ -105,10 +99,10 @@ def test_the_loss_of_a_perfect_stem_is_not_negative(photos: Path, tmp_path: Path
 
 
 def test_a_stem_finishes_with_the_squared_error(photos: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"), ["stage.loss=mse"])
+    objective = trainer(photos, tmp_path / "run", stage={"kind": "stem", "loss": "mse"}).objective
     hr = torch.zeros(1, 3, 32, 32)
     off = LRCondition(torch.empty(0), hr + 0.5 * (torch.arange(32) % 2), torch.ones_like(hr))
-    terms = config.stage.objective().loss(lambda _: off, untagged(torch.zeros(1, 3, 8, 8), hr, [0]))
+    terms = objective.loss(lambda _: off, untagged(torch.zeros(1, 3, 8, 8), hr, [0]))
     assert float(terms["mse"]) == 0.125
 
 
@@ -128,12 +122,10 @@ def test_a_bad_step_changes_nothing(
     value: float, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {2}, value)
-    trainer = Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run")))
+    run = trainer(photos, tmp_path / "run")
     states = []
-    trainer._report = lambda record: states.append(
-        {k: v.clone() for k, v in trainer.bare.state_dict().items()}
-    )
-    trainer.run()
+    run._report = lambda record: states.append({k: v.clone() for k, v in run.bare.state_dict().items()})
+    run.run()
     steps = [record for record in read_records(tmp_path / "run") if "grad_norm" in record]
     assert ["skipped" in record for record in steps] == [False, False, True, False, False, False]
     assert all(torch.equal(states[1][name], states[2][name]) for name in states[1])
@@ -145,15 +137,15 @@ def test_a_run_goes_back_with_a_lower_rate_and_can_be_resumed(
 ) -> None:
     spoil(monkeypatch, {4, 5}, math.nan)
     changes = {"guard": {"max_bad_steps": 1, "lr_factor": 0.25}}
-    trainer = Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes)))
-    trainer.run()
+    run = trainer(photos, tmp_path / "run", **changes)
+    run.run()
     records = read_records(tmp_path / "run")
     events = [record for record in records if "event" in record]
     assert len(events) == 1
     assert events[0]["images"] == 6
     assert "back to 6 with 0.25 times the learning rate" in str(events[0]["event"])
     assert [images for images, _ in losses(tmp_path / "run")] == [2, 4, 6, 8, 10, 12]
-    again = Trainer(trainer.config)
+    again = Trainer(run.config)
     again.resume()
     assert (again.progress.lr_scale, again.progress.rollbacks) == (0.25, 1)
 
@@ -165,8 +157,7 @@ FEW = {"window": 10, "max_bad_steps": 2}
 def test_no_checkpoint_in_a_bad_spell(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is due after 12 images: to return to it would be to return to what went wrong."""
     spoil(monkeypatch, {5, 6, 7}, math.nan)
-    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=20, guard=FEW)
-    Trainer(load_config(path)).run()
+    trainer(photos, tmp_path / "run", total_images=20, guard=FEW).run()
     (event,) = [record for record in read_records(tmp_path / "run") if "event" in record]
     assert "at 14 images: back to 6 with" in str(event["event"])
 
@@ -176,32 +167,9 @@ def test_a_checkpoint_that_was_not_calm_is_made_later(
 ) -> None:
     spoil(monkeypatch, {8}, math.nan)
     changes = {"total_images": 26, "save_every_images": 9, "guard": FEW}
-    Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+    trainer(photos, tmp_path / "run", **changes).run()
     saved = sorted(folder.name for folder in (tmp_path / "run/checkpoints").iterdir())
     assert [int(name) for name in saved] == [10, 24]
-
-
-def test_a_lower_learning_rate_is_a_new_chance(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a run that was given up is told to take; also when it is stopped again before its next checkpoint."""
-    spoil(monkeypatch, {5, 6, 7, 12, 13, 14}, math.nan)
-    guard = {**FEW, "max_rollbacks": 1}
-    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=40, guard=guard)
-    with pytest.raises(Diverged, match=r"lower optimizer\.lr"):
-        Trainer(load_config(path)).run()
-
-    def stop(record: dict[str, object]) -> None:
-        raise KeyboardInterrupt
-
-    for report, found in ((None, (0.5, 1)), (stop, (1.0, 0)), (None, (1.0, 0))):
-        lower = [] if found[1] else ["optimizer.lr=5e-4"]
-        trainer = Trainer(load_config(path, lower), report)
-        trainer.resume()
-        assert (trainer.progress.lr_scale, trainer.progress.rollbacks) == found
-        if report is not None:
-            with pytest.raises(KeyboardInterrupt):
-                trainer.run()
 
 
 def board(run_dir: Path) -> list[int]:
@@ -210,20 +178,35 @@ def board(run_dir: Path) -> list[int]:
     return [event.step for event in events.Scalars("loss")]
 
 
-def test_tensorboard_shows_what_the_metrics_say(
+def test_a_lower_learning_rate_is_a_new_chance(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also after a return to a checkpoint, and up to the last step of a run that was given up."""
+    """As a run that was given up is told to take; also when it is stopped again before its next checkpoint.
+
+    TensorBoard shows what the metrics say, after a return to a checkpoint and up to the last step.
+    """
     spoil(monkeypatch, {5, 6, 7, 12, 13, 14}, math.nan)
     guard = {**FEW, "max_rollbacks": 1}
     path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=40, guard=guard)
     close, closed = RunLog.close, []
     monkeypatch.setattr(RunLog, "close", lambda log: closed.append(close(log)))
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match=r"lower optimizer\.lr"):
         Trainer(load_config(path)).run()
     assert len(closed) == 2
     shown = [images for images, loss in losses(tmp_path / "run") if loss is not None]
     assert board(tmp_path / "run") == shown == [2, 4, 6, 8, 10, 12, 14]
+
+    def stop(record: dict[str, object]) -> None:
+        raise KeyboardInterrupt
+
+    for report, found in ((None, (0.5, 1)), (stop, (1.0, 0)), (None, (1.0, 0))):
+        lower = [] if found[1] else ["optimizer.lr=5e-4"]
+        run = Trainer(load_config(path, lower), report)
+        run.resume()
+        assert (run.progress.lr_scale, run.progress.rollbacks) == found
+        if report is not None:
+            with pytest.raises(KeyboardInterrupt):
+                run.run()
 
 
 def test_a_hundredfold_learning_rate_ends_in_a_report(photos: Path, tmp_path: Path) -> None:
@@ -235,7 +218,7 @@ def test_a_hundredfold_learning_rate_ends_in_a_report(photos: Path, tmp_path: Pa
         "validation": {"folder": str(photos), "every_images": 2000, "max_pictures": 1},
     }
     with pytest.raises(Diverged, match=r"2 returns to a checkpoint.*lower optimizer\.lr"):
-        Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+        trainer(photos, tmp_path / "run", **changes).run()
 
 
 def test_a_moderately_high_learning_rate_is_survived(photos: Path, tmp_path: Path) -> None:
@@ -247,7 +230,7 @@ def test_a_moderately_high_learning_rate_is_survived(photos: Path, tmp_path: Pat
         "guard": {"max_bad_steps": 3, "max_rollbacks": 5, "lr_factor": 0.05},
         "validation": {"folder": str(photos), "every_images": 600, "max_pictures": 1},
     }
-    Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+    trainer(photos, tmp_path / "run", **changes).run()
     values = [loss for _, loss in losses(tmp_path / "run")]
     assert any("event" in record for record in read_records(tmp_path / "run"))
     assert max(values[-20:]) < 1

@@ -23,8 +23,16 @@ from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.recipe import Run, plan
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
-from recipe_tools import parse, recipe_settings, train
-from training_tools import flow_stage, make_photos, make_stem, settings, weights
+from training_tools import (
+    flow_stage,
+    make_photos,
+    make_stem,
+    parse,
+    recipe_settings,
+    settings,
+    train,
+    weights,
+)
 
 WORDS = ("sky", "sea", "tree", "wall")
 
@@ -54,7 +62,7 @@ def guided(photos: Path, tags: Path, run_dir: Path, **guidance: Any) -> dict[str
 
 def test_a_sample_has_the_tags_of_its_photo(photos: Path, tags: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "photos")
-    found = PhotoTags.read(tags, Vocabulary(WORDS))
+    found = PhotoTags(tags, Vocabulary(WORDS))
     expected = {"0.png": [1, 1, 0, 0], "1.png": [0, 0, 1, 0], "2.png": [0, 0, 0, 0]}
     assert {name: found.bag(photos / name).tolist() for name in expected} == expected
     config = TrainConfig(**settings(photos, tmp_path / "run")).data

@@ -18,7 +18,7 @@ import torch
 
 from linearsr.training.config import TrainConfig, load_config
 from linearsr.training.trainer import Trainer
-from training_tools import make_photos, read_records, settings, weights, write_config
+from training_tools import read_records, settings, weights, write_config
 
 LENGTHS = {"total_images": 16, "save_every_images": 4}
 """Checkpoints at 0, 4, 8, 12 and 16 images, two of which are kept; validations at 6 and 12."""
@@ -30,11 +30,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +100,17 @@ def not_at_all(*args: object) -> None:
 
 
 MOMENTS: dict[str, tuple[str, int, Callable[..., None]]] = {
-    "before the first step": ("linearsr.training.ema:ExponentialMovingAverage.update", 1, not_at_all),
-    "in a step": ("linearsr.training.ema:ExponentialMovingAverage.update", 6, not_at_all),
+    "before the first step": ("linearsr.training.state:ExponentialMovingAverage.update", 1, not_at_all),
+    "in a step": ("linearsr.training.state:ExponentialMovingAverage.update", 6, not_at_all),
     "in the first checkpoint": ("linearsr.training.state:save_file", 2, half_file),
     "in a later checkpoint": ("linearsr.training.state:save_file", 8, half_file),
     "at the end of a checkpoint": ("linearsr.training.state:write_json", 3, not_at_all),
     "removing an old checkpoint": ("linearsr.training.state:shutil.rmtree", 1, half_removal),
-    "writing a line": ("linearsr.training.run_log:RunLog.write", 5, half_line),
+    "writing a line": ("linearsr.training.run_folder:RunLog.write", 5, half_line),
     "writing validated weights": ("linearsr.runtime.checkpoints:save_file", 2, half_file),
-    "copying the knee": ("linearsr.training.trainer:shutil.copytree", 1, half_copy),
-    "before knee.json": ("linearsr.training.trainer:write_json", 2, not_at_all),
-    "after knee.json": ("linearsr.training.trainer:shutil.rmtree", 5, half_removal),
+    "copying the knee": ("linearsr.training.run_folder:shutil.copytree", 1, half_copy),
+    "before knee.json": ("linearsr.training.run_folder:write_json", 1, not_at_all),
+    "after knee.json": ("linearsr.training.run_folder:shutil.rmtree", 2, half_removal),
 }
 """Function, the number of the call that is not survived, and what it still does."""
 

@@ -12,21 +12,15 @@ from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, Stride
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training import section
-from linearsr.training.checks import check, check_model
+from linearsr.training.checks import check, check_model, describe
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.plan import describe
+from linearsr.training.lora import LoraConfig, add_lora
 from linearsr.training.recipe import RecipeConfig, Run, plan
 from linearsr.training.section import ConfigError
-from training_tools import flow_stage, make_photos, make_stem, settings
+from training_tools import AUTOENCODER, NETWORK, flow_stage, make_photos, make_stem, settings
 
-NETWORK = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
-AUTOENCODER = {
-    "latent_channels": 8,
-    "attention_head_dim": 8,
-    **{f"{side}_block_out_channels": [8, 8, 16, 16] for side in ("encoder", "decoder")},
-    **{f"{side}_layers_per_block": [1, 1, 1, 1] for side in ("encoder", "decoder")},
-    **{f"{side}_qkv_multiscales": [[], [], [], []] for side in ("encoder", "decoder")},
-}
+CODEC = {"codec": {"stage": {"autoencoder": AUTOENCODER}}, "pretrain": {"stage": {"preset": "tiny"}}}
+"""Stages of a small codec and a network in its latents."""
 
 
 @pytest.fixture
@@ -68,8 +62,7 @@ def test_what_fits_is_not_refused(photos: Path, tmp_path: Path) -> None:
     check(single(photos))
     check(single(photos, stage=flow_stage(make_stem(tmp_path / "stem"))))
     check(recipe(photos))
-    codec = {"stage": {"autoencoder": AUTOENCODER}}
-    check(recipe(photos, codec=codec, pretrain={"stage": {"preset": "tiny"}}, experts={}))
+    check(recipe(photos, **CODEC, experts={}))
 
 
 def test_a_model_set_to_what_its_parts_cannot_do_is_refused_before_they_are_trained(
@@ -87,8 +80,7 @@ def test_a_model_set_to_what_its_parts_cannot_do_is_refused_before_they_are_trai
     )
     knows.save_pretrained(tmp_path / "knows")
     look(recipe(photos, common={"stage": {"stem": str(tmp_path / "knows")}}), **steps)
-    codec = {"stage": {"autoencoder": AUTOENCODER}}
-    runs = recipe(photos, codec=codec, pretrain={"stage": {"preset": "tiny"}}, experts={})
+    runs = recipe(photos, **CODEC, experts={})
     with pytest.raises(ConfigError, match=r"^model\.mean: "):
         look(runs, mean="stem")
     with pytest.raises(ConfigError, match=r"^model\.clean_steps: "):
@@ -123,9 +115,8 @@ def test_a_network_for_other_latents_is_refused(photos: Path, key: str) -> None:
     pretrain = {"stage": {"preset": "tiny", "network": {**NETWORK, key: 128}}}
     stem = {"stage": {"stem": {"channels": 8}}}
     refused(recipe(photos, stem=stem, pretrain=pretrain), f"{key} is 128, but the codec gives 192 channels")
-    codec = {"stage": {"autoencoder": AUTOENCODER}}
     pretrain = {"stage": {"preset": "tiny", "network": {key: 9}}}
-    refused(recipe(photos, codec=codec, pretrain=pretrain), f"{key} is 9, but the codec gives 8 channels")
+    refused(recipe(photos, **{**CODEC, "pretrain": pretrain}), f"{key} is 9, but the codec gives 8 channels")
 
 
 def test_stem_and_codec_need_one_grid(photos: Path, tmp_path: Path) -> None:
@@ -134,8 +125,7 @@ def test_stem_and_codec_need_one_grid(photos: Path, tmp_path: Path) -> None:
     refused(single(photos, stage=flow_stage(tmp_path / "strided")), r"stage\.stem: .* predicts no image")
     flat = {f"{side}_block_out_channels": [8, 8, 16] for side in ("encoder", "decoder")}
     codec = {"stage": {"autoencoder": {**AUTOENCODER, **flat}}}
-    pretrain = {"stage": {"preset": "tiny"}}
-    refused(recipe(photos, codec=codec, pretrain=pretrain), r"stage\.codec: compresses 4 times")
+    refused(recipe(photos, **{**CODEC, "codec": codec}), r"stage\.codec: compresses 4 times")
 
 
 def test_a_crop_off_the_grid_is_refused(photos: Path) -> None:
@@ -164,25 +154,41 @@ def test_a_crop_off_the_grid_is_refused(photos: Path) -> None:
 def test_parts_that_are_not_there_are_named(photos: Path, tmp_path: Path, key: str, name: str) -> None:
     stage = {"kind": "flow", "stem": str(make_stem(tmp_path / "stem")), "preset": "tiny", key: name}
     refused(single(photos, stage=stage), rf"^stage\.{key}: {name} is no folder")
+    start = {"kind": "codec", "init": name}
+    if "/nowhere" in name:
+        refused(single(photos, stage=start), rf"^stage\.init: {name} is no folder")
 
 
-def test_a_start_of_a_codec_that_is_not_there_is_named(photos: Path) -> None:
-    refused(
-        single(photos, stage={"kind": "codec", "init": "/nowhere"}), r"^stage\.init: /nowhere is no folder"
-    )
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("blend", "before"),
+        ("blend", "after"),
+        ("strength", "stem"),
+        ("stem", "init"),
+        *(("distill", key) for key in ("discriminator", "teacher", "rollout")),
+    ],
+)
+def test_parts_of_other_stages_that_are_not_there_are_named(
+    photos: Path, tmp_path: Path, kind: str, key: str
+) -> None:
+    stem = make_stem(tmp_path / "stem")
+    stages = {
+        "blend": {"before": str(stem), "after": str(stem)},
+        "distill": flow_stage(stem),
+    }
+    stage = {**stages.get(kind, {}), "kind": kind, key: "/nowhere/part"}
+    refused(single(photos, stage=stage), rf"^stage\.{key}: /nowhere/part is no folder: give one that was")
 
 
 def test_hub_ids_are_left_to_the_hub(photos: Path) -> None:
-    data = {"folders": {str(photos): 1.0}, "lr_crop": 8}
-    for key in ("codec", "sana"):
-        check(single(photos, data=data, stage={"kind": "flow", "preset": "tiny", key: "owner/name"}))
-
-
-def test_a_crop_for_a_codec_on_the_hub(photos: Path) -> None:
-    data = {"folders": {str(photos): 1.0}, "lr_crop": 9}
     stage = {"kind": "flow", "preset": "tiny"}
-    refused(single(photos, data=data, stage={**stage, "sana": "owner/name"}), "no multiple of 8")
-    describe(single(photos, data=data, stage={**stage, "codec": "owner/name"}))  # whose grid is not known
+    for crop in (8, 9):
+        data = {"folders": {str(photos): 1.0}, "lr_crop": crop}
+        plans = describe(single(photos, data=data, stage={**stage, "codec": "owner/name"}))
+        assert "without the codec" in plans["single"]["memory"]  # whose grid is not known
+        sana = single(photos, data=data, stage={**stage, "sana": "owner/name"})
+        check(sana) if crop == 8 else refused(sana, "no multiple of 8")
 
 
 def test_experts_of_sana_fit_its_codec(photos: Path, tmp_path: Path) -> None:
@@ -250,13 +256,13 @@ def test_a_missing_extra_is_known_at_once(
 def test_the_photos_of_a_recipe_are_looked_at_once(
     photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from linearsr.training import sources
+    from linearsr.training import catalogue
 
     (photos / "bad.png").write_bytes(b"no image")
     validation = {"folder": str(make_photos(photos.parent / "val")), "every_images": 6}
     seen: list[Any] = []
-    plain = sources.read_size
-    monkeypatch.setattr(sources, "read_size", lambda *given: (seen.append(given), plain(*given))[1])
+    plain = catalogue.read_size
+    monkeypatch.setattr(catalogue, "read_size", lambda *given: (seen.append(given), plain(*given))[1])
     check(recipe(photos, {"validation": validation}))
     check(recipe(photos, {"validation": validation}))
     assert len(seen) == 4
@@ -269,36 +275,24 @@ def test_a_dry_run_says_which_photos(photos: Path) -> None:
 
 
 def test_low_rank_updates_train_little(photos: Path, tmp_path: Path) -> None:
-    stage = flow_stage(make_stem(tmp_path / "stem"))
-    network = {**NETWORK, "num_layers": 4, "num_attention_heads": 32}
-    LinearSRTransformer(replace(PRESETS["tiny"], **network)).save_pretrained(tmp_path / "network")
-    stage = {**stage, "network": {}, "init": str(tmp_path / "network")}
+    pytest.importorskip("peft")
+    network = LinearSRTransformer(replace(PRESETS["tiny"], **NETWORK, num_layers=4, num_attention_heads=32))
+    network.save_pretrained(tmp_path / "network")
+    stage = flow_stage(make_stem(tmp_path / "stem"), network={}, init=str(tmp_path / "network"))
     whole, low = (
         describe(single(photos, stage={**stage, **changes}))["single"]
         for changes in ({}, {"lora": {"rank": 2}})
     )
-    assert "of them trained" in low["network"]
     assert "of them trained" not in whole["network"]
     assert average(low) < 0.7 * average(whole)
     assert "frozen parts" in low["memory"]
-
-
-def test_low_rank_updates_are_counted_as_they_are(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    from linearsr.training.lora import LoraConfig, add_lora
-
-    network = {**NETWORK, "num_layers": 4, "num_attention_heads": 32}
-    plain = LinearSRTransformer(replace(PRESETS["tiny"], **network))
-    plain.save_pretrained(tmp_path / "network")
-    start = {"network": {}, "init": str(tmp_path / "network"), "lora": {"rank": 8}}
-    stage = {**flow_stage(make_stem(tmp_path / "stem")), **start}
-    add_lora(plain, LoraConfig(rank=8))
+    add_lora(network, LoraConfig(rank=2))
+    parameters = list(network.parameters())
     count, trained = (
-        sum(p.numel() for p in plain.parameters() if p.requires_grad or everything)
-        for everything in (True, False)
+        sum(p.numel() for p in parameters if p.requires_grad or every) for every in (True, False)
     )
     expected = f"{count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
-    assert describe(single(photos, stage=stage))["single"]["network"] == expected
+    assert low["network"] == expected
 
 
 def average(plan: dict[str, str]) -> float:
@@ -341,22 +335,12 @@ def test_the_codec_of_a_folder_is_looked_at(photos: Path, tmp_path: Path) -> Non
     known = describe(single(photos, stage={"kind": "codec", "init": str(folder)}))["single"]["network"]
     made = describe(single(photos, stage={"kind": "codec", "autoencoder": AUTOENCODER}))["single"]["network"]
     assert known == made
-    assert (
-        "without the codec"
-        in (
-            describe(single(photos, stage={"kind": "flow", "preset": "tiny", "codec": "owner/name"}))[
-                "single"
-            ]["memory"]
-        )
-    )
 
 
 def test_a_stem_that_is_trained_along_counts(photos: Path) -> None:
-    codec = {"stage": {"autoencoder": AUTOENCODER}}
     network = LinearSRTransformer(PRESETS["tiny"])
     stem = StridedStem(StridedStemConfig(channels=8, num_layers=1))
     count = sum(p.numel() for part in (network, stem) for p in part.parameters())
-    runs = recipe(photos, codec=codec, pretrain={"stage": {"preset": "tiny"}}, experts={})
-    plans = describe(runs)
+    plans = describe(recipe(photos, **CODEC, experts={}))
     assert plans["pretrain"]["network"] == f"{count / 1e6:.2f} M parameters"
     assert "frozen parts" in plans["experts/0"]["memory"]

@@ -23,11 +23,10 @@ from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving.worker import Worker
 from linearsr.streaming.source import ArrayReader, ArrayWriter
 from linearsr.streaming.upscale import stream_upscale
-from linearsr.training.blend import interpolate
+from linearsr.training.computed import degraded, explained, fit_strength, interpolate, strength_of
 from linearsr.training.config import TrainConfig
 from linearsr.training.section import ConfigError
 from linearsr.training.stem import StemStage
-from linearsr.training.strength import degraded, explained, fit_strength, strength_of
 from serve_tools import send, serving, wait_for
 from tiny_model import build
 from training_tools import settings as training_settings

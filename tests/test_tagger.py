@@ -21,12 +21,11 @@ from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
 from linearsr.runtime.checkpoints import CheckpointError
-from linearsr.training import tagger_trainer
+from linearsr.training import tagger as tagger_stage
 from linearsr.training.data import DataConfig, to_tensor
 from linearsr.training.photo_tags import PhotoTags
-from linearsr.training.tagger import TaggerStage
+from linearsr.training.tagger import TaggerStage, best_threshold, calibrated
 from linearsr.training.tagger_data import Augmentation, TagSamples, augmented, is_held_out
-from linearsr.training.tagger_trainer import best_threshold, calibrated
 from training_tools import losses, make_photos, read_records, weights, write_config
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photo.jpg"
@@ -191,7 +190,7 @@ def samples(photos: Path, **changes: float) -> TagSamples:
         scale=4,
         seed=3,
         length=40,
-        photo_tags=PhotoTags.read(file, vocabulary),
+        photo_tags=PhotoTags(file, vocabulary),
         side=12,
         versions=2,
         augmentation=augmentation,
@@ -306,7 +305,7 @@ def calibrated_when_finished(config, run):
     kept = shutil.copytree(run, run.with_name("dies"))
     (kept / "knee.json").unlink()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tagger_trainer, "calibrated", dies)
+        patched.setattr(tagger_stage, "calibrated", dies)
         CliRunner().invoke(app, ["train", str(config), "--resume", "--set", f"run_dir={kept}"])
     return not (kept / "knee.json").exists()
 

@@ -15,29 +15,20 @@ from linearsr.training.config import load_config
 from linearsr.training.curves import directions, read_curves
 from linearsr.training.flow import FlowStage
 from linearsr.training.optimizer import OptimizerConfig, learning_rate
-from linearsr.training.recipe import Run, check_begun
+from linearsr.training.recipe import Run
+from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from training_tools import (
     flow_stage,
     losses,
     make_photos,
-    make_stem,
     read_records,
+    trainer,
     untagged,
     weights,
     write_config,
 )
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_stem(tmp_path_factory.mktemp("stem"))
 
 
 class StopEarly(Exception):
@@ -61,19 +52,17 @@ def test_a_resumed_run_is_the_unbroken_run(
     stage: dict[str, object] = {"optimizer": {"name": optimizer, "lr": 1e-3, "warmup_images": 4}}
     if kind == "flow":
         stage["stage"] = flow_stage(stem_folder)
-    whole = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "whole", **stage))
-    broken = load_config(write_config(tmp_path / "b.yaml", photos, tmp_path / "broken", **stage))
-    expected = Trainer(whole).run()
+    expected = trainer(photos, tmp_path / "whole", **stage).run()
 
     def stop(record: dict[str, float]) -> None:
         if record["images"] > stop_after:
             raise StopEarly
 
     with pytest.raises(StopEarly):
-        Trainer(broken, stop).run()
-    trainer = Trainer(broken)
-    assert trainer.resume() == stop_after // 6 * 6
-    final = trainer.run()
+        trainer(photos, tmp_path / "broken", stop, **stage).run()
+    again = trainer(photos, tmp_path / "broken", **stage)
+    assert again.resume() == stop_after // 6 * 6
+    final = again.run()
 
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 6
@@ -90,7 +79,7 @@ def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tm
         "stage": flow_stage(stem_folder),
         "validation": {"folder": str(odd), "every_images": 6, "degradations": ["bicubic"]},
     }
-    Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+    trainer(photos, tmp_path / "run", **changes).run()
     validations = [record for record in read_records(tmp_path / "run") if "bicubic/stem/psnr_y" in record]
     assert len(validations) == 2
     assert all(record["bicubic/stem/psnr_y"] > 30 for record in validations)
@@ -104,8 +93,7 @@ def test_validation_by_other_metrics(photos: Path, tmp_path: Path) -> None:
         "degradations": ["bicubic"],
         "metrics": ["lpips", "psnr_y"],
     }
-    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", validation=validation)
-    Trainer(load_config(path)).run()
+    trainer(photos, tmp_path / "run", validation=validation).run()
     validations = [record for record in read_records(tmp_path / "run") if "bicubic/mean/lpips" in record]
     assert len(validations) == 2
     assert set(validations[0]) - {"images"} == {"bicubic/mean/lpips", "bicubic/mean/psnr_y"}
@@ -130,8 +118,7 @@ def test_photos_of_one_name_have_a_picture_each(photos: Path, tmp_path: Path) ->
     for folder in ("a", "b"):
         make_photos(tmp_path / "two" / folder, count=1)
     validation = {"folder": str(tmp_path / "two"), "every_images": 12, "degradations": ["bicubic"]}
-    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", validation=validation)
-    Trainer(load_config(path)).run()
+    trainer(photos, tmp_path / "run", validation=validation).run()
     pictures = sorted(picture.name for picture in (tmp_path / "run/samples/0000000012").iterdir())
     assert pictures == ["0-0-bicubic.png", "1-0-bicubic.png"]
 
@@ -193,37 +180,34 @@ def test_a_file_of_ones_own_that_says_something_else_is_a_change(photos: Path, t
     own = tmp_path / "own.yaml"
     own.write_text("orders: [{blur_prob: 0.5}]")
     validation = {"folder": str(photos), "every_images": 12, "max_pictures": 1, "degradations": [str(own)]}
-    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", validation=validation)
-    Trainer(load_config(path)).run()
+    trainer(photos, tmp_path / "run", validation=validation).run()
     assert any(key.startswith("own/") for record in read_records(tmp_path / "run") for key in record)
-    assert Trainer(load_config(path)).resume() == 12
+    assert trainer(photos, tmp_path / "run", validation=validation).resume() == 12
     own.write_text("orders: [{blur_prob: 0.6}]")
     with pytest.raises(ConfigError, match=r"own\.yaml: was .* when this run began and is"):
-        Trainer(load_config(path)).resume()
+        trainer(photos, tmp_path / "run", validation=validation).resume()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_new_weight_decay_is_the_one_in_use(optimizer: str, photos: Path, tmp_path: Path) -> None:
-    changes = {"optimizer": {"name": optimizer, "lr": 1e-3, "warmup_images": 4}}
-    path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes)
-    Trainer(load_config(path)).run()
-    trainer = Trainer(load_config(path, ["optimizer.weight_decay=0.5", "total_images=14"]))
-    trainer.resume()
-    groups = trainer.optimizer.param_groups
+    rates = {"name": optimizer, "lr": 1e-3, "warmup_images": 4}
+    trainer(photos, tmp_path / "run", optimizer=rates).run()
+    again = trainer(photos, tmp_path / "run", optimizer={**rates, "weight_decay": 0.5}, total_images=14)
+    again.resume()
+    groups = again.optimizer.param_groups
     assert {group["weight_decay"] for group in groups} == {0.5}
     if optimizer == "muon":
-        assert {group["step"] for group in groups} == {12 // trainer.config.batch_size}
+        assert {group["step"] for group in groups} == {12 // again.config.batch_size}
 
 
 def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
-    Trainer(config).run()
+    trainer(photos, tmp_path / "run").run()
     whole = losses(tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"images": 1')
-    trainer = Trainer(config)
-    trainer.resume()
-    trainer.run()
+    again = trainer(photos, tmp_path / "run")
+    again.resume()
+    again.run()
     assert losses(tmp_path / "run") == whole
 
 
@@ -233,8 +217,7 @@ def test_a_velocity_network_is_trained_as_one(photos: Path, stem_folder: Path, t
     found = {}
     for kind in ("sample", "flow_prediction"):
         stage["network"]["prediction_type"] = kind
-        path = write_config(tmp_path / f"{kind}.yaml", photos, tmp_path / kind, stage=stage)
-        objective = Trainer(load_config(path)).objective
+        objective = trainer(photos, tmp_path / kind, stage=stage).objective
         lr, hr = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 32, 32)
 
         def silent(z: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
@@ -245,21 +228,20 @@ def test_a_velocity_network_is_trained_as_one(photos: Path, stem_folder: Path, t
 
 
 def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
-    Trainer(config).run()
+    trainer(photos, tmp_path / "run").run()
     (tmp_path / "run/checkpoints/.0000000018.tmp").mkdir()
-    assert Trainer(config).resume() == 12
+    assert trainer(photos, tmp_path / "run").resume() == 12
 
 
 def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run"))
-    (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run/.lock"):
-        for begin in (Trainer(config).resume, Trainer(config).run):
+    run = tmp_path / "run"
+    run.mkdir()
+    with FileLock(run / ".lock"):
+        for begin in (trainer(photos, run).resume, trainer(photos, run).run):
             with pytest.raises(ConfigError, match=r"^run_dir: .*run is in use by a run of another process"):
                 begin()
-    Trainer(config).run()
-    assert Trainer(config).resume() == 12
+    trainer(photos, run).run()
+    assert trainer(photos, run).resume() == 12
 
 
 def test_the_loss_falls(photos: Path, tmp_path: Path) -> None:
@@ -275,7 +257,7 @@ def test_the_loss_falls(photos: Path, tmp_path: Path) -> None:
         },
         "optimizer": {"lr": 3e-3, "warmup_images": 40},
     }
-    Trainer(load_config(write_config(tmp_path / "a.yaml", photos, tmp_path / "run", **changes))).run()
+    trainer(photos, tmp_path / "run", **changes).run()
     values = [loss for _, loss in losses(tmp_path / "run")]
     assert np.mean(values[-20:]) < 0.8 * np.mean(values[:20])
 
@@ -283,15 +265,13 @@ def test_the_loss_falls(photos: Path, tmp_path: Path) -> None:
 def test_an_expert_trains_on_its_span_and_starts_from_another(
     photos: Path, stem_folder: Path, tmp_path: Path
 ) -> None:
-    first = write_config(tmp_path / "a.yaml", photos, tmp_path / "one", stage=flow_stage(stem_folder))
-    start = Trainer(load_config(first)).run()
+    start = trainer(photos, tmp_path / "one", stage=flow_stage(stem_folder)).run()
     stage = flow_stage(
         stem_folder, init=str(start / "transformer"), boundaries=[0.223, 0.875, 0.939], expert=2
     )
     del stage["network"]
-    second = write_config(tmp_path / "b.yaml", photos, tmp_path / "two", stage=stage)
-    trainer = Trainer(load_config(second))
-    final = LinearSRTransformer.from_pretrained(trainer.run() / "transformer")
+    made = trainer(photos, tmp_path / "two", stage=stage).run()
+    final = LinearSRTransformer.from_pretrained(made / "transformer")
     before = LinearSRTransformer.from_pretrained(start / "transformer")
     assert final.config == before.config
     assert not torch.equal(final.proj_out.weight, before.proj_out.weight)
@@ -355,13 +335,11 @@ def test_a_run_ends_at_its_knee_and_keeps_the_weights_there(
     validation = {"folder": str(photos), "every_images": 2, "max_pictures": 1, "degradations": ["bicubic"]}
     changes = {"validation": validation, "optimizer": {"lr": 1e-3, "final_lr": 1e-3, "warmup_images": 0}}
     run, short = tmp_path / "run", tmp_path / "short"
-    knee = Trainer(
-        load_config(write_config(tmp_path / "a.yaml", photos, run, total_images=40, **changes))
-    ).run()
+    knee = trainer(photos, run, total_images=40, **changes).run()
     assert losses(run)[-1][0] == 8
     assert json.loads((run / "knee.json").read_text())["images"] == 4
 
-    Trainer(load_config(write_config(tmp_path / "b.yaml", photos, short, total_images=4, **changes))).run()
+    trainer(photos, short, total_images=4, **changes).run()
     for name, tensor in weights(knee / "lr_stem").items():
         assert torch.equal(tensor, weights(short / "final" / "lr_stem")[name]), name
 
@@ -417,3 +395,10 @@ def test_an_unreadable_config_is_one_line(text: str | None, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_may_have_another_precision_than_the_one_before(photos: Path, tmp_path: Path) -> None:
+    """`accelerate` keeps the precision of a process's first run."""
+    for precision in ("no", "bf16", "no"):
+        run = trainer(photos, tmp_path / f"run-{precision}", mixed_precision=precision)
+        assert run.accelerator.mixed_precision == precision

@@ -1,7 +1,10 @@
 """Small photos, configs and runs for the tests of training."""
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.objective import Batch
+from linearsr.training.recipe import RecipeConfig, plan
+from linearsr.training.runs import train_recipe
+from linearsr.training.trainer import Trainer
 
+NETWORK = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
+"""What makes the preset `tiny` fit a tiny stem."""
 AUTOENCODER = {
     "in_channels": 3,
     "latent_channels": 8,
@@ -84,6 +93,13 @@ def settings(photos: Path, run_dir: Path, **changes: object) -> dict[str, object
     }
 
 
+def trainer(
+    photos: Path, run_dir: Path, report: Callable[[dict[str, Any]], None] | None = None, **changes: object
+) -> Trainer:
+    """Of the same."""
+    return Trainer(TrainConfig(**settings(photos, run_dir, **changes)), report)
+
+
 def write_config(path: Path, photos: Path, run_dir: Path, **changes: object) -> Path:
     """The same as a YAML file."""
     path.write_text(yaml.safe_dump(settings(photos, run_dir, **changes)))
@@ -92,8 +108,7 @@ def write_config(path: Path, photos: Path, run_dir: Path, **changes: object) -> 
 
 def flow_stage(stem: Path, **changes: object) -> dict[str, object]:
     """A tiny network around a stem."""
-    network = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
-    return {"kind": "flow", "stem": str(stem), "preset": "tiny", "network": network, **changes}
+    return {"kind": "flow", "stem": str(stem), "preset": "tiny", "network": {**NETWORK}, **changes}
 
 
 def read_records(run_dir: Path) -> list[dict[str, object]]:
@@ -114,3 +129,39 @@ def weights(part: Path) -> dict[str, torch.Tensor]:
 def untagged(lr: torch.Tensor, hr: torch.Tensor, seeds: list[int]) -> Batch:
     """A batch for a stage without a vocabulary."""
     return Batch(lr, hr, torch.empty(len(lr), 0), seeds)
+
+
+def recipe_settings(photos: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
+    """Stem, network, two experts and their fine-tuning, or what `changes` says."""
+    common = settings(photos, run_dir)
+    del common["run_dir"], common["stage"]
+    return {
+        "run_dir": str(run_dir),
+        "boundaries": [0.5],
+        "common": common,
+        "stages": {
+            "stem": {"stage": {"stem": {"channels": 8, "num_blocks": 1}}},
+            "pretrain": {"stage": {"preset": "tiny", "network": NETWORK, "min_weight_time": 0.3}},
+            "experts": {"total_images": 6, "optimizer": {"lr": 1e-4}},
+            "sft": {"total_images": 2, "stage": {"pure_noise_prob": 0.5}},
+        },
+        "model": {"fidelity": 0.25, "num_inference_steps": 2, "name": "test"},
+        **changes,
+    }
+
+
+def parse(raw: dict[str, Any]) -> RecipeConfig:
+    """The settings as a recipe."""
+    return parse_settings(RecipeConfig, copy.deepcopy(raw), "recipe.yaml")
+
+
+def train(raw: dict[str, Any], only: str | None = None, seen: list[str] | None = None) -> Path | None:
+    """Train a recipe, or its run of the name `only`; the names of the runs that were trained go to `seen`."""
+    recipe = parse(raw)
+    names = seen if seen is not None else []
+
+    def report_for(run: Any) -> Any:
+        names.append(run.name)
+        return lambda record: None
+
+    return train_recipe(recipe, plan(recipe, "recipe.yaml"), report_for, only)

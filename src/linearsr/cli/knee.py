@@ -101,7 +101,7 @@ def _draw(
     curves: "Curves", higher_is_better: dict[str, bool], found: "Knee", source: Path, output: Path | None
 ) -> Path | None:
     """The picture's path; None where it could not be written, which only ends the command if it was asked for."""
-    from linearsr.training.figures import draw_knee
+    from linearsr.training.curves import draw_knee
 
     place = output or (source / "knee.png" if source.is_dir() else source.with_suffix(".knee.png"))
     try:

@@ -85,7 +85,7 @@ def partition(
         "similarity": gradients.similarity.round(5).tolist(),
     }
     if figure is not None:
-        from linearsr.training.figures import draw_partition
+        from linearsr.training.partition import draw_partition
 
         with told(OSError, begin="--figure "):
             draw_partition(gradients, partitions, figure)

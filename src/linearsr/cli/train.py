@@ -35,8 +35,7 @@ _HEAD_START = 5.0
 
 def train(
     config: Annotated[
-        Path,
-        typer.Argument(metavar="CONFIG", help="YAML file: a recipe of several stages, or one run."),
+        Path, typer.Argument(metavar="CONFIG", help="YAML file: a recipe of several stages, or one run.")
     ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what was begun, from the newest checkpoint.")
@@ -115,19 +114,11 @@ def _run(
 ) -> None:
     import torch
 
-    from linearsr.training.checks import check, check_model
+    from linearsr.training.checks import check, check_model, describe
     from linearsr.training.config import TrainConfig, parse_settings, read_settings
-    from linearsr.training.plan import describe
     from linearsr.training.processes import leave
-    from linearsr.training.recipe import (
-        RecipeConfig,
-        Run,
-        check_begun,
-        choose,
-        plan,
-        train_recipe,
-        train_run,
-    )
+    from linearsr.training.recipe import RecipeConfig, Run, choose, plan
+    from linearsr.training.runs import check_begun, train_recipe, train_run
     from linearsr.training.section import ConfigError
 
     if threads is not None:

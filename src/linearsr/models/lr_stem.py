@@ -247,7 +247,7 @@ class PredictiveStem(PretrainedModule):
 
         log(1 + 100 d), d the RMS difference from what a clean resize would have made of the same HR image, over the
         RMS of that one's detail. The estimate is about 1 where there is nothing to clean, and mostly more than 3 with
-        compression, or noise that can be seen. Of a large image the middle counts. `training/strength.py` fits it.
+        compression, or noise that can be seen. Of a large image the middle counts. `training/computed.py` fits it.
 
         Raises:
             ValueError: the stem was made without `strength_channels`.

@@ -1,28 +1,36 @@
-"""The HR photos that a run draws from: where each one lies, what it looks like, how often a pixel of it is drawn."""
+"""The HR photos that a run draws from: found in folders and WebDataset shards by their headers, kept as a table.
+
+A shard is a plain tar file whose members are grouped by key, the name up to the first dot of its last part; the
+first image of a key is its photo. Shards are read at random places and not as a stream: sample number i must not
+depend on how many workers or processes there are, and on where a run was resumed. (`webdataset` reads streams only,
+and its sibling `wids`, which had an index, was dropped in 1.0; the index here is the stdlib's.)
+"""
 
 import logging
 import math
 import os
-from collections import OrderedDict
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from glob import glob, has_magic
 from io import BytesIO
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.images.detail import detail_score
-from linearsr.images.io import ImageError
+from linearsr.images.files import is_image_name, list_images
+from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import read_rgb
 from linearsr.training.section import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_THREADS = 4
+_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +99,21 @@ class Catalogue:
     @classmethod
     def of(cls, photos: Sequence[Photo], skipped: Sequence[Skipped] = (), too_small: int = 0) -> "Catalogue":
         """The catalogue of `photos`, in their order."""
-        columns: dict[str, NDArray[Any]] = {
-            "path": np.array([os.fsencode(photo.path) for photo in photos]),
-            "member": np.array([os.fsencode(photo.member) for photo in photos]),
-            "weight": np.array([photo.weight for photo in photos], dtype=np.float64),
-        }
-        for name in ("height", "width", "offset", "length"):
-            columns[name] = np.array([getattr(photo, name) for photo in photos], dtype=np.int64)
-        table = np.empty(len(photos), dtype=[(name, column.dtype) for name, column in columns.items()])
-        for name, column in columns.items():
-            table[name] = column
+        rows = (
+            (os.fsencode(p.path), p.height, p.width, p.weight, os.fsencode(p.member), p.offset, p.length)
+            for p in photos
+        )
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        kinds = [(field.name, column.dtype) for field, column in zip(fields(Photo), columns, strict=True)]
+        table = np.rec.fromarrays(columns, dtype=kinds)
         return cls(table, list(skipped), too_small)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Photo:
-        path, member, weight, height, width, offset, length = self.table[index].item()
-        return Photo(Path(os.fsdecode(path)), height, width, weight, os.fsdecode(member), offset, length)
+        path, height, width, weight, member, *place = self.table[index].item()
+        return Photo(Path(os.fsdecode(path)), height, width, weight, os.fsdecode(member), *place)
 
     @property
     def areas(self) -> NDArray[np.int64]:
@@ -117,42 +122,10 @@ class Catalogue:
         return areas
 
     @property
-    def pixels(self) -> int:
-        """Of all photos together."""
-        return int(self.areas.sum())
-
-    @property
     def weights(self) -> NDArray[np.float64]:
         """How often a pixel of each photo is drawn."""
         weights: NDArray[np.float64] = self.table["weight"]
         return weights
-
-
-class PhotoCache:
-    """Decoded photos of a catalogue, (H, W, 3) uint8; the least recently used goes first.
-
-    Args:
-        catalogue: what may be asked for.
-        max_bytes: limit of what is kept. A photo larger than that is read each time.
-    """
-
-    def __init__(self, catalogue: Catalogue, max_bytes: int) -> None:
-        self.catalogue, self.max_bytes, self.bytes = catalogue, max_bytes, 0
-        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """Raises ImageError if the photo turns out broken."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        photo = self.catalogue[index].read()
-        if photo.nbytes <= self.max_bytes:
-            self._kept[index] = photo
-            self.bytes += photo.nbytes
-        while self.bytes > self.max_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self.bytes -= dropped.nbytes
-        return photo
 
 
 def best_photos(catalogue: Catalogue, share: float) -> Catalogue:
@@ -192,3 +165,124 @@ def _score(photo: Photo) -> float | Skipped:
         return detail_score(photo.read())
     except ImageError as error:
         return Skipped(photo.name, str(error))
+
+
+@cache
+def read_catalogue(
+    folders: tuple[tuple[Path, float], ...], shards: tuple[tuple[str, float], ...], hr_crop: int
+) -> Catalogue:
+    """Look at every photo's header, once in a process, and keep the photos that hold a crop of `hr_crop` pixels a side.
+
+    Folders are searched to the bottom; shards are a tar file, a folder of tar files, or a pattern
+    (`set-{000..012}.tar`, `set-*.tar`). Each comes with the weight of a pixel in it.
+
+    Raises:
+        ConfigError: a source does not exist or holds no photos, or no photo at all is left.
+    """
+    photos: list[Photo] = []
+    skipped: list[Skipped] = []
+    too_small = 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for finding in _findings(folders, shards, pool):
+            if isinstance(finding, Skipped):
+                logger.warning("skipped: %s", finding.reason)
+                skipped.append(finding)
+            elif min(finding.height, finding.width) < hr_crop:
+                too_small += 1
+            else:
+                photos.append(finding)
+    if not photos:
+        key = "data.folders" if folders else "data.shards"
+        if not too_small:
+            raise ConfigError(f"{key}: all {len(skipped)} files are broken, e.g. {skipped[0].reason}")
+        raise ConfigError(
+            f"{key}: every photo is smaller than the HR crop of {hr_crop} px: lower data.lr_crop"
+        )
+    return Catalogue.of(photos, skipped, too_small)
+
+
+def _findings(
+    folders: Iterable[tuple[Path, float]], shards: Iterable[tuple[str, float]], pool: ThreadPoolExecutor
+) -> Iterator[Photo | Skipped]:
+    for folder, weight in folders:
+        paths = find_photos(folder, "data.folders")
+        yield from pool.map(_look_at_file, paths, [weight] * len(paths))
+    for pattern, weight in shards:
+        tars = _find_shards(pattern)
+        for findings in pool.map(_look_into_shard, tars, [weight] * len(tars)):
+            if not findings:
+                raise ConfigError(f"data.shards: {pattern}: a shard has no images in it")
+            yield from findings
+
+
+def find_photos(folder: Path, key: str) -> list[Path]:
+    """Image files under `folder`, sorted. Raises ConfigError, naming `key`, if there are none."""
+    found = list_images(folder)
+    if not found:
+        problem = "no images found" if folder.is_dir() else "is no folder"
+        raise ConfigError(f"{key}: {folder}: {problem}: give a folder with HR photos")
+    return found
+
+
+def _find_shards(pattern: str) -> list[Path]:
+    from braceexpand import braceexpand
+
+    found: list[Path] = []
+    for part in braceexpand(pattern):
+        path = Path(part)
+        if path.is_dir():
+            found += sorted(path.rglob("*.tar"))
+        else:
+            found += sorted(map(Path, glob(part, recursive=True))) if has_magic(part) else [path]
+    missing = [path for path in found if not path.is_file()]
+    if missing or not found:
+        what = f"{missing[0]} does not exist" if missing else "no tar files found"
+        raise ConfigError(f"data.shards: {pattern}: {what}: give tar files or a folder of them")
+    return found
+
+
+def _look_at_file(path: Path, weight: float) -> Photo | Skipped:
+    try:
+        height, width = read_size(path, str(path))
+    except ImageError as error:
+        return Skipped(str(path), str(error))
+    return Photo(path, height, width, weight)
+
+
+def _look_into_shard(path: Path, weight: float) -> list[Photo | Skipped]:
+    findings: list[Photo | Skipped] = []
+    try:
+        # only an uncompressed tar file can be read at any place
+        with tarfile.open(path, "r:") as tar:
+            findings.extend(_look_at_member(tar, path, member, weight) for member in _photos_of(tar))
+    except (tarfile.TarError, OSError) as error:
+        hint = "make it an uncompressed tar file anew"
+        findings.append(Skipped(str(path), f"{path}: is a broken shard from here on ({error}): {hint}"))
+    return findings
+
+
+def _photos_of(tar: Iterable[tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
+    seen = ""
+    for member in tar:
+        key = _key(member.name)
+        if member.isreg() and key != seen and is_image_name(Path(member.name)):
+            seen = key
+            yield member
+
+
+def _key(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.parent / path.name.split(".")[0])
+
+
+def _look_at_member(
+    tar: tarfile.TarFile, path: Path, member: tarfile.TarInfo, weight: float
+) -> Photo | Skipped:
+    name = f"{path}/{member.name}"
+    file = tar.extractfile(member)
+    assert file is not None  # a regular member has bytes
+    try:
+        height, width = read_size(cast(BinaryIO, file), name)
+    except ImageError as error:
+        return Skipped(name, str(error))
+    return Photo(path, height, width, weight, member.name, member.offset_data, member.size)

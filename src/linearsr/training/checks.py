@@ -1,26 +1,32 @@
-"""What of a config can be known to fail before anything is trained: each mistake as one line that names its key."""
+"""What of a config can be known before anything is trained: its mistakes, each as one line, and what it would take."""
 
-from collections.abc import Iterator, Sequence
-from functools import cache
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from linearsr.images.io import ImageError, read_size
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import HUB_ID
-from linearsr.training.blueprint import Blueprint, UnknownCodec
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
-from linearsr.training.config import Stage, TrainConfig, check_run_dir
-from linearsr.training.data import check_data, check_validation_size
-from linearsr.training.flow import FlowObjective, FlowStage
-from linearsr.training.objective import Computed, Objective
+from linearsr.training.config import TrainConfig, check_run_dir
+from linearsr.training.data import check_data, validation_photos
+from linearsr.training.distill import DistillStage
+from linearsr.training.flow import FlowObjective
+from linearsr.training.objective import Batch, Computed, Objective, Trained
+from linearsr.training.parts import Blueprint, UnknownCodec
 from linearsr.training.photo_tags import name_in, read_tags
 from linearsr.training.recipe import RecipeConfig, Run, last_flow
-from linearsr.training.section import ConfigError, require
-from linearsr.training.sources import find_photos
+from linearsr.training.section import ConfigError
 from linearsr.training.tagger import TaggerStage
+
+_MOMENTS = {"adamw": 2, "came": 1, "muon": 1}
+_FLOAT32 = 4
 
 
 def check(runs: Sequence[Run]) -> dict[str, Objective]:
@@ -32,19 +38,19 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
     Raises:
         ConfigError: one line that names the key, and the run if there are several.
     """
-    blueprint = Blueprint(run.config for run in runs)
-    objectives = {}
-    for place, run in enumerate(runs):
+    blueprint, objectives = Blueprint(), {}
+    for name, config in runs:
         try:
-            check_run_dir(run.config.run_dir)
-            _check_apart(run.config)
-            _check_folders(run.config.stage, [earlier.config.run_dir for earlier in runs[:place]])
-            if isinstance(run.config.stage, Computed):
-                blueprint.parts_of(run.config.stage)
+            check_run_dir(config.run_dir)
+            _check_apart(config)
+            if isinstance(config.stage, Computed):
+                with torch.device("meta"):
+                    config.stage.shapes(blueprint)
             else:
-                objectives[run.name] = _check_training(run.config, blueprint)
+                objectives[name] = _check_training(config, blueprint)
         except ConfigError as error:
-            raise ConfigError(f"{run.name}: {error}") if len(runs) > 1 else error from None
+            raise ConfigError(f"{name}: {error}") if len(runs) > 1 else error from None
+        blueprint.add(config.run_dir, config.stage)
     return objectives
 
 
@@ -62,8 +68,13 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
             raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
     if not recipe.makes_model or (model.clean_steps is None and model.mean != "stem"):
         return
-    blueprint = Blueprint(run.config for run in runs)
-    objective = blueprint.objective(last_flow(runs)[-1].config.stage)
+    blueprint = Blueprint()
+    for run in runs:
+        blueprint.add(run.config.run_dir, run.config.stage)
+    stage = last_flow(runs)[-1].config.stage
+    assert isinstance(stage, Trained)
+    with torch.device("meta"):
+        objective = stage.objective(blueprint)
     assert isinstance(objective, FlowObjective)
     stem = objective.stem
     if parts.lr_stem is not None:
@@ -81,20 +92,26 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
 
 
 def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
-    stage = config.stage
-    _check_extras(stage)
-    objective = blueprint.objective(stage)
-    crop, multiple = config.data.lr_crop, objective.multiple_of
+    stage, data = config.stage, config.data
+    assert isinstance(stage, Trained)
+    with torch.device("meta"):
+        objective = stage.objective(blueprint)
+    crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple and not isinstance(getattr(objective, "codec", None), UnknownCodec):
         raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
-    validation = config.validation
-    _check_validation(validation.folder, validation.max_pictures, objective.scale, validation.least_side)
-    catalogue = check_data(config.data, objective.scale)
+    photos = config.validation
+    validation_photos(photos.folder, objective.scale, photos.max_pictures, photos.least_side)
+    catalogue = check_data(data, objective.scale)
     if isinstance(stage, TaggerStage):
-        _check_tagger(config)
+        if config.batch_size == 1:
+            raise ConfigError("batch_size: the batch norm of a tagger needs at least 2")
+        if data.degrade_on == "device":
+            raise ConfigError(
+                "data.degrade_on: photos for a tagger are degraded by the workers: leave it out"
+            )
     if objective.vocabulary is not None:
         key = "stage.kind" if isinstance(stage, TaggerStage) else "stage.guidance"
-        _check_tags(key, config.data.tags, catalogue)
+        _check_tags(key, data.tags, catalogue)
     return objective
 
 
@@ -107,46 +124,6 @@ def _check_apart(config: TrainConfig) -> None:
                 f"run_dir: {config.run_dir} lies in {folder} of {key}, where the pictures of the run would be "
                 "taken for photos: choose another folder"
             )
-
-
-def _check_folders(stage: Stage, to_come: Sequence[Path]) -> None:
-    """Folders of parts must be there, or be written by runs that come before this one."""
-    for key, name, from_hub in _folders(stage):
-        folder = Path(name)
-        known = folder.is_dir() or any(run_dir in folder.parents for run_dir in to_come)
-        if not known and not (from_hub and HUB_ID.fullmatch(name)):
-            hint = "a folder, or a hub id as owner/name" if from_hub else "one that was trained before"
-            raise ConfigError(f"stage.{key}: {name} is no folder: give {hint}")
-
-
-def _folders(stage: Stage) -> Iterator[tuple[str, str, bool]]:
-    """(key, what it says, whether that may be a hub id) of each part that is read from somewhere."""
-    guidance = stage.guidance if isinstance(stage, FlowStage) else None
-    for key in ("part", "features"):
-        folder = getattr(guidance, key, None)
-        if folder is not None:
-            yield f"guidance.{key}", str(folder), False
-    for key in ("init", "stem", "codec", "sana", "discriminator", "teacher", "rollout", "before", "after"):
-        value = getattr(stage, key, None)
-        if isinstance(value, str | Path):
-            yield key, str(value), key in ("codec", "sana") or isinstance(stage, CodecStage)
-
-
-def _check_extras(stage: Stage) -> None:
-    if isinstance(stage, CodecStage):
-        require("diffusers", "stage.kind")
-    if isinstance(stage, FlowStage):
-        if stage.lora is not None:
-            require("peft", "stage.lora")
-        if stage.sana is not None:
-            require("diffusers", "stage.sana")
-
-
-def _check_tagger(config: TrainConfig) -> None:
-    if config.batch_size == 1:
-        raise ConfigError("batch_size: the batch norm of a tagger needs at least 2")
-    if config.data.degrade_on == "device":
-        raise ConfigError("data.degrade_on: photos for a tagger are degraded by the workers: leave it out")
 
 
 def _check_tags(key: str, path: Path | None, catalogue: Catalogue) -> None:
@@ -162,12 +139,110 @@ def _check_tags(key: str, path: Path | None, catalogue: Catalogue) -> None:
         )
 
 
-@cache
-def _check_validation(folder: Path, max_pictures: int, scale: int, least_side: int) -> None:
-    """Every photo counts: what is measured on is never changed silently."""
-    for path in find_photos(folder, "validation.folder")[:max_pictures]:
-        try:
-            size = read_size(path, str(path))
-        except ImageError as error:
-            raise ConfigError(f"validation.folder: {error}") from None
-        check_validation_size(path, size, scale, least_side)
+def describe(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """The plan of each run, by its name, as readable lines by topic. Raises ConfigError as `check` does."""
+    objectives = check(runs)
+    return {
+        run.name: _describe(run.config, objectives[run.name])
+        if run.name in objectives
+        else {"network": f"{run.config.stage.kind} of finished parts, without training"}
+        for run in runs
+    }
+
+
+def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
+    scale, data, rate = objective.scale, config.data, config.optimizer
+    catalogue = check_data(data, scale)
+    share = f"best {100 * data.best_share:g}% of " if data.best_share < 1 else ""
+    every = config.validation.every_images
+    end = " at most, to the knee" if config.stop_at_knee else ""
+    network, memory = _size_up(config, objective)
+    return {
+        "network": network,
+        "memory": memory,
+        "data": f"{share}{len(catalogue):,} photos, {catalogue.areas.sum() / 1e6:,.0f} megapixels; "
+        f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop",
+        "batch": f"{config.batch_size} crops of {data.lr_crop * scale} px (LR {data.lr_crop} px)",
+        "schedule": f"{config.total_images:,} images in {config.total_images // config.batch_size:,} steps{end}; "
+        f"validation every {every:,} images ({config.total_images // every} times)",
+        "optimizer": f"{rate.name}, learning rate {rate.lr:g} after {rate.warmup_images:,} images, "
+        f"{rate.final_lr:g} at the end",
+    }
+
+
+def _size_up(config: TrainConfig, objective: Objective) -> tuple[str, str]:
+    """The parameters, and the memory of each process that trains them."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    parameters = list(objective.network.parameters())
+    count = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = _FLOAT32 * sum(p.numel() for part in _frozen(objective) for p in part.parameters())
+    activations = _activations(config, objective, max(1, config.batch_size // processes))
+    # all weights and their average, but gradients and moments only of what is trained
+    fixed = _FLOAT32 * (2 * count + (1 + _MOMENTS[config.optimizer.name]) * trained)
+    memory = f"about {_size(fixed + frozen + activations)}" + (" a process" if processes > 1 else "")
+    memory += f": weights, gradients, optimizer, average {_size(fixed)}, "
+    memory += f"frozen parts {_size(frozen)}, " if frozen else ""
+    memory += f"activations {_size(activations)}"
+    unknown = ", ".join(_unknown(config, objective))
+    return (
+        f"{count / 1e6:.2f} M parameters"
+        + (f", {trained / 1e6:.2f} M of them trained" if trained < count else ""),
+        memory + (f"; without {unknown}" if unknown else ""),
+    )
+
+
+def _frozen(objective: Objective) -> list[nn.Module]:
+    """What lies beside the network that is trained."""
+    own = {id(module) for module in objective.network.modules()}
+    return [part for part in vars(objective).values() if isinstance(part, nn.Module) and id(part) not in own]
+
+
+def _unknown(config: TrainConfig, objective: Objective) -> list[str]:
+    """The parts that are not counted."""
+    stage, found = config.stage, []
+    if isinstance(stage, CodecStage) and stage.init is not None and HUB_ID.fullmatch(stage.init):
+        found.append(f"knowing {stage.init}")
+    if isinstance(getattr(objective, "codec", None), UnknownCodec):
+        found.append("the codec")
+    if isinstance(stage, DistillStage):
+        beside = {"teacher": stage.teacher, "rollout": stage.rollout}
+        found += [f"the {name}" for name, there in beside.items() if there]
+    return found
+
+
+def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
+    """Bytes that the loss of `count` samples keeps for the backward pass, beside the weights."""
+    side = -(-config.data.lr_crop // objective.multiple_of) * objective.multiple_of
+    hr_side = side * objective.scale
+    tags = 0 if objective.vocabulary is None else len(objective.vocabulary.tags)
+    if isinstance(objective, FlowObjective):
+        objective.guidance = None  # encoders look at words, of which there are none
+    # fake tensors have shapes and types, and take no memory
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        for module in (objective.network, *_frozen(objective)):
+            module._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]
+        lr, hr = torch.empty(count, 3, side, side), torch.empty(count, 3, hr_side, hr_side)
+        batch = Batch(lr, hr, torch.empty(count, tags), list(range(count)))
+        return _saved_bytes(objective.network, lambda: objective.loss(objective.network, batch))
+
+
+def _saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, beside the weights."""
+    kept = {parameter.untyped_storage()._cdata: 0 for parameter in network.parameters()}
+    storages = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in kept:
+            kept[storage._cdata] = storage.nbytes()
+            storages.append(storage)  # alive until the end: a freed one's number would be used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(kept.values())
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -9,15 +9,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.training.objective import Batch, Objective, Part
-from linearsr.training.parts import Parts
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.objective import Batch, Objective, Part, Trained
+from linearsr.training.parts import FROM_DISK, Parts
+from linearsr.training.section import ConfigError, require
 
 _SIMILARITY_WEIGHT = 0.1
 _MOMENTUM = 0.99
 
 
-class CodecStage(Section):
+class CodecStage(Trained):
     """Train a `diffusers.AutoencoderDC` to give its input back."""
 
     kind: Literal["codec"]
@@ -34,8 +34,7 @@ class CodecStage(Section):
             raise ValueError("autoencoder and init exclude each other: the folder has its own settings")
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "CodecObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, and its loss."""
+    def objective(self, parts: Parts = FROM_DISK) -> "CodecObjective":
         return CodecObjective(self, parts)
 
 
@@ -65,6 +64,7 @@ class CodecObjective(Objective):
     network: Autoencoder
 
     def __init__(self, stage: CodecStage, parts: Parts) -> None:
+        require("diffusers", "stage.kind")
         from diffusers import AutoencoderDC
 
         if stage.init is not None:

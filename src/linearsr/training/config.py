@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from linearsr.training.blend import BlendStage
 from linearsr.training.codec import CodecStage
+from linearsr.training.computed import BlendStage, StrengthStage
 from linearsr.training.data import DataConfig
 from linearsr.training.distill import DistillStage
 from linearsr.training.flow import FlowStage
@@ -16,7 +16,6 @@ from linearsr.training.knee import KneeConfig
 from linearsr.training.optimizer import OptimizerConfig
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.stem import StemStage
-from linearsr.training.strength import StrengthStage
 from linearsr.training.tagger import TaggerStage
 from linearsr.training.validation import ValidationConfig
 

@@ -1,4 +1,4 @@
-"""Validation curves from the folder of a training run or from a CSV file, and the direction of each metric."""
+"""Validation curves: from the folder of a run or a CSV file, the direction of each metric, and as a picture."""
 
 import csv
 import json
@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from linearsr.training.knee import KneeConfig
+from linearsr.evaluation.plotting import BLUE, RED, drawn
+from linearsr.training.knee import Knee, KneeConfig, Phase
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
@@ -22,6 +27,7 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
 }
 """The metrics whose direction is known."""
 
+_PHASES: Mapping[Phase, str] = {"improving": "#dcefdc", "plateau": "#e4eaf5", "oscillating": "#fae0dc"}
 _STEP_NAMES = ("step", "images")
 _RATE = "lr"
 _LARGEST_STEP = 2**53
@@ -210,3 +216,42 @@ def _validations(text: str, path: Path) -> Iterator[_Row]:
                 raise CurvesError(f"{path}, {where}: {name} is no number")
         if record:
             yield _Row(where, step, record)
+
+
+def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, file: Path) -> None:
+    """Write a PNG: one diagram a metric, phases shaded, a line at the knee; see `drawn`."""
+    columns = min(2, len(curves.values))
+    rows = -(-len(curves.values) // columns)
+    with drawn(file, 5.2 * columns, 2.6 * rows + 0.9) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+        for axis, (name, values) in zip(axes, curves.values.items(), strict=False):
+            _draw_metric(axis, curves.steps, values, knee)
+            # escaped, as a dollar would begin a formula
+            title = name.replace("$", r"\$")
+            axis.set_title(
+                f"{title} ({'higher' if higher_is_better[name] else 'lower'} is better)", fontsize=9
+            )
+        for axis in list(axes)[len(curves.values) :]:
+            axis.set_visible(False)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        place = {"loc": "outside upper center", "ncols": len(labels)}
+        figure.legend(handles, labels, **place, fontsize=9, frameon=False)
+
+
+def _draw_metric(axis: "Axes", steps: list[int], values: list[float | None], knee: Knee) -> None:
+    first = steps[0]
+    for phase, span in knee.spans().items():
+        if span is not None:
+            # the plateau begins where the improvement ends, the oscillation with its first evaluation
+            last = knee.onset_step if phase == "plateau" and knee.onset_step is not None else span[1]
+            axis.axvspan(min(first, span[0]), last, color=_PHASES[phase], label=phase, linewidth=0)
+            first = last
+    numbers = [float("nan") if value is None else value for value in values]
+    axis.plot(steps, numbers, ".-", color=BLUE, markersize=4, linewidth=1)
+    if knee.knee_step is not None:
+        label = f"knee {knee.knee_step:,} (confidence {knee.confidence:.2f})"
+        axis.axvline(knee.knee_step, color=RED, linestyle="--", linewidth=1.2, label=label)
+    axis.set_xlabel("step or images", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.margins(x=0.01)

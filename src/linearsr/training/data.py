@@ -4,6 +4,7 @@ Nothing depends on workers or on what was drawn before, so a resumed run sees ex
 """
 
 import logging
+from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -11,19 +12,25 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
 from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
-from linearsr.training.catalogue import Catalogue, PhotoCache, Skipped, best_photos
+from linearsr.training.catalogue import (
+    Catalogue,
+    Skipped,
+    best_photos,
+    find_photos,
+    read_catalogue,
+)
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
-from linearsr.training.sources import find_photos, read_catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +84,7 @@ class DataConfig(Section):
 
 
 def check_data(config: DataConfig, scale: int) -> Catalogue:
-    """The photos that a run would draw from: `len()`, `.pixels`, `.skipped`, `.too_small`.
+    """The photos that a run would draw from: `len()`, `.areas`, `.skipped`, `.too_small`.
 
     Reads headers only, and those once: the runs of a recipe mostly have the same sources.
 
@@ -85,21 +92,14 @@ def check_data(config: DataConfig, scale: int) -> Catalogue:
         ConfigError: as one line that names the key, if there is nothing to draw from.
     """
     folders, shards = tuple(config.folders.items()), tuple(config.shards.items())
-    return _catalogue(folders, shards, config.lr_crop * scale)
-
-
-@cache
-def _catalogue(
-    folders: tuple[tuple[Path, float], ...], shards: tuple[tuple[str, float], ...], hr_crop: int
-) -> Catalogue:
-    return read_catalogue(dict(folders), dict(shards), hr_crop)
+    return read_catalogue(folders, shards, config.lr_crop * scale)
 
 
 class Sample(NamedTuple):
     """A training pair."""
 
     lr: Tensor
-    """(3, c, c) in [-1, 1]; empty where the device degrades, until `CropPairs.complete` makes it from the batch."""
+    """(3, c, c) in [-1, 1]; empty where the device degrades: `CropPairs.complete` makes it from the batch."""
     hr: Tensor
     """(3, c * scale, c * scale) in [-1, 1]"""
     tags: Tensor
@@ -108,17 +108,35 @@ class Sample(NamedTuple):
     """(): which sample of the run it is."""
 
 
+class PhotoCache:
+    """Decoded photos of a catalogue, (H, W, 3) uint8; the least recently used goes first.
+
+    A photo larger than `max_bytes`, the limit of what is kept, is read each time.
+    """
+
+    def __init__(self, catalogue: Catalogue, max_bytes: int) -> None:
+        self.catalogue, self.max_bytes, self.bytes = catalogue, max_bytes, 0
+        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Raises ImageError if the photo turns out broken."""
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        photo = self.catalogue[index].read()
+        if photo.nbytes <= self.max_bytes:
+            self._kept[index] = photo
+            self.bytes += photo.nbytes
+        while self.bytes > self.max_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self.bytes -= dropped.nbytes
+        return photo
+
+
 class CropPairs(Dataset[Sample]):
-    """`length` training pairs.
+    """`length` training pairs; c is `config.lr_crop`, V the number of known tags, 0 without `photo_tags`.
 
     A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
-
-    Args:
-        config: what to draw and how; c is its `lr_crop`.
-        scale: ratio of the HR to the LR size.
-        seed: of the run; with the index it decides a sample.
-        length: number of samples.
-        photo_tags: what is in the photos; None: samples have no tags, V is 0.
 
     Raises:
         ConfigError: there is nothing to draw from.
@@ -157,7 +175,7 @@ class CropPairs(Dataset[Sample]):
         crop = np.rot90(photo[top : top + size, left : left + size], k=int(rng.integers(4)))
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
-        hr = np.ascontiguousarray(crop, dtype=np.float32) / np.float32(255)
+        hr = to_unit(np.ascontiguousarray(crop))
         lr = torch.empty(0)
         if self.config.degrade_on == "workers":
             lr = to_tensor(degrade(hr, self.degradations[self._draw_degradation(rng)], rng, self.scale))
@@ -165,13 +183,9 @@ class CropPairs(Dataset[Sample]):
         return Sample(lr, to_tensor(hr), tags, torch.tensor(index))
 
     def complete(self, samples: Sample) -> Tensor:
-        """The LR images of a batch, made now from its HR images, on their device, unless the workers made them.
+        """The LR images (B, 3, c, c) in [-1, 1] of a batch, made now on the device unless the workers made them.
 
-        Args:
-            samples: as a `DataLoader` stacks them.
-
-        Returns:
-            (B, 3, c, c) in [-1, 1]; each image follows from the seed, its index and its HR image.
+        Each follows from the seed, its index and its HR image.
         """
         if self.config.degrade_on == "workers":
             return samples.lr
@@ -205,18 +219,48 @@ class CropPairs(Dataset[Sample]):
         raise ConfigError(f"{key}: {_MAX_ATTEMPTS} photos drawn in a row are broken: get the photos anew")
 
 
+def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:
+    """Batches of so many of the samples from number `first` on, loaded by `data.workers`."""
+    rest = Subset(pairs, range(first, len(pairs)))
+    return DataLoader(rest, size, num_workers=pairs.config.workers, worker_init_fn=_single_thread)
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def to_unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:
+    """8-bit pixels -> [0, 1]."""
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
 def to_tensor(image: ImageArray) -> Tensor:
     """(H, W, 3) in [0, 1] -> (3, H, W) in [-1, 1]."""
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1
 
 
-def check_validation_size(
-    path: Path, size: tuple[int, ...], scale: int, least_side: int = SSIM_LEAST_SIDE
-) -> None:
-    """Raises ConfigError if a photo of `size` (H, W) is too small to be measured, or leaves nothing on the LR side."""
+@cache
+def validation_photos(
+    folder: Path, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
+) -> list[Path]:
+    """The first `max_pictures` photos of a folder.
+
+    Raises:
+        ConfigError: `folder` has no photos, or one of them cannot be read, is too small to be measured, or leaves
+            nothing on the LR side: what is measured on is never changed silently.
+    """
+    photos = find_photos(folder, "validation.folder")[:max_pictures]
     least = -(-least_side // scale) * scale
-    if min(size) < least:
-        raise ConfigError(f"validation.folder: {path}: has less than {least} pixels on a side: leave it out")
+    for path in photos:
+        try:
+            size = read_size(path, str(path))
+        except ImageError as error:
+            raise ConfigError(f"validation.folder: {error}") from None
+        if min(size) < least:
+            raise ConfigError(
+                f"validation.folder: {path}: has less than {least} pixels on a side: leave it out"
+            )
+    return photos
 
 
 def validation_pairs(
@@ -225,13 +269,11 @@ def validation_pairs(
     """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
 
     Raises:
-        ConfigError: `folder` has no photos, or one of them cannot be used: what is measured on is never changed
-            silently.
+        ConfigError: as `validation_photos`.
     """
     pairs, how = [], named_degradation(degradation)
-    for path in find_photos(folder, "validation.folder")[:max_pictures]:
+    for path in validation_photos(folder, scale, max_pictures, least_side):
         try:
-            check_validation_size(path, read_size(path, str(path)), scale, least_side)
             lr, hr = degraded_pair(path, how, seed=0, scale=scale)
         except ImageError as error:
             raise ConfigError(f"validation.folder: {error}") from error

@@ -18,14 +18,13 @@ from torch.func import functional_call
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.path import add_noise, to_sample, to_velocity
-from linearsr.flow.sampler import initial_noise, sample
+from linearsr.flow.sampler import sample
 from linearsr.models.lr_stem import LRCondition
-from linearsr.training.detail_losses import FORMULAS, l1
-from linearsr.training.discriminator import Discriminator, DiscriminatorConfig
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
+from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig, l1
 from linearsr.training.objective import Batch, Part, states_of_parts
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 
 _ROLLOUT_STREAM = 0x0110
 _HALF = 0.5
@@ -36,7 +35,7 @@ class DistillStage(FlowStage):
 
     kind: Literal["distill"]  # type: ignore[assignment]
     formulas: dict[str, float] = Field({"l1": 1.0})
-    """Losses between the decoded sample and the HR image -> weight; see `training/detail_losses.py`."""
+    """Losses between the decoded sample and the HR image -> weight; see `training/judges.py`."""
     adversarial: float = Field(0.1, ge=0)
     """Of the discriminator's verdict; 0: there is no discriminator."""
     feature_matching: float = Field(0.0, ge=0)
@@ -83,8 +82,7 @@ class DistillStage(FlowStage):
             raise ValueError("feature_matching: there is no discriminator with adversarial 0")
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "DistillObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, its discriminator, and their losses."""
+    def objective(self, parts: Parts = FROM_DISK) -> "DistillObjective":
         return DistillObjective(self, parts)
 
 
@@ -156,8 +154,8 @@ class DistillObjective(FlowObjective):
         self.stage: DistillStage = stage
         self.discriminator = _discriminator(stage, parts)
         self.network = DistillNetwork(self.flow, self.discriminator)
-        self.teacher = None if stage.teacher is None else parts.experts(stage.teacher)
-        self.first = None if stage.rollout is None else parts.experts(stage.rollout)
+        self.teacher = None if stage.teacher is None else parts.experts("stage.teacher", stage.teacher)
+        self.first = None if stage.rollout is None else parts.experts("stage.rollout", stage.rollout)
 
     def to(self, device: torch.device) -> None:
         super().to(device)
@@ -168,8 +166,7 @@ class DistillObjective(FlowObjective):
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
         assert condition is not None
-        times = self._draw_times(batch.seeds).to(latent.device)
-        noise = initial_noise(tuple(latent.shape), batch.seeds, device=latent.device)
+        times, noise = self._draw(latent, batch.seeds)
         noisy = add_noise(self._begun(latent, noise, condition, batch.seeds), noise, times)
 
         def decode(prediction: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ from linearsr.training.guidance import (
     undisturbed,
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
-from linearsr.training.objective import Batch, Objective, Part, states_of_parts
-from linearsr.training.parts import Parts, PartSettings
+from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
+from linearsr.training.parts import FROM_DISK, Parts, PartSettings
 from linearsr.training.section import ConfigError
 from linearsr.training.times import TimeLaw
 
@@ -40,7 +40,7 @@ _NEW_PARAMETERS = ("patch_embed.proj.weight", "patch_embed.proj.bias", "null_tok
 """What SANA has not learned: its LR inputs start at zero, so frozen ones would never see the photo."""
 
 
-class FlowStage(PartSettings):
+class FlowStage(PartSettings, Trained):
     """Train a transformer by flow matching, on the whole trajectory or on one expert's span of it."""
 
     kind: Literal["flow"]
@@ -78,8 +78,7 @@ class FlowStage(PartSettings):
             raise ValueError(str(error)) from None
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "FlowObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, and its loss."""
+    def objective(self, parts: Parts = FROM_DISK) -> "FlowObjective":
         return FlowObjective(self, parts)
 
 
@@ -103,14 +102,9 @@ class FlowNetwork(nn.Module):
         condition: LRCondition | None,
         guide: Guide | None = None,
     ) -> Tensor:
-        """Prediction (B, C, h', w').
+        """Prediction (B, C, h', w') from noisy latents (B, C, h', w') at times (B,) in [0, 1].
 
-        Args:
-            noisy: latent (B, C, h', w').
-            times: (B,) in [0, 1].
-            lr: LR images (B, 3, h, w) in [-1, 1], for a stem that is trained along.
-            condition: that of a frozen stem.
-            guide: for a network that is guided.
+        LR images (B, 3, h, w) in [-1, 1] are for a stem that is trained along, `condition` is that of a frozen one.
         """
         if self.lr_stem is not None:
             condition = self.lr_stem(lr)
@@ -186,8 +180,7 @@ class FlowObjective(Objective):
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
-        times = self._draw_times(batch.seeds).to(latent.device)
-        noise = initial_noise(tuple(latent.shape), batch.seeds, device=latent.device)
+        times, noise = self._draw(latent, batch.seeds)
         noisy = add_noise(latent, noise, times)
         prediction = network(noisy, times, batch.lr, condition, self._guide(batch, disturb=True))
         clean = to_sample(prediction.float(), noisy, times, self.prediction_type)
@@ -213,6 +206,11 @@ class FlowObjective(Objective):
         with torch.no_grad():
             return guide._replace(tokens=self.guidance.encode(batch.lr, names))
 
+    def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        """Times (B,) and noise as of the latent, one for each seed."""
+        noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
+        return self._draw_times(seeds).to(latent.device), noise
+
     def _draw_times(self, seeds: list[int]) -> Tensor:
         uniform = torch.stack(
             [torch.rand(2, generator=torch.Generator().manual_seed(seed ^ 0x5EED)) for seed in seeds]
@@ -237,10 +235,7 @@ class FlowObjective(Objective):
             estimates = {"denoised": noisy - self.high * velocity(noisy, self.high)}
         else:
             times = timesteps(self.stage.validation_steps, self.stage.times.shift)
-            estimates = {
-                "mean": noise - velocity(noise, 1.0),
-                "sample": sample(velocity, noise, times),
-            }
+            estimates = {"mean": noise - velocity(noise, 1.0), "sample": sample(velocity, noise, times)}
         if isinstance(self.codec, ResidualCodec):
             estimates["stem"] = torch.zeros_like(latent)
         decoded = condition or LRCondition(batch.lr)

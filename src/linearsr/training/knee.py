@@ -4,7 +4,7 @@ Validation metrics improve, reach a plateau, then oscillate ever more, while the
 falling. The knee is the last checkpoint of the improvement: the step at which the metrics have made 97% of
 their gain, always before the oscillation. How it is found is not published; this is our own method:
 
-1. `oscillation.good_phase` finds the evaluation, if any, from which the metrics leave their trend;
+1. `saturation.good_phase` finds the evaluation, if any, from which the metrics leave their trend;
 2. `saturation.fit_family` says for each metric, from the evaluations before it, where its knee may lie;
 3. the metrics vote: their probabilities are multiplied, each taken to be misled with probability 5%.
 
@@ -20,10 +20,10 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from linearsr.training.oscillation import SHORTEST_GOOD_PHASE, good_phase
-from linearsr.training.saturation import GAIN, Family, Floats
+from linearsr.training.saturation import GAIN, SHORTEST_GOOD_PHASE, Family, Floats, good_phase
+from linearsr.training.section import Section
 
 Phase = Literal["improving", "plateau", "oscillating"]
 
@@ -41,10 +41,8 @@ _TRAILING = 2
 """Evaluations without any finite value, at the end, that are a divergence and not a gap."""
 
 
-class KneeConfig(BaseModel):
+class KneeConfig(Section):
     """Which curves are looked at, and when a plateau counts as one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     metrics: tuple[str, ...] = ("*",)
     """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve. `*` leaves

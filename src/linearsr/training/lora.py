@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 from torch import Tensor, nn
 
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.section import ConfigError, Section, require
 
 _ADAPTER = "default"
 _BASE, _DOWN, _UP = ".base_layer.", f".lora_A.{_ADAPTER}.", f".lora_B.{_ADAPTER}."
@@ -24,9 +24,9 @@ def add_lora(network: nn.Module, config: LoraConfig, whole: Sequence[str] = ()) 
     """Put the updates into `network`, in place, and freeze all else but the parameters named in `whole`.
 
     Raises:
-        ModuleNotFoundError: `peft` is not installed.
-        ConfigError: a target that fits no layer, or one that is not linear.
+        ConfigError: `peft` is not installed, a target that fits no layer, or one that is not linear.
     """
+    require("peft", "stage.lora")
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 

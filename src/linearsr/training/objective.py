@@ -1,4 +1,7 @@
-"""What the trainer asks of a stage: the network to train, its loss on a batch, its prediction on a validation image."""
+"""What a stage is: its settings, and, where it takes training steps, the network, its loss and its prediction.
+
+A new kind of stage is a subclass of `Trained` or `Computed` with a `kind`, named in `config.Stage`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -9,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from linearsr.guidance.vocabulary import Vocabulary
-from linearsr.training.parts import Parts
+from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.parts import FROM_DISK, Parts
+from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import Section
 
 
@@ -26,15 +31,6 @@ class Batch(NamedTuple):
     """One for each sample."""
 
 
-def states_of_parts(state: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, dict[str, Tensor]]:
-    """A network's state, cut apart by the first component of its names, which must be among `parts`."""
-    states: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
-    for name, tensor in state.items():
-        part, _, rest = name.partition(".")
-        states[part][rest] = tensor
-    return states
-
-
 class Part(Protocol):
     """A part of a model that can be written as a folder."""
 
@@ -43,7 +39,7 @@ class Part(Protocol):
 
 
 class Objective(ABC):
-    """One stage."""
+    """What the trainer asks of a stage that takes training steps."""
 
     scale: int
     """HR size over LR size."""
@@ -73,22 +69,56 @@ class Objective(ABC):
     def to(self, device: torch.device) -> None:  # noqa: B027 - most stages keep nothing beside their network
         """Move what is used but not trained."""
 
+    def samples(self, data: DataConfig, seed: int, length: int, tags: PhotoTags | None) -> CropPairs:
+        """The samples of a run; see `CropPairs`."""
+        return CropPairs(data, self.scale, seed, length, tags)
 
-class Computed(Section):
-    """A stage that makes its part at once, without training steps."""
+    def own_metrics(
+        self, network: nn.Module, lrs: Mapping[str, list[Tensor]], tags: list[Tensor]
+    ) -> dict[str, float] | None:
+        """Metrics of a network whose estimates are no pictures; None: they are, and are compared as such.
+
+        `lrs` are the LR images (3, h, w) of all photos of validation, by degradation; `tags` (V,) are of these photos.
+        """
+        return None
+
+    def finish(self, folder: Path, samples: CropPairs) -> None:  # noqa: B027 - most stages have nothing left to do
+        """Do what is left to do to the parts at the knee, in `folder`; on the main process."""
+
+
+class Trained(Section):
+    """Settings of a stage that takes training steps; each kind has a subclass with its `kind`."""
+
+    def objective(self, parts: Parts = FROM_DISK) -> Objective:
+        """The network with its first weights, and its loss."""
+        raise NotImplementedError
 
     def shapes(self, parts: Parts) -> Mapping[str, Part]:
         """What it will write, by folder name, of parts of which only shapes are known."""
+        objective = self.objective(parts)
+        return objective.parts(objective.network.state_dict())
+
+
+class Computed(Section):
+    """Settings of a stage that makes its part at once, without training steps."""
+
+    def shapes(self, parts: Parts) -> Mapping[str, Part]:
+        """As of `Trained`."""
         raise NotImplementedError
 
     def compute(self, folders: Iterable[Path], seed: int) -> tuple[Mapping[str, Part], Mapping[str, float]]:
-        """What it writes, by folder name, and figures to report.
-
-        Args:
-            folders: of photos, those of `data.folders`.
-            seed: of the run.
+        """What it writes, by folder name, and figures to report; `folders` are those of `data.folders`.
 
         Raises:
             ConfigError: one line that names the key.
         """
         raise NotImplementedError
+
+
+def states_of_parts(state: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """A network's state, cut apart by the first component of its names, which must be among `parts`."""
+    states: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        states[part][rest] = tensor
+    return states

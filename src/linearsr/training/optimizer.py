@@ -41,20 +41,11 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module) -> Optimizer:
         return came
     dense = {id(weight) for weight in _dense_weights(network)}
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    # at the adjusted rate an update is as large as AdamW's, so that one learning rate fits both (Moonlight, 2025)
+    kinds = ({"use_muon": True, "use_adjusted_lr": True}, {"use_muon": False, "betas": config.betas})
     groups: list[dict[str, Any]] = [
-        # at this scale an update is as large as AdamW's, so that one learning rate fits both (Moonlight, 2025)
-        {
-            "params": [p for p in parameters if id(p) in dense],
-            "use_muon": True,
-            "use_adjusted_lr": True,
-            **shared,
-        },
-        {
-            "params": [p for p in parameters if id(p) not in dense],
-            "use_muon": False,
-            "betas": config.betas,
-            **shared,
-        },
+        {"params": [p for p in parameters if (id(p) in dense) == kind["use_muon"]], **kind, **shared}
+        for kind in kinds
     ]
     muon: Optimizer = Muon([group for group in groups if group["params"]])
     return muon

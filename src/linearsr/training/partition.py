@@ -4,31 +4,36 @@ For each log-SNR of a grid the gradient of the flow loss is taken, of one networ
 Where the gradients of two times agree, a step for one helps the other; where they do not, two networks do better.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition, best_parts, common_direction, edges_of, partition_at
 from linearsr.flow.path import PredictionType, add_noise, to_sample
 from linearsr.flow.sampler import initial_noise
-from linearsr.flow.snr import time_from_log_snr
+from linearsr.flow.snr import log_snr, time_from_log_snr
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
-from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.data import CropPairs, DataConfig, batches
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EFFECTIVE_RANGE = (-7.044, 8.885)
 """Log-SNRs between which the paper splits; beyond them an image is all noise, or as good as clean."""
 
 _CONFIDENCE = (0.1, 0.9)
 _REDRAWS = 200
+_STYLES = (("-", RED), ("--", BLUE), (":", "#222222"), ("-.", "#7d3c98"))
 
 
 @dataclass(frozen=True)
@@ -117,18 +122,9 @@ def measure(
 ) -> TimeGradients:
     """Gradients of the flow loss at each time of a grid, on crops of degraded photos.
 
-    Changes the types of the pipeline's parts, and holds as many gradients as there are times.
-
-    Args:
-        pipeline: its stem, codec, and shared network are used; so is its device.
-        photos: a folder of HR photos.
-        degradation: the preset that makes LR images of them.
-        images: crops in all, rounded up to whole batches.
-        times: length of the grid.
-        lr_crop: side of an LR crop in pixels.
-        batch_size: crops whose gradients are added before they are compared.
-        seed: of crops, degradation and noise.
-        progress: called after each batch, with the number done and that of all.
+    Changes the types of the pipeline's parts, and holds as many gradients as there are times. `images` is rounded up
+    to whole batches, whose gradients are added before they are compared; `lr_crop` is a side in pixels; `progress` is
+    called after each batch, with the number done and that of all.
 
     Raises:
         ConfigError: nothing to draw from in `photos`.
@@ -139,22 +135,19 @@ def measure(
             f"crops of {lr_crop} LR pixels: this model needs a multiple of {pipeline.multiple_of}"
         )
     data = DataConfig(folders={photos: 1.0}, degradations={degradation: 1.0}, lr_crop=lr_crop, workers=0)
-    batches = -(-images // batch_size)
-    pairs = CropPairs(data, pipeline.scale, seed, batches * batch_size)
+    count = -(-images // batch_size)
+    pairs = CropPairs(data, pipeline.scale, seed, count * batch_size)
     log_snrs = log_snr_grid(times)
     stem, codec = pipeline.lr_stem.float().requires_grad_(False), pipeline.codec
     network = shared_network(pipeline.transformer).to(pipeline.device).requires_grad_(True)
     products = []
-    for batch in range(batches):
-        numbers = range(batch * batch_size, (batch + 1) * batch_size)
-        samples = [pairs[number] for number in numbers]
-        lr, hr = (torch.stack(part).to(pipeline.device) for part in list(zip(*samples, strict=True))[:2])
+    for samples in batches(pairs, 0, batch_size):
         with torch.no_grad():
-            condition = stem(lr)
-            latent = codec.encode(hr, condition).float()
-        seeds = [seed + number for number in numbers]
+            condition = stem(samples.lr.to(pipeline.device))
+            latent = codec.encode(samples.hr.to(pipeline.device), condition).float()
+        seeds = [seed + number for number in samples.number.tolist()]
         products.append(gradient_products(network, condition.features, latent, log_snrs, seeds))
-        progress(batch + 1, batches)
+        progress(len(products), count)
     return TimeGradients(log_snrs, np.stack(products))
 
 
@@ -167,12 +160,8 @@ def gradient_products(
 ) -> NDArray[np.float64]:
     """(n, n): inner products of the gradients of the clean latent's squared error at n log-SNRs, on one batch.
 
-    Args:
-        network: all of its parameters that want gradients are looked at.
-        features: of the LR condition, (B, F, h', w').
-        latent: the clean one, (B, C, h', w').
-        log_snrs: as many gradients are held in memory at once.
-        seeds: of the noise, one for each sample; all log-SNRs have the same noise.
+    `features` (B, F, h', w') are those of the LR condition, `latent` (B, C, h', w') is the clean one. All log-SNRs have
+    the same noise, which follows from the B `seeds`; as many gradients are held in memory at once.
     """
     noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
     kind = cast(PredictionType, network.config.prediction_type)
@@ -188,3 +177,38 @@ def gradient_products(
         gradients[row] = torch.cat([gradient.flatten() for gradient in found])
     products: NDArray[np.float64] = (gradients @ gradients.T).cpu().double().numpy()
     return products
+
+
+def draw_partition(gradients: TimeGradients, partitions: Mapping[str, Partition], file: Path) -> None:
+    """Write a PNG: the cosines over log-SNR, and the boundaries of up to four partitions by name; see `drawn`."""
+    step = gradients.log_snrs[1] - gradients.log_snrs[0]
+    low, high = gradients.log_snrs[0] - step / 2, gradients.log_snrs[-1] + step / 2
+    with drawn(file, 6.4, 6.2) as figure:
+        axis = figure.subplots()
+        shown = axis.imshow(
+            gradients.similarity,
+            origin="lower",
+            extent=(low, high, low, high),
+            vmin=-1,
+            vmax=1,
+            cmap="RdBu_r",
+        )
+        figure.colorbar(shown, ax=axis, label="cosine between the gradients", shrink=0.8)
+        for (name, partition), (line, colour) in zip(partitions.items(), _STYLES, strict=False):
+            for number, boundary in enumerate(partition.boundaries):
+                style: Any = {"color": colour, "linestyle": line, "linewidth": 1.3}
+                axis.axvline(log_snr(boundary), label=name if number == 0 else None, **style)
+                axis.axhline(log_snr(boundary), **style)
+        axis.set(xlim=(low, high), ylim=(low, high), ylabel="log-SNR")
+        axis.set_xlabel("log-SNR (noise on the left, image on the right)")
+        _add_times(axis)
+        if any(partition.boundaries for partition in partitions.values()):
+            figure.legend(loc="outside lower center", ncols=len(partitions), fontsize=9, frameon=False)
+
+
+def _add_times(axis: "Axes") -> None:
+    """The same axis once more, in times."""
+    top = axis.secondary_xaxis("top")
+    marks = (0.97, 0.9, 0.75, 0.5, 0.25, 0.1, 0.03)
+    top.set_xticks([log_snr(t) for t in marks], [f"{t:g}" for t in marks])
+    top.set_xlabel("time t")

@@ -1,23 +1,32 @@
-"""The parts that a stage starts from or keeps frozen, read with their weights."""
+"""The parts that a stage starts from or keeps frozen: read with their weights, or as shapes without any."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor, nn
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.guidance.base import Guidance
-from linearsr.guidance.registry import load_guidance
-from linearsr.models.codec import CODECS, Codec, ResidualCodec, ResidualCodecConfig
-from linearsr.models.lr_stem import STEMS, LRStem
+from linearsr.guidance.registry import GUIDANCES, load_guidance
+from linearsr.models.codec import CODECS, Codec, DeepCompressionCodec, ResidualCodec, ResidualCodecConfig
+from linearsr.models.lr_stem import STEMS, LRCondition, LRStem
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
-from linearsr.runtime.checkpoints import CheckpointError, class_in, resolve_folder
-from linearsr.training.section import Section
+from linearsr.runtime.checkpoints import (
+    CONFIG_NAME,
+    HUB_ID,
+    CheckpointError,
+    class_in,
+    load_config,
+    resolve_folder,
+)
+from linearsr.training.section import ConfigError, Section, require
 
 Kinds = Mapping[str, type[Any]] | type[Any]
 """Classes by the names that configs use, or the only one."""
@@ -55,15 +64,7 @@ class Parts:
     def read(
         self, key: str, folder: Path, kinds: Kinds, what: str = "", dtype: torch.dtype | None = None
     ) -> Any:
-        """The part in a folder (or hub id).
-
-        Args:
-            key: of the config that names it.
-            folder: where it is.
-            kinds: what it may be.
-            what: how a message calls one of several kinds.
-            dtype: of its floating-point weights; None: as stored.
-        """
+        """The part in a folder or hub id, one of `kinds`, which messages call `what`; `key` names it in the config."""
         path = resolve_folder(folder)
         kind = kinds if isinstance(kinds, type) else class_in(path, kinds, what)[0]
         return kind.from_pretrained(path, dtype)
@@ -78,7 +79,12 @@ class Parts:
         if stage.codec is not None:
             codec = self.read("stage.codec", stage.codec, CODECS, "a codec")
         elif stage.sana is not None:
-            codec = self.read("stage.sana", _sana_folder(stage.sana) / "vae", CODECS, "a codec")
+            require("diffusers", "stage.sana")
+            codec = self._sana_codec(stage.sana)
+        return codec
+
+    def _sana_codec(self, name: str) -> Codec:
+        codec: Codec = self.read("stage.sana", _sana_folder(name) / "vae", CODECS, "a codec")
         return codec
 
     def transformer(self, stage: PartSettings) -> LinearSRTransformer:
@@ -109,12 +115,128 @@ class Parts:
         """A frozen guidance part."""
         return load_guidance(folder, torch.float32)
 
-    def experts(self, folder: Path) -> SNRExperts | None:
-        """Frozen networks that take steps beside the one that is trained."""
+    def experts(self, key: str, folder: Path) -> SNRExperts | None:
+        """Frozen networks that take steps beside the one that is trained; `key` names them in the config."""
         return SNRExperts.from_pretrained(
             folder, expert_class=LinearSRTransformer, dtype=torch.float32
         ).requires_grad_(False)
 
 
+FROM_DISK = Parts()
+"""It has no state: one serves all."""
+
+
+class Shaped(Protocol):
+    """Settings of a stage, as far as its parts are asked for."""
+
+    def shapes(self, parts: Parts) -> Mapping[str, Any]:
+        """What it will write, by folder name."""
+
+
+class Blueprint(Parts):
+    """Builds parts on the meta device, which has shapes and no memory; nothing is downloaded.
+
+    What is not there yet may be what one of the runs that were added still writes. Raises ConfigError, one line that
+    names the key, where a folder does not hold, and will not hold, such a part.
+    """
+
+    def __init__(self) -> None:
+        self._stages: dict[Path, Shaped] = {}
+        self._made: dict[Path, Mapping[str, Any]] = {}
+
+    def add(self, run_dir: Path, stage: Shaped) -> None:
+        """A run that comes before those that are looked at from now on."""
+        self._stages[run_dir] = stage
+
+    def read(
+        self, key: str, folder: Path, kinds: Kinds, what: str = "", dtype: torch.dtype | None = None
+    ) -> Any:
+        if folder.is_dir():
+            try:
+                return _built(folder, kinds, what)
+            except CheckpointError as error:
+                raise ConfigError(f"{key}: {error}") from None
+        run_dir = self._to_come(folder)
+        if run_dir is None:
+            from_hub = kinds in (CODECS, DeepCompressionCodec)
+            _check_there(key, str(folder), from_hub)
+            return UnknownCodec() if kinds is CODECS else _autoencoder({})
+        if run_dir not in self._made:
+            with torch.device("meta"):
+                self._made[run_dir] = self._stages[run_dir].shapes(self)
+        if folder.name not in self._made[run_dir]:
+            raise ConfigError(f"{key}: {folder}: that run writes {', '.join(self._made[run_dir])}")
+        return copy.deepcopy(self._made[run_dir][folder.name])
+
+    def _to_come(self, folder: Path) -> Path | None:
+        return next((run_dir for run_dir in self._stages if run_dir in folder.parents), None)
+
+    def codec(self, stage: PartSettings) -> Codec:
+        """As of `Parts`; what only the hub knows is an `UnknownCodec` that fits stem and network."""
+        codec = super().codec(stage)
+        if isinstance(codec, UnknownCodec):
+            stem = self.stem(stage)
+            codec.compression = 32 if stem is None else stem.config.scale * stem.multiple_of
+            codec.latent_channels = self.transformer(stage).config.in_channels
+        return codec
+
+    def _sana_codec(self, name: str) -> Codec:
+        _check_there("stage.sana", name, from_hub=True)
+        folder = Path(name, "vae")
+        return self.read("stage.sana", folder, CODECS) if folder.is_dir() else _autoencoder({})
+
+    def _from_sana(self, stage: PartSettings, wanted: TransformerConfig) -> LinearSRTransformer:
+        """Taken to be of its preset's size, and to fit its codec."""
+        if stage.codec is not None:
+            return LinearSRTransformer(wanted)
+        channels = self.codec(stage).latent_channels
+        return LinearSRTransformer(replace(wanted, in_channels=channels, out_channels=channels))
+
+    def guidance(self, folder: Path) -> Guidance:
+        part: Guidance = self.read("stage.guidance.part", folder, GUIDANCES, "guidance")
+        return part
+
+    def experts(self, key: str, folder: Path) -> SNRExperts | None:
+        if self._to_come(folder) is None:
+            _check_there(key, str(folder))
+        return None
+
+
+class UnknownCodec(nn.Module):
+    """Stands for a codec of which only the hub knows the shape."""
+
+    compression = 32
+    latent_channels = 32
+
+    def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
+        """An empty latent."""
+        sides = (side // self.compression for side in image.shape[-2:])
+        return image.new_empty(len(image), self.latent_channels, *sides)
+
+    def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
+        """An empty image."""
+        return latent.new_empty(len(latent), 3, *(side * self.compression for side in latent.shape[-2:]))
+
+
 def _sana_folder(name: str) -> Path:
     return resolve_folder(name, ["transformer", "vae"])
+
+
+def _check_there(key: str, name: str, from_hub: bool = False) -> None:
+    if not Path(name).is_dir() and not (from_hub and HUB_ID.fullmatch(name)):
+        hint = "a folder, or a hub id as owner/name" if from_hub else "one that was trained before"
+        raise ConfigError(f"{key}: {name} is no folder: give {hint}")
+
+
+def _built(folder: Path, kinds: Kinds, what: str) -> Any:
+    """The part in a folder, on the meta device, from its config alone."""
+    kind, raw = (kinds, load_config(folder)) if isinstance(kinds, type) else class_in(folder, kinds, what)
+    if kind is DeepCompressionCodec:
+        return _autoencoder({key: value for key, value in raw.items() if not key.startswith("_")})
+    return kind(kind.parse_config(raw, folder / CONFIG_NAME))
+
+
+def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
+    from diffusers import AutoencoderDC
+
+    return DeepCompressionCodec(AutoencoderDC(**settings))

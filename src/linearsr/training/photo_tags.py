@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -15,29 +14,16 @@ from linearsr.training.section import ConfigError
 
 
 class PhotoTags:
-    """The tags of photos. Photos that are not listed have none.
+    """The tags of photos, as `read_tags` gives them; those that `vocabulary` does not know are passed over.
 
-    Args:
-        tags: tags by the photo's path.
-        file: where those paths are relative to.
-        vocabulary: known tags; others are passed over.
+    Photos that are not listed have none.
     """
 
-    def __init__(self, tags: Mapping[str, list[str]], file: Path, vocabulary: Vocabulary) -> None:
+    def __init__(self, file: Path, vocabulary: Vocabulary) -> None:
         self.vocabulary, self._file = vocabulary, file
         numbers = {tag: number for number, tag in enumerate(vocabulary.tags)}
-        self._numbers = {
-            name: [numbers[tag] for tag in found if tag in numbers] for name, found in tags.items()
-        }
-
-    @classmethod
-    def read(cls, path: Path, vocabulary: Vocabulary) -> "PhotoTags":
-        """From `{"folder/photo.jpg": ["tag", ...], ...}`, with paths relative to the file's own folder.
-
-        Raises:
-            ConfigError: as one line, if the file cannot be read or holds something else.
-        """
-        return cls(read_tags(path), path, vocabulary)
+        tags = read_tags(file).items()
+        self._numbers = {name: [numbers[tag] for tag in found if tag in numbers] for name, found in tags}
 
     def bag(self, photo: str | Path) -> Tensor:
         """1 for the tags of a photo and 0 for the others, (V,)."""
@@ -53,7 +39,11 @@ def name_in(file: Path, photo: str | Path) -> str:
 
 @cache
 def read_tags(path: Path) -> dict[str, list[str]]:
-    """Tags by photo. Raises ConfigError, as one line, if the file cannot be read or holds something else."""
+    """Tags by photo, `{"folder/photo.jpg": ["tag", ...], ...}`, with paths relative to the file's own folder.
+
+    Raises:
+        ConfigError: as one line, if the file cannot be read or holds something else.
+    """
     try:
         tags = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -2,50 +2,54 @@
 
     codec (or stem) -> pretrain -> experts, one run for each span -> sft, one run for each span -> others -> model
 
-Where every run stands is seen from its folder alone. So a recipe can be stopped and resumed anywhere, and the experts,
-which do not wait for each other, can be trained on several machines with a common folder.
+A run has its stage's own settings, over those of `common`, over what it takes from the stages before.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import torch
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from linearsr.flow.partition import PUBLISHED, Partition
-from linearsr.models.codec import ResidualCodec
 from linearsr.pipeline import PipelineConfig
-from linearsr.runtime.checkpoints import write_json
-from linearsr.training.assemble import assemble
-from linearsr.training.begun import (
-    KNEE_FILE,
-    changed_since,
-    check_same_run,
-    knee_record,
-    note_start,
-)
-from linearsr.training.begun import settings_of as settings_as_json
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.curves import CONFIG_FILE
-from linearsr.training.flow import FlowStage
-from linearsr.training.inheritance import StageSettings, in_recipe, none_is_empty, settings_of
-from linearsr.training.objective import Computed
-from linearsr.training.parts import Parts
-from linearsr.training.processes import from_main
-from linearsr.training.run_log import Report
+from linearsr.training.run_folder import KNEE_FOLDER, knee_record
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.state import latest_checkpoint
-from linearsr.training.tagger import TaggerStage
-from linearsr.training.tagger_trainer import TaggerTrainer
-from linearsr.training.trainer import KNEE_FOLDER, Trainer
 
-MODEL_FOLDER = "model"
 STAGES = ("codec", "stem", "pretrain", "experts", "sft")
 _ONE_RUN_AN_EXPERT = ("experts", "sft")
+_FLOW = ("pretrain", "experts", "sft")
+"""Each of them has the `stage` settings of the one before, unless it says otherwise, but for those of a start."""
+_ONLY_AT_THE_START = ("init", "network", "lora", "detail_blocks")
+_ONCE = "detail_blocks"
+"""Puts a new way out in the place of the one there is, so of `common` it is for the first of these stages alone."""
+_COMPUTED = ("blend", "strength")
+"""Kinds of stages that take no steps, so nobody need say how many."""
+
+
+def none_is_empty(value: Any) -> Any:
+    """An empty section is None in YAML."""
+    return {} if value is None else value
+
+
+def _cleaned(settings: dict[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in settings.items() if value is not None}
+    stage = settings.get("stage", {})
+    if not isinstance(stage, dict):
+        raise ValueError(f"stage: {stage} is a value, not a section")
+    for key, found in (
+        ("run_dir", "run_dir" in settings),
+        *((f"stage.{key}", key in stage) for key in ("boundaries", "expert")),
+    ):
+        if found:
+            raise ValueError(f"{key}: the recipe sets this for each run: leave it out")
+    return settings
+
+
+StageSettings = Annotated[dict[str, Any], BeforeValidator(none_is_empty), AfterValidator(_cleaned)]
+"""Settings of a stage, or of all: those of a run, but for what the recipe itself sets."""
 
 
 class ModelParts(Section):
@@ -134,30 +138,21 @@ class Run(NamedTuple):
         return bool(stopped or knee["trained_images"] > self.config.total_images - self.config.batch_size)
 
     @property
-    def started(self) -> bool:
-        """Whether there is something to resume."""
-        return latest_checkpoint(self.config.run_dir / "checkpoints") is not None
-
-    @property
     def begun(self) -> bool:
-        """Whether anything was trained: checkpoints may have been removed since."""
-        return self.started or knee_record(self.config.run_dir) is not None
+        """Whether anything was trained: there is something to resume, or its checkpoints were removed since."""
+        started = latest_checkpoint(self.config.run_dir / "checkpoints") is not None
+        return started or knee_record(self.config.run_dir) is not None
 
 
 def plan(recipe: RecipeConfig, where: str) -> list[Run]:
     """All runs of a recipe in order. Raises ConfigError, one line that names `where`, the stage and the key."""
     runs = []
     count = Partition(recipe.boundaries).num_experts
-    for stage in [
-        *(name for name in STAGES if name in recipe.stages),
-        *(n for n in recipe.stages if n not in STAGES),
-    ]:
+    others = [name for name in recipe.stages if name not in STAGES]
+    for stage in [*(name for name in STAGES if name in recipe.stages), *others]:
         for expert in range(count) if stage in _ONE_RUN_AN_EXPERT else [None]:
             name = stage if expert is None else f"{stage}/{expert}"
-            raw = settings_of(stage, expert, recipe.common, recipe.stages, recipe.run_dir)
-            raw["run_dir"] = recipe.run_dir / name
-            if expert is not None:
-                raw["stage"] |= {"boundaries": recipe.boundaries, "expert": expert}
+            raw = {**_settings_of(recipe, stage, expert), "run_dir": recipe.run_dir / name}
             runs.append(Run(name, parse_settings(TrainConfig, raw, f"{where}: stages.{stage}")))
     return runs
 
@@ -170,126 +165,6 @@ def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
     return chosen
 
 
-def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
-    """Train one run from where it stands, unless it is finished; returns the folder of the weights at its knee."""
-    if from_main(partial(_unfinished, [run])):
-        if isinstance(run.config.stage, Computed):
-            from_main(partial(_compute, run.config, report_for(run)))
-            return run.knee
-        kind = TaggerTrainer if isinstance(run.config.stage, TaggerStage) else Trainer
-        trainer = kind(run.config, report_for(run))
-        trainer.resume()
-        trainer.run()
-    return run.knee
-
-
-def train_recipe(
-    recipe: RecipeConfig, runs: list[Run], report_for: Callable[[Run], Report], only: str | None = None
-) -> Path | None:
-    """Train what is not finished yet, or only the run of that name, and put the model together once all are done.
-
-    Returns:
-        The folder of the model, or None where other runs are still to be done, or the recipe makes no model.
-
-    Raises:
-        ConfigError: no run has the name `only`, a run before it is not finished, or `check_begun` finds something.
-    """
-    chosen = choose(runs, only)
-    check_begun(runs)
-    for run in chosen:
-        waiting = from_main(partial(_unfinished, _needed(run, runs)))
-        if waiting:
-            raise ConfigError(
-                f"--stage {only}: {run.name} starts from the knee of {waiting[0]}: train that first"
-            )
-        from_main(partial(_note_start, run, _needed(run, runs)))
-        train_run(run, report_for)
-    if not recipe.makes_model or from_main(partial(_unfinished, runs)):
-        return None
-    return from_main(partial(_save_model, recipe, runs))
-
-
-def check_begun(runs: Sequence[Run]) -> None:
-    """Compare what was trained with what the configs say now.
-
-    Raises:
-        ConfigError: a run was begun with other settings, or from weights that are not those at the knee any more.
-    """
-    trouble = from_main(partial(_other_settings, runs)) or from_main(partial(_other_start, runs))
-    if trouble:
-        raise ConfigError(trouble)
-
-
-def _other_settings(runs: Sequence[Run]) -> str:
-    for run in runs:
-        try:
-            if run.begun:
-                check_same_run(run.config.run_dir, run.config, run.finished)
-        except ConfigError as error:
-            return f"{run.name}: {error}" if len(runs) > 1 else str(error)
-    return ""
-
-
-def _other_start(runs: Sequence[Run]) -> str:
-    outdated: dict[str, str] = {}
-    for run in runs:
-        inputs = _needed(run, runs)
-        other = changed_since(run.config.run_dir, _folders(inputs))
-        # what is trained on, or anew, will have another knee
-        other += [start.name for start in inputs if start.name in outdated or not start.finished]
-        if run.begun and other:
-            outdated[run.name] = other[0]
-    if not outdated:
-        return ""
-    verb, whose = ("was", "its folder") if len(outdated) == 1 else ("were", "their folders")
-    return (
-        f"{', '.join(outdated)} {verb} trained from another knee of {next(iter(outdated.values()))} than this config "
-        f"gives: remove {whose}, or set run_dir"
-    )
-
-
-def _note_start(run: Run, inputs: Sequence[Run]) -> None:
-    if not run.begun:
-        note_start(run.config.run_dir, _folders(inputs))
-
-
-def _folders(runs: Sequence[Run]) -> dict[str, Path]:
-    return {run.name: run.config.run_dir for run in runs}
-
-
-def _unfinished(runs: Sequence[Run]) -> list[str]:
-    return [run.name for run in runs if not run.finished]
-
-
-def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The runs of whose parts `run` is made."""
-    texts = _texts(run.config.stage.model_dump(mode="json"))
-    inside = {parent for text in texts for parent in Path(text).parents}
-    return [other for other in runs if other.config.run_dir in inside]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, str):
-        yield value
-
-
-def _compute(config: TrainConfig, report: Report) -> None:
-    """Make the part of a stage that takes no steps; its folder is that of a finished run."""
-    assert isinstance(config.stage, Computed)
-    made, figures = config.stage.compute(config.data.folders, config.seed)
-    for name, part in made.items():
-        part.save_pretrained(config.run_dir / KNEE_FOLDER / name)
-    write_json(config.run_dir / CONFIG_FILE, settings_as_json(config))
-    images = config.total_images
-    if figures:
-        report({"images": images, **figures})
-    record = {"images": images, "trained_images": images, "written": time.time(), **figures}
-    write_json(config.run_dir / KNEE_FILE, record)
-
-
 def last_flow(runs: Sequence[Run]) -> list[Run]:
     """The runs of the last of the stages `pretrain`, `experts` and `sft`."""
     flows = [run for run in runs if run.name.partition("/")[0] in STAGES]
@@ -297,28 +172,58 @@ def last_flow(runs: Sequence[Run]) -> list[Run]:
     return [run for run in flows if run.name.partition("/")[0] == last]
 
 
-def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
-    """Write the model of the last flow stage's networks, or of what `parts` names instead; returns its folder."""
-    final, parts = last_flow(runs), recipe.parts
-    stage = final[0].config.stage
-    assert isinstance(stage, FlowStage)
-    guidance = None
-    if stage.guidance is not None:
-        guidance = stage.guidance.part or final[0].knee / "guidance"
-    experts = [run.knee / "transformer" for run in final]
-    for number, name in parts.experts.items():
-        experts[number] = recipe.folder(name)
-    codec = Parts().codec(stage)
-    if isinstance(codec, ResidualCodec):
-        codec = ResidualCodec(replace(codec.config, **parts.codec))
-    others = {
-        name: recipe.folder(folder)
-        for name in ("tagger", "trunk")
-        if (folder := getattr(parts, name)) is not None
-    }
-    stem = stage.stem or final[0].knee / "lr_stem" if parts.lr_stem is None else recipe.folder(parts.lr_stem)
-    config = PipelineConfig.from_index(recipe.model)
-    model = assemble(stem, experts, stage.boundaries, codec, config, guidance, **others)
-    folder = recipe.run_dir / MODEL_FOLDER
-    model.save_pretrained(folder, torch.bfloat16)
-    return folder
+def in_recipe(folder: Path, value: Any) -> Any:
+    """`value`, in which `@RUN/...` names what lies in the folder of a recipe's run."""
+    if isinstance(value, dict):
+        return {key: in_recipe(folder, inner) for key, inner in value.items()}
+    return str(folder / value[1:]) if isinstance(value, str) and value.startswith("@") else value
+
+
+def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[str, Any]:
+    """The settings of one run but for its folder; `expert`: which one it trains, where its stage has a run for each."""
+    common, stages, folder = recipe.common, recipe.stages, recipe.run_dir
+    merged = _merged(common, stages[stage])
+    if stage not in _FLOW:
+        own: dict[str, Any] = in_recipe(folder, {"kind": stage, **merged.get("stage", {})})
+        if own["kind"] in _COMPUTED:
+            merged = {"total_images": merged.get("batch_size", 16), **merged, "stop_at_knee": False}
+        return {**merged, "stage": own}
+
+    def knee(run: str, part: str) -> str:
+        return str(folder / run / KNEE_FOLDER / part)
+
+    flow: dict[str, Any] = {"kind": "flow"}
+    if "codec" in stages:
+        flow["codec"] = knee("codec", "codec")
+    if "stem" in stages:
+        flow["stem"] = knee("stem", "lr_stem")
+    flow |= common.get("stage", {})
+    before = [name for name in _FLOW[: _FLOW.index(stage)] if name in stages]
+    if before:
+        flow.pop(_ONCE, None)
+        for name in before:
+            kept = stages[name].get("stage", {}).items()
+            flow |= {key: value for key, value in kept if key not in _ONLY_AT_THE_START}
+        # a stem that was trained along belongs to the network from then on, and is frozen: the experts share it
+        if flow.get("stem") is None:
+            flow["stem"] = knee("pretrain", "lr_stem")
+        # so does guidance that was trained along
+        guidance = flow.get("guidance")
+        if guidance and guidance.get("part") is None:
+            kept = {key: value for key, value in guidance.items() if key not in ("vocabulary", "features")}
+            flow["guidance"] = {**kept, "part": knee("pretrain", "guidance")}
+        start = f"experts/{expert}" if before[-1] == "experts" else "pretrain"
+        flow["init"] = knee(start, "transformer")
+    flow |= stages[stage].get("stage", {})
+    if expert is not None:
+        flow |= {"boundaries": recipe.boundaries, "expert": expert}
+    return {**merged, "stage": in_recipe(folder, flow)}
+
+
+def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` over `defaults`, one level down too; what lies deeper, as a mix of folders, is taken as a whole."""
+    merged = dict(defaults)
+    for key, value in settings.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged

@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
-from linearsr.training.objective import Batch, Objective, Part
-from linearsr.training.parts import Parts
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.objective import Batch, Objective, Part, Trained
+from linearsr.training.parts import FROM_DISK, Parts
+from linearsr.training.section import ConfigError
 
 _LIKELIHOOD_WEIGHT = 0.01
 
 
-class StemStage(Section):
+class StemStage(Trained):
     """Train a `PredictiveStem` to predict the HR image and its own error."""
 
     kind: Literal["stem"]
@@ -39,8 +39,7 @@ class StemStage(Section):
             raise ValueError("stem: strength_channels: fitted at the end, by a stage of kind strength")
         return self
 
-    def objective(self, parts: Parts = Parts()) -> "StemObjective":  # noqa: B008 - it has no state
-        """The network with its first weights, and its loss."""
+    def objective(self, parts: Parts = FROM_DISK) -> "StemObjective":
         return StemObjective(self, parts)
 
 

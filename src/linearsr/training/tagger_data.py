@@ -19,7 +19,7 @@ from torch import Tensor
 
 from linearsr.images.degradation import ImageArray, degrade
 from linearsr.images.io import ImageError
-from linearsr.training.data import CropPairs, DataConfig, Sample, to_tensor
+from linearsr.training.data import CropPairs, DataConfig, Sample, to_tensor, to_unit
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
 
@@ -56,12 +56,8 @@ class TagSamples(CropPairs):
     Photos are drawn evenly, whatever their size, those of a folder as often as its weight says. `lr_crop` is the side
     of the square that a whole photo is degraded to. Photos without tags are not drawn.
 
-    Args:
-        config, scale, seed, length, photo_tags: as in `CropPairs`.
-        side: of a view.
-        versions: how often each photo is degraded.
-        augmentation: how a version becomes a sample.
-        held_out: share of the photos that are kept from training.
+    Each photo is degraded in so many `versions`; the share `held_out` of them is kept from training. The rest is as in
+    `CropPairs`.
 
     Raises:
         ConfigError: there is nothing to draw from.
@@ -113,7 +109,7 @@ class TagSamples(CropPairs):
             tags = self.photo_tags.bag(self.catalogue[number].name)
             try:
                 for which in range(self.versions):
-                    yield to_tensor(_unit(self._version(number, which))), tags
+                    yield to_tensor(to_unit(self._version(number, which))), tags
             except ImageError as error:
                 logger.warning("skipped: %s", error)
 
@@ -143,7 +139,7 @@ class TagSamples(CropPairs):
         rng = np.random.default_rng([self.seed, number, which, _VERSION_STREAM])
         side = self.config.lr_crop * self.scale
         square = Image.fromarray(self.cache[number]).resize((side, side), Image.Resampling.BICUBIC)
-        lr = degrade(_unit(square), self.degradations[self._draw_degradation(rng)], rng, self.scale)
+        lr = degrade(to_unit(square), self.degradations[self._draw_degradation(rng)], rng, self.scale)
         version = (lr * 255).round().astype(np.uint8)
         if (len(self._kept) + 1) * version.nbytes <= self.config.cache_gib * 2**30:
             self._kept[number, which] = version
@@ -164,7 +160,7 @@ def augmented(
     crop = Image.fromarray(photo).resize(
         (side, side), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
     )
-    view = _unit(crop)
+    view = to_unit(crop)
     if rng.random() < 0.5:
         view = view[:, ::-1]
     view = _recoloured(view, settings.colour, rng)
@@ -173,11 +169,6 @@ def augmented(
         top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
         view[top : top + height, left : left + width] = 0.5
     return view
-
-
-def _unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:
-    unit: ImageArray = np.asarray(image, dtype=np.float32) / np.float32(255)
-    return unit
 
 
 def _recoloured(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageArray:

@@ -4,10 +4,8 @@ A run folder holds `metrics.jsonl` and `tensorboard/` (all figures), `samples/` 
 and in the end `knee/` (the weights to use), `final/` (the last ones) and `knee.json` (why these).
 """
 
-import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,23 +14,35 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from linearsr.runtime.checkpoints import write_json
-from linearsr.training.begun import KNEE_FILE, begun_with, check_same_run, settings_of
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE, directions
-from linearsr.training.data import CropPairs, Sample
-from linearsr.training.ema import ExponentialMovingAverage
+from linearsr.training.data import CropPairs, batches
 from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
-from linearsr.training.objective import Batch, Computed, Objective
+from linearsr.training.objective import Batch, Objective, Trained
 from linearsr.training.optimizer import build_optimizer, learning_rate
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.processes import average_buffers, from_main, start
-from linearsr.training.run_log import Record, Report, RunLog, records, write_picture
+from linearsr.training.run_folder import (
+    KNEE_FOLDER,
+    Record,
+    Report,
+    RunLog,
+    begun_with,
+    check_same_run,
+    keep_knee,
+    note_knee,
+    records,
+    reopen,
+    settings_of,
+    validated,
+    write_picture,
+)
 from linearsr.training.section import ConfigError
 from linearsr.training.state import (
+    ExponentialMovingAverage,
     Progress,
     checkpoints,
     latest_checkpoint,
@@ -43,20 +53,13 @@ from linearsr.training.state import (
 )
 from linearsr.training.validation import Validation
 
-KNEE_FOLDER = "knee"
-
 
 class Trainer:
-    """One run of one stage.
-
-    Args:
-        config: what to train, on what, and where to write.
-        report: receives each metrics record, e.g. to show progress.
-    """
+    """One run of one stage; `report` receives each record of metrics, e.g. to show progress."""
 
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
-        assert not isinstance(config.stage, Computed)
+        assert isinstance(config.stage, Trained)
         torch.manual_seed(config.seed)
         self.accelerator = start(config)
         self.pairs: CropPairs | None = None
@@ -75,7 +78,6 @@ class Trainer:
         self._saved = 0
         self._validations: list[Record] = []
         self.checkpoints = config.run_dir / "checkpoints"
-        self.validated = config.run_dir / "validated"
         self._lock = FileLock(config.run_dir / ".lock", timeout=0)
 
     def resume(self) -> int:
@@ -90,14 +92,9 @@ class Trainer:
             before = from_main(partial(begun_with, config.run_dir))
             self._load(folder)
             if before and before["optimizer"]["lr"] != config.optimizer.lr:
-                self._trust_again()
+                # what the guard took from another learning rate says nothing of this one
+                self._set_guard(lr_scale=1.0, rollbacks=0)
         return self.progress.images
-
-    def _trust_again(self) -> None:
-        """What the guard took from another learning rate says nothing of this one."""
-        self.progress.lr_scale, self.progress.rollbacks = 1.0, 0
-        if self.accelerator.is_main_process:
-            update_progress(self.checkpoints, self.progress)
 
     def run(self) -> Path:
         """Train to the knee, or to `total_images`; returns the folder of the weights to use, one folder a part.
@@ -108,8 +105,9 @@ class Trainer:
         """
         config = self.config
         self._lock_folder()
-        photo_tags = self._photo_tags()
-        self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images, photo_tags)
+        vocabulary, file = self.objective.vocabulary, config.data.tags
+        photo_tags = None if vocabulary is None or file is None else PhotoTags(file, vocabulary)
+        self.pairs = self.objective.samples(config.data, config.seed, self._total_images, photo_tags)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report)
@@ -136,14 +134,10 @@ class Trainer:
             return False
         return True
 
-    def _photo_tags(self) -> PhotoTags | None:
-        vocabulary, path = self.objective.vocabulary, self.config.data.tags
-        return None if vocabulary is None or path is None else PhotoTags.read(path, vocabulary)
-
     def _run(self, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
             write_json(self.config.run_dir / CONFIG_FILE, settings_of(self.config))
-            self._reopen()
+            reopen(self.config.run_dir)
         self._remember()
         if not from_main(partial(checkpoints, self.checkpoints)):
             self._save()  # the start, so that the guard has something to go back to
@@ -151,15 +145,6 @@ class Trainer:
         while not self._train(validation):
             pass
         return self._finish()
-
-    def _reopen(self) -> None:
-        """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
-        path = self.config.run_dir / KNEE_FILE
-        if path.exists():
-            knee = self.validated / f"{json.loads(path.read_text(encoding='utf-8'))['images']:010d}"
-            shutil.rmtree(knee, ignore_errors=True)
-            shutil.copytree(self.config.run_dir / KNEE_FOLDER, knee)
-            path.unlink()
 
     @property
     def _total_images(self) -> int:
@@ -170,7 +155,8 @@ class Trainer:
         assert self.pairs is not None
         config, progress = self.config, self.progress
         started, first = time.monotonic(), progress.images
-        for samples in self._batches():
+        loader = batches(self.pairs, progress.images, config.batch_size // self.accelerator.num_processes)
+        for samples in self.accelerator.prepare(loader):
             seeds = [(config.seed << 40) + number for number in samples.number.tolist()]
             batch = Batch(self.pairs.complete(samples), samples.hr, samples.tags, seeds)
             record, verdict = self._step(batch)
@@ -188,16 +174,6 @@ class Trainer:
             if self.guard.calm and _crossed(self._saved, progress.images, config.save_every_images):
                 self._save()
         return True
-
-    def _batches(self) -> Iterator[Sample]:
-        assert self.pairs is not None
-        loader: DataLoader[Sample] = DataLoader(
-            Subset(self.pairs, range(self.progress.images, len(self.pairs))),
-            batch_size=self.config.batch_size // self.accelerator.num_processes,
-            num_workers=self.config.data.workers,
-            worker_init_fn=_single_thread,
-        )
-        yield from self.accelerator.prepare(loader)
 
     def _step(self, batch: Batch) -> tuple[Record, str]:
         """One update, or none where the guard finds it bad; returns the figures and the guard's verdict."""
@@ -235,14 +211,18 @@ class Trainer:
         folder = from_main(partial(latest_checkpoint, self.checkpoints))
         assert folder is not None
         self._load(folder)
-        self.progress.rollbacks, self.progress.lr_scale = rollbacks, lr_scale
-        if self.accelerator.is_main_process:
-            update_progress(self.checkpoints, self.progress)
+        self._set_guard(lr_scale, rollbacks)
         if self.log is not None:
             self.log.rewind(self.progress.images)
         event = f"{trouble} at {at} images: back to {self.progress.images} with {lr_scale:g} times the learning rate"
         self._write({"images": self.progress.images, "event": event})
         self._remember()
+
+    def _set_guard(self, lr_scale: float, rollbacks: int) -> None:
+        """Change what the guard has done so far, in the newest checkpoint too."""
+        self.progress.lr_scale, self.progress.rollbacks = lr_scale, rollbacks
+        if self.accelerator.is_main_process:
+            update_progress(self.checkpoints, self.progress)
 
     def _remember(self) -> None:
         """What the log says of the steps up to now, for the guard and the knee."""
@@ -260,7 +240,7 @@ class Trainer:
         with self.ema.applied_to(self.bare):
             metrics = validation.run(self.bare, partial(write_picture, self.config.run_dir, images))
         # weights first: what the log knows of must be there when it turns out to be the knee
-        self._save_parts(self.validated / f"{images:010d}")
+        self._save_parts(validated(self.config.run_dir, images))
         self._write({"images": images, **metrics})
         self._validations.append({"images": images, **metrics})
 
@@ -275,26 +255,16 @@ class Trainer:
 
     def _finish(self) -> Path:
         """Keep the weights at the knee and the last ones; without a knee, these are the same."""
-        run_dir, knee = self.config.run_dir, self._knee()
+        run_dir, knee, trained = self.config.run_dir, self._knee(), self.progress.images
         self._save_parts(run_dir / "final")
         if self.accelerator.is_main_process:
-            wanted = self.progress.images if knee is None or knee.knee_step is None else knee.knee_step
-            kept = {int(folder.name): folder for folder in self.validated.glob("[0-9]*")}
-            kept[self.progress.images] = run_dir / "final"
-            # of a run that was finished before and went on, only that knee is left beside what came later
-            images = min(kept, key=lambda at: abs(at - wanted))
-            shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
-            shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
-            self._complete(run_dir / KNEE_FOLDER)
-            # from here on the run counts as finished; before, a run that goes on needs what was validated
-            trained = {"images": images, "trained_images": self.progress.images, "written": time.time()}
-            write_json(run_dir / KNEE_FILE, {**trained, **(asdict(knee) if knee else {})})
-            shutil.rmtree(self.validated, ignore_errors=True)
+            assert self.pairs is not None
+            wanted = trained if knee is None or knee.knee_step is None else knee.knee_step
+            images = keep_knee(run_dir, trained, wanted)
+            self.objective.finish(run_dir / KNEE_FOLDER, self.pairs)
+            note_knee(run_dir, images, trained, asdict(knee) if knee else {})
         self.accelerator.wait_for_everyone()
         return run_dir / KNEE_FOLDER
-
-    def _complete(self, folder: Path) -> None:
-        """Do to the weights at the knee what is left to do before the run counts as finished; on the main process."""
 
     def _save_parts(self, folder: Path) -> None:
         state = whole(self.ema.state)
@@ -327,7 +297,3 @@ class Trainer:
 
 def _crossed(before: int, after: int, every: int) -> bool:
     return before // every != after // every
-
-
-def _single_thread(worker: int) -> None:
-    torch.set_num_threads(1)

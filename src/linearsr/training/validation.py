@@ -13,11 +13,10 @@ from linearsr.evaluation.evaluate import scorers_of
 from linearsr.evaluation.registry import BUILT_IN, choose
 from linearsr.images.degradation_choice import label
 from linearsr.models.codec import pad_to_multiple
-from linearsr.training.data import known_degradations, validation_pairs
+from linearsr.training.data import known_degradations, validation_pairs, validation_photos
 from linearsr.training.objective import Batch, Objective
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import Section
-from linearsr.training.sources import find_photos
 
 Pictures = Callable[[str, dict[str, Tensor]], None]
 """Called with a name and images (3, H, W) in [-1, 1] by column."""
@@ -66,24 +65,34 @@ class Validation:
         photo_tags: PhotoTags | None = None,
     ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
-        photos = find_photos(config.folder, "validation.folder")[: config.max_pictures]
+        limits = (config.max_pictures, config.least_side)
+        photos = validation_photos(config.folder, objective.scale, *limits)
         self.tags = [torch.empty(0) if photo_tags is None else photo_tags.bag(photo) for photo in photos]
         self.pairs = [
             (degradation, index, *pair)
             for degradation in config.degradations
             for index, pair in enumerate(
-                validation_pairs(
-                    config.folder, degradation, objective.scale, config.max_pictures, config.least_side
-                )
+                validation_pairs(config.folder, degradation, objective.scale, *limits)
             )
         ]
         self.scorers, _ = scorers_of(choose(config.metrics, has_reference=True), torch.device("cpu"))
 
     @torch.no_grad()
     def run(self, network: nn.Module, show: Pictures) -> dict[str, float]:
-        """Metrics by "degradation/setting/metric", the same on every process; photos are shared out between them."""
+        """Metrics by "degradation/setting/metric", the same on every process."""
         was_training = network.training
         network.eval()
+        lrs: dict[str, list[Tensor]] = {}
+        for degradation, _, _, lr, _ in self.pairs:
+            lrs.setdefault(degradation, []).append(lr)
+        metrics = self.objective.own_metrics(network, lrs, self.tags)
+        if metrics is None:
+            metrics = self._metrics_of_pictures(network, show)
+        network.train(was_training)
+        return metrics
+
+    def _metrics_of_pictures(self, network: nn.Module, show: Pictures) -> dict[str, float]:
+        """Means over the photos, which are shared out between the processes."""
         here, count = self.accelerator.process_index, self.accelerator.num_processes
         found: list[tuple[str, float]] = []
         # every process takes equally many steps, for a split network computes on all of them together
@@ -101,7 +110,6 @@ class Validation:
             if index < self.config.sample_pictures:
                 enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
                 show(f"{index}-{name}-{label(degradation)}", {"lr": enlarged, **estimates, "hr": hr})
-        network.train(was_training)
         sums: dict[str, list[float]] = {}
         for key, value in gather_object(found):
             sums.setdefault(key, []).append(value)

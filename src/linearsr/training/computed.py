@@ -1,16 +1,20 @@
-"""The stage that fits what tells how degraded an image is, from the summary of a stem that is trained already.
+"""The stages that make a part at once: the weights between two networks, and the head that tells degradations.
 
-The stem's blocks use its summary of the image to treat each kind as it should be; here it is read. Photos are degraded
-by the presets, and by parts of them that no preset has alone: resized only, with noise but not compressed, and so on.
-What is learned is how far the result is from a clean resize of the same photo, one by a filter that does not alias and
-nothing else, in units of the detail that there is.
+A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
+most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning"). Of two samplers
+that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
+
+A stem's blocks use its summary of the image to treat each kind of degradation as it should be; `strength` reads from it
+how far an image is from a clean resize of the same photo, one by a filter that does not alias and nothing else, in
+units of the detail that there is. It learns from photos degraded by the presets, and by parts of them that no preset
+has alone: resized only, with noise but not compressed, and so on.
 """
 
 import io
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,19 +26,73 @@ from torch import Tensor, nn
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
 from linearsr.images.photos import read_rgb
-from linearsr.models.lr_stem import PredictiveStem, local_detail
-from linearsr.training.data import to_tensor
+from linearsr.models.lr_stem import STEMS, PredictiveStem, local_detail
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import PretrainedModule
+from linearsr.training.catalogue import find_photos
+from linearsr.training.data import to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
-from linearsr.training.parts import Parts
+from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError
-from linearsr.training.sources import find_photos
 
-_CLEAN = (
-    Image.Resampling.BICUBIC,
-    Image.Resampling.LANCZOS,
-    Image.Resampling.BOX,
-    Image.Resampling.BILINEAR,
-)
+_Network = TypeVar("_Network", bound=PretrainedModule)
+_KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}
+
+
+class BlendStage(Computed):
+    """Take the weights between two networks of one shape."""
+
+    kind: Literal["blend"]
+    before: Path
+    """Folder of the network that training began with."""
+    after: Path
+    """Folder of what it became."""
+    share: float = Field(0.5, ge=0, le=1)
+    """How much of the way from `before` (0) to `after` (1)."""
+
+    def shapes(self, parts: Parts) -> dict[str, Part]:
+        before, _ = self._both(parts)
+        return {self.before.name: cast(Part, before)}
+
+    def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
+        try:
+            return {self.before.name: cast(Part, interpolate(*self._both(FROM_DISK), self.share))}, {}
+        except ValueError as error:
+            raise ConfigError(f"stage.after: {error}") from None
+
+    def _both(self, parts: Parts) -> tuple[PretrainedModule, PretrainedModule]:
+        what = "a network to blend"
+        before = parts.read("stage.before", self.before, _KINDS, what)
+        return before, parts.read("stage.after", self.after, _KINDS, what)
+
+
+def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
+    """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
+
+    What a stem tells of the degradation is not between the two: it is fitted anew.
+
+    Raises:
+        ValueError: networks of different shapes.
+    """
+    before, after = _without_strength(before), _without_strength(after)
+    if before.config != after.config:
+        raise ValueError("the two networks differ in shape: one must have been trained on from the other")
+    other = after.state_dict()
+
+    def between(name: str, weight: Tensor) -> Tensor:
+        return (
+            torch.lerp(weight.float(), other[name].float(), share) if weight.is_floating_point() else weight
+        )
+
+    state = {name: between(name, weight) for name, weight in before.state_dict().items()}
+    return type(before).from_state(before.config, state, "interpolated")
+
+
+def _without_strength(network: _Network) -> _Network:
+    return cast(_Network, network.grown()) if isinstance(network, PredictiveStem) else network
+
+
+_CLEAN = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX, Image.Resampling.BILINEAR)
 """Of Pillow, which does not alias."""
 _MEASURED = sorted(set(PRESETS) - {"resized"})
 """Presets for which `bicubic` is the clean resize."""
@@ -64,7 +122,7 @@ class StrengthStage(Computed):
         return {"lr_stem": cast(Part, PredictiveStem(replace(stem.config, strength_channels=_CHANNELS)))}
 
     def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
-        stem = self._read(Parts())
+        stem = self._read(FROM_DISK)
         files = [path for folder in folders for path in find_photos(folder, "data.folders")]
         if len(files) < 2:
             raise ConfigError("data.folders: at least 2 photos are needed")
@@ -103,19 +161,15 @@ def degraded(hr: ImageArray, rng: np.random.Generator, scale: int) -> tuple[Imag
     clean = _CLEAN[int(rng.choice(len(_CLEAN), p=_CLEAN_SHARES))]
     aliased = rng.random() < _ALIASED_SHARE
     lr = _some_parts(image, size, Image.Resampling.NEAREST if aliased else clean, rng)
-    return lr, strength_of(lr, _unit(image.resize(size, clean)))
+    return lr, strength_of(lr, to_unit(image.resize(size, clean)))
 
 
 def fit_strength(
     stem: PredictiveStem, summaries: Tensor, strengths: Tensor, channels: int = _CHANNELS, seed: int = 0
 ) -> PredictiveStem:
-    """The stem with a head that tells the strength of a degradation.
+    """The stem, whose other weights stay, with a head of so many channels that tells the strength of a degradation.
 
-    Args:
-        stem: any that has a summary; its other weights stay.
-        summaries: (N, summary_channels), of N images.
-        strengths: (N,), of the same.
-        channels: width of the head.
+    Learned from the `summaries` (N, summary_channels) and the `strengths` (N,) of N images.
     """
     torch.manual_seed(seed)
     first = nn.Linear(summaries.shape[1], channels)
@@ -163,11 +217,7 @@ def _some_parts(
         file = io.BytesIO()
         image.save(file, "JPEG", quality=int(rng.integers(50, 100)), subsampling=int(rng.choice([0, 2])))
         image = Image.open(file).convert("RGB")
-    return _unit(image)
-
-
-def _unit(image: Image.Image) -> ImageArray:
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
+    return to_unit(image)
 
 
 def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> ImageArray:
@@ -178,7 +228,7 @@ def _crop(photo: NDArray[np.uint8], rng: np.random.Generator, scale: int) -> Ima
     top = int(rng.integers(photo.shape[0] - height + 1))
     left = int(rng.integers(photo.shape[1] - width + 1))
     crop = photo[top : top + height, left : left + width]
-    return np.asarray(crop, dtype=np.float32) / np.float32(255)
+    return to_unit(crop)
 
 
 @torch.inference_mode()

@@ -1,0 +1,217 @@
+"""The folder of a run: what it writes down for people, and whether what was trained still fits the config."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from linearsr.images.degradation import PRESETS
+from linearsr.images.degradation_choice import identity
+from linearsr.runtime.checkpoints import write_json
+from linearsr.training.config import TrainConfig
+from linearsr.training.curves import CONFIG_FILE, METRICS_FILE
+from linearsr.training.section import ConfigError
+
+KNEE_FILE = "knee.json"
+KNEE_FOLDER = "knee"
+_VALIDATED_FOLDER = "validated"
+_STARTED_FROM_FILE = "started_from.json"
+_IDENTITY = ("images", "trained_images", "written")
+_FIXED = (
+    *("seed", "batch_size", "mixed_precision", "ema_decay", "stage.*", "data.*", "degradation_files.*"),
+    # on other pictures it would be another curve, and other curves have another knee
+    *(f"validation.{name}" for name in ("folder", "degradations", "metrics", "max_pictures")),
+    "optimizer.name",
+)
+"""Settings that a run keeps from its beginning to its end."""
+_FIXED_WHEN_FINISHED = ("optimizer.*", "guard.*", "knee.*")
+_FREE = ("data.workers", "data.cache_gib")
+
+Record = dict[str, Any]
+Report = Callable[[Record], None]
+"""Called with every record that is also written down, e.g. to show progress."""
+
+
+class RunLog:
+    """Writes to one run folder, on one process only; after a resume it goes on behind `images`.
+
+    Records have the key "images". Those of steps also have "grad_norm", those of validations metrics named
+    "degradation/setting/metric", those of the divergence guard "event".
+    """
+
+    def __init__(self, folder: Path, images: int, report: Report | None = None) -> None:
+        self.folder, self._report = folder, report or (lambda record: None)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._open(images)
+
+    def _open(self, images: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        _forget_after(self.folder / METRICS_FILE, images)
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=images + 1)
+
+    def write(self, record: Record) -> None:
+        """Write a record down and report it; figures that are not finite become null."""
+        finite = {key: _or_null(value) for key, value in record.items()}
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
+        for name, value in finite.items():
+            if isinstance(value, float):
+                self._board.add_scalar(name, value, record["images"])
+        self._report(record)
+
+    def rewind(self, images: int) -> None:
+        """Forget what came after `images`: the run went back to there."""
+        self.close()
+        self._open(images)
+
+    def close(self) -> None:
+        """Finish what is buffered."""
+        self._board.close()
+
+
+def records(folder: Path) -> Iterator[Record]:
+    """What a run has written so far; half a line, which a killed run may leave, is left out."""
+    path = folder / METRICS_FILE
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+
+def write_picture(folder: Path, images: int, name: str, columns: Mapping[str, Tensor]) -> None:
+    """Write images (3, H, W) in [-1, 1], side by side in the order of `columns`, to a run's `samples/`."""
+    place = folder / "samples" / f"{images:010d}"
+    place.mkdir(parents=True, exist_ok=True)
+    row = np.concatenate([_pixels(image) for image in columns.values()], axis=1)
+    Image.fromarray(row).save(place / f"{name}.png")
+
+
+def _forget_after(metrics: Path, images: int) -> None:
+    """Drop the records of an interrupted run beyond its checkpoint: they will be written again."""
+    if metrics.exists():
+        kept = [f"{json.dumps(record)}\n" for record in records(metrics.parent) if record["images"] <= images]
+        draft = metrics.with_suffix(".tmp")
+        draft.write_text("".join(kept), encoding="utf-8")
+        os.replace(draft, metrics)
+
+
+def _or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    unit = ((image.float().cpu() + 1) / 2).clamp(0, 1)
+    return (unit.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+
+
+def begun_with(run_dir: Path) -> dict[str, Any]:
+    """The settings with which a run was last started; none where it never was."""
+    return _read(run_dir / CONFIG_FILE) or {}
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """What a run keeps of its settings: the config, and what the files of degradations that it names said."""
+    names = sorted({*config.data.degradations, *config.validation.degradations} - set(PRESETS))
+    files = {name: identity(name) for name in names}
+    return {**config.model_dump(mode="json"), "degradation_files": files}
+
+
+def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -> None:
+    """Compare a config with the one that the run in a folder was begun with.
+
+    How long a run is, and the rates of its optimizer, may change: after a divergence they have to. Of one that is
+    finished, only what its weights do not depend on.
+
+    Raises:
+        ConfigError: something else was changed, as one line that names the key.
+    """
+    before = dict(_fixed(begun_with(run_dir), finished))
+    for key, value in _fixed(settings_of(config), finished):
+        # a key that an older version did not know is no change
+        if key in before and before[key] != value:
+            raise ConfigError(
+                f"{key}: was {before[key]} when this run began and is {value} now: "
+                "set it back, or start another run_dir"
+            )
+
+
+def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, Any]]:
+    patterns = _FIXED + (_FIXED_WHEN_FINISHED if finished else ())
+    for section, values in settings.items():
+        for name, value in values.items() if isinstance(values, dict) else [("", values)]:
+            key = f"{section}.{name}" if name else section
+            if any(fnmatchcase(key, pattern) for pattern in patterns) and key not in _FREE:
+                yield name if section == "degradation_files" else key, value
+
+
+def knee_record(run_dir: Path) -> dict[str, Any] | None:
+    """What a run has written down about its knee, or None where there is none."""
+    return _read(run_dir / KNEE_FILE)
+
+
+def validated(run_dir: Path, images: int) -> Path:
+    """Where the weights of a validation are until the run ends: one of them will be the knee."""
+    return run_dir / _VALIDATED_FOLDER / f"{images:010d}"
+
+
+def keep_knee(run_dir: Path, trained: int, wanted: int) -> int:
+    """Copy the validated weights nearest to `wanted` images to `knee/`; returns their images.
+
+    Of a run that was finished before and went on, only that knee is left beside what came later; the last weights,
+    of `trained` images, are in `final/`.
+    """
+    kept = {int(folder.name): folder for folder in (run_dir / _VALIDATED_FOLDER).glob("[0-9]*")}
+    kept[trained] = run_dir / "final"
+    images = min(kept, key=lambda at: abs(at - wanted))
+    shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
+    shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
+    return images
+
+
+def note_knee(run_dir: Path, images: int, trained: int, figures: Mapping[str, Any]) -> None:
+    """Write down the knee: from here on the run is finished; before, one that goes on needs what was validated."""
+    record = {"images": images, "trained_images": trained, "written": time.time(), **figures}
+    write_json(run_dir / KNEE_FILE, record)
+    shutil.rmtree(run_dir / _VALIDATED_FOLDER, ignore_errors=True)
+
+
+def reopen(run_dir: Path) -> None:
+    """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
+    record = knee_record(run_dir)
+    if record is not None:
+        knee = validated(run_dir, record["images"])
+        shutil.rmtree(knee, ignore_errors=True)
+        shutil.copytree(run_dir / KNEE_FOLDER, knee)
+        (run_dir / KNEE_FILE).unlink()
+
+
+def note_start(run_dir: Path, inputs: Mapping[str, Path]) -> None:
+    """Write down, before a run begins, which knees it starts from: those of the runs of these names and folders."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / _STARTED_FROM_FILE, {name: _identity(folder) for name, folder in inputs.items()})
+
+
+def changed_since(run_dir: Path, inputs: Mapping[str, Path]) -> list[str]:
+    """Names of the inputs whose knee is not the one that the run started from, as far as that was written down."""
+    noted = _read(run_dir / _STARTED_FROM_FILE) or {}
+    return [name for name, folder in inputs.items() if name in noted and noted[name] != _identity(folder)]
+
+
+def _identity(run_dir: Path) -> dict[str, Any]:
+    record = knee_record(run_dir) or {}
+    return {key: record.get(key) for key in _IDENTITY}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

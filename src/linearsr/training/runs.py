@@ -1,0 +1,216 @@
+"""Training a recipe: its runs in order, from where each stands, and at last the model of their parts.
+
+Where every run stands is seen from its folder alone. So a recipe can be stopped and resumed anywhere, and the experts,
+which do not wait for each other, can be trained on several machines with a common folder.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linearsr.flow.experts import SNRExperts
+from linearsr.flow.partition import Partition
+from linearsr.guidance.registry import load_guidance, load_tagger
+from linearsr.models.codec import Codec, ResidualCodec
+from linearsr.models.lr_stem import load_stem
+from linearsr.models.rrdb import RRDBNet
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.pipeline import LinearSRPipeline, PipelineConfig
+from linearsr.runtime.checkpoints import write_json
+from linearsr.training.config import TrainConfig
+from linearsr.training.curves import CONFIG_FILE
+from linearsr.training.flow import FlowStage
+from linearsr.training.objective import Computed
+from linearsr.training.parts import FROM_DISK
+from linearsr.training.processes import from_main
+from linearsr.training.recipe import RecipeConfig, Run, choose, last_flow
+from linearsr.training.run_folder import (
+    KNEE_FOLDER,
+    Report,
+    changed_since,
+    check_same_run,
+    note_knee,
+    note_start,
+    settings_of,
+)
+from linearsr.training.section import ConfigError
+from linearsr.training.trainer import Trainer
+
+MODEL_FOLDER = "model"
+
+
+def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
+    """Train one run from where it stands, unless it is finished; returns the folder of the weights at its knee."""
+    if from_main(partial(_unfinished, [run])):
+        if isinstance(run.config.stage, Computed):
+            from_main(partial(_compute, run.config, report_for(run)))
+            return run.knee
+        trainer = Trainer(run.config, report_for(run))
+        trainer.resume()
+        trainer.run()
+    return run.knee
+
+
+def train_recipe(
+    recipe: RecipeConfig, runs: list[Run], report_for: Callable[[Run], Report], only: str | None = None
+) -> Path | None:
+    """Train what is not finished yet, or only the run of that name, and put the model together once all are done.
+
+    Returns:
+        The folder of the model, or None where other runs are still to be done, or the recipe makes no model.
+
+    Raises:
+        ConfigError: no run has the name `only`, a run before it is not finished, or `check_begun` finds something.
+    """
+    chosen = choose(runs, only)
+    check_begun(runs)
+    for run in chosen:
+        waiting = from_main(partial(_unfinished, _needed(run, runs)))
+        if waiting:
+            raise ConfigError(
+                f"--stage {only}: {run.name} starts from the knee of {waiting[0]}: train that first"
+            )
+        from_main(partial(_note_start, run, _needed(run, runs)))
+        train_run(run, report_for)
+    if not recipe.makes_model or from_main(partial(_unfinished, runs)):
+        return None
+    return from_main(partial(_save_model, recipe, runs))
+
+
+def check_begun(runs: Sequence[Run]) -> None:
+    """Compare what was trained with what the configs say now.
+
+    Raises:
+        ConfigError: a run was begun with other settings, or from weights that are not those at the knee any more.
+    """
+    trouble = from_main(partial(_other_settings, runs)) or from_main(partial(_other_start, runs))
+    if trouble:
+        raise ConfigError(trouble)
+
+
+def _other_settings(runs: Sequence[Run]) -> str:
+    for run in runs:
+        try:
+            if run.begun:
+                check_same_run(run.config.run_dir, run.config, run.finished)
+        except ConfigError as error:
+            return f"{run.name}: {error}" if len(runs) > 1 else str(error)
+    return ""
+
+
+def _other_start(runs: Sequence[Run]) -> str:
+    outdated: dict[str, str] = {}
+    for run in runs:
+        inputs = _needed(run, runs)
+        other = changed_since(run.config.run_dir, _folders(inputs))
+        # what is trained on, or anew, will have another knee
+        other += [start.name for start in inputs if start.name in outdated or not start.finished]
+        if run.begun and other:
+            outdated[run.name] = other[0]
+    if not outdated:
+        return ""
+    verb, whose = ("was", "its folder") if len(outdated) == 1 else ("were", "their folders")
+    return (
+        f"{', '.join(outdated)} {verb} trained from another knee of {next(iter(outdated.values()))} than this config "
+        f"gives: remove {whose}, or set run_dir"
+    )
+
+
+def _note_start(run: Run, inputs: Sequence[Run]) -> None:
+    if not run.begun:
+        note_start(run.config.run_dir, _folders(inputs))
+
+
+def _folders(runs: Sequence[Run]) -> dict[str, Path]:
+    return {run.name: run.config.run_dir for run in runs}
+
+
+def _unfinished(runs: Sequence[Run]) -> list[str]:
+    return [run.name for run in runs if not run.finished]
+
+
+def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """The runs of whose parts `run` is made."""
+    texts = _texts(run.config.stage.model_dump(mode="json"))
+    inside = {parent for text in texts for parent in Path(text).parents}
+    return [other for other in runs if other.config.run_dir in inside]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _compute(config: TrainConfig, report: Report) -> None:
+    """Make the part of a stage that takes no steps; its folder is that of a finished run."""
+    assert isinstance(config.stage, Computed)
+    made, figures = config.stage.compute(config.data.folders, config.seed)
+    for name, part in made.items():
+        part.save_pretrained(config.run_dir / KNEE_FOLDER / name)
+    write_json(config.run_dir / CONFIG_FILE, settings_of(config))
+    images = config.total_images
+    if figures:
+        report({"images": images, **figures})
+    note_knee(config.run_dir, images, images, figures)
+
+
+def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
+    """Write the model of the last flow stage's networks, or of what `parts` names instead; returns its folder."""
+    final, parts = last_flow(runs), recipe.parts
+    stage = final[0].config.stage
+    assert isinstance(stage, FlowStage)
+    guidance = None
+    if stage.guidance is not None:
+        guidance = stage.guidance.part or final[0].knee / "guidance"
+    experts = [run.knee / "transformer" for run in final]
+    for number, name in parts.experts.items():
+        experts[number] = recipe.folder(name)
+    codec = FROM_DISK.codec(stage)
+    if isinstance(codec, ResidualCodec):
+        codec = ResidualCodec(replace(codec.config, **parts.codec))
+    others = {
+        name: recipe.folder(folder)
+        for name in ("tagger", "trunk")
+        if (folder := getattr(parts, name)) is not None
+    }
+    stem = stage.stem or final[0].knee / "lr_stem" if parts.lr_stem is None else recipe.folder(parts.lr_stem)
+    config = PipelineConfig.from_index(recipe.model)
+    model = assemble(stem, experts, stage.boundaries, codec, config, guidance, **others)
+    folder = recipe.run_dir / MODEL_FOLDER
+    model.save_pretrained(folder, torch.bfloat16)
+    return folder
+
+
+def assemble(
+    stem: Path,
+    experts: Sequence[Path],
+    boundaries: Sequence[float],
+    codec: Codec,
+    config: PipelineConfig,
+    guidance: Path | None = None,
+    tagger: Path | None = None,
+    trunk: Path | None = None,
+) -> LinearSRPipeline:
+    """A pipeline from the folders that training left behind; experts from noise to image, one more than boundaries.
+
+    Raises:
+        CheckpointError: a folder that holds no such network.
+        ValueError: experts and boundaries that do not fit each other.
+    """
+    networks = [LinearSRTransformer.from_pretrained(folder) for folder in experts]
+    return LinearSRPipeline(
+        load_stem(stem),
+        SNRExperts(Partition(tuple(boundaries)), networks),
+        codec,
+        config,
+        None if guidance is None else load_guidance(guidance),
+        None if tagger is None else load_tagger(tagger),
+        None if trunk is None else RRDBNet.from_pretrained(trunk),
+    )
