@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,12 +13,12 @@ from typer.testing import CliRunner
 pytest.importorskip("pyarrow", reason="needs linearsr[batch]")
 pytest.importorskip("fsspec", reason="needs linearsr[batch]")
 import fsspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulk_tools import (
     Enlarger,
     NoAttempts,
+    batch_of,
     do,
     enlarged,
     expected,
@@ -28,15 +27,14 @@ from bulk_tools import (
     planned,
     png,
     tar_of,
-    work_of,
+    worker_of,
 )
+from linearsr.bulk.plan import Item, _named
+from linearsr.bulk.report import Report, result
+from linearsr.bulk.store import BulkError, Store, locate
 from linearsr.cli.app import app
 from linearsr.cluster import LinearSRUpscaler
 from linearsr.images.io import read_image
-from linearsr.serving.bulk_plan import Item, _named
-from linearsr.serving.bulk_report import Report, result
-from linearsr.serving.bulk_store import BulkError, Store, locate
-from linearsr.serving.bulk_worker import BulkWorker
 
 
 @pytest.fixture
@@ -273,7 +271,6 @@ def test_a_worker_in_the_place_of_another_says_so_once(tmp_path, calls):
             return 1 if name else 3
 
     plan = planned(fill(tmp_path / "in", {"a.png": png(0)}), tmp_path / "out")
-    worker = BulkWorker(lambda: Enlarger(calls), work_of(plan), 1, Attempts(), workers=2)
-    batch = pa.Table.from_pylist([asdict(item) for item in plan.todo])
+    worker, batch = worker_of(plan, calls, Attempts(), workers=2), batch_of(plan)
     assert [table["status"][0].as_py() for table in worker(batch)] == ["replaced", "done"]
     assert [table["status"][0].as_py() for table in worker(batch)] == ["done"]

@@ -1,4 +1,4 @@
-"""Where the images of a bulk job lie: a local folder, or a store that `fsspec` knows by its URL."""
+"""The folder of a bulk job's images or results: a local one, or one that `fsspec` knows by its URL."""
 
 import os
 import re
@@ -55,11 +55,8 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Make or replace a file, whole or not at all: by rename, or by one upload. Raises OSError."""
-        if self.local:
-            with self.writing(name) as file:
-                file.write(data)
-        else:
-            self.fs.pipe_file(self._path(name), data)
+        with self.writing(name) as file:
+            file.write(data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
