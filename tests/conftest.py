@@ -10,7 +10,7 @@ SLOW = """
     cli_workers data default_model degradation degradation_choice degradation_effects dispatcher distill distributed
     eval eval_pyiqa full_size_tags guard guided_training integrations_comfyui integrations_diffusers kernels kill lpips
     partition partition_adaptive pipeline plan processes recipe recipe_begun recipe_sizes rrdb sana_parity serve
-    serve_batches serve_connections serve_door serve_endurance serve_fuzz serve_storage streaming streaming_codec
+    serve_batches serve_connections serve_admission serve_endurance serve_fuzz streaming streaming_codec
     strength study study_page tagger taggers training web web_default
 """.split()  # noqa: SIM905
 """`tests/test_NAME.py`: seconds each, for they train, serve, start processes or compute whole pictures."""

@@ -260,6 +260,8 @@ def test_a_column_of_images(calls):
     assert batch["large"][1] is None
     for place in (0, 2, 3):
         np.testing.assert_array_equal(read_image(batch["large"][place]).quantised(), expected(files[place]))
+    with pytest.raises(ValueError, match=r"^gpu cannot be used"):  # no option of a command is named
+        LinearSRUpscaler(device="gpu")
     array = np.full((2, 3, 3), 7, np.uint8)
     made = LinearSRUpscaler(lambda: pipeline)({"image": array[None]})["image"][0]
     np.testing.assert_array_equal(made, np.full((8, 12, 3), 7, np.uint8))

@@ -87,7 +87,7 @@ def test_a_batch_that_is_broken_up(client, monkeypatch):
     step = wait_for(client, others[0], "running")["step"]
     while wait_for(client, others[0], "running")["step"] < step + 50:
         pass
-    os.kill(dispatcher._workers[0]._process.pid, signal.SIGKILL)
+    os.kill(dispatcher.workers[0]._process.pid, signal.SIGKILL)
     gone_on_alone(client, others)
     # too long for two may be short enough for one
     settings = dispatcher._settings

@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO, cast
 
+from linearsr.runtime.files import whole_file
+
 
 class BulkError(ValueError):
     """Why a bulk job cannot be done at all; the message is one line."""
@@ -69,14 +71,8 @@ class Store:
             return
         path = Path(self._path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # one draft for each name, so that what a killed process leaves is replaced when its work is done again
-        draft = path.with_name(f".{path.name}.part")
-        try:
-            with draft.open("wb") as file:
-                yield file
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole_file(path, "bulk") as draft, draft.open("wb") as file:
+            yield file
 
     def place_in(self, other: "Store") -> str | None:
         """Its name inside another store, "" for the same folder, None if it lies elsewhere."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from linearsr.jobs.modes import StripProgress, choose_mode
 from linearsr.jobs.names import Job
 from linearsr.jobs.run import Watcher, Work
-from linearsr.jobs.ways import StripProgress, choose_way
 from linearsr.settings import DType, Fit
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Upscaling:
         Raises:
             ValueError, ImportError: the model cannot be loaded, or guided as asked.
         """
-        pipeline = load_pipeline(self.model, device, self.dtype)
+        pipeline = load_pipeline(self.model, device, self.dtype, option="--device ")
         unknown = unknown_tags(pipeline, self.settings["tags"], self.settings["guidance_scale"])
         return partial(self._upscale, pipeline), unknown
 
@@ -49,11 +49,11 @@ class Upscaling:
 
         target, settings = job.output, dict(self.settings)
         assert target is not None
-        way = choose_way(pipeline, job.input, settings["scale"] or pipeline.scale, self.memory_limit)
+        mode = choose_mode(pipeline, job.input, settings["scale"] or pipeline.scale, self.memory_limit)
         if self.verbose:
-            watcher.say(f"{job.label}: {way.reason}")
+            watcher.say(f"{job.label}: {mode.reason}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if way.kind == "rows":
+        if mode.kind == "rows":
             with StripProgress(job, watcher, self.verbose) as report:
                 written = upscale_file(
                     pipeline,
@@ -66,7 +66,7 @@ class Upscaling:
                     max_pixels=self.max_pixels,
                     keep=self.keep,
                     strict=self.strict,
-                    strip_rows=way.strip_rows,
+                    strip_rows=mode.strip_rows,
                     progress=report,
                 )
             return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
@@ -78,7 +78,7 @@ class Upscaling:
         result = pipeline.upscale(
             picture,
             **settings,
-            stream=True if way.kind == "held" else None,
+            stream=True if mode.kind == "held" else None,
             callback_on_step_end=lambda _, step, time, state: watcher.finish_step(step + 1, state["steps"]),
         )
         written_tags = () if self.keep == "nothing" else result.tags
@@ -88,8 +88,8 @@ class Upscaling:
         return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}
 
 
-def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipeline":
-    """The model on a device, by the names of both.
+def load_pipeline(model: str | None, device: str, dtype: DType, *, option: str = "") -> "LinearSRPipeline":
+    """The model on a device, by the names of both; a wrong device is told with `option` in front.
 
     Raises:
         ValueError, ImportError: it cannot be loaded, or there is no such device.
@@ -102,7 +102,7 @@ def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipe
     try:
         place = named_device(device)
     except ValueError as error:
-        raise ValueError(f"--device {error}") from error
+        raise ValueError(f"{option}{error}") from error
     torch_dtype = None if dtype == "auto" else getattr(torch, dtype)
     return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=place)
 

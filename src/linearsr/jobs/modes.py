@@ -1,4 +1,4 @@
-"""Which way an image goes: in one piece where that fits the memory, else in strips of rows."""
+"""How an image is computed: in one piece where that fits the memory, else in strips of rows."""
 
 import sys
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _HELD_BYTES_PER_PIXEL = 16
 
 
 @dataclass(frozen=True)
-class Way:
+class Mode:
     """`kind`: "whole", in one piece; "held", in strips into a result in memory; "rows", from file to file in strips.
 
     `strip_rows`: LR rows at a time, None for as many as are good; `reason`: why, for people.
@@ -27,11 +27,11 @@ class Way:
     reason: str
 
 
-def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_limit: float | None) -> Way:
-    """The way of an image file; `memory_limit` in GiB, None for what is free.
+def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_limit: float | None) -> Mode:
+    """The mode for an image file; `memory_limit` in GiB, None for what is free.
 
     Raises:
-        ImportError: the image fits no way but "rows", and the extra `large` is not installed.
+        ImportError: the image fits the memory in "rows" alone, and the extra `large` is not installed.
     """
     from linearsr.images.io import ImageError, read_size
     from linearsr.images.rows.vips import vips
@@ -41,7 +41,7 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
     try:
         height, width = read_size(path, str(path), max_pixels=sys.maxsize)
     except ImageError:
-        return Way("whole", None, "what is wrong with it shows when it is read")
+        return Mode("whole", None, "what is wrong with it shows when it is read")
     whole = pipeline.estimate_memory(height, width, scale=scale)
     limit = available_memory(pipeline.device) if memory_limit is None else int(memory_limit * 2**30)
     fits = pipeline.fits(height, width, scale) if memory_limit is None else limit is None or whole <= limit
@@ -49,7 +49,7 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
     if limit is not None:
         sizes += f" and may have {_size(limit)}"
     if fits:
-        return Way("whole", None, f"{sizes}: in one piece")
+        return Mode("whole", None, f"{sizes}: in one piece")
 
     rows = strip_rows_for(width, pipeline.device)
     if memory_limit is not None and limit is not None:
@@ -61,8 +61,8 @@ def choose_way(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_li
     except ImportError:
         if limit is not None and held > limit:
             raise
-        return Way("held", rows, f"{sizes}, and {_size(held)} for the result")
-    return Way("rows", rows, sizes)
+        return Mode("held", rows, f"{sizes}, and {_size(held)} for the result")
+    return Mode("rows", rows, sizes)
 
 
 def _size(count: float) -> str:
