@@ -42,27 +42,21 @@ _SECONDS_TO_ANSWER = 10
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the user asks of Ray."""
+    """What the user asks of Ray: the options of `linearsr batch`. `address` may also be "local", a Ray of our own."""
 
     address: str | None = None
-    """"auto" for a cluster that this machine is part of, host:port, or "local" for a Ray of our own; None: that of
-    RAY_ADDRESS, or local."""
     workers: int | None = None
-    """Processes that compute; None: one for each GPU, else as many as CPUs and memory allow."""
     threads: int | None = None
-    """Of each; None: the CPUs divided by the workers."""
     use_gpu: bool = True
-    """Where there are any."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """How many processes compute, and what each of them has."""
+    """How many processes compute, and what each has; several may share a GPU."""
 
     workers: int
     threads: int
     gpus: float
-    """Of each worker; less than one where workers share a GPU."""
 
 
 def results(

@@ -275,7 +275,7 @@ def _add_page(app: FastAPI) -> None:
 
 async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds: float | None) -> bool:
     """Wait so long for the end of a job, which a client that goes away cancels; whether it came."""
-    end, gone = asyncio.ensure_future(dispatcher.finished(job)), asyncio.ensure_future(request.receive())
+    end, gone = asyncio.create_task(dispatcher.finished(job)), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({end, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if gone.done() and job.live and job.idempotency is None:
@@ -284,6 +284,11 @@ async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds:
     finally:
         end.cancel()
         gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
