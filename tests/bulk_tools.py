@@ -82,19 +82,11 @@ def expected(data):
     return enlarged(read_image(data)).quantised()
 
 
-class NoAttempts:
-    def begin(self, name):
-        return 1
-
-    def end(self, name):
-        pass
-
-
 def worker_of(plan, calls, attempts=None, workers=1):
-    from linearsr.bulk.worker import BulkWorker
+    from linearsr.bulk.worker import Attempts, BulkWorker
 
     upscaler = {"model": lambda: Enlarger(calls), "scale": 4.0}
-    return BulkWorker(plan.places, upscaler, 1, attempts or NoAttempts(), workers)
+    return BulkWorker(plan.places, upscaler, 1, attempts or Attempts(), workers)
 
 
 def batch_of(plan):

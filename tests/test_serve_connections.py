@@ -31,7 +31,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(connections, "_REQUEST_SECONDS", 0.3)
-    monkeypatch.setattr(Connection, "most", 3)
+    monkeypatch.setattr(Connection, "limit", 3)
     server = uvicorn.Server(uvicorn.Config(hello, port=0, http=Connection, lifespan="off", log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -10,7 +10,7 @@ _REQUEST_SECONDS = 10.0
 """From connecting, or from the last answer, to the end of a request's headers."""
 _READ_SECONDS = 60.0
 """How long a client may leave what is sent to it unread."""
-_MOST_FILES = 65_536
+_MAX_FILES = 65_536
 _OWN_FILES = 128
 _FILES_PER_CONNECTION = 2
 _FULL = (
@@ -18,10 +18,10 @@ _FULL = (
 )
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """How many connections there are files for, each with an upload or a result; takes all files it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return max(1, (wanted - _OWN_FILES) // _FILES_PER_CONNECTION)
@@ -30,7 +30,7 @@ def most_connections() -> int:
 class Connection(H11Protocol):
     """One that is closed when no request comes in time, when nothing is read any more, or when there are too many."""
 
-    most = 1000
+    limit = 1000
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -39,7 +39,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.most:
+        if len(self.connections) > self.limit:
             transport.write(_FULL)
             transport.close()
         self._wait_for_request()

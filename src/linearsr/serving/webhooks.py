@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 _PAUSES = (5, 30, 120, 600)
 """Seconds between one try and the next."""
 _SECONDS = 10
-_MOST_AT_ONCE = 8
+_MAX_CONCURRENT = 8
 
 
 def check_webhook(url: str, settings: ServeSettings) -> str:
@@ -42,7 +42,7 @@ class Webhooks:
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
-        self._turn = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._turn = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def notify(self, job: Job) -> None:
         """Call the job's webhook until it answers with a status below 300, five times at most."""
