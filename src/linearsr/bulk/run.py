@@ -60,10 +60,7 @@ class Pool:
 
 
 def results(
-    plan: Plan,
-    upscaler: Mapping[str, Any],
-    cluster: Cluster,
-    on_killed: Callable[[], None] = lambda: None,
+    plan: Plan, upscaler: Mapping[str, Any], cluster: Cluster, on_killed: Callable[[], None] = lambda: None
 ) -> Generator[Result]:
     """Do what is to be done, and yield what became of each image, those first for which there is nothing to do.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from linearsr.cli.bulk_progress import BulkProgress
+from linearsr.cli.batch_progress import BulkProgress
 from linearsr.cli.console import FAILED, INTERRUPTED, needing, say, stop, told
 from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Overwrite, Quality, WeightType, takes_settings
 
