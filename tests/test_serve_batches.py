@@ -91,17 +91,18 @@ def test_a_batch_that_is_broken_up(client, monkeypatch):
     gone_on_alone(client, others)
     # too long for two may be short enough for one
     settings = dispatcher._settings
-    dispatcher._settings = replace(settings, max_seconds=2.0)
-    jobs = running_together(client, 2)
+    jobs = running_together(client, 2, max_seconds=2.0)
     dispatcher._settings = settings
     gone_on_alone(client, jobs)
     assert dispatcher.restarts >= 2
     assert send(client, wait="true").status_code == 200
 
 
-def running_together(client, count):
+def running_together(client, count, max_seconds=600.0):
     blocking = send(client, image(30, 30), **ENDLESS).json()
     wait_for(client, blocking, "running")
+    dispatcher = client.app.state.dispatcher
+    dispatcher._settings = replace(dispatcher._settings, max_seconds=max_seconds)
     jobs = [send(client, seed=str(seed), **ENDLESS).json() for seed in range(count)]
     client.delete(f"/v1/jobs/{blocking['id']}")
     for job in jobs:
