@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
-from linearsr.runtime.checkpoints import quantised, save_weights
+from linearsr.runtime.checkpoints import save_weights
+from linearsr.runtime.quantised import quantised
 
 FLOAT16, FLOAT32 = 0x01306B47, 0
 """How ncnn marks the type of the weights that follow."""

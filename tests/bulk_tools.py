@@ -4,16 +4,15 @@ import io
 import os
 import signal
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from linearsr.images.io import DEFAULT_MAX_PIXELS, read_image
-from linearsr.serving.bulk import Plan, Work, make_plan
-from linearsr.serving.bulk_worker import BulkWorker
+from linearsr.bulk.plan import Plan, make_plan, rows
+from linearsr.images.io import read_image
 
-OPTIONS = {"scale": 4.0, "tags": None, "seed": 0}
 DEADLY = 77
 """The first pixel of an image that kills the process which upscales it."""
 
@@ -54,10 +53,6 @@ def planned(source, target, suffix=".png", shards=False, overwrite=False) -> Pla
     return make_plan(str(source), str(target), suffix, shards=shards, overwrite=overwrite)
 
 
-def work_of(plan) -> Work:
-    return Work(plan.places, OPTIONS, quality=95, max_pixels=DEFAULT_MAX_PIXELS)
-
-
 class Enlarger:
     """A pipeline that repeats pixels, and dies of one image.
 
@@ -87,23 +82,21 @@ def expected(data):
     return enlarged(read_image(data)).quantised()
 
 
-class NoAttempts:
-    def begin(self, name):
-        return 1
+def worker_of(plan, calls, attempts=None, workers=1):
+    from linearsr.bulk.worker import Attempts, BulkWorker
 
-    def end(self, name):
-        pass
+    upscaler = {"model": lambda: Enlarger(calls), "scale": 4.0}
+    return BulkWorker(plan.places, upscaler, 1, attempts or Attempts(), workers)
 
 
-def do(plan, calls, rows=None):
-    """All results of a plan by one worker in this process, by input."""
-    from dataclasses import asdict
-
+def batch_of(plan):
+    """What a worker is given at once."""
     import pyarrow as pa
 
-    from linearsr.serving.bulk_plan import rows as rows_of
+    return pa.Table.from_pylist([asdict(row) for row in rows(plan.todo, shards=plan.places.shards)])
 
-    worker = BulkWorker(lambda: Enlarger(calls), work_of(plan), 1, NoAttempts())
-    given = rows_of(plan.todo, shards=plan.places.shards)
-    tables = worker(pa.Table.from_pylist([asdict(row) for row in given]))
+
+def do(plan, calls):
+    """All results of a plan by one worker in this process, by input."""
+    tables = worker_of(plan, calls)(batch_of(plan))
     return {row["input"]: row for table in tables for row in table.to_pylist()}

@@ -23,10 +23,10 @@ if find_spec("ray") is None:
 import pyarrow.parquet as pq
 
 import linearsr
-from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png, work_of
+from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png
+from linearsr.bulk.run import Cluster, results
 from linearsr.cluster import LinearSRUpscaler
 from linearsr.images.io import read_image
-from linearsr.serving.bulk import Cluster, results
 from tiny_model import tiny_model
 
 __all__ = ["tiny_model"]
@@ -59,7 +59,7 @@ def test_killed_workers(tmp_path, monkeypatch, capfd):
     killed: list[int] = []
     cluster = Cluster("local", 2, 1, use_gpu=False)
     told = partial(killed.append, 1)
-    rows = list(results(plan, work_of(plan), partial(Enlarger, calls), cluster, told))
+    rows = list(results(plan, {"model": partial(Enlarger, calls)}, cluster, told))
     killer.join()
     said = capfd.readouterr()
     assert said.out + said.err == "", "Ray's noise"

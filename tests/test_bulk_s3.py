@@ -15,9 +15,9 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from bulk_tools import do, expected, members_of, planned, png, tar_of
+from linearsr.bulk.report import Report
 from linearsr.cli.app import app
 from linearsr.images.io import read_image
-from linearsr.serving.bulk_report import Report
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 

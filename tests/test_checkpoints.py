@@ -1,6 +1,7 @@
-"""Folders and weights: what is written is read back, and what is broken is one clear line."""
+"""Files, folders and weights: what is written is whole and read back, and what is broken is one clear line."""
 
 import json
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -18,6 +19,7 @@ from linearsr.runtime.checkpoints import (
     resolve_folder,
     save_weights,
 )
+from linearsr.runtime.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -82,20 +84,6 @@ def test_same_weights_give_the_same_bytes_and_no_temporary_files(toy, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG_NAME, WEIGHTS_NAME]
 
 
-def test_a_failed_write_leaves_the_old_file_whole(toy, tmp_path, monkeypatch):
-    before = (tmp_path / WEIGHTS_NAME).read_bytes()
-
-    def half_written(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("linearsr.runtime.checkpoints.save_file", half_written)
-    with pytest.raises(OSError, match="disk full"):
-        toy.save_pretrained(tmp_path)
-    assert (tmp_path / WEIGHTS_NAME).read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 def test_tensors_that_share_memory_are_written_whole(tmp_path):
     base = torch.arange(6.0).reshape(2, 3)
     save_weights(tmp_path, {}, {"whole": base, "row": base[1], "turned": base.t()})
@@ -144,32 +132,22 @@ def test_pickles_are_refused_with_the_reason_and_the_way_out(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [lambda data: data[:-10], lambda data: data[:5], lambda data: b"", lambda data: b"\xff" * len(data)],
-)
-def test_damaged_safetensors_are_named(toy, tmp_path, damage):
-    path = tmp_path / WEIGHTS_NAME
-    path.write_bytes(damage(path.read_bytes()))
-    assert WEIGHTS_NAME in error_line(lambda: Toy.from_pretrained(tmp_path))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", '"text"'])
-def test_a_config_that_is_no_json_object_is_named(toy, tmp_path, text):
-    (tmp_path / CONFIG_NAME).write_text(text)
-    assert CONFIG_NAME in error_line(lambda: Toy.from_pretrained(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
+    ("file", "contents", "expected"),
     [
-        ({"chanels": 3}, "chanels"),
-        ({"channels": 0}, "at least 1"),
-        ({"channels": "three"}, CONFIG_NAME),
-        ({"_class_name": "Other"}, "Other"),
+        (WEIGHTS_NAME, lambda data: data[:-10], WEIGHTS_NAME),
+        (WEIGHTS_NAME, lambda data: data[:5], WEIGHTS_NAME),
+        (WEIGHTS_NAME, lambda data: b"", WEIGHTS_NAME),
+        (WEIGHTS_NAME, lambda data: b"\xff" * len(data), WEIGHTS_NAME),
+        *((CONFIG_NAME, text, CONFIG_NAME) for text in (b"", b"{", b"[1]", b'"text"')),
+        (CONFIG_NAME, b'{"chanels": 3}', "chanels"),
+        (CONFIG_NAME, b'{"channels": 0}', "at least 1"),
+        (CONFIG_NAME, b'{"channels": "three"}', CONFIG_NAME),
+        (CONFIG_NAME, b'{"_class_name": "Other"}', "Other"),
     ],
 )
-def test_a_config_for_something_else_is_refused(toy, tmp_path, config, expected):
-    (tmp_path / CONFIG_NAME).write_text(json.dumps(config))
+def test_a_file_that_is_damaged_or_for_something_else_is_named(toy, tmp_path, file, contents, expected):
+    path = tmp_path / file
+    path.write_bytes(contents(path.read_bytes()) if callable(contents) else contents)
     assert expected in error_line(lambda: Toy.from_pretrained(tmp_path))
 
 
@@ -236,3 +214,35 @@ def test_a_failed_download_is_one_line(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert "offline" in error_line(lambda: resolve_folder("owner/name"))
+
+
+def test_the_name_appears_when_it_is_complete(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with whole_file(file) as part:
+        part.write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def half_written(tensors, path, metadata):
+    path.write_bytes(b"half")
+    raise OSError("disk full")
+
+
+def test_a_failure_leaves_what_was_there(toy, tmp_path, monkeypatch):
+    before = (tmp_path / WEIGHTS_NAME).read_bytes()
+    monkeypatch.setattr("linearsr.runtime.checkpoints.save_file", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        toy.save_pretrained(tmp_path)
+    assert (tmp_path / WEIGHTS_NAME).read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "nowhere/a.txt"):
+        pass
+
+
+def test_weights_can_be_read_by_whom_the_folder_is_for(tmp_path):
+    (tmp_path / "plain").touch()
+    save_weights(tmp_path, {}, {"w": torch.zeros(2)})
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1

@@ -137,16 +137,16 @@ def processes():
 
 def dying_run(arguments, doing, share):
     """`linearsr upscale` that is killed when so much of it is done."""
-    from linearsr.jobs import ways
+    from linearsr.jobs import upscaling
 
-    go_on = ways.StripProgress.__call__
+    go_on = upscaling.StripProgress.__call__
 
     def report(self, now, done):
         go_on(self, now, done)
         if now.startswith(doing) and done >= share:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ways.StripProgress.__call__ = report
+    upscaling.StripProgress.__call__ = report
     upscale(*arguments)
 
 
@@ -173,16 +173,16 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tiny_model, tmp_path, processes,
 
 
 def interrupt_at(monkeypatch, doing, action):
-    from linearsr.jobs import ways
+    from linearsr.jobs import upscaling
 
-    go_on = ways.StripProgress.__call__
+    go_on = upscaling.StripProgress.__call__
 
     def report(self, now, done):
         go_on(self, now, done)
         if now.startswith(doing):
             action()
 
-    monkeypatch.setattr(ways.StripProgress, "__call__", report)
+    monkeypatch.setattr(upscaling.StripProgress, "__call__", report)
 
 
 def interrupt():

@@ -1,15 +1,18 @@
-"""What cancelling does to jobs while the table is written, which a slow disk makes long."""
+"""Jobs while the table cannot be written, as the disk is slow or full or the table locked: none is left behind."""
 
 import asyncio
 import io
+import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from linearsr.serving import completion, jobs
 from linearsr.serving import dispatcher as module
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job, JobStore
@@ -67,16 +70,25 @@ class SlowStore(JobStore):
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServeSettings:
     monkeypatch.setattr(module, "WorkerHandle", Worker)
+    monkeypatch.setattr(completion, "_FIRST_RETRY", 0.05)
+    monkeypatch.setattr(jobs, "_BUSY_SECONDS", 0.1)
     return ServeSettings(tmp_path)
+
+
+@pytest.fixture
+def store(settings: ServeSettings) -> Iterator["SlowStore"]:
+    store = SlowStore(settings.data)
+    yield store
+    store.close()
 
 
 def jobs_of(count: int) -> list[Job]:
     return [Job("upscale", "", 8, 8, 1, OPTIONS) for _ in range(count)]
 
 
-def test_a_job_that_is_cancelled_before_its_batch_begins_hurts_no_other(settings: ServeSettings) -> None:
-    store = SlowStore(settings.data)
-
+def test_a_job_that_is_cancelled_before_its_batch_begins_hurts_no_other(
+    settings: ServeSettings, store: SlowStore
+) -> None:
     async def run() -> list[str]:
         queue = Dispatcher(replace(settings, max_batch=3), store, Metrics())
         first, second, third = jobs = jobs_of(3)
@@ -92,12 +104,9 @@ def test_a_job_that_is_cancelled_before_its_batch_begins_hurts_no_other(settings
         return [job.status for job in jobs]
 
     assert asyncio.run(run()) == ["done", "cancelled", "done"]
-    store.close()
 
 
-def test_who_asks_for_a_job_while_it_ends_hears_of_its_end(settings: ServeSettings) -> None:
-    store = SlowStore(settings.data)
-
+def test_who_asks_for_a_job_while_it_ends_hears_of_its_end(settings: ServeSettings, store: SlowStore) -> None:
     async def run() -> str:
         queue = Dispatcher(settings, store, Metrics())
         (job,) = jobs_of(1)
@@ -113,4 +122,54 @@ def test_who_asks_for_a_job_while_it_ends_hears_of_its_end(settings: ServeSettin
         return found.status
 
     assert asyncio.run(run()) == "cancelled"
-    store.close()
+
+
+@contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """The table, by another program."""
+    with closing(sqlite3.connect(data / "jobs.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def written(store: JobStore, job: Job, status: str) -> None:
+    while (found := store.get(job.id)) is None or found.status != status:
+        await asyncio.sleep(0.02)
+
+
+def test_end_that_cannot_be_written_is_told_and_written_later(
+    settings: ServeSettings, store: SlowStore
+) -> None:
+    async def run() -> tuple[str, str]:
+        queue = Dispatcher(settings, store, Metrics())
+        (job,) = jobs_of(1)
+        store.add(job, io.BytesIO())
+        with locked(settings.data):
+            await queue.start()
+            await asyncio.wait_for(queue.finished(await queue.find(job.id, "")), 20)
+            told = (await queue.find(job.id, "")).status
+            assert store.get(job.id).status == "queued"  # type: ignore[union-attr]
+        await asyncio.wait_for(written(store, job, "done"), 20)
+        found = await queue.find(job.id, "")
+        await queue.stop()
+        return told, found.status
+
+    assert asyncio.run(run()) == ("done", "done")
+
+
+def test_end_that_is_not_written_yet_is_written_when_the_server_stops(
+    settings: ServeSettings, store: SlowStore
+) -> None:
+    async def run() -> Job:
+        queue = Dispatcher(settings, store, Metrics())
+        (job,) = jobs_of(1)
+        await queue.accept(job, io.BytesIO())
+        with locked(settings.data):
+            await queue.cancel(job)
+        await queue.stop()
+        return job
+
+    job = asyncio.run(run())
+    assert store.get(job.id).status == "cancelled"  # type: ignore[union-attr]
+    assert not store.input_path(job).exists()

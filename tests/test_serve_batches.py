@@ -1,5 +1,6 @@
 """`linearsr serve --max-batch`: images that are alike go through the model together, and none hurts another."""
 
+import asyncio
 import os
 import signal
 from dataclasses import replace
@@ -12,6 +13,7 @@ from PIL import Image
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.images.io import read_image
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.serving.dispatcher import Dispatcher
 from serve_tools import ENDLESS, image, send, served_model, serving, wait_for
 from tiny_model import build
 
@@ -87,23 +89,32 @@ def test_a_batch_that_is_broken_up(client, monkeypatch):
     step = wait_for(client, others[0], "running")["step"]
     while wait_for(client, others[0], "running")["step"] < step + 50:
         pass
-    os.kill(dispatcher._workers[0]._process.pid, signal.SIGKILL)
+    os.kill(dispatcher.workers[0]._process.pid, signal.SIGKILL)
     gone_on_alone(client, others)
     # too long for two may be short enough for one
-    settings = dispatcher._settings
-    dispatcher._settings = replace(settings, max_seconds=2.0)
-    jobs = running_together(client, 2)
-    dispatcher._settings = settings
-    gone_on_alone(client, jobs)
+    carry_out = Dispatcher._carry_out
+
+    async def too_long_for_two(self, jobs, worker):
+        if len(jobs) > 1:
+            raise asyncio.TimeoutError
+        await carry_out(self, jobs, worker)
+
+    monkeypatch.setattr(Dispatcher, "_carry_out", too_long_for_two)
+    gone_on_alone(client, sent_together(client, 2))
     assert dispatcher.restarts >= 2
     assert send(client, wait="true").status_code == 200
 
 
-def running_together(client, count):
+def sent_together(client, count):
     blocking = send(client, image(30, 30), **ENDLESS).json()
     wait_for(client, blocking, "running")
     jobs = [send(client, seed=str(seed), **ENDLESS).json() for seed in range(count)]
     client.delete(f"/v1/jobs/{blocking['id']}")
+    return jobs
+
+
+def running_together(client, count):
+    jobs = sent_together(client, count)
     for job in jobs:
         wait_for(client, job, "running")
     return jobs

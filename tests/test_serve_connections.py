@@ -6,18 +6,21 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
-from linearsr.serving import connections, streams
+from linearsr.serving import connections
 from linearsr.serving.connections import Connection
+from linearsr.serving.job_queue import JobQueue
 from linearsr.serving.jobs import Job
+from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import JobView
+from linearsr.serving.settings import ServeSettings
 from linearsr.serving.streams import Streams
-from linearsr.serving.views import job_view
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -28,7 +31,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(connections, "_REQUEST_SECONDS", 0.3)
-    monkeypatch.setattr(Connection, "most", 3)
+    monkeypatch.setattr(Connection, "limit", 3)
     server = uvicorn.Server(uvicorn.Config(hello, port=0, http=Connection, lifespan="off", log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -72,18 +75,19 @@ class Changes:
             await asyncio.sleep(0.01)
         yield job
 
-    def position(self, job: Job) -> None:
-        return None
+    queue = JobQueue(ServeSettings(Path()), Metrics())
 
 
 def test_watchers_of_a_job_share_one_view_of_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
+    view = Job.view
+
     def counted(job: Job, position: int | None) -> JobView:
         made.append(job.step)
-        return job_view(job, position)
+        return view(job, position)
 
-    monkeypatch.setattr(streams, "job_view", counted)
+    monkeypatch.setattr(Job, "view", counted)
     job = Job("upscale", "", 8, 8, 5, {"format": "png"}, status="running")
     all_streams = Streams(Changes(), 1000)  # type: ignore[arg-type]
 
@@ -104,8 +108,12 @@ def test_watchers_of_a_job_share_one_view_of_each_change(monkeypatch: pytest.Mon
 
 def test_a_client_has_so_many_streams_and_no_more() -> None:
     all_streams = Streams(Changes(), 2)  # type: ignore[arg-type]
-    with all_streams.place("a"):
-        with all_streams.place("a"), pytest.raises(Problem, match="2 event streams"), all_streams.place("a"):
+    with all_streams.opened("a"):
+        with (
+            all_streams.opened("a"),
+            pytest.raises(Problem, match="2 event streams"),
+            all_streams.opened("a"),
+        ):
             pass
-        with all_streams.place("b"), all_streams.place("a"):
+        with all_streams.opened("b"), all_streams.opened("a"):
             pass

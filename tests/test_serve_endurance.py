@@ -42,7 +42,7 @@ def started(model, data, *options):
 
 def worker_of(client):
     """The process number of the one worker of a server in this process."""
-    return client.app.state.dispatcher._workers[0]._process.pid
+    return client.app.state.dispatcher.workers[0]._process.pid
 
 
 def has_started(client, times):
@@ -104,7 +104,7 @@ def wait_until(condition, seconds=150):
 
 
 def test_killed_worker_is_replaced_and_its_job_done(served_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("linearsr.serving.dispatcher._MOST_ATTEMPTS", 2)
+    monkeypatch.setattr("linearsr.serving.dispatcher._MAX_ATTEMPTS", 2)
     with serving(served_model, tmp_path) as client:
         job = send(client, steps="300", wait="false").json()
         wait_for(client, job, "running")

@@ -295,7 +295,7 @@ def test_end_is_told_to_a_server_that_is_named(
         problem(send(client, webhook=f"{origin}1/x"), 422, "bad_option")
         job = wait_for(client, send(client, wait="false", webhook=f"{origin}/done?a=b").json(), "done")
         wait_until(lambda: len(told) == 2)
-        wait_until(lambda: not client.app.state.dispatcher._store.find(Job.webhook.is_not(None)))
+        wait_until(lambda: not client.app.state.dispatcher.store.find(Job.webhook.is_not(None)))
     assert [path for path, _, _ in told] == ["/done?a=b"] * 2
     _, headers, body = told[1]
     assert json.loads(body) == job

@@ -24,11 +24,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Value]):
-    """What became of an image."""
+    """A value, or one line that says why there is none; and what was warned of."""
 
     value: Value | None
     error: str | None = None
-    """Why there is none, on one line."""
     warning: str | None = None
 
 
@@ -100,6 +99,10 @@ class LinearSRUpscaler:
         """One image. Raises ValueError if it cannot be upscaled."""
         return self._pipeline.upscale(self._read(image), **self._options)
 
+    def encode(self, picture: Picture, name: str) -> bytes:
+        """A result as the bytes of a file of that name. Raises ValueError if its format cannot hold it."""
+        return encode_image(picture, name, self._quality)
+
     def _together(self, images: Sequence[NDArray[Any] | bytes]) -> dict[int, Picture]:
         """The results of images of one size, by place, where they can be had in one go."""
         alike: dict[tuple[int, int], dict[int, Picture]] = defaultdict(dict)
@@ -119,10 +122,9 @@ class LinearSRUpscaler:
         return results
 
     def _made(self, image: NDArray[Any] | bytes, picture: Picture | None) -> NDArray[Any] | bytes:
-        if picture is None:
-            picture = self.upscale(image)
+        picture = picture or self.upscale(image)
         if isinstance(image, bytes):
-            return encode_image(picture, f"image.{self._format}", self._quality)
+            return self.encode(picture, f"image.{self._format}")
         return picture.quantised()
 
     def _read(self, image: NDArray[Any] | bytes) -> Picture:

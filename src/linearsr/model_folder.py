@@ -1,6 +1,5 @@
 """A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
 
-import json
 from collections.abc import Callable
 from importlib.resources import files
 from os import PathLike
@@ -24,6 +23,7 @@ from linearsr.runtime.checkpoints import (
     CheckpointError,
     load_config,
     load_tensors,
+    read_json,
     resolve_folder,
     save_tensors,
     write_json,
@@ -60,15 +60,9 @@ def default_model_folder() -> Path:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The contents of `model_index.json`. Raises CheckpointError where there is none."""
-    try:
-        index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is no LinearSR model folder") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / MODEL_INDEX}: cannot be read ({error})") from None
-    if not isinstance(index, dict):
-        raise CheckpointError(f"{folder / MODEL_INDEX}: must hold an object")
-    return index
+    if not (folder / MODEL_INDEX).is_file():
+        raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is no LinearSR model folder")
+    return read_json(folder / MODEL_INDEX)
 
 
 def part_classes(folder: Path, index: dict[str, Any]) -> dict[str, str]:

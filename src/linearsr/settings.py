@@ -180,7 +180,7 @@ class PipelineConfig:
         Raises:
             ValueError: one that makes no sense or is of another type.
         """
-        from linearsr.runtime.checkpoints import from_json
+        from linearsr.runtime.files import from_json
 
         known = {field.name for field in fields(cls)}
         return from_json(cls, {key: value for key, value in index.items() if key in known})

@@ -14,8 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from linearsr._version import __version__
+from linearsr.cli.batch import batch
 from linearsr.cli.bench import bench
-from linearsr.cli.bulk import batch
 from linearsr.cli.console import EPILOG, INTERRUPTED, lost_output
 from linearsr.cli.convert import convert
 from linearsr.cli.degrade import degrade

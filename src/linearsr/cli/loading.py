@@ -74,7 +74,7 @@ def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipe
     from linearsr.jobs import upscaling
 
     with doing("loading the model"), told():
-        return upscaling.load_pipeline(model, device, dtype)
+        return upscaling.load_pipeline(model, device, dtype, option="--device ")
 
 
 def check_degradation(option: str, name: str) -> "Degradation":

@@ -17,7 +17,7 @@ import numpy as np
 from linearsr.images import degradation_effects
 from linearsr.images.degradation import PRESETS, Degradation, Order, degrade
 from linearsr.images.resize import ResizeMode
-from linearsr.runtime.checkpoints import from_json
+from linearsr.runtime.files import from_json
 
 FILE_SUFFIXES = (".yaml", ".yml")
 

@@ -1,17 +1,21 @@
-"""What an upscale does with each image, in this process or another."""
+"""What an upscale does with each image: in one piece where that fits the memory, else in strips of rows."""
 
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from linearsr.jobs.names import Job
 from linearsr.jobs.run import Watcher, Work
-from linearsr.jobs.ways import StripProgress, choose_way
 from linearsr.settings import DType, Fit
 
 if TYPE_CHECKING:
     from linearsr.images.metadata import Keep
     from linearsr.pipeline import LinearSRPipeline
+
+_HELD_BYTES_PER_PIXEL = 16
+"""Of a result that is held while strips of it are made: its floats, and a copy of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Upscaling:
         Raises:
             ValueError, ImportError: the model cannot be loaded, or guided as asked.
         """
-        pipeline = load_pipeline(self.model, device, self.dtype)
+        pipeline = load_pipeline(self.model, device, self.dtype, option="--device ")
         unknown = unknown_tags(pipeline, self.settings["tags"], self.settings["guidance_scale"])
         return partial(self._upscale, pipeline), unknown
 
@@ -49,11 +53,11 @@ class Upscaling:
 
         target, settings = job.output, dict(self.settings)
         assert target is not None
-        way = choose_way(pipeline, job.input, settings["scale"] or pipeline.scale, self.memory_limit)
+        mode = choose_mode(pipeline, job.input, settings["scale"] or pipeline.scale, self.memory_limit)
         if self.verbose:
-            watcher.say(f"{job.label}: {way.reason}")
+            watcher.say(f"{job.label}: {mode.reason}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if way.kind == "rows":
+        if mode.kind == "rows":
             with StripProgress(job, watcher, self.verbose) as report:
                 written = upscale_file(
                     pipeline,
@@ -66,7 +70,7 @@ class Upscaling:
                     max_pixels=self.max_pixels,
                     keep=self.keep,
                     strict=self.strict,
-                    strip_rows=way.strip_rows,
+                    strip_rows=mode.strip_rows,
                     progress=report,
                 )
             return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
@@ -78,7 +82,7 @@ class Upscaling:
         result = pipeline.upscale(
             picture,
             **settings,
-            stream=True if way.kind == "held" else None,
+            stream=True if mode.kind == "held" else None,
             callback_on_step_end=lambda _, step, time, state: watcher.finish_step(step + 1, state["steps"]),
         )
         written_tags = () if self.keep == "nothing" else result.tags
@@ -88,8 +92,8 @@ class Upscaling:
         return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}
 
 
-def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipeline":
-    """The model on a device, by the names of both.
+def load_pipeline(model: str | None, device: str, dtype: DType, *, option: str = "") -> "LinearSRPipeline":
+    """The model on a device, by the names of both; a wrong device is told with `option` in front.
 
     Raises:
         ValueError, ImportError: it cannot be loaded, or there is no such device.
@@ -102,7 +106,7 @@ def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipe
     try:
         place = named_device(device)
     except ValueError as error:
-        raise ValueError(f"--device {error}") from error
+        raise ValueError(f"{option}{error}") from error
     torch_dtype = None if dtype == "auto" else getattr(torch, dtype)
     return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=place)
 
@@ -121,3 +125,82 @@ def unknown_tags(pipeline: "LinearSRPipeline", tags: str | None, guidance_scale:
     unknown = pipeline.unknown_tags(tags)
     prepare(pipeline.guidance, pipeline.tagger, TagRequest.parse(tags, pipeline.config.use_tags))
     return unknown
+
+
+@dataclass(frozen=True)
+class Mode:
+    """`kind`: "whole", in one piece; "held", in strips into a result in memory; "rows", from file to file in strips.
+
+    `strip_rows`: LR rows at a time, None for as many as are good; `reason`: why, for people.
+    """
+
+    kind: Literal["whole", "held", "rows"]
+    strip_rows: int | None
+    reason: str
+
+
+def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_limit: float | None) -> Mode:
+    """The mode for an image file; `memory_limit` in GiB, None for what is free.
+
+    Raises:
+        ImportError: the image fits the memory in "rows" alone, and the extra `large` is not installed.
+    """
+    from linearsr.images.io import ImageError, read_size
+    from linearsr.images.rows.vips import vips
+    from linearsr.runtime.devices import available_memory
+    from linearsr.streaming.memory import strip_bytes, strip_rows_for, strip_rows_within
+
+    try:
+        height, width = read_size(path, str(path), max_pixels=sys.maxsize)
+    except ImageError:
+        return Mode("whole", None, "what is wrong with it shows when it is read")
+    whole = pipeline.estimate_memory(height, width, scale=scale)
+    limit = available_memory(pipeline.device) if memory_limit is None else int(memory_limit * 2**30)
+    fits = pipeline.fits(height, width, scale) if memory_limit is None else limit is None or whole <= limit
+    sizes = f"{width}x{height} needs about {_size(whole)} in one piece"
+    if limit is not None:
+        sizes += f" and may have {_size(limit)}"
+    if fits:
+        return Mode("whole", None, f"{sizes}: in one piece")
+
+    rows = strip_rows_for(width, pipeline.device)
+    if memory_limit is not None and limit is not None:
+        rows = min(rows, strip_rows_within(pipeline, width, limit))
+    sizes += f": in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip_bytes(pipeline, width, rows))}"
+    held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
+    try:
+        vips()
+    except ImportError:
+        if limit is not None and held > limit:
+            raise
+        return Mode("held", rows, f"{sizes}, and {_size(held)} for the result")
+    return Mode("rows", rows, sizes)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+class StripProgress:
+    """Tells how work in strips goes on, and after Ctrl-C that it is not lost."""
+
+    def __init__(self, job: Job, watcher: Watcher, verbose: bool) -> None:
+        self._job, self._watcher, self._verbose = job, watcher, verbose
+        self._doing, self._share = "", 0.0
+
+    def __call__(self, doing: str, share: float) -> None:
+        """What is being done, and the share of all the work that is done."""
+        self._watcher.show_share(self._job.input, doing, share)
+        if self._verbose and doing != self._doing:
+            self._watcher.say(f"{self._job.label}: {doing} ({share:.0%} done)")
+        self._doing, self._share = doing, share
+
+    def __enter__(self) -> "StripProgress":
+        self._watcher.start_image(self._job.input, 100)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._watcher.say(
+                f"{self._job.label}: stopped at {self._share:.0%}; the same command goes on from there"
+            )

@@ -1,7 +1,6 @@
 """A folder on disk and the weights in it: `config.json` beside safetensors, named as in `diffusers`.
 
-Only safetensors are read: a pickle can run code when it is opened, so a folder that holds nothing else
-is refused.
+A folder that holds only pickles is refused: they can run code when they are opened.
 """
 
 from __future__ import annotations
@@ -20,19 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from linearsr.runtime.files import whole_file
+from linearsr.runtime.files import from_json, whole_file
+from linearsr.runtime.quantised import dequantised
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Of a network and its tokenizer."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-_SCALE_SUFFIX = "_scale"
-_CONVOLUTION_DIMS = 4
-_LEAST_SCALE = 2.0**-24
-"""The smallest number above zero in float16."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _T = TypeVar("_T")
@@ -64,8 +58,8 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
 
     repo, _, revision = name.partition("@")
     try:
-        patterns = [f"{part}/{kind}" for part in parts or [""] for kind in WEIGHTS_AND_VOCABULARIES]
-        patterns = [pattern.lstrip("/") for pattern in patterns]
+        places = [f"{part}/" for part in parts or ()] or [""]
+        patterns = [f"{place}{kind}" for place in places for kind in WEIGHTS_AND_VOCABULARIES]
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -99,29 +93,22 @@ def write_json(path: Path, contents: Mapping[str, Any]) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
-    """A dataclass of fields that JSON can hold, each value of the type of its field.
-
-    Raises:
-        ValueError: one line that names the field and says what it must be, or what the dataclass itself complains of.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError if there is none."""
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = str(first.get("ctx", {}).get("error", first["msg"]))
-        raise ValueError(": ".join([*map(str, first["loc"][:1]), reason])) from None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; is this the folder of a model?") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a JSON object")
+    return value
 
 
 def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The contents of `folder/config.json`.
-
-    Raises:
-        CheckpointError: the file is missing or no JSON object.
-    """
-    return _read_json(Path(folder) / CONFIG_NAME)
+    """The contents of `folder/config.json`. Raises CheckpointError if it is missing or no JSON object."""
+    return read_json(Path(folder) / CONFIG_NAME)
 
 
 def load_weights(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -141,37 +128,11 @@ def load_weights(folder: str | os.PathLike[str], device: str | torch.device = "c
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """All tensors of one safetensors file. Raises CheckpointError for a damaged file."""
     try:
-        return _dequantised(load_file(path, device=str(device)))
+        return dequantised(load_file(path, device=str(device)))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: damaged or no safetensors file ({error}); download it again"
         ) from error
-
-
-def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of convolutions in 8-bit integers, for a file of half the size; all else as it is.
-
-    Each kernel, of one input and one output channel, has a scale in float16, its largest magnitude over 127, in
-    `NAME_scale`; `load_weights` multiplies it back.
-    """
-    stored: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if tensor.ndim != _CONVOLUTION_DIMS:
-            stored[name] = tensor
-            continue
-        weight = tensor.float()
-        scale = (weight.abs().amax((2, 3), keepdim=True) / 127).clamp(min=_LEAST_SCALE).half()
-        stored[name] = (weight / scale.float()).round().clamp(-127, 127).to(torch.int8)
-        stored[name + _SCALE_SUFFIX] = scale
-    return stored
-
-
-def _dequantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for name in [name for name in state if name.endswith(_SCALE_SUFFIX)]:
-        weight = name.removesuffix(_SCALE_SUFFIX)
-        if weight in state and state[weight].dtype == torch.int8:
-            state[weight] = state[weight].float() * state.pop(name).float()
-    return state
 
 
 def check_state(
@@ -183,29 +144,25 @@ def check_state(
         CheckpointError: names the tensors that are missing, unexpected or of another shape.
     """
     shapes = {name: tuple(getattr(value, "shape", value)) for name, value in expected.items()}
-    missing = [name for name in shapes if name not in state]
-    unexpected = [name for name in state if name not in shapes]
-    other = [
-        f"{name} is {tuple(state[name].shape)}, not {shape}"
-        for name, shape in shapes.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    problems = [
-        f"{kind} {_some(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("other shape:", other))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{os.fspath(where)}: the weights do not fit this network: {'; '.join(problems)}"
-        )
+    found = {
+        "missing": [name for name in shapes if name not in state],
+        "unexpected": [name for name in state if name not in shapes],
+        "other shape:": [
+            f"{name} is {tuple(state[name].shape)}, not {shape}"
+            for name, shape in shapes.items()
+            if name in state and tuple(state[name].shape) != shape
+        ],
+    }
+    if any(found.values()):
+        problems = "; ".join(f"{kind} {_some(names)}" for kind, names in found.items() if names)
+        raise CheckpointError(f"{os.fspath(where)}: the weights do not fit this network: {problems}")
 
 
 class PretrainedModule(nn.Module):
     """A network that is one folder on disk.
 
-    A subclass sets `config_class` to a frozen dataclass of JSON-able fields, takes one such config as its
-    only constructor argument and keeps it as `self.config`.
+    A subclass sets `config_class` to a frozen dataclass of JSON-able fields, takes one such config as its only argument
+    and keeps it as `self.config`.
     """
 
     config_class: ClassVar[type[Any]]
@@ -244,8 +201,7 @@ class PretrainedModule(nn.Module):
         if written_for != cls.__name__:
             raise CheckpointError(f"{place}: written for {written_for}, not for {cls.__name__}")
         values = {key: value for key, value in raw.items() if not key.startswith("_")}
-        known = {field.name for field in dataclasses.fields(cls.config_class)}
-        unknown = [key for key in values if key not in known]
+        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls.config_class)})
         if unknown:
             raise CheckpointError(f"{place}: unknown setting {_some(unknown)}; a newer linearsr may know it")
         try:
@@ -290,8 +246,7 @@ class _NoInitialisation(TorchFunctionMode):
 def class_in(folder: Path, classes: Mapping[str, _T], what: str) -> tuple[_T, dict[str, Any]]:
     """Which of several classes the part in a folder is of, by its `config.json`, and what that file holds.
 
-    Raises:
-        CheckpointError: none of `classes`, by the names they go by there; `what` says what was looked for.
+    Raises CheckpointError for none of `classes`, whose names are those in that file; `what` was looked for.
     """
     raw = load_config(folder)
     name = str(raw.get("_class_name"))
@@ -310,12 +265,10 @@ def _as_dtype(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
-    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    if indices:
+    if indices := sorted(folder.glob("*.safetensors.index.json")):
         return _shards(_only(indices, folder))
-    single = sorted(folder.glob("*.safetensors"))
-    if single:
-        return [_only(single, folder)]
+    if files := sorted(folder.glob("*.safetensors")):
+        return [_only(files, folder)]
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(
@@ -326,7 +279,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: no weight_map in this index; download it again")
     names = sorted({str(name) for name in weight_map.values()})
@@ -342,18 +295,6 @@ def _only(paths: list[Path], folder: Path) -> Path:
             f"{folder}: which of {_some(p.name for p in paths)}? Rename one to {WEIGHTS_NAME}"
         )
     return paths[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; is this the folder of a model?") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

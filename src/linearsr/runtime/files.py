@@ -1,17 +1,24 @@
-"""Files that stand under their name only when they are complete."""
+"""Files that stand under their name only when they are complete, and dataclasses from JSON."""
 
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """An empty file beside `path` to write to, renamed to `path` at the end. After an error nothing is left of it."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    draft.touch(exist_ok=False)
+def whole_file(path: Path, tag: str | None = None) -> Iterator[Path]:
+    """An empty file beside `path` to write to, renamed to `path` at the end. After an error nothing is left of it.
+
+    With a `tag` its name is always the same, so that what a killed process leaves is replaced by the next one.
+    """
+    draft = path.with_name(f".{path.name}.{tag or secrets.token_hex(4)}.part")
+    draft.touch(exist_ok=tag is not None)
     try:
         mode = draft.stat().st_mode
         yield draft
@@ -20,3 +27,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """A dataclass of fields that JSON can hold, each value of the type of its field.
+
+    Raises:
+        ValueError: one line that names the field and says what it must be, or what the dataclass itself complains of.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise ValueError(": ".join([*map(str, first["loc"][:1]), reason])) from None

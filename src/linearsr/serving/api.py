@@ -1,7 +1,6 @@
 """The HTTP API: what each address does."""
 
 import asyncio
-import math
 from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,22 +10,23 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Form, Header, Query, Request, Response, Security
 from fastapi import Path as PathParameter
-from fastapi.params import Depends as Dependency
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import generate_latest
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from linearsr._version import __version__
-from linearsr.serving.conversion import Converter, NotConverted
+from linearsr.serving.admission import Admission
 from linearsr.serving.dispatcher import Dispatcher
-from linearsr.serving.door import Door
+from linearsr.serving.gauges import Gauges
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.metrics import Metrics
-from linearsr.serving.problems import Problem, ProblemBody, answer_problems, storage_full
+from linearsr.serving.problems import Problem, ProblemBody, answer_problems
+from linearsr.serving.results import Results
 from linearsr.serving.schemas import (
     MEDIA_TYPES,
     JobsView,
@@ -39,10 +39,9 @@ from linearsr.serving.schemas import (
     TagsView,
     UpscaleForm,
 )
-from linearsr.serving.settings import DISK_FULL, ServeSettings
+from linearsr.serving.settings import ServeSettings
 from linearsr.serving.streams import Streams
 from linearsr.serving.uploads import each_field_once, read_header, tags_job, upscale_job
-from linearsr.serving.views import job_view
 
 _DESCRIPTION = (
     "Photorealistic image super-resolution: an image goes in, a larger one comes out, at once or as a job."
@@ -52,8 +51,9 @@ _IMAGE = {
     "description": "The image",
     "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()},
 }
-_LOOK_FOR_DISCONNECT = 0.25
-_LONGEST_TAGGING = 60.0
+_KEYS = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
+"""What the description says of keys; `Admission` looks at them."""
+_MAX_TAGGING_SECONDS = 60.0
 
 JobId = Annotated[str, PathParameter(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
 
@@ -65,6 +65,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
     """
     store, metrics = JobStore(settings.data, settings.max_storage), Metrics()
     dispatcher = Dispatcher(settings, store, metrics)
+    results = Results(dispatcher, settings.max_output_pixels)
+    metrics.registry.register(Gauges(dispatcher))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,18 +84,17 @@ def create_app(settings: ServeSettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
-        dependencies=_documented_keys(settings),
+        dependencies=_KEYS if settings.api_keys else [],
         responses=_problems(400, 401, 403, 422, 500),
     )
     app.state.dispatcher = dispatcher
     answer_problems(app)
-    _add_state(app, dispatcher, metrics)
-    _add_models(app, settings, dispatcher)
-    _add_upscale(app, settings, dispatcher, store)
+    _add_state(app, settings, dispatcher, metrics)
+    _add_upscale(app, settings, dispatcher, results)
     _add_tags(app, settings, dispatcher)
-    _add_jobs(app, settings, dispatcher, store)
+    _add_jobs(app, settings, dispatcher, results)
     _add_page(app)
-    app.add_middleware(Door, settings=settings, dispatcher=dispatcher, metrics=metrics)
+    app.add_middleware(Admission, settings=settings, dispatcher=dispatcher, metrics=metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -105,7 +106,9 @@ def create_app(settings: ServeSettings) -> FastAPI:
     return app
 
 
-def _add_state(app: FastAPI, dispatcher: Dispatcher, metrics: Metrics) -> None:
+def _add_state(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, metrics: Metrics) -> None:
+    limits = Limits(**{name: getattr(settings, name) for name in Limits.model_fields})
+
     @app.get("/healthz", tags=["state"])
     async def alive() -> StateView:
         """The server answers."""
@@ -125,11 +128,9 @@ def _add_state(app: FastAPI, dispatcher: Dispatcher, metrics: Metrics) -> None:
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counters, times and gauges in the exposition format of Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _add_models(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
-    limits = Limits(**{name: getattr(settings, name) for name in Limits.model_fields})
+        return Response(
+            generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     @app.get("/v1/models", tags=["models"])
     async def models() -> ModelsView:
@@ -137,7 +138,7 @@ def _add_models(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -
         return ModelsView(models=[dispatcher.card], limits=limits, version=__version__)
 
 
-def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, store: JobStore) -> None:
+def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, results: Results) -> None:
     @app.post(
         "/v1/upscale",
         tags=["upscale"],
@@ -161,13 +162,14 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, 
         """
         job = await upscale_job(form, request.state.owner, settings, dispatcher.card)
         job.idempotency = idempotency_key
-        job = await dispatcher.accept(job, form.image.file, request.state.place)
+        job = await dispatcher.accept(job, form.image.file, request.state.reservation)
         if form.wait is not False:
-            seconds = settings.answer_seconds if form.wait is None else math.inf
+            seconds = settings.answer_seconds if form.wait is None else None
             if await _finished(request, job, dispatcher, seconds):
-                return _result(job, store)
-        view = job_view(job, dispatcher.position(job))
-        return JSONResponse(view.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+                return results.answer(job)
+        return JSONResponse(
+            dispatcher.view(job).model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"}
+        )
 
 
 def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
@@ -183,27 +185,27 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
             raise Problem(404, "no_tagger", f"the model {dispatcher.card.id} has no tagger")
         header = await to_thread(read_header, form.image.file, settings)
         job = tags_job(form, request.state.owner, header)
-        await dispatcher.accept(job, form.image.file, request.state.place)
+        await dispatcher.accept(job, form.image.file, request.state.reservation)
         try:
-            if not await _finished(request, job, dispatcher, _LONGEST_TAGGING):
+            if not await _finished(request, job, dispatcher, _MAX_TAGGING_SECONDS):
                 raise Problem(429, "busy", "the server is busy: come back later", {"Retry-After": "10"})
             if job.output is None:
                 raise Problem(422, "bad_image", job.error or "cancelled")
             return TagsView(width=job.width, height=job.height, tags=job.output["tags"])
         finally:
             await dispatcher.cancel(job)
-            await dispatcher.remove(job)
+            await dispatcher.completion.remove(job)
 
 
-def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, store: JobStore) -> None:
-    converter, streams = Converter(settings.max_output_pixels), Streams(dispatcher, settings.max_streams)
+def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, results: Results) -> None:
+    streams = Streams(dispatcher, settings.max_streams)
 
     async def of_this_owner(job_id: JobId, request: Request) -> Job:
         return await dispatcher.find(job_id, request.state.owner)
 
-    async def with_place(request: Request) -> AsyncIterator[None]:
+    async def with_stream(request: Request) -> AsyncIterator[None]:
         client = request.state.owner or (request.client.host if request.client else "")
-        with streams.place(client):
+        with streams.opened(client):
             yield
 
     @app.get("/v1/jobs", tags=["jobs"], responses=_problems(404))
@@ -218,7 +220,7 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, sto
             raise Problem(403, "forbidden", "jobs are listed by key: start the server with --api-keys")
         start = None if before is None else await dispatcher.find(before, owner)
         found = await dispatcher.jobs_of(owner, limit + 1, start)
-        views = [job_view(job, dispatcher.position(job)) for job in found[:limit]]
+        views = [dispatcher.view(job) for job in found[:limit]]
         return JobsView(jobs=views, next=views[-1].id if len(found) > limit else None)
 
     router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses=_problems(404))
@@ -226,12 +228,12 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, sto
     @router.get("")
     async def job(job: Annotated[Job, Depends(of_this_owner)]) -> JobView:
         """How a job stands."""
-        return job_view(job, dispatcher.position(job))
+        return dispatcher.view(job)
 
     @router.get(
         "/events",
         response_class=EventSourceResponse,
-        dependencies=[Depends(with_place)],
+        dependencies=[Depends(with_stream)],
         responses=_problems(429),
     )
     async def events(job: Annotated[Job, Depends(of_this_owner)]) -> AsyncIterator[ServerSentEvent]:
@@ -244,22 +246,12 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, sto
         job: Annotated[Job, Depends(of_this_owner)], format: ResultFormat | None = None
     ) -> Response:
         """The image that a job made, in the format that was asked for then or in another."""
-        made = _result(job, store)
-        if format in (None, job.options["format"]):
-            return made
-        dispatcher.require_room(job)
-        try:
-            await converter.convert(store.result_path(job), store.result_path(job, format), job.tags)
-        except NotConverted as error:
-            raise Problem(422, "bad_option", f"format: {error}") from None
-        finally:
-            store.measure(job)
-        return _result(job, store, format)
+        return await results.converted(job, format)
 
     @router.delete("", status_code=204)
     async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:
         """Cancel a job that is not finished; remove one that is, with its result."""
-        await (dispatcher.cancel(job) if job.live else dispatcher.remove(job))
+        await (dispatcher.cancel(job) if job.live else dispatcher.completion.remove(job))
 
     app.include_router(router)
 
@@ -281,47 +273,23 @@ def _add_page(app: FastAPI) -> None:
     app.router.default = page_file
 
 
-async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds: float) -> bool:
-    """Wait so long for a job's end, which a client that goes away brings about; whether it came."""
-    end = asyncio.create_task(dispatcher.finished(job))
+async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds: float | None) -> bool:
+    """Wait so long for the end of a job, which a client that goes away cancels; whether it came."""
+    end, gone = asyncio.create_task(dispatcher.finished(job)), asyncio.create_task(_disconnected(request))
     try:
-        while not end.done() and seconds > 0:
-            await asyncio.wait({end}, timeout=min(_LOOK_FOR_DISCONNECT, seconds))
-            seconds -= _LOOK_FOR_DISCONNECT
-            if not end.done() and await request.is_disconnected():
-                if job.idempotency is not None:
-                    break
-                await dispatcher.cancel(job)
+        await asyncio.wait({end, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done() and job.live and job.idempotency is None:
+            await dispatcher.cancel(job)
         return not job.live
     finally:
         end.cancel()
+        gone.cancel()
 
 
-def _result(job: Job, store: JobStore, format: ResultFormat | None = None) -> Response:
-    if job.live:
-        raise Problem(409, "not_ready", f"the job is {job.status}", {"Retry-After": "1"})
-    if job.status == "cancelled":
-        raise Problem(410, "cancelled", "the job was cancelled")
-    if job.error == DISK_FULL:
-        raise storage_full()
-    if job.status == "failed":
-        raise Problem(422, "failed", job.error or "the job failed")
-    path = store.result_path(job, format)
-    if not path.exists():
-        raise Problem(404, "not_found", "the result has expired")
-    headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}
-    return FileResponse(path, media_type=MEDIA_TYPES[format or job.options["format"]], headers=headers)
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemBody} for status in statuses}
-
-
-def _documented_keys(settings: ServeSettings) -> list[Dependency]:
-    """What the description says of keys; the door looks at them."""
-    if not settings.api_keys:
-        return []
-    return [
-        Security(HTTPBearer(auto_error=False)),
-        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
-    ]

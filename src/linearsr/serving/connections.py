@@ -10,7 +10,7 @@ _REQUEST_SECONDS = 10.0
 """From connecting, or from the last answer, to the end of a request's headers."""
 _READ_SECONDS = 60.0
 """How long a client may leave what is sent to it unread."""
-_MOST_FILES = 65_536
+_MAX_FILES = 65_536
 _OWN_FILES = 128
 _FILES_PER_CONNECTION = 2
 _FULL = (
@@ -18,10 +18,10 @@ _FULL = (
 )
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """How many connections there are files for, each with an upload or a result; takes all files it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return max(1, (wanted - _OWN_FILES) // _FILES_PER_CONNECTION)
@@ -30,53 +30,46 @@ def most_connections() -> int:
 class Connection(H11Protocol):
     """One that is closed when no request comes in time, when nothing is read any more, or when there are too many."""
 
-    most = 1000
-    """How many there may be at once."""
+    limit = 1000
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._waiting: asyncio.TimerHandle | None = None
-        self._unread: asyncio.TimerHandle | None = None
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request, or refuse it."""
         super().connection_made(transport)
-        if len(self.connections) > self.most:
+        if len(self.connections) > self.limit:
             transport.write(_FULL)
             transport.close()
         self._wait_for_request()
 
     def data_received(self, data: bytes) -> None:
-        """A part of a request."""
         super().data_received(data)
         self._wait_for_request()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
         super().on_response_complete()
         self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
         super().connection_lost(exc)
-        self._waiting = _stop(self._waiting)
-        self._unread = _stop(self._unread)
+        self._request_timer = _stop(self._request_timer)
+        self._read_timer = _stop(self._read_timer)
 
-    def pause_writing(self) -> None:
-        """The client does not read as fast as is written."""
+    def pause_writing(self) -> None:  # the client does not read as fast as is written
         super().pause_writing()
-        self._unread = self.loop.call_later(_READ_SECONDS, self.transport.abort)
+        self._read_timer = self.loop.call_later(_READ_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has read."""
         super().resume_writing()
-        self._unread = _stop(self._unread)
+        self._read_timer = _stop(self._read_timer)
 
     def _wait_for_request(self) -> None:
         if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
-            self._waiting = _stop(self._waiting)
-        elif self._waiting is None:
-            self._waiting = self.loop.call_later(_REQUEST_SECONDS, self.timeout_keep_alive_handler)
+            self._request_timer = _stop(self._request_timer)
+        elif self._request_timer is None:
+            self._request_timer = self.loop.call_later(_REQUEST_SECONDS, self.timeout_keep_alive_handler)
 
 
 def _stop(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:

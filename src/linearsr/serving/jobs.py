@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
 from linearsr.serving.problems import storage_full
-from linearsr.serving.schemas import MEDIA_TYPES, Status
+from linearsr.serving.schemas import MEDIA_TYPES, JobView, ResultInfo, Size, Status
 from linearsr.serving.settings import MIB
 
 _BUSY_SECONDS = 5.0
@@ -28,6 +28,8 @@ _SPARE = MIB
 """Bytes of the disk that are left for the table."""
 _EPOCH = time.time() - time.monotonic()
 LIVE: tuple[Status, ...] = ("queued", "running")
+_VIEWED = ("id", "status", "step", "steps", "options", "tags", "unknown_tags", "warnings", "error")
+_TIMES = ("created", "started", "finished", "expires")
 
 
 def now() -> float:
@@ -82,6 +84,25 @@ class Job(_Base):
         """Whether it is still to be done."""
         return self.status in LIVE
 
+    @property
+    def result_bytes(self) -> int:
+        """That its result may take: four for each pixel."""
+        scale: float = self.options.get("scale", 0)
+        return 4 * math.ceil(self.width * scale) * math.ceil(self.height * scale)
+
+    def view(self, position: int | None) -> JobView:
+        """The job as its owner sees it, `position` places from the head of the queue."""
+        times = {name: getattr(self, name) for name in _TIMES}
+        return JobView(
+            **{name: getattr(self, name) for name in _VIEWED},
+            **{name: round(seconds, 3) if seconds else None for name, seconds in times.items()},
+            position=position,
+            # there is still the decoding to be done after the last step
+            progress=1 if self.status == "done" else min(0.99, self.step / self.steps),
+            input=Size(width=self.width, height=self.height),
+            output=ResultInfo(**self.output, format=self.options["format"]) if self.output else None,
+        )
+
 
 class JobStore:
     """All jobs that have not expired, on disk. Threads may share it.
@@ -131,16 +152,25 @@ class JobStore:
             connection.commit()
 
     def close(self) -> None:
-        """Close the table."""
         self._engine.dispose()
 
     def input_path(self, job: Job) -> Path:
-        """Where its image lies as it was sent."""
+        """Where the image of a job lies as it was sent."""
         return self._inputs / job.id
 
     def result_path(self, job: Job, format: str | None = None) -> Path:
-        """Where its result lies, or will; in another format than asked for at first, if any."""
+        """Where the result of a job lies, or will; in another format than it was made in, if any."""
         return self._results / f"{job.id}.{format or job.options['format']}"
+
+    def task(self, job: Job, max_pixels: int) -> dict[str, Any]:
+        """What a worker is told of a job."""
+        options = dict(job.options)
+        task = {"do": job.do, "id": job.id, "input": str(self.input_path(job)), "max_pixels": max_pixels}
+        if job.do == "upscale":
+            task |= {"output": str(self.result_path(job)), "quality": options.pop("quality")}
+            del options["format"]
+            options["num_inference_steps"] = options.pop("steps")
+        return {**task, "options": options}
 
     def add(self, job: Job, image: BinaryIO) -> None:
         """Take in a new job with its image."""
@@ -204,9 +234,9 @@ class JobStore:
         if self.free < size + _SPARE:
             raise storage_full()
 
-    def reserve(self, job: Job, size: int) -> None:
-        """Count so many bytes for a job that has no result yet."""
-        self._taken[job.id] = size
+    def reserve(self, job: Job) -> None:
+        """Count what the result of a job may take."""
+        self._taken[job.id] = job.result_bytes
 
     def measure(self, job: Job) -> None:
         """Count what its results take."""

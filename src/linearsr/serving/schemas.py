@@ -78,8 +78,8 @@ class TagsForm(_Form):
 class Size(BaseModel):
     """Of an image, in pixels."""
 
-    width: int
-    height: int
+    width: int = Field(examples=[320])
+    height: int = Field(examples=[240])
 
 
 class ResultInfo(Size):
@@ -92,47 +92,21 @@ class ResultInfo(Size):
 class JobView(BaseModel):
     """A job as its owner sees it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "kX3vPq0aY1mZ8bWcR5tLuA",
-                    "status": "running",
-                    "position": None,
-                    "step": 2,
-                    "steps": 4,
-                    "progress": 0.5,
-                    "created": "2026-01-31T12:00:00Z",
-                    "started": "2026-01-31T12:00:01Z",
-                    "finished": None,
-                    "expires": None,
-                    "input": {"width": 320, "height": 240},
-                    "output": None,
-                    "options": {"scale": 4.0, "seed": 0, "format": "png", "quality": 95},
-                    "tags": [],
-                    "unknown_tags": [],
-                    "warnings": [],
-                    "error": None,
-                }
-            ]
-        }
-    )
-
-    id: str
-    status: Status
-    position: int | None = Field(description="Jobs before it; null unless it is queued.")
+    id: str = Field(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])
+    status: Status = Field(examples=["running"])
+    position: int | None = Field(description="Jobs before it; null unless it is queued.", examples=[None])
     step: int = Field(description="Evaluations of the network that are done.")
     steps: int = Field(
         description="As many as there may be; after the first, as many as there are, at least 1 in the end."
     )
     progress: float = Field(description="From 0 to 1; 1 only when it is done.")
-    created: datetime
+    created: datetime = Field(examples=["2026-01-31T12:00:00Z"])
     started: datetime | None
     finished: datetime | None
     expires: datetime | None = Field(description="When the finished job and its result are removed.")
     input: Size
     output: ResultInfo | None
-    options: dict[str, Any]
+    options: dict[str, Any] = Field(examples=[{"scale": 4.0, "seed": 0, "format": "png", "quality": 95}])
     tags: list[str] = Field(description="That guided it.")
     unknown_tags: list[str] = Field(description="Words that mean no tag the model knows, or are too many.")
     warnings: list[str]

@@ -13,7 +13,7 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from linearsr.serving.api import create_app
-from linearsr.serving.connections import Connection, most_connections
+from linearsr.serving.connections import Connection, max_connections
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.settings import LOOPBACK_HOSTS, ServeSettings, check_host
 
@@ -46,7 +46,7 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
 
 async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
     app = create_app(settings)
-    Connection.most = most_connections()
+    Connection.limit = max_connections()
     config = uvicorn.Config(
         app,
         http=Connection,

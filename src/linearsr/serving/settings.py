@@ -15,43 +15,33 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The model, where it works, and what it accepts."""
+    """The model, where it works, and what the server accepts: the options of `linearsr serve`, which explains them.
+
+    Sizes are in bytes, times in seconds.
+    """
 
     data: Path
-    """Folder of the jobs: their table, inputs and results."""
     model: str | None = None
-    """Folder or hub id; None: the model built in."""
     devices: tuple[str, ...] = ("auto",)
-    """A worker process for each."""
     dtype: str = "auto"
     api_keys: frozenset[str] = frozenset()
-    """Where there are any, everything under /v1 needs one of them."""
     cors_origins: tuple[str, ...] = ()
-    """Origins of other sites' pages that may use this server."""
     allowed_hosts: frozenset[str] = frozenset()
-    """Names, without port, under which the server is asked; none: whatever the name."""
+    """Names without port; none: whatever the name."""
     webhook_origins: frozenset[str] = frozenset()
-    """Servers that may be told of a job's end."""
     webhook_secret: str = ""
-    """With which that is signed."""
     access_log: Literal["off", "text", "json"] = "off"
     max_batch: int = 1
-    """Jobs of one size and the same options that a worker does in one go."""
     max_queue: int = 32
-    """Jobs that may wait; more are refused."""
     max_streams: int = 1000
-    """Event streams that a client, known by its key or else its address, may have open."""
     max_bytes: int = 32 * MIB
     """Of a request's body."""
     max_upload_bytes: int = 256 * MIB
     """Of all uploads that are on their way together."""
     max_storage: float = math.inf
-    """Bytes of all results together."""
     max_pixels: int = 16_000_000
-    """Of an image that is sent; a result may have 16 times as many."""
     max_steps: int = 100
     max_seconds: float = 600
-    """That a job may compute."""
     upload_seconds: float = 60
     """That a request's body may take to arrive."""
     stall_seconds: float = 10
@@ -59,7 +49,6 @@ class ServeSettings:
     answer_seconds: float = 5
     """How long an upscale request waits for its image where it says nothing about waiting."""
     keep_seconds: float = 3600
-    """How long a finished job and its result are kept."""
 
     @property
     def max_output_pixels(self) -> int:

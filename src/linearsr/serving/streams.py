@@ -11,7 +11,6 @@ from fastapi.sse import ServerSentEvent
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
-from linearsr.serving.views import job_view
 
 _SECONDS_EACH, _LONGEST_SPREAD = 0.003, 3.0
 """By which a change is spread over those who hear of it, so that others are answered in between."""
@@ -27,7 +26,7 @@ class Streams:
         self._told: dict[str, tuple[object, ServerSentEvent]] = {}
 
     @contextmanager
-    def place(self, client: str) -> Iterator[None]:
+    def opened(self, client: str) -> Iterator[None]:
         """Room for one more stream of a client. Raises Problem if it has too many."""
         if self._clients[client] >= self._most:
             message = f"you have {self._most} event streams open: close some, or ask for the job itself"
@@ -58,11 +57,11 @@ class Streams:
 
     def _event(self, job: Job) -> ServerSentEvent:
         """The same object for all who hear of the same state."""
-        position = self._dispatcher.position(job)
+        position = self._dispatcher.queue.position(job)
         state = (job.status, job.step, job.steps, job.started, job.expires, position)
         told = self._told.get(job.id)
         if told is None or told[0] != state:
             kind = "progress" if job.live else job.status
-            text = job_view(job, position).model_dump_json()
+            text = job.view(position).model_dump_json()
             told = self._told[job.id] = state, ServerSentEvent(event=kind, raw_data=text)
         return told[1]

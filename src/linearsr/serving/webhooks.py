@@ -1,4 +1,4 @@
-"""Webhooks: the end of a job is told to a server that the operator has named, and to no other."""
+"""Webhooks: the end of a job is sent to a server that the operator has named, and to no other."""
 
 import asyncio
 import base64
@@ -13,13 +13,12 @@ import httpx
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import ServeSettings, check_origin
-from linearsr.serving.views import job_view
 
 _log = logging.getLogger(__name__)
 _PAUSES = (5, 30, 120, 600)
 """Seconds between one try and the next."""
 _SECONDS = 10
-_MOST_AT_ONCE = 8
+_MAX_CONCURRENT = 8
 
 
 def check_webhook(url: str, settings: ServeSettings) -> str:
@@ -43,9 +42,9 @@ class Webhooks:
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
-        self._turn = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._turn = asyncio.Semaphore(_MAX_CONCURRENT)
 
-    async def tell(self, job: Job) -> None:
+    async def notify(self, job: Job) -> None:
         """Call the job's webhook until it answers with a status below 300, five times at most."""
         for pause in (*_PAUSES, None):
             async with self._turn:
@@ -59,7 +58,7 @@ class Webhooks:
     async def _call(self, job: Job) -> str | None:
         """What went wrong."""
         assert job.webhook is not None
-        body = job_view(job, None).model_dump_json()
+        body = job.view(None).model_dump_json()
         headers = {"Content-Type": "application/json", **self._signature(job.id, body)}
         try:
             # no proxy of the environment, no redirect, and nothing of the answer's body is read

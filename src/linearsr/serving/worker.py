@@ -212,7 +212,7 @@ def main(model: str | None, device: str, dtype: DType) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        pipeline = load_pipeline(model, device, dtype)
+        pipeline = load_pipeline(model, device, dtype, option="--device ")
     except Exception as error:
         say(answers, event="unusable", message=one_line(error))
         return

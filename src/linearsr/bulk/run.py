@@ -1,8 +1,6 @@
-"""Bulk jobs: any number of images on Ray Data, each done exactly once whatever is killed.
+"""Any number of images on Ray Data, each done exactly once whatever is killed.
 
-`bulk_plan` finds the images and what is done, this hands them to the workers, `bulk_worker` does them, `bulk_report`
-keeps what became of each, and `bulk_store` is where all of it lies. Ray is a local one that lives as long as the job,
-or a cluster that is there, and says nothing itself.
+Ray is a local one that lives as long as the job, or a cluster that is there, and says nothing itself.
 """
 
 import contextlib
@@ -11,22 +9,16 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
-from linearsr.serving.bulk_attempts import SharedAttempts
-from linearsr.serving.bulk_plan import Item, Plan, make_plan, rows
-from linearsr.serving.bulk_report import Report, Result, result
-from linearsr.serving.bulk_store import BulkError
-from linearsr.serving.bulk_worker import BulkWorker, Work
+from linearsr.bulk.plan import Item, Plan, rows
+from linearsr.bulk.report import Result, result
+from linearsr.bulk.store import BulkError
+from linearsr.bulk.worker import BulkWorker, SharedAttempts
 
-if TYPE_CHECKING:
-    from linearsr.pipeline import LinearSRPipeline
-
-__all__ = ["BulkError", "Cluster", "Report", "Result", "Work", "make_plan", "results"]
-
-_MOST_AT_ONCE = 8
+_MAX_BATCH = 8
 _PIECES = 64
 """Each worker's part of the images comes in so many pieces or more, so that all end at about the same time."""
 _SETTINGS = {
@@ -50,35 +42,25 @@ _SECONDS_TO_ANSWER = 10
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the user asks of Ray."""
+    """What the user asks of Ray: the options of `linearsr batch`. `address` may also be "local", a Ray of our own."""
 
     address: str | None = None
-    """"auto" for a cluster that this machine is part of, host:port, or "local" for a Ray of our own; None: that of
-    RAY_ADDRESS, or local."""
     workers: int | None = None
-    """Processes that compute; None: one for each GPU, else as many as CPUs and memory allow."""
     threads: int | None = None
-    """Of each; None: the CPUs divided by the workers."""
     use_gpu: bool = True
-    """Where there are any."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """How many processes compute, and what each of them has."""
+    """How many processes compute, and what each has; several may share a GPU."""
 
     workers: int
     threads: int
     gpus: float
-    """Of each worker; less than one where workers share a GPU."""
 
 
 def results(
-    plan: Plan,
-    work: Work,
-    load: "Callable[[], LinearSRPipeline]",
-    cluster: Cluster,
-    on_killed: Callable[[], None] = lambda: None,
+    plan: Plan, upscaler: Mapping[str, Any], cluster: Cluster, on_killed: Callable[[], None] = lambda: None
 ) -> Generator[Result]:
     """Do what is to be done, and yield what became of each image, those first for which there is nothing to do.
 
@@ -87,8 +69,7 @@ def results(
 
     Args:
         plan: of `make_plan`.
-        work: what to do to each image.
-        load: makes the pipeline, once in each worker.
+        upscaler: arguments of `LinearSRUpscaler`, of which each worker makes one.
         cluster: where.
         on_killed: called when a worker has taken the place of one that was killed.
 
@@ -104,9 +85,10 @@ def results(
         return
     given = rows(missing.values(), shards=plan.places.shards)
     with _ray_pool(cluster) as pool:
-        piece = min(_MOST_AT_ONCE, max(1, len(given) // (pool.workers * _PIECES)))
-        arguments = {"load": load, "work": work, "threads": pool.threads, "workers": pool.workers}
-        for row in _run(given, piece, {**arguments, "attempts": SharedAttempts()}, pool):
+        piece = min(_MAX_BATCH, max(1, len(given) // (pool.workers * _PIECES)))
+        arguments = {"threads": pool.threads, "workers": pool.workers, "attempts": SharedAttempts()}
+        arguments |= {"places": plan.places, "upscaler": upscaler}
+        for row in _run(given, piece, arguments, pool):
             if row["status"] == "stopped":
                 raise BulkError(str(row["error"]))
             if row["status"] == "replaced":

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from linearsr.bulk.store import BulkError, Store, locate
 from linearsr.images.files import is_image_name
-from linearsr.serving.bulk_store import BulkError, Store, locate
 
 REPORT_NAME = "report.parquet"
 _INDEX_THREADS = 16

@@ -1,4 +1,4 @@
-"""Where the images of a bulk job lie: a local folder, or a store that `fsspec` knows by its URL."""
+"""The folder of a bulk job's images or results: a local one, or one that `fsspec` knows by its URL."""
 
 import os
 import re
@@ -8,6 +8,8 @@ from glob import has_magic
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO, cast
+
+from linearsr.runtime.files import whole_file
 
 
 class BulkError(ValueError):
@@ -55,11 +57,8 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Make or replace a file, whole or not at all: by rename, or by one upload. Raises OSError."""
-        if self.local:
-            with self.writing(name) as file:
-                file.write(data)
-        else:
-            self.fs.pipe_file(self._path(name), data)
+        with self.writing(name) as file:
+            file.write(data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -72,14 +71,8 @@ class Store:
             return
         path = Path(self._path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # one draft for each name, so that what a killed process leaves is replaced when its work is done again
-        draft = path.with_name(f".{path.name}.part")
-        try:
-            with draft.open("wb") as file:
-                yield file
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole_file(path, "bulk") as draft, draft.open("wb") as file:
+            yield file
 
     def place_in(self, other: "Store") -> str | None:
         """Its name inside another store, "" for the same folder, None if it lies elsewhere."""

@@ -3,17 +3,16 @@
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from linearsr.cli.bulk_progress import BulkProgress
+from linearsr.cli.batch_progress import BulkProgress
 from linearsr.cli.console import FAILED, INTERRUPTED, needing, say, stop, told
 from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Overwrite, Quality, WeightType, takes_settings
 
 if TYPE_CHECKING:
-    from linearsr.serving.bulk import Report, Result
+    from linearsr.bulk.report import Report, Result
 
 _SECONDS_BETWEEN_REPORTS = 60
 
@@ -72,22 +71,28 @@ def batch(
     What became of each image stands in DST/report.parquet; an image that fails stops nothing.
     """
     with needing("linearsr batch", "batch"):
-        from linearsr.serving.bulk import Cluster, Report, Work, make_plan, results
-    from linearsr.jobs.upscaling import load_pipeline
+        from linearsr.bulk.plan import make_plan
+        from linearsr.bulk.report import Report
+        from linearsr.bulk.run import Cluster, results
 
     with told():  # each kind of store has errors of its own
         plan = make_plan(source, output, f".{format}", shards=shards, overwrite=overwrite)
         report = Report(plan.places.target)
-    work = Work(plan.places, settings, quality, max_pixels)
+    upscaler = {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "quality": quality,
+        "max_pixels": max_pixels,
+    }
     if plan.done and not plan.todo:
         say(f"nothing to do: all {len(plan.done)} results are there (--overwrite makes them anew)")
     else:
         say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
     where = Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda"))
-    load_model = partial(load_pipeline, model, device, dtype)
     with (
         BulkProgress(len(plan), as_json) as progress,
-        closing(results(plan, work, load_model, where, progress.killed)) as rows,
+        closing(results(plan, upscaler | settings, where, progress.killed)) as rows,
     ):
         _follow(rows, report, progress)
     if progress.counts["failed"]:

@@ -1,4 +1,4 @@
-"""The ends of jobs: written down, told to webhooks, and forgotten when their time is over."""
+"""What follows the end of a job: it is written down, told to webhooks, and forgotten when its time is over."""
 
 import asyncio
 import logging
@@ -14,11 +14,12 @@ from linearsr.serving.settings import ServeSettings
 from linearsr.serving.webhooks import Webhooks
 
 _log = logging.getLogger(__name__)
-_FIRST_REWRITE, _LONGEST_REWRITE = 0.5, 10.0
+_FIRST_RETRY, _MAX_RETRY = 0.5, 10.0
+"""Seconds between one try to write an end and the next."""
 
 
-class Endings:
-    """What is done once jobs have ended, beside all else."""
+class Completion:
+    """Completes jobs, in the background where that takes time."""
 
     def __init__(self, settings: ServeSettings, store: JobStore) -> None:
         self._settings, self._store = settings, store
@@ -31,7 +32,7 @@ class Endings:
         """Go on with what was left over the last time."""
         self.in_background(self._expire())
         for job in await to_thread(self._store.find, Job.webhook.is_not(None), Job.status.not_in(LIVE)):
-            self.in_background(self._tell(job))
+            self.in_background(self._notify(job))
 
     async def stop(self) -> None:
         """Write what is not written."""
@@ -39,11 +40,11 @@ class Endings:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for job in list(self.unwritten.values()):
-            if not await self.written(job):
+            if not await self.save(job):
                 _log.error("the end of job %s could not be written: it is done again after a restart", job.id)
 
-    async def written(self, job: Job) -> bool:
-        """Write down how a job stands, if that can be done: what is in memory holds until it is."""
+    async def save(self, job: Job) -> bool:
+        """Write down how a job stands; whether that could be done. What is in memory holds until it is."""
         try:
             await to_thread(self._store.save, job)
         except Exception as error:
@@ -52,14 +53,12 @@ class Endings:
         return True
 
     async def end(self, job: Job) -> None:
-        """A job has ended."""
+        """Write down the end of a job, now or as soon as it can be, and tell of it."""
         self.unwritten[job.id] = job
-        if await self.written(job):
-            self.unwritten.pop(job.id, None)
-        else:
-            self.in_background(self._write(job))
+        if not await self._write_end(job):
+            self.in_background(self._retry(job))
         if job.webhook is not None:
-            self.in_background(self._tell(job))
+            self.in_background(self._notify(job))
 
     async def remove(self, job: Job) -> None:
         """Forget a job."""
@@ -72,17 +71,22 @@ class Endings:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _write(self, job: Job) -> None:
-        """Try again and again: a full disk or a locked table is so for a while."""
-        pause = _FIRST_REWRITE
+    async def _retry(self, job: Job) -> None:
+        pause = _FIRST_RETRY
         while job.id in self.unwritten:
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_REWRITE)
-            if job.id in self.unwritten and await self.written(job):
-                self.unwritten.pop(job.id, None)
+            pause = min(2 * pause, _MAX_RETRY)
+            if job.id in self.unwritten:
+                await self._write_end(job)
 
-    async def _tell(self, job: Job) -> None:
-        await self._webhooks.tell(job)
+    async def _write_end(self, job: Job) -> bool:
+        written = await self.save(job)
+        if written:
+            self.unwritten.pop(job.id, None)
+        return written
+
+    async def _notify(self, job: Job) -> None:
+        await self._webhooks.notify(job)
         job.webhook = None
         with suppress(SQLAlchemyError):  # told once more after a restart
             await to_thread(self._store.forget_webhook, job)

@@ -1,4 +1,4 @@
-"""What stands before every request: whose page sent it, with which key, whether there is room, and how long it took."""
+"""Admission of requests: by host, origin, key, size and room; and the log and metrics of each."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from linearsr.serving.dispatcher import Dispatcher
-from linearsr.serving.job_queue import Place
+from linearsr.serving.job_queue import Reservation
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import MIB, ServeSettings, host_name
@@ -33,7 +33,7 @@ _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _UPLOADS = ("/v1/upscale", "/v1/tags")
 
 
-class Door:
+class Admission:
     """ASGI middleware; `scope["state"]["owner"]` says afterwards whose request it is."""
 
     def __init__(
@@ -56,18 +56,18 @@ class Door:
                 MutableHeaders(scope=message).update({**_HEADERS, "X-Request-ID": name})
             await send(message)
 
-        place: Place | None = None
+        reservation: Reservation | None = None
         try:
             state = scope.setdefault("state", {})
             state["owner"] = self._check(scope)
             if scope["method"] == "POST" and scope["path"] in _UPLOADS:
-                place = state["place"] = self._dispatcher.enter()
-            await self._app(scope, self._within_limits(receive, place), answer)
+                reservation = state["reservation"] = self._dispatcher.reserve()
+            await self._app(scope, self._within_limits(receive, reservation), answer)
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         finally:
-            if place is not None:
-                place.leave()
+            if reservation is not None:
+                reservation.release()
             refused_here = scope["path"] if scope["path"] in _UPLOADS else "other"
             route = getattr(scope.get("route"), "path", refused_here)
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
@@ -145,7 +145,7 @@ class Door:
             )
         return hashlib.sha256(given.encode()).hexdigest()[:32]
 
-    def _within_limits(self, receive: Receive, place: Place | None) -> Receive:
+    def _within_limits(self, receive: Receive, reservation: Reservation | None) -> Receive:
         """The request's body, as long as it is not too much and arrives in time."""
         ends = time.monotonic() + self._settings.upload_seconds
         size, whole = 0, False
@@ -165,8 +165,8 @@ class Door:
             size += len(message.get("body", b""))
             if size > self._settings.max_bytes:
                 raise self._too_large()
-            if place is not None:
-                place.grow(len(message.get("body", b"")))
+            if reservation is not None:
+                reservation.grow(len(message.get("body", b"")))
             whole = not message.get("more_body", False)
             return message
 

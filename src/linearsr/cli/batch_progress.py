@@ -9,7 +9,7 @@ from linearsr.cli.console import Bars, say, summary, write_json
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
-    from linearsr.serving.bulk_report import Result, Status
+    from linearsr.bulk.report import Result, Status
 
 _FAILURES_SHOWN = 20
 _SECONDS_BETWEEN_LINES = 10

@@ -8,15 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from linearsr.serving.bulk_plan import REPORT_NAME
-from linearsr.serving.bulk_store import BulkError, Store
+from linearsr.bulk.plan import REPORT_NAME
+from linearsr.bulk.store import BulkError, Store
 
 Status = Literal["done", "skipped", "failed", "stopped", "replaced"]
 """`stopped` is no image's fault, and ends the job; `replaced`: a process was killed."""
 Result = dict[str, Any]
 """What became of an image: the columns of `SCHEMA`."""
-
-
 SCHEMA = pa.schema(
     [
         ("input", pa.string()),
