@@ -106,7 +106,7 @@ def test_png16_follows_the_specification(channels):
     ramp = np.linspace(0, 1, 70 * 9 * channels, dtype=np.float32).reshape(70, 9, channels)
     noise = random_picture(70, 9, channels, 16)[0].quantised()
     for samples in (noise, np.rint(ramp * 65535).astype(np.uint16)):
-        decoded, kinds = unfiltered(writing.encode_png16(samples))
+        decoded, kinds = unfiltered(writing.encode_png16(samples, {}))
         assert np.array_equal(decoded, samples)
     assert set(kinds) - {0}, "a ramp must be filtered"
 
@@ -114,7 +114,7 @@ def test_png16_follows_the_specification(channels):
 def test_filters_pay():
     picture = smooth_picture()
     samples = np.rint(picture.colour * 65535).astype(np.uint16)
-    assert len(writing.encode_png16(samples)) < 0.8 * len(zlib.compress(samples.astype(">u2").tobytes()))
+    assert len(writing.encode_png16(samples, {})) < 0.8 * len(zlib.compress(samples.astype(">u2").tobytes()))
 
 
 @pytest.mark.parametrize("extension", EVERY)

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from linearsr.images import degradation_effects
-from linearsr.images.degradation import PRESETS, Degradation, Order, degrade
-from linearsr.images.resize import ResizeMode
+from linearsr.images.degradation import PRESETS, Degradation, Order, ResizeMode, degrade
 from linearsr.runtime.checkpoints import from_json
 
 FILE_SUFFIXES = (".yaml", ".yml")

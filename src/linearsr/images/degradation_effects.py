@@ -7,7 +7,6 @@ since those are the pixels that the user sees; `Effect` has the call.
 
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,22 +29,23 @@ class Effect(Protocol):
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor: ...
 
 
-def apply_effects(
-    image: Tensor, effects: Sequence[Effect], lr_size: Size, rng: np.random.Generator
-) -> Tensor:
-    """One after the other."""
-    for effect in effects:
-        image = effect(image, lr_size, rng)
-    return image
+def to_pillow(image: Tensor) -> Image.Image:
+    """(1, 3, H, W) in [0, 1], rounded to 8 bits."""
+    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    return Image.fromarray(pixels.contiguous().cpu().numpy())
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    unit = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return torch.from_numpy(unit).permute(2, 0, 1)[None]
 
 
 def compress(image: Tensor, quality: int) -> Tensor:
     """(1, 3, H, W) in [0, 1] as it comes back from a JPEG file with halved colour resolution."""
-    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    decoded = np.asarray(Image.open(file), dtype=np.float32) / 255
-    return torch.from_numpy(decoded).permute(2, 0, 1)[None]
+    to_pillow(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return from_pillow(Image.open(file))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,13 +52,17 @@ class _Verbatim(str):
 
 
 class Metadata(TypedDict, total=False):
-    """The metadata that a file is to carry; all but `iptc` are keywords of Pillow's `save`."""
+    """The metadata that a file is to carry; all but the last two are keywords of Pillow's `save`.
+
+    `chunks`: kind and data of chunks that go into a PNG as they are.
+    """
 
     icc_profile: bytes
     exif: bytes
     dpi: tuple[float, float]
     xmp: bytes
     iptc: bytes
+    chunks: tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from PIL import Image, features
 from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata, Notes, exif_for_upright, notes_of, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
-from linearsr.images.png import encode_png16, metadata_chunks, with_chunks
+from linearsr.images.png import encode_png16, png_head
 from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
 from linearsr.images.tiff import encode_tiff
@@ -114,10 +114,9 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
             # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF.
             samples = samples[..., [0, 0, 0, 1]]
             metadata.pop("icc_profile", None)
-        return encode_tiff(samples, **metadata)
+        return encode_tiff(samples, metadata)
     if file_format == "PNG" and picture.bits == 16:
-        samples = picture.quantised().astype(np.uint16, copy=False)
-        return encode_png16(samples, **metadata, chunks=png_chunks(picture))
+        return encode_png16(picture.quantised().astype(np.uint16, copy=False), metadata)
     colour, alpha = picture.colour, picture.alpha
     if file_format == "JPEG" and alpha is not None:
         warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
@@ -126,7 +125,7 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
     if file_format == "PNG":
         file = BytesIO()
         to_pil(samples).save(file, file_format)
-        return with_chunks(file.getvalue(), metadata_chunks(**metadata, chunks=png_chunks(picture)))
+        return png_head(file, metadata) + file.read()
     return encode_lossy(samples, file_format, quality, metadata)
 
 
@@ -183,15 +182,12 @@ def file_metadata(
         metadata["xmp"] = xmp
     if notes.texts.iptc and file_format in _IPTC_FORMATS:
         metadata["iptc"] = notes.texts.iptc
+    if file_format == "PNG":
+        metadata["chunks"] = notes.colour_chunks + notes.texts.png
     if file_format == "JPEG":
         _fit_jpeg(metadata, notes.texts, name)
     _tell_lost_text(notes.texts, name, file_format)
     return metadata
-
-
-def png_chunks(notes: Notes | Picture) -> tuple[tuple[bytes, bytes], ...]:
-    """What goes into a PNG as it came out of one."""
-    return notes.colour_chunks + notes.texts.png
 
 
 def _tell_lost_text(texts: Texts, name: str | Path, file_format: str) -> None:
