@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.images.cut import jpeg2000_is_cut, keep_what_is_read, read_what_is_there
-from linearsr.images.deep import deep_raw_mode, read_deep
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
 from linearsr.images.opening import check_size, is_jxl, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
 from linearsr.images.png_file import PngFile, described, is_png, scan, without_asides
-from linearsr.images.pnm import deep_ppm
-from linearsr.images.samples import ForeignPixels, Samples, deep_samples, samples_of
+from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
 from linearsr.images.tiff_pixels import foreign_samples, is_foreign
 
 Result = TypeVar("Result")
@@ -234,14 +232,9 @@ def _samples(
     try:
         if is_foreign(im):
             return im, foreign_samples(im, level)
-        if im.format == "PPM" and (ppm := deep_ppm(data)) is not None:
-            return im, deep_samples(ppm)
-        if (raw_mode := deep_raw_mode(im)) is not None:
-            samples = deep_samples(read_deep(opens, raw_mode), im.info.get("transparency"))
-            im.load()
-            return im, samples
+        deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)
         im.load()
-        return im, samples_of(im)
+        return im, deep or samples_of(im)
     except ForeignPixels as error:
         raise ImageError(name, str(error)) from error
 

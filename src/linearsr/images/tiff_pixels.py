@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from linearsr.images.picture import FloatArray
-from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha
+from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
 from linearsr.images.tiff_pages import ForeignTiff
 
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
@@ -95,9 +95,7 @@ def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
     elif photometric == _WHITE_IS_ZERO:
         unit[..., :1] = 1 - unit[..., :1]
     if has_alpha and alphas[0] == _PREMULTIPLIED:
-        alpha = unit[..., -1:]
-        straight = np.divide(unit[..., :-1], alpha, out=np.zeros_like(unit[..., :-1]), where=alpha > 0)
-        unit[..., :-1] = np.clip(straight, 0, 1)
+        unit = unmultiplied(unit)
     return split_alpha(unit, 8 if depth <= 8 else 16, has_alpha, managed=colours == 3 and photometric != _RGB)
 
 
