@@ -17,7 +17,7 @@ from linearsr.images.alpha import fill_transparent, resize_alpha
 from linearsr.images.convert import lr_tensor
 from linearsr.images.io import ImageError, Picture, read_image, write_image
 from linearsr.images.metadata import parse_exif
-from linearsr.images.rows import filling, row_file
+from linearsr.images.rows import row_file
 from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.vips import vips
 from linearsr.images.rows.writer import RowWriter
@@ -30,7 +30,7 @@ HEIGHT, WIDTH = 61, 47
 def _small_strips(monkeypatch):
     """So that small pictures take many strips."""
     monkeypatch.setattr(row_file, "_STRIP_SAMPLES", 1000)
-    monkeypatch.setattr(filling, "_HELD_PIXELS", 100)
+    monkeypatch.setattr("linearsr.images.rows.reader._HELD_PIXELS", 100)
 
 
 def exif(orientation=1):

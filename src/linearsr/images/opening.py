@@ -14,7 +14,7 @@ from linearsr.images.files import is_webp
 from linearsr.images.metadata import inherit_notes
 from linearsr.images.picture import ImageError
 from linearsr.images.png_file import header_only, is_png
-from linearsr.images.tiff_pages import (
+from linearsr.images.tiff_reading import (
     CAMERA_RAW,
     ForeignTiff,
     full_size_page,

@@ -18,7 +18,7 @@ from linearsr.images.opening import check_size, is_jxl, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
 from linearsr.images.png_file import PngFile, described, is_png, scan, without_asides
 from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
-from linearsr.images.tiff_pixels import foreign_samples, is_foreign
+from linearsr.images.tiff_reading import foreign_samples, is_foreign
 
 Result = TypeVar("Result")
 

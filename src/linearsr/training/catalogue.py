@@ -15,9 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.detail import detail_score
 from linearsr.images.io import ImageError
-from linearsr.images.photos import read_rgb
+from linearsr.images.photos import detail_score, read_rgb
 from linearsr.training.section import ConfigError
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,7 @@ from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
-from linearsr.images.tiff_pages import is_tiff
-from linearsr.images.tiff_pixels import is_foreign
+from linearsr.images.tiff_reading import is_foreign, is_tiff
 from linearsr.runtime.devices import require_memory
 
 _JPEG = b"\xff\xd8\xff"
