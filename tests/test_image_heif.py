@@ -5,14 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 
-from image_tools import SMOOTH, encoded, levels
+from image_tools import SMOOTH, SRGB, encoded, levels
 from linearsr.images.io import ImageError, Picture, encode_image, read_image, read_size
 from linearsr.images.metadata import parse_exif
 
 HEIF = pytest.importorskip("pillow_heif")
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def heic():

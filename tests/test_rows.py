@@ -11,8 +11,9 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image
 
+from image_tools import SRGB
 from linearsr.images.alpha import fill_transparent, resize_alpha
 from linearsr.images.convert import lr_tensor
 from linearsr.images.io import ImageError, Picture, read_image, write_image
@@ -22,7 +23,6 @@ from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.vips import vips
 from linearsr.images.rows.writer import RowWriter
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 HEIGHT, WIDTH = 61, 47
 
 
@@ -256,7 +256,7 @@ def bad_files(folder):
         "truncated.tif": (tiff[: len(tiff) * 2 // 3], "broken or truncated"),
         "broken.png": (bytes(broken), "broken or truncated"),
         "bomb.png": (bomb, "megapixels exceed the limit"),
-        "text.png": (b"no image at all", "is no image"),
+        "text.png": (b"no image at all", "is not an image"),
         "integers.tif": (integers.read_bytes(), "unknown range; convert it to 8 or 16 bits"),
     }
 
@@ -279,7 +279,7 @@ def test_results_that_cannot_be_written(tmp_path):
         RowWriter(tmp_path / "a.webp", (16384, 10), reader, tmp_path)
     with pytest.raises(ImageError, match="exceed the 65500 of JPEG"):
         RowWriter(tmp_path / "a.jpg", (65501, 10), reader, tmp_path)
-    with pytest.raises(ImageError, match="exists already"):
+    with pytest.raises(ImageError, match="already exists"):
         RowWriter(tmp_path / "in.png", (HEIGHT, WIDTH), reader, tmp_path)
 
 

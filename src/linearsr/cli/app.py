@@ -51,7 +51,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def linearsr(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Photorealistic image super-resolution with linear attention."""

@@ -9,7 +9,7 @@ import typer
 
 from linearsr.cli.console import FAILED, needing, out, say, stop, table, told, write_json
 from linearsr.cli.loading import choose_device, load_pipeline
-from linearsr.cli.options import BuiltInOrModel, JsonDocument, Threads, WeightType
+from linearsr.cli.options import BuiltInOrModel, Device, JsonDocument, Threads, WeightType
 from linearsr.jobs.messages import failure, shown
 
 if TYPE_CHECKING:
@@ -23,41 +23,38 @@ def bench(
     model: BuiltInOrModel = None,
     sizes: Annotated[
         str,
-        typer.Option(
-            "--sizes", metavar="LIST", help="LR sizes, as 256 or 320x240 (width x height), with commas."
-        ),
+        typer.Option(metavar="LIST", help="LR sizes separated by commas: 256 or 320x240 (width x height)."),
     ] = "256",
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Calls to take the median of.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed calls; the median counts.")] = 5,
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            "--compare",
             metavar="NETWORK",
-            help="Run beside ours: softmax (quadratic attention) or diffusers (the SANA class); repeatable.",
+            help="Compare with softmax (quadratic attention) or diffusers (the SANA class); repeatable.",
         ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option("--max-seconds", min=0, help="Leave out a comparison that would take longer.")
+        float, typer.Option(min=0, help="Skip comparisons that would take longer.")
     ] = 60.0,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="On CUDA: torch.compile with CUDA graphs for the transformer.")
+        bool, typer.Option("--compile", help="Use torch.compile with CUDA graphs (CUDA only).")
     ] = False,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="One transformer with random weights: tiny, default, 600m or 1600m."),
+        typer.Option(help="Measure one transformer with random weights: tiny, default, 600m or 1600m."),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option("--figure", metavar="PNG", help="Draw the growth over the sizes.")
+        Path | None, typer.Option(metavar="PNG", help="Plot the growth over the sizes to this file.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     dtype: WeightType = "auto",
     threads: Threads = None,
     as_json: JsonDocument = False,
 ) -> None:
-    """Measure parameters, multiply-accumulates, times and memory of a model at one or more sizes.
+    """Measure parameters, multiply-accumulates, time and memory of a model at one or more sizes.
 
-    Times are medians after a warm-up; one evaluation (1 NFE) and the whole image are reported apart. With two sizes or
-    more, the exponent of the growth is fitted: 1 is linear in the tokens, 2 quadratic.
+    Times are medians after a warm-up, for one network evaluation (1 NFE) and for a whole image. With several sizes,
+    the growth exponent is fitted: 1 is linear in the number of tokens, 2 is quadratic.
     """
     import torch
 
@@ -69,14 +66,14 @@ def bench(
     if unknown:
         stop(f"--compare {unknown[0]}: choose from {', '.join(RIVALS)}")
     if preset is not None and model is not None:
-        stop("give either a model or --preset")
+        stop("give either a model or --preset, not both")
     if figure is not None and (len(wanted) < 2 or not figure.absolute().parent.is_dir()):
         reason = "needs two sizes or more" if len(wanted) < 2 else "its folder does not exist"
         stop(f"--figure {shown(figure)}: {reason}")
     if threads is not None:
         torch.set_num_threads(threads)
     if compiled and choose_device(device).type != "cuda":
-        stop("--compile records CUDA graphs: leave it out on other devices")
+        stop("--compile needs a CUDA device: leave it out")
     rivals = tuple(name for name in RIVALS if name in (compare or ()))
     benchmark = Benchmark(runs, rivals, compiled, max_seconds)
     with told(status=FAILED), needing("--compare diffusers", "full"):
@@ -95,9 +92,7 @@ def _parse_sizes(text: str) -> "list[Size]":
     for word in text.split(","):
         match = _SIZE.fullmatch(word.strip())
         if match is None:
-            stop(
-                f"--sizes {text}: {word.strip()!r} is no size; write 256 or 320x240, with commas between them"
-            )
+            stop(f"--sizes {text}: {word.strip()!r} is not a size; write 256 or 320x240, separated by commas")
         width, height = match[1], match[2] or match[1]
         found.append((int(height), int(width)))
     return list(dict.fromkeys(found))

@@ -24,52 +24,49 @@ def batch(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Folder, tar file (WebDataset) or pattern as 'set-*.tar'; also s3://..., gs://..., or any URL that "
-            "fsspec knows. Folders are searched to the bottom.",
+            help="Folder (with its subfolders), tar file (WebDataset) or pattern such as 'set-*.tar'; also s3://..., "
+            "gs://... or any URL that fsspec supports.",
         ),
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="DST", help="Folder or URL for the results.")
     ],
     shards: Annotated[
-        bool, typer.Option("--shards", help="From each tar file make a tar file, not a folder of images.")
+        bool, typer.Option("--shards", help="Write one tar file per input tar file, not a folder of images.")
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes. Default: one for each GPU, else what CPUs and memory allow."),
+        typer.Option(min=1, help="Processes. Default: one per GPU, or what CPUs and memory allow."),
     ] = None,
     threads: Annotated[
-        int | None,
-        typer.Option("--threads-per-worker", min=1, help="Default: the CPUs divided by the workers."),
+        int | None, typer.Option("--threads-per-worker", min=1, help="Default: CPUs divided by workers.")
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster: auto, or HOST:PORT. Default: RAY_ADDRESS, else this machine."),
+        typer.Option(help="Ray cluster: auto or HOST:PORT. Default: $RAY_ADDRESS, or else this machine."),
     ] = None,
     model: Model = None,
     *,
     settings: dict[str, Any],
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"],
-        typer.Option(help="What the workers compute on; auto is a GPU for each where Ray has them."),
+        typer.Option(help="Device of the workers; auto gives each a GPU if Ray has any."),
     ] = "auto",
     dtype: WeightType = "auto",
     format: Annotated[
-        Literal["png", "jpg", "webp", "tiff"],
-        typer.Option(case_sensitive=False, help="Type of the results."),
+        Literal["png", "jpg", "webp", "tiff"], typer.Option(case_sensitive=False, help="Type of the results.")
     ] = "png",
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Counts, rate and time left as JSON lines on stdout; the last has all."),
+        bool, typer.Option("--json", help="Print counts, rate and time left as JSON lines to stdout.")
     ] = False,
 ) -> None:
-    """Upscale any number of images with several processes, or on a Ray cluster.
+    """Upscale a large number of images with several processes or on a Ray cluster.
 
-    What is done is skipped, so a stopped job goes on where it was, and an image whose process is killed is done again.
-    What became of each image stands in DST/report.parquet; an image that fails stops nothing.
+    Existing results are skipped, so a stopped job continues where it left off. An image whose worker is killed is
+    retried, and a failed image does not stop the job. DST/report.parquet lists the outcome of every image.
     """
     with needing("linearsr batch", "batch"):
         from linearsr.serving.bulk import Cluster, Report, Work, make_plan, results
@@ -80,7 +77,7 @@ def batch(
         report = Report(plan.places.target)
     work = Work(plan.places, settings, quality, max_pixels)
     if plan.done and not plan.todo:
-        say(f"nothing to do: all {len(plan.done)} results are there (--overwrite makes them anew)")
+        say(f"nothing to do: all {len(plan.done)} results exist (--overwrite replaces them)")
     else:
         say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
     where = Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda"))

@@ -51,19 +51,19 @@ class BulkProgress(Bars):
     def killed(self) -> None:
         """A worker process was killed."""
         self._killed += 1
-        say("a worker process was killed, perhaps for want of memory: what it had in work is done again")
+        say("a worker process was killed, possibly out of memory: its images are retried")
 
     def finish(self, report: str) -> None:
         """Say what became of all."""
         if self.counts["failed"] > _FAILURES_SHOWN:
-            say(f"and {self.counts['failed'] - _FAILURES_SHOWN} failures more: see the report")
+            say(f"and {self.counts['failed'] - _FAILURES_SHOWN} more failures: see the report")
         say(f"{self.summary()}; report: {shown(report)}")
         if self._as_json:
             write_json({**self._record(finished=True), "report": report})
 
     def summary(self) -> str:
         """In words, without the report."""
-        parts = summary(self.counts, self._total, "not begun")
+        parts = summary(self.counts, self._total, "not started")
         parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
         rate = self._rate()
         pace = [f"{rate:.3g} images/s"] if rate else []

@@ -20,7 +20,7 @@ def info(
     model: BuiltInOrModel = None,
     as_json: JsonDocument = False,
 ) -> None:
-    """Describe the installation and a model: parts, experts and their spans, sizes, default settings."""
+    """Show the installation and a model: parts, experts and their spans, sizes, default settings."""
     with told(ValueError, OSError):
         report = {**_installation(), "model": _model(model)}
     if as_json:

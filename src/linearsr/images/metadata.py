@@ -106,7 +106,7 @@ def read_notes(
         block = None
     colours = () if managed else im.info.get("png_colours", ())
     if curve := hdr_curve(dict(colours)):
-        warn_of(name, f"has HDR colours ({curve}), which are worked on like others and named so in PNG alone")
+        warn_of(name, f"has HDR colours ({curve}), which are processed like SDR; only PNG keeps their label")
     profile = None if managed else _fitting_profile(name, im, channels)
     return Notes(orientation, profile, block, read_dpi(im), _read_texts(name, im, size, keep), colours)
 

@@ -108,11 +108,11 @@ def guarded(name: str, action: Callable[[], Result]) -> Result:
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError(name, "does not fit the memory; reduce it first") from error
+        raise ImageError(name, "does not fit in memory; make it smaller first") from error
     # Pillow's decoders raise nearly every exception there is on hostile input.
     except Exception as error:
         raise ImageError(
-            name, f"is broken or truncated ({error or type(error).__name__}); get it anew"
+            name, f"is broken or truncated ({error or type(error).__name__}); get a new copy"
         ) from error
 
 
@@ -128,7 +128,7 @@ def _load(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
         except (OSError, ValueError) as error:
             raise ImageError(name, f"cannot be read ({error}); open it for reading in binary mode") from error
     if not data:
-        raise ImageError(name, "is empty; get it anew")
+        raise ImageError(name, "is empty; get a new copy")
     return name, data
 
 
@@ -149,7 +149,7 @@ def _load_path(path: str | Path) -> bytes:
     except ValueError as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(path, "is no valid file name; check the name") from error
+        raise ImageError(path, "is not a valid file name; check the name") from error
 
 
 def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict: bool = False) -> Picture:
@@ -201,13 +201,15 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
 def _tell_damage(name: str, found: PngFile, strict: bool) -> None:
     if found.damaged:
         kinds = ", ".join(sorted({kind.decode("ascii") for kind in found.damaged}))
-        _tell_repair(name, f"has a wrong checksum beside its pixels ({kinds}), which is left out", strict)
+        _tell_repair(
+            name, f"has a wrong checksum outside its pixels ({kinds}); that part is left out", strict
+        )
 
 
 def _tell_repair(name: str, problem: str, strict: bool) -> None:
     """Warn of damage that a picture can be read in spite of. Raises ImageError instead if `strict`."""
     if strict:
-        raise ImageError(name, f"{problem}; get it anew, or read it without strictness")
+        raise ImageError(name, f"{problem}; get a new copy, or read it without strict mode")
     warn_of(name, problem)
 
 

@@ -170,7 +170,7 @@ def _deep_grey(im: Image.Image) -> Samples:
 def checked_float(array: NDArray[np.floating[Any]]) -> FloatArray:
     """Float samples as float32 in [0, 1]. Raises ForeignPixels for values that are no numbers or out of that range."""
     if not np.isfinite(array).all():
-        raise ForeignPixels("has pixels that are NaN or infinite; replace them by finite values")
+        raise ForeignPixels("has pixels that are NaN or infinite; replace them with finite values")
     low, high = float(array.min()), float(array.max())
     if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
         raise ForeignPixels(f"has float pixels from {low:g} to {high:g}; scale them to the range 0 to 1")

@@ -13,7 +13,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from linearsr.images.picture import FloatArray
 from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
 
-CAMERA_RAW = "is a camera RAW file; develop it to TIFF, PNG or JPEG first, as with darktable or RawTherapee"
+CAMERA_RAW = (
+    "is a camera RAW file; convert it to TIFF, PNG or JPEG first, for example with darktable or RawTherapee"
+)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _RAW = (b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR")
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _CHILDREN = 254, 255, 256, 257, 262, 330

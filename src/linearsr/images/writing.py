@@ -89,7 +89,7 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
     try:
         return _encode(picture, path, file_format, quality)
     except MemoryError as error:
-        raise ImageError(path, "does not fit the memory; write a smaller picture") from error
+        raise ImageError(path, "does not fit in memory; write a smaller picture") from error
     except ValueError as error:
         raise ImageError(path, str(error)) from error
 
@@ -193,11 +193,11 @@ def file_metadata(
 def _tell_lost_text(texts: Texts, name: str | Path, file_format: str) -> None:
     if texts.png and file_format not in {"PNG", ""}:
         keywords = sorted({data.partition(b"\0")[0].decode("latin-1") for _, data in texts.png})
-        warn_of(name, f"PNG alone holds text such as {', '.join(keywords[:3])}, which is left out; write PNG")
-    if texts.iptc and file_format in _NAMES:
-        words = (
-            f"{_NAMES[file_format]} has no place for IPTC data, which is left out; write PNG, TIFF or JPEG"
+        warn_of(
+            name, f"only PNG can hold text such as {', '.join(keywords[:3])}, so it is left out; write PNG"
         )
+    if texts.iptc and file_format in _NAMES:
+        words = f"{_NAMES[file_format]} cannot hold IPTC data, so it is left out; write PNG, TIFF or JPEG"
         warn_of(name, words)
 
 
@@ -258,7 +258,7 @@ def check_target(path: Path, overwrite: bool) -> None:
     if not stat.S_ISREG(mode):
         raise ImageError(path, "is a device or pipe, not a file; choose another name")
     if not overwrite:
-        raise ImageError(path, "exists already; choose another name or ask to overwrite it")
+        raise ImageError(path, "already exists; choose another name or ask to overwrite it")
 
 
 def _write_whole(path: Path, data: bytes) -> None:
