@@ -187,28 +187,28 @@ def _show(report: dict[str, Any]) -> None:
     rivals = list(report["sizes"][0]["compare"])
     beside = table("input", "tokens", "ours", *rivals)
     for size in report["sizes"]:
-        name, tokens = "x".join(map(str, size["input"])), f"{size['tokens']:,}"
+        name, result = ("x".join(map(str, size[key])) for key in ("input", "output"))
+        tokens, rate = f"{size['tokens']:,}", size["megapixels_per_second"]
         for place, part in enumerate(size["parts"]):
             row = (part["part"], f"{part['parameters']:,}", f"{part['macs'] / 1e9:,.2f}")
             parts.add_row("" if place else name, *row)
-        rate = size["megapixels_per_second"]
-        times.add_row(
-            name,
-            "x".join(map(str, size["output"])),
-            tokens,
-            _seconds(size["nfe_seconds"]),
-            _seconds(size["image_seconds"]),
-            "" if rate is None else f"{rate:.2f}",
-            f"{size['peak_gib']:.2f} GiB",
-        )
-        beside.add_row(name, tokens, *_beside(size, rivals))
+        seconds = [
+            "" if timing is None else f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}"
+            for timing in (size["nfe_seconds"], size["image_seconds"])
+        ]
+        pace = "" if rate is None else f"{rate:.2f}"
+        times.add_row(name, result, tokens, *seconds, pace, f"{size['peak_gib']:.2f} GiB")
+        ours = size["nfe_seconds"]["median"]
+        beside.add_row(name, tokens, f"{ours:.3f} s", *(_beside(size, rival, ours) for rival in rivals))
     screen.print(parts)
-    steps = f"; the transformer's MACs are of one of {report['steps']} steps" if report["steps"] > 1 else ""
+    steps = f"; MACs of the transformer are per step ({report['steps']} steps)" if report["steps"] > 1 else ""
     screen.print(times)
-    screen.print(f"medians of {report['runs']} runs, ± half of the quartiles' distance{steps}")
+    screen.print(f"median of {report['runs']} runs ± half the interquartile range{steps}")
     if rivals:
         screen.print(beside)
-        screen.print("one evaluation (1 NFE), and its time over ours; ~: by its multiply-accumulates")
+        screen.print(
+            "time of one evaluation (1 NFE), and its ratio to ours; ~: estimated from multiply-accumulates"
+        )
     if report["exponents"]:
         screen.print("growth of the time of one evaluation:")
     for network, power in report["exponents"].items():
@@ -216,20 +216,8 @@ def _show(report: dict[str, Any]) -> None:
         screen.print(f"{network}: tokens to the power {power:.2f} (from size to size {steps})")
 
 
-def _seconds(timing: dict[str, Any] | None) -> str:
+def _beside(size: dict[str, Any], rival: str, ours: float) -> str:
+    timing, expected = size["compare"][rival], size["expected_seconds"][rival]
     if timing is None:
-        return ""
-    return f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}"
-
-
-def _beside(size: dict[str, Any], rivals: Sequence[str]) -> list[str]:
-    ours = size["nfe_seconds"]["median"]
-    cells = [f"{ours:.3f} s"]
-    for rival in rivals:
-        timing = size["compare"][rival]
-        if timing is None:
-            expected = size["expected_seconds"][rival]
-            cells.append(f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})")
-        else:
-            cells.append(f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})")
-    return cells
+        return f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})"
+    return f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})"

@@ -65,30 +65,27 @@ class BulkProgress(Bars):
         """In words, without the report."""
         parts = summary(self.counts, self._total, "not started")
         parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
-        rate = self._rate()
+        rate, _ = self._rate_and_left()
         pace = [f"{rate:.3g} images/s"] if rate else []
         pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
         whole = f"{parts} in {_clock(time.monotonic() - self._started)}"
         return f"{whole} ({', '.join(pace)})" if pace else whole
 
-    def _rate(self) -> float | None:
-        """Images a second since the first one, as the workers take a while to start."""
+    def _rate_and_left(self) -> tuple[float, float] | tuple[None, None]:
+        """Images a second since the first one, as the workers take a while to start, and seconds left."""
         worked = self.counts["done"] + self.counts["failed"] - 1
         if self._first is None or worked < 1:
-            return None
-        return worked / max(time.monotonic() - self._first, 1e-3)
-
-    def _left(self) -> float | None:
-        rate = self._rate()
-        return None if rate is None else (self._total - self.counts.total()) / rate
+            return None, None
+        rate = worked / max(time.monotonic() - self._first, 1e-3)
+        return rate, (self._total - self.counts.total()) / rate
 
     def _pace(self) -> str:
-        rate, left = self._rate(), self._left()
-        words = [] if rate is None or left is None else [f"{rate:.3g} images/s", f"{_clock(left)} left"]
+        rate, left = self._rate_and_left()
+        words = [] if left is None else [f"{rate:.3g} images/s", f"{_clock(left)} left"]
         return ", ".join(words + ([f"{self.counts['failed']} failed"] if self.counts["failed"] else []))
 
     def _record(self, *, finished: bool) -> dict[str, object]:
-        rate, left = self._rate(), self._left()
+        rate, left = self._rate_and_left()
         return {
             "finished": finished,
             "total": self._total,
