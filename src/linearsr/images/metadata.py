@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -93,7 +92,7 @@ def read_notes(
         exif = read_exif(im)
         orientation = read_orientation(exif)
     except Exception:
-        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
+        warn_of(name, "its EXIF data is broken and is dropped")
         exif, orientation = Image.Exif(), 1
     height, width, channels = shape
     size = (height, width) if orientation >= 5 else (width, height)
@@ -102,7 +101,7 @@ def read_notes(
     try:
         block = exif_for_upright(exif, size) if keep != "nothing" else None
     except Exception:
-        warnings.warn(f"{name}: its EXIF data cannot be copied and is dropped", stacklevel=6)
+        warn_of(name, "its EXIF data cannot be copied and is dropped")
         block = None
     colours = () if managed else im.info.get("png_colours", ())
     if curve := hdr_curve(dict(colours)):
@@ -239,9 +238,9 @@ def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
     try:
         space = profile_space(icc_profile)
     except Exception:
-        warnings.warn(f"{name}: its ICC profile is broken and is dropped", stacklevel=7)
+        warn_of(name, "its ICC profile is broken and is dropped")
         return None
     if space == ("RGB" if channels == 3 else "GRAY"):
         return bytes(icc_profile)
-    warnings.warn(f"{name}: its ICC profile is for {space} and does not fit; it is dropped", stacklevel=7)
+    warn_of(name, f"its ICC profile is for {space} and does not fit; it is dropped")
     return None

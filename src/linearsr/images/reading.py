@@ -2,7 +2,6 @@
 
 import errno
 import os
-import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +15,7 @@ from linearsr.images.cut import jpeg2000_is_cut, keep_what_is_read, read_what_is
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
 from linearsr.images.opening import check_size, is_jxl, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
-from linearsr.images.png_file import PngFile, described, is_png, scan, without_asides
+from linearsr.images.png_file import described, is_png, scan, without_asides
 from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
 from linearsr.images.tiff_reading import foreign_samples, is_foreign
 
@@ -91,11 +90,7 @@ def picture_from_pil(image: Image.Image) -> Picture:
 
     def take() -> Picture:
         image.load()
-        try:
-            samples = samples_of(image)
-        except ForeignPixels as error:
-            raise ImageError(name, str(error)) from error
-        return _assemble(name, image, samples)
+        return _assemble(name, image, samples_of(image))
 
     name = str(getattr(image, "filename", "") or "<PIL image>")
     return guarded(name, take)
@@ -107,6 +102,8 @@ def guarded(name: str, action: Callable[[], Result]) -> Result:
         return action()
     except ImageError:
         raise
+    except ForeignPixels as error:
+        raise ImageError(name, str(error)) from error
     except MemoryError as error:
         raise ImageError(name, "does not fit in memory; make it smaller first") from error
     # Pillow's decoders raise nearly every exception there is on hostile input.
@@ -157,11 +154,15 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     if is_png(data) or is_jxl(data):
         # before anything else is looked at: of a file with too many pixels nothing is
         check_size(name, size_of(name, BytesIO(data)), max_pixels)
-    is_cut = False
+    is_cut = jpeg2000_is_cut(data)
     if is_png(data):
         file = BytesIO(data)
         found = scan(file)
-        _tell_damage(name, found, strict)
+        if found.damaged:
+            kinds = ", ".join(sorted({kind.decode("ascii") for kind in found.damaged}))
+            _tell_repair(
+                name, f"has a wrong checksum outside its pixels ({kinds}); that part is left out", strict
+            )
         is_cut, data, said = found.is_cut, without_asides(file, found), described(found)
         if not is_cut:
             # Decoding skips the checksums of the pixel data.
@@ -175,13 +176,13 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
                 keep_what_is_read(im, level)
             return im
 
-        return _samples(name, data, opens, level)
+        return _samples(data, opens, level)
 
     try:
-        if is_cut or jpeg2000_is_cut(data):
+        if is_cut:
             raise ValueError("its end is missing")
         im, samples = decode(data)
-    except (ImageError, MemoryError):
+    except (ImageError, ForeignPixels, MemoryError):
         raise
     except Exception as error:
         if is_png(data) and not is_cut:
@@ -192,18 +193,10 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
             raise error from None
         _tell_repair(name, problem, strict)
     if im.format not in _STILL_FORMATS and getattr(im, "is_animated", False):
-        warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
+        warn_of(name, "has several frames or pages; only the first is used")
     im.info.update(said)
     check_size(name, im.size, max_pixels)
     return _assemble(name, im, samples, keep)
-
-
-def _tell_damage(name: str, found: PngFile, strict: bool) -> None:
-    if found.damaged:
-        kinds = ", ".join(sorted({kind.decode("ascii") for kind in found.damaged}))
-        _tell_repair(
-            name, f"has a wrong checksum outside its pixels ({kinds}); that part is left out", strict
-        )
 
 
 def _tell_repair(name: str, problem: str, strict: bool) -> None:
@@ -227,18 +220,13 @@ def _decode_photo(name: str, data: bytes, max_pixels: int) -> NDArray[np.uint8] 
     return upright(np.asarray(im), orientation)
 
 
-def _samples(
-    name: str, data: bytes, opens: Callable[[], Image.Image], level: int | None
-) -> tuple[Image.Image, Samples]:
+def _samples(data: bytes, opens: Callable[[], Image.Image], level: int | None) -> tuple[Image.Image, Samples]:
     im = opens()
-    try:
-        if is_foreign(im):
-            return im, foreign_samples(im, level)
-        deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)
-        im.load()
-        return im, deep or samples_of(im)
-    except ForeignPixels as error:
-        raise ImageError(name, str(error)) from error
+    if is_foreign(im):
+        return im, foreign_samples(im, level)
+    deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)
+    im.load()
+    return im, deep or samples_of(im)
 
 
 def _assemble(name: str, im: Image.Image, samples: Samples, keep: Keep = "all") -> Picture:
@@ -246,13 +234,5 @@ def _assemble(name: str, im: Image.Image, samples: Samples, keep: Keep = "all") 
     notes = read_notes(name, im, (height, width, channels), managed=samples.managed, keep=keep)
     colour = upright(samples.colour, notes.orientation)
     alpha = None if samples.alpha is None else upright(samples.alpha, notes.orientation)
-    return Picture(
-        colour,
-        alpha,
-        samples.bits,
-        notes.icc_profile,
-        notes.exif,
-        notes.dpi,
-        texts=notes.texts,
-        colour_chunks=notes.colour_chunks,
-    )
+    blocks = notes.icc_profile, notes.exif, notes.dpi
+    return Picture(colour, alpha, samples.bits, *blocks, texts=notes.texts, colour_chunks=notes.colour_chunks)

@@ -5,11 +5,10 @@ import errno
 import os
 import secrets
 import stat
-import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +40,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"subsampling": "4:4:4"},
 }
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}
-_LONGEST_JPEG_EXIF = 65533
-_LONGEST_JPEG_XMP = 65502
-_LONGEST_JPEG_IPTC = 65500
+_LONGEST_IN_JPEG = {"exif": 65533, "xmp": 65502, "iptc": 65500}
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -119,7 +116,7 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
         return encode_png16(picture.quantised().astype(np.uint16, copy=False), metadata)
     colour, alpha = picture.colour, picture.alpha
     if file_format == "JPEG" and alpha is not None:
-        warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
+        warn_of(path, "JPEG has no transparency; flattened on white")
         colour, alpha = on_white(colour, alpha), None
     samples = quantise(colour, alpha, 8)
     if file_format == "PNG":
@@ -163,23 +160,16 @@ def file_metadata(
     try:
         exif = exif_for_upright(parse_exif(notes.exif), size)
     except Exception:
-        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
+        warn_of(name, "its EXIF data is broken and is dropped")
         exif = None
-    metadata: Metadata = {}
     profile = notes.icc_profile
     if profile is None and file_format != "PNG":
         profile = profile_of(dict(notes.colour_chunks), channels)
-    if profile:
-        metadata["icc_profile"] = profile
-    if exif:
-        metadata["exif"] = exif
-    if notes.dpi:
-        metadata["dpi"] = notes.dpi
     xmp = notes.texts.xmp and packet_for_upright(notes.texts.xmp, size)
     if tags:
         xmp = keyword_packet(tags, xmp)
-    if xmp:
-        metadata["xmp"] = xmp
+    blocks = {"icc_profile": profile, "exif": exif, "dpi": notes.dpi, "xmp": xmp}
+    metadata = cast(Metadata, {key: block for key, block in blocks.items() if block})
     if notes.texts.iptc and file_format in _IPTC_FORMATS:
         metadata["iptc"] = notes.texts.iptc
     if file_format == "PNG":
@@ -203,16 +193,15 @@ def _tell_lost_text(texts: Texts, name: str | Path, file_format: str) -> None:
 
 def _fit_jpeg(metadata: Metadata, texts: Texts, path: str | Path) -> None:
     """Drop what does not fit the segments of a JPEG file, with a warning."""
-    if len(metadata.get("exif", b"")) > _LONGEST_JPEG_EXIF:
-        warn_of(path, "its EXIF data is too long for JPEG and is dropped")
-        del metadata["exif"]
-    if len(metadata.get("xmp", b"")) > _LONGEST_JPEG_XMP:
-        del metadata["xmp"]
-        what, verb = ("XMP data", "is") if texts.xmp else ("tags", "are")
-        warn_of(path, f"its {what} {verb} too long for JPEG and {verb} left out")
-    if len(metadata.get("iptc", b"")) > _LONGEST_JPEG_IPTC:
-        warn_of(path, "its IPTC data is too long for JPEG and is dropped")
-        del metadata["iptc"]
+    names = {
+        "exif": "EXIF data is",
+        "xmp": "XMP data is" if texts.xmp else "tags are",
+        "iptc": "IPTC data is",
+    }
+    for key, name in names.items():
+        if len(cast(dict[str, bytes], metadata).get(key, b"")) > _LONGEST_IN_JPEG[key]:
+            warn_of(path, f"its {name} too long for JPEG and {name.split()[-1]} left out")
+            del cast(dict[str, bytes], metadata)[key]
 
 
 def on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import struct
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata
-from linearsr.images.picture import FloatArray, quantise
+from linearsr.images.picture import FloatArray, quantise, warn_of
 from linearsr.images.png import png_head
 from linearsr.images.resize import resize_rows
 from linearsr.images.rows.reader import RowReader
@@ -127,7 +126,7 @@ class RowWriter:
         channels = 1 if self._source.is_grey else 3
         metadata = file_metadata(self._source.notes, self._path, self._format, size, tags, channels)
         if self._format == "JPEG" and self._source.has_alpha:
-            warnings.warn(f"{self._path}: JPEG has no transparency; flattened on white", stacklevel=2)
+            warn_of(self._path, "JPEG has no transparency; flattened on white")
         encoded = self._folder / "encoded"
         on_progress(0)
         try:
