@@ -9,6 +9,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from linearsr.images.io import Picture
+
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RGB8 = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
 SMOOTH = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)[..., None].repeat(3, -1)
@@ -32,6 +34,15 @@ def png(width, height, depth, colour_type, raw, extra=b""):
         png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(raw)) + png_chunk(b"IEND", b"")
     )
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def smooth_picture(height, width, channels=3, bits=8, **notes):
+    """Something smooth, with holes in its alpha; `channels` counts that, as in PNG."""
+    down, across = np.mgrid[0:height, 0:width].astype(np.float32)
+    planes = [np.sin(down / 9) / 4 + np.cos(across / (7 + n)) / 4 + 0.5 for n in range(3)]
+    alpha = np.clip(np.sin(down / 5) + np.cos(across / 6), 0, 1).astype(np.float32)
+    colour = np.stack(planes[: 1 if channels < 3 else 3], axis=2).astype(np.float32)
+    return Picture(colour, alpha if channels in (2, 4) else None, bits, **notes)
 
 
 def levels(picture):

@@ -217,7 +217,7 @@ def test_a_preset_has_one_evaluation(tmp_path):
         (["--preset", "huge"], "choose from tiny, default, 600m, 1600m"),
         (["--preset", "tiny", "model"], "either a model or --preset"),
         (["--figure", "a.png"], "needs two sizes"),
-        (["--figure", "nowhere/a.png", "--sizes", "8,16"], "folder does not exist"),
+        (["--figure", "nowhere/a.png", "--sizes", "8,16"], "choose a file in an existing folder"),
         (["nowhere"], "nowhere"),
     ],
 )

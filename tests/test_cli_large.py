@@ -17,8 +17,9 @@ from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
+from image_tools import smooth_picture
 from linearsr.cli.app import app
-from linearsr.images.io import Picture, read_image, write_image
+from linearsr.images.io import read_image, write_image
 from linearsr.models.codec import ResidualCodec
 from linearsr.streaming.job import work_folder_of
 from tiny_model import build, tiny_model
@@ -30,12 +31,7 @@ TINY = ("--memory-limit", 1e-9)
 
 
 def picture(channels, bits):
-    """Something smooth, with holes in its alpha."""
-    down, across = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    planes = [np.sin(down / 9) / 4 + np.cos(across / (7 + n)) / 4 + 0.5 for n in range(3)]
-    alpha = np.clip(np.sin(down / 5) + np.cos(across / 6), 0, 1).astype(np.float32)
-    colour = np.stack(planes[: 1 if channels < 3 else 3], axis=2).astype(np.float32)
-    return Picture(colour, alpha if channels in (2, 4) else None, bits)
+    return smooth_picture(HEIGHT, WIDTH, channels, bits)
 
 
 @pytest.fixture

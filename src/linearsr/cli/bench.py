@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import FAILED, needing, out, say, stop, table, told, write_json
-from linearsr.cli.loading import choose_device, load_pipeline
+from linearsr.cli.loading import check_figure, choose_device, load_pipeline
 from linearsr.cli.options import BuiltInOrModel, Device, JsonDocument, Threads, WeightType
-from linearsr.jobs.messages import failure, shown
+from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
     from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
@@ -67,9 +67,10 @@ def bench(
         stop(f"--compare {unknown[0]}: choose from {', '.join(RIVALS)}")
     if preset is not None and model is not None:
         stop("give either a model or --preset, not both")
-    if figure is not None and (len(wanted) < 2 or not figure.absolute().parent.is_dir()):
-        reason = "needs two sizes or more" if len(wanted) < 2 else "its folder does not exist"
-        stop(f"--figure {shown(figure)}: {reason}")
+    if figure is not None:
+        if len(wanted) < 2:
+            stop(f"--figure {shown(figure)}: needs two sizes or more")
+        check_figure("--figure", figure, overwrite=True)
     if threads is not None:
         torch.set_num_threads(threads)
     if compiled and choose_device(device).type != "cuda":
@@ -79,7 +80,10 @@ def bench(
     with told(status=FAILED), needing("--compare diffusers", "full"):
         report, reports = _measure(benchmark, model, preset, wanted, device, dtype)
     if figure is not None:
-        _draw(reports, report, figure)
+        from linearsr.evaluation.scaling_figure import draw_scaling
+
+        with told(OSError, begin="--figure ", status=FAILED):
+            draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)
     if as_json:
         write_json(report)
     else:
@@ -163,19 +167,6 @@ def _as_json(report: "SizeReport") -> dict[str, Any]:
         "compare": {rival: timing(found) for rival, found in report.rivals.items()},
         "expected_seconds": {rival: round(seconds, 3) for rival, seconds in report.expected.items()},
     }
-
-
-def _draw(reports: "Sequence[SizeReport]", report: dict[str, Any], figure: Path) -> None:
-    from linearsr.evaluation.scaling_figure import draw_scaling
-
-    try:
-        draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)
-    except ModuleNotFoundError:
-        say("linearsr: no figure, as matplotlib is missing: pip install 'linearsr[train]'")
-    except OSError as error:
-        say(f"linearsr: no figure: {failure(error, figure)}")
-    else:
-        say(f"drawn: {shown(figure)}")
 
 
 def _show(report: dict[str, Any]) -> None:
