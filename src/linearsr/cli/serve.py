@@ -33,22 +33,26 @@ def serve(
         ),
     ] = None,
     keep: Annotated[float, typer.Option(min=1, help="Seconds to keep results.")] = 3600,
-    max_batch: Annotated[int, typer.Option(min=1, help="Images of equal size and options per batch.")] = 1,
-    max_queue: Annotated[int, typer.Option(min=1, help="Waiting jobs; more are refused (429).")] = 32,
-    max_streams: Annotated[int, typer.Option(min=1, help="Open event streams per client.")] = 1000,
-    max_mib: Annotated[float, typer.Option(min=0.01, help="Size of an upload, in MiB.")] = 32,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most images of one size and options per batch.")] = 1,
+    max_queue: Annotated[int, typer.Option(min=1, help="Most jobs waiting; others are refused (429).")] = 32,
+    max_streams: Annotated[int, typer.Option(min=1, help="Most event streams open per client.")] = 1000,
+    max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
     max_uploads_mib: Annotated[
-        float, typer.Option(min=0.01, help="Total size of the uploads in progress, in MiB.")
+        float, typer.Option(min=0.01, help="Most MiB of uploads in progress, all together.")
     ] = 256,
     max_storage: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Total size of the results, in GiB. Default: limited by the disk."),
+        typer.Option(min=0.001, help="Most GiB of stored results. Default: what the disk holds."),
     ] = None,
     max_pixels: Annotated[
         int,
-        typer.Option(min=1, max=64_000_000, help="Pixels of an input; results may have 16 times as many."),
+        typer.Option(
+            min=1, max=64_000_000, help="Most pixels of an input; results may have 16 times as many."
+        ),
     ] = 16_000_000,
-    max_seconds: Annotated[float, typer.Option(min=1, help="Computation time per image.")] = 600,
+    max_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest computation of an image, in seconds.")
+    ] = 600,
     api_keys: Annotated[
         Path | None,
         typer.Option(

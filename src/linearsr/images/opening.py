@@ -48,6 +48,8 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
     file = BytesIO(source) if isinstance(source, bytes) else source
     file.seek(0)
     begin = file.read(_BEGIN)
+    if not begin:
+        raise ImageError(name, "is empty; get a new copy")
     if is_camera_raw(begin):
         raise ImageError(name, CAMERA_RAW)
     if is_tiff(begin) and (page := page_to_read(name, file)):

@@ -124,8 +124,6 @@ def _load(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
             data = source.read()
         except (OSError, ValueError) as error:
             raise ImageError(name, f"cannot be read ({error}); open it for reading in binary mode") from error
-    if not data:
-        raise ImageError(name, "is empty; get a new copy")
     return name, data
 
 
