@@ -285,18 +285,6 @@ def test_broken_and_too_large_files_leave_nothing(tiny_model, tmp_path, photo):
     assert entries(tmp_path) == ["a.png", "cut.png", "out"]
 
 
-@pytest.mark.parametrize("name", ["a.bmp", "a.webp", "lab.tif"])
-def test_files_that_are_not_decoded_in_strips_give_the_same_picture(tiny_model, tmp_path, name):
-    image = Image.fromarray(picture(3, 8).quantised())
-    image = Image.merge("LAB", image.split()) if name == "lab.tif" else image
-    image.save(tmp_path / name)
-    for way, limit in (("whole", ()), ("strips", TINY)):
-        run = upscale(tmp_path / name, "-o", tmp_path / f"{way}.png", "--model", tiny_model, *limit)
-        assert run.exit_code == 0, run.stderr
-    whole, strips = (read_image(tmp_path / f"{way}.png") for way in ("whole", "strips"))
-    np.testing.assert_allclose(strips.colour, whole.colour, atol=1.01 / 255)
-
-
 def test_without_the_extra(tiny_model, tmp_path, photo, monkeypatch):
     from linearsr.images.rows.vips import vips
 

@@ -137,21 +137,6 @@ def test_png16_colour_key():
     assert alpha.sum() == 24
 
 
-@pytest.mark.parametrize("byteorder", ["<", ">"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}])
-def test_tiff_keeps_all_sixteen_bits(byteorder, channels, options):
-    samples = rng.integers(0, 65536, (21, 37, channels), dtype=np.uint16)
-    file = io.BytesIO()
-    extra = ["unassalpha"] if channels == 4 else None
-    kind = "rgb" if channels > 1 else "minisblack"
-    pixels = samples if channels > 1 else samples[..., 0]
-    tifffile.imwrite(file, pixels, photometric=kind, extrasamples=extra, byteorder=byteorder, **options)
-    picture = read_image(file.getvalue())
-    assert picture.bits == 16
-    assert np.array_equal(levels(picture), samples)
-
-
 def test_premultiplied_sixteen_bit_tiff():
     straight = rng.integers(0, 65536, (6, 6, 3))
     alpha = rng.integers(1, 65536, (6, 6, 1))
@@ -161,20 +146,6 @@ def test_premultiplied_sixteen_bit_tiff():
     picture = read_image(file.getvalue())
     assert np.array_equal(levels(picture)[..., 3:], alpha)
     assert (abs(levels(picture)[..., :3] - straight) <= np.ceil(65535 / alpha)).all()
-
-
-def test_white_is_zero_sixteen_bit_tiff():
-    samples = rng.integers(0, 65536, (4, 5), dtype=np.uint16)
-    file = io.BytesIO()
-    tifffile.imwrite(file, samples, photometric="miniswhite")
-    assert np.array_equal(levels(read_image(file.getvalue()))[..., 0], 65535 - samples.astype(int))
-
-
-def test_float_tiff_keeps_its_values():
-    values = rng.random((5, 6), dtype=np.float32)
-    picture = read_image(encoded(Image.fromarray(values), "TIFF"))
-    assert picture.bits == 16
-    assert np.array_equal(picture.colour[..., 0], values)
 
 
 def test_from_pil_takes_any_mode_and_applies_orientation():

@@ -102,7 +102,9 @@ def read_both_ways(path, folder):
     [
         (None, {}),
         (None, {"byteorder": ">"}),
+        (None, {"tile": (16, 16)}),
         ("zlib", {"predictor": True}),
+        ("zlib", {"predictor": True, "byteorder": ">"}),
         ("lzw", {}),
         ("zstd", {"tile": (16, 16)}),
     ],

@@ -162,7 +162,8 @@ class PipelineConfig:
             raise ValueError(f"clean_steps {self.clean_steps}: from 1 to num_inference_steps")
         if not isfinite(self.clean_strength):
             raise ValueError(f"clean_strength {self.clean_strength} must be a number")
-        _check_ranges(self.num_inference_steps, self.fidelity, self.color_fix, self.guidance_scale)
+        for name in ("steps", "fidelity", "color_fix", "guidance_scale"):
+            check_setting(name, getattr(self, SETTINGS[name].keyword or name))
 
     def times(self, steps: int) -> list[float]:
         """The times of a walk of so many steps, from 1 to 0."""
@@ -203,15 +204,8 @@ class Options:
     """How far the image is from a photo, 0 to 1; None: to be measured, as the call leaves fidelity to the model."""
 
     def __post_init__(self) -> None:
-        check_setting("scale", self.scale)
-        _check_ranges(self.steps, self.fidelity, self.color_fix, self.guidance_scale)
-
-
-def _check_ranges(steps: int, fidelity: float, color_fix: str, guidance_scale: float) -> None:
-    """Of what a model sets and a call may set otherwise. Raises ValueError for a setting out of its range."""
-    values = {"steps": steps, "fidelity": fidelity, "color_fix": color_fix, "guidance_scale": guidance_scale}
-    for name, value in values.items():
-        check_setting(name, value)
+        for name in ("scale", "steps", "fidelity", "color_fix", "guidance_scale"):
+            check_setting(name, getattr(self, name))
 
 
 def seeds_for(

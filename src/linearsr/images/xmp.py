@@ -25,10 +25,8 @@ _WIDTH_AND_HEIGHT = (
     ("http://ns.adobe.com/exif/1.0/", "PixelXDimension", "PixelYDimension"),
 )
 _TIFF = _WIDTH_AND_HEIGHT[0][0]
-_GPS = r"[\w.-]+:[Gg][Pp][Ss]\w*"
-# what is said of a place; where the rest of a packet for JPEG lies, which is not carried
-_PLACES = (_GPS,)
-_EXTENSION = (r"xmpNote:HasExtendedXMP",)
+# where the rest of a packet for JPEG lies, which is not carried; what is said of a place
+_EXTENSION, _PLACES = r"xmpNote:HasExtendedXMP", r"[\w.-]+:[Gg][Pp][Ss]\w*"
 
 
 def keyword_packet(keywords: Sequence[str], packet: bytes | None = None) -> bytes:
@@ -73,9 +71,8 @@ def _set(text: str, namespace: str, name: str, value: int) -> str:
     return text
 
 
-def _without(text: str, properties: Sequence[str]) -> str:
-    for name in properties:
-        text = re.sub(rf"\s({name})\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
-        text = re.sub(rf"<({name})\b[^>]*/>", "", text)
-        text = re.sub(rf"<({name})(\s[^>]*)?>.*?</\1\s*>", "", text, flags=re.DOTALL)
-    return text
+def _without(text: str, name: str) -> str:
+    """The text without properties of such a name, attributes and elements."""
+    text = re.sub(rf"\s({name})\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
+    text = re.sub(rf"<({name})\b[^>]*/>", "", text)
+    return re.sub(rf"<({name})(\s[^>]*)?>.*?</\1\s*>", "", text, flags=re.DOTALL)
