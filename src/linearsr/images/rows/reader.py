@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.images.alpha import fill_unknown, grow_known, halve_known
-from linearsr.images.metadata import Keep, Notes
+from linearsr.images.metadata import Keep
 from linearsr.images.picture import FloatArray
 from linearsr.images.rows.decoding import decode
 from linearsr.images.rows.row_file import RowFile
@@ -45,13 +45,10 @@ class RowReader:
         keep: Keep = "all",
         strict: bool = False,
     ) -> None:
-        decoded = decode(path, folder, max_pixels, keep, strict)
-        self._rows = decoded.rows
-        self.notes: Notes = decoded.notes
-        self.height, self.width = decoded.rows.height, decoded.rows.width
-        self.has_alpha = decoded.rows.channels in {2, 4}
-        self.is_grey = decoded.rows.channels in {1, 2}
-        self.bits: Literal[8, 16] = 16 if decoded.rows.dtype.itemsize == 2 else 8
+        rows, self.notes = decode(path, folder, max_pixels, keep, strict)
+        self._rows, self.height, self.width = rows, rows.height, rows.width
+        self.has_alpha, self.is_grey = rows.channels in {2, 4}, rows.channels in {1, 2}
+        self.bits: Literal[8, 16] = 16 if rows.dtype.itemsize == 2 else 8
         lowest, highest = self._alpha_range() if self.has_alpha else (1, 1)
         self.alpha_varies = lowest < highest
         self._filled = self._fill(folder / "filled.rows") if lowest == 0 < highest else None
