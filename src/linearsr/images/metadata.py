@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
-from linearsr.images.iptc import records_of
 from linearsr.images.picture import NO_TEXTS, Picture, Texts, warn_of
 from linearsr.images.png_colour import hdr_curve
-from linearsr.images.xmp import packet_for_upright, packet_without_places
+from linearsr.images.texts import packet_for_upright, packet_without_places, records_of
 
 _NO_UNIT = 1
 # Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.

@@ -8,10 +8,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.iptc import PNG_KEYWORD as IPTC_KEYWORD
-from linearsr.images.iptc import as_raw_profile
 from linearsr.images.metadata import Metadata
-from linearsr.images.xmp import PNG_KEYWORD
+from linearsr.images.texts import IPTC_KEYWORD, XMP_KEYWORD, as_raw_profile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Number of channels -> colour type: grey, grey and alpha, RGB, RGBA (section 11.2.1).
@@ -58,7 +56,7 @@ def _metadata_chunks(metadata: Metadata) -> list[bytes]:
         made.append(chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0")))
     if "xmp" in metadata:
         # an iTXt chunk: keyword, not compressed, no language, no translation (section 11.3.3.4)
-        made.append(chunk(b"iTXt", PNG_KEYWORD.encode() + bytes(5) + metadata["xmp"]))
+        made.append(chunk(b"iTXt", XMP_KEYWORD.encode() + bytes(5) + metadata["xmp"]))
     if "iptc" in metadata:
         packed = zlib.compress(as_raw_profile(metadata["iptc"]).encode())
         made.append(chunk(b"zTXt", IPTC_KEYWORD.encode() + bytes(2) + packed))

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata, Notes, exif_for_upright, notes_of, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
 from linearsr.images.png import encode_png16, png_head
 from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
+from linearsr.images.texts import as_jpeg_segment, keyword_packet, packet_for_upright
 from linearsr.images.tiff import encode_tiff
-from linearsr.images.xmp import keyword_packet, packet_for_upright
 
 FORMATS = {
     ".png": "PNG",

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata
 from linearsr.images.picture import FloatArray, quantise, warn_of
 from linearsr.images.png import png_head
@@ -19,6 +18,7 @@ from linearsr.images.resize import resize_rows
 from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, save, vips
+from linearsr.images.texts import as_jpeg_segment
 from linearsr.images.tiff import compress_strip, rows_per_strip, tiff_head
 from linearsr.images.writing import (
     check_format,
