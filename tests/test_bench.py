@@ -210,14 +210,14 @@ def test_a_preset_has_one_evaluation(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--sizes", "0"], "'0' is no size"),
-        (["--sizes", "12x"], "'12x' is no size"),
-        (["--sizes", ""], "is no size"),
+        (["--sizes", "0"], "'0' is not a size"),
+        (["--sizes", "12x"], "'12x' is not a size"),
+        (["--sizes", ""], "is not a size"),
         (["--compare", "fast"], "choose from softmax, diffusers"),
         (["--preset", "huge"], "choose from tiny, default, 600m, 1600m"),
         (["--preset", "tiny", "model"], "either a model or --preset"),
         (["--figure", "a.png"], "needs two sizes"),
-        (["--figure", "nowhere/a.png", "--sizes", "8,16"], "folder does not exist"),
+        (["--figure", "nowhere/a.png", "--sizes", "8,16"], "choose a file in an existing folder"),
         (["nowhere"], "nowhere"),
     ],
 )

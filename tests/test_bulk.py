@@ -228,7 +228,7 @@ def test_nothing_to_do_starts_nothing(tmp_path):
     fill(tmp_path, {"in/a.jpg": png(0), "out/a.png": b"done"})
     answer = CliRunner().invoke(app, ["batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"])
     assert answer.exit_code == 0, answer.stderr
-    assert answer.stderr.startswith("nothing to do: all 1 results are there (--overwrite makes them anew)\n")
+    assert answer.stderr.startswith("nothing to do: all 1 results exist (--overwrite replaces them)\n")
     last = json.loads(answer.stdout)
     assert (last["finished"], last["total"], last["skipped"], last["done"]) == (True, 1, 1, 0)
     assert pq.read_table(io.BytesIO((tmp_path / "out/report.parquet").read_bytes())).num_rows == 1
@@ -253,7 +253,7 @@ def test_a_column_of_images(calls):
     batch = upscaler({"file": np.array(files, object), "id": np.arange(4)})
     assert list(batch) == ["file", "id", "large", "error"]
     assert pipeline.together == 3
-    assert [error[:11] for error in batch["error"]] == ["", "is no image", "", ""]
+    assert [error[:15] for error in batch["error"]] == ["", "is not an image", "", ""]
     assert batch["large"][1] is None
     for place in (0, 2, 3):
         np.testing.assert_array_equal(read_image(batch["large"][place]).quantised(), expected(files[place]))

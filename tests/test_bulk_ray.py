@@ -88,7 +88,7 @@ def test_command(tmp_path, tiny_model):
     # no word of Ray's
     first, failure, last = done.stderr.splitlines()
     assert first == "6 images to do, 0 done already"
-    assert failure.startswith("broken.png: is no image")
+    assert failure.startswith("broken.png: is not an image")
     assert re.fullmatch(
         r"5 done, 1 failed in \S+ \(\S+ images/s, \S+ to the first\); report: \S+/report\.parquet", last
     )
@@ -137,4 +137,4 @@ def test_a_dataset_of_images(tiny_model):
     good, bad = sorted(written, key=lambda row: row["error"])
     assert (read_image(good["large"]).size, good["error"]) == ((12, 10), "")
     assert bad["large"] is None
-    assert bad["error"].startswith("is no image")
+    assert bad["error"].startswith("is not an image")

@@ -65,7 +65,7 @@ def test_a_folder_that_is_no_model(tiny_model, tmp_path):
         ("model_index.json", {"lr_stem": None}, "lr_stem is None"),
         ("model_index.json", {"guidance": 7}, "guidance is 7"),
         ("model_index.json", {"num_inference_steps": "four"}, "num_inference_steps: Input should be"),
-        ("model_index.json", {"num_inference_steps": -1}, "-1 steps: at least 0"),
+        ("model_index.json", {"num_inference_steps": -1}, "steps -1 is out of range: choose at least 0"),
         ("model_index.json", {"fidelity": True}, "fidelity: Input should be a valid number"),
         ("model_index.json", {"fidelity": 2}, "fidelity 2 is out of range"),
         ("model_index.json", {"sigmas": [1.0, "a"]}, "sigmas: Input should be a valid number"),

@@ -102,7 +102,7 @@ def test_what_cannot_be_kept_apart_is_an_error(tree):
     found = outputs(["in"], "out")
     assert found["in/c.png"] == "out/c_png.png"
     assert found["in/c.jpg"] == "out/c_jpg.png"
-    assert "also that of in/c.jpg" in str(found["in/c_jpg.png"])
+    assert "also the result of in/c.jpg" in str(found["in/c_jpg.png"])
 
 
 def test_no_result_replaces_an_input(tree):
@@ -132,10 +132,10 @@ def test_file_only_for_one_file(tree):
     Path("folder.png").mkdir()
     assert outputs(["in/b.png"], "folder.png") == {"in/b.png": "folder.png/b.png"}
     for arguments, output, format, message in [
-        (["in"], "big.png", None, "is the name of one image"),
-        (["in/b.png", "in/a.JPG"], "big.png", None, "is the name of one image"),
+        (["in"], "big.png", None, "names a single image"),
+        (["in/b.png", "in/a.JPG"], "big.png", None, "names a single image"),
         (["in/b.png"], "big.bmp", None, "cannot write .bmp"),
-        (["in/b.png"], "big.png", "jpg", "is no jpg"),
+        (["in/b.png"], "big.png", "jpg", "does not match --format jpg"),
         (["in/b.png"], "in/notes.txt/out", None, "is a file, not a folder"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -158,9 +158,9 @@ def test_formats_and_suffixes(tree):
     assert named("in/b.png", "out", suffix="_large") == "out/b_large.png"
     assert "would replace an input" in named("in/b.png", suffix="")
     for wrong in ("/x", "../x"):
-        with pytest.raises(ValueError, match="no part of a name"):
+        with pytest.raises(ValueError, match="not part of a file name"):
             named("in/b.png", suffix=wrong)
-    with pytest.raises(ValueError, match="named by their inputs"):
+    with pytest.raises(ValueError, match="has no effect on"):
         named("in/b.png", "big.png", suffix="_x")
 
 

@@ -17,8 +17,9 @@ from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
+from image_tools import smooth_picture
 from linearsr.cli.app import app
-from linearsr.images.io import Picture, read_image, write_image
+from linearsr.images.io import read_image, write_image
 from linearsr.models.codec import ResidualCodec
 from linearsr.streaming.job import work_folder_of
 from tiny_model import build, tiny_model
@@ -30,12 +31,7 @@ TINY = ("--memory-limit", 1e-9)
 
 
 def picture(channels, bits):
-    """Something smooth, with holes in its alpha."""
-    down, across = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    planes = [np.sin(down / 9) / 4 + np.cos(across / (7 + n)) / 4 + 0.5 for n in range(3)]
-    alpha = np.clip(np.sin(down / 5) + np.cos(across / 6), 0, 1).astype(np.float32)
-    colour = np.stack(planes[: 1 if channels < 3 else 3], axis=2).astype(np.float32)
-    return Picture(colour, alpha if channels in (2, 4) else None, bits)
+    return smooth_picture(HEIGHT, WIDTH, channels, bits)
 
 
 @pytest.fixture
@@ -287,18 +283,6 @@ def test_broken_and_too_large_files_leave_nothing(tiny_model, tmp_path, photo):
     assert large.exit_code == 1
     assert "exceed the limit" in large.stderr
     assert entries(tmp_path) == ["a.png", "cut.png", "out"]
-
-
-@pytest.mark.parametrize("name", ["a.bmp", "a.webp", "lab.tif"])
-def test_files_that_are_not_decoded_in_strips_give_the_same_picture(tiny_model, tmp_path, name):
-    image = Image.fromarray(picture(3, 8).quantised())
-    image = Image.merge("LAB", image.split()) if name == "lab.tif" else image
-    image.save(tmp_path / name)
-    for way, limit in (("whole", ()), ("strips", TINY)):
-        run = upscale(tmp_path / name, "-o", tmp_path / f"{way}.png", "--model", tiny_model, *limit)
-        assert run.exit_code == 0, run.stderr
-    whole, strips = (read_image(tmp_path / f"{way}.png") for way in ("whole", "strips"))
-    np.testing.assert_allclose(strips.colour, whole.colour, atol=1.01 / 255)
 
 
 def test_without_the_extra(tiny_model, tmp_path, photo, monkeypatch):

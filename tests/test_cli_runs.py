@@ -57,13 +57,13 @@ def test_from_stdin_to_a_file_and_from_a_file_to_stdout(photos, tiny_model, tmp_
 
 
 def test_what_is_wrong_with_a_pipe_is_one_line(photos, tiny_model):
-    for given, message in ((b"", "-: is empty"), (b"no image", "-: is no image")):
+    for given, message in ((b"", "-: is empty"), (b"no image", "-: is not an image")):
         result = upscale("-", model=tiny_model, given=given)
         assert (result.exit_code, result.stdout_bytes) == (1, b"")
         assert result.stderr.startswith(message)
         assert "linearsr-" not in result.stderr
     for words, message in (
-        ((photos, "-o", "-"), "several need a folder"),
+        ((photos, "-o", "-"), "give a folder for several"),
         (("-", "--json"), "--json and the result"),
         (("-", photos), "no folder for its result"),
     ):
@@ -106,7 +106,7 @@ def test_sizes_of_results(photos, tiny_model, tmp_path, way):
         assert result.exit_code == 0, result.stderr
         assert size_of(tmp_path / f"{name}.png") == size
     again = upscale(tmp_path, "-o", tmp_path / "out", model=tiny_model)
-    assert "left out as results of earlier runs: 4" in again.stderr
+    assert "skipped as results of earlier runs: 4" in again.stderr
 
 
 def test_sizes_that_cannot_be(photos, tiny_model):
@@ -116,7 +116,7 @@ def test_sizes_that_cannot_be(photos, tiny_model):
         assert "is 12x10 pixels" in result.stderr
     both = upscale(photos / "a.png", "--width", 40, "--scale", 2, model=tiny_model)
     assert both.exit_code == 2
-    assert "exclude each other" in both.stderr
+    assert "cannot be combined" in both.stderr
 
 
 def test_a_list_and_a_suffix(photos, tiny_model, tmp_path):
@@ -145,7 +145,7 @@ def test_results_inside_the_inputs_are_not_upscaled_by_the_next_run(photos, tiny
         assert result.exit_code == 0
         made = sorted(path.relative_to(photos / name).as_posix() for path in (photos / name).rglob("*.png"))
         assert made == ["a.png", "sub/b.png"]
-    assert "left out as results of earlier runs: 1, such as out" in result.stderr
+    assert "skipped as results of earlier runs: 1, such as out" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["degrade", "tag"])
@@ -155,7 +155,7 @@ def test_other_commands_leave_out_folders_of_results(photos, tmp_path, command):
     words = [*degrade, str(tmp_path / "lr")] if command == "degrade" else ["tag", str(photos)]
     result = CliRunner().invoke(app, [*words, "--json"])
     assert result.exit_code == 0, result.stderr
-    assert "left out as results of earlier runs: 1, such as lr" in result.stderr
+    assert "skipped as results of earlier runs: 1, such as lr" in result.stderr
     names = [json.loads(line)["input"] for line in result.stdout.splitlines()]
     assert names == [str(photos / "a.png"), str(photos / "sub/b.jpg")]
 
@@ -177,7 +177,7 @@ def test_what_another_run_makes_meanwhile_is_skipped(photos, tiny_model, monkeyp
     assert result.exit_code == 0, result.stderr
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert [record["status"] for record in records] == ["skipped", "skipped"]
-    assert "was made by another run meanwhile" in result.stderr
+    assert "was created by another run in the meantime" in result.stderr
     assert result.stderr.splitlines()[-1] == "2 skipped"
     assert size_of(photos / "a_x4.png") == (3, 3)
 

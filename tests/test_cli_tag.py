@@ -98,7 +98,7 @@ def test_a_siglip_with_a_vocabulary(photos, tmp_path):
         (("--tagger", "nowhere"), "no such folder"),
         (("--tagger", "ram"), "needs the folder of its weights"),
         (("--tagger", "ram++", "--weights", "."), "ram"),
-        (("--vocabulary", "tags.txt"), "for other taggers"),
+        (("--vocabulary", "tags.txt"), "do not apply to the model's own tagger"),
         (("--device", "abacus"), "--device abacus"),
     ],
 )
@@ -162,7 +162,7 @@ def test_unknown_tags_are_said_once(tagged, photos):
     result = run("upscale", photos, "--model", tagged, "--tags", "zeppelin, sky")
     assert result.exit_code == 1
     warnings = [line for line in result.stderr.splitlines() if "zeppelin" in line]
-    assert warnings == ["warning: tags left out, unknown to the model or too many: zeppelin"]
+    assert warnings == ["warning: ignored tags, unknown to the model or too many: zeppelin"]
     assert result.stderr.count("tags: sky)") == 2
 
 

@@ -69,8 +69,8 @@ def test_what_is_skipped_in_folders_is_one_line(photos, tiny_model, tmp_path):
         (photos / name).write_text("no picture")
     result = upscale(photos, "-o", photos / "out", "--model", tiny_model)
     assert result.exit_code == 0, result.stderr
-    said = "skipped, no images by their names: 1 .txt, 2 .xmp, 1 hidden, 1 without a type"
-    assert [line for line in result.stderr.splitlines() if "by their names" in line] == [said]
+    said = "skipped, not image file names: 1 .txt, 2 .xmp, 1 hidden, 1 without a type"
+    assert [line for line in result.stderr.splitlines() if "image file names" in line] == [said]
     (photos / "out/more.txt").write_text("in the results")
     assert said in upscale(photos, "-o", photos / "out", "--model", tiny_model).stderr
 

@@ -12,9 +12,8 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
 from linearsr.evaluation.metrics import ssim_y
-from linearsr.images.detail import detail_score
 from linearsr.images.io import read_image
-from linearsr.images.photos import read_rgb
+from linearsr.images.photos import detail_score, read_rgb
 from linearsr.images.picture import quantise
 from linearsr.training.catalogue import Photo
 from linearsr.training.data import CropPairs, DataConfig, Sample, check_data, validation_pairs

@@ -52,7 +52,7 @@ def test_what_is_missing_is_said(tmp_path, small_sets):
         f"{tmp_path / 'HR/1.png'}: is 30x32, not 32x32",
     ]
     (tmp_path / "LR/0.png").write_bytes(b"no image")
-    assert any("no image" in problem for problem in check(small_sets["realsr"], tmp_path).problems)
+    assert any("not an image" in problem for problem in check(small_sets["realsr"], tmp_path).problems)
 
 
 def test_a_complete_set_shows_its_published_figures(tmp_path, small_sets):

@@ -6,74 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
-import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_tools import RGB8, SMOOTH, encoded, float_tiff, levels, png
+from image_tools import BAD_BYTES, PNG, RGB8, SMOOTH, encoded, levels
 from linearsr.images.io import ImageError, read_image
-
-rng = np.random.default_rng(0)
-
-
-def header_only_png(width, height):
-    return png(width, height, 8, 2, b"")
-
-
-def damaged(data, at):
-    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
-
-
-def broken_crc():
-    data = encoded(SMOOTH)
-    return damaged(data, data.index(b"IEND") - 5)
-
-
-def int32_tiff():
-    file = io.BytesIO()
-    tifffile.imwrite(file, np.array([[-5, 100000]], np.int32))
-    return file.getvalue()
-
-
-PNG, JPEG, TIFF = encoded(SMOOTH), encoded(SMOOTH, "JPEG"), encoded(SMOOTH, "TIFF", compression="tiff_lzw")
-
-BAD_BYTES = {
-    "empty": (b"", "is empty"),
-    "one byte": (b"\x89", "no image"),
-    "zeros": (bytes(1000), "no image"),
-    "noise": (rng.bytes(1000), "no image"),
-    "text": (b"This is not a picture.\n" * 10, "no image"),
-    "html": (b"<!DOCTYPE html><html><body>404</body></html>", "no image"),
-    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "no image"),
-    "pdf": (b"%PDF-1.7\n1 0 obj\n", "no image"),
-    "zip": (b"PK\x03\x04" + bytes(100), "no image"),
-    "pickle": (b"\x80\x04\x95cposix\nsystem\n", "no image"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
-    "heic": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
-    "png signature only": (PNG[:8], "no image|broken"),
-    "png cut in the header": (PNG[:20], "no image|broken"),
-    "png cut in the pixels": (PNG[: len(PNG) // 2], "truncated"),
-    "png without its last pixels": (PNG[:-30], "truncated"),
-    "png with a broken checksum": (broken_crc(), "broken"),
-    "png with a damaged header": (damaged(PNG, 18), "broken"),
-    "png without pixels": (header_only_png(10, 10), "truncated"),
-    "png of zero width": (header_only_png(0, 10), "is a broken PNG file|nothing in it"),
-    "png bomb": (png(50000, 50000, 1, 0, bytes(6251 * 1000)), "exceed|more pixels"),
-    "png of 60000x60000": (header_only_png(60000, 60000), "exceed|more pixels"),
-    "png of 9000x9000": (header_only_png(9000, 9000), "81 megapixels exceed the limit of 64"),
-    "jpeg cut in the header": (JPEG[:100], "no image|broken"),
-    "jpeg cut in the pixels": (JPEG[: len(JPEG) // 2], "no image|truncated"),
-    "jpeg without its end": (JPEG[:-2], "truncated"),
-    "tiff cut": (TIFF[: len(TIFF) // 2], "no image|broken|truncated"),
-    "gif cut": (encoded(SMOOTH, "GIF")[:-200], "truncated"),
-    "webp cut": (encoded(SMOOTH, "WEBP")[:-50], "no image|broken|truncated"),
-    "bmp cut": (encoded(SMOOTH, "BMP")[:-50], "truncated"),
-    "tiff with NaN": (float_tiff(np.nan), "NaN"),
-    "tiff with infinity": (float_tiff(np.inf), "NaN or infinite"),
-    "tiff of kelvins": (float_tiff(293.0), "range 0 to 1"),
-    "tiff of signed 32-bit integers": (int32_tiff(), "unknown range"),
-    "strip of 1x5000": (encoded(np.zeros((5000, 1), np.uint8)), "a line, not a picture"),
-}
 
 
 @pytest.mark.parametrize("kind", BAD_BYTES)
@@ -118,7 +55,7 @@ def test_bad_paths_give_one_line(tmp_path):
         fifo: "device or pipe",
         loop: "cannot be read",
         tmp_path / ("x" * 300 + ".png"): "too long",
-        "a\0b.png": "no valid file name",
+        "a\0b.png": "not a valid file name",
         tmp_path / "new\nline.png": "does not exist",
     }
     for path, words in cases.items():

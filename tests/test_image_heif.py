@@ -5,14 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 
-from image_tools import SMOOTH, encoded, levels
+from image_tools import SMOOTH, SRGB, encoded, levels
 from linearsr.images.io import ImageError, Picture, encode_image, read_image, read_size
 from linearsr.images.metadata import parse_exif
 
 HEIF = pytest.importorskip("pillow_heif")
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def heic():
@@ -73,20 +72,17 @@ def test_avif_is_written_and_read_with_its_metadata(tmp_path):
     assert read_size(io.BytesIO(grey), "a") == (48, 64)
 
 
-def test_without_jpeg_xl_one_line_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    monkeypatch.delitem(Image.OPEN, "JXL", raising=False)
-    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "JXL"])
+@pytest.mark.parametrize(
+    ("module", "kind", "package", "begin"),
+    [
+        ("pillow_jxl", "JXL", r"pillow-jxl-plugin; pip install 'linearsr\[jxl\]'", b"\xff\x0a"),
+        ("pillow_heif", "HEIF", r"pillow-heif; pip install 'linearsr\[heif\]'", b"\0\0\0\x18ftypheic"),
+    ],
+)
+def test_without_the_library_one_line_says_what_to_do(monkeypatch, module, kind, package, begin):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(Image.OPEN, kind, raising=False)
+    monkeypatch.setattr(Image, "ID", [known for known in Image.ID if known != kind])
     for read in (read_image, lambda data: read_size(io.BytesIO(data), "a")):
-        with pytest.raises(ImageError, match=r"needs pillow-jxl-plugin; pip install 'linearsr\[jxl\]'"):
-            read(b"\xff\x0a" + bytes(100))
-
-
-def test_without_the_library_one_line_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
-    with pytest.raises(
-        ImageError, match=r"HEIC photo, which needs pillow-heif; pip install 'linearsr\[heif\]'"
-    ):
-        read_image(b"\0\0\0\x18ftypheic" + bytes(100))
+        with pytest.raises(ImageError, match=f"needs {package}"):
+            read(begin + bytes(100))

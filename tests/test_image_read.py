@@ -2,37 +2,16 @@
 
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
-from image_tools import RGB8, SMOOTH, encoded, levels, png, png_chunk
+from image_tools import RGB8, SMOOTH, SRGB, encoded, levels, png_chunk
 from linearsr.images.io import picture_from_pil, read_image
 
 rng = np.random.default_rng(0)
-
-
-def paeth(a, b, c):
-    p = a + b - c
-    return min((a, b, c), key=lambda x: abs(p - x))
-
-
-def filtered_rows(samples):
-    """Rows of 16-bit samples with the five PNG filters in turn, byte by byte as the specification says."""
-    data = samples.astype(">u2")
-    step, out, above = 2 * samples.shape[2], bytearray(), None
-    for y, row in enumerate(data):
-        line, kind = row.tobytes(), y % 5
-        above = above or bytes(len(line))
-        out.append(kind)
-        for i, x in enumerate(line):
-            a = line[i - step] if i >= step else 0
-            c = above[i - step] if i >= step else 0
-            b = above[i]
-            out.append((x - (0, a, b, (a + b) // 2, paeth(a, b, c))[kind]) % 256)
-        above = line
-    return bytes(out)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP", "PPM", "TGA", "ICO"])
@@ -80,21 +59,10 @@ def test_colour_key_becomes_alpha():
     assert picture.alpha.sum() == 9 * 12 - 1
 
 
-def cmyk_profile_free():
-    return Image.fromarray(rng.integers(0, 256, (8, 8, 4), dtype=np.uint8), "CMYK")
-
-
-def test_cmyk_without_profile():
-    image = cmyk_profile_free()
-    picture = read_image(encoded(image, "TIFF"))
-    assert np.array_equal(levels(picture), np.asarray(image.convert("RGB")))
-    assert picture.icc_profile is None
-
-
-def test_cmyk_with_an_unfit_profile_falls_back():
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    image = cmyk_profile_free()
-    picture = read_image(encoded(image, "TIFF", icc_profile=srgb))
+@pytest.mark.parametrize("options", [{}, {"icc_profile": SRGB}])
+def test_cmyk_without_a_fitting_profile_becomes_rgb(options):
+    image = Image.fromarray(rng.integers(0, 256, (8, 8, 4), dtype=np.uint8), "CMYK")
+    picture = read_image(encoded(image, "TIFF", **options))
     assert np.array_equal(levels(picture), np.asarray(image.convert("RGB")))
     assert picture.icc_profile is None
 
@@ -123,15 +91,14 @@ def test_orientation_is_applied_once(orientation, file_format):
 
 
 def test_metadata_is_carried():
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x010F] = "A camera"
     exif.get_ifd(0x8769).update({0xA002: 999, 0xA003: 888, 0x9003: "2020:01:02 03:04:05"})
     exif.get_ifd(0x8825)[1] = "N"
     assert read_image(encoded(RGB8, "TIFF")).dpi is None
     assert read_image(encoded(RGB8, "TIFF", dpi=(300, 200))).dpi == (300, 200)
-    picture = read_image(encoded(RGB8, "JPEG", exif=exif, icc_profile=srgb, dpi=(300, 200)))
-    assert picture.icc_profile == srgb
+    picture = read_image(encoded(RGB8, "JPEG", exif=exif, icc_profile=SRGB, dpi=(300, 200)))
+    assert picture.icc_profile == SRGB
     assert picture.dpi == (300, 200)
     kept = Image.Exif()
     kept.load(picture.exif)
@@ -149,41 +116,25 @@ def test_tiff_storage_tags_do_not_enter_exif():
 
 
 def test_a_profile_for_another_colour_space_is_dropped_with_a_warning():
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     with pytest.warns(UserWarning, match="does not fit"):
-        picture = read_image(encoded(RGB8[..., 0].copy(), icc_profile=srgb))
+        picture = read_image(encoded(RGB8[..., 0].copy(), icc_profile=SRGB))
     assert picture.icc_profile is None
 
 
-@pytest.mark.parametrize(("channels", "colour_type"), [(1, 0), (2, 4), (3, 2), (4, 6)])
-def test_png_keeps_all_sixteen_bits(channels, colour_type):
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_keeps_all_sixteen_bits(channels):
     samples = rng.integers(0, 65536, (11, 7, channels), dtype=np.uint16)
-    picture = read_image(png(7, 11, 16, colour_type, filtered_rows(samples)))
+    picture = read_image(imagecodecs.png_encode(samples))
     assert picture.bits == 16
     assert np.array_equal(levels(picture), samples)
 
 
 def test_png16_colour_key():
     samples = rng.integers(0, 65536, (5, 5, 3), dtype=np.uint16)
-    key = png_chunk(b"tRNS", samples[1, 2].astype(">u2").tobytes())
-    alpha = read_image(png(5, 5, 16, 2, filtered_rows(samples), key)).alpha
+    data, key = imagecodecs.png_encode(samples), png_chunk(b"tRNS", samples[1, 2].astype(">u2").tobytes())
+    alpha = read_image(data[:33] + key + data[33:]).alpha
     assert alpha[1, 2] == 0
     assert alpha.sum() == 24
-
-
-@pytest.mark.parametrize("byteorder", ["<", ">"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}])
-def test_tiff_keeps_all_sixteen_bits(byteorder, channels, options):
-    samples = rng.integers(0, 65536, (21, 37, channels), dtype=np.uint16)
-    file = io.BytesIO()
-    extra = ["unassalpha"] if channels == 4 else None
-    kind = "rgb" if channels > 1 else "minisblack"
-    pixels = samples if channels > 1 else samples[..., 0]
-    tifffile.imwrite(file, pixels, photometric=kind, extrasamples=extra, byteorder=byteorder, **options)
-    picture = read_image(file.getvalue())
-    assert picture.bits == 16
-    assert np.array_equal(levels(picture), samples)
 
 
 def test_premultiplied_sixteen_bit_tiff():
@@ -197,38 +148,9 @@ def test_premultiplied_sixteen_bit_tiff():
     assert (abs(levels(picture)[..., :3] - straight) <= np.ceil(65535 / alpha)).all()
 
 
-def test_white_is_zero_sixteen_bit_tiff():
-    samples = rng.integers(0, 65536, (4, 5), dtype=np.uint16)
-    file = io.BytesIO()
-    tifffile.imwrite(file, samples, photometric="miniswhite")
-    assert np.array_equal(levels(read_image(file.getvalue()))[..., 0], 65535 - samples.astype(int))
-
-
-def test_float_tiff_keeps_its_values():
-    values = rng.random((5, 6), dtype=np.float32)
-    picture = read_image(encoded(Image.fromarray(values), "TIFF"))
-    assert picture.bits == 16
-    assert np.array_equal(picture.colour[..., 0], values)
-
-
 def test_from_pil_takes_any_mode_and_applies_orientation():
     image = Image.fromarray(RGB8)
-    for mode in (
-        "1",
-        "L",
-        "LA",
-        "P",
-        "PA",
-        "RGB",
-        "RGBA",
-        "RGBX",
-        "CMYK",
-        "YCbCr",
-        "HSV",
-        "I;16",
-        "La",
-        "RGBa",
-    ):
+    for mode in "1 L LA P PA RGB RGBA RGBX CMYK YCbCr HSV I;16 La RGBa".split():  # noqa: SIM905
         source = Image.new("I;16", (12, 9), 77) if mode == "I;16" else image
         steps = {"PA": ["LA", "PA"], "La": ["LA", "La"], "RGBa": ["RGBA", "RGBa"]}.get(mode, [mode])
         for step in steps:

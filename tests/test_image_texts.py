@@ -3,18 +3,22 @@
 import io
 import warnings
 import zlib
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from image_tools import RGB8, encoded, png, png_chunk
-from linearsr.images.io import read_image, write_image
-from linearsr.images.iptc import as_jpeg_segment
+from linearsr.images.io import Picture, picture_to_pil, read_image, write_image
 from linearsr.images.metadata import parse_exif
 from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.writer import RowWriter
+from linearsr.images.texts import as_jpeg_segment
 
 WORDS = {0x010E: "Zdjęcie — plaża", 0x013B: "José Müller", 0x8298: "© 日本"}
 IPTC = b"\x1c\x02\x19\x00\x03one\x1c\x02\x69\x00\x04Head"
@@ -51,15 +55,13 @@ def by_rows(data, path, folder, keep="all"):
 
 @pytest.mark.parametrize("in_rows", [False, True])
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.filterwarnings("ignore:.*WebP has no place")
+@pytest.mark.filterwarnings("ignore:.*WebP cannot hold IPTC")
 def test_exif_xmp_and_iptc_go_along_and_are_true(tmp_path, name, in_rows):
     if in_rows and name.endswith("webp"):
         pytest.skip("not written in strips")
     if in_rows:
         by_rows(camera_jpeg(), tmp_path / name, tmp_path)
     else:
-        from dataclasses import replace
-
         write_image(replace(read_image(camera_jpeg()), tags=("ivy",)), tmp_path / name)
     block = (tmp_path / name).read_bytes()
     for text in WORDS.values():
@@ -116,7 +118,7 @@ def test_png_text_goes_along_in_png_and_is_told_elsewhere(tmp_path):
     assert read_image(tmp_path / "a.png").texts.png == chunks
     with Image.open(tmp_path / "a.png") as image:
         assert image.text == {"parameters": "a cat, Steps: 20", "workflow": "{}", "Title": "plaża"}
-    with pytest.warns(UserWarning, match="text such as Title, parameters, workflow, which is left out"):
+    with pytest.warns(UserWarning, match="text such as Title, parameters, workflow, so it is left out"):
         write_image(picture, tmp_path / "a.jpg")
     assert read_image(png_of(*chunks), keep="nothing").texts.png == ()
 
@@ -193,3 +195,61 @@ def test_hdr_is_told_and_kept_in_png(tmp_path, code, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert read_image(tmp_path / "a.png").colour_chunks == (chunk,)
+
+
+# ---------------------------------------------------------------- tags, where other programs find them
+
+TAGS = ("brick wall", "ivy & <moss>", "дерево", "🌳")
+NAMESPACES = {"dc": "http://purl.org/dc/elements/1.1/", "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#"}
+
+
+def tagged(tags: tuple[str, ...], bits: int = 8) -> Picture:
+    colour = np.random.default_rng(0).random((6, 5, 3), dtype=np.float32)
+    exif = Image.Exif()
+    exif[0x010E] = "a wall"
+    return Picture(colour, bits=bits, exif=exif.tobytes(), dpi=(72, 72), tags=tags)
+
+
+def keywords(path: Path) -> tuple[str, ...]:
+    with Image.open(path) as image:
+        packet = image.info["xmp"]
+        assert image.getexif()[0x010E] == "a wall"
+    bag = ElementTree.fromstring(packet).find(".//dc:subject/rdf:Bag", NAMESPACES)
+    return tuple(item.text or "" for item in bag)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", FILES)
+def test_tags_are_xmp_keywords_beside_exif(tmp_path, name, bits):
+    write_image(tagged(TAGS, bits), tmp_path / name)
+    assert keywords(tmp_path / name) == TAGS
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", FILES)
+def test_without_tags_a_file_is_as_before(tmp_path, name, bits):
+    write_image(tagged((), bits), tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert "xmp" not in image.info
+    write_image(tagged(TAGS, bits), tmp_path / f"tagged-{name}")
+    with Image.open(tmp_path / name) as plain, Image.open(tmp_path / f"tagged-{name}") as with_tags:
+        assert np.array_equal(np.asarray(plain), np.asarray(with_tags))
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_any_text_leaves_a_file_that_reads(tmp_path_factory, tags):
+    path = tmp_path_factory.mktemp("any") / "a.png"
+    write_image(tagged(tuple(tag.encode("utf-8", "replace").decode() for tag in tags)), path)
+    assert read_image(path).size == (5, 6)
+
+
+def test_tags_too_long_for_jpeg_are_left_out_with_a_warning(tmp_path):
+    many = tuple(f"tag number {i}" for i in range(5000))
+    with pytest.warns(UserWarning, match="tags are too long for JPEG"):
+        write_image(tagged(many), tmp_path / "a.jpg")
+    write_image(tagged(many), tmp_path / "a.png")
+
+
+def test_a_pil_image_carries_them_too():
+    assert "дерево".encode() in picture_to_pil(tagged(TAGS)).info["xmp"]

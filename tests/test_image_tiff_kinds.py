@@ -71,7 +71,7 @@ def test_camera_raw_is_one_line(tmp_path, sensor):
     )
     (tmp_path / "a.tif").write_bytes(data)
     for read in (lambda: read_image(data), lambda: RowReader(tmp_path / "a.tif", tmp_path)):
-        with pytest.raises(ImageError, match=r"^\S+: is a camera RAW file; develop it"):
+        with pytest.raises(ImageError, match=r"^\S+: is a camera RAW file; convert it"):
             read()
 
 
@@ -79,7 +79,7 @@ def test_camera_raw_is_one_line(tmp_path, sensor):
     "begin", [b"FUJIFILMCCD-RAW ", b"IIRO\x08\0\0\0", b"IIU\0\x18\0\0\0", b"\0\0\0\x18ftypcrx "]
 )
 def test_camera_raw_of_other_makes_is_one_line(begin):
-    with pytest.raises(ImageError, match="is a camera RAW file; develop it"):
+    with pytest.raises(ImageError, match="is a camera RAW file; convert it"):
         read_image(begin + bytes(1000))
 
 
@@ -102,7 +102,9 @@ def read_both_ways(path, folder):
     [
         (None, {}),
         (None, {"byteorder": ">"}),
+        (None, {"tile": (16, 16)}),
         ("zlib", {"predictor": True}),
+        ("zlib", {"predictor": True, "byteorder": ">"}),
         ("lzw", {}),
         ("zstd", {"tile": (16, 16)}),
     ],

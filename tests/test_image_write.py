@@ -2,21 +2,21 @@
 
 import io
 import os
-import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image
 
+from image_tools import SRGB
 from linearsr.images import writing
 from linearsr.images.io import ImageError, Picture, picture_from_pil, picture_to_pil, read_image, write_image
 from linearsr.images.metadata import parse_exif
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LOSSLESS = [".png", ".tif", ".tiff"]
 EVERY = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".TIFF"]
 
@@ -73,48 +73,19 @@ def test_tifffile_reads_our_tiff(tmp_path, channels, bits):
     assert np.array_equal(pixels if pixels.shape[2] == channels else pixels[..., [0, 3]], integers)
 
 
-def unfiltered(data):
-    """The samples of a 16-bit PNG, decoded byte by byte as the specification says."""
-    at, chunks = 8, {}
-    while at < len(data):
-        (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
-        body = data[at + 8 : at + 8 + length]
-        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
-        chunks[kind] = chunks.get(kind, b"") + body
-        at += 12 + length
-    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    assert depth == 16
-    channels = {0: 1, 4: 2, 2: 3, 6: 4}[colour_type]
-    raw, step, rows = zlib.decompress(chunks[b"IDAT"]), 2 * channels, []
-    above = [0] * (width * step)
-    for y in range(height):
-        start = y * (width * step + 1)
-        kind, line = raw[start], list(raw[start + 1 : start + 1 + width * step])
-        for i in range(len(line)):
-            a, c = (line[i - step], above[i - step]) if i >= step else (0, 0)
-            b = above[i]
-            p = a + b - c
-            paeth = min((a, b, c), key=lambda x: abs(p - x))
-            line[i] = (line[i] + (0, a, b, (a + b) // 2, paeth)[kind]) % 256
-        rows.append(line)
-        above = line
-    return np.array(rows, np.uint8).view(">u2").reshape(height, width, channels), raw[:: width * step + 1]
-
-
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_png16_follows_the_specification(channels):
+def test_another_library_reads_our_png16(channels):
     ramp = np.linspace(0, 1, 70 * 9 * channels, dtype=np.float32).reshape(70, 9, channels)
     noise = random_picture(70, 9, channels, 16)[0].quantised()
     for samples in (noise, np.rint(ramp * 65535).astype(np.uint16)):
-        decoded, kinds = unfiltered(writing.encode_png16(samples))
-        assert np.array_equal(decoded, samples)
-    assert set(kinds) - {0}, "a ramp must be filtered"
+        decoded = imagecodecs.png_decode(writing.encode_png16(samples, {}))
+        assert np.array_equal(decoded.reshape(samples.shape), samples)
 
 
 def test_filters_pay():
     picture = smooth_picture()
     samples = np.rint(picture.colour * 65535).astype(np.uint16)
-    assert len(writing.encode_png16(samples)) < 0.8 * len(zlib.compress(samples.astype(">u2").tobytes()))
+    assert len(writing.encode_png16(samples, {})) < 0.8 * len(zlib.compress(samples.astype(">u2").tobytes()))
 
 
 @pytest.mark.parametrize("extension", EVERY)
@@ -199,7 +170,7 @@ def test_values_out_of_range_are_clamped(tmp_path):
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tif"])
 def test_values_that_are_not_finite_are_named_and_never_black(tmp_path, value, extension):
     path = tmp_path / f"a{extension}"
-    with pytest.raises(ImageError, match="NaN or infinite; compute it anew") as caught:
+    with pytest.raises(ImageError, match="NaN or infinite; compute it again") as caught:
         write_image(Picture(np.full((2, 2, 3), value, np.float32)), path)
     assert str(caught.value).startswith(f"{path}: ")
     assert not path.exists()
@@ -220,7 +191,7 @@ def test_an_existing_file_is_kept_unless_asked(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"precious")
     picture, _ = random_picture()
-    with pytest.raises(ImageError, match="exists already"):
+    with pytest.raises(ImageError, match="already exists"):
         write_image(picture, path)
     assert path.read_bytes() == b"precious"
     write_image(picture, path, overwrite=True)

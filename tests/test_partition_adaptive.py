@@ -191,11 +191,11 @@ def test_wrong_use(tiny_model, photos, tmp_path):
     taken.touch()
     for arguments, reason in (
         ([tiny_model], "--data"),
-        ([tiny_model, "--data", tmp_path / "none"], "is no folder: give"),
+        ([tiny_model, "--data", tmp_path / "none"], "is not a folder: give"),
         ([tiny_model, "--data", tmp_path / "empty"], "no images"),
         ([tiny_model, "--data", photos, "--degrade", "awful"], "choose from bicubic"),
-        ([tiny_model, "--data", photos, "--experts", 9, "--times", 8], "room for 8"),
-        ([tiny_model, "--data", photos, "--figure", taken], "--overwrite replaces it"),
+        ([tiny_model, "--data", photos, "--experts", 9, "--times", 8], "allows at most 8"),
+        ([tiny_model, "--data", photos, "--figure", taken], "add --overwrite to replace it"),
         ([tiny_model, "--data", photos, "--figure", "a.jpg"], "ends in .png"),
         ([tmp_path / "no-model", "--data", photos], "no-model"),
     ):

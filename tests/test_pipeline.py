@@ -330,7 +330,7 @@ def test_a_bad_file_is_an_image_error(pipe: LinearSRPipeline, tmp_path: Path) ->
     with pytest.raises(ImageError, match=r"a\.png"):
         pipe(tmp_path / "a.png")
     for data in (b"no image", io.BytesIO(b"no image")):
-        with pytest.raises(ImageError, match="is no image"):
+        with pytest.raises(ImageError, match="is not an image"):
             pipe(data)
 
 

@@ -174,7 +174,9 @@ def bomb() -> bytes:
     [b"", b"GIF89a", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0" * 100, bomb(), image(101, 100)],
 )
 def test_images_that_are_refused(client, data):
-    assert problem(send(client, data), 422, "bad_image").startswith(("the image is ", "the file is no image"))
+    assert problem(send(client, data), 422, "bad_image").startswith(
+        ("the image is ", "the file is not an image")
+    )
 
 
 def test_image_that_is_broken_behind_its_header(client):

@@ -160,8 +160,8 @@ def test_limits_and_keys(served_model, tmp_path):
 def test_command_that_cannot_be_carried_out(tmp_path):
     place = ("--data", tmp_path / "data")
     (tmp_path / "empty").touch()
-    assert "has no key in it" in refused(*place, "--api-keys", tmp_path / "empty")
-    assert "LINEARSR_API_KEYS has no key in it" in refused(*place, LINEARSR_API_KEYS=" , ")
+    assert "has no keys" in refused(*place, "--api-keys", tmp_path / "empty")
+    assert "LINEARSR_API_KEYS has no keys" in refused(*place, LINEARSR_API_KEYS=" , ")
     assert "no such folder" in refused(*place, "--port", 0, "--model", tmp_path / "nothing")
     assert "choose another --host or --port" in refused(*place, "--host", "no.such.host.invalid")
     with socket.socket() as other:

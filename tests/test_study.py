@@ -99,7 +99,7 @@ def test_an_image_that_fails_is_named_and_the_rest_is_shown(tmp_path, folders):
     made = study(*folders, "--lr", tmp_path / "lr", "-o", tmp_path / "s.html", "--crop", 64, "--json")
     assert made.exit_code == 1
     lines = made.stderr.splitlines()
-    assert "photo0_x4.png: is no image" in lines[0]
+    assert "photo0_x4.png: is not an image" in lines[0]
     assert "photo1: the results are not of one size: bicubic 96x96, LinearSR 100x96" in lines[1]
     report = json.loads(made.stdout)
     assert report["failed"] == ["photo0", "photo1"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from numbers import Integral, Real
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -44,29 +44,29 @@ class Setting:
 
 
 SETTINGS = {
-    "scale": Setting(float, "How many times larger, per side. Default: the model's own, mostly 4.", 1, 8),
+    "scale": Setting(float, "Scale factor per side. Default: the model's own, usually 4.", 1, 8),
     "steps": Setting(
         int,
-        "Evaluations of the experts; 0: the trunk's picture. Default: the model's.",
+        "Evaluations of the expert network; 0 uses only the trunk. Default: set by the model.",
         0,
         keyword="num_inference_steps",
     ),
     "fidelity": Setting(
         float,
-        "From 0, most detail, to 1, least distortion. Default: the model's, and more for what is no photo.",
+        "0 gives the most detail, 1 the least distortion. Default: set by the model; higher for text and drawings.",
         0,
         1,
     ),
     "tags": Setting(
         str,
-        "What is in the photos: 'brick wall, ivy' in place of the tags found, '+ivy' beside them, '' for none. "
-        "Default: as the model does by itself.",
+        "Describe the photos: 'brick wall, ivy' replaces the tags that are found, '+ivy' adds to them, '' uses none. "
+        "Default: set by the model.",
     ),
     "guidance_scale": Setting(
-        float, "How strongly tags guide; 1 costs no second pass. Default: the model's.", 0
+        float, "Strength of tag guidance; 1 needs no second pass. Default: set by the model.", 0
     ),
-    "seed": Setting(int, "Of the noise: same seed, same result.", 0, 2**32 - 1, default=0),
-    "color_fix": Setting(ColourFix, "Take the input's colours. Default: as the model needs it."),
+    "seed": Setting(int, "Random seed. The same seed gives the same result.", 0, 2**32 - 1, default=0),
+    "color_fix": Setting(ColourFix, "How to keep the colours of the input. Default: set by the model."),
 }
 """By the name of its option; the order is that of the help."""
 
@@ -81,11 +81,10 @@ def check_setting(name: str, value: Any) -> None:
     whole = asked.type is int
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         raise ValueError(f"{words} must be a {'whole ' * whole}number, not {value!r}")
-    low, high, value = asked.low, asked.high, float(value)
-    if low is not None and not (value >= low and isfinite(value)) and high is None:
-        raise ValueError(f"{value:g} {words}: at least {low:g}")
-    if low is not None and high is not None and not low <= value <= high:
-        raise ValueError(f"{words} {value:g} is out of range: choose from {low:g} to {high:g}")
+    low, high, value = asked.low or 0, asked.high, float(value)
+    if not low <= value <= (inf if high is None else high) or not isfinite(value):
+        limits = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        raise ValueError(f"{words} {value:g} is out of range: choose {limits}")
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,8 @@ class Fit:
         scale, asked = min(scales), SETTINGS["scale"]
         if asked.low is not None and asked.high is not None and not asked.low <= scale <= asked.high:
             raise ValueError(
-                f"is {size[0]}x{size[1]} pixels, and the size asked for would take a scale of {scale:.3g}: "
-                f"ask for one between {asked.low:g} and {asked.high:g} times as large"
+                f"is {size[0]}x{size[1]} pixels, so the requested size needs a scale of {scale:.3g}: "
+                f"request a size from {asked.low:g} to {asked.high:g} times as large"
             )
         return scale
 
@@ -163,7 +162,8 @@ class PipelineConfig:
             raise ValueError(f"clean_steps {self.clean_steps}: from 1 to num_inference_steps")
         if not isfinite(self.clean_strength):
             raise ValueError(f"clean_strength {self.clean_strength} must be a number")
-        _check_ranges(self.num_inference_steps, self.fidelity, self.color_fix, self.guidance_scale)
+        for name in ("steps", "fidelity", "color_fix", "guidance_scale"):
+            check_setting(name, getattr(self, SETTINGS[name].keyword or name))
 
     def times(self, steps: int) -> list[float]:
         """The times of a walk of so many steps, from 1 to 0."""
@@ -204,15 +204,8 @@ class Options:
     """How far the image is from a photo, 0 to 1; None: to be measured, as the call leaves fidelity to the model."""
 
     def __post_init__(self) -> None:
-        check_setting("scale", self.scale)
-        _check_ranges(self.steps, self.fidelity, self.color_fix, self.guidance_scale)
-
-
-def _check_ranges(steps: int, fidelity: float, color_fix: str, guidance_scale: float) -> None:
-    """Of what a model sets and a call may set otherwise. Raises ValueError for a setting out of its range."""
-    values = {"steps": steps, "fidelity": fidelity, "color_fix": color_fix, "guidance_scale": guidance_scale}
-    for name, value in values.items():
-        check_setting(name, value)
+        for name in ("scale", "steps", "fidelity", "color_fix", "guidance_scale"):
+            check_setting(name, getattr(self, name))
 
 
 def seeds_for(

@@ -5,6 +5,7 @@ if __name__ == "__main__":
 
     stand_by()
 
+import inspect
 import io
 import os
 import signal
@@ -37,9 +38,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (upscale, batch, tag, info, train, knee, partition, degrade, bench, convert, study, serve):
-    app.command(epilog=EPILOG)(command)
-app.command("eval", epilog=EPILOG)(evaluate)
+for command in (
+    upscale,
+    batch,
+    tag,
+    info,
+    train,
+    knee,
+    partition,
+    degrade,
+    bench,
+    convert,
+    study,
+    serve,
+    evaluate,
+):
+    # a paragraph as one line: Typer would keep the line breaks of the source
+    words = "\n\n".join(
+        " ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    )
+    app.command("eval" if command is evaluate else None, epilog=EPILOG, help=words)(command)
 
 
 def _version(asked: bool) -> None:
@@ -51,7 +69,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def linearsr(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Photorealistic image super-resolution with linear attention."""

@@ -1,20 +1,23 @@
 """`linearsr batch`: any number of images, on all of this machine or on a Ray cluster."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from linearsr.cli.batch_progress import BulkProgress
-from linearsr.cli.console import FAILED, INTERRUPTED, needing, say, stop, told
+from linearsr.cli.console import FAILED, INTERRUPTED, Bars, needing, say, stop, summary, told, write_json
 from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Overwrite, Quality, WeightType, takes_settings
+from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
-    from linearsr.bulk.report import Report, Result
+    from linearsr.bulk.report import Report, Result, Status
 
-_SECONDS_BETWEEN_REPORTS = 60
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_REPORTS = 10, 60
+_FAILURES_SHOWN = 20
 
 
 @takes_settings
@@ -23,52 +26,49 @@ def batch(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Folder, tar file (WebDataset) or pattern as 'set-*.tar'; also s3://..., gs://..., or any URL that "
-            "fsspec knows. Folders are searched to the bottom.",
+            help="Folder (with its subfolders), tar file (WebDataset) or pattern such as 'set-*.tar'; also s3://..., "
+            "gs://... or any URL that fsspec supports.",
         ),
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="DST", help="Folder or URL for the results.")
     ],
     shards: Annotated[
-        bool, typer.Option("--shards", help="From each tar file make a tar file, not a folder of images.")
+        bool, typer.Option("--shards", help="Write one tar file per input tar file, not a folder of images.")
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes. Default: one for each GPU, else what CPUs and memory allow."),
+        typer.Option(min=1, help="Processes. Default: one per GPU, or what CPUs and memory allow."),
     ] = None,
     threads: Annotated[
-        int | None,
-        typer.Option("--threads-per-worker", min=1, help="Default: the CPUs divided by the workers."),
+        int | None, typer.Option("--threads-per-worker", min=1, help="Default: CPUs divided by workers.")
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster: auto, or HOST:PORT. Default: RAY_ADDRESS, else this machine."),
+        typer.Option(help="Ray cluster: auto or HOST:PORT. Default: $RAY_ADDRESS, or else this machine."),
     ] = None,
     model: Model = None,
     *,
     settings: dict[str, Any],
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"],
-        typer.Option(help="What the workers compute on; auto is a GPU for each where Ray has them."),
+        typer.Option(help="Device of the workers; auto gives each a GPU if Ray has any."),
     ] = "auto",
     dtype: WeightType = "auto",
     format: Annotated[
-        Literal["png", "jpg", "webp", "tiff"],
-        typer.Option(case_sensitive=False, help="Type of the results."),
+        Literal["png", "jpg", "webp", "tiff"], typer.Option(case_sensitive=False, help="Type of the results.")
     ] = "png",
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Counts, rate and time left as JSON lines on stdout; the last has all."),
+        bool, typer.Option("--json", help="Print counts, rate and time left as JSON lines to stdout.")
     ] = False,
 ) -> None:
-    """Upscale any number of images with several processes, or on a Ray cluster.
+    """Upscale a large number of images with several processes or on a Ray cluster.
 
-    What is done is skipped, so a stopped job goes on where it was, and an image whose process is killed is done again.
-    What became of each image stands in DST/report.parquet; an image that fails stops nothing.
+    Existing results are skipped, so a stopped job continues where it left off. An image whose worker is killed is
+    retried, and a failed image does not stop the job. DST/report.parquet lists the outcome of every image.
     """
     with needing("linearsr batch", "batch"):
         from linearsr.bulk.plan import make_plan
@@ -86,7 +86,7 @@ def batch(
         "max_pixels": max_pixels,
     }
     if plan.done and not plan.todo:
-        say(f"nothing to do: all {len(plan.done)} results are there (--overwrite makes them anew)")
+        say(f"nothing to do: all {len(plan.done)} results exist (--overwrite replaces them)")
     else:
         say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
     where = Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda"))
@@ -99,7 +99,7 @@ def batch(
         raise typer.Exit(FAILED)
 
 
-def _follow(rows: "Iterable[Result]", report: "Report", progress: BulkProgress) -> None:
+def _follow(rows: "Iterable[Result]", report: "Report", progress: "BulkProgress") -> None:
     """Until all is done, or Ctrl-C: what is known by then stands in the report either way."""
     written = time.monotonic()
     try:
@@ -116,3 +116,90 @@ def _follow(rows: "Iterable[Result]", report: "Report", progress: BulkProgress) 
         with told():
             report.write()
     progress.finish(report.url)
+
+
+class BulkProgress(Bars):
+    """Counts results, and shows the counts, the rate and the time left.
+
+    Args:
+        total: number of images.
+        as_json: write lines to stdout; the last one has `finished`.
+    """
+
+    def __init__(self, total: int, as_json: bool) -> None:
+        self.counts: Counter[Status] = Counter()
+        self._total, self._as_json = total, as_json
+        self._started = self._shown = time.monotonic()
+        self._first: float | None = None
+        self._killed = 0
+        super().__init__(timed=False)
+        self._task = self.bars.add_task("", total=total)
+
+    def add(self, row: "Result") -> None:
+        """One image more is done, skipped or failed."""
+        self.counts[row["status"]] += 1
+        now = time.monotonic()
+        if row["status"] != "skipped" and self._first is None:
+            self._first = now
+        if row["status"] == "failed" and self.counts["failed"] <= _FAILURES_SHOWN:
+            say(f"{shown(row['input'])}: {shown(row['error'] or '')}")
+        self.bars.update(self._task, completed=self.counts.total(), description=self._pace())
+        if now - self._shown >= _SECONDS_BETWEEN_LINES:
+            self._shown = now
+            if self._as_json:
+                write_json(self._record(finished=False))
+            elif self.bars.disable:
+                say(", ".join(filter(None, (f"{self.counts.total()} of {self._total} images", self._pace()))))
+
+    def killed(self) -> None:
+        """A worker process was killed."""
+        self._killed += 1
+        say("a worker process was killed, possibly out of memory: its images are retried")
+
+    def finish(self, report: str) -> None:
+        """Say what became of all."""
+        if self.counts["failed"] > _FAILURES_SHOWN:
+            say(f"and {self.counts['failed'] - _FAILURES_SHOWN} more failures: see the report")
+        say(f"{self.summary()}; report: {shown(report)}")
+        if self._as_json:
+            write_json({**self._record(finished=True), "report": report})
+
+    def summary(self) -> str:
+        """In words, without the report."""
+        parts = summary(self.counts, self._total, "not started")
+        parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
+        rate, _ = self._rate_and_left()
+        pace = [f"{rate:.3g} images/s"] if rate else []
+        pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
+        whole = f"{parts} in {_clock(time.monotonic() - self._started)}"
+        return f"{whole} ({', '.join(pace)})" if pace else whole
+
+    def _rate_and_left(self) -> tuple[float, float] | tuple[None, None]:
+        """Images a second since the first one, as the workers take a while to start, and seconds left."""
+        worked = self.counts["done"] + self.counts["failed"] - 1
+        if self._first is None or worked < 1:
+            return None, None
+        rate = worked / max(time.monotonic() - self._first, 1e-3)
+        return rate, (self._total - self.counts.total()) / rate
+
+    def _pace(self) -> str:
+        rate, left = self._rate_and_left()
+        words = [] if left is None else [f"{rate:.3g} images/s", f"{_clock(left)} left"]
+        return ", ".join(words + ([f"{self.counts['failed']} failed"] if self.counts["failed"] else []))
+
+    def _record(self, *, finished: bool) -> dict[str, object]:
+        rate, left = self._rate_and_left()
+        return {
+            "finished": finished,
+            "total": self._total,
+            **{status: self.counts[status] for status in ("done", "skipped", "failed")},
+            "workers_killed": self._killed,
+            "seconds": round(time.monotonic() - self._started, 3),
+            "seconds_to_first": None if self._first is None else round(self._first - self._started, 3),
+            "images_per_second": None if rate is None else round(rate, 4),
+            "seconds_left": None if left is None else round(left, 1),
+        }
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

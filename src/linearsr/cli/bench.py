@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linearsr.cli.console import FAILED, needing, out, say, stop, table, told, write_json
-from linearsr.cli.loading import choose_device, load_pipeline
-from linearsr.cli.options import BuiltInOrModel, JsonDocument, Threads, WeightType
-from linearsr.jobs.messages import failure, shown
+from linearsr.cli.loading import check_figure, choose_device, load_pipeline
+from linearsr.cli.options import BuiltInOrModel, Device, JsonDocument, Threads, WeightType
+from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
     from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
@@ -23,41 +23,38 @@ def bench(
     model: BuiltInOrModel = None,
     sizes: Annotated[
         str,
-        typer.Option(
-            "--sizes", metavar="LIST", help="LR sizes, as 256 or 320x240 (width x height), with commas."
-        ),
+        typer.Option(metavar="LIST", help="LR sizes separated by commas: 256 or 320x240 (width x height)."),
     ] = "256",
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Calls to take the median of.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed calls; the median counts.")] = 5,
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            "--compare",
             metavar="NETWORK",
-            help="Run beside ours: softmax (quadratic attention) or diffusers (the SANA class); repeatable.",
+            help="Compare with softmax (quadratic attention) or diffusers (the SANA class); repeatable.",
         ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option("--max-seconds", min=0, help="Leave out a comparison that would take longer.")
+        float, typer.Option(min=0, help="Skip comparisons that would take longer.")
     ] = 60.0,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="On CUDA: torch.compile with CUDA graphs for the transformer.")
+        bool, typer.Option("--compile", help="Use torch.compile with CUDA graphs (CUDA only).")
     ] = False,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="One transformer with random weights: tiny, default, 600m or 1600m."),
+        typer.Option(help="Measure one transformer with random weights: tiny, default, 600m or 1600m."),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option("--figure", metavar="PNG", help="Draw the growth over the sizes.")
+        Path | None, typer.Option(metavar="PNG", help="Plot the growth over the sizes to this file.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     dtype: WeightType = "auto",
     threads: Threads = None,
     as_json: JsonDocument = False,
 ) -> None:
-    """Measure parameters, multiply-accumulates, times and memory of a model at one or more sizes.
+    """Measure parameters, multiply-accumulates, time and memory of a model at one or more sizes.
 
-    Times are medians after a warm-up; one evaluation (1 NFE) and the whole image are reported apart. With two sizes or
-    more, the exponent of the growth is fitted: 1 is linear in the tokens, 2 quadratic.
+    Times are medians after a warm-up, for one network evaluation (1 NFE) and for a whole image. With several sizes,
+    the growth exponent is fitted: 1 is linear in the number of tokens, 2 is quadratic.
     """
     import torch
 
@@ -69,20 +66,24 @@ def bench(
     if unknown:
         stop(f"--compare {unknown[0]}: choose from {', '.join(RIVALS)}")
     if preset is not None and model is not None:
-        stop("give either a model or --preset")
-    if figure is not None and (len(wanted) < 2 or not figure.absolute().parent.is_dir()):
-        reason = "needs two sizes or more" if len(wanted) < 2 else "its folder does not exist"
-        stop(f"--figure {shown(figure)}: {reason}")
+        stop("give either a model or --preset, not both")
+    if figure is not None:
+        if len(wanted) < 2:
+            stop(f"--figure {shown(figure)}: needs two sizes or more")
+        check_figure("--figure", figure, overwrite=True)
     if threads is not None:
         torch.set_num_threads(threads)
     if compiled and choose_device(device).type != "cuda":
-        stop("--compile records CUDA graphs: leave it out on other devices")
+        stop("--compile needs a CUDA device: leave it out")
     rivals = tuple(name for name in RIVALS if name in (compare or ()))
     benchmark = Benchmark(runs, rivals, compiled, max_seconds)
     with told(status=FAILED), needing("--compare diffusers", "full"):
         report, reports = _measure(benchmark, model, preset, wanted, device, dtype)
     if figure is not None:
-        _draw(reports, report, figure)
+        from linearsr.evaluation.scaling_figure import draw_scaling
+
+        with told(OSError, begin="--figure ", status=FAILED):
+            draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)
     if as_json:
         write_json(report)
     else:
@@ -95,9 +96,7 @@ def _parse_sizes(text: str) -> "list[Size]":
     for word in text.split(","):
         match = _SIZE.fullmatch(word.strip())
         if match is None:
-            stop(
-                f"--sizes {text}: {word.strip()!r} is no size; write 256 or 320x240, with commas between them"
-            )
+            stop(f"--sizes {text}: {word.strip()!r} is not a size; write 256 or 320x240, separated by commas")
         width, height = match[1], match[2] or match[1]
         found.append((int(height), int(width)))
     return list(dict.fromkeys(found))
@@ -170,19 +169,6 @@ def _as_json(report: "SizeReport") -> dict[str, Any]:
     }
 
 
-def _draw(reports: "Sequence[SizeReport]", report: dict[str, Any], figure: Path) -> None:
-    from linearsr.evaluation.scaling_figure import draw_scaling
-
-    try:
-        draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)
-    except ModuleNotFoundError:
-        say("linearsr: no figure, as matplotlib is missing: pip install 'linearsr[train]'")
-    except OSError as error:
-        say(f"linearsr: no figure: {failure(error, figure)}")
-    else:
-        say(f"drawn: {shown(figure)}")
-
-
 def _show(report: dict[str, Any]) -> None:
     screen = out()
     found = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
@@ -192,28 +178,28 @@ def _show(report: dict[str, Any]) -> None:
     rivals = list(report["sizes"][0]["compare"])
     beside = table("input", "tokens", "ours", *rivals)
     for size in report["sizes"]:
-        name, tokens = "x".join(map(str, size["input"])), f"{size['tokens']:,}"
+        name, result = ("x".join(map(str, size[key])) for key in ("input", "output"))
+        tokens, rate = f"{size['tokens']:,}", size["megapixels_per_second"]
         for place, part in enumerate(size["parts"]):
             row = (part["part"], f"{part['parameters']:,}", f"{part['macs'] / 1e9:,.2f}")
             parts.add_row("" if place else name, *row)
-        rate = size["megapixels_per_second"]
-        times.add_row(
-            name,
-            "x".join(map(str, size["output"])),
-            tokens,
-            _seconds(size["nfe_seconds"]),
-            _seconds(size["image_seconds"]),
-            "" if rate is None else f"{rate:.2f}",
-            f"{size['peak_gib']:.2f} GiB",
-        )
-        beside.add_row(name, tokens, *_beside(size, rivals))
+        seconds = [
+            "" if timing is None else f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}"
+            for timing in (size["nfe_seconds"], size["image_seconds"])
+        ]
+        pace = "" if rate is None else f"{rate:.2f}"
+        times.add_row(name, result, tokens, *seconds, pace, f"{size['peak_gib']:.2f} GiB")
+        ours = size["nfe_seconds"]["median"]
+        beside.add_row(name, tokens, f"{ours:.3f} s", *(_beside(size, rival, ours) for rival in rivals))
     screen.print(parts)
-    steps = f"; the transformer's MACs are of one of {report['steps']} steps" if report["steps"] > 1 else ""
+    steps = f"; MACs of the transformer are per step ({report['steps']} steps)" if report["steps"] > 1 else ""
     screen.print(times)
-    screen.print(f"medians of {report['runs']} runs, ± half of the quartiles' distance{steps}")
+    screen.print(f"median of {report['runs']} runs ± half the interquartile range{steps}")
     if rivals:
         screen.print(beside)
-        screen.print("one evaluation (1 NFE), and its time over ours; ~: by its multiply-accumulates")
+        screen.print(
+            "time of one evaluation (1 NFE), and its ratio to ours; ~: estimated from multiply-accumulates"
+        )
     if report["exponents"]:
         screen.print("growth of the time of one evaluation:")
     for network, power in report["exponents"].items():
@@ -221,20 +207,8 @@ def _show(report: dict[str, Any]) -> None:
         screen.print(f"{network}: tokens to the power {power:.2f} (from size to size {steps})")
 
 
-def _seconds(timing: dict[str, Any] | None) -> str:
+def _beside(size: dict[str, Any], rival: str, ours: float) -> str:
+    timing, expected = size["compare"][rival], size["expected_seconds"][rival]
     if timing is None:
-        return ""
-    return f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}"
-
-
-def _beside(size: dict[str, Any], rivals: Sequence[str]) -> list[str]:
-    ours = size["nfe_seconds"]["median"]
-    cells = [f"{ours:.3f} s"]
-    for rival in rivals:
-        timing = size["compare"][rival]
-        if timing is None:
-            expected = size["expected_seconds"][rival]
-            cells.append(f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})")
-        else:
-            cells.append(f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})")
-    return cells
+        return f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})"
+    return f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})"

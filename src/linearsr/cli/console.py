@@ -24,8 +24,8 @@ FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit status: some inputs failed; the command could not be carried out as given; Ctrl-C."""
 
 EPILOG = (
-    "Exit status: 0 all done, 1 some inputs failed (each named, the rest done), 2 wrong use, 130 interrupted. "
-    f"{DEBUG_VARIABLE}=1 shows the traceback of a failure."
+    "Exit status: 0 success, 1 some inputs failed (each is named, the rest are done), 2 wrong usage, 130 interrupted. "
+    f"{DEBUG_VARIABLE}=1 shows the traceback of an error."
 )
 
 
@@ -63,7 +63,7 @@ def say(line: str) -> None:
 def say_unknown(tags: list[str]) -> None:
     """Warn of words that are no tags of the model."""
     if tags:
-        say(f"warning: tags left out, unknown to the model or too many: {shown_words(tags)}")
+        say(f"warning: ignored tags, unknown to the model or too many: {shown_words(tags)}")
 
 
 @cache
@@ -129,7 +129,7 @@ def doing(what: str) -> Iterator[None]:
 def lost_output(error: OSError) -> NoReturn:
     """End the program after a failure of stdout, which Python would try to write to once more at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    say(f"linearsr: stdout cannot be written: {error.strerror}")
+    say(f"linearsr: cannot write to stdout: {error.strerror}")
     sys.exit(FAILED)
 
 

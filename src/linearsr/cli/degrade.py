@@ -16,38 +16,37 @@ from linearsr.jobs.sources import mark_results
 
 
 def degrade(
-    hr_dir: Annotated[
-        Path, typer.Argument(metavar="HR_DIR", help="Folder of photos, searched to the bottom.")
-    ],
+    hr_dir: Annotated[Path, typer.Argument(metavar="HR_DIR", help="Folder of photos (with its subfolders).")],
     lr_dir: Annotated[
-        Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Where the PNGs go, in the same tree.")
+        Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Folder for the PNG results.")
     ],
     preset: Annotated[
         str,
         typer.Option(
-            help="bicubic, resized, mild, noisy, seesr, realesrgan, extreme, scan, old-phone, "
-            "or a .yaml file of your own."
+            help="bicubic, resized, mild, noisy, seesr, realesrgan, extreme, scan, old-phone, or your own .yaml file."
         ),
     ] = "mild",
-    scale: Annotated[int, typer.Option(min=1, max=32, help="HR size over LR size.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed and file name, same degradation.")] = 0,
+    scale: Annotated[int, typer.Option(min=1, max=32, help="HR size divided by LR size.")] = 4,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed. The same seed and file name give the same result.")
+    ] = 0,
     max_pixels: MaxPixels = MAX_PIXELS,
     keep_times: KeepTimes = False,
     overwrite: Overwrite = False,
     as_json: JsonLines = False,
 ) -> None:
-    """Degrade HR photos: blur, resize, noise and JPEG, as in Real-ESRGAN, or as a print or a phone would.
+    """Degrade HR photos: blur, resize, noise and JPEG, as in Real-ESRGAN, or like a print or a phone.
 
-    An HR photo is first cut to a multiple of the scale, at the right and lower border.
+    Photos are first cropped at the right and lower border to a multiple of the scale.
     """
     from linearsr.images.io import Picture, write_image
     from linearsr.images.photos import degraded_pair
 
     degradation = check_degradation("--preset", preset)
     if not hr_dir.is_dir():
-        stop(f"{shown(hr_dir)} is no folder: give a folder of HR photos")
+        stop(f"{shown(hr_dir)} is not a folder: give a folder of HR photos")
     if lr_dir.resolve() == hr_dir.resolve():
-        stop(f"-o {shown(lr_dir)} is the folder of the HR photos: choose another place")
+        stop(f"-o {shown(lr_dir)} is the folder of the HR photos: choose another folder")
 
     def work(job: Job, watcher: Watcher) -> dict[str, Any]:
         source, target = job.input, job.output

@@ -20,23 +20,24 @@ def info(
     model: BuiltInOrModel = None,
     as_json: JsonDocument = False,
 ) -> None:
-    """Describe the installation and a model: parts, experts and their spans, sizes, default settings."""
-    with told(ValueError, OSError):
-        report = {**_installation(), "model": _model(model)}
-    if as_json:
-        write_json(report)
-    else:
-        _show(report)
-
-
-def _installation() -> dict[str, Any]:
+    """Show the installation and a model: parts, experts and their spans, sizes, default settings."""
     import torch
 
     from linearsr.runtime.devices import best_device, best_dtype
 
-    device = best_device()
-    dtype = str(best_dtype(device)).removeprefix("torch.")
-    return {"version": __version__, "torch": torch.__version__, "device": str(device), "dtype": dtype}
+    with told(ValueError, OSError):
+        device = best_device()
+        report = {
+            "version": __version__,
+            "torch": torch.__version__,
+            "device": str(device),
+            "dtype": str(best_dtype(device)).removeprefix("torch."),
+            "model": _model(model),
+        }
+    if as_json:
+        write_json(report)
+    else:
+        _show(report)
 
 
 def _model(name: str | None) -> dict[str, Any]:
@@ -63,9 +64,11 @@ def _model(name: str | None) -> dict[str, Any]:
     tagger = describe_tagger(folder / "tagger") if "tagger" in classes else None
     parts = [_part(folder / part, part, kind) for part, kind in classes.items()]
     for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):
-        parts += [
-            _encoder(folder, name) for name in encoders.values() if any((folder / name).glob("*.safetensors"))
-        ]
+        for part in encoders.values():
+            if any((folder / part).glob("*.safetensors")):
+                # under the name that `transformers` wrote into its config
+                architectures = load_config(folder / part).get("architectures") or [None]
+                parts.append(_part(folder / part, part, architectures[0]))
     return {
         "name": settings.pop("name"),
         "folder": str(folder),
@@ -79,14 +82,6 @@ def _model(name: str | None) -> dict[str, Any]:
         "settings": settings,
         "int8_ranges": len(load_ranges(folder, index)),
     }
-
-
-def _encoder(folder: Path, name: str) -> dict[str, Any]:
-    """An encoder inside the model, under the name that `transformers` wrote into its config."""
-    from linearsr.runtime.checkpoints import load_config
-
-    architectures = load_config(folder / name).get("architectures") or [None]
-    return _part(folder / name, name, architectures[0])
 
 
 def _part(folder: Path, name: str, kind: str | None) -> dict[str, Any]:
@@ -103,9 +98,10 @@ def _experts(folder: Path) -> list[dict[str, Any]]:
     from linearsr.flow.experts import read_partition
 
     partition = read_partition(folder)
-    if partition.num_experts == 1 and not (folder / "expert_0").exists():
-        return [_expert(partition, 0, folder)]
-    return [_expert(partition, i, folder / f"expert_{i}") for i in range(partition.num_experts)]
+    places = [folder / f"expert_{index}" for index in range(partition.num_experts)]
+    if not places[0].exists() and len(places) == 1:
+        places = [folder]
+    return [_expert(partition, index, place) for index, place in enumerate(places)]
 
 
 def _expert(partition: "Partition", index: int, folder: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def load_tagger(
             tagger = named_tagger(name, vocabulary, weights)
         elif vocabulary is not None or weights is not None:
             stop(
-                "--vocabulary and --weights are for other taggers than the model's own: name one with --tagger"
+                "--vocabulary and --weights do not apply to the model's own tagger: choose one with --tagger"
             )
         else:
             tagger = load_model_tagger(model)
@@ -93,11 +93,11 @@ def check_new_file(
 ) -> None:
     """Stop with one line if `file` cannot be one of such a suffix, or exists and may not be replaced."""
     if file.suffix.lower() not in suffixes:
-        stop(f"{option} {shown(file)}: {what}, give a name that ends in {suffixes[0]}")
+        stop(f"{option} {shown(file)}: {what}, use a name that ends in {suffixes[0]}")
     if file.is_dir() or not file.parent.is_dir():
-        stop(f"{option} {shown(file)}: give a file in a folder that exists")
+        stop(f"{option} {shown(file)}: choose a file in an existing folder")
     if file.exists() and not overwrite:
-        stop(f"{shown(file)} exists: --overwrite replaces it")
+        stop(f"{shown(file)} exists: add --overwrite to replace it")
 
 
 def check_figure(option: str, file: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands share: the same name means the same, with the same limits and the same help."""
+"""Options that several commands share, with one meaning, one range and one help text each."""
 
 import inspect
 from collections.abc import Callable
@@ -44,52 +44,52 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
-# what goes in
+# input
 
 Images = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT",
-        help="Images, folders (searched to the bottom), patterns as '*.jpg', @LIST: a file with one of these a line, "
-        "-: stdin.",
+        help="Images, folders (with their subfolders), patterns such as '*.jpg', @LIST (a file with one name per "
+        "line), or - for stdin.",
     ),
 ]
 BuiltInOrModel = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id. Default: the model built in.")
+    str | None, typer.Argument(metavar="[MODEL]", help="Model folder or hub id. Default: the built-in model.")
 ]
 Model = Annotated[
-    str | None, typer.Option(help="Folder or hub id (owner/name) of a model. Default: the one built in.")
+    str | None, typer.Option(help="Model folder or hub id (owner/name). Default: the built-in model.")
 ]
 MaxPixels = Annotated[
-    int, typer.Option(min=1, help="Refuse inputs with more pixels.", show_default="64 million")
+    int, typer.Option(min=1, help="Refuse larger inputs, in pixels.", show_default="64 million")
 ]
 MAX_PIXELS = 64_000_000
-Degrade = Annotated[str, typer.Option(help="How LR images are made of photos: as `degrade --preset`.")]
+Degrade = Annotated[str, typer.Option(help="How to make LR images from the photos; see `degrade --preset`.")]
 
-# how the model is used
+# settings of the model
 
 Steps = _asked("steps")
 Fidelity = _asked("fidelity")
 Seed = _asked("seed")
 
-# how it computes
+# computation
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
-WeightType = Annotated[DType, typer.Option(help="Type of the weights and of the arithmetic.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")]
+WeightType = Annotated[DType, typer.Option(help="Data type of the weights and the computation.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: chosen by torch.")]
 
-# what comes out
+# output
 
 FormatOf = Annotated[
     Format | None,
     typer.Option(
         case_sensitive=False,
-        help="Type of the results; same: that of each input where it can be written, else png. "
-        "Default: that of -o FILE, else png.",
+        help="File type of the results; `same` keeps the type of each input (png if it cannot be written). "
+        "Default: the type of -o FILE, otherwise png.",
     ),
 ]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
-KeepTimes = Annotated[bool, typer.Option("--keep-times", help="Give each result the times of its input.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="One JSON line for each image on stdout.")]
-JsonDocument = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
+KeepTimes = Annotated[bool, typer.Option("--keep-times", help="Copy the file times of each input.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON line per image to stdout.")]
+JsonDocument = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]

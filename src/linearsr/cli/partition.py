@@ -7,7 +7,7 @@ import typer
 
 from linearsr.cli.console import Bars, out, stop, table, told, write_json
 from linearsr.cli.loading import check_degradation, check_figure, load_pipeline
-from linearsr.cli.options import Degrade, JsonDocument, Overwrite
+from linearsr.cli.options import BuiltInOrModel, Degrade, Device, JsonDocument, Overwrite
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
@@ -16,39 +16,36 @@ if TYPE_CHECKING:
 
 
 def partition(
-    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Photos to measure on.")],
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the built-in model.")
-    ] = None,
+    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Folder of photos to measure on.")],
+    model: BuiltInOrModel = None,
     degrade: Degrade = "mild",
-    experts: Annotated[int, typer.Option(min=1, help="Spans to find.")] = 4,
-    images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
-    times: Annotated[int, typer.Option(min=2, max=200, help="Times of the grid.")] = 24,
+    experts: Annotated[int, typer.Option(min=1, help="Number of experts.")] = 4,
+    images: Annotated[int, typer.Option(min=1, help="Number of crops to measure on.")] = 64,
+    times: Annotated[int, typer.Option(min=2, max=200, help="Number of times in the grid.")] = 24,
     lr_crop: Annotated[int, typer.Option(min=8, help="Side of an LR crop in pixels.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of crops, degradation and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of crops, degradation and noise.")] = 0,
+    device: Device = "auto",
     figure: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the cosines and the boundaries.")
+        Path | None, typer.Option(metavar="PNG", help="Plot the cosines and the boundaries to this file.")
     ] = None,
     overwrite: Overwrite = False,
     as_json: JsonDocument = False,
 ) -> None:
-    """Find the boundaries between experts: times whose gradients agree share one.
+    """Find the boundaries between experts from data.
 
-    At each log-SNR of a grid the gradient of the flow loss is taken, of one
-    network, on the same crops and noise; the experts of a model are averaged.
-    The boundaries are those with the highest agreement within spans. The
-    published ones and equal spans in t and in log-SNR stand beside them.
-    Same seed and data, same boundaries.
+    Computes the gradient of the flow loss at each log-SNR of a grid, on the same crops and noise (averaged over the
+    experts of a model), and places the boundaries so that gradients agree as much as possible within each span.
+    Prints the published boundaries and equal spans in t and in log-SNR for comparison. The same seed and data give
+    the same boundaries.
     """
     from linearsr.flow.partition import PUBLISHED, equal_in_log_snr, equal_in_time
     from linearsr.training.partition import EFFECTIVE_RANGE, measure
 
     check_degradation("--degrade", degrade)
     if not data.is_dir():
-        stop(f"{shown(data)} is no folder: give a folder of HR photos")
+        stop(f"{shown(data)} is not a folder: give a folder of HR photos")
     if experts > times:
-        stop(f"--experts {experts}: a grid of {times} times has room for {times}")
+        stop(f"--experts {experts}: a grid of {times} times allows at most {times}")
     if figure is not None:
         check_figure("--figure", figure, overwrite)
     pipeline = load_pipeline(model, device, "float32")

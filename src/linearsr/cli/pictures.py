@@ -24,7 +24,7 @@ def inputs_of(
     """What is to be done: all that is named but `folder` and results of earlier runs. Tells what is left out."""
     inputs, results = split_results(find_sources(names, folder), suffix, by_name=by_name)
     if results:
-        say(f"left out as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
+        say(f"skipped as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
     if others := tell_others([Path(name) for name in names if os.path.isdir(name)], folder):
         say(others)
     return inputs

@@ -18,76 +18,73 @@ _SECRET_VARIABLE = "LINEARSR_WEBHOOK_SECRET"
 
 
 def serve(
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 for every network of this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
     model: Model = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(help="auto, cpu, cuda, cuda:1, ...; repeat it for a worker on each. Default: auto."),
+        typer.Option(help="auto, cpu, cuda, cuda:1, ...; repeat for one worker per device. Default: auto."),
     ] = None,
     dtype: WeightType = "auto",
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of jobs, inputs and results. Default: the user's folder for application data."
+            help="Folder for jobs, inputs and results. Default: the user's application data folder."
         ),
     ] = None,
-    keep: Annotated[float, typer.Option(min=1, help="Seconds that results are kept.")] = 3600,
-    max_batch: Annotated[
-        int, typer.Option(min=1, help="Waiting images of one size and options that go through a GPU at once.")
-    ] = 1,
-    max_queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are refused (429).")] = 32,
-    max_streams: Annotated[
-        int, typer.Option(min=1, help="Event streams that one client may have open.")
-    ] = 1000,
+    keep: Annotated[float, typer.Option(min=1, help="Seconds to keep results.")] = 3600,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most images of one size and options per batch.")] = 1,
+    max_queue: Annotated[int, typer.Option(min=1, help="Most jobs waiting; others are refused (429).")] = 32,
+    max_streams: Annotated[int, typer.Option(min=1, help="Most event streams open per client.")] = 1000,
     max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
     max_uploads_mib: Annotated[
-        float, typer.Option(min=0.01, help="Of all uploads on their way together, in MiB.")
+        float, typer.Option(min=0.01, help="Most MiB of uploads in progress, all together.")
     ] = 256,
     max_storage: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Of all results together, in GiB. Default: what the disk has."),
+        typer.Option(min=0.001, help="Most GiB of stored results. Default: what the disk holds."),
     ] = None,
     max_pixels: Annotated[
-        int, typer.Option(min=1, max=64_000_000, help="Of an image; a result may have 16 times as many.")
+        int,
+        typer.Option(
+            min=1, max=64_000_000, help="Most pixels of an input; results may have 16 times as many."
+        ),
     ] = 16_000_000,
-    max_seconds: Annotated[float, typer.Option(min=1, help="That one image may compute.")] = 600,
+    max_seconds: Annotated[
+        float, typer.Option(min=1, help="Longest computation of an image, in seconds.")
+    ] = 600,
     api_keys: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"File with one key a line: /v1 then needs one of them. Or {_KEYS_VARIABLE}, by commas.",
+            help=f"Require one of the keys in this file (one per line) under /v1. Or set {_KEYS_VARIABLE}.",
         ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Another site whose pages may use this server, as https://example.org; repeatable."
-        ),
+        typer.Option(help="Site whose pages may use this server, such as https://example.org; repeatable."),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name by which this server is asked, as sr.example.org; repeatable. Default: on a loopback "
-            "address localhost, 127.0.0.1 and [::1], else any."
+            help="Host name of this server, such as sr.example.org; repeatable. Default: localhost, 127.0.0.1 and "
+            "[::1] on a loopback address, otherwise any."
         ),
     ] = None,
     webhook_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Server that a job's end may be told to, as https://hooks.example.org; repeatable. Needs "
-            f"{_SECRET_VARIABLE}, which signs it."
+            help="Server that may be notified when a job ends, such as https://hooks.example.org; repeatable. "
+            f"Notifications are signed with {_SECRET_VARIABLE}."
         ),
     ] = None,
     access_log: Annotated[
-        Literal["off", "text", "json"], typer.Option(help="One line for each request, on stderr.")
+        Literal["off", "text", "json"], typer.Option(help="Log each request to stderr.")
     ] = "off",
 ) -> None:
-    """Serve the web page and the HTTP API, until Ctrl-C.
+    """Serve the web page and the HTTP API until Ctrl-C.
 
-    Jobs that were accepted go on after a restart with the same --data.
+    Accepted jobs continue after a restart with the same --data.
     """
     with needing("linearsr serve", "serve"):
         from linearsr.serving.server import run
@@ -132,7 +129,7 @@ def _read_secret(needed: bool) -> str:
     secret = os.environ.get(_SECRET_VARIABLE, "")
     if needed and not secret:
         stop(
-            f"--webhook-origin needs {_SECRET_VARIABLE}: set it to a long random text that the receiver knows too"
+            f"--webhook-origin needs {_SECRET_VARIABLE}: set it to a long random text shared with the receiver"
         )
     return secret
 
@@ -144,10 +141,10 @@ def _read_keys(file: Path | None) -> frozenset[str]:
         try:
             keys = file.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            stop(f"--api-keys {shown(file)} cannot be read ({error}): name a text file with one key a line")
+            stop(f"--api-keys {shown(file)} cannot be read ({error}): give a text file with one key per line")
     known = frozenset(key.strip() for key in keys if key.strip())
     if file is not None and not known:
-        stop(f"--api-keys {shown(file)} has no key in it: write one on each line")
+        stop(f"--api-keys {shown(file)} has no keys: write one per line")
     if _KEYS_VARIABLE in os.environ and not known:
-        stop(f"{_KEYS_VARIABLE} has no key in it: write keys with commas between them, or unset it")
+        stop(f"{_KEYS_VARIABLE} has no keys: separate keys with commas, or unset it")
     return known

@@ -18,33 +18,34 @@ from linearsr.jobs.sources import read_lists
 def tag(
     inputs: Images,
     model: Annotated[
-        str | None, typer.Option(help="Folder or hub id of a model with a tagger. Default: the one built in.")
+        str | None, typer.Option(help="Model (folder or hub id) with a tagger. Default: the built-in model.")
     ] = None,
     tagger: Annotated[
         str,
         typer.Option(
-            help="own: the model's. ram, ram++: Recognize Anything. Or folder or hub id of a CLIP or SigLIP."
+            help="own (the model's), ram or ram++ (Recognize Anything), or folder or hub id of a CLIP or SigLIP."
         ),
     ] = "own",
     vocabulary: Annotated[
-        Path | None, typer.Option(help="For CLIP and SigLIP: a file with one tag a line.")
+        Path | None, typer.Option(help="File with one tag per line, for CLIP and SigLIP.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="For ram and ram++: folder with their weights as safetensors.")
+        str | None, typer.Option(help="Folder with the safetensors weights of ram or ram++.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least score. Default: the tagger's, for each tag.")
+        float | None,
+        typer.Option(min=0, max=1, help="Minimum score. Default: set by the tagger for each tag."),
     ] = None,
     max_tags: Annotated[
-        int | None, typer.Option(min=1, help="At most so many tags an image. Default: the tagger's number.")
+        int | None, typer.Option(min=1, help="Maximum number of tags per image. Default: set by the tagger.")
     ] = None,
     device: Device = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: JsonLines = False,
 ) -> None:
-    """Say what is in photos, the surest first, with scores from 0 to 1.
+    """List what is in photos, most certain first, with scores from 0 to 1.
 
-    These are the tags that guide `linearsr upscale` where the model uses them.
+    `linearsr upscale` is guided by these tags if the model uses them.
     """
     rows: list[tuple[str, str]] = []
 

@@ -39,67 +39,65 @@ def upscale(
         typer.Option(
             "--output",
             "-o",
-            help="A file for one image, a folder otherwise, - for stdout. "
-            "Default: beside each input, as NAME_x4.png.",
+            help="File (for one image), folder, or - for stdout. Default: NAME_x4.png beside each input.",
         ),
     ] = None,
     model: Model = None,
     *,
     settings: dict[str, Any],
     width: Annotated[
-        int | None, typer.Option(min=1, help="Of the results in pixels, in the place of --scale.")
+        int | None, typer.Option(min=1, help="Width of the results in pixels, instead of --scale.")
     ] = None,
     height: Annotated[
-        int | None, typer.Option(min=1, help="Likewise; with --width, the result fits into both.")
+        int | None, typer.Option(min=1, help="Height of the results; with --width, results fit within both.")
     ] = None,
     megapixels: Annotated[
-        float | None, typer.Option(min=0.0001, help="Likewise: millions of pixels of each result.")
+        float | None, typer.Option(min=0.0001, help="Size of the results in millions of pixels.")
     ] = None,
     device: Annotated[
-        str,
-        typer.Option(help="auto, cpu, cuda, mps, ...; several, as cuda:0,cuda:1, each take the next image."),
+        str, typer.Option(help="auto, cpu, cuda, mps, ..., or several to share the images: cuda:0,cuda:1.")
     ] = "auto",
     dtype: WeightType = "auto",
     format: FormatOf = None,
     suffix: Annotated[
         str | None,
-        typer.Option(help="Added to the names of results. Default: _x4 beside the inputs, nothing in -o."),
+        typer.Option(help="Suffix of the names of results. Default: _x4 beside the inputs, none with -o."),
     ] = None,
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
     memory_limit: Annotated[
         float | None,
         typer.Option(
-            min=0, help="GiB that an image may take; larger ones go in strips. Default: what is free."
+            min=0, help="GiB per image; larger images are processed in strips. Default: the free memory."
         ),
     ] = None,
     strip_metadata: Annotated[
-        bool,
-        typer.Option("--strip-metadata", help="Leave out EXIF, XMP, IPTC, PNG text and tags; colours stay."),
+        bool, typer.Option("--strip-metadata", help="Leave out all metadata except colour information.")
     ] = False,
     strip_gps: Annotated[
-        bool, typer.Option("--strip-gps", help="Leave out where the photo was taken (EXIF and XMP).")
+        bool, typer.Option("--strip-gps", help="Leave out the location (GPS) from EXIF and XMP.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse damaged files that can be read in spite of it.")
+        bool, typer.Option("--strict", help="Refuse damaged files instead of reading what is left.")
     ] = False,
     keep_times: KeepTimes = False,
     overwrite: Overwrite = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say how much memory each image needs, and what is done.")
+        bool, typer.Option("--verbose", "-v", help="Report the memory each image needs, and the progress.")
     ] = False,
     as_json: JsonLines = False,
 ) -> None:
-    """Upscale photos: images, folders, or patterns.
+    """Upscale photos.
 
-    Results that exist are skipped, so a stopped run goes on where it was.
-    NAME_x4.png beside an input NAME.jpg is taken for its result and left out.
-    photo.jpg and photo.png become photo_jpg_x4.png and photo_png_x4.png.
-    PNG, TIFF and JPEG of any size: what exceeds the memory goes in strips, and after a stop goes on where it was.
+    Existing results are skipped, so an interrupted run continues where it stopped. NAME_x4.png next to an input
+    NAME.jpg counts as its result and is skipped too. photo.jpg and photo.png become photo_jpg_x4.png and
+    photo_png_x4.png.
+
+    Images that do not fit in memory are processed in strips of rows.
     """
     fit = Fit(width, height, megapixels)
     if fit and settings["scale"] is not None:
-        stop("--scale and the size of the results exclude each other: give one of them")
+        stop("--scale cannot be combined with --width, --height or --megapixels: give one of them")
     settings["scale"] = None if fit else settings["scale"] or own_scale(model)
     upscaling = Upscaling(
         model=model,
@@ -116,7 +114,7 @@ def upscale(
     )
     with told(), piped(read_lists(inputs), output) as pipes:
         if pipes.to_stdout and as_json:
-            stop("--json and the result both go to stdout: give -o FILE")
+            stop("--json and the result would both go to stdout: add -o FILE")
         place = output_place(pipes.names, pipes.output, format, suffix)
         sources = inputs_of(pipes.names, place.folder, suffix)
         size = fit.suffix() if fit else f"_x{settings['scale']:g}"

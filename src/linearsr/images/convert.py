@@ -14,7 +14,7 @@ from torch import Tensor
 from linearsr.images.alpha import fill_transparent
 from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
 from linearsr.images.picture import warn_of
-from linearsr.images.samples import checked_float
+from linearsr.images.samples import checked_float, split_alpha
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 ImageInput = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor
@@ -90,9 +90,8 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
             raise ValueError(f"the image array {error}") from None
     else:
         raise ValueError(f"an image array must be uint8, uint16, bool or float in [0, 1], not {array.dtype}")
-    colours = unit.shape[2] - (unit.shape[2] in (2, 4))
-    alpha = np.ascontiguousarray(unit[..., colours]) if colours < unit.shape[2] else None
-    return Picture(np.ascontiguousarray(unit[..., :colours]), alpha, 16 if samples.dtype == np.uint16 else 8)
+    split = split_alpha(unit, 16 if samples.dtype == np.uint16 else 8, has_alpha=unit.shape[2] in (2, 4))
+    return Picture(split.colour, split.alpha, split.bits)
 
 
 def from_picture(picture: Picture, output_type: OutputType) -> Any:

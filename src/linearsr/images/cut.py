@@ -74,7 +74,7 @@ def _missing(there: NDArray[np.bool_]) -> str:
     rows = np.asarray(there.all(axis=1))
     count = len(rows) - int(rows.sum())
     if not count:
-        return "is truncated: its end is missing, though none of its rows"
+        return "is truncated: its end is missing, but all of its rows are there"
     for which, others in (("last", rows[:-count]), ("first", rows[count:])):
         if len(others) and others.all():
             return f"is truncated: the {which} {count} of its {len(rows)} rows are missing and left blank"

@@ -31,17 +31,17 @@ from linearsr.images.degradation_effects import (
     Sharpen,
     Size,
     Smear,
-    apply_effects,
     compress,
+    from_pillow,
+    to_pillow,
 )
 from linearsr.images.jpeg import jpeg
-from linearsr.images.resize import ResizeMode
+from linearsr.images.resize import scaled_size
 
 ImageArray = NDArray[np.float32]
 """(H, W, 3), values in [0, 1]."""
-
-_MODES: tuple[Literal["area", "bilinear", "bicubic"], ...] = ("area", "bilinear", "bicubic")
-"""How a resize may interpolate, each as likely as the others."""
+ResizeMode = Literal["box", "bilinear", "bicubic", "lanczos"]
+"""A filter of Pillow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,59 +225,44 @@ def degrade_batch(
 
 def _degraded(image: Tensor, degradation: Degradation, lr_size: Size, rng: np.random.Generator) -> Tensor:
     if not degradation.orders:
-        return _clean(image, lr_size, _draw_filter(degradation, rng))
-    if degradation.effects:
-        image = apply_effects(image.cpu(), degradation.effects, lr_size, rng).to(image.device)
+        return _clean(image, lr_size, degradation.filters[rng.integers(len(degradation.filters))])
+    device = image.device
+    for effect in degradation.effects:
+        image = effect(image.cpu(), lr_size, rng)
+    image = image.to(device)
     for order in degradation.orders[:-1]:
-        image = _filter(image, _draw_blur(order, rng))
-        image = _resize(image, _scaled((image.shape[-2], image.shape[-1]), _draw_factor(order, rng)), rng)
-        image = _jpeg(_add_noise(image, order, rng), order, rng)
+        size = (image.shape[-2], image.shape[-1])
+        image = _jpeg(_blur_resize_noise(image, size, order, rng), order, rng)
     last = degradation.orders[-1]
-    image = _filter(image, _draw_blur(last, rng))
-    image = _resize(image, _scaled(lr_size, _draw_factor(last, rng)), rng)
-    image = _add_noise(image, last, rng)
-    if rng.random() < 0.5:
-        image = _filter(_resize(image, lr_size, rng), _draw_ringing(degradation.final_sinc_prob, rng))
+    image = _blur_resize_noise(image, lr_size, last, rng)
+    jpeg_is_last = rng.random() < 0.5
+    if not jpeg_is_last:
         image = _jpeg(image, last, rng)
-    else:
+    image = _resize(image, lr_size, rng)
+    if rng.random() < degradation.final_sinc_prob:
+        image = _filter(image, kernels.random_sinc(rng, _odd_size((7, 21), rng), lowest_cutoff=np.pi / 3))
+    if jpeg_is_last:
         image = _jpeg(image, last, rng)
-        image = _filter(_resize(image, lr_size, rng), _draw_ringing(degradation.final_sinc_prob, rng))
     return (image.clamp(0, 1) * 255).round() / 255
 
 
 def _clean(image: Tensor, size: Size, mode: ResizeMode) -> Tensor:
-    pixels = (image[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    small = Image.fromarray(np.ascontiguousarray(pixels)).resize(
-        (size[1], size[0]), Image.Resampling[mode.upper()]
-    )
-    unit = np.asarray(small, dtype=np.float32) / np.float32(255)
-    return torch.from_numpy(unit).permute(2, 0, 1)[None].to(image.device)
+    small = to_pillow(image).resize((size[1], size[0]), Image.Resampling[mode.upper()])
+    return from_pillow(small).to(image.device)
 
 
-def _filter(image: Tensor, kernel: kernels.Kernel | None) -> Tensor:
-    if kernel is None:
-        return image
-    pad = kernel.shape[0] // 2
-    # reflection needs more pixels than the padding; a thinner image repeats its border instead
-    mode = "reflect" if min(image.shape[-2:]) > pad else "replicate"
-    weight = torch.from_numpy(kernel).to(image.device).expand(3, 1, -1, -1)
-    return F.conv2d(F.pad(image, (pad,) * 4, mode=mode), weight, groups=3)
+def _blur_resize_noise(image: Tensor, size: Size, order: Order, rng: np.random.Generator) -> Tensor:
+    """A round but for its JPEG, to `size` times the factor that is drawn."""
+    if rng.random() < order.blur_prob:
+        image = _filter(image, _draw_blur(order, rng))
+    low, high = order.resize_range
+    direction = rng.choice(3, p=order.resize_probs)
+    factor = 1.0 if direction == 2 else rng.uniform(1, high) if direction == 0 else rng.uniform(low, 1)
+    image = _resize(image, scaled_size(*size, factor), rng)
+    return _add_noise(image, order, rng)
 
 
-def _odd_size(bounds: tuple[int, int], rng: np.random.Generator) -> int:
-    return int(rng.integers(bounds[0] // 2, bounds[1] // 2 + 1)) * 2 + 1
-
-
-def _draw_filter(degradation: Degradation, rng: np.random.Generator) -> ResizeMode:
-    """The filter of a clean resize."""
-    filters = degradation.filters
-    return filters[rng.integers(len(filters))] if len(filters) > 1 else filters[0]
-
-
-def _draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel | None:
-    """The blur kernel of a round, if it has one."""
-    if rng.random() >= order.blur_prob:
-        return None
+def _draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel:
     size = _odd_size(order.kernel_sizes, rng)
     if rng.random() < order.sinc_prob:
         return kernels.random_sinc(rng, size)
@@ -286,32 +271,21 @@ def _draw_blur(order: Order, rng: np.random.Generator) -> kernels.Kernel | None:
     )
 
 
-def _draw_ringing(probability: float, rng: np.random.Generator) -> kernels.Kernel | None:
-    """The sinc kernel at the very end, if there is one."""
-    if rng.random() >= probability:
-        return None
-    return kernels.random_sinc(rng, _odd_size((7, 21), rng), lowest_cutoff=np.pi / 3)
+def _odd_size(bounds: tuple[int, int], rng: np.random.Generator) -> int:
+    return int(rng.integers(bounds[0] // 2, bounds[1] // 2 + 1)) * 2 + 1
 
 
-def _draw_factor(order: Order, rng: np.random.Generator) -> float:
-    """The resize factor of a round, up, down or one."""
-    low, high = order.resize_range
-    direction = rng.choice(3, p=order.resize_probs)
-    if direction == 0:
-        return float(rng.uniform(1, high))
-    return float(rng.uniform(low, 1)) if direction == 1 else 1.0
-
-
-def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """`size` times `factor`, at least one pixel."""
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+def _filter(image: Tensor, kernel: kernels.Kernel) -> Tensor:
+    pad = kernel.shape[0] // 2
+    # reflection needs more pixels than the padding; a thinner image repeats its border instead
+    mode = "reflect" if min(image.shape[-2:]) > pad else "replicate"
+    weight = torch.from_numpy(kernel).to(image.device).expand(3, 1, -1, -1)
+    return F.conv2d(F.pad(image, (pad,) * 4, mode=mode), weight, groups=3)
 
 
 def _resize(image: Tensor, size: Size, rng: np.random.Generator) -> Tensor:
-    mode = _MODES[rng.integers(len(_MODES))]
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size=size, mode=mode)
+    mode = ("area", "bilinear", "bicubic")[rng.integers(3)]
+    return image if tuple(image.shape[-2:]) == size else F.interpolate(image, size=size, mode=mode)
 
 
 def _add_noise(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
@@ -355,15 +329,8 @@ def _on_device(image: Tensor, rng: np.random.Generator) -> torch.Generator:
     return torch.Generator(image.device).manual_seed(int(rng.integers(2**63)))
 
 
-def _draw_quality(order: Order, rng: np.random.Generator) -> int | None:
-    """The quality of a round's JPEG; None where there is none."""
-    if order.jpeg_prob < 1 and rng.random() >= order.jpeg_prob:
-        return None
-    return int(rng.integers(order.jpeg_range[0], order.jpeg_range[1] + 1))
-
-
 def _jpeg(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
-    quality = _draw_quality(order, rng)
-    if quality is None:
+    if order.jpeg_prob < 1 and rng.random() >= order.jpeg_prob:
         return image
+    quality = int(rng.integers(order.jpeg_range[0], order.jpeg_range[1] + 1))
     return jpeg(image, quality) if _draws_itself(image) else compress(image, quality)

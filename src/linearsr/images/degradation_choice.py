@@ -5,6 +5,7 @@ its fields, and `orders`, a list of the fields of `Order`. What is left out is a
 """
 
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -14,26 +15,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from linearsr.images import degradation_effects
-from linearsr.images.degradation import PRESETS, Degradation, Order, degrade
-from linearsr.images.resize import ResizeMode
+from linearsr.images.degradation import PRESETS, Degradation, Order, ResizeMode, degrade
+from linearsr.images.degradation_effects import Effect
 from linearsr.runtime.files import from_json
 
 FILE_SUFFIXES = (".yaml", ".yml")
 
 EFFECTS = {
-    "dust": degradation_effects.Dust,
-    "fading": degradation_effects.Fading,
-    "halftone": degradation_effects.Halftone,
-    "paper": degradation_effects.Paper,
-    "reposts": degradation_effects.Reposts,
-    "resample": degradation_effects.Resample,
-    "sensor-noise": degradation_effects.SensorNoise,
-    "shake": degradation_effects.Shake,
-    "sharpen": degradation_effects.Sharpen,
-    "smear": degradation_effects.Smear,
+    re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower(): kind
+    for kind in sorted(Effect.__subclasses__(), key=lambda kind: kind.__name__)
 }
-"""By the `kind` that a file names them by."""
+"""By the `kind` that a file names them by, such as "sensor-noise"."""
 
 _LARGEST_KERNEL = 21
 _Part = TypeVar("_Part")
@@ -99,14 +91,8 @@ def _read(file: Path) -> Degradation:
         raise ValueError("filters: name at least one")
     if effects and not orders:
         raise ValueError("effects: they come before rounds, so give at least one of these in orders")
-    return _tried(
-        Degradation(
-            effects=tuple(effects),
-            orders=tuple(orders),
-            filters=whole.filters,
-            final_sinc_prob=whole.final_sinc_prob,
-        )
-    )
+    made = Degradation(filters=whole.filters, final_sinc_prob=whole.final_sinc_prob)
+    return _tried(replace(made, effects=tuple(effects), orders=tuple(orders)))
 
 
 def _effect(values: Mapping[str, Any], place: str) -> Any:

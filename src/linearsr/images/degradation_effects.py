@@ -7,9 +7,8 @@ since those are the pixels that the user sees; `Effect` has the call.
 
 import io
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,32 +23,34 @@ GAMMA = 2.2
 """Of a display: light = value ** GAMMA, closely enough for noise and shadows."""
 
 
-class Effect(Protocol):
+class Effect(ABC):
     """Something that happens to an image."""
 
+    @abstractmethod
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor: ...
 
 
-def apply_effects(
-    image: Tensor, effects: Sequence[Effect], lr_size: Size, rng: np.random.Generator
-) -> Tensor:
-    """One after the other."""
-    for effect in effects:
-        image = effect(image, lr_size, rng)
-    return image
+def to_pillow(image: Tensor) -> Image.Image:
+    """(1, 3, H, W) in [0, 1], rounded to 8 bits."""
+    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    return Image.fromarray(pixels.contiguous().cpu().numpy())
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    unit = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return torch.from_numpy(unit).permute(2, 0, 1)[None]
 
 
 def compress(image: Tensor, quality: int) -> Tensor:
     """(1, 3, H, W) in [0, 1] as it comes back from a JPEG file with halved colour resolution."""
-    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    decoded = np.asarray(Image.open(file), dtype=np.float32) / 255
-    return torch.from_numpy(decoded).permute(2, 0, 1)[None]
+    to_pillow(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return from_pillow(Image.open(file))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shake:
+class Shake(Effect):
     """Motion blur: the mean of the image along the path of a hand that moves and turns while the shutter is open."""
 
     prob: float = 0.5
@@ -77,7 +78,7 @@ class Shake:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resample:
+class Resample(Effect):
     """To the LR size times a factor: a camera with fewer pixels, a digital zoom, the size of a screen."""
 
     factor: Range
@@ -94,7 +95,7 @@ class Resample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensorNoise:
+class SensorNoise(Effect):
     """Noise of a sensor: its variance grows with the light (Foi et al. 2008), its colours are coarser than its
     brightness, since a pixel sees one colour and borrows the others from its neighbours."""
 
@@ -128,7 +129,7 @@ class SensorNoise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smear:
+class Smear(Effect):
     """Strong denoising of a phone: a guided filter (He et al. 2010) that keeps edges and wipes texture away, and
     colours blurred wider than brightness."""
 
@@ -154,7 +155,7 @@ class Smear:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharpen:
+class Sharpen(Effect):
     """Unsharp masking by a camera or a scanner: bright and dark halos along edges."""
 
     prob: float = 0.8
@@ -171,7 +172,7 @@ class Sharpen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reposts:
+class Reposts(Effect):
     """Sent on, saved again, taken as a screenshot of a screenshot: each time another size and another JPEG."""
 
     times: tuple[int, int] = (1, 4)
@@ -195,7 +196,7 @@ class Reposts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Halftone:
+class Halftone(Effect):
     """The dots of a printed picture: a screen for each colour, turned by the printer's angles, blurred by its ink.
     Made small again without a filter they leave a slight moire, as a scanner does."""
 
@@ -224,7 +225,7 @@ class Halftone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fading:
+class Fading(Effect):
     """Old dyes and old paper: blacks turn grey, whites yellow, colours pale."""
 
     black: Range = (0.0, 0.12)
@@ -244,7 +245,7 @@ class Fading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paper:
+class Paper(Effect):
     """The paper in the light of a scanner or a window: a grain, and brightness that falls off to one side."""
 
     grain: Range = (0.0, 0.035)
@@ -268,7 +269,7 @@ class Paper:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dust:
+class Dust(Effect):
     """Specks, hairs and scratches on a print or on the glass, bright or dark, soft at their border."""
 
     density: Range = (0.0, 8e-4)

@@ -54,4 +54,4 @@ def tell_others(folders: Iterable[Path], left_out: Path | None = None) -> str | 
             if not is_image_name(path):
                 kinds["hidden" if path.name.startswith(".") else path.suffix.lower() or "without a type"] += 1
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"skipped, no images by their names: {counts}" if kinds else None
+    return f"skipped, not image file names: {counts}" if kinds else None

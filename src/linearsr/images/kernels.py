@@ -25,8 +25,7 @@ def _squared_distance(size: int, sigma_x: float, sigma_y: float, rotation: float
     axis = np.arange(size) - size // 2
     x, y = np.meshgrid(axis, axis)
     cos, sin = math.cos(rotation), math.sin(rotation)
-    u, v = x * cos + y * sin, -x * sin + y * cos
-    return np.asarray((u / sigma_x) ** 2 + (v / sigma_y) ** 2)
+    return np.asarray(((x * cos + y * sin) / sigma_x) ** 2 + ((y * cos - x * sin) / sigma_y) ** 2)
 
 
 def gaussian(size: int, sigma_x: float, sigma_y: float, rotation: float = 0.0, beta: float = 1.0) -> Kernel:

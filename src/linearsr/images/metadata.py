@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,10 +11,9 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
-from linearsr.images.iptc import records_of
 from linearsr.images.picture import NO_TEXTS, Picture, Texts, warn_of
 from linearsr.images.png_colour import hdr_curve
-from linearsr.images.xmp import packet_for_upright, packet_without_places
+from linearsr.images.texts import packet_for_upright, packet_without_places, records_of
 
 _NO_UNIT = 1
 # Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
@@ -52,13 +50,17 @@ class _Verbatim(str):
 
 
 class Metadata(TypedDict, total=False):
-    """The metadata that a file is to carry; all but `iptc` are keywords of Pillow's `save`."""
+    """The metadata that a file is to carry; all but the last two are keywords of Pillow's `save`.
+
+    `chunks`: kind and data of chunks that go into a PNG as they are.
+    """
 
     icc_profile: bytes
     exif: bytes
     dpi: tuple[float, float]
     xmp: bytes
     iptc: bytes
+    chunks: tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def read_notes(
         exif = read_exif(im)
         orientation = read_orientation(exif)
     except Exception:
-        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
+        warn_of(name, "its EXIF data is broken and is dropped")
         exif, orientation = Image.Exif(), 1
     height, width, channels = shape
     size = (height, width) if orientation >= 5 else (width, height)
@@ -98,11 +100,11 @@ def read_notes(
     try:
         block = exif_for_upright(exif, size) if keep != "nothing" else None
     except Exception:
-        warnings.warn(f"{name}: its EXIF data cannot be copied and is dropped", stacklevel=6)
+        warn_of(name, "its EXIF data cannot be copied and is dropped")
         block = None
     colours = () if managed else im.info.get("png_colours", ())
     if curve := hdr_curve(dict(colours)):
-        warn_of(name, f"has HDR colours ({curve}), which are worked on like others and named so in PNG alone")
+        warn_of(name, f"has HDR colours ({curve}), which are processed like SDR; only PNG keeps their label")
     profile = None if managed else _fitting_profile(name, im, channels)
     return Notes(orientation, profile, block, read_dpi(im), _read_texts(name, im, size, keep), colours)
 
@@ -235,9 +237,9 @@ def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
     try:
         space = profile_space(icc_profile)
     except Exception:
-        warnings.warn(f"{name}: its ICC profile is broken and is dropped", stacklevel=7)
+        warn_of(name, "its ICC profile is broken and is dropped")
         return None
     if space == ("RGB" if channels == 3 else "GRAY"):
         return bytes(icc_profile)
-    warnings.warn(f"{name}: its ICC profile is for {space} and does not fit; it is dropped", stacklevel=7)
+    warn_of(name, f"its ICC profile is for {space} and does not fit; it is dropped")
     return None

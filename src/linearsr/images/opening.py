@@ -14,7 +14,7 @@ from linearsr.images.files import is_webp
 from linearsr.images.metadata import inherit_notes
 from linearsr.images.picture import ImageError
 from linearsr.images.png_file import header_only, is_png
-from linearsr.images.tiff_pages import (
+from linearsr.images.tiff_reading import (
     CAMERA_RAW,
     ForeignTiff,
     full_size_page,
@@ -48,6 +48,8 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
     file = BytesIO(source) if isinstance(source, bytes) else source
     file.seek(0)
     begin = file.read(_BEGIN)
+    if not begin:
+        raise ImageError(name, "is empty; get a new copy")
     if is_camera_raw(begin):
         raise ImageError(name, CAMERA_RAW)
     if is_tiff(begin) and (page := page_to_read(name, file)):
@@ -79,7 +81,7 @@ def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
     """Raises ImageError for a size (width, height) with nothing in it, more than `max_pixels`, or much too long."""
     width, height = size
     if min(size) < 1:
-        raise ImageError(name, f"is {width}x{height} pixels: there is nothing in it; get it anew")
+        raise ImageError(name, f"has no pixels ({width}x{height}); get a new copy")
     if width * height > max_pixels:
         megapixels = f"{width * height / 1e6:.4g} megapixels exceed the limit of {max_pixels / 1e6:.4g}"
         raise ImageError(
@@ -87,7 +89,10 @@ def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
             f"is {width}x{height} pixels: {megapixels}; reduce or crop it, or raise the limit (max_pixels)",
         )
     if max(size) > MAX_ASPECT * min(size):
-        raise ImageError(name, f"is {width}x{height} pixels: a line, not a picture; crop or stack it first")
+        raise ImageError(
+            name,
+            f"is {width}x{height} pixels: one side is more than {MAX_ASPECT} times the other; crop it first",
+        )
 
 
 def page_to_read(name: str, file: BinaryIO) -> int | None:
@@ -117,10 +122,10 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
         return image
     for kind, words in _NAMED_FORMATS.items():
         if kind in Image.OPEN and _accepts(kind, begin):
-            raise ImageError(name, f"is a broken {words}: its header is damaged or truncated; get it anew")
+            raise ImageError(name, f"is a broken {words}: its header is damaged or truncated; get a new copy")
     raise ImageError(
         name,
-        "is no image, or its header is broken; use PNG, JPEG, WebP, TIFF or another format that Pillow reads",
+        "is not an image, or its header is broken; use PNG, JPEG, WebP, TIFF or another format that Pillow reads",
     )
 
 

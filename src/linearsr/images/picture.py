@@ -98,6 +98,6 @@ def quantise(
     """
     samples = colour if alpha is None else np.concatenate([colour, alpha[..., None]], axis=-1)
     if not np.isfinite(samples).all():
-        raise ValueError("has pixels that are NaN or infinite; compute it anew")
+        raise ValueError("has pixels that are NaN or infinite; compute it again")
     rounded: FloatArray = np.rint(np.clip(samples, 0, 1) * np.float32(2**bits - 1))
     return rounded.astype(np.uint8) if bits == 8 else rounded.astype(np.uint16)

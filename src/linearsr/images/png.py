@@ -2,71 +2,64 @@
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.iptc import PNG_KEYWORD as IPTC_KEYWORD
-from linearsr.images.iptc import as_raw_profile
-from linearsr.images.xmp import PNG_KEYWORD
+from linearsr.images.metadata import Metadata
+from linearsr.images.texts import IPTC_KEYWORD, XMP_KEYWORD, as_raw_profile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Number of channels -> colour type: grey, grey and alpha, RGB, RGBA (section 11.2.1).
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-_HEADER_END = 33
+_PIXELS = {b"PLTE", b"tRNS", b"IDAT"}
 _ROWS_AT_ONCE, _PAETH = 64, 4
 _METRES_PER_INCH = 0.0254
 
 
-def encode_png16(
-    samples: NDArray[np.uint16],
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-    xmp: bytes | None = None,
-    iptc: bytes | None = None,
-    chunks: tuple[tuple[bytes, bytes], ...] = (),
-) -> bytes:
-    """Encode (H, W, 1 to 4) 16-bit samples, alpha last, with their metadata."""
+def encode_png16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:
+    """Encode (H, W, 1 to 4) 16-bit samples, alpha last."""
     height, width, channels = samples.shape
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
-    parts = [SIGNATURE, chunk(b"IHDR", header), *metadata_chunks(icc_profile, exif, dpi, xmp, iptc, chunks)]
+    parts = [SIGNATURE, chunk(b"IHDR", header), *_metadata_chunks(metadata)]
     compressor = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
     parts += [chunk(b"IDAT", block) for rows in _filtered(samples) if (block := compressor.compress(rows))]
     parts += [chunk(b"IDAT", compressor.flush()), chunk(b"IEND", b"")]
     return b"".join(parts)
 
 
-def with_chunks(data: bytes, chunks: Iterable[bytes]) -> bytes:
-    """A PNG file with more chunks behind its header."""
-    return b"".join([data[:_HEADER_END], *chunks, data[_HEADER_END:]])
+def png_head(file: BinaryIO, metadata: Metadata) -> bytes:
+    """All that is to come before the first chunk of pixels of an encoded PNG, at which `file` is left."""
+    file.seek(len(SIGNATURE))
+    parts = [SIGNATURE]
+    while True:
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind in _PIXELS:
+            file.seek(-8, 1)
+            return b"".join(parts)
+        data = file.read(length)
+        file.seek(4, 1)
+        if kind == b"IHDR":
+            parts += [chunk(kind, data), *_metadata_chunks(metadata)]
 
 
-def metadata_chunks(
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-    xmp: bytes | None = None,
-    iptc: bytes | None = None,
-    chunks: tuple[tuple[bytes, bytes], ...] = (),
-) -> list[bytes]:
-    """The chunks that say something about the pixels, to come right behind the header; `chunks` go as they are."""
-    made = [chunk(kind, data) for kind, data in chunks]
-    if icc_profile:
-        made.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
-    if dpi:
-        per_metre = (round(value / _METRES_PER_INCH) for value in dpi)
+def _metadata_chunks(metadata: Metadata) -> list[bytes]:
+    made = [chunk(kind, data) for kind, data in metadata.get("chunks", ())]
+    if "icc_profile" in metadata:
+        made.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata["icc_profile"])))
+    if "dpi" in metadata:
+        per_metre = (round(value / _METRES_PER_INCH) for value in metadata["dpi"])
         made.append(chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
-    if exif:
-        made.append(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    if xmp:
+    if "exif" in metadata:
+        made.append(chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0")))
+    if "xmp" in metadata:
         # an iTXt chunk: keyword, not compressed, no language, no translation (section 11.3.3.4)
-        made.append(chunk(b"iTXt", PNG_KEYWORD.encode() + bytes(5) + xmp))
-    if iptc:
-        made.append(
-            chunk(b"zTXt", IPTC_KEYWORD.encode() + bytes(2) + zlib.compress(as_raw_profile(iptc).encode()))
-        )
+        made.append(chunk(b"iTXt", XMP_KEYWORD.encode() + bytes(5) + metadata["xmp"]))
+    if "iptc" in metadata:
+        packed = zlib.compress(as_raw_profile(metadata["iptc"]).encode())
+        made.append(chunk(b"zTXt", IPTC_KEYWORD.encode() + bytes(2) + packed))
     return made
 
 

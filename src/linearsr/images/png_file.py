@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, BinaryIO
 
-from linearsr.images import iptc
 from linearsr.images.png import SIGNATURE
-from linearsr.images.xmp import PNG_KEYWORD
+from linearsr.images.texts import XMP_KEYWORD, raw_profile, records_in
 
 _TEXT = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _COLOUR = frozenset({b"cICP", b"gAMA", b"cHRM", b"sRGB", b"mDCV", b"cLLI", b"mDCv", b"cLLi"})
@@ -149,7 +148,7 @@ def _text(kind: bytes, data: bytes) -> bytes:
 
 
 def _profile(text: bytes) -> bytes | None:
-    return iptc.raw_profile(text.decode("latin-1"))
+    return raw_profile(text.decode("latin-1"))
 
 
 def _exif(text: bytes) -> bytes | None:
@@ -158,11 +157,11 @@ def _exif(text: bytes) -> bytes | None:
 
 
 def _records(text: bytes) -> bytes | None:
-    return iptc.records_in(_profile(text) or b"")
+    return records_in(_profile(text) or b"")
 
 
 _KNOWN: dict[bytes, tuple[str, Callable[[bytes], bytes | None]]] = {
-    PNG_KEYWORD.encode(): ("xmp", lambda text: text),
+    XMP_KEYWORD.encode(): ("xmp", lambda text: text),
     b"Raw profile type xmp": ("xmp", _profile),
     b"Raw profile type exif": ("exif", _exif),
     b"Raw profile type APP1": ("exif", _exif),

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -13,14 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.images.cut import jpeg2000_is_cut, keep_what_is_read, read_what_is_there
-from linearsr.images.deep import deep_raw_mode, read_deep
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
 from linearsr.images.opening import check_size, is_jxl, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
-from linearsr.images.png_file import PngFile, described, is_png, scan, without_asides
-from linearsr.images.pnm import deep_ppm
-from linearsr.images.samples import ForeignPixels, Samples, deep_samples, samples_of
-from linearsr.images.tiff_pixels import foreign_samples, is_foreign
+from linearsr.images.png_file import described, is_png, scan, without_asides
+from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
+from linearsr.images.tiff_reading import foreign_samples, is_foreign
 
 Result = TypeVar("Result")
 
@@ -93,11 +90,7 @@ def picture_from_pil(image: Image.Image) -> Picture:
 
     def take() -> Picture:
         image.load()
-        try:
-            samples = samples_of(image)
-        except ForeignPixels as error:
-            raise ImageError(name, str(error)) from error
-        return _assemble(name, image, samples)
+        return _assemble(name, image, samples_of(image))
 
     name = str(getattr(image, "filename", "") or "<PIL image>")
     return guarded(name, take)
@@ -109,12 +102,14 @@ def guarded(name: str, action: Callable[[], Result]) -> Result:
         return action()
     except ImageError:
         raise
+    except ForeignPixels as error:
+        raise ImageError(name, str(error)) from error
     except MemoryError as error:
-        raise ImageError(name, "does not fit the memory; reduce it first") from error
+        raise ImageError(name, "does not fit in memory; make it smaller first") from error
     # Pillow's decoders raise nearly every exception there is on hostile input.
     except Exception as error:
         raise ImageError(
-            name, f"is broken or truncated ({error or type(error).__name__}); get it anew"
+            name, f"is broken or truncated ({error or type(error).__name__}); get a new copy"
         ) from error
 
 
@@ -129,8 +124,6 @@ def _load(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
             data = source.read()
         except (OSError, ValueError) as error:
             raise ImageError(name, f"cannot be read ({error}); open it for reading in binary mode") from error
-    if not data:
-        raise ImageError(name, "is empty; get it anew")
     return name, data
 
 
@@ -151,7 +144,7 @@ def _load_path(path: str | Path) -> bytes:
     except ValueError as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(path, "is no valid file name; check the name") from error
+        raise ImageError(path, "is not a valid file name; check the name") from error
 
 
 def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict: bool = False) -> Picture:
@@ -159,11 +152,15 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     if is_png(data) or is_jxl(data):
         # before anything else is looked at: of a file with too many pixels nothing is
         check_size(name, size_of(name, BytesIO(data)), max_pixels)
-    is_cut = False
+    is_cut = jpeg2000_is_cut(data)
     if is_png(data):
         file = BytesIO(data)
         found = scan(file)
-        _tell_damage(name, found, strict)
+        if found.damaged:
+            kinds = ", ".join(sorted({kind.decode("ascii") for kind in found.damaged}))
+            _tell_repair(
+                name, f"has a wrong checksum outside its pixels ({kinds}); that part is left out", strict
+            )
         is_cut, data, said = found.is_cut, without_asides(file, found), described(found)
         if not is_cut:
             # Decoding skips the checksums of the pixel data.
@@ -177,13 +174,13 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
                 keep_what_is_read(im, level)
             return im
 
-        return _samples(name, data, opens, level)
+        return _samples(data, opens, level)
 
     try:
-        if is_cut or jpeg2000_is_cut(data):
+        if is_cut:
             raise ValueError("its end is missing")
         im, samples = decode(data)
-    except (ImageError, MemoryError):
+    except (ImageError, ForeignPixels, MemoryError):
         raise
     except Exception as error:
         if is_png(data) and not is_cut:
@@ -194,22 +191,16 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
             raise error from None
         _tell_repair(name, problem, strict)
     if im.format not in _STILL_FORMATS and getattr(im, "is_animated", False):
-        warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
+        warn_of(name, "has several frames or pages; only the first is used")
     im.info.update(said)
     check_size(name, im.size, max_pixels)
     return _assemble(name, im, samples, keep)
 
 
-def _tell_damage(name: str, found: PngFile, strict: bool) -> None:
-    if found.damaged:
-        kinds = ", ".join(sorted({kind.decode("ascii") for kind in found.damaged}))
-        _tell_repair(name, f"has a wrong checksum beside its pixels ({kinds}), which is left out", strict)
-
-
 def _tell_repair(name: str, problem: str, strict: bool) -> None:
     """Warn of damage that a picture can be read in spite of. Raises ImageError instead if `strict`."""
     if strict:
-        raise ImageError(name, f"{problem}; get it anew, or read it without strictness")
+        raise ImageError(name, f"{problem}; get a new copy, or read it without strict mode")
     warn_of(name, problem)
 
 
@@ -227,23 +218,13 @@ def _decode_photo(name: str, data: bytes, max_pixels: int) -> NDArray[np.uint8] 
     return upright(np.asarray(im), orientation)
 
 
-def _samples(
-    name: str, data: bytes, opens: Callable[[], Image.Image], level: int | None
-) -> tuple[Image.Image, Samples]:
+def _samples(data: bytes, opens: Callable[[], Image.Image], level: int | None) -> tuple[Image.Image, Samples]:
     im = opens()
-    try:
-        if is_foreign(im):
-            return im, foreign_samples(im, level)
-        if im.format == "PPM" and (ppm := deep_ppm(data)) is not None:
-            return im, deep_samples(ppm)
-        if (raw_mode := deep_raw_mode(im)) is not None:
-            samples = deep_samples(read_deep(opens, raw_mode), im.info.get("transparency"))
-            im.load()
-            return im, samples
-        im.load()
-        return im, samples_of(im)
-    except ForeignPixels as error:
-        raise ImageError(name, str(error)) from error
+    if is_foreign(im):
+        return im, foreign_samples(im, level)
+    deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)
+    im.load()
+    return im, deep or samples_of(im)
 
 
 def _assemble(name: str, im: Image.Image, samples: Samples, keep: Keep = "all") -> Picture:
@@ -251,13 +232,5 @@ def _assemble(name: str, im: Image.Image, samples: Samples, keep: Keep = "all") 
     notes = read_notes(name, im, (height, width, channels), managed=samples.managed, keep=keep)
     colour = upright(samples.colour, notes.orientation)
     alpha = None if samples.alpha is None else upright(samples.alpha, notes.orientation)
-    return Picture(
-        colour,
-        alpha,
-        samples.bits,
-        notes.icc_profile,
-        notes.exif,
-        notes.dpi,
-        texts=notes.texts,
-        colour_chunks=notes.colour_chunks,
-    )
+    blocks = notes.icc_profile, notes.exif, notes.dpi
+    return Picture(colour, alpha, samples.bits, *blocks, texts=notes.texts, colour_chunks=notes.colour_chunks)

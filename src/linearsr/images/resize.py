@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ResizeMode = Literal["box", "bilinear", "bicubic", "lanczos"]
-Kernel = Callable[[Tensor], Tensor]
+ResizeMode = Literal["bicubic", "lanczos"]
+_SUPPORT = {"bicubic": 2, "lanczos": 3}
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -20,24 +20,22 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 def resize(image: Tensor, size: tuple[int, int], mode: ResizeMode = "bicubic") -> Tensor:
     """Resample (B, C, H, W) to (B, C, *size), `size` being (height, width), with the dtype of `image`.
 
-    As in Pillow, a reduction widens the kernel by its factor, so that nothing aliases; `box` is the mean, `bilinear`
-    a triangle, `bicubic` Keys' cubic (1981) with a = -0.5, `lanczos` has three lobes. Sums run in float32 at least.
-    Nothing is rounded or clamped: near edges the result may overshoot. Raises ValueError for a size below 1, another
-    shape or an unknown mode.
+    As in Pillow, a reduction widens the kernel by its factor, so that nothing aliases; `bicubic` is Keys' cubic (1981)
+    with a = -0.5, `lanczos` has three lobes. Sums run in float32 at least. Nothing is rounded or clamped: near edges
+    the result may overshoot. Raises ValueError for a size below 1, another shape or an unknown mode.
     """
     if image.ndim != 4:
         raise ValueError(f"image must have the shape (B, C, H, W), not {tuple(image.shape)}")
     if min(size) < 1:
         raise ValueError(f"the size {size[0]}x{size[1]} must be at least 1x1")
-    if mode not in _KERNELS:
-        raise ValueError(f"mode must be one of {', '.join(_KERNELS)}, not {mode!r}")
-    kernel, support = _KERNELS[mode]
+    if mode not in _SUPPORT:
+        raise ValueError(f"mode must be one of {', '.join(_SUPPORT)}, not {mode!r}")
     work = image if image.dtype == torch.float64 else image.float()
     # Twenty times faster than the taps below, but torch 2.13 fills all rows alike when the new width is 1.
     if mode == "bicubic" and size[1] > 1:
         work = F.interpolate(work, size=list(size), mode="bicubic", antialias=True)
     else:
-        work = _resample(_resample(work, size[1], -1, kernel, support), size[0], -2, kernel, support)
+        work = _resample(_resample(work, size[1], -1, mode), size[0], -2, mode)
     return work.to(image.dtype) if work is not image else image.clone()
 
 
@@ -61,31 +59,26 @@ def resize_rows(
     enlargement = new[0] // old[0]
     if mode == "bicubic" and new == (enlargement * old[0], enlargement * old[1]):
         # torch's own is twenty times faster, and exact in strips of whole rows with the kernel's reach around them
-        reach = int(_KERNELS[mode][1]) + 1
+        reach = _SUPPORT[mode] + 1
         first = max(0, top // enlargement - reach)
         last = min(old[0], -(-bottom // enlargement) + reach)
         strip = read(first, last)
         start = first * enlargement
         large = resize(strip, (strip.shape[2] * enlargement, new[1]), mode)
         return large[:, :, top - start : bottom - start]
-    kernel, support = _KERNELS[mode]
-    if old[0] == new[0]:
-        return resize(read(top, bottom), (bottom - top, new[1]), mode)
-    positions, weights = _taps(old[0], new[0], kernel, support)
+    positions, weights = _taps(old[0], new[0], mode)
     positions, weights = positions[:, top:bottom], weights[:, top:bottom]
     first, last = int(positions.min()), int(positions.max()) + 1
     strip = read(first, last)
-    wide = _resample(strip.float(), new[1], -1, kernel, support)
+    wide = _resample(strip.float(), new[1], -1, mode)
     return _weighted(wide, positions - first, weights, -2).to(strip.dtype)
 
 
-def _resample(
-    image: Tensor, length: int, dim: int, kernel: Callable[[Tensor], Tensor], support: float
-) -> Tensor:
+def _resample(image: Tensor, length: int, dim: int, mode: ResizeMode) -> Tensor:
     """Resample one axis; a sum over taps needs no more memory than two results, whatever the sizes."""
     if image.shape[dim] == length:
         return image
-    return _weighted(image, *_taps(image.shape[dim], length, kernel, support), dim)
+    return _weighted(image, *_taps(image.shape[dim], length, mode), dim)
 
 
 def _weighted(image: Tensor, positions: Tensor, weights: Tensor, dim: int) -> Tensor:
@@ -98,29 +91,19 @@ def _weighted(image: Tensor, positions: Tensor, weights: Tensor, dim: int) -> Te
     return result
 
 
-def _taps(old: int, new: int, kernel: Kernel, support: float) -> tuple[Tensor, Tensor]:
+def _taps(old: int, new: int, mode: ResizeMode) -> tuple[Tensor, Tensor]:
     """Return source positions (T, new) and normalised float64 weights (T, new) of the output positions."""
     ratio = old / new
     stretch = max(ratio, 1.0)
-    reach = support * stretch
+    reach = _SUPPORT[mode] * stretch
     centre = (torch.arange(new, dtype=torch.float64) + 0.5) * ratio
     first = (centre - reach + 0.5).floor().clamp(min=0)
     end = (centre + reach + 0.5).floor().clamp(max=old)
     count = min(2 * math.ceil(reach) + 1, old)
     positions = first + torch.arange(count, dtype=torch.float64)[:, None]
-    weights = kernel((positions + 0.5 - centre) / stretch)
+    weights = (_cubic if mode == "bicubic" else _lanczos)((positions + 0.5 - centre) / stretch)
     weights = torch.where(positions < end, weights, 0.0)
     return positions.clamp(max=old - 1).long(), weights / weights.sum(dim=0)
-
-
-def _box(x: Tensor) -> Tensor:
-    """One over half a pixel to either side, the left end excluded."""
-    return ((x > -0.5) & (x <= 0.5)).to(x.dtype)
-
-
-def _triangle(x: Tensor) -> Tensor:
-    """1 at 0, and 0 from one pixel on."""
-    return (1 - x.abs()).clamp(min=0)
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -134,11 +117,3 @@ def _cubic(x: Tensor) -> Tensor:
 def _lanczos(x: Tensor) -> Tensor:
     """sinc(x) sinc(x / 3) within three lobes, 0 outside."""
     return torch.where(x.abs() < 3, torch.sinc(x) * torch.sinc(x / 3), 0.0)
-
-
-_KERNELS: dict[str, tuple[Kernel, float]] = {
-    "box": (_box, 0.5),
-    "bilinear": (_triangle, 1),
-    "bicubic": (_cubic, 2),
-    "lanczos": (_lanczos, 3),
-}

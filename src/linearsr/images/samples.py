@@ -1,17 +1,24 @@
-"""Between Pillow's image modes and arrays of colour and alpha in [0, 1]."""
+"""Between Pillow's image modes and arrays of colour and alpha in [0, 1]; 16 bits where Pillow keeps 8."""
 
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from linearsr.images.metadata import to_srgb
 from linearsr.images.picture import FloatArray
 
 # Float files are nominally 0 to 1; filters may overshoot a little, other ranges are somebody's physical units.
 _FLOAT_TOLERANCE = 0.1
+_PPM_HEAD = re.compile(rb"P6" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
+# libtiff swaps to the byte order of the machine, for which Pillow's name is N
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+_DEEP_LAYOUTS = frozenset({"RGB", "RGBX", "RGBA", "RGBa"})
 
 
 class ForeignPixels(ValueError):
@@ -56,6 +63,13 @@ def split_alpha(array: FloatArray, bits: Literal[8, 16], has_alpha: bool, manage
     return Samples(colour, np.ascontiguousarray(array[..., -1]) if has_alpha else None, bits, managed)
 
 
+def unmultiplied(samples: FloatArray) -> FloatArray:
+    """(H, W, C) with alpha last, by which the colours are multiplied: the colours themselves, and alpha."""
+    colour, alpha = samples[..., :-1], samples[..., -1:]
+    straight = np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
+    return np.concatenate([np.clip(straight, 0, 1), alpha], axis=-1)
+
+
 def deep_samples(array: NDArray[np.uint16], transparent: Any = None) -> Samples:
     """Scale 16-bit (H, W, 1 to 4) to [0, 1]; pixels of the colour key `transparent` (a PNG tRNS) get alpha 0."""
     unit = array.astype(np.float32) / np.float32(65535)
@@ -63,6 +77,61 @@ def deep_samples(array: NDArray[np.uint16], transparent: Any = None) -> Samples:
         return split_alpha(unit, 16, has_alpha=array.shape[2] in {2, 4})
     key = np.asarray(transparent, dtype=np.int64).reshape(-1)
     return Samples(unit, (array != key).any(axis=-1).astype(np.float32), 16)
+
+
+def deep_colour(im: Image.Image, opens: Callable[[], Image.Image]) -> Samples | None:
+    """The samples of an opened, not yet loaded image with 16-bit colour channels; None for any other.
+
+    Pillow has no such mode. Its decoders unpack "the high byte" of a little- or big-endian pair, named by the raw mode
+    of a tile; naming the other byte order makes them return the low byte. So two passes give all bits, for every
+    filter, interlacing and compression that Pillow knows. `opens` opens the image afresh for each.
+    """
+    if not isinstance(im, ImageFile.ImageFile) or im.mode not in {"RGB", "RGBA"} or not im.tile:
+        return None
+    raw_mode = _raw_mode(im.tile[0])
+    layout, _, depth = raw_mode.partition(";16")
+    if raw_mode == "LA;16B":
+        # a pixel is four bytes, as in 8-bit RGBA: high and low of L, high and low of A
+        pairs = _decoded_as(opens(), "RGBA").astype(np.uint16)
+        return deep_samples(pairs[..., 0::2] * np.uint16(256) + pairs[..., 1::2])
+    if layout not in _DEEP_LAYOUTS or depth not in _OTHER_ORDER:
+        return None
+    plain = "RGBA" if layout == "RGBa" else layout
+    high = _decoded_as(opens(), f"{plain};16{depth}").astype(np.uint16)
+    low = _decoded_as(opens(), f"{plain};16{_OTHER_ORDER[depth]}")
+    samples = high * np.uint16(256) + low
+    if layout == "RGBa":
+        return split_alpha(unmultiplied(samples.astype(np.float32) / np.float32(65535)), 16, has_alpha=True)
+    return deep_samples(samples, im.info.get("transparency"))
+
+
+def _decoded_as(im: Image.Image, raw_mode: str) -> NDArray[np.uint8]:
+    image: Any = im
+    tiles = []
+    for tile in image.tile:
+        args = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
+        tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
+    image.tile = tiles
+    image.load()
+    return np.asarray(image)
+
+
+def _raw_mode(tile: Any) -> str:
+    args = tile[3]
+    return str(args if isinstance(args, str) else args[0] if args else "")
+
+
+def deep_ppm(data: bytes) -> Samples | None:
+    """The samples of a PPM of more than 8 bits (Netpbm's P6), of which Pillow keeps 8; None for any other file."""
+    head = _PPM_HEAD.match(data)
+    if head is None:
+        return None
+    width, height, white = map(int, head.groups())
+    if not 255 < white <= 65535 or len(data) < head.end() + width * height * 6:
+        return None
+    samples = np.frombuffer(data, ">u2", width * height * 3, head.end()).reshape(height, width, 3)
+    scaled = np.minimum(samples, white).astype(np.uint32)
+    return deep_samples(((scaled * 65535 + white // 2) // white).astype(np.uint16))
 
 
 def to_pil(quantised: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image:
@@ -101,7 +170,7 @@ def _deep_grey(im: Image.Image) -> Samples:
 def checked_float(array: NDArray[np.floating[Any]]) -> FloatArray:
     """Float samples as float32 in [0, 1]. Raises ForeignPixels for values that are no numbers or out of that range."""
     if not np.isfinite(array).all():
-        raise ForeignPixels("has pixels that are NaN or infinite; replace them by finite values")
+        raise ForeignPixels("has pixels that are NaN or infinite; replace them with finite values")
     low, high = float(array.min()), float(array.max())
     if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
         raise ForeignPixels(f"has float pixels from {low:g} to {high:g}; scale them to the range 0 to 1")

@@ -5,40 +5,35 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from linearsr.images.metadata import keep_text, parse_exif
+from linearsr.images.metadata import Metadata, keep_text, parse_exif
 
 _DEFLATE, _HORIZONTAL_DIFFERENCE, _UNASSOCIATED_ALPHA, _INCH = 8, 2, 2, 2
 _BYTE, _LONG, _UNDEFINED, _LONG8 = 1, 4, 7, 16
 _HEADER, _BIG_HEADER = b"II\x2a\0\x08\0\0\0", b"II\x2b\0\x08\0\0\0\x10\0\0\0\0\0\0\0"
-_XMP, _IPTC = 700, 33723
+_BLOCKS: tuple[tuple[Literal["icc_profile", "xmp", "iptc"], int, int], ...] = (
+    ("icc_profile", Base.InterColorProfile, _UNDEFINED),
+    ("xmp", 700, _BYTE),
+    ("iptc", 33723, _UNDEFINED),
+)
 _STRIP_BYTES = 2**20
 _LARGEST_FILE = 2**32 - 2**20
 
 
-def encode_tiff(
-    samples: NDArray[np.uint8] | NDArray[np.uint16],
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-    xmp: bytes | None = None,
-    iptc: bytes | None = None,
-) -> bytes:
+def encode_tiff(samples: NDArray[np.uint8] | NDArray[np.uint16], metadata: Metadata) -> bytes:
     """Encode (H, W, 1 to 4) samples, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
 
     What does not fit the 4 GB that TIFF can address becomes BigTIFF.
     """
     rows = rows_per_strip(samples.shape[1:], samples.itemsize)
     strips = [compress_strip(samples[top : top + rows]) for top in range(0, len(samples), rows)]
-    sizes = [len(strip) for strip in strips]
-    head = tiff_head(samples.shape, samples.itemsize, sizes, icc_profile, exif, dpi, xmp, iptc)
-    return b"".join([head, *strips])
+    return b"".join([tiff_head(samples.shape, samples.itemsize, list(map(len, strips)), metadata), *strips])
 
 
 def rows_per_strip(row_shape: tuple[int, ...], itemsize: int) -> int:
@@ -53,21 +48,12 @@ def compress_strip(rows: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
 
 
-def tiff_head(
-    shape: tuple[int, ...],
-    itemsize: int,
-    sizes: Sequence[int],
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-    xmp: bytes | None = None,
-    iptc: bytes | None = None,
-) -> bytes:
+def tiff_head(shape: tuple[int, ...], itemsize: int, sizes: Sequence[int], metadata: Metadata) -> bytes:
     """All of a file but its compressed strips, which follow in order: `sizes` in bytes, of a picture (H, W, C)."""
     height, width, channels = shape
     big = sum(sizes) > _LARGEST_FILE
     directory: Any = ImageFileDirectory_v2(_BIG_HEADER if big else _HEADER)
-    _add_exif(directory, exif)
+    _add_exif(directory, metadata.get("exif"))
     directory[Base.ImageWidth], directory[Base.ImageLength] = width, height
     directory[Base.BitsPerSample] = (itemsize * 8,) * channels
     directory[Base.Compression] = _DEFLATE
@@ -78,18 +64,13 @@ def tiff_head(
     directory[Base.Predictor] = _HORIZONTAL_DIFFERENCE
     if channels in {2, 4}:
         directory[Base.ExtraSamples] = _UNASSOCIATED_ALPHA
-    if dpi:
-        directory[Base.XResolution], directory[Base.YResolution] = dpi
+    if "dpi" in metadata:
+        directory[Base.XResolution], directory[Base.YResolution] = metadata["dpi"]
         directory[Base.ResolutionUnit] = _INCH
-    if icc_profile:
-        directory.tagtype[Base.InterColorProfile] = _UNDEFINED
-        directory[Base.InterColorProfile] = icc_profile
-    if xmp:
-        directory.tagtype[_XMP] = _BYTE
-        directory[_XMP] = xmp
-    if iptc:
-        directory.tagtype[_IPTC] = _UNDEFINED
-        directory[_IPTC] = iptc
+    for key, tag, kind in _BLOCKS:
+        if key in metadata:
+            directory.tagtype[tag] = kind
+            directory[tag] = metadata[key]
     # Offsets from the end of the directory; Pillow adds where that is.
     directory.tagtype[Base.StripOffsets] = directory.tagtype[Base.StripByteCounts] = _LONG8 if big else _LONG
     directory[Base.StripOffsets] = tuple(accumulate(sizes[:-1], initial=0))

@@ -5,24 +5,22 @@ import errno
 import os
 import secrets
 import stat
-import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from linearsr.images.iptc import as_jpeg_segment
 from linearsr.images.metadata import Metadata, Notes, exif_for_upright, notes_of, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
-from linearsr.images.png import encode_png16, metadata_chunks, with_chunks
+from linearsr.images.png import encode_png16, png_head
 from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
+from linearsr.images.texts import as_jpeg_segment, keyword_packet, packet_for_upright
 from linearsr.images.tiff import encode_tiff
-from linearsr.images.xmp import keyword_packet, packet_for_upright
 
 FORMATS = {
     ".png": "PNG",
@@ -41,9 +39,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"subsampling": "4:4:4"},
 }
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}
-_LONGEST_JPEG_EXIF = 65533
-_LONGEST_JPEG_XMP = 65502
-_LONGEST_JPEG_IPTC = 65500
+_LONGEST_IN_JPEG = {"exif": 65533, "xmp": 65502, "iptc": 65500}
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -89,7 +85,7 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
     try:
         return _encode(picture, path, file_format, quality)
     except MemoryError as error:
-        raise ImageError(path, "does not fit the memory; write a smaller picture") from error
+        raise ImageError(path, "does not fit in memory; write a smaller picture") from error
     except ValueError as error:
         raise ImageError(path, str(error)) from error
 
@@ -114,19 +110,18 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
             # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF.
             samples = samples[..., [0, 0, 0, 1]]
             metadata.pop("icc_profile", None)
-        return encode_tiff(samples, **metadata)
+        return encode_tiff(samples, metadata)
     if file_format == "PNG" and picture.bits == 16:
-        samples = picture.quantised().astype(np.uint16, copy=False)
-        return encode_png16(samples, **metadata, chunks=png_chunks(picture))
+        return encode_png16(picture.quantised().astype(np.uint16, copy=False), metadata)
     colour, alpha = picture.colour, picture.alpha
     if file_format == "JPEG" and alpha is not None:
-        warnings.warn(f"{path}: JPEG has no transparency; flattened on white", stacklevel=4)
+        warn_of(path, "JPEG has no transparency; flattened on white")
         colour, alpha = on_white(colour, alpha), None
     samples = quantise(colour, alpha, 8)
     if file_format == "PNG":
         file = BytesIO()
         to_pil(samples).save(file, file_format)
-        return with_chunks(file.getvalue(), metadata_chunks(**metadata, chunks=png_chunks(picture)))
+        return png_head(file, metadata) + file.read()
     return encode_lossy(samples, file_format, quality, metadata)
 
 
@@ -164,59 +159,48 @@ def file_metadata(
     try:
         exif = exif_for_upright(parse_exif(notes.exif), size)
     except Exception:
-        warnings.warn(f"{name}: its EXIF data is broken and is dropped", stacklevel=6)
+        warn_of(name, "its EXIF data is broken and is dropped")
         exif = None
-    metadata: Metadata = {}
     profile = notes.icc_profile
     if profile is None and file_format != "PNG":
         profile = profile_of(dict(notes.colour_chunks), channels)
-    if profile:
-        metadata["icc_profile"] = profile
-    if exif:
-        metadata["exif"] = exif
-    if notes.dpi:
-        metadata["dpi"] = notes.dpi
     xmp = notes.texts.xmp and packet_for_upright(notes.texts.xmp, size)
     if tags:
         xmp = keyword_packet(tags, xmp)
-    if xmp:
-        metadata["xmp"] = xmp
+    blocks = {"icc_profile": profile, "exif": exif, "dpi": notes.dpi, "xmp": xmp}
+    metadata = cast(Metadata, {key: block for key, block in blocks.items() if block})
     if notes.texts.iptc and file_format in _IPTC_FORMATS:
         metadata["iptc"] = notes.texts.iptc
+    if file_format == "PNG":
+        metadata["chunks"] = notes.colour_chunks + notes.texts.png
     if file_format == "JPEG":
         _fit_jpeg(metadata, notes.texts, name)
     _tell_lost_text(notes.texts, name, file_format)
     return metadata
 
 
-def png_chunks(notes: Notes | Picture) -> tuple[tuple[bytes, bytes], ...]:
-    """What goes into a PNG as it came out of one."""
-    return notes.colour_chunks + notes.texts.png
-
-
 def _tell_lost_text(texts: Texts, name: str | Path, file_format: str) -> None:
     if texts.png and file_format not in {"PNG", ""}:
         keywords = sorted({data.partition(b"\0")[0].decode("latin-1") for _, data in texts.png})
-        warn_of(name, f"PNG alone holds text such as {', '.join(keywords[:3])}, which is left out; write PNG")
-    if texts.iptc and file_format in _NAMES:
-        words = (
-            f"{_NAMES[file_format]} has no place for IPTC data, which is left out; write PNG, TIFF or JPEG"
+        warn_of(
+            name, f"only PNG can hold text such as {', '.join(keywords[:3])}, so it is left out; write PNG"
         )
+    if texts.iptc and file_format in _NAMES:
+        words = f"{_NAMES[file_format]} cannot hold IPTC data, so it is left out; write PNG, TIFF or JPEG"
         warn_of(name, words)
 
 
 def _fit_jpeg(metadata: Metadata, texts: Texts, path: str | Path) -> None:
     """Drop what does not fit the segments of a JPEG file, with a warning."""
-    if len(metadata.get("exif", b"")) > _LONGEST_JPEG_EXIF:
-        warn_of(path, "its EXIF data is too long for JPEG and is dropped")
-        del metadata["exif"]
-    if len(metadata.get("xmp", b"")) > _LONGEST_JPEG_XMP:
-        del metadata["xmp"]
-        what, verb = ("XMP data", "is") if texts.xmp else ("tags", "are")
-        warn_of(path, f"its {what} {verb} too long for JPEG and {verb} left out")
-    if len(metadata.get("iptc", b"")) > _LONGEST_JPEG_IPTC:
-        warn_of(path, "its IPTC data is too long for JPEG and is dropped")
-        del metadata["iptc"]
+    names = {
+        "exif": "EXIF data is",
+        "xmp": "XMP data is" if texts.xmp else "tags are",
+        "iptc": "IPTC data is",
+    }
+    for key, name in names.items():
+        if len(cast(dict[str, bytes], metadata).get(key, b"")) > _LONGEST_IN_JPEG[key]:
+            warn_of(path, f"its {name} too long for JPEG and {name.split()[-1]} left out")
+            del cast(dict[str, bytes], metadata)[key]
 
 
 def on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:
@@ -262,7 +246,7 @@ def check_target(path: Path, overwrite: bool) -> None:
     if not stat.S_ISREG(mode):
         raise ImageError(path, "is a device or pipe, not a file; choose another name")
     if not overwrite:
-        raise ImageError(path, "exists already; choose another name or ask to overwrite it")
+        raise ImageError(path, "already exists; choose another name or ask to overwrite it")
 
 
 def _write_whole(path: Path, data: bytes) -> None:

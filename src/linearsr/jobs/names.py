@@ -82,7 +82,7 @@ def output_place(
             suffix that would lead elsewhere.
     """
     if suffix is not None and (os.path.basename(suffix) != suffix or "\0" in suffix):
-        raise ValueError(f"--suffix {shown(suffix)} is no part of a name: give a text such as _large")
+        raise ValueError(f"--suffix {shown(suffix)} is not part of a file name: use text such as _large")
     kind: Format | None = None if format == "same" else format or "png"
     if output is None:
         return OutputPlace(None, None, kind, suffix)
@@ -93,14 +93,14 @@ def output_place(
         check_folder(output)
         return OutputPlace(None, output, kind, suffix)
     if len(arguments) != 1 or os.path.isdir(arguments[0]):
-        raise ValueError(
-            f"-o {shown(output)} is the name of one image: several inputs or a folder need a folder there"
-        )
+        raise ValueError(f"-o {shown(output)} names a single image: give a folder for several inputs")
     _check_type(output)
     if format is not None and kind is not None and not _is_of(output, kind):
-        raise ValueError(f"-o {shown(output)} is no {format}: leave out --format or rename it")
+        raise ValueError(f"-o {shown(output)} does not match --format {format}: change one of them")
     if suffix is not None:
-        raise ValueError(f"--suffix is for results that are named by their inputs, and -o {shown(output)} is")
+        raise ValueError(
+            f"--suffix has no effect on -o {shown(output)}, which is a file name: leave one of them out"
+        )
     check_folder(output.parent)
     return OutputPlace(output, None)
 
@@ -139,7 +139,7 @@ def plan(sources: Sequence[Source], name_output: Callable[[Source, str], Path]) 
         if error is None and key_of(output) in inputs:
             error = f"its result {output} would replace an input: choose another place with -o"
         if error is None and (other := taken.setdefault(key_of(output), source.path)) != source.path:
-            error = f"its result {output} is also that of {other}: rename one, or run them apart"
+            error = f"its result {output} is also the result of {other}: rename one of them"
         jobs.append(Job(source.path, output if error is None else None, error, source.name))
     return jobs
 

@@ -42,11 +42,11 @@ def piped(names: Sequence[str], output: Path | None) -> Iterator[Pipes]:
         yield Pipes(names, output)
         return
     if to_stdout and (len(names) != 1 or Path(names[0]).is_dir()):
-        raise ValueError("-o - takes the result of one image: several need a folder there")
+        raise ValueError("-o - can write only one image: give a folder for several inputs")
     if to_stdout and sys.stdout.isatty():
         raise ValueError("-o - would write an image to the terminal: send stdout to a file or a program")
     if "-" in names and output is None and not to_stdout:
-        raise ValueError("- has no folder for its result: say with -o where it goes")
+        raise ValueError("stdin has no folder for its result: add -o")
     if "-" in names and sys.stdin.isatty():
         raise ValueError(
             "- reads an image from stdin, which is the terminal: send a file or a program's output"

@@ -49,7 +49,7 @@ def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
 
 def no_work(job: Job, watcher: Watcher) -> dict[str, Any]:
     """For a run in which nothing needed doing when it began."""
-    raise ValueError("its result has been removed meanwhile: run the command again")
+    raise ValueError("its result was removed in the meantime: run the command again")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, rules: Rules) -> dict[str, A
     if _is_made(job) and not rules.overwrite:
         if os.path.isdir(job.output or ""):
             return _failed(job, f"{job.output_label} is a folder: choose another place with -o", watcher)
-        return _skipped(job, "exists (--overwrite does it again)", watcher)
+        return _skipped(job, "exists (--overwrite replaces it)", watcher)
     started = time.perf_counter()
     try:
         with heard() as notes:
@@ -80,7 +80,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, rules: Rules) -> dict[str, A
                 _keep_times(job.input, job.output)
     except Exception as error:
         if _is_made(job) and not rules.overwrite:
-            return _skipped(job, "was made by another run meanwhile", watcher)
+            return _skipped(job, "was created by another run in the meantime", watcher)
         if debugging():
             raise
         return _failed(job, by_option(reason(error, job.output or job.input)), watcher)
@@ -114,7 +114,7 @@ def _keep_times(source: Path, target: Path) -> None:
         status = os.stat(source)
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
     except OSError as error:
-        warnings.warn(f"its times cannot be kept ({error.strerror})", stacklevel=2)
+        warnings.warn(f"its file times cannot be copied ({error.strerror})", stacklevel=2)
 
 
 def _is_made(job: Job) -> bool:

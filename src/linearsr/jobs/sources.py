@@ -204,7 +204,7 @@ def _problem(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be opened: {error.strerror}"
     if not stat.S_ISREG(status.st_mode):
-        return "is no regular file: give an image file"
+        return "is not a regular file: give an image file"
     if status.st_size == 0:
         return "is empty: copy or download it again"
     if not os.access(path, os.R_OK):

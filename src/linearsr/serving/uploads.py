@@ -36,7 +36,7 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> He
     try:
         height, width = read_size(file, "<bytes>", settings.max_pixels)
     except ImageError as error:
-        message = plain(str(error)).replace("the image is no image", "the file is no image")
+        message = plain(str(error)).replace("the image is not an image", "the file is not an image")
         raise Problem(422, "bad_image", message) from None
     results = width * height * scale**2
     if results > settings.max_output_pixels:

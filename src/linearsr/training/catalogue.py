@@ -22,10 +22,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.detail import detail_score
 from linearsr.images.files import is_image_name, list_images
 from linearsr.images.io import ImageError, read_size
-from linearsr.images.photos import read_rgb
+from linearsr.images.photos import detail_score, read_rgb
 from linearsr.training.section import ConfigError
 
 logger = logging.getLogger(__name__)

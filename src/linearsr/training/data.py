@@ -67,7 +67,7 @@ class DataConfig(Section):
     """Who degrades: the workers, image by image, or the training device, a batch at once. The ranges are the same,
     the random numbers are not."""
     best_share: float = Field(1.0, gt=0, le=1)
-    """Draw from this share of the photos only, those with the most detail (`images/detail.py`). Below 1 every photo
+    """Draw from this share of the photos only, those with the most detail (`detail_score`). Below 1 every photo
     is decoded once at the start."""
     tags: Path | None = None
     """JSON file with the tags of photos, `{"folder/photo.jpg": ["tag", ...], ...}`, relative to its own folder."""

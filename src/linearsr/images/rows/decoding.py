@@ -1,7 +1,7 @@
 """An image file, decoded once into a file of rows: upright, grey or RGB, with its alpha."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,8 +18,7 @@ from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
-from linearsr.images.tiff_pages import is_tiff
-from linearsr.images.tiff_pixels import is_foreign
+from linearsr.images.tiff_reading import is_foreign, is_tiff
 from linearsr.runtime.devices import require_memory
 
 _JPEG = b"\xff\xd8\xff"
@@ -33,16 +32,13 @@ _HELD_BYTES_PER_PIXEL = 32
 """Of a picture that is decoded in one piece."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """Upright samples with alpha, if any, in the last of 2 or 4 channels; what the file says about them."""
-
-    rows: RowFile
-    notes: Notes
-
-
-def decode(path: Path, folder: Path, max_pixels: int, keep: Keep = "all", strict: bool = False) -> Decoded:
+def decode(
+    path: Path, folder: Path, max_pixels: int, keep: Keep = "all", strict: bool = False
+) -> tuple[RowFile, Notes]:
     """Decode an image file into `folder`, or take what was decoded there before.
+
+    Returns:
+        Upright samples with alpha, if any, in the last of 2 or 4 channels; what the file says about them.
 
     Memory grows with the width alone for PNG (not interlaced), JPEG (not progressive) and TIFF of 8 or 16 bits without
     damage; all else that `read_image` reads is decoded in one piece.
@@ -69,10 +65,10 @@ def decode(path: Path, folder: Path, max_pixels: int, keep: Keep = "all", strict
     stored.clear()
     stored.append(samples)
     os.replace(stored.path, rows.path)
-    return Decoded(rows, notes_of(picture))
+    return rows, notes_of(picture)
 
 
-def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> Decoded | None:
+def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> tuple[RowFile, Notes] | None:
     """None for a file that cannot be decoded so: then it shows in one piece what there is, or what is wrong with it."""
     name = os.fspath(path)
     with open(path, "rb") as file:
@@ -104,7 +100,7 @@ def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> 
         if notes.orientation != 1:
             stored = _turned(stored, replace(rows, path=folder / "upright.rows"), notes.orientation)
         os.replace(stored.path, rows.path)
-    return Decoded(rows, notes)
+    return rows, notes
 
 
 def _header(name: str, file: BinaryIO) -> Image.Image | None:

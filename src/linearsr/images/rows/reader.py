@@ -1,17 +1,22 @@
 """Rows of an image file as a network wants them, and its alpha beside them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from linearsr.images.metadata import Keep, Notes
+from linearsr.images.alpha import fill_unknown, grow_known, halve_known
+from linearsr.images.metadata import Keep
 from linearsr.images.picture import FloatArray
 from linearsr.images.rows.decoding import decode
-from linearsr.images.rows.filling import fill_rows
 from linearsr.images.rows.row_file import RowFile
 
 DEFAULT_MAX_PIXELS = 1_000_000_000
+_HELD_PIXELS = 2**20
+Read = Callable[[int, int], FloatArray]
+"""(top, bottom) -> float32 (n, width, C + 1): colour, then 1 where it is known and 0 elsewhere."""
 
 
 class RowReader:
@@ -40,13 +45,10 @@ class RowReader:
         keep: Keep = "all",
         strict: bool = False,
     ) -> None:
-        decoded = decode(path, folder, max_pixels, keep, strict)
-        self._rows = decoded.rows
-        self.notes: Notes = decoded.notes
-        self.height, self.width = decoded.rows.height, decoded.rows.width
-        self.has_alpha = decoded.rows.channels in {2, 4}
-        self.is_grey = decoded.rows.channels in {1, 2}
-        self.bits: Literal[8, 16] = 16 if decoded.rows.dtype.itemsize == 2 else 8
+        rows, self.notes = decode(path, folder, max_pixels, keep, strict)
+        self._rows, self.height, self.width = rows, rows.height, rows.width
+        self.has_alpha, self.is_grey = rows.channels in {2, 4}, rows.channels in {1, 2}
+        self.bits: Literal[8, 16] = 16 if rows.dtype.itemsize == 2 else 8
         lowest, highest = self._alpha_range() if self.has_alpha else (1, 1)
         self.alpha_varies = lowest < highest
         self._filled = self._fill(folder / "filled.rows") if lowest == 0 < highest else None
@@ -79,4 +81,39 @@ class RowReader:
             samples[..., -1] = samples[..., -1] > 0
             return samples
 
-        return fill_rows(read, (self.height, self.width, self._rows.channels - 1), path)
+        return _fill_rows(read, (self.height, self.width, self._rows.channels - 1), path)
+
+
+def _fill_rows(read: Read, shape: tuple[int, int, int], path: Path) -> RowFile:
+    """`fill_transparent` by strips, for a picture (H, W, C) that is known somewhere: float32 rows at `path`."""
+    height, width, channels = shape
+    filled = RowFile(path, height, width, channels, np.dtype(np.float32))
+    filled.clear()
+    if height * width <= _HELD_PIXELS:
+        filled.append(fill_unknown(*_split(read(0, height))))
+        return filled
+    halved = (-(-height // 2), -(-width // 2), channels + 1)
+    coarse = RowFile(path.with_suffix(f".{halved[0]}"), *halved, filled.dtype)
+    coarse.clear()
+    for top, bottom in filled.strips(multiple=2):
+        colour, known = halve_known(*_grown(read, top, bottom, height))
+        coarse.append(np.concatenate([colour, known[..., None]], axis=2))
+    far = _fill_rows(coarse.read, (*halved[:2], channels), path.with_suffix(f".{halved[0]}.filled"))
+    for top, bottom in filled.strips(multiple=2):
+        colour, known = _grown(read, top, bottom, height)
+        blocks = far.read(top // 2, -(-bottom // 2)).repeat(2, axis=0).repeat(2, axis=1)
+        filled.append(np.where(known[..., None], colour, blocks[: bottom - top, :width]))
+    coarse.path.unlink()
+    far.path.unlink()
+    return filled
+
+
+def _split(rows: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+    return rows[..., :-1], rows[..., -1] > 0
+
+
+def _grown(read: Read, top: int, bottom: int, height: int) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Rows `top` to `bottom` after a step of 3x3 means, which looks at one row more on each side."""
+    first = max(0, top - 1)
+    colour, known = grow_known(*_split(read(first, min(height, bottom + 1))))
+    return colour[top - first : bottom - first], known[top - first : bottom - first]

@@ -42,8 +42,7 @@ def as_image(rows: RowFile) -> Any:
 
 def depth_of(image: Any) -> np.dtype[Any] | None:
     """The type of a pyvips image's samples, None if it is not of 8 or 16 bits."""
-    sizes = {name: size for size, name in _FORMATS.items()}
-    return np.dtype(f"u{sizes[image.format]}") if image.format in sizes else None
+    return next((np.dtype(f"u{size}") for size, name in _FORMATS.items() if name == image.format), None)
 
 
 def save(

@@ -2,22 +2,23 @@
 
 import os
 import shutil
-import warnings
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from linearsr.images.metadata import Metadata
-from linearsr.images.picture import FloatArray, quantise
+from linearsr.images.picture import FloatArray, quantise, warn_of
+from linearsr.images.png import png_head
 from linearsr.images.resize import resize_rows
-from linearsr.images.rows.heads import jpeg_head, png_head
 from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, save, vips
+from linearsr.images.texts import as_jpeg_segment
 from linearsr.images.tiff import compress_strip, rows_per_strip, tiff_head
 from linearsr.images.writing import (
     check_format,
@@ -27,7 +28,6 @@ from linearsr.images.writing import (
     encode_lossy,
     file_metadata,
     on_white,
-    png_chunks,
     write_error,
 )
 
@@ -36,6 +36,7 @@ _KEEP_XMP, _KEEP_PROFILE = 2, 8
 _PNG_OPTIONS = {"compression": 4, "filter": "paeth"}
 _JPEG_OPTIONS = {"subsample_mode": "off", "optimize_coding": True, "keep": _KEEP_XMP | _KEEP_PROFILE}
 _COPIED_AT_ONCE = 2**20
+_START, _JFIF, _EXIF = b"\xff\xd8", b"\xff\xe0", b"\xff\xe1"
 Progress = Callable[[float], None]
 Read = Callable[[int, int], FloatArray]
 
@@ -125,7 +126,7 @@ class RowWriter:
         channels = 1 if self._source.is_grey else 3
         metadata = file_metadata(self._source.notes, self._path, self._format, size, tags, channels)
         if self._format == "JPEG" and self._source.has_alpha:
-            warnings.warn(f"{self._path}: JPEG has no transparency; flattened on white", stacklevel=2)
+            warn_of(self._path, "JPEG has no transparency; flattened on white")
         encoded = self._folder / "encoded"
         on_progress(0)
         try:
@@ -163,10 +164,7 @@ class RowWriter:
                     image.set_type(vips().GValue.blob_type, field, block)
             save(image, "jpegsave", pixels, on_progress, Q=self._quality, **_JPEG_OPTIONS)
         with open(pixels, "rb") as source, open(target, "wb") as file:
-            if self._format == "PNG":
-                file.write(png_head(source, metadata, png_chunks(self._source.notes)))
-            else:
-                file.write(jpeg_head(source, metadata))
+            file.write((png_head if self._format == "PNG" else _jpeg_head)(source, metadata))
             shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
         pixels.unlink()
 
@@ -187,6 +185,26 @@ def _save_tiff(rows: RowFile, encoded: Path, metadata: Metadata, on_progress: Pr
             sizes.append(file.write(compress_strip(samples[..., spread])))
             on_progress(min(1.0, (top + step) / rows.height))
     with open(encoded, "wb") as file, open(strips, "rb") as source:
-        file.write(tiff_head(shape, rows.dtype.itemsize, sizes, **metadata))
+        file.write(tiff_head(shape, rows.dtype.itemsize, sizes, metadata))
         shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
     strips.unlink()
+
+
+def _jpeg_head(file: BinaryIO, metadata: Metadata) -> bytes:
+    """Start, JFIF and EXIF of a JPEG; `file`, an encoded one, is left behind its start and JFIF, if it has one.
+
+    libvips would add EXIF tags and a resolution of its own.
+    """
+    file.seek(len(_START))
+    marker, length = struct.unpack(">2sH", file.read(4))
+    file.seek(len(_START) + (2 + length if marker == _JFIF else 0))
+    # without a resolution: no unit, square pixels
+    unit, across, down = (1, *map(round, metadata["dpi"])) if "dpi" in metadata else (0, 1, 1)
+    head = _START + _segment(_JFIF, struct.pack(">5sHBHHBB", b"JFIF\0", 0x0101, unit, across, down, 0, 0))
+    if "exif" in metadata:
+        head += _segment(_EXIF, metadata["exif"])
+    return head + as_jpeg_segment(metadata["iptc"]) if "iptc" in metadata else head
+
+
+def _segment(marker: bytes, data: bytes) -> bytes:
+    return marker + struct.pack(">H", 2 + len(data)) + data
