@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from linearsr.guidance.vocabulary import split_tags
 
+IGNORES_TAGS = "does not listen to tags: results are as without them"
+
 
 class TagRequest(NamedTuple):
     """The caller's words, and whether the tags that the tagger finds join them."""
