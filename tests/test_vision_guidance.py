@@ -7,8 +7,7 @@ import transformers
 from PIL import Image
 
 from linearsr.guidance.registry import load_guidance
-from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, VisionGuidanceConfig
-from linearsr.guidance.vision_towers import Tower
+from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, Tower, VisionGuidanceConfig
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2
 

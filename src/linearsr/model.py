@@ -15,8 +15,7 @@ from torch import Tensor
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType
 from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
-from linearsr.guidance.guide import guide
-from linearsr.guidance.request import IGNORES_TAGS, TagRequest
+from linearsr.guidance.guide import IGNORES_TAGS, TagRequest, guide
 from linearsr.images.graphics import likeness_to_drawing
 from linearsr.model_folder import (
     MODEL_INDEX,

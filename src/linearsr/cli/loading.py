@@ -74,7 +74,7 @@ def heard_tags(model: str | None, tags: str | None) -> str | None:
 
     Ends the command if there is no such model.
     """
-    from linearsr.guidance.request import IGNORES_TAGS, TagRequest
+    from linearsr.guidance.guide import IGNORES_TAGS, TagRequest
     from linearsr.model_folder import listens_to_tags
 
     with told():

@@ -1,10 +1,13 @@
 """Where to look: the images worth showing of an evaluation, and the part of each that differs most."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from linearsr.evaluation.records import Row
 from linearsr.evaluation.registry import METRICS
@@ -54,7 +57,10 @@ def most_different(images: Images, side: int = 256) -> list[tuple[str, Pixels]]:
     if other is None and images.lr is not None:
         large = images.lr.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
         other = large if large.shape == result.shape else None
-    top, left = (0, 0) if other is None else _place(result, other, rows, columns, scale)
+    top, left = 0, 0
+    if other is not None:
+        error = np.square(result.astype(np.float64) - other).sum(axis=2)
+        top, left = largest_window(error, rows, columns, scale)
     inner = slice(top, top + rows), slice(left, left + columns)
     crops = [("result", result[inner])]
     if images.reference is not None:
@@ -65,21 +71,23 @@ def most_different(images: Images, side: int = 256) -> list[tuple[str, Pixels]]:
     return crops
 
 
-def _place(result: Pixels, other: Pixels, rows: int, columns: int, step: int) -> tuple[int, int]:
-    """Top and left, multiples of `step`, of the window with the largest squared error."""
-    error = np.square(result.astype(np.float64) - other).sum(axis=2)
-    grid = window_sums(error, rows, columns)[::step, ::step]
+def largest_window(values: NDArray[_Number], rows: int, columns: int, step: int = 1) -> tuple[int, int]:
+    """Top and left, multiples of `step`, of the window of `rows` x `columns` with the largest sum of values (h, w)."""
+    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    windows = (
+        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    )
+    grid = windows[::step, ::step]
     top, left = np.unravel_index(int(grid.argmax()), grid.shape)
     return int(top) * step, int(left) * step
 
 
-def window_sums(values: NDArray[_Number], rows: int, columns: int) -> NDArray[_Number]:
-    """Sums over each window of `rows` x `columns` of values (h, w), by its upper left corner."""
-    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    windows: NDArray[_Number] = (
-        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    )
-    return windows
+def data_url(pixels: Pixels, quality: int | None = None) -> str:
+    """The image as WebP in an address; None: lossless."""
+    buffer = io.BytesIO()
+    settings = {"lossless": True, "quality": 50} if quality is None else {"quality": quality}
+    Image.fromarray(pixels).save(buffer, "WEBP", method=4, **settings)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _whole(length: int, multiple: int) -> int:

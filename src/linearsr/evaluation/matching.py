@@ -23,7 +23,11 @@ class MatchError(ValueError):
 
 
 def match(
-    results: Sequence[Path], references: Sequence[Path], kind: str = "result"
+    results: Sequence[Path],
+    references: Sequence[Path],
+    kind: str = "result",
+    of: str = "HR image",
+    spare: bool = False,
 ) -> list[tuple[Path, Path]]:
     """(result, reference) for each reference, in their order.
 
@@ -32,23 +36,25 @@ def match(
     most partners is taken.
 
     Args:
-        kind: what a result is called in an error.
+        kind, of: what a result and a reference are called in an error.
+        spare: leave out results that belong to no reference, and all endings from the beginning.
 
     Raises:
         MatchError: two files of one stem, or files without a partner, on either side.
     """
     ways = [
         ([made(path) for path in results], [wanted(path) for path in references])
-        for made, wanted in ((_stem, _stem), (_without_scale, _stem), (_without_role, _without_role))
+        for made, wanted in ((_stem, _stem), (_without_scale, _stem), (plain_stem, plain_stem))
     ]
+    ways = ways[-1:] if spare else ways
     made_stems, wanted_stems = max(ways, key=lambda way: len(set(way[0]) & set(way[1])))
     made, wanted = _unique(results, made_stems), _unique(references, wanted_stems)
     without = [path for stem, path in wanted.items() if stem not in made]
     if without:
-        raise MatchError(f"HR images that have no {kind} of the same stem: {len(without)}", without)
+        raise MatchError(f"{of}s that have no {kind} of the same stem: {len(without)}", without)
     left = [path for stem, path in made.items() if stem not in wanted]
-    if left:
-        raise MatchError(f"{kind}s that have no HR image of the same stem: {len(left)}", left)
+    if left and not spare:
+        raise MatchError(f"{kind}s that have no {of} of the same stem: {len(left)}", left)
     return [(made[stem], path) for stem, path in wanted.items()]
 
 
@@ -60,7 +66,8 @@ def _without_scale(path: Path) -> str:
     return _SCALE.sub("", path.stem)
 
 
-def _without_role(path: Path) -> str:
+def plain_stem(path: Path) -> str:
+    """The stem without endings as `_x4`, `_LR4` and `_HR`."""
     return _ROLE.sub("", _without_scale(path))
 
 

@@ -1,7 +1,5 @@
 """The report of an evaluation as one HTML file that needs nothing beside it."""
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -9,9 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from PIL import Image
-
-from linearsr.evaluation.crops import most_different, worth_showing
+from linearsr.evaluation.crops import data_url, most_different, worth_showing
 from linearsr.evaluation.datasets import Published
 from linearsr.evaluation.records import Records, Row
 from linearsr.evaluation.sources import Pixels, Source
@@ -60,7 +56,7 @@ def write_report(
 def _figure(row: Row, role: str, crops: Sequence[tuple[str, Pixels]]) -> str:
     kinds = {kind for kind, _ in crops}
     images = "".join(
-        f'<div class="view {kind.lower()}"><img src="{_data_url(pixels)}" alt="{escape(row.name)}, {kind}">'
+        f'<div class="view {kind.lower()}"><img src="{data_url(pixels)}" alt="{escape(row.name)}, {kind}">'
         f'<span class="label">{kind}</span></div>'
         for kind, pixels in crops
     )
@@ -76,12 +72,6 @@ def _figure(row: Row, role: str, crops: Sequence[tuple[str, Pixels]]) -> str:
         f'<figure class="{classes}"><figcaption><strong>{escape(row.name)}</strong> <em>{escape(role)}</em>'
         f'<br>{escape(values)}</figcaption><div class="stage">{images}</div>{slider}</figure>'
     )
-
-
-def _data_url(pixels: Pixels) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _settings(settings: dict[str, Any]) -> str:
