@@ -12,7 +12,6 @@ from linearsr.cli.evaluate_inputs import (
     check_inputs,
     look_at,
     open_source,
-    published_lines,
     report_check,
     show_published,
 )
@@ -22,7 +21,6 @@ from linearsr.jobs.messages import one_line, shown
 from linearsr.jobs.names import check_folder
 
 if TYPE_CHECKING:
-    from linearsr.evaluation.datasets import Dataset
     from linearsr.evaluation.records import Records
     from linearsr.evaluation.registry import Metric
     from linearsr.evaluation.sources import Case, Source
@@ -79,6 +77,7 @@ def evaluate(
     With pyiqa: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
     """
     from linearsr.evaluation.registry import choose
+    from linearsr.evaluation.report import write_report
 
     inputs = Inputs(pred_dir, hr_dir, model, data, degrade, dataset, root, seed, steps, fidelity)
     check_inputs(inputs)
@@ -99,9 +98,11 @@ def evaluate(
         summary = _measure(source, chosen, records, border, device)
         if metrics is None:
             _add_rest(summary, chosen, has_reference)
-        document = {**summary, "dataset": dataset, "published": published_lines(known)}
+        published = [] if known is None else known.published
+        document = {**summary, "dataset": dataset, "published": published}
         if output is not None:
-            _write_report(output, summary, source, records, known)
+            with told(OSError, status=FAILED):
+                write_report(output / "report.html", summary, source, records, published)
             files = ("per_image.csv", "summary.json", "report.html")
             document["files"] = [str(output / name) for name in files]
     if as_json:
@@ -153,38 +154,27 @@ def _measure(
 
 def _say_unavailable(asked: "list[Metric]") -> None:
     """Before the work and not after it: what was asked for and cannot be had."""
-    from linearsr.evaluation import external
+    from linearsr.evaluation.registry import missing
 
     names = [metric.name for metric in asked if metric.pyiqa_name is not None]
-    if names and (remedy := external.missing()) is not None:
+    if names and (remedy := missing()) is not None:
         say(f"linearsr: not available: {', '.join(names)}: {remedy}")
 
 
 def _add_rest(summary: dict[str, Any], chosen: "list[Metric]", has_reference: bool) -> None:
     """Name what was not measured too."""
-    from linearsr.evaluation import external
-    from linearsr.evaluation.registry import choose
+    from linearsr.evaluation.registry import choose, missing
 
     rest = [metric.name for metric in choose(["all"], has_reference) if metric not in chosen]
-    remedy = external.missing()
+    remedy = missing()
     summary["not_asked_for"] = rest if remedy is None else []
     if remedy is not None:
         summary["not_available"] |= dict.fromkeys(rest, remedy)
 
 
-def _write_report(
-    output: Path, summary: dict[str, Any], source: "Source", records: "Records", dataset: "Dataset | None"
-) -> None:
-    from linearsr.evaluation.report import write_report
-
-    published = () if dataset is None else dataset.published
-    with told(OSError, status=FAILED):
-        write_report(output / "report.html", summary, source, records, published)
-
-
 def _show(document: dict[str, Any]) -> None:
     """The summary of an evaluation, what is missing from it, and where its files are."""
-    from linearsr.evaluation.summary import number, remarks
+    from linearsr.evaluation.evaluate import number, remarks
 
     screen = out()
     measured = table("metric", "better", "on", "mean", "median", "std", "images", numbers=3)

@@ -1,6 +1,6 @@
 """What `linearsr eval` measures: from its arguments to a source of images, or a line that says why not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -85,7 +85,7 @@ def report_check(inputs: Inputs, dataset: "Dataset", layout: "Layout", as_json: 
                 "complete": not layout.problems,
                 "problems": layout.problems,
                 "address": dataset.address,
-                "published": published_lines(dataset),
+                "published": dataset.published,
             }
         )
     if layout.problems:
@@ -93,7 +93,7 @@ def report_check(inputs: Inputs, dataset: "Dataset", layout: "Layout", as_json: 
         raise typer.Exit(FAILED)
     say(f"{inputs.dataset} is complete ({dataset.title}): give PRED_DIR or --model to measure")
     if not as_json:
-        show_published(published_lines(dataset))
+        show_published(dataset.published)
     raise typer.Exit
 
 
@@ -132,7 +132,7 @@ def open_source(
 def _open_model(
     inputs: Inputs, layout: "Layout | None", device: str, dtype: DType, keep: Path | None
 ) -> "Source":
-    from linearsr.evaluation.sources import Recipe, degraded, digest, upscaled
+    from linearsr.evaluation.sources import Recipe, Results, digest
     from linearsr.model_folder import default_model_folder
     from linearsr.runtime.checkpoints import resolve_folder
 
@@ -146,22 +146,13 @@ def _open_model(
         "dtype": pipeline.arithmetic,
     }
     recipe = Recipe(inputs.seed, inputs.steps, inputs.fidelity)
-    if layout is None:
-        assert inputs.data is not None
-        return degraded(pipeline, inputs.data, inputs.degrade, recipe, settings, keep)
-    assert layout.lr is not None
-    return upscaled(pipeline, layout.lr, layout.hr, recipe, settings, keep)
+    hr, lr = (inputs.data, None) if layout is None else (layout.hr, layout.lr)
+    return Results(pipeline, recipe, settings, keep, hr, lr, inputs.degrade)
 
 
-def published_lines(dataset: "Dataset | None") -> list[dict[str, Any]]:
-    """Lines of published tables, ready for JSON."""
-    lines = [] if dataset is None else dataset.published
-    return [{"method": line.method, "values": dict(line.values), "source": line.source} for line in lines]
-
-
-def show_published(lines: Sequence[dict[str, Any]]) -> None:
+def show_published(lines: Sequence[Mapping[str, Any]]) -> None:
     """Lines of published tables, six metrics to a table; metrics that nobody published are left out."""
-    from linearsr.evaluation.summary import number
+    from linearsr.evaluation.evaluate import number
 
     screen = out()
     values: dict[str, None] = {name: None for line in lines if line["source"] for name in line["values"]}

@@ -78,7 +78,9 @@ def describe(part: str, folder: Path) -> dict[str, Any]:
     guides = part == "guidance"
     kind, raw = class_in(folder, GUIDANCES if guides else TAGGERS, "guidance" if guides else "a tagger")
     config = kind.parse_config(raw, folder / CONFIG_NAME)
-    told = {"kind": kind.kind, "token_channels": config.channels} if guides else {"class": kind.__name__}
+    told: dict[str, Any] = (
+        {"kind": kind.kind, "token_channels": config.channels} if guides else {"class": kind.__name__}
+    )
     if hasattr(config, "vocabulary"):
         told["known_tags"] = len(config.vocabulary)
     if issubclass(kind, EncoderPart):

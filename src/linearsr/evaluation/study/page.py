@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from linearsr.evaluation.crops import data_url, largest_window
 from linearsr.evaluation.matching import match, plain_stem
+from linearsr.evaluation.report import data_url, largest_window
 from linearsr.evaluation.sources import Pixels, find_images
 from linearsr.evaluation.study.score import Candidate, Key
 from linearsr.images.photos import read_rgb

@@ -186,8 +186,12 @@ def _reason(answers: Answers, key: Key, min_consistency: float) -> str:
 def _repeats(answers: Answers) -> tuple[int, int]:
     """(how many repeats, how many of them answered as the first time)"""
     chosen = {(a.trial, a.question): getattr(a, a.choice, None) for a in answers.answers}
-    again = [a for a in answers.answers if a.repeats is not None]
-    return len(again), sum(chosen[a.repeats, a.question] == chosen[a.trial, a.question] for a in again)
+    pairs = [
+        (chosen[a.repeats, a.question], chosen[a.trial, a.question])
+        for a in answers.answers
+        if a.repeats is not None
+    ]
+    return len(pairs), sum(first == second for first, second in pairs)
 
 
 def _votes(files: Iterable[Answers], key: Key, question: int) -> list[Vote]:
