@@ -113,8 +113,7 @@ def _measure(
 ) -> "tuple[dict[str, Any], list[SizeReport]]":
     import torch
 
-    from linearsr.evaluation.benchmark import device_name, exponent, local_exponents, versions
-    from linearsr.evaluation.scaling_figure import curves
+    from linearsr.evaluation.benchmark import curves, device_name, exponent, local_exponents, versions
     from linearsr.models.presets import PRESETS
     from linearsr.runtime.devices import best_dtype
 
@@ -171,7 +170,7 @@ def _as_json(report: "SizeReport") -> dict[str, Any]:
 
 
 def _draw(reports: "Sequence[SizeReport]", report: dict[str, Any], figure: Path) -> None:
-    from linearsr.evaluation.scaling_figure import draw_scaling
+    from linearsr.evaluation.benchmark import draw_scaling
 
     try:
         draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)

@@ -4,17 +4,19 @@ Sizes are LR sizes in pixels. The latent of a size has its tokens; the whole ima
 """
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from linearsr.evaluation.counting import PartCost, count_parts, evaluation_inputs, transformer_macs
+from linearsr.evaluation.plotting import BLUE, GREY, RED, drawn
 from linearsr.evaluation.rivals import Rival, rival_call
 from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
@@ -29,6 +31,7 @@ Size = tuple[int, int]
 
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
 """HR pixels along one side of a latent position, by preset."""
+_COLOURS = {"ours": BLUE, "softmax": RED, "diffusers": GREY}
 _SCALE = 4
 _LEAST_VALUES_IN_BANDS = 3
 """Numbers that an evaluation on the CPU holds at least, over tokens times channels: the tokens and two norms."""
@@ -215,8 +218,38 @@ def device_name(device: torch.device) -> str:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-            return next(names, platform.machine())
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def curves(reports: Sequence[SizeReport]) -> dict[str, tuple[list[int], list[float]]]:
+    """Tokens and median seconds of one evaluation, by network; sizes that were left out are left out."""
+    found = {"ours": ([r.tokens for r in reports], [r.evaluation.median for r in reports])}
+    for rival in reports[0].rivals:
+        seen = [(r.tokens, timing.median) for r in reports if (timing := r.rivals[rival]) is not None]
+        found[rival] = ([tokens for tokens, _ in seen], [seconds for _, seconds in seen])
+    return found
+
+
+def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
+    """Write a PNG of seconds over output megapixels; see `drawn`."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    megapixels: Mapping[int, float] = {r.tokens: r.output[0] * r.output[1] / 1e6 for r in reports}
+    with drawn(file, 6.4, 4.2) as figure:
+        axis = figure.subplots()
+        for name, (tokens, seconds) in curves(reports).items():
+            power = f": tokens to the power {exponent(tokens, seconds):.2f}" if len(set(tokens)) > 1 else ""
+            sizes = [megapixels[n] for n in tokens]
+            axis.loglog(sizes, seconds, "o-", color=_COLOURS[name], label=f"{name}{power}")
+        axis.set(xlabel="output megapixels", ylabel="seconds for one evaluation (1 NFE)", title=title)
+        marks = list(megapixels.values())
+        axis.set_xticks(marks, [f"{value:.2g}" for value in marks], minor=False)
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.grid(visible=True, which="both", linewidth=0.3)
+        axis.legend(fontsize=9)
