@@ -127,7 +127,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_products_are_those_of_vectors_and_the_seed_decides(tiny_model, photos):
     def measured(seed: int):
         pipe = LinearSRPipeline.from_pretrained(tiny_model, torch_dtype=torch.float32)
-        return measure(pipe, photos, "bicubic", images=2, times=3, lr_crop=8, batch_size=2, seed=seed)
+        return measure(pipe, photos, "bicubic", images=2, times=3, lr_crop=8, seed=seed)
 
     first = measured(0)
     assert first.products.shape == (1, 3, 3)

@@ -9,7 +9,7 @@ import typer
 
 from linearsr.cli.console import FAILED, needing, out, say, stop, table, told, write_json
 from linearsr.cli.loading import choose_device, load_pipeline
-from linearsr.cli.options import BuiltInOrModel, JsonDocument, Threads, WeightType
+from linearsr.cli.options import BuiltInOrModel, Device, JsonDocument, Threads, WeightType
 from linearsr.jobs.messages import failure, shown
 
 if TYPE_CHECKING:
@@ -22,34 +22,26 @@ _SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 def bench(
     model: BuiltInOrModel = None,
     sizes: Annotated[
-        str,
-        typer.Option(
-            "--sizes", metavar="LIST", help="LR sizes, as 256 or 320x240 (width x height), with commas."
-        ),
+        str, typer.Option(metavar="LIST", help="LR sizes, as 256 or 320x240, with commas.")
     ] = "256",
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Calls to take the median of.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Calls to take the median of.")] = 5,
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            "--compare",
-            metavar="NETWORK",
-            help="Run beside ours: softmax (quadratic attention) or diffusers (the SANA class); repeatable.",
+            metavar="NETWORK", help="Beside ours: softmax (quadratic), diffusers (SANA); repeatable."
         ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option("--max-seconds", min=0, help="Leave out a comparison that would take longer.")
+        float, typer.Option(min=0, help="Leave out a comparison that would take longer.")
     ] = 60.0,
     compiled: Annotated[
         bool, typer.Option("--compile", help="On CUDA: torch.compile with CUDA graphs for the transformer.")
     ] = False,
     preset: Annotated[
-        str | None,
-        typer.Option("--preset", help="One transformer with random weights: tiny, default, 600m or 1600m."),
+        str | None, typer.Option(help="One random transformer: tiny, default, 600m or 1600m.")
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", metavar="PNG", help="Draw the growth over the sizes.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    figure: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the growth over sizes.")] = None,
+    device: Device = "auto",
     dtype: WeightType = "auto",
     threads: Threads = None,
     as_json: JsonDocument = False,
@@ -195,17 +187,12 @@ def _show(report: dict[str, Any]) -> None:
         for place, part in enumerate(size["parts"]):
             row = (part["part"], f"{part['parameters']:,}", f"{part['macs'] / 1e9:,.2f}")
             parts.add_row("" if place else name, *row)
-        rate = size["megapixels_per_second"]
-        times.add_row(
-            name,
-            "x".join(map(str, size["output"])),
-            tokens,
-            _seconds(size["nfe_seconds"]),
-            _seconds(size["image_seconds"]),
-            "" if rate is None else f"{rate:.2f}",
-            f"{size['peak_gib']:.2f} GiB",
-        )
-        beside.add_row(name, tokens, *_beside(size, rivals))
+        rate, output = size["megapixels_per_second"], "x".join(map(str, size["output"]))
+        seconds = _seconds(size["nfe_seconds"]), _seconds(size["image_seconds"])
+        speed = "" if rate is None else f"{rate:.2f}"
+        times.add_row(name, output, tokens, *seconds, speed, f"{size['peak_gib']:.2f} GiB")
+        ours = f"{size['nfe_seconds']['median']:.3f} s"
+        beside.add_row(name, tokens, ours, *(_beside(size, rival) for rival in rivals))
     screen.print(parts)
     steps = f"; the transformer's MACs are of one of {report['steps']} steps" if report["steps"] > 1 else ""
     screen.print(times)
@@ -221,19 +208,12 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def _seconds(timing: dict[str, Any] | None) -> str:
+    return f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}" if timing else ""
+
+
+def _beside(size: dict[str, Any], rival: str) -> str:
+    ours, timing = size["nfe_seconds"]["median"], size["compare"][rival]
     if timing is None:
-        return ""
-    return f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}"
-
-
-def _beside(size: dict[str, Any], rivals: Sequence[str]) -> list[str]:
-    ours = size["nfe_seconds"]["median"]
-    cells = [f"{ours:.3f} s"]
-    for rival in rivals:
-        timing = size["compare"][rival]
-        if timing is None:
-            expected = size["expected_seconds"][rival]
-            cells.append(f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})")
-        else:
-            cells.append(f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})")
-    return cells
+        expected = size["expected_seconds"][rival]
+        return f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})"
+    return f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})"

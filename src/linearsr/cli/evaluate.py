@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from linearsr.evaluation.datasets import Dataset, Layout
     from linearsr.evaluation.records import Records
     from linearsr.evaluation.registry import Metric
-    from linearsr.evaluation.sources import Case, Recipe, Source
+    from linearsr.evaluation.sources import Case, Source
 
 _MOST_COLUMNS = 6
 
@@ -76,7 +76,7 @@ def evaluate(
     from linearsr.evaluation.records import PER_IMAGE, SUMMARY, Records
     from linearsr.evaluation.registry import choose
     from linearsr.evaluation.report import write_report
-    from linearsr.evaluation.sources import Folders, Recipe, Source
+    from linearsr.evaluation.sources import Folders, Source
 
     check_degradation("--degrade", degrade)
     _check_inputs(pred_dir, hr_dir, model, data, dataset, root, (steps, fidelity))
@@ -99,7 +99,7 @@ def evaluate(
         if pred_dir is None:
             hr, lr = (data, None) if layout is None else (layout.hr, layout.lr)
             keep = None if output is None else output / "results"
-            source = _model_source(model, device, dtype, Recipe(seed, steps, fidelity), hr, lr, degrade, keep)
+            source = _model_source(model, device, dtype, (seed, steps, fidelity), hr, lr, degrade, keep)
         else:
             hr, lr = (hr_dir, None) if layout is None else (layout.hr, layout.lr)
             source = Folders(pred_dir, hr, lr)
@@ -197,7 +197,7 @@ def _model_source(
     model: str | None,
     device: str,
     dtype: DType,
-    recipe: "Recipe",
+    asked: tuple[int, int | None, float | None],
     hr: Path | None,
     lr: Path | None,
     degrade: str,
@@ -215,7 +215,7 @@ def _model_source(
         "device": pipeline.device.type,
         "dtype": pipeline.arithmetic,
     }
-    return Results(pipeline, recipe, settings, keep, hr, lr, degrade)
+    return Results(pipeline, *asked, settings, keep, hr, lr, degrade)
 
 
 def _measure(

@@ -7,7 +7,7 @@ import typer
 
 from linearsr.cli.console import Bars, out, stop, table, told, write_json
 from linearsr.cli.loading import check_degradation, check_figure, load_pipeline
-from linearsr.cli.options import Degrade, JsonDocument, Overwrite
+from linearsr.cli.options import BuiltInOrModel, Degrade, Device, JsonDocument, Overwrite
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
@@ -17,29 +17,23 @@ if TYPE_CHECKING:
 
 def partition(
     data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Photos to measure on.")],
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id. Default: the built-in model.")
-    ] = None,
+    model: BuiltInOrModel = None,
     degrade: Degrade = "mild",
     experts: Annotated[int, typer.Option(min=1, help="Spans to find.")] = 4,
     images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
     times: Annotated[int, typer.Option(min=2, max=200, help="Times of the grid.")] = 24,
     lr_crop: Annotated[int, typer.Option(min=8, help="Side of an LR crop in pixels.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of crops, degradation and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    figure: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the cosines and the boundaries.")
-    ] = None,
+    device: Device = "auto",
+    figure: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw cosines and boundaries.")] = None,
     overwrite: Overwrite = False,
     as_json: JsonDocument = False,
 ) -> None:
     """Find the boundaries between experts: times whose gradients agree share one.
 
-    At each log-SNR of a grid the gradient of the flow loss is taken, of one
-    network, on the same crops and noise; the experts of a model are averaged.
-    The boundaries are those with the highest agreement within spans. The
-    published ones and equal spans in t and in log-SNR stand beside them.
-    Same seed and data, same boundaries.
+    At each log-SNR of a grid the gradient of the flow loss is taken, of one network (the mean of a model's experts),
+    on the same crops and noise. The boundaries are those with the highest agreement within spans. The published ones
+    and equal spans in t and in log-SNR stand beside them. Same seed and data, same boundaries.
     """
     from linearsr.flow.partition import PUBLISHED, equal_in_log_snr, equal_in_time
     from linearsr.training.partition import EFFECTIVE_RANGE, measure
@@ -78,9 +72,7 @@ def partition(
         "seed": seed,
         **_described(found, gradients),
         "spread": gradients.spread(experts, seed),
-        "others": {
-            name: _described(other, gradients) for name, other in partitions.items() if other != found
-        },
+        "others": {name: _described(each, gradients) for name, each in partitions.items() if each != found},
         "grid": list(gradients.log_snrs),
         "similarity": gradients.similarity.round(5).tolist(),
     }
@@ -90,10 +82,7 @@ def partition(
         with told(OSError, begin="--figure "):
             draw_partition(gradients, partitions, figure)
         report["figure"] = str(figure)
-    if as_json:
-        write_json(report)
-    else:
-        _show(report)
+    write_json(report) if as_json else _show(report)
 
 
 def _described(partition: "Partition", gradients: "TimeGradients") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -12,19 +11,7 @@ from torch import Tensor
 from linearsr._version import __version__
 from linearsr.evaluation.records import Records, Row
 from linearsr.evaluation.registry import Metric, NotAvailable, Scorer, missing
-from linearsr.evaluation.sources import Case, Pixels, Source
-
-
-@dataclass
-class Progress:
-    """What happened on the way."""
-
-    reused: int = 0
-    """Images measured in an earlier run."""
-    changed: list[str] = field(default_factory=list)
-    """Images measured again because their files have changed since."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Image -> why it could not be read or made."""
+from linearsr.evaluation.sources import Case, Images, Pixels, Source
 
 
 def measure(
@@ -48,16 +35,24 @@ def measure(
         The summary, ready for JSON: settings, metrics, what could not be had, what failed.
     """
     scorers, unavailable = scorers_of(metrics, device or torch.device("cpu"))
-    progress = Progress()
+    reused = 0
+    changed: list[str] = []
+    failed: dict[str, str] = {}
     for case in source.cases:
         begin(case)
+        known = records.rows.get(case.name)
         try:
-            _measure_one(case, source, scorers, records, border, progress)
+            fingerprint = case.fingerprint()
+            if known is not None and known.fingerprint == fingerprint:
+                reused += 1
+            else:
+                changed += [] if known is None else [case.name]
+                values, note = _measure_one(source.images(case), scorers, border)
+                records.add(Row(case.name, values, note, fingerprint))
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            progress.failed[case.name] = reason
+            failed[case.name] = " ".join(str(error).split()) or type(error).__name__
             records.rows.pop(case.name, None)
-        end(case, progress.failed.get(case.name))
+        end(case, failed.get(case.name))
     names = [case.name for case in source.cases]
     rows = [records.rows[name] for name in names if name in records.rows]
     found = {
@@ -73,9 +68,9 @@ def measure(
         "settings": settings_of(source, metrics, border),
         "complete": True,
         "images": len(rows),
-        "reused": progress.reused,
-        "changed": progress.changed,
-        "failed": progress.failed,
+        "reused": reused,
+        "changed": changed,
+        "failed": failed,
         "metrics": {
             m.name: {
                 "kind": m.kind,
@@ -122,21 +117,9 @@ def scorers_of(metrics: Sequence[Metric], device: torch.device) -> tuple[dict[st
 
 
 def _measure_one(
-    case: Case,
-    source: Source,
-    scorers: dict[str, Scorer],
-    records: Records,
-    border: int,
-    progress: Progress,
-) -> None:
-    fingerprint = case.fingerprint()
-    known = records.rows.get(case.name)
-    if known is not None and known.fingerprint == fingerprint:
-        progress.reused += 1
-        return
-    if known is not None:
-        progress.changed.append(case.name)
-    images = source.images(case)
+    images: Images, scorers: dict[str, Scorer], border: int
+) -> tuple[dict[str, float | None], str]:
+    """The values by metric, and why those that are None could not be had, one line each."""
     image = _tensor(images.result, border)
     reference = None if images.reference is None else _tensor(images.reference, border)
     values: dict[str, float | None] = {}
@@ -147,7 +130,7 @@ def _measure_one(
         except (ValueError, RuntimeError, AssertionError) as error:
             values[name] = None
             notes.append(f"{name}: {' '.join(str(error).split())}")
-    records.add(Row(case.name, values, "\n".join(notes), fingerprint))
+    return values, "\n".join(notes)
 
 
 def _of_the_sets(metric: Metric, source: Source, device: torch.device) -> dict[str, Any]:

@@ -30,11 +30,7 @@ def fsim(image: Tensor, reference: Tensor) -> float:
 
     Phase congruency and gradient on Y, chroma on I and Q of YIQ in [0, 255]; no border crop.
 
-    Args:
-        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
-
-    Raises:
-        ValueError: shapes that differ or are others.
+    Arguments as `psnr_y`. Raises ValueError for shapes that differ or are others.
     """
     check_images("FSIM", image, reference)
     factor = max(1, math.floor(min(image.shape[-2:]) / _SIDE + 0.5))

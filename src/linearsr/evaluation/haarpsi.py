@@ -22,11 +22,7 @@ def haarpsi(image: Tensor, reference: Tensor) -> float:
 
     YIQ in [0, 255], averaged over two by two pixels first; no border crop.
 
-    Args:
-        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
-
-    Raises:
-        ValueError: shapes that differ or are others, or a side below 16.
+    Arguments as `psnr_y`. Raises ValueError for shapes that differ or are others, or a side below 16.
     """
     return float(haarpsi_values(image.double(), reference.double()).mean())
 

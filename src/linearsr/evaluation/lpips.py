@@ -31,11 +31,7 @@ def lpips(image: Tensor, reference: Tensor) -> float:
 
     RGB, no border crop. The network computes in float32, whatever the type of the images.
 
-    Args:
-        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
-
-    Raises:
-        ValueError: shapes that differ, or a side below 31.
+    Arguments as `psnr_y`. Raises ValueError for shapes that differ, or a side below 31.
     """
     with torch.no_grad():
         return float(lpips_values(image, reference).double().mean())

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -96,25 +95,17 @@ class Folders:
         return images
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is asked for its results; None takes the model's own setting."""
-
-    seed: int = 0
-    steps: int | None = None
-    fidelity: float | None = None
-
-
 class Results:
     """A model's results on given LR images, with HR images or without, or on HR photos that are degraded.
 
     Args:
         pipeline: the model.
-        recipe: how it is asked.
+        seed: of its noise and of the degradation.
+        steps, fidelity: of `LinearSRPipeline.__call__`.
         settings: what else the results depend on.
         keep: folder where the results are written as PNG.
         references: HR images.
-        lr: their LR images; None: those that `linearsr degrade` makes with the recipe's seed.
+        lr: their LR images; None: those that `linearsr degrade` makes with this seed.
         degradation: how.
 
     Raises:
@@ -125,15 +116,19 @@ class Results:
     def __init__(
         self,
         pipeline: LinearSRPipeline,
-        recipe: Recipe,
+        seed: int,
+        steps: int | None,
+        fidelity: float | None,
         settings: dict[str, Any],
         keep: Path | None,
         references: Path | None,
         lr: Path | None = None,
         degradation: str = "mild",
     ) -> None:
-        self.pipeline, self.recipe, self.results, self.references = pipeline, recipe, keep, references
-        self.settings = {**settings, **vars(recipe), "references": _text(references)}
+        self.pipeline, self.results, self.references = pipeline, keep, references
+        self.asked: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "fidelity": fidelity}
+        self.settings = {**settings, "seed": seed, "steps": steps, "fidelity": fidelity}
+        self.settings["references"] = _text(references)
         if lr is None:
             assert references is not None
             photos = unique_stems(find_images(references))
@@ -155,14 +150,7 @@ class Results:
         lr, reference = self._inputs(case)
         if again and file is not None and file.exists():
             return Images(read_rgb(file), reference, lr)
-        recipe = self.recipe
-        output = self.pipeline(
-            lr,
-            seed=recipe.seed,
-            num_inference_steps=recipe.steps,
-            fidelity=recipe.fidelity,
-            output_type="np",
-        )
+        output = self.pipeline(lr, output_type="np", **self.asked)
         result = eight_bit(output.images[0])
         if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.reference}: is not {self.pipeline.scale} times as large as its LR image")
@@ -176,7 +164,7 @@ class Results:
         if case.lr is not None:
             return read_rgb(case.lr), None if case.reference is None else read_rgb(case.reference)
         assert case.reference is not None
-        lr, hr = degraded_pair(case.reference, self.degradation, self.recipe.seed, self.pipeline.scale)
+        lr, hr = degraded_pair(case.reference, self.degradation, self.asked["seed"], self.pipeline.scale)
         return eight_bit(lr), eight_bit(hr)
 
 

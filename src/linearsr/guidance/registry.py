@@ -1,5 +1,7 @@
 """The parts of a model that guide it, by the names in its folders."""
 
+from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,46 +29,29 @@ TAGGERS: dict[str, type[Any]] = {kind.__name__: kind for kind in (OwnTagger, Zer
 _RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
 
-def load_guidance(
-    folder: str | PathLike[str],
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    residency: Residency = "all",
-) -> Guidance:
-    """The guidance of any kind in `folder`, its encoders waiting as `residency` says (see `WaitingEncoder`).
-
-    Raises:
-        CheckpointError: none of `GUIDANCES`, or a config or weights that are missing or damaged.
-    """
-    guidance: Guidance = _load(folder, GUIDANCES, "guidance", dtype, device, residency)
-    return guidance
-
-
-def load_tagger(
-    folder: str | PathLike[str],
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    residency: Residency = "all",
-) -> Tagger:
-    """The tagger of any kind in `folder`; as `load_guidance`, but for one of `TAGGERS`."""
-    tagger: Tagger = _load(folder, TAGGERS, "a tagger", dtype, device, residency)
-    return tagger
-
-
 def _load(
-    folder: str | PathLike[str],
     kinds: dict[str, type[Any]],
     what: str,
-    dtype: torch.dtype | None,
-    device: str | torch.device,
-    residency: Residency,
+    folder: str | PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    residency: Residency = "all",
 ) -> Any:
+    """A part of any of these kinds from its folder, its encoders waiting as `residency` says (see `WaitingEncoder`).
+
+    Raises:
+        CheckpointError: none of these kinds, or a config or weights that are missing or damaged.
+    """
     path = resolve_folder(folder)
     kind, _ = class_in(path, kinds, what)
     part = kind.from_pretrained(path, dtype, device)
     if isinstance(part, EncoderPart):
         part.waiting.residency = residency
     return part
+
+
+load_guidance: Callable[..., Guidance] = partial(_load, GUIDANCES, "guidance")
+load_tagger: Callable[..., Tagger] = partial(_load, TAGGERS, "a tagger")
 
 
 def describe(part: str, folder: Path) -> dict[str, Any]:

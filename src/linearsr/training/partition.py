@@ -27,8 +27,9 @@ from linearsr.training.data import CropPairs, DataConfig
 EFFECTIVE_RANGE = (-7.044, 8.885)
 """Log-SNRs between which the paper splits; beyond them an image is all noise, or as good as clean."""
 
-_CONFIDENCE = (0.1, 0.9)
 _REDRAWS = 200
+_BATCH = 4
+"""Crops whose gradients are added before they are compared."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class TimeGradients:
         for _ in range(_REDRAWS):
             similarity = cosines(self.products[rng.integers(count, size=count)].sum(axis=0))
             found.append(partition_at(self.log_snrs, best_parts(similarity, experts)).boundaries)
-        low, high = np.quantile(np.array(found).reshape(_REDRAWS, experts - 1), _CONFIDENCE, axis=0)
+        low, high = np.quantile(np.array(found).reshape(_REDRAWS, experts - 1), (0.1, 0.9), axis=0)
         return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
@@ -111,22 +112,18 @@ def measure(
     images: int = 64,
     times: int = 24,
     lr_crop: int = 32,
-    batch_size: int = 4,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TimeGradients:
-    """Gradients of the flow loss at each time of a grid, on crops of degraded photos.
-
-    Changes the types of the pipeline's parts, and holds as many gradients as there are times.
+    """Gradients of the flow loss at each time of a grid, all held at once, on crops of degraded photos.
 
     Args:
-        pipeline: its stem, codec, and shared network are used; so is its device.
+        pipeline: its stem, whose type is changed, its codec, the shared network of its experts, and its device.
         photos: a folder of HR photos.
         degradation: the preset that makes LR images of them.
         images: crops in all, rounded up to whole batches.
         times: length of the grid.
         lr_crop: side of an LR crop in pixels.
-        batch_size: crops whose gradients are added before they are compared.
         seed: of crops, degradation and noise.
         progress: called after each batch, with the number done and that of all.
 
@@ -139,16 +136,16 @@ def measure(
             f"crops of {lr_crop} LR pixels: this model needs a multiple of {pipeline.multiple_of}"
         )
     data = DataConfig(folders={photos: 1.0}, degradations={degradation: 1.0}, lr_crop=lr_crop, workers=0)
-    batches = -(-images // batch_size)
-    pairs = CropPairs(data, pipeline.scale, seed, batches * batch_size)
+    batches = -(-images // _BATCH)
+    pairs = CropPairs(data, pipeline.scale, seed, batches * _BATCH)
     log_snrs = log_snr_grid(times)
     stem, codec = pipeline.lr_stem.float().requires_grad_(False), pipeline.codec
     network = shared_network(pipeline.transformer).to(pipeline.device).requires_grad_(True)
     products = []
     for batch in range(batches):
-        numbers = range(batch * batch_size, (batch + 1) * batch_size)
+        numbers = range(batch * _BATCH, (batch + 1) * _BATCH)
         samples = [pairs[number] for number in numbers]
-        lr, hr = (torch.stack(part).to(pipeline.device) for part in list(zip(*samples, strict=True))[:2])
+        lr, hr = (torch.stack([each[part] for each in samples]).to(pipeline.device) for part in range(2))
         with torch.no_grad():
             condition = stem(lr)
             latent = codec.encode(hr, condition).float()
