@@ -3,14 +3,16 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from full_size_model import autoencoder
 from linearsr.backends import nvlabs
 from linearsr.cli.app import app
 from linearsr.models import int8
@@ -29,38 +31,21 @@ def convert(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["convert", *map(str, arguments)])
 
 
+def toy_transformer(head_dim: int, **more: Any) -> SanaTransformer2DModel:
+    heads = 4 if head_dim == 32 else 2
+    sizes = {"num_attention_heads": 2, "attention_head_dim": head_dim, "cross_attention_dim": 2 * head_dim}
+    cross = {"num_cross_attention_heads": heads, "cross_attention_head_dim": 2 * head_dim // heads}
+    given = {"in_channels": 8, "out_channels": 8, "caption_channels": 16, "num_layers": 1, **more}
+    return SanaTransformer2DModel(**sizes, **cross, **given)
+
+
 @pytest.fixture
 def sana(tmp_path: Path) -> Path:
     """A SANA of a toy's size, each part written by `diffusers` or `transformers` itself."""
     torch.manual_seed(0)
     folder = tmp_path / "Sana_toy"
-    SanaTransformer2DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-    ).save_pretrained(folder / "transformer")
-    AutoencoderDC(
-        in_channels=3,
-        latent_channels=8,
-        attention_head_dim=2,
-        encoder_block_types="ResBlock",
-        decoder_block_types="ResBlock",
-        encoder_block_out_channels=(8,) * 6,
-        decoder_block_out_channels=(8,) * 6,
-        encoder_layers_per_block=(1,) * 6,
-        decoder_layers_per_block=(1,) * 6,
-        encoder_qkv_multiscales=((),) * 6,
-        decoder_qkv_multiscales=((),) * 6,
-        downsample_block_type="conv",
-        upsample_block_type="interpolate",
-        scaling_factor=0.41407,
-    ).save_pretrained(folder / "vae")
+    toy_transformer(8).save_pretrained(folder / "transformer")
+    autoencoder().save_pretrained(folder / "vae")
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     write_gemma2(folder / "text_encoder")
     write_tokenizer(folder / "tokenizer")
@@ -144,18 +129,7 @@ def original(monkeypatch: pytest.MonkeyPatch) -> SanaTransformer2DModel:
     """A network of a toy's size, whose width is taken for a published one."""
     monkeypatch.setitem(nvlabs.CROSS_ATTENTION_HEADS, 64, 4)
     torch.manual_seed(0)
-    return SanaTransformer2DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=2,
-        attention_head_dim=32,
-        num_layers=2,
-        num_cross_attention_heads=4,
-        cross_attention_head_dim=16,
-        cross_attention_dim=64,
-        caption_channels=16,
-        qk_norm="rms_norm_across_heads",
-    ).eval()
+    return toy_transformer(32, num_layers=2, qk_norm="rms_norm_across_heads").eval()
 
 
 @torch.no_grad()

@@ -46,9 +46,7 @@ def test_no_split_is_better(seed, members, width, data):
     vectors = directions(seed, members, width)
     similarity = vectors @ vectors.T
     found = best_parts(similarity, parts)
-    assert found[0] == 0
-    assert found[-1] == members
-    assert len(found) == parts + 1
+    assert (found[0], found[-1], len(found)) == (0, members, parts + 1)
     splits = [[0, *inner, members] for inner in combinations(range(1, members), parts - 1)]
     best = max(common_direction(similarity, split) for split in splits)
     assert common_direction(similarity, found) == pytest.approx(best, abs=1e-12)

@@ -58,6 +58,9 @@ def test_files_belong_together_by_stem_without_endings(tmp_path):
 def test_each_trouble_with_files_is_one_line(tmp_path, folders):
     lr = ["--lr", tmp_path / "lr", "-o", tmp_path / "s.html"]
     (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("{}")
+    build(tmp_path, folders)
+    (tmp_path / "study.key.json").rename(tmp_path / "key")
     save(np.zeros((8, 8, 3), np.uint8), tmp_path / "few" / "photo1.png")
     for name in ("photo0.png", "photo0_x4.png"):
         save(np.zeros((8, 8, 3), np.uint8), tmp_path / "double" / name)
@@ -75,6 +78,11 @@ def test_each_trouble_with_files_is_one_line(tmp_path, folders):
         ([*folders, *lr[:2], "-o", tmp_path / "no" / "s.html"], 2, "folder that exists"),
         ([*folders, *lr, "--question", "Is linearsr better?"], 2, "names the method LinearSR"),
         ([*folders, *lr, "--key", "k.json"], 2, "--key belongs to --score"),
+        (["--score", tmp_path], 2, "--score needs the study's key"),
+        (["--score", tmp_path, "--key", tmp_path / "none.json"], 2, "none.json: cannot be read"),
+        (["--score", tmp_path, "--key", tmp_path / "text"], 2, "is not a study's key"),
+        (["--score", tmp_path, "--key", tmp_path / "key", "--lr", tmp_path], 2, "leave out --lr"),
+        (["--score", tmp_path / "lr", "--key", tmp_path / "key"], 2, "no .json files in this folder"),
     ]:
         result = study(*arguments)
         assert result.exit_code == status, (arguments, result.stderr)
@@ -438,21 +446,6 @@ def test_files_that_cannot_be_used_are_named(tmp_path, key, folders):
     nothing = study("--score", tmp_path / "list.json", "--key", tmp_path / "study.key.json")
     assert nothing.exit_code == 1
     assert nothing.stderr.splitlines()[-1] == "linearsr: no answers are left to evaluate"
-
-
-def test_scoring_needs_its_key(tmp_path, key):
-    [fine] = write_all(tmp_path / "fine", [answers_to(key, "good", lambda a, b, question: a)])
-    for arguments, words in [
-        (["--score", fine], "--score needs the study's key"),
-        (["--score", fine, "--key", tmp_path / "none.json"], "none.json: cannot be read"),
-        (["--score", fine, "--key", fine], "is not a study's key"),
-        (["--score", fine, "--key", tmp_path / "study.key.json", "--lr", tmp_path], "leave out --lr"),
-        (["--score", tmp_path / "lr", "--key", tmp_path / "study.key.json"], "no .json files in this folder"),
-    ]:
-        result = study(*arguments)
-        assert result.exit_code == 2
-        assert words in result.stderr
-        assert result.stderr.count("\n") == 1
 
 
 def test_undecided_answers_to_a_forced_study_are_refused(tmp_path, folders):

@@ -166,9 +166,7 @@ def gradient_products(
 
     Args:
         network: all of its parameters that want gradients are looked at.
-        features: of the LR condition, (B, F, h', w').
-        latent: the clean one, (B, C, h', w').
-        log_snrs: as many gradients are held in memory at once.
+        features: of the LR condition, (B, F, h', w'); `latent`: the clean one, (B, C, h', w').
         seeds: of the noise, one for each sample; all log-SNRs have the same noise.
     """
     noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
