@@ -35,9 +35,8 @@ from torch import Tensor
 
 from linearsr import LinearSRPipeline
 from linearsr.cli.console import say
-from linearsr.evaluation.evaluate import Scorer, scorers_of
-from linearsr.evaluation.registry import choose
-from linearsr.evaluation.summary import statistics_of
+from linearsr.evaluation.evaluate import scorers_of, statistics_of
+from linearsr.evaluation.registry import Scorer, choose
 from linearsr.images.photos import read_rgb
 from linearsr.runtime.allocator import keep_freed_memory
 from linearsr.runtime.files import whole_file

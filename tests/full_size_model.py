@@ -31,10 +31,8 @@ NETWORK = replace(
 )
 
 
-def pipeline(experts: int = 1, **settings: object) -> LinearSRPipeline:
-    """Without guidance."""
-    torch.manual_seed(0)
-    codec = diffusers.AutoencoderDC(
+def autoencoder() -> diffusers.AutoencoderDC:
+    return diffusers.AutoencoderDC(
         in_channels=3,
         latent_channels=8,
         attention_head_dim=2,
@@ -50,6 +48,12 @@ def pipeline(experts: int = 1, **settings: object) -> LinearSRPipeline:
         upsample_block_type="interpolate",
         scaling_factor=0.41407,
     )
+
+
+def pipeline(**settings: object) -> LinearSRPipeline:
+    """Without guidance."""
+    torch.manual_seed(0)
+    codec = autoencoder()
     network = LinearSRTransformer(NETWORK)
     for block in network.transformer_blocks:  # it starts at zero, so that guidance would do nothing
         torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.5)

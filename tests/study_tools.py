@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
-from linearsr.evaluation.study.answers import Answer, Answers, Choice, Key
+from linearsr.evaluation.study.score import Answer, Answers, Key
 
 METHODS = ("bicubic", "LinearSR", "Rival-7")
 SIDE, SCALE = 96, 4
@@ -67,7 +67,7 @@ def answers_to(
             judge = prefer if repeats is None or again is None else again
             a, b = (key.candidates[side].method for side in (left, right))
             better = judge(a, b, question)
-            choice: Choice = "none" if better is None else "left" if better == a else "right"
+            choice = "none" if better is None else "left" if better == a else "right"
             answers.append(
                 Answer(
                     trial=number,

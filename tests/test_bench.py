@@ -99,13 +99,7 @@ def test_the_quadratic_rival_attends_by_softmax():
 def test_the_exponent_of_a_power_is_found(power, factor):
     tokens = [256, 1024, 4096]
     assert exponent(tokens, [factor * n**power for n in tokens]) == pytest.approx(power, abs=1e-6)
-
-
-def test_growth_from_size_to_size():
     assert local_exponents([1, 10, 100], [2.0, 20.0, 2000.0]) == pytest.approx([1, 2])
-
-
-def test_an_exponent_needs_two_sizes():
     with pytest.raises(ValueError, match="two sizes"):
         exponent([256, 256], [1.0, 1.1])
 

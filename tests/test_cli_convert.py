@@ -3,14 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from full_size_model import autoencoder
+from linearsr.backends import nvlabs
 from linearsr.cli.app import app
 from linearsr.models import int8
 from linearsr.models.int8 import Int8Processor
@@ -28,38 +31,21 @@ def convert(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["convert", *map(str, arguments)])
 
 
+def toy_transformer(head_dim: int, **more: Any) -> SanaTransformer2DModel:
+    heads = 4 if head_dim == 32 else 2
+    sizes = {"num_attention_heads": 2, "attention_head_dim": head_dim, "cross_attention_dim": 2 * head_dim}
+    cross = {"num_cross_attention_heads": heads, "cross_attention_head_dim": 2 * head_dim // heads}
+    given = {"in_channels": 8, "out_channels": 8, "caption_channels": 16, "num_layers": 1, **more}
+    return SanaTransformer2DModel(**sizes, **cross, **given)
+
+
 @pytest.fixture
 def sana(tmp_path: Path) -> Path:
     """A SANA of a toy's size, each part written by `diffusers` or `transformers` itself."""
     torch.manual_seed(0)
     folder = tmp_path / "Sana_toy"
-    SanaTransformer2DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-    ).save_pretrained(folder / "transformer")
-    AutoencoderDC(
-        in_channels=3,
-        latent_channels=8,
-        attention_head_dim=2,
-        encoder_block_types="ResBlock",
-        decoder_block_types="ResBlock",
-        encoder_block_out_channels=(8,) * 6,
-        decoder_block_out_channels=(8,) * 6,
-        encoder_layers_per_block=(1,) * 6,
-        decoder_layers_per_block=(1,) * 6,
-        encoder_qkv_multiscales=((),) * 6,
-        decoder_qkv_multiscales=((),) * 6,
-        downsample_block_type="conv",
-        upsample_block_type="interpolate",
-        scaling_factor=0.41407,
-    ).save_pretrained(folder / "vae")
+    toy_transformer(8).save_pretrained(folder / "transformer")
+    autoencoder().save_pretrained(folder / "vae")
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     write_gemma2(folder / "text_encoder")
     write_tokenizer(folder / "tokenizer")
@@ -89,6 +75,102 @@ def test_sana_without_a_text_encoder_has_no_guidance(sana: Path, tmp_path: Path)
     result = convert(sana, "-o", tmp_path / "model", "--json")
     assert json.loads(result.stdout)["guidance"] is None
     assert LinearSRPipeline.from_pretrained(tmp_path / "model", device="cpu").guidance is None
+
+
+NVLABS_NAMES = {
+    "patch_embed.proj": "x_embedder.proj",
+    "caption_projection.linear_1": "y_embedder.y_proj.fc1",
+    "caption_projection.linear_2": "y_embedder.y_proj.fc2",
+    "time_embed.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_embed.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_embed.linear": "t_block.1",
+    "caption_norm": "attention_y_norm",
+    "proj_out": "final_layer.linear",
+}
+NVLABS_BLOCK_NAMES = {
+    "attn1.to_out.0": "attn.proj",
+    "attn1.norm_q": "attn.q_norm",
+    "attn1.norm_k": "attn.k_norm",
+    "attn2.to_q": "cross_attn.q_linear",
+    "attn2.to_out.0": "cross_attn.proj",
+    "attn2.norm_q": "cross_attn.q_norm",
+    "attn2.norm_k": "cross_attn.k_norm",
+    "ff.conv_inverted": "mlp.inverted_conv.conv",
+    "ff.conv_depth": "mlp.depth_conv.conv",
+    "ff.conv_point": "mlp.point_conv.conv",
+}
+
+
+def as_nvlabs(network: SanaTransformer2DModel) -> dict[str, torch.Tensor]:
+    """Its weights as NVlabs' own code names and joins them."""
+    left, theirs = network.state_dict(), {}
+    theirs["final_layer.scale_shift_table"] = left.pop("scale_shift_table")
+    renamed = dict(NVLABS_NAMES)
+    for i in range(network.config.num_layers):
+        block, other = f"transformer_blocks.{i}.", f"blocks.{i}."
+        theirs[f"{other}scale_shift_table"] = left.pop(f"{block}scale_shift_table")
+        renamed |= {block + ours: other + name for ours, name in NVLABS_BLOCK_NAMES.items()}
+        for joined, parts in (("attn.qkv", "qkv"), ("cross_attn.kv_linear", "kv")):
+            attention = "attn1" if parts == "qkv" else "attn2"
+            for kind in ("weight", "bias"):
+                names = [f"{block}{attention}.to_{part}.{kind}" for part in parts]
+                if names[0] in left:
+                    theirs[f"{other}{joined}.{kind}"] = torch.cat([left.pop(name) for name in names])
+    for name in list(left):
+        layer, _, kind = name.rpartition(".")
+        theirs[f"{renamed[layer]}.{kind}"] = left.pop(name)
+    theirs["y_embedder.y_embedding"] = torch.zeros(300, network.config.caption_channels)
+    theirs["pos_embed"] = torch.zeros(1, 1024, network.config.cross_attention_dim)
+    return theirs
+
+
+@pytest.fixture
+def original(monkeypatch: pytest.MonkeyPatch) -> SanaTransformer2DModel:
+    """A network of a toy's size, whose width is taken for a published one."""
+    monkeypatch.setitem(nvlabs.CROSS_ATTENTION_HEADS, 64, 4)
+    torch.manual_seed(0)
+    return toy_transformer(32, num_layers=2, qk_norm="rms_norm_across_heads").eval()
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_nvlabs_becomes_a_sana(original, sana: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": as_nvlabs(original)}, tmp_path / "sana.pth")
+    result = convert(tmp_path / "sana.pth", "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    read = SanaTransformer2DModel.from_pretrained(tmp_path / "out" / "transformer").eval()
+    assert json.loads(result.stdout)["parameters"] == sum(p.numel() for p in read.parameters())
+    inputs = torch.randn(2, 8, 4, 6), torch.randn(2, 5, 16), torch.tensor([900.0, 3.0])
+    assert torch.equal(read(*inputs).sample, original(*inputs).sample)
+    for part in ("vae", "text_encoder", "tokenizer"):
+        shutil.copytree(sana / part, tmp_path / "out" / part)
+    assert convert(tmp_path / "out", "-o", tmp_path / "model").exit_code == 0
+    assert LinearSRPipeline.from_pretrained(tmp_path / "model", device="cpu").config.flow_shift == 3.0
+
+
+class Malice:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"cfg_embedder.mlp.0.weight": torch.zeros(1)}, "Sprint"),
+        ({"pos_embed": torch.zeros(1, 4096, 64)}, "512 or 1024 pixels"),
+        ({"x_embedder.proj.weight": torch.zeros(48, 8, 1, 1)}, "a width of 48"),
+        ({"final_layer.linear.weight": None}, "missing proj_out.weight"),
+        ({"epoch": 3}, "no tensors by name"),
+        ({"state_dict": Malice()}, "cannot be read as weights alone"),
+    ],
+)
+def test_other_checkpoints_are_refused_in_one_line(original, tmp_path, capfd, contents, message) -> None:
+    whole = {**as_nvlabs(original), **contents}
+    torch.save({name: value for name, value in whole.items() if value is not None}, tmp_path / "sana.pth")
+    result = convert(tmp_path / "sana.pth", "-o", tmp_path / "out")
+    assert (result.exit_code, len(result.stderr.strip().splitlines())) == (2, 1)
+    assert message in result.stderr
+    assert capfd.readouterr().out == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_sana_is_refused_in_one_line(tiny_model: Path, tmp_path: Path) -> None:

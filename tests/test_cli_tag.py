@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from linearsr.cli.app import app
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
+from linearsr.pipeline import LinearSRPipeline
 from tiny_encoders import write_siglip
 from tiny_model import build, tiny_model
 
@@ -166,9 +167,25 @@ def test_unknown_tags_are_said_once(tagged, photos):
     assert result.stderr.count("tags: sky)") == 2
 
 
-@pytest.mark.parametrize("options", [("--tags", "sky"), ("--guidance-scale", "3")])
-def test_a_model_without_guidance_says_so_before_it_begins(tiny_model, photos, options):
-    result = run("upscale", photos, "--model", tiny_model, *options)
+@pytest.mark.parametrize("tags", ["sky", "+sky"])
+def test_a_model_that_does_not_listen_to_tags_says_so_once(tiny_model, photos, tags):
+    (photos / "broken.png").unlink()
+    asked = ("upscale", photos, "--model", tiny_model, "--fidelity", 0)
+    plain, told = (photos.parent / name for name in ("plain", "told"))
+    assert run(*asked, "-o", plain).exit_code == 0
+    result = run(*asked, "-o", told, "--tags", tags)
+    assert result.exit_code == 0
+    warning = "warning: this model does not listen to tags: results are as without them"
+    assert [line for line in result.stderr.splitlines() if "tags" in line] == [warning]
+    for name in ("a.png", "sub/b.png"):
+        assert (told / name).read_bytes() == (plain / name).read_bytes()
+    with pytest.warns(UserWarning, match="the model tiny does not listen to tags") as warnings:
+        LinearSRPipeline.from_pretrained(tiny_model)(photos / "a.png", tags=tags)
+    assert len(warnings) == 1
+
+
+def test_a_model_without_guidance_says_so_before_it_begins(tiny_model, photos):
+    result = run("upscale", photos, "--model", tiny_model, "--guidance-scale", "3")
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
     assert "guid" in result.stderr

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_json(tmp_path):
 
 
 def test_table_fits_80_columns_and_names_what_is_not_available(tmp_path, monkeypatch):
-    monkeypatch.setattr("linearsr.evaluation.external.find_spec", lambda name: None)
+    monkeypatch.setattr("linearsr.evaluation.registry.find_spec", lambda name: None)
     monkeypatch.setenv("COLUMNS", "80")
     result = run_eval(*pairs(tmp_path))
     assert result.exit_code == 0, result.stderr
@@ -211,10 +212,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(image, reference)
 
-    monkeypatch.setattr(
-        "linearsr.evaluation.evaluate._computed",
-        lambda metric, image, reference: counted(image, reference),
-    )
+    monkeypatch.setitem(registry.METRICS, "psnr_rgb", replace(registry.METRICS["psnr_rgb"], compute=counted))
     arguments = (pred, hr, "--metrics", "psnr_rgb", "-o", out, "--json")
     stopped = run_eval(*arguments)
     assert stopped.exit_code == 130
@@ -352,13 +350,11 @@ class ManyPairs:
         self.cases = [Case(f"{i:04}", file) for i in range(3000)]
         self.peaks: list[int] = []
 
-    def images(self, case: Case) -> Images:
+    def images(self, case: Case, again: bool = False) -> Images:
         rng = np.random.default_rng(int(case.name))
         result, reference = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
         self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return Images(result, reference, None)
-
-    images_again = images
 
 
 def test_memory_is_flat_over_3000_pairs(tmp_path):

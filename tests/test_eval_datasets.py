@@ -105,5 +105,5 @@ def test_a_model_is_measured_on_a_set(tmp_path, small_sets, tiny_model, name, hr
 def test_published_figures_have_known_metrics_and_a_source():
     for dataset in DATASETS.values():
         for line in dataset.published:
-            assert line.source
-            assert line.values.keys() <= METRICS.keys()
+            assert line["source"]
+            assert line["values"].keys() <= METRICS.keys()

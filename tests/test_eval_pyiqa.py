@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from eval_tools import document, pairs, picture, run_eval
-from linearsr.evaluation import external
+from linearsr.evaluation import registry
 from linearsr.evaluation.registry import METRICS, Metric
 
 NAMES = {
@@ -43,7 +44,7 @@ def calls(monkeypatch):
     module = ModuleType("pyiqa")
     module.create_metric = create_metric
     monkeypatch.setitem(sys.modules, "pyiqa", module)
-    monkeypatch.setattr(external, "find_spec", lambda name: name)
+    monkeypatch.setattr(registry, "find_spec", lambda name: name)
     return seen
 
 
@@ -106,7 +107,7 @@ def test_fid_of_a_model_needs_a_place_for_the_results(tmp_path, calls):
 
 
 def test_asked_for_and_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(external, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
     result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,dists,fid", "--json")
     assert result.exit_code == 1
     assert "not available: dists, fid: pip install 'linearsr[iqa]'" in result.stderr
@@ -164,7 +165,7 @@ def test_names_kinds_and_directions_are_those_of_pyiqa():
         ("fsim", "fsim", {}, 1e-3),
     ],
 )
-def test_called_as_it_expects_it_gives_our_values(name, own, options, tolerance):
+def test_called_as_it_expects_it_gives_our_values(monkeypatch, name, own, options, tolerance):
     """Those of its metrics that need no weights, through the function that calls all others."""
     try:
         import pyiqa
@@ -179,6 +180,7 @@ def test_called_as_it_expects_it_gives_our_values(name, own, options, tolerance)
     )
     image, reference = ((x * 255).round() / 255 for x in (image, reference))
     theirs = Metric(name, "full-reference", True, "", pyiqa_name=own)
-    network = pyiqa.create_metric(own, device=torch.device("cpu"), **options)
+    create = partial(pyiqa.create_metric, **options)
+    monkeypatch.setattr(pyiqa, "create_metric", create)
     ours = METRICS[name].compute(image, reference)
-    assert external.score(network, theirs, image, reference) == pytest.approx(ours, abs=tolerance)
+    assert theirs.scorer(torch.device("cpu"))(image, reference) == pytest.approx(ours, abs=tolerance)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from eval_tools import pairs, picture, run_eval
-from linearsr.evaluation.crops import most_different, worth_showing
 from linearsr.evaluation.records import Row
+from linearsr.evaluation.report import most_different, worth_showing
 from linearsr.evaluation.sources import Images
 
 VOID = {"meta", "img", "input", "br"}

@@ -46,9 +46,7 @@ def test_no_split_is_better(seed, members, width, data):
     vectors = directions(seed, members, width)
     similarity = vectors @ vectors.T
     found = best_parts(similarity, parts)
-    assert found[0] == 0
-    assert found[-1] == members
-    assert len(found) == parts + 1
+    assert (found[0], found[-1], len(found)) == (0, members, parts + 1)
     splits = [[0, *inner, members] for inner in combinations(range(1, members), parts - 1)]
     best = max(common_direction(similarity, split) for split in splits)
     assert common_direction(similarity, found) == pytest.approx(best, abs=1e-12)
@@ -127,7 +125,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_products_are_those_of_vectors_and_the_seed_decides(tiny_model, photos):
     def measured(seed: int):
         pipe = LinearSRPipeline.from_pretrained(tiny_model, torch_dtype=torch.float32)
-        return measure(pipe, photos, "bicubic", images=2, times=3, lr_crop=8, batch_size=2, seed=seed)
+        return measure(pipe, photos, "bicubic", images=2, times=3, lr_crop=8, seed=seed)
 
     first = measured(0)
     assert first.products.shape == (1, 3, 3)

@@ -95,6 +95,18 @@ def test_metadata_and_warnings_come_along(client):
         assert round(result.info["dpi"][0]) == 300
 
 
+def test_tags_that_the_model_does_not_listen_to(client):
+    plain, told = (
+        wait_for(client, send(client, wait="false", **fields).json(), "done")
+        for fields in ({}, {"tags": "ivy"})
+    )
+    assert plain["warnings"] == []
+    assert told["warnings"] == ["the model tiny does not listen to tags: results are as without them"]
+    assert (told["tags"], told["unknown_tags"]) == ([], [])
+    first, second = (client.get(f"/v1/jobs/{job['id']}/result").content for job in (plain, told))
+    assert first == second
+
+
 def test_tags(client):
     answer = client.post("/v1/tags", files={"image": image()}, data={"max_tags": 1})
     assert answer.status_code == 200, answer.text
@@ -149,7 +161,6 @@ def test_page_and_its_policy(client):
         ({"steps": "3000000"}, "steps"),
         ({"fidelity": "1.01"}, "fidelity"),
         ({"seed": "-1"}, "seed"),
-        ({"tags": "ivy"}, "not guided by tags"),
         ({"tags": "a" * 1001}, "tags"),
         ({"guidance_scale": "2"}, "no guidance"),
         ({"color_fix": "magic"}, "color_fix"),

@@ -62,7 +62,8 @@ def test_what_cannot_go_together(pipe):
 def test_a_queue_in_one_go(client, pipe):
     blocking = send(client, image(30, 30), **ENDLESS).json()
     wait_for(client, blocking, "running")
-    alike = [send(client, image(seed=seed), seed=str(seed), wait="false").json() for seed in range(3)]
+    asked = {"wait": "false", "tags": "ivy"}
+    alike = [send(client, image(seed=seed), seed=str(seed), **asked).json() for seed in range(3)]
     other = send(client, image(), wait="false", fidelity="0.1").json()
     data = image()
     data = data[:200] + bytes([data[200] ^ 255]) + data[201:]
@@ -75,6 +76,7 @@ def test_a_queue_in_one_go(client, pipe):
     assert wait_for(client, other, "done")["started"] > max(job["started"] for job in done)
     for seed, job in enumerate(done):
         assert (job["step"], job["steps"], job["progress"]) == (job["steps"], job["steps"], 1)
+        assert "does not listen to tags" in " ".join(job["warnings"])
         with Image.open(BytesIO(client.get(f"/v1/jobs/{job['id']}/result").content)) as result:
             expected = pipe.upscale(read_image(image(seed=seed)), seed=seed).quantised()
             assert np.abs(np.asarray(result, int) - expected).max() <= 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from linearsr.evaluation.study.answers import Answers, Key
+from linearsr.evaluation.study.score import Answers, Key
 from study_tools import METHODS, study, write_folders
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from linearsr.guidance.base import best_tags
 from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.registry import load_tagger, named_tagger
-from linearsr.guidance.taggers import best_tags
-from linearsr.guidance.vocabulary_file import read_tag_list
+from linearsr.guidance.vocabulary import read_tag_list
 from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2

@@ -7,8 +7,7 @@ import transformers
 from PIL import Image
 
 from linearsr.guidance.registry import load_guidance
-from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, VisionGuidanceConfig
-from linearsr.guidance.vision_towers import Tower
+from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, Tower, VisionGuidanceConfig
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2
 
@@ -48,17 +47,11 @@ def test_the_patches_of_the_tower(kind, tmp_path):
         states = tower(**guidance.tower.inputs(guidance.tower.pixels(LR, 32))).last_hidden_state
     torch.testing.assert_close(tokens.embeds, states[:, -16:], rtol=1e-4, atol=1e-5)
     assert part(kind, tmp_path, image_size=48).encode(LR, [[], []]).embeds.shape == (2, 36, 16)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded(kind, tmp_path):
-    KINDS[kind][1](tmp_path / "image_encoder")
-    guidance = part(kind, tmp_path)
     guidance.save_pretrained(tmp_path / "copy/guidance")
     again = load_guidance(tmp_path / "copy/guidance")
     assert (again.kind, again.uses_tags, again.channels) == (guidance.kind, False, 16)
     assert again.understand(["sky"]) == ([], ["sky"])
-    assert torch.equal(again.encode(LR, [[], []]).embeds, guidance.encode(LR, [[], []]).embeds)
+    assert torch.equal(again.encode(LR, [[], []]).embeds, tokens.embeds)
 
 
 def test_pixels_are_those_of_the_librarys_own_processor():

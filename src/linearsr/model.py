@@ -1,6 +1,7 @@
 """A model in memory: its parts, where they lie, how they are loaded and saved, and what one call asks of them."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,8 +15,7 @@ from torch import Tensor
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType
 from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
-from linearsr.guidance.guide import guide
-from linearsr.guidance.request import TagRequest
+from linearsr.guidance.guide import IGNORES_TAGS, TagRequest, guide
 from linearsr.images.graphics import likeness_to_drawing
 from linearsr.model_folder import (
     MODEL_INDEX,
@@ -275,5 +275,6 @@ class LinearSRModel:
     def _tag_request(self, tags: str | Sequence[str] | None) -> TagRequest:
         request = TagRequest.parse(tags, self.config.use_tags)
         if request.words and (self.guidance is None or not self.guidance.uses_tags):
-            raise ValueError(f"the model {self.config.name} is not guided by tags: leave them out")
+            warnings.warn(f"the model {self.config.name} {IGNORES_TAGS}", stacklevel=3)
+            return TagRequest()
         return request

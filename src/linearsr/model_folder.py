@@ -86,6 +86,17 @@ def model_scale(model: str | PathLike[str]) -> int:
     return int(stem.parse_config(load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME).scale)
 
 
+def listens_to_tags(model: str | PathLike[str] | None) -> bool:
+    """Whether a model (None: the default one) is guided by tags, from its index alone.
+
+    Raises:
+        CheckpointError: no such model, or none that this version knows.
+    """
+    folder = default_model_folder() if model is None else resolve_folder(model)
+    guidance = part_classes(folder, read_index(folder)).get("guidance")
+    return guidance is not None and bool(GUIDANCES[guidance].uses_tags)
+
+
 def load_parts(
     folder: Path, index: dict[str, Any], dtype: torch.dtype, device: torch.device, residency: Residency
 ) -> ModelParts:

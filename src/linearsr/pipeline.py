@@ -98,7 +98,8 @@ class LinearSRPipeline(LinearSRModel):
                 distortion and perception (Freirich et al. 2021, theorem 3). None: the model's setting, and more the
                 less an image is a photo: text, charts and pixel art come out clean.
             tags: what is in the images, "brick wall, ivy" or a list, for all of them, in the place of what the model's
-                tagger finds; with a plus before the first, beside it. Empty: no tags. None: the model's own way.
+                tagger finds; with a plus before the first, beside it. Empty: no tags. None: the model's own way. A
+                model that does not listen to tags warns of them.
             guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass; 0 is
                 not guided.
             seed: of the noise; one for all images, or one for each; None: 0. A result does not depend on its
@@ -137,7 +138,7 @@ class LinearSRPipeline(LinearSRModel):
             guidance_scale=guidance_scale,
             callback_on_step_end=callback_on_step_end,
         )
-        unknown = self.unknown_tags(tags)
+        unknown = self._unknown(asked.tags.words)
         pictures = [as_picture(item) for item in as_list(image)]
         seeds = seeds_for(len(pictures), seed, generator)
         tokens = tokens_for(len(pictures), guidance_embeds, guidance_mask, self._token_channels)
@@ -244,12 +245,10 @@ class LinearSRPipeline(LinearSRModel):
         require_memory(self.estimate_memory(height, width), self.device, f"an image of {width}x{height}")
 
     def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
-        """The words among a caller's tags that mean none that the model knows, or are too many for it.
+        """The words among a caller's tags that mean none that the model knows, or are too many for it."""
+        return self._unknown(self._tag_request(tags).words)
 
-        Raises:
-            ValueError: there are tags, and the model is not guided by tags.
-        """
-        words = self._tag_request(tags).words
+    def _unknown(self, words: Sequence[str]) -> list[str]:
         return self.guidance.understand(words).unknown if self.guidance is not None and words else []
 
     def _check_scale(self, guidance_scale: float | None) -> None:

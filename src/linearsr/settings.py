@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from linearsr.guidance.base import GuidanceTokens
-    from linearsr.guidance.request import TagRequest
+    from linearsr.guidance.guide import TagRequest
 
 ColourFix = Literal["none", "wavelet", "adain"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]

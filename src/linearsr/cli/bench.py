@@ -80,7 +80,7 @@ def bench(
     with told(status=FAILED), needing("--compare diffusers", "full"):
         report, reports = _measure(benchmark, model, preset, wanted, device, dtype)
     if figure is not None:
-        from linearsr.evaluation.scaling_figure import draw_scaling
+        from linearsr.evaluation.benchmark import draw_scaling
 
         with told(OSError, begin="--figure ", status=FAILED):
             draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)
@@ -112,8 +112,7 @@ def _measure(
 ) -> "tuple[dict[str, Any], list[SizeReport]]":
     import torch
 
-    from linearsr.evaluation.benchmark import device_name, exponent, local_exponents, versions
-    from linearsr.evaluation.scaling_figure import curves
+    from linearsr.evaluation.benchmark import curves, device_name, exponent, local_exponents, versions
     from linearsr.models.presets import PRESETS
     from linearsr.runtime.devices import best_dtype
 

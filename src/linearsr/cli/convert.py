@@ -29,7 +29,9 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SRC", help="Folder or hub id of a SANA or a LinearSR; 'default' is the one built in."
+            metavar="SRC",
+            help="Folder or hub id of a SANA or a LinearSR; 'default' is the one built in. "
+            "Or a .pth of NVlabs: its SANA is written in diffusers format.",
         ),
     ],
     output: Annotated[
@@ -70,9 +72,16 @@ def convert(
 
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
+    from linearsr.backends.nvlabs import convert_nvlabs
     from linearsr.backends.sana import PARTS, is_sana, start_from_sana
     from linearsr.runtime.checkpoints import resolve_folder
 
+    if Path(source).is_file():
+        parameters = convert_nvlabs(Path(source), output)
+        note = (
+            "put vae, text_encoder and tokenizer of a SANA in diffusers format beside them, and convert that"
+        )
+        return {"parameters": parameters, "note": f"transformer and scheduler in diffusers format; {note}"}
     folder = resolve_folder(source, PARTS)
     if not is_sana(folder):
         stop(f"{source} is no SANA in diffusers format: make a LinearSR faster with --to int8")

@@ -43,7 +43,7 @@ def info(
 def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from linearsr.guidance.registry import describe_guidance, describe_tagger
+    from linearsr.guidance.registry import describe
     from linearsr.model_folder import MODEL_INDEX, default_model_folder, load_ranges, part_classes, read_index
     from linearsr.models.lr_stem import STEMS
     from linearsr.runtime.checkpoints import CONFIG_NAME, load_config, resolve_folder
@@ -60,8 +60,8 @@ def _model(name: str | None) -> dict[str, Any]:
         load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME
     )
     steered = "guidance" in classes
-    guidance: dict[str, Any] = describe_guidance(folder / "guidance") if steered else {"kind": "none"}
-    tagger = describe_tagger(folder / "tagger") if "tagger" in classes else None
+    guidance: dict[str, Any] = describe("guidance", folder / "guidance") if steered else {"kind": "none"}
+    tagger = describe("tagger", folder / "tagger") if "tagger" in classes else None
     parts = [_part(folder / part, part, kind) for part, kind in classes.items()]
     for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):
         for part in encoders.values():

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linearsr.cli.console import doing, stop, told
+from linearsr.cli.console import doing, say, stop, told
 from linearsr.jobs.messages import shown
 from linearsr.settings import DType
 
@@ -67,6 +67,21 @@ def own_scale(model: str | None) -> float:
 
     with told():
         return model_scale(model)
+
+
+def heard_tags(model: str | None, tags: str | None) -> str | None:
+    """The tags, or None, which is said in one line, where the model does not listen to tags.
+
+    Ends the command if there is no such model.
+    """
+    from linearsr.guidance.guide import IGNORES_TAGS, TagRequest
+    from linearsr.model_folder import listens_to_tags
+
+    with told():
+        if not TagRequest.parse(tags).words or listens_to_tags(model):
+            return tags
+    say(f"warning: this model {IGNORES_TAGS}")
+    return None
 
 
 def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipeline":

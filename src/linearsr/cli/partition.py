@@ -75,9 +75,7 @@ def partition(
         "seed": seed,
         **_described(found, gradients),
         "spread": gradients.spread(experts, seed),
-        "others": {
-            name: _described(other, gradients) for name, other in partitions.items() if other != found
-        },
+        "others": {name: _described(each, gradients) for name, each in partitions.items() if each != found},
         "grid": list(gradients.log_snrs),
         "similarity": gradients.similarity.round(5).tolist(),
     }
@@ -87,10 +85,7 @@ def partition(
         with told(OSError, begin="--figure "):
             draw_partition(gradients, partitions, figure)
         report["figure"] = str(figure)
-    if as_json:
-        write_json(report)
-    else:
-        _show(report)
+    write_json(report) if as_json else _show(report)
 
 
 def _described(partition: "Partition", gradients: "TimeGradients") -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """`linearsr study`: a page that asks people which result they prefer, and the figures from their answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,65 +13,44 @@ from linearsr.cli.options import JsonDocument, Overwrite
 from linearsr.jobs.messages import debugging, one_line, shown
 
 if TYPE_CHECKING:
-    from linearsr.evaluation.study.answers import Answers, Key
-    from linearsr.evaluation.study.page import Page, PageMaker
-    from linearsr.evaluation.study.scenes import Scene
-    from linearsr.evaluation.study.score import Score, Share
+    from linearsr.evaluation.study.page import Scene, Shown
+    from linearsr.evaluation.study.score import Answers, Key
 
 LARGE_PAGE = 40_000_000
 CropAt = Literal["different", "centre"]
+_QUESTIONS = ["Which one do you prefer?"]
 
 
 def study(
     inputs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="NAME=FOLDER...",
-            help="Methods and their results; with --score: files or folders of answers.",
-        ),
+        typer.Argument(metavar="NAME=FOLDER...", help="Methods and their results; with --score: answers."),
     ],
-    lr: Annotated[Path | None, typer.Option("--lr", metavar="LR_DIR", help="The LR images.")] = None,
-    hr: Annotated[
-        Path | None,
-        typer.Option("--hr", metavar="HR_DIR", help="Originals, shown in the LR's place on a key."),
-    ] = None,
+    lr: Annotated[Path | None, typer.Option(metavar="LR_DIR", help="The LR images.")] = None,
+    hr: Annotated[Path | None, typer.Option(metavar="HR_DIR", help="Originals, shown while O is on.")] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="HTML", help="The page; the key goes beside it.")
     ] = Path("study.html"),
-    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
-    questions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--question", metavar="TEXT", help="In place of 'Which one do you prefer?'; repeatable."
-        ),
-    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Which image looks better?",
+    question: Annotated[list[str], typer.Option(help="Repeatable, asked one after the other.")] = _QUESTIONS,
     trials: Annotated[int, typer.Option(min=1, help="At most so many comparisons a participant.")] = 40,
     repeats: Annotated[
-        int | None,
-        typer.Option(min=0, help="Comparisons shown twice, mirrored. Default: a tenth, at least 2."),
+        int | None, typer.Option(min=0, help="Shown twice, mirrored. Default: a tenth, at least 2.")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Of more images, draw so many.")] = 24,
     crop: Annotated[int, typer.Option(min=64, max=1024, help="Side of what is shown, in pixels.")] = 384,
-    crop_at: Annotated[
-        CropAt, typer.Option(help="Where the results differ most, or the centre.")
-    ] = "different",
-    quality: Annotated[
-        int | None,
-        typer.Option(min=80, max=100, help="Of lossy WebP, for a smaller page. Default: lossless."),
-    ] = None,
+    crop_at: Annotated[CropAt, typer.Option(help="Where results differ most, or the centre.")] = "different",
+    quality: Annotated[int | None, typer.Option(min=80, max=100, help="Of WebP. Default: lossless.")] = None,
     forced: Annotated[bool, typer.Option("--forced", help="Without 'can't decide'.")] = False,
     contact: Annotated[
-        str | None, typer.Option(help="To whom answers are sent, as the last page says it.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawing of images and of the opaque ids.")] = 0,
+        str, typer.Option(help="To whom answers are sent.")
+    ] = "the person who gave you this page",
+    seed: Annotated[int, typer.Option(min=0, help="Of the images drawn and of the opaque ids.")] = 0,
     overwrite: Overwrite = False,
     score: Annotated[bool, typer.Option("--score", help="Evaluate answers.")] = False,
-    key: Annotated[
-        Path | None, typer.Option(metavar="KEY", help="With --score: the .key.json of the page.")
-    ] = None,
+    key: Annotated[Path | None, typer.Option(help="With --score: the .key.json of the page.")] = None,
     min_consistency: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="With --score: leave out who repeats fewer answers than this share."),
+        float, typer.Option(min=0, max=1, help="With --score: the least share of repeats answered alike.")
     ] = 0.0,
     as_json: JsonDocument = False,
 ) -> None:
@@ -90,28 +70,43 @@ def study(
         stop("--key belongs to --score: add it to evaluate answers")
     if lr is None:
         stop("a study needs the LR images: --lr LR_DIR")
-    from linearsr.evaluation.study.page import PageMaker, StudyPlan, write_page
+    from linearsr.evaluation.study.page import find_scenes, make_page
+    from linearsr.runtime.files import whole_file
 
     folders, key_file = _methods(inputs), output.with_suffix(".key.json")
     check_new_file("-o", output, (".html", ".htm"), overwrite, "the study is a web page")
     if key_file.exists() and not overwrite:
         stop(f"{shown(key_file)} exists: --overwrite replaces it, and answers to the old page lose their key")
-    given: dict[str, Any] = {"title": title, "questions": questions, "contact": contact, "repeats": repeats}
-    given |= {"trials": trials, "ties": not forced, "seed": seed, "quality": quality, "crop": crop}
+    failed: list[str] = []
     with told(ValueError):
-        scenes = _drawn(folders, lr, hr, images, seed)
-        maker = PageMaker(
-            list(folders), StudyPlan(**{k: v for k, v in given.items() if v not in (None, "", [])})
+        scenes = find_scenes(folders, lr, hr)
+        if len(scenes) > images:
+            say(f"{images} of {len(scenes)} images are drawn: --images {len(scenes)} takes all")
+            scenes = sorted(Random(seed).sample(scenes, images), key=scenes.index)
+        html, known = make_page(
+            list(folders),
+            _cut(scenes, crop, crop_at, failed),
+            title=title,
+            questions=question,
+            contact=contact,
+            trials=trials,
+            repeats=repeats,
+            ties=not forced,
+            seed=seed,
+            crop=crop,
+            quality=quality,
         )
-    failed = _add(maker, scenes, crop, crop_at)
     if len(failed) == len(scenes):
         stop("no image is left to show", FAILED)
-    page = maker.finish()
-    try:
-        write_page(page, output, key_file)
-    except OSError as error:
-        stop(f"{shown(output)}: cannot be written: {error.strerror}", FAILED)
-    _report(page, output, key_file, len(scenes) - len(failed), failed, as_json)
+    with told(OSError, status=FAILED):
+        # the key first: a page without a key is worth nothing
+        for file, text in ((key_file, known.model_dump_json(indent=1)), (output, html)):
+            with whole_file(file) as draft:
+                draft.write_text(text, encoding="utf-8")
+    report = {"page": str(output), "key": str(key_file), "bytes": len(html.encode())}
+    report |= {"images": len(scenes) - len(failed), "failed": failed}
+    report |= known.model_dump(include={"study", "methods", "questions", "trials", "repeats"})
+    write_json(report) if as_json else _show_page(report)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -129,64 +124,39 @@ def _methods(inputs: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _drawn(folders: dict[str, Path], lr: Path, hr: Path | None, images: int, seed: int) -> "list[Scene]":
-    import numpy as np
+def _cut(
+    scenes: "Sequence[Scene]", crop: int, at: CropAt, failed: list[str]
+) -> "Iterator[tuple[str, Shown]]":
+    """Scenes as they are shown, one after the other; those that cannot be are said in one line and `failed`."""
+    from linearsr.evaluation.study.page import cut_scene
 
-    from linearsr.evaluation.study.scenes import find_scenes
-
-    scenes = find_scenes(folders, lr, hr)
-    if len(scenes) <= images:
-        return scenes
-    say(f"{images} of {len(scenes)} images are drawn: --images {len(scenes)} takes all")
-    chosen = np.random.default_rng(seed).choice(len(scenes), images, replace=False)
-    return [scenes[index] for index in sorted(chosen)]
-
-
-def _add(maker: "PageMaker", scenes: "Sequence[Scene]", crop: int, at: CropAt) -> list[str]:
-    """The names of scenes that could not be shown, each said in one line."""
-    from linearsr.evaluation.study.scenes import cut_scene
-
-    failed = []
     with BatchProgress(len(scenes)) as progress:
         for scene in scenes:
             progress.start_image(scene.lr)
             try:
-                maker.add(scene.name, cut_scene(scene, crop, at))
+                yield scene.name, cut_scene(scene, crop, at)
             except ValueError as error:
                 if debugging():
                     raise
                 say(f"linearsr: {one_line(error)}")
                 failed.append(scene.name)
             progress.finish_image()
-    return failed
 
 
-def _report(
-    page: "Page", output: Path, key_file: Path, images: int, failed: list[str], as_json: bool
-) -> None:
-    size, key = len(page.html.encode()), page.key
-    if as_json:
-        report = {
-            "page": str(output),
-            "key": str(key_file),
-            "bytes": size,
-            "images": images,
-            "failed": failed,
-        }
-        write_json(report | key.model_dump(include={"study", "methods", "questions", "trials", "repeats"}))
-        return
-    typer.echo(f"{shown(output)}  {size / 1e6:.1f} MB: {images} images, {len(key.methods)} methods,")
+def _show_page(report: dict[str, Any]) -> None:
+    megabytes = f"{report['bytes'] / 1e6:.1f} MB"
+    typer.echo(f"{shown(report['page'])}  {megabytes}: send this to the participants,")
     typer.echo(
-        f"  {key.trials} comparisons and {key.repeats} repeats for each participant: send this to the participants"
+        f"  {report['images']} images, {len(report['methods'])} methods, {report['trials']} comparisons and "
+        f"{report['repeats']} repeats for each participant"
     )
-    typer.echo(f"{shown(key_file)}  what the page does not tell: keep it to yourself")
-    if size > LARGE_PAGE:
-        say(f"linearsr: {size / 1e6:.0f} MB is much for a page: --crop 256, --images 12 or --quality 95 help")
+    typer.echo(f"{shown(report['key'])}  what the page does not tell: keep it to yourself")
+    if report["bytes"] > LARGE_PAGE:
+        say(f"linearsr: {megabytes} is much for a page: --crop 256, --images 12 or --quality 95 help")
 
 
 def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_json: bool) -> None:
-    from linearsr.evaluation.study.answers import Key, read_record
-    from linearsr.evaluation.study.score import score
+    from linearsr.evaluation.study.score import Key, read_record, score
 
     with told(ValueError, begin=f"{key_file}: "):
         key = read_record(Key, key_file)
@@ -195,7 +165,7 @@ def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_jso
         stop("no answers are left to evaluate", FAILED)
     found = score(files, key, min_consistency)
     if as_json:
-        write_json({"study": key.study, **_document(found), "broken": broken})
+        write_json({"study": key.study, **found, "broken": broken})
     else:
         _show(found)
     if broken:
@@ -204,71 +174,44 @@ def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_jso
 
 def _read_answers(inputs: Sequence[str], key: "Key") -> "tuple[dict[str, Answers], list[str]]":
     """(answers by file, files that could not be used, each said in one line)"""
-    from linearsr.evaluation.study.answers import Answers, read_record
+    from linearsr.evaluation.study.score import Answers, read_record
 
-    found: dict[Path, None] = {}
-    for text in inputs:
-        path = Path(text)
-        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not inside:
-            stop(f"{shown(path)}: no .json files in this folder")
-        found.update(dict.fromkeys(inside))
     files: dict[str, Answers] = {}
     broken: list[str] = []
-    for path in found:
-        try:
-            answers = read_record(Answers, path)
-            answers.check(key)
-        except ValueError as error:
-            say(f"linearsr: {shown(path)}: {one_line(error)}")
-            broken.append(str(path))
-        else:
-            files[str(path)] = answers
+    for text in inputs:
+        inside = sorted(Path(text).glob("*.json")) if Path(text).is_dir() else [Path(text)]
+        if not inside:
+            stop(f"{shown(text)}: no .json files in this folder")
+        for path in inside:
+            try:
+                answers = read_record(Answers, path)
+                answers.check(key)
+                files[str(path)] = answers
+            except ValueError as error:
+                say(f"linearsr: {shown(path)}: {one_line(error)}")
+                broken.append(str(path))
     return files, broken
 
 
-def _document(found: "Score") -> dict[str, Any]:
-    def listed(shares: "list[Share]") -> list[dict[str, Any]]:
-        return [
-            {
-                **dict(zip(("method", "over"), entry.names, strict=False)),
-                "share": round(entry.share, 4),
-                "interval": entry.interval and [round(end, 4) for end in entry.interval],
-                "answers": entry.answers,
-                "ties": entry.ties,
-            }
-            for entry in shares
-        ]
-
-    questions = [
-        {"question": question.question, "methods": listed(question.methods), "pairs": listed(question.pairs)}
-        for question in found.questions
-    ]
-    return {**found._asdict(), "questions": questions}
-
-
-def _show(found: "Score") -> None:
+def _show(found: dict[str, Any]) -> None:
     screen = out()
-    screen.print(f"participants {found.participants}, left out {len(found.left_out)}")
-    for file, reason in found.left_out.items():
+    screen.print(f"participants {found['participants']}, left out {len(found['left_out'])}")
+    for file, reason in found["left_out"].items():
         screen.print(f"  {shown(file)}: {reason}", soft_wrap=True)
-    if found.repeats:
-        share = found.consistent / found.repeats
-        screen.print(
-            f"repeats answered as the first time: {found.consistent} of {found.repeats} ({share:.0%})"
-        )
-    if found.seconds is not None:
-        screen.print(f"median time of an answer: {found.seconds:.1f} s")
-    for question in found.questions:
-        if question.methods:
-            screen.print(f"\n{shown(question.question)}")
-        for head, entries in (("method", question.methods), ("pair", question.pairs)):
+    if found["repeats"]:
+        share = f"{found['consistent']} of {found['repeats']} ({found['consistent'] / found['repeats']:.0%})"
+        screen.print(f"repeats answered as the first time: {share}")
+    if found["seconds"] is not None:
+        screen.print(f"median time of an answer: {found['seconds']:.1f} s")
+    for question in found["questions"]:
+        screen.print(f"\n{shown(question['question'])}")
+        for head, entries in (("method", question["methods"]), ("pair", question["pairs"])):
             shares = table(head, "preferred", "95% interval", "answers", "ties", numbers=1)
             for entry in entries:
-                interval = "-" if entry.interval is None else "{:.1%} to {:.1%}".format(*entry.interval)
-                names = shown(" over ".join(entry.names))
-                shares.add_row(names, f"{entry.share:.1%}", interval, str(entry.answers), str(entry.ties))
-            if entries:
-                screen.print(shares)
-    if any(entry.interval is None for question in found.questions for entry in question.methods):
+                interval = "{:.1%} to {:.1%}".format(*entry["interval"]) if entry["interval"] else "-"
+                names = f"{entry['method']} over {entry['over']}" if "over" in entry else entry["method"]
+                numbers = (f"{entry['share']:.1%}", interval, str(entry["answers"]), str(entry["ties"]))
+                shares.add_row(shown(names), *numbers)
+            screen.print(shares)
+    if any(entry["interval"] is None for question in found["questions"] for entry in question["methods"]):
         screen.print("an interval needs at least four participants")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from linearsr.cli.console import doing, say, say_unknown, stop, told
-from linearsr.cli.loading import own_scale
+from linearsr.cli.loading import heard_tags, own_scale
 from linearsr.cli.options import (
     MAX_PIXELS,
     FormatOf,
@@ -99,6 +99,8 @@ def upscale(
     if fit and settings["scale"] is not None:
         stop("--scale cannot be combined with --width, --height or --megapixels: give one of them")
     settings["scale"] = None if fit else settings["scale"] or own_scale(model)
+    if settings["tags"]:
+        settings["tags"] = heard_tags(model, settings["tags"])
     upscaling = Upscaling(
         model=model,
         dtype=dtype,

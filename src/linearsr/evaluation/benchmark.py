@@ -4,17 +4,19 @@ Sizes are LR sizes in pixels. The latent of a size has its tokens; the whole ima
 """
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from linearsr.evaluation.counting import PartCost, count_parts, evaluation_inputs, transformer_macs
+from linearsr.evaluation.plotting import BLUE, GREY, RED, drawn
 from linearsr.evaluation.rivals import Rival, rival_call
 from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
@@ -29,6 +31,7 @@ Size = tuple[int, int]
 
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
 """HR pixels along one side of a latent position, by preset."""
+_COLOURS = {"ours": BLUE, "softmax": RED, "diffusers": GREY}
 _SCALE = 4
 _LEAST_VALUES_IN_BANDS = 3
 """Numbers that an evaluation on the CPU holds at least, over tokens times channels: the tokens and two norms."""
@@ -90,21 +93,8 @@ class Benchmark:
             self._require_memory(network.config, table.device, table.dtype, grid(size), size)
         for size in _by_area(sizes):
             image = np.random.default_rng(0).random((*size, 3), dtype=np.float32)
-            inputs = evaluation_inputs(network.config, *grid(size), None, table.device, table.dtype)
-            evaluation = self._evaluation(network, inputs)
-            timing, peak = with_peak(
-                partial(measure, partial(pipe, image), pipe.device, self.runs), pipe.device
-            )
-            report = SizeReport(
-                size,
-                _enlarged(size, pipe.scale),
-                _tokens(network.config, *grid(size)),
-                tuple(count_parts(pipe, *size)),
-                evaluation,
-                timing,
-                peak,
-            )
-            yield self._beside(report, network, inputs, grid(size))
+            whole = partial(measure, partial(pipe, image), pipe.device, self.runs)
+            yield self._report(network, size, grid(size), pipe.scale, count_parts(pipe, *size), whole)
 
     def of_preset(
         self, preset: str, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype
@@ -121,12 +111,34 @@ class Benchmark:
         network = LinearSRTransformer(config).to(device, dtype).eval().fuse_projections_()
         parameters = sum(p.numel() for p in network.parameters())
         for size in _by_area(sizes):
-            inputs = evaluation_inputs(config, *grid(size), None, device, dtype)
-            evaluation, peak = with_peak(partial(self._evaluation, network, inputs), device)
             cost = PartCost("transformer", parameters, transformer_macs(config, *grid(size)))
-            tokens = _tokens(config, *grid(size))
-            report = SizeReport(size, _enlarged(size, _SCALE), tokens, (cost,), evaluation, None, peak)
-            yield self._beside(report, network, inputs, grid(size))
+            yield self._report(network, size, grid(size), _SCALE, [cost])
+
+    @torch.inference_mode()
+    def _report(
+        self,
+        network: LinearSRTransformer,
+        size: Size,
+        grid: Size,
+        scale: int,
+        parts: Sequence[PartCost],
+        whole: Callable[[], Timing] | None = None,
+    ) -> SizeReport:
+        """Measure one evaluation, a whole image where `whole` does that, and the rivals."""
+        config, table = network.config, network.scale_shift_table
+        inputs = evaluation_inputs(config, *grid, None, table.device, table.dtype)
+        evaluation, peak = with_peak(partial(self._evaluation, network, inputs), table.device)
+        image = None
+        if whole is not None:
+            with torch.inference_mode(False):
+                image, peak = with_peak(whole, table.device)
+        output = size[0] * scale, size[1] * scale
+        report = SizeReport(size, output, _tokens(config, *grid), tuple(parts), evaluation, image, peak)
+        for rival in self.compare:
+            seconds = report.expected[rival] = _expected(rival, config, grid, evaluation.median)
+            call = rival_call(rival, network, inputs) if seconds <= self.max_seconds else None
+            report.rivals[rival] = None if call is None else measure(call, table.device, self.runs)
+        return report
 
     def _require_memory(
         self,
@@ -142,29 +154,12 @@ class Benchmark:
         needed = values * config.width * _tokens(config, *grid) * dtype.itemsize
         require_memory(needed, device, f"an image of {size[1]}x{size[0]}")
 
-    @torch.inference_mode()
     def _evaluation(self, network: LinearSRTransformer, inputs: dict[str, Any]) -> Timing:
         if self.compiled:
             network.compile(mode="reduce-overhead")
         # compiled in the first call, recorded as a graph in the next ones
         warmup = 4 if self.compiled else 1
         return measure(partial(network, **inputs), network.scale_shift_table.device, self.runs, warmup)
-
-    @torch.inference_mode()
-    def _beside(
-        self, report: SizeReport, network: LinearSRTransformer, inputs: dict[str, Any], grid: Size
-    ) -> SizeReport:
-        """The report with the rivals in it."""
-        device, ours = network.scale_shift_table.device, report.evaluation.median
-        for rival in self.compare:
-            seconds = report.expected[rival] = _expected(rival, network.config, grid, ours)
-            call = rival_call(rival, network, inputs) if seconds <= self.max_seconds else None
-            report.rivals[rival] = None if call is None else measure(call, device, self.runs)
-        return report
-
-
-def _enlarged(size: Size, scale: int) -> Size:
-    return size[0] * scale, size[1] * scale
 
 
 def _by_area(sizes: Sequence[Size]) -> list[Size]:
@@ -215,8 +210,38 @@ def device_name(device: torch.device) -> str:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-            return next(names, platform.machine())
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def curves(reports: Sequence[SizeReport]) -> dict[str, tuple[list[int], list[float]]]:
+    """Tokens and median seconds of one evaluation, by network; sizes that were left out are left out."""
+    found = {"ours": ([r.tokens for r in reports], [r.evaluation.median for r in reports])}
+    for rival in reports[0].rivals:
+        seen = [(r.tokens, timing.median) for r in reports if (timing := r.rivals[rival]) is not None]
+        found[rival] = ([tokens for tokens, _ in seen], [seconds for _, seconds in seen])
+    return found
+
+
+def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
+    """Write a PNG of seconds over output megapixels; see `drawn`."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    megapixels: Mapping[int, float] = {r.tokens: r.output[0] * r.output[1] / 1e6 for r in reports}
+    with drawn(file, 6.4, 4.2) as figure:
+        axis = figure.subplots()
+        for name, (tokens, seconds) in curves(reports).items():
+            power = f": tokens to the power {exponent(tokens, seconds):.2f}" if len(set(tokens)) > 1 else ""
+            sizes = [megapixels[n] for n in tokens]
+            axis.loglog(sizes, seconds, "o-", color=_COLOURS[name], label=f"{name}{power}")
+        axis.set(xlabel="output megapixels", ylabel="seconds for one evaluation (1 NFE)", title=title)
+        marks = list(megapixels.values())
+        axis.set_xticks(marks, [f"{value:.2g}" for value in marks], minor=False)
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.grid(visible=True, which="both", linewidth=0.3)
+        axis.legend(fontsize=9)

@@ -5,7 +5,7 @@ The networks around the transformer are run once; the transformer is counted wit
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from linearsr.guidance.encoders import EncoderPart
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
+
+_T = TypeVar("_T")
 
 
 class PartCost(NamedTuple):
@@ -79,34 +81,31 @@ def evaluation_inputs(
 
 def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCost]:
     """The parts of a model in the order in which they work on an LR image of `height` x `width`."""
+    parts: list[PartCost] = []
+
+    def counted(name: str, call: Callable[[], _T]) -> _T:
+        made = list[_T]()
+        macs = count_macs(lambda: made.append(call()))
+        parts.append(PartCost(name, _parameters(getattr(pipe, name)), macs))
+        return made[0]
+
     lr = torch.zeros(1, 3, height, width, device=pipe.device)
-    parts = []
-    tags: list[str] = []
-    if pipe.tagger is not None:
-        macs = count_macs(lambda: tags.extend(tag.name for tag in pipe.tagger.tag(lr[0])))  # type: ignore[union-attr]
-        parts.append(PartCost("tagger", _parameters(pipe.tagger), macs))
+    tagger, guidance, config = pipe.tagger, pipe.guidance, pipe.transformer.config
+    found = [] if tagger is None else counted("tagger", lambda: [tag.name for tag in tagger.tag(lr[0])])
     tokens = None
-    if pipe.guidance is not None:
-        found = list[Any]()
-        macs = count_macs(lambda: found.append(pipe.guidance.encode(lr, [tags or ["photo"]])))  # type: ignore[union-attr]
-        tokens = None if found[0] is None else found[0].embeds.shape[1]
-        parts.append(PartCost("guidance", _parameters(pipe.guidance), macs))
-    padded = torch.zeros(1, 3, *(-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width)))
-    padded = padded.to(pipe.device)
-    conditions = list[Any]()
-    macs = count_macs(lambda: conditions.append(pipe.lr_stem(padded)))
-    parts.append(PartCost("lr_stem", _parameters(pipe.lr_stem), macs))
-    grid = cast(tuple[int, int], tuple(conditions[0].features.shape[-2:]))
-    config: TransformerConfig = pipe.transformer.config
-    parts.append(
-        PartCost("transformer", _parameters(pipe.transformer), transformer_macs(config, *grid, tokens))
-    )
-    latent = torch.zeros(1, pipe.codec.latent_channels, *grid, device=pipe.device)
-    macs = count_macs(lambda: pipe.codec.decode(latent, conditions[0]))
-    parts.append(PartCost("codec", _parameters(pipe.codec), macs))
+    if guidance is not None:
+        told = counted("guidance", lambda: guidance.encode(lr, [found or ["photo"]]))
+        tokens = None if told is None else told.embeds.shape[1]
+    padded = [-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width)]
+    condition = counted("lr_stem", lambda: pipe.lr_stem(torch.zeros(1, 3, *padded, device=pipe.device)))
+    rows, columns = condition.features.shape[-2:]
+    macs = transformer_macs(config, rows, columns, tokens)
+    parts.append(PartCost("transformer", _parameters(pipe.transformer), macs))
+    latent = torch.zeros(1, pipe.codec.latent_channels, rows, columns, device=pipe.device)
+    counted("codec", lambda: pipe.codec.decode(latent, condition))
     if pipe.trunk is not None:
-        pixels = padded.shape[-2] * padded.shape[-1]
-        parts.append(PartCost("trunk", _parameters(pipe.trunk), pipe.trunk.macs_per_pixel * pixels))
+        macs = pipe.trunk.macs_per_pixel * padded[0] * padded[1]
+        parts.append(PartCost("trunk", _parameters(pipe.trunk), macs))
     return parts
 
 

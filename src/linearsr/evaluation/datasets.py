@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from linearsr.evaluation.matching import MatchError, check_sizes, match, unique_stems
 from linearsr.images.files import list_images
@@ -17,15 +18,6 @@ from linearsr.images.io import ImageError, read_size
 _HR_NAMES = ("hr", "test_hr", "gt")
 _LR_NAMES = ("lr", "test_lr", "lq")
 _SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Published:
-    """A line of a published table, by our names of the metrics."""
-
-    method: str
-    values: Mapping[str, float]
-    source: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,8 @@ class Dataset:
     address: str
     """Where its authors, or those of the protocol, publish it."""
     paper: str
-    published: Sequence[Published] = ()
+    published: Sequence[Mapping[str, Any]] = ()
+    """Lines of published tables: `method`, `values` by our names of the metrics, `source`."""
 
 
 @dataclass
@@ -53,15 +46,8 @@ class Layout:
     """What is missing or wrong, one line each; empty: the set is complete."""
 
 
-def _read() -> dict[str, Dataset]:
-    sets = json.loads(files(__package__).joinpath("datasets.json").read_text(encoding="utf-8"))
-    return {
-        name: Dataset(**{**found, "published": [Published(**line) for line in found["published"]]})
-        for name, found in sets.items()
-    }
-
-
-DATASETS = _read()
+_SETS = files(__package__).joinpath("datasets.json").read_text(encoding="utf-8")
+DATASETS = {name: Dataset(**found) for name, found in json.loads(_SETS).items()}
 """By the name for `--dataset`."""
 
 

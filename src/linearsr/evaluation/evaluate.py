@@ -1,34 +1,17 @@
 """An evaluation from beginning to end: measure image by image, then sum up."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from statistics import fmean, median, stdev
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from linearsr._version import __version__
-from linearsr.evaluation import external
-from linearsr.evaluation.external import NotAvailable
 from linearsr.evaluation.records import Records, Row
-from linearsr.evaluation.registry import Metric
+from linearsr.evaluation.registry import Metric, NotAvailable, Scorer, missing
 from linearsr.evaluation.sources import Case, Images, Pixels, Source
-from linearsr.evaluation.summary import described, notes_of, statistics_of
-
-Scorer = Callable[[Tensor, Tensor | None], float]
-
-
-@dataclass
-class Progress:
-    """What happened on the way."""
-
-    reused: int = 0
-    """Images measured in an earlier run."""
-    changed: list[str] = field(default_factory=list)
-    """Images measured again because their files have changed since."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Image -> why it could not be read or made."""
 
 
 def measure(
@@ -52,16 +35,24 @@ def measure(
         The summary, ready for JSON: settings, metrics, what could not be had, what failed.
     """
     scorers, unavailable = scorers_of(metrics, device or torch.device("cpu"))
-    progress = Progress()
+    reused = 0
+    changed: list[str] = []
+    failed: dict[str, str] = {}
     for case in source.cases:
         begin(case)
+        known = records.rows.get(case.name)
         try:
-            _measure_one(case, source, scorers, records, border, progress)
+            fingerprint = case.fingerprint()
+            if known is not None and known.fingerprint == fingerprint:
+                reused += 1
+            else:
+                changed += [] if known is None else [case.name]
+                values, note = _measure_one(source.images(case), scorers, border)
+                records.add(Row(case.name, values, note, fingerprint))
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            progress.failed[case.name] = reason
+            failed[case.name] = " ".join(str(error).split()) or type(error).__name__
             records.rows.pop(case.name, None)
-        end(case, progress.failed.get(case.name))
+        end(case, failed.get(case.name))
     names = [case.name for case in source.cases]
     rows = [records.rows[name] for name in names if name in records.rows]
     found = {
@@ -77,10 +68,20 @@ def measure(
         "settings": settings_of(source, metrics, border),
         "complete": True,
         "images": len(rows),
-        "reused": progress.reused,
-        "changed": progress.changed,
-        "failed": progress.failed,
-        "metrics": {m.name: {**described(m), **found[m.name]} for m in metrics if m.name in found},
+        "reused": reused,
+        "changed": changed,
+        "failed": failed,
+        "metrics": {
+            m.name: {
+                "kind": m.kind,
+                "higher_is_better": m.higher_is_better,
+                "convention": m.convention,
+                "computed_by": "linearsr" if m.pyiqa_name is None else f"pyiqa {m.pyiqa_name}",
+                **found[m.name],
+            }
+            for m in metrics
+            if m.name in found
+        },
         "not_available": unavailable,
         "not_asked_for": [],
         "notes": notes_of(rows),
@@ -100,45 +101,27 @@ def settings_of(source: Source, metrics: Sequence[Metric], border: int) -> dict[
 
 
 def scorers_of(metrics: Sequence[Metric], device: torch.device) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """What computes each metric of single images, by name, and why others cannot be had.
-
-    A scorer takes an image and its reference, (1, 3, H, W) float64 in [0, 1], and raises ValueError for one that it
-    cannot judge.
-    """
+    """What computes each metric of single images, by name, and why others cannot be had."""
     scorers: dict[str, Scorer] = {}
     unavailable: dict[str, str] = {}
     for metric in metrics:
-        if metric.compute is not None:
-            scorers[metric.name] = partial(_computed, metric)
-        elif metric.kind == "set":
-            if (remedy := external.missing()) is not None:
+        if metric.kind == "set":
+            if (remedy := missing()) is not None:
                 unavailable[metric.name] = remedy
-        else:
-            try:
-                network = external.load_metric(metric, device)
-            except NotAvailable as error:
-                unavailable[metric.name] = str(error)
-            else:
-                scorers[metric.name] = partial(external.score, network, metric)
+            continue
+        try:
+            scorers[metric.name] = metric.scorer(device)
+        except NotAvailable as error:
+            unavailable[metric.name] = str(error)
     return scorers, unavailable
 
 
 def _measure_one(
-    case: Case,
-    source: Source,
-    scorers: dict[str, Scorer],
-    records: Records,
-    border: int,
-    progress: Progress,
-) -> None:
-    fingerprint = case.fingerprint()
-    known = records.rows.get(case.name)
-    if known is not None and known.fingerprint == fingerprint:
-        progress.reused += 1
-        return
-    if known is not None:
-        progress.changed.append(case.name)
-    image, reference = _tensors(source.images(case), border)
+    images: Images, scorers: dict[str, Scorer], border: int
+) -> tuple[dict[str, float | None], str]:
+    """The values by metric, and why those that are None could not be had, one line each."""
+    image = _tensor(images.result, border)
+    reference = None if images.reference is None else _tensor(images.reference, border)
     values: dict[str, float | None] = {}
     notes = []
     for name, scorer in scorers.items():
@@ -147,30 +130,74 @@ def _measure_one(
         except (ValueError, RuntimeError, AssertionError) as error:
             values[name] = None
             notes.append(f"{name}: {' '.join(str(error).split())}")
-    records.add(Row(case.name, values, "\n".join(notes), fingerprint))
-
-
-def _computed(metric: Metric, image: Tensor, reference: Tensor | None) -> float:
-    assert metric.compute is not None
-    inputs = (image,) if reference is None or metric.kind == "no-reference" else (image, reference)
-    return metric.compute(*inputs)
+    return values, "\n".join(notes)
 
 
 def _of_the_sets(metric: Metric, source: Source, device: torch.device) -> dict[str, Any]:
     if source.results is None or source.references is None:
         raise NotAvailable("compares folders: keep the results with -o")
-    network = external.load_metric(metric, device)
+    network = metric.network(device)
     try:
-        value = external.score_folders(network, source.results, source.references)
+        value = float(network(str(source.results), str(source.references)))
     except Exception as error:  # anything that goes wrong in there costs this metric alone
         raise NotAvailable(f"pyiqa: {' '.join(str(error).split()) or type(error).__name__}") from error
     return {**statistics_of([value]), "count": len(source.cases)}
 
 
-def _tensors(images: Images, border: int) -> tuple[Tensor, Tensor | None]:
-    return _tensor(images.result, border), (
-        None if images.reference is None else _tensor(images.reference, border)
-    )
+def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
+    """Of the finite values; of those that are not (PSNR of equal images) the number."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return {
+        "mean": fmean(finite) if finite else None,
+        "median": median(finite) if finite else None,
+        "std": stdev(finite) if len(finite) > 1 else None,
+        "min": min(finite, default=None),
+        "max": max(finite, default=None),
+        "count": len(finite),
+        "infinite": sum(value is not None and math.isinf(value) for value in values),
+        "unmeasured": sum(value is None or math.isnan(value) for value in values),
+    }
+
+
+def notes_of(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Why something was not measured -> the images."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row.note.splitlines():
+            notes.setdefault(note, []).append(row.name)
+    return notes
+
+
+def number(value: float | None) -> str:
+    """Five significant digits, a dash for none."""
+    return "-" if value is None else f"{value:.5g}"
+
+
+def remarks(summary: dict[str, Any]) -> list[str]:
+    """What is missing from a summary's figures, and why, one line each."""
+    by_remedy: dict[str, list[str]] = {}
+    for name, remedy in summary["not_available"].items():
+        by_remedy.setdefault(remedy, []).append(name)
+    lines = [f"not available: {', '.join(names)}: {remedy}" for remedy, names in by_remedy.items()]
+    if summary["not_asked_for"]:
+        lines.append(f"not asked for: {', '.join(summary['not_asked_for'])}: --metrics all measures them")
+    for note, names in summary["notes"].items():
+        lines.append(f"not measured on {_count(len(names))}: {note}")
+    for name, found in summary["metrics"].items():
+        if found["infinite"]:
+            lines.append(f"{name}: {_count(found['infinite'])} equal to the HR image, not in the mean")
+    if summary["reused"]:
+        lines.append(f"measured in an earlier run: {_count(summary['reused'])}")
+    if summary["changed"]:
+        lines.append(f"measured again, for the files have changed: {_count(len(summary['changed']))}")
+    if summary["failed"]:
+        names = ", ".join(list(summary["failed"])[:3]) + (", ..." if len(summary["failed"]) > 3 else "")
+        lines.append(f"failed, and not in the figures: {_count(len(summary['failed']))}: {names}")
+    return lines
+
+
+def _count(images: int) -> str:
+    return f"{images:,} image{'' if images == 1 else 's'}"
 
 
 def _tensor(pixels: Pixels, border: int) -> Tensor:

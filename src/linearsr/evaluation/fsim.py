@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from linearsr.evaluation.metrics import check_images
 from linearsr.images.colour import rgb_to_yiq
 
 _SCALES, _ORIENTATIONS = 4, 4
@@ -29,14 +30,9 @@ def fsim(image: Tensor, reference: Tensor) -> float:
 
     Phase congruency and gradient on Y, chroma on I and Q of YIQ in [0, 255]; no border crop.
 
-    Args:
-        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
-
-    Raises:
-        ValueError: shapes that differ or are others.
+    Arguments as `psnr_y`. Raises ValueError for shapes that differ or are others.
     """
-    if image.shape != reference.shape:
-        raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
+    check_images("FSIM", image, reference)
     factor = max(1, math.floor(min(image.shape[-2:]) / _SIDE + 0.5))
     planes = [F.avg_pool2d(rgb_to_yiq(x.double()) * 255, factor) for x in (image, reference)]
     (y, i, q), (y_ref, i_ref, q_ref) = (plane.chunk(3, dim=1) for plane in planes)

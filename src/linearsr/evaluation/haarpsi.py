@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from linearsr.evaluation.metrics import check_images
 from linearsr.images.colour import rgb_to_yiq
 
 _C, _ALPHA = 30.0, 4.2
@@ -21,22 +22,14 @@ def haarpsi(image: Tensor, reference: Tensor) -> float:
 
     YIQ in [0, 255], averaged over two by two pixels first; no border crop.
 
-    Args:
-        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
-
-    Raises:
-        ValueError: shapes that differ or are others, or a side below 16.
+    Arguments as `psnr_y`. Raises ValueError for shapes that differ or are others, or a side below 16.
     """
     return float(haarpsi_values(image.double(), reference.double()).mean())
 
 
 def haarpsi_values(image: Tensor, reference: Tensor) -> Tensor:
     """HaarPSI of each image of a batch, (B,), with gradients; arguments and errors as `haarpsi`."""
-    if image.shape != reference.shape:
-        raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
-    height, width = image.shape[-2:]
-    if min(height, width) < LEAST_SIDE:
-        raise ValueError(f"HaarPSI needs {LEAST_SIDE}x{LEAST_SIDE} pixels or more, not {width}x{height}")
+    check_images("HaarPSI", image, reference, LEAST_SIDE)
     planes, planes_ref = (_halved(rgb_to_yiq(x) * 255) for x in (image, reference))
     waves, waves_ref = _coefficients(planes[:, :1]), _coefficients(planes_ref[:, :1])
     # the coarsest scale weighs, the two finer ones compare

@@ -12,6 +12,8 @@ from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
 
+from linearsr.evaluation.metrics import check_images
+
 LEAST_SIDE = 31
 """Pixels: from there on, one place is left after the strided convolution and two poolings."""
 
@@ -29,11 +31,7 @@ def lpips(image: Tensor, reference: Tensor) -> float:
 
     RGB, no border crop. The network computes in float32, whatever the type of the images.
 
-    Args:
-        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's value is returned.
-
-    Raises:
-        ValueError: shapes that differ, or a side below 31.
+    Arguments as `psnr_y`. Raises ValueError for shapes that differ, or a side below 31.
     """
     with torch.no_grad():
         return float(lpips_values(image, reference).double().mean())
@@ -41,11 +39,7 @@ def lpips(image: Tensor, reference: Tensor) -> float:
 
 def lpips_values(image: Tensor, reference: Tensor) -> Tensor:
     """LPIPS of each image of a batch, (B,) float32, with gradients; arguments and errors as `lpips`."""
-    if image.shape != reference.shape:
-        raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
-    height, width = image.shape[-2:]
-    if min(height, width) < LEAST_SIDE:
-        raise ValueError(f"LPIPS needs {LEAST_SIDE}x{LEAST_SIDE} pixels or more, not {width}x{height}")
+    check_images("LPIPS", image, reference, LEAST_SIDE)
     weights = _weights(image.device)
     distance = image.new_zeros(len(image), dtype=torch.float32)
     pairs = zip(_features(image, weights), _features(reference, weights), strict=True)

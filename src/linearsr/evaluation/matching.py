@@ -2,7 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from linearsr.images.io import ImageError, read_size
@@ -11,6 +12,7 @@ from linearsr.images.photos import read_rgb
 _SCALE = re.compile(r"_x\d+(\.\d+)?$")
 _ROLE = re.compile(r"[_-](LR|HR|SR|GT|LQ|HQ)\d*$", re.IGNORECASE)
 _SHOWN = 20
+_STEM: Callable[[Path], str] = attrgetter("stem")
 
 
 class MatchError(ValueError):
@@ -23,7 +25,11 @@ class MatchError(ValueError):
 
 
 def match(
-    results: Sequence[Path], references: Sequence[Path], kind: str = "result"
+    results: Sequence[Path],
+    references: Sequence[Path],
+    kind: str = "result",
+    of: str = "HR image",
+    spare: bool = False,
 ) -> list[tuple[Path, Path]]:
     """(result, reference) for each reference, in their order.
 
@@ -32,35 +38,34 @@ def match(
     most partners is taken.
 
     Args:
-        kind: what a result is called in an error.
+        kind, of: what a result and a reference are called in an error.
+        spare: leave out results that belong to no reference, and all endings from the beginning.
 
     Raises:
         MatchError: two files of one stem, or files without a partner, on either side.
     """
     ways = [
         ([made(path) for path in results], [wanted(path) for path in references])
-        for made, wanted in ((_stem, _stem), (_without_scale, _stem), (_without_role, _without_role))
+        for made, wanted in ((_STEM, _STEM), (_without_scale, _STEM), (plain_stem, plain_stem))
     ]
+    ways = ways[-1:] if spare else ways
     made_stems, wanted_stems = max(ways, key=lambda way: len(set(way[0]) & set(way[1])))
     made, wanted = _unique(results, made_stems), _unique(references, wanted_stems)
     without = [path for stem, path in wanted.items() if stem not in made]
     if without:
-        raise MatchError(f"HR images that have no {kind} of the same stem: {len(without)}", without)
+        raise MatchError(f"{of}s that have no {kind} of the same stem: {len(without)}", without)
     left = [path for stem, path in made.items() if stem not in wanted]
-    if left:
-        raise MatchError(f"{kind}s that have no HR image of the same stem: {len(left)}", left)
+    if left and not spare:
+        raise MatchError(f"{kind}s that have no {of} of the same stem: {len(left)}", left)
     return [(made[stem], path) for stem, path in wanted.items()]
-
-
-def _stem(path: Path) -> str:
-    return path.stem
 
 
 def _without_scale(path: Path) -> str:
     return _SCALE.sub("", path.stem)
 
 
-def _without_role(path: Path) -> str:
+def plain_stem(path: Path) -> str:
+    """The stem without endings as `_x4`, `_LR4` and `_HR`."""
     return _ROLE.sub("", _without_scale(path))
 
 
@@ -83,22 +88,17 @@ def check_sizes(pairs: Sequence[tuple[Path, Path]], scale: int = 1) -> None:
 def _size_problem(small: Path, large: Path, scale: int) -> str | None:
     try:
         # the header is quick to read, but does not know which way up the image is
-        for sizes in (map(_header_size, (small, large)), map(_true_size, (small, large))):
-            (height, width), (height_large, width_large) = sizes
+        readers: tuple[Callable[[Path], tuple[int, ...]], ...] = (
+            lambda path: read_size(path, str(path)),
+            lambda path: read_rgb(path).shape[:2],
+        )
+        for read in readers:
+            (height, width), (height_large, width_large) = read(small), read(large)
             if (height * scale, width * scale) == (height_large, width_large):
                 return None
     except ImageError:
         return None
     return f"{small}: {width}x{height}, {large}: {width_large}x{height_large}"
-
-
-def _header_size(path: Path) -> tuple[int, int]:
-    return read_size(path, str(path))
-
-
-def _true_size(path: Path) -> tuple[int, int]:
-    height, width, _ = read_rgb(path).shape
-    return height, width
 
 
 def _unique(paths: Sequence[Path], stems: Sequence[str]) -> dict[str, Path]:

@@ -51,8 +51,7 @@ def ms_ssim(image: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: a side below 176.
     """
-    _require_alike(image, reference)
-    _require_side("MS-SSIM", image, MS_SSIM_LEAST_SIDE)
+    check_images("MS-SSIM", image, reference, MS_SSIM_LEAST_SIDE)
     return float(ms_ssim_values(image, reference).mean())
 
 
@@ -63,7 +62,7 @@ def ms_ssim_values(image: Tensor, reference: Tensor, all_scales: bool = True) ->
         all_scales: False leaves out the coarsest scales of images that are too small for them; the weights of the
             others are enlarged to the same sum.
     """
-    _require_alike(image, reference)
+    check_images("MS-SSIM", image, reference)
     x, y = rgb_to_y(image), rgb_to_y(reference)
     scales = len(_MS_SSIM_WEIGHTS)
     while not all_scales and min(x.shape[-2:]) < SSIM_LEAST_SIDE * 2 ** (scales - 1):
@@ -80,14 +79,13 @@ def ms_ssim_values(image: Tensor, reference: Tensor, all_scales: bool = True) ->
 
 
 def _psnr(image: Tensor, reference: Tensor) -> float:
-    _require_alike(image, reference)
+    check_images("PSNR", image, reference)
     error = (image - reference).square().mean((1, 2, 3))
     return float((-10 * error.log10()).mean())
 
 
 def _ssim(image: Tensor, reference: Tensor) -> float:
-    _require_alike(image, reference)
-    _require_side("SSIM", image, SSIM_LEAST_SIDE)
+    check_images("SSIM", image, reference, SSIM_LEAST_SIDE)
     luminance, contrast = _ssim_maps(image, reference)
     return float((luminance * contrast).mean())
 
@@ -112,12 +110,10 @@ def _local_mean(image: Tensor) -> Tensor:
     return planes.view(*image.shape[:2], *planes.shape[-2:])
 
 
-def _require_alike(image: Tensor, reference: Tensor) -> None:
+def check_images(name: str, image: Tensor, reference: Tensor, least_side: int = 1) -> None:
+    """Raises ValueError for images (B, C, H, W) of two shapes, or with a side below `least_side`."""
     if image.shape != reference.shape:
         raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
-
-
-def _require_side(name: str, image: Tensor, side: int) -> None:
     height, width = image.shape[-2:]
-    if min(height, width) < side:
-        raise ValueError(f"{name} needs {side}x{side} pixels or more, not {width}x{height}")
+    if min(height, width) < least_side:
+        raise ValueError(f"{name} needs {least_side}x{least_side} pixels or more, not {width}x{height}")

@@ -2,17 +2,17 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from linearsr.runtime.files import whole_file
 
 PER_IMAGE, SUMMARY = "per_image.csv", "summary.json"
+_REMEDY = "choose another -o, or --overwrite"
 
 
 class RecordsError(ValueError):
@@ -63,9 +63,15 @@ class Records:
         if folder is None:
             return records
         folder.mkdir(parents=True, exist_ok=True)
-        records._lock = _locked(folder)
+        # two processes in one folder would write over each other; the lock of a killed one is free
+        records._lock = FileLock(folder / ".lock", timeout=0)
         try:
+            records._lock.acquire()
             records._begin(folder, settings, overwrite)
+        except Timeout:
+            raise RecordsError(
+                f"{folder}: another evaluation writes there: wait for its end, or choose another -o"
+            ) from None
         except BaseException:
             records._lock.release()
             raise
@@ -73,22 +79,17 @@ class Records:
 
     def _begin(self, folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         table, summary = folder / PER_IMAGE, folder / SUMMARY
-        if overwrite:
-            for file in (table, summary):
-                file.unlink(missing_ok=True)
-        if table.exists():
+        if table.exists() and not overwrite:
             _check_settings(summary, settings)
             self.rows = self._read(table)
         _write_json(summary, {"settings": settings, "complete": False})
         # anew: the last line of a killed run may be half a line
-        self._write(list(self.rows.values()))
+        self._write(table)
 
     def __enter__(self) -> "Records":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.release()
 
@@ -96,16 +97,14 @@ class Records:
         """Keep a row, at once on disk too."""
         self.rows[row.name] = row
         if self.folder is not None:
-            with (self.folder / PER_IMAGE).open(
-                "a", newline="", encoding="utf-8", errors="surrogateescape"
-            ) as file:
+            with _opened(self.folder / PER_IMAGE, "a") as file:
                 csv.writer(file).writerow(self._cells(row))
 
-    def finish(self, names: Sequence[str], summary: dict[str, Any]) -> None:
+    def finish(self, names: Iterable[str], summary: dict[str, Any]) -> None:
         """Leave the rows of these images, in this order, and write the summary."""
         self.rows = {name: self.rows[name] for name in names if name in self.rows}
         if self.folder is not None:
-            self._write(list(self.rows.values()))
+            self._write(self.folder / PER_IMAGE)
             _write_json(self.folder / SUMMARY, summary)
 
     @property
@@ -116,44 +115,28 @@ class Records:
         values = (row.values.get(name) for name in self.metrics)
         return [row.name, *("" if v is None else repr(v) for v in values), row.note, row.fingerprint]
 
-    def _write(self, rows: Sequence[Row]) -> None:
-        assert self.folder is not None
-        with (
-            whole_file(self.folder / PER_IMAGE) as part,
-            part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            csv.writer(file).writerows([self._header, *map(self._cells, rows)])
+    def _write(self, table: Path) -> None:
+        with whole_file(table) as part, _opened(part, "w") as file:
+            csv.writer(file).writerows([self._header, *map(self._cells, self.rows.values())])
 
     def _read(self, table: Path) -> dict[str, Row]:
-        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with _opened(table, "r") as file:
             header, *lines = [line for line in csv.reader(file) if line] or [[]]
         if header != self._header:
-            raise RecordsError(
-                f"{table}: has other columns than this evaluation: choose another -o, or --overwrite"
-            )
+            raise RecordsError(f"{table}: has other columns than this evaluation: {_REMEDY}")
         rows: dict[str, Row] = {}
         for line in lines:
-            if len(line) != len(header):
-                continue
-            name, *cells, note, fingerprint = line
             try:
+                name, *cells, note, fingerprint = line
                 values = [float(cell) if cell else None for cell in cells]
-            except ValueError:
+                rows[name] = Row(name, dict(zip(self.metrics, values, strict=True)), note, fingerprint)
+            except ValueError:  # half a line
                 continue
-            rows[name] = Row(name, dict(zip(self.metrics, values, strict=True)), note, fingerprint)
         return rows
 
 
-def _locked(folder: Path) -> FileLock:
-    """Two processes in one folder would write over each other. The lock of a killed one is free."""
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RecordsError(
-            f"{folder}: another evaluation writes there: wait for its end, or choose another -o"
-        ) from None
-    return lock
+def _opened(table: Path, mode: str) -> IO[str]:
+    return table.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def _write_json(path: Path, contents: dict[str, Any]) -> None:
@@ -165,15 +148,11 @@ def _check_settings(summary: Path, settings: dict[str, Any]) -> None:
     try:
         known = json.loads(summary.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise RecordsError(
-            f"{summary}: is missing or damaged beside {PER_IMAGE}: choose another -o, or --overwrite"
-        ) from None
+        raise RecordsError(f"{summary}: is missing or damaged beside {PER_IMAGE}: {_REMEDY}") from None
     for key in sorted(settings.keys() | known.keys()):
-        if settings.get(key) != known.get(key):
-            raise RecordsError(
-                f"{summary.parent}: was measured with {key} {_said(known.get(key))}, not {_said(settings.get(key))}: "
-                "choose another -o, or --overwrite"
-            )
+        before, now = (_said(found.get(key)) for found in (known, settings))
+        if before != now:
+            raise RecordsError(f"{summary.parent}: was measured with {key} {before}, not {now}: {_REMEDY}")
 
 
 def _said(value: Any) -> str:

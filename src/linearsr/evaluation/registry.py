@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from linearsr.evaluation.fsim import fsim
@@ -25,6 +28,20 @@ from linearsr.evaluation.niqe import BLOCK, niqe
 Kind = Literal["full-reference", "no-reference", "set"]
 """Needs an image and its reference; an image alone; two folders of images."""
 
+Scorer = Callable[[Tensor, Tensor | None], float]
+"""Of an image and its reference, (1, 3, H, W) float64 in [0, 1]; raises ValueError for one that it cannot judge."""
+
+_REMEDY = "pip install 'linearsr[iqa]' (pyiqa: not for commercial use; fetches weights when first used)"
+
+
+class NotAvailable(Exception):
+    """One line: why a metric cannot be had here, and how to get it."""
+
+
+def missing() -> str | None:
+    """How to get `pyiqa`, or None if it is installed. Does not import it: its licence forbids commercial use."""
+    return _REMEDY if find_spec("pyiqa") is None else None
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -41,6 +58,32 @@ class Metric:
     """Pixels: a smaller image cannot be judged. Of a metric that `pyiqa` computes, this is not known."""
     pyiqa_name: str | None = None
     """The name of `pyiqa.create_metric`: of several variants, the one of OSEDiff's published evaluation script."""
+
+    def scorer(self, device: torch.device) -> Scorer:
+        """What computes it for single images; a network on `device`. Raises NotAvailable."""
+        compute: Callable[..., Any] = self.compute or self.network(device)
+
+        def score(image: Tensor, reference: Tensor | None) -> float:
+            inputs = [image] if reference is None or self.kind == "no-reference" else [image, reference]
+            with torch.no_grad():
+                return float(compute(*(x if self.compute else x.float() for x in inputs)))
+
+        return score
+
+    def network(self, device: torch.device) -> Callable[..., Any]:
+        """What `pyiqa` computes it with; it may download weights.
+
+        Raises:
+            NotAvailable: it is not installed, or cannot be imported, or its weights cannot be had.
+        """
+        if (remedy := missing()) is not None:
+            raise NotAvailable(remedy)
+        try:
+            created: Callable[..., Any] = import_module("pyiqa").create_metric(self.pyiqa_name, device=device)
+        except Exception as error:  # whatever keeps it from working is no reason to lose the other metrics
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise NotAvailable(f"pyiqa cannot give {self.pyiqa_name!r} here: {reason}") from error
+        return created
 
 
 _METRICS = (
@@ -82,8 +125,13 @@ def choose(names: Sequence[str] | None, has_reference: bool) -> list[Metric]:
         without = [name for name in names if name != "all" and METRICS[name].kind != "no-reference"]
         if without and not has_reference:
             raise ValueError(f"{without[0]} compares with HR images, and none are given: add HR_DIR")
-    wanted = BUILT_IN if names is None else _METRICS if "all" in names else [METRICS[name] for name in names]
-    usable = [m for m in _METRICS if m in wanted and (has_reference or m.kind == "no-reference")]
+    if names is None:
+        names = [metric.name for metric in BUILT_IN]
+    usable = [
+        metric
+        for name, metric in METRICS.items()
+        if ("all" in names or name in names) and (has_reference or metric.kind == "no-reference")
+    ]
     if not usable:
         raise ValueError("no metric is chosen: give --metrics")
     return usable

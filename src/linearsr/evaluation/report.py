@@ -2,139 +2,149 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import Any, TypeVar
 
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from linearsr.evaluation.crops import most_different, worth_showing
-from linearsr.evaluation.datasets import Published
+from linearsr.evaluation.evaluate import number, remarks
 from linearsr.evaluation.records import Records, Row
-from linearsr.evaluation.sources import Pixels, Source
-from linearsr.evaluation.summary import number, remarks
+from linearsr.evaluation.registry import METRICS
+from linearsr.evaluation.sources import Images, Pixels, Source
 from linearsr.runtime.files import whole_file
+
+_Number = TypeVar("_Number", np.float64, np.int64)
 
 
 def write_report(
-    path: Path, summary: dict[str, Any], source: Source, records: Records, published: Sequence[Published] = ()
+    path: Path,
+    summary: dict[str, Any],
+    source: Source,
+    records: Records,
+    published: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the summary, crops of the images worth showing and the values of every image.
 
     Args:
         summary: as `measure` returns it.
         source, records: what was measured.
-        published: lines to put beside it.
+        published: lines to put beside it, see `Dataset`.
 
     Raises:
         OSError: the file cannot be written.
     """
     cases = {case.name: case for case in source.cases}
-    shown = worth_showing(records.rows, list(summary["metrics"]))
-    figures = []
-    for name, role in shown:
+    figures: list[dict[str, Any]] = []
+    for name, role in worth_showing(records.rows, list(summary["metrics"])):
+        row = records.rows[name]
         try:
-            crops = most_different(source.images_again(cases[name]))
+            crops = most_different(source.images(cases[name], again=True))
         except ValueError as error:
-            figures.append(f"<p>{escape(str(error))}</p>")
+            figures.append({"error": str(error)})
         else:
-            figures.append(_figure(records.rows[name], role, crops))
-    page = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    text = page.substitute(
-        images=f"{summary['images']:,}",
-        settings=_settings(summary["settings"]),
-        summary=_summary_table(summary),
-        remarks="".join(f"<li>{escape(line)}</li>" for line in remarks(summary)),
-        published=_published_table(summary, published),
-        figures="\n".join(figures),
-        per_image=_per_image_table(records, list(summary["metrics"])),
+            urls = [(kind, data_url(pixels)) for kind, pixels in crops]
+            values = [
+                f"{metric} {number(value)}" for metric, value in row.values.items() if value is not None
+            ]
+            figures.append({"name": name, "role": role, "values": ", ".join(values), "crops": urls})
+    compared = [name for name in summary["metrics"] if any(name in line["values"] for line in published)]
+    compared += sorted({name for line in published for name in line["values"]} - set(compared))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["number"] = number
+    page = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
+    text = page.render(
+        summary=summary,
+        remarks=remarks(summary),
+        published=published,
+        compared=compared,
+        ours={name: found["mean"] for name, found in summary["metrics"].items()},
+        figures=figures,
+        rows=records.rows.values(),
+        single=[name for name in summary["metrics"] if name in records.metrics],
     )
     with whole_file(path) as part:
         # a file may have a name that is no text
         part.write_text(text, encoding="utf-8", errors="replace")
 
 
-def _figure(row: Row, role: str, crops: Sequence[tuple[str, Pixels]]) -> str:
-    kinds = {kind for kind, _ in crops}
-    images = "".join(
-        f'<div class="view {kind.lower()}"><img src="{_data_url(pixels)}" alt="{escape(row.name)}, {kind}">'
-        f'<span class="label">{kind}</span></div>'
-        for kind, pixels in crops
-    )
-    values = ", ".join(f"{name} {number(value)}" for name, value in row.values.items() if value is not None)
-    slider = (
-        '<input class="cut" type="range" min="0" max="100" value="50" '
-        f'aria-label="{escape(row.name)}: where the result begins">'
-        if len(kinds) > 1
-        else ""
-    )
-    classes = " ".join(f"has-{kind.lower()}" for kind in sorted(kinds))
-    return (
-        f'<figure class="{classes}"><figcaption><strong>{escape(row.name)}</strong> <em>{escape(role)}</em>'
-        f'<br>{escape(values)}</figcaption><div class="stage">{images}</div>{slider}</figure>'
-    )
+def worth_showing(rows: Mapping[str, Row], metrics: Sequence[str], most: int = 12) -> list[tuple[str, str]]:
+    """(image, what it is an example of): the worst, the middle and the best by the first of the metrics.
+
+    A metric that compares is preferred to one that does not. Images without a value are left out.
+    """
+    single = [name for name in metrics if METRICS[name].kind != "set"]
+    ordered = sorted(single, key=lambda name: METRICS[name].kind != "full-reference")
+    if not ordered:
+        return []
+    metric = ordered[0]
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    values = {name: value for name, row in rows.items() if (value := row.values.get(metric)) is not None}
+    ranked = sorted(values, key=lambda name: sign * values[name])
+    if len(ranked) <= most:
+        return [
+            (name, f"{place} of {len(ranked)} from the worst, by {metric}")
+            for place, name in enumerate(ranked, 1)
+        ]
+    third = most // 3
+    middle = (len(ranked) - third) // 2
+    groups = {"worst": ranked[:third], "middle": ranked[middle : middle + third], "best": ranked[-third:]}
+    return [(name, f"{group}, by {metric}") for group, names in groups.items() for name in names]
 
 
-def _data_url(pixels: Pixels) -> str:
+def most_different(images: Images, side: int = 256) -> list[tuple[str, Pixels]]:
+    """The square of at most `side` pixels where the result differs most from the HR image.
+
+    Without an HR image the result is compared with the LR image, enlarged pixel by pixel.
+
+    Returns:
+        (what it is, (h, w, 3)) for LR image, result and HR image, as far as there are any; that of the LR image has its
+        own, smaller size and shows the same place.
+    """
+    result = images.result
+    height, width = result.shape[:2]
+    scale = 1 if images.lr is None else max(1, round(height / images.lr.shape[0]))
+    rows, columns = (_whole(min(side, length), scale) for length in (height, width))
+    other = images.reference
+    if other is None and images.lr is not None:
+        large = images.lr.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
+        other = large if large.shape == result.shape else None
+    top, left = 0, 0
+    if other is not None:
+        error = np.square(result.astype(np.float64) - other).sum(axis=2)
+        top, left = largest_window(error, rows, columns, scale)
+    inner = slice(top, top + rows), slice(left, left + columns)
+    crops = [("result", result[inner])]
+    if images.reference is not None:
+        crops.append(("HR", images.reference[inner]))
+    if images.lr is not None:
+        small = [slice(part.start // scale, part.stop // scale) for part in inner]
+        crops.insert(0, ("LR", images.lr[small[0], small[1]]))
+    return crops
+
+
+def largest_window(values: NDArray[_Number], rows: int, columns: int, step: int = 1) -> tuple[int, int]:
+    """Top and left, multiples of `step`, of the window of `rows` x `columns` with the largest sum of values (h, w)."""
+    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    windows = (
+        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    )
+    grid = windows[::step, ::step]
+    top, left = np.unravel_index(int(grid.argmax()), grid.shape)
+    return int(top) * step, int(left) * step
+
+
+def data_url(pixels: Pixels, quality: int | None = None) -> str:
+    """The image as WebP in an address; None: lossless."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True)
+    settings = {"lossless": True, "quality": 50} if quality is None else {"quality": quality}
+    Image.fromarray(pixels).save(buffer, "WEBP", method=4, **settings)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _settings(settings: dict[str, Any]) -> str:
-    entries = ((key, value) for key, value in settings.items() if key != "metrics" and value is not None)
-    return "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in entries)
-
-
-def _summary_table(summary: dict[str, Any]) -> str:
-    header = ("metric", "better", "measured on", "mean", "median", "std", "min", "max", "images")
-    rows = (
-        (
-            name,
-            "higher" if found["higher_is_better"] else "lower",
-            found["convention"],
-            *(number(found[key]) for key in ("mean", "median", "std", "min", "max")),
-            str(found["count"]),
-        )
-        for name, found in summary["metrics"].items()
-    )
-    return _table(header, rows, text_columns=3)
-
-
-def _published_table(summary: dict[str, Any], published: Sequence[Published]) -> str:
-    if not published:
-        return ""
-    columns = [name for name in summary["metrics"] if any(name in line.values for line in published)]
-    columns += sorted({name for line in published for name in line.values} - set(columns))
-    ours = {name: found["mean"] for name, found in summary["metrics"].items()}
-    rows = [("this evaluation", *(number(ours.get(name)) for name in columns), "")]
-    rows += [
-        (line.method, *(number(line.values.get(name)) for name in columns), line.source) for line in published
-    ]
-    return "<h2>Published</h2>" + _table(("method", *columns, "source"), rows, text_columns=1)
-
-
-def _per_image_table(records: Records, metrics: Sequence[str]) -> str:
-    single = [name for name in metrics if name in records.metrics]
-    rows = (
-        (row.name, *(number(row.values.get(name)) for name in single), row.note)
-        for row in records.rows.values()
-    )
-    return _table(("image", *single, "note"), rows, text_columns=1)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        styled = (
-            f"<{tag}{'' if i < text_columns else ' class=number'}>{escape(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
-        return f"<tr>{''.join(styled)}</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return (
-        f'<div class="scroll"><table><thead>{line(header, "th")}</thead><tbody>{body}</tbody></table></div>'
-    )
+def _whole(length: int, multiple: int) -> int:
+    return max(multiple, length // multiple * multiple) if length >= multiple else length

@@ -1,6 +1,7 @@
 """Other networks of the same size, to compare ours with: quadratic attention, and the class of `diffusers`."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -13,6 +14,10 @@ from linearsr.models.transformer import LinearSRTransformer
 
 Rival = Literal["softmax", "diffusers"]
 RIVALS: tuple[Rival, ...] = get_args(Rival)
+_SANA_FIELDS = {
+    *("out_channels", "num_attention_heads", "attention_head_dim", "num_layers", "num_cross_attention_heads"),
+    *("cross_attention_head_dim", "caption_channels", "mlp_ratio", "attention_bias", "patch_size", "qk_norm"),
+}
 
 
 class SoftmaxSelfAttention(Attention):
@@ -64,21 +69,9 @@ def like_ours(network: LinearSRTransformer) -> Any:
     from diffusers import SanaTransformer2DModel
 
     ours = network.config
-    theirs = SanaTransformer2DModel(
-        in_channels=ours.in_channels + ours.lr_channels,
-        out_channels=ours.out_channels,
-        num_attention_heads=ours.num_attention_heads,
-        attention_head_dim=ours.attention_head_dim,
-        num_layers=ours.num_layers,
-        num_cross_attention_heads=ours.num_cross_attention_heads,
-        cross_attention_head_dim=ours.cross_attention_head_dim,
-        cross_attention_dim=ours.width,
-        caption_channels=ours.caption_channels,
-        mlp_ratio=ours.mlp_ratio,
-        attention_bias=ours.attention_bias,
-        patch_size=ours.patch_size,
-        qk_norm=ours.qk_norm,
-    )
+    alike = {field.name: getattr(ours, field.name) for field in fields(ours) if field.name in _SANA_FIELDS}
+    inputs = ours.in_channels + ours.lr_channels
+    theirs = SanaTransformer2DModel(in_channels=inputs, cross_attention_dim=ours.width, **alike)
     table = network.scale_shift_table
     # their own `to` warns of modules to keep in float32, of which there are none
     return nn.Module.to(theirs, table.device, table.dtype).eval()

@@ -1,8 +1,7 @@
 """Where the images to be measured come from: two folders, or a model and what it is given."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +16,6 @@ from linearsr.images.photos import degraded_pair, read_rgb
 from linearsr.pipeline import LinearSRPipeline
 
 Pixels = NDArray[np.uint8]
-Pair = tuple[Pixels, Pixels | None]
 _PARTS_OF_A_MODEL = (".json", ".safetensors")
 
 
@@ -55,12 +53,11 @@ class Source(Protocol):
     """Where the results are as files, once all are made."""
     references: Path | None
 
-    def images(self, case: Case) -> Images:
-        """Read them or make them. Raises ImageError or ValueError, as one line."""
-        ...
+    def images(self, case: Case, again: bool = False) -> Images:
+        """Read them or make them; `again`: they have been made before.
 
-    def images_again(self, case: Case) -> Images:
-        """The same, for a case whose images have been made before."""
+        Raises ImageError or ValueError, as one line.
+        """
         ...
 
 
@@ -86,152 +83,92 @@ class Folders:
             check_sizes(pairs)
             self.cases = [Case(hr.stem, result, hr) for result, hr in pairs]
         if lr is not None:
-            self.cases = with_lr(self.cases, lr)
+            self.cases = _with_lr(self.cases, lr)
         self.settings = {"results": _text(results), "references": _text(references)}
 
-    def images(self, case: Case) -> Images:
+    def images(self, case: Case, again: bool = False) -> Images:
         """Read them."""
-        assert case.result is not None
-        images = Images(
-            read_rgb(case.result),
-            None if case.reference is None else read_rgb(case.reference),
-            None if case.lr is None else read_rgb(case.lr),
-        )
+        read = [None if path is None else read_rgb(path) for path in (case.result, case.reference, case.lr)]
+        images = Images(*read)  # type: ignore[arg-type]
         if images.reference is not None and images.reference.shape != images.result.shape:
             raise ValueError(f"{case.result} and {case.reference} are not of one size")
         return images
 
-    images_again = images
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is asked for its results; None takes the model's own setting."""
-
-    seed: int = 0
-    steps: int | None = None
-    fidelity: float | None = None
-
 
 class Results:
-    """A model's results on LR images.
+    """A model's results on given LR images, with HR images or without, or on HR photos that are degraded.
 
     Args:
         pipeline: the model.
-        cases: its inputs: `reference` to degrade, or `lr` beside it or alone.
-        recipe: how it is asked.
-        degrade: path -> (LR, HR) in [0, 1], for cases without LR images.
+        seed: of its noise and of the degradation.
+        steps, fidelity: of `LinearSRPipeline.__call__`.
         settings: what else the results depend on.
         keep: folder where the results are written as PNG.
-    """
-
-    def __init__(
-        self,
-        pipeline: LinearSRPipeline,
-        cases: Sequence[Case],
-        recipe: Recipe,
-        degrade: Callable[[Path], tuple[NDArray[np.float32], NDArray[np.float32]]] | None,
-        settings: dict[str, Any],
-        keep: Path | None,
-        references: Path | None,
-    ) -> None:
-        self.pipeline, self.cases, self.recipe, self.degrade = pipeline, list(cases), recipe, degrade
-        self.settings = {**settings, **vars(recipe)}
-        self.results, self.references = keep, references
-
-    def images(self, case: Case) -> Images:
-        """Upscale the LR image."""
-        lr, reference = self._inputs(case)
-        recipe = self.recipe
-        output = self.pipeline(
-            lr,
-            seed=recipe.seed,
-            num_inference_steps=recipe.steps,
-            fidelity=recipe.fidelity,
-            output_type="np",
-        )
-        result = eight_bit(output.images[0])
-        if reference is not None and reference.shape != result.shape:
-            raise ValueError(f"{case.reference}: is not {self.pipeline.scale} times as large as its LR image")
-        if self.results is not None:
-            path = self._file(case)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(Picture(result.astype(np.float32) / np.float32(255)), path, overwrite=True)
-        return Images(result, reference, lr)
-
-    def images_again(self, case: Case) -> Images:
-        """Read the result if it was kept, else make it anew."""
-        if self.results is None or not self._file(case).exists():
-            return self.images(case)
-        lr, reference = self._inputs(case)
-        return Images(read_rgb(self._file(case)), reference, lr)
-
-    def _inputs(self, case: Case) -> Pair:
-        """(LR, HR)"""
-        if case.lr is not None:
-            return read_rgb(case.lr), None if case.reference is None else read_rgb(case.reference)
-        assert case.reference is not None
-        assert self.degrade is not None
-        lr, hr = self.degrade(case.reference)
-        return eight_bit(lr), eight_bit(hr)
-
-    def _file(self, case: Case) -> Path:
-        assert self.results is not None
-        return self.results / f"{case.name}.png"
-
-
-def degraded(
-    pipeline: LinearSRPipeline,
-    hr_folder: Path,
-    degradation: str,
-    recipe: Recipe,
-    settings: dict[str, Any],
-    keep: Path | None,
-) -> Results:
-    """A model on degraded HR photos: LR images are those of `linearsr degrade` with the recipe's seed.
-
-    Raises:
-        MatchError: photos of one stem.
-        ValueError: a folder without images.
-    """
-    photos = unique_stems(find_images(hr_folder))
-    cases = [Case(stem, reference=path) for stem, path in photos.items()]
-
-    how = named_degradation(degradation)
-
-    def degrade(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return degraded_pair(path, how, recipe.seed, pipeline.scale)
-
-    settings = {**settings, "references": _text(hr_folder), "degrade": identity(degradation)}
-    return Results(pipeline, cases, recipe, degrade, settings, keep, hr_folder)
-
-
-def upscaled(
-    pipeline: LinearSRPipeline,
-    lr_folder: Path,
-    hr_folder: Path | None,
-    recipe: Recipe,
-    settings: dict[str, Any],
-    keep: Path | None,
-) -> Results:
-    """A model on given LR images, with their HR images or without any.
+        references: HR images.
+        lr: their LR images; None: those that `linearsr degrade` makes with this seed.
+        degradation: how.
 
     Raises:
         MatchError: files without a partner, of other sizes, or of one stem.
         ValueError: a folder without images.
     """
-    if hr_folder is None:
-        cases = [Case(stem, lr=path) for stem, path in unique_stems(find_images(lr_folder)).items()]
-    else:
-        cases = [Case(path.stem, reference=path) for path in find_images(hr_folder)]
-        cases = with_lr(cases, lr_folder)
-        pairs = [(case.lr, case.reference) for case in cases if case.lr and case.reference]
-        check_sizes(pairs, pipeline.scale)
-    settings = {**settings, "lr": _text(lr_folder), "references": _text(hr_folder)}
-    return Results(pipeline, cases, recipe, None, settings, keep, hr_folder)
+
+    def __init__(
+        self,
+        pipeline: LinearSRPipeline,
+        seed: int,
+        steps: int | None,
+        fidelity: float | None,
+        settings: dict[str, Any],
+        keep: Path | None,
+        references: Path | None,
+        lr: Path | None = None,
+        degradation: str = "mild",
+    ) -> None:
+        self.pipeline, self.results, self.references = pipeline, keep, references
+        self.asked: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "fidelity": fidelity}
+        self.settings = {**settings, "seed": seed, "steps": steps, "fidelity": fidelity}
+        self.settings["references"] = _text(references)
+        if lr is None:
+            assert references is not None
+            photos = unique_stems(find_images(references))
+            self.cases = [Case(stem, reference=path) for stem, path in photos.items()]
+            self.settings["degrade"] = identity(degradation)
+            self.degradation = named_degradation(degradation)
+            return
+        self.settings["lr"] = _text(lr)
+        if references is None:
+            self.cases = [Case(stem, lr=path) for stem, path in unique_stems(find_images(lr)).items()]
+        else:
+            self.cases = _with_lr([Case(path.stem, reference=path) for path in find_images(references)], lr)
+            pairs = [(case.lr, case.reference) for case in self.cases if case.lr and case.reference]
+            check_sizes(pairs, pipeline.scale)
+
+    def images(self, case: Case, again: bool = False) -> Images:
+        """Upscale the LR image, or read the result if it was kept."""
+        file = None if self.results is None else self.results / f"{case.name}.png"
+        lr, reference = self._inputs(case)
+        if again and file is not None and file.exists():
+            return Images(read_rgb(file), reference, lr)
+        output = self.pipeline(lr, output_type="np", **self.asked)
+        result = eight_bit(output.images[0])
+        if reference is not None and reference.shape != result.shape:
+            raise ValueError(f"{case.reference}: is not {self.pipeline.scale} times as large as its LR image")
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_image(Picture(result.astype(np.float32) / np.float32(255)), file, overwrite=True)
+        return Images(result, reference, lr)
+
+    def _inputs(self, case: Case) -> tuple[Pixels, Pixels | None]:
+        """(LR, HR)"""
+        if case.lr is not None:
+            return read_rgb(case.lr), None if case.reference is None else read_rgb(case.reference)
+        assert case.reference is not None
+        lr, hr = degraded_pair(case.reference, self.degradation, self.asked["seed"], self.pipeline.scale)
+        return eight_bit(lr), eight_bit(hr)
 
 
-def with_lr(cases: Sequence[Case], folder: Path) -> list[Case]:
+def _with_lr(cases: Sequence[Case], folder: Path) -> list[Case]:
     """The cases, each with its LR image. Raises MatchError and ValueError as `Folders`."""
     wanted = {(case.reference or case.result): case for case in cases}
     pairs = match(find_images(folder), [path for path in wanted if path is not None], "LR image")

@@ -46,16 +46,19 @@ class Part(Protocol):
 class Guidance(Part, Protocol):
     """One kind of guidance. `none` is the absence of one."""
 
+    config: Any
     kind: GuidanceKind
-    uses_tags: bool
+    uses_tags: bool = False
     """Whether it looks at the tags; otherwise it looks at the picture."""
 
     @property
     def channels(self) -> int:
         """C of a token: must be the `caption_channels` of the network."""
+        return int(self.config.channels)
 
     def understand(self, words: Sequence[str]) -> Understood:
         """The tags that words mean here, and the words that mean none or are too many."""
+        return Understood([], list(words))
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens | None:
         """The tokens for LR images (B, 3, h, w) in [-1, 1] and their tags, B lists; None where there is no guidance."""
@@ -71,3 +74,35 @@ class Tagger(Part, Protocol):
             threshold: the least score, for every tag in place of its own.
             max_tags: at most so many, in place of the tagger's own number.
         """
+
+
+def best_tags(
+    scores: Tensor,
+    names: Sequence[str],
+    own_thresholds: float | Sequence[float],
+    own_max_tags: int,
+    *,
+    threshold: float | None = None,
+    max_tags: int | None = None,
+) -> list[Tag]:
+    """The tags that score at least their threshold, the surest first, at most so many.
+
+    Args:
+        scores: (V,), from 0 to 1.
+        names: the V tags.
+        own_thresholds: the tagger's, one for all or one for each tag.
+        own_max_tags: the tagger's number.
+        threshold, max_tags: what the caller asks for instead.
+
+    Raises:
+        ValueError: a threshold outside 0 to 1, or a negative number.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold:g} is out of range: choose from 0 to 1")
+    most = own_max_tags if max_tags is None else max_tags
+    if most < 0:
+        raise ValueError(f"{most} tags: at least 0 can be asked for")
+    limits = scores.new_tensor(own_thresholds if threshold is None else threshold).expand_as(scores)
+    order = scores.argsort(descending=True, stable=True).tolist()
+    kept = [number for number in order if scores[number] >= limits[number]]
+    return [Tag(names[number], float(scores[number])) for number in kept[:most]]

@@ -2,16 +2,18 @@
 
 import re
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from linearsr.guidance.waiting import RecentResults, WaitingEncoder
+from linearsr.flow.experts import Residency
 from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     HUB_ID,
@@ -31,6 +33,37 @@ _Made = TypeVar("_Made")
 _Self = TypeVar("_Self", bound="EncoderPart")
 
 
+class WaitingEncoder:
+    """A frozen network that is read when it is first used. Threads take turns.
+
+    `read(dtype)` makes it, on the CPU. Between uses it stays where `residency` says: "all": on the device; "active":
+    in CPU memory; "lazy": on disk, to be read again.
+    """
+
+    def __init__(self, read: Callable[[torch.dtype], nn.Module], residency: Residency = "all") -> None:
+        self.residency: Residency = residency
+        self._read = read
+        self._network: nn.Module | None = None
+        self._dtype: torch.dtype | None = None
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def on(self, device: torch.device, dtype: torch.dtype) -> Iterator[Any]:
+        """The network on `device`, its weights in `dtype`; there are no gradients while the context lasts."""
+        # weights read under inference_mode could not be moved outside it
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            if self._network is None or self._dtype != dtype:
+                self._network, self._dtype = self._read(dtype).eval().requires_grad_(False), dtype
+            network = self._network.to(device)
+            try:
+                yield network
+            finally:
+                if self.residency == "active":
+                    network.to("cpu")
+                elif self.residency == "lazy":
+                    self._network = None
+
+
 class EncoderPart(PretrainedModule):
     """A part that is a config alone: its weights are encoders in folders that the config names.
 
@@ -47,7 +80,8 @@ class EncoderPart(PretrainedModule):
         self.config = config
         self.model_folder: Path | None = None
         self.waiting = WaitingEncoder(self.read_encoder)
-        self.recent = RecentResults(_REMEMBERED)
+        self._recent: dict[Hashable, Tensor] = {}
+        self._lock = threading.Lock()
         # holds nothing, but goes wherever the part is moved
         self.register_buffer("place", torch.empty(0), persistent=False)
 
@@ -58,6 +92,17 @@ class EncoderPart(PretrainedModule):
     def encoder(self) -> Any:
         """A context in which the encoder is on the part's device, and there are no gradients."""
         return self.waiting.on(self.device, self.encoder_dtype)
+
+    def remembered(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """The answer for `key`, from `make` if it is not among the last 32. Threads may share it."""
+        with self._lock:
+            known = self._recent.pop(key, None)
+        answer = make() if known is None else known
+        with self._lock:
+            self._recent[key] = answer
+            if len(self._recent) > _REMEMBERED:
+                del self._recent[next(iter(self._recent))]
+        return answer
 
     @property
     def device(self) -> torch.device:

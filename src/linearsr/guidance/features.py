@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.guidance.base import GuidanceKind, GuidanceTokens
+from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
 from linearsr.guidance.own_tagger import OwnTagger
-from linearsr.guidance.vocabulary import Understood
 from linearsr.models.tagger import TaggerNetwork, resized_to_square
 from linearsr.runtime.checkpoints import PretrainedModule
 
@@ -36,13 +35,12 @@ class FeatureGuidanceConfig:
     """Channels of a token: the `caption_channels` of the network."""
 
 
-class FeatureGuidance(PretrainedModule):
+class FeatureGuidance(PretrainedModule, Guidance):
     """The frozen network of a tagger, and a learned projection of its features."""
 
     config_class: ClassVar[type[FeatureGuidanceConfig]] = FeatureGuidanceConfig
     config: FeatureGuidanceConfig
     kind: GuidanceKind = "features"
-    uses_tags = False
 
     network: TaggerNetwork
 
@@ -64,15 +62,6 @@ class FeatureGuidance(PretrainedModule):
         guidance.network.load_state_dict(tagger.network.state_dict())
         guidance.network.requires_grad_(False)
         return guidance
-
-    @property
-    def channels(self) -> int:
-        """Channels of a token."""
-        return self.config.channels
-
-    def understand(self, words: Sequence[str]) -> Understood:
-        """It is told nothing in words."""
-        return Understood([], list(words))
 
     def forward(self, lr: Tensor, tags: Tensor | None = None) -> GuidanceTokens:
         """Tokens for LR images (B, 3, h, w) in [-1, 1], of any size."""

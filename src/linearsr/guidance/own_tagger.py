@@ -6,8 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linearsr.guidance.base import Tag
-from linearsr.guidance.taggers import best_tags
+from linearsr.guidance.base import Tag, best_tags
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.models.tagger import TaggerNetwork, resized_to_square
 from linearsr.runtime.checkpoints import PretrainedModule

@@ -8,14 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.guidance.base import Tag
+from linearsr.guidance.base import Tag, best_tags
 from linearsr.guidance.encoders import EncoderPart
-from linearsr.guidance.taggers import best_tags
-from linearsr.images.resize import resize
+from linearsr.guidance.vision import IMAGENET, normalised_square
 from linearsr.runtime.checkpoints import check_state, load_weights
 
 _PACKAGE = "git+https://github.com/xinyu1205/recognize-anything.git"
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VARIANTS = ("ram", "ram_plus")
 _RECOMPUTED = ("relative_position_index", "attn_mask")
 """Tables of the Swin transformer that follow from its sizes."""
@@ -58,7 +56,8 @@ class RAMTagger(EncoderPart):
             # generate_tag gives names alone: the scores come from the layer that it asks last
             hook = network.fc.register_forward_hook(lambda module, inputs, output: logits.append(output))
             try:
-                network.generate_tag(self._pixels(lr.to(self.device)))
+                size = self.config.image_size
+                network.generate_tag(normalised_square(lr[None].to(self.device), size, IMAGENET))
             finally:
                 hook.remove()
             scores = logits[-1].float().flatten().sigmoid().cpu()
@@ -70,15 +69,6 @@ class RAMTagger(EncoderPart):
     def encoder_dtype(self) -> torch.dtype:
         """RAM mixes its weights with tables of float32."""
         return torch.float32
-
-    def _pixels(self, lr: Tensor) -> Tensor:
-        """(3, h, w) -> (1, 3, S, S), normalised as for ImageNet; the aspect ratio is not kept, as in RAM."""
-        size = self.config.image_size
-        square = (resize(lr[None].float(), (size, size), "bicubic").clamp(-1, 1) + 1) / 2
-        mean, deviation = (
-            torch.tensor(values, device=lr.device)[:, None, None] for values in (_MEAN, _DEVIATION)
-        )
-        return (square - mean) / deviation
 
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
         """RAM with its weights.

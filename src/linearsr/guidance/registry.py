@@ -1,8 +1,10 @@
 """The parts of a model that guide it, by the names in its folders."""
 
+from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -15,7 +17,7 @@ from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
 from linearsr.guidance.vision import CLIPGuidance, DINOGuidance
-from linearsr.guidance.vocabulary_file import read_tag_list
+from linearsr.guidance.vocabulary import read_tag_list
 from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 from linearsr.runtime.checkpoints import CONFIG_NAME, class_in, load_config, resolve_folder
 
@@ -27,55 +29,48 @@ TAGGERS: dict[str, type[Any]] = {kind.__name__: kind for kind in (OwnTagger, Zer
 _RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
 
-def load_guidance(
+def _load(
+    kinds: dict[str, type[Any]],
+    what: str,
     folder: str | PathLike[str],
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     residency: Residency = "all",
-) -> Guidance:
-    """The guidance of any kind in `folder`, its encoders waiting as `residency` says (see `WaitingEncoder`).
+) -> Any:
+    """A part of any of these kinds from its folder, its encoders waiting as `residency` says (see `WaitingEncoder`).
 
     Raises:
-        CheckpointError: none of `GUIDANCES`, or a config or weights that are missing or damaged.
+        CheckpointError: none of these kinds, or a config or weights that are missing or damaged.
     """
-    return cast(Guidance, _load(folder, GUIDANCES, "guidance", dtype, device, residency))
+    path = resolve_folder(folder)
+    kind, _ = class_in(path, kinds, what)
+    part = kind.from_pretrained(path, dtype, device)
+    if isinstance(part, EncoderPart):
+        part.waiting.residency = residency
+    return part
 
 
-def load_tagger(
-    folder: str | PathLike[str],
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    residency: Residency = "all",
-) -> Tagger:
-    """The tagger of any kind in `folder`; as `load_guidance`, but for one of `TAGGERS`."""
-    return cast(Tagger, _load(folder, TAGGERS, "a tagger", dtype, device, residency))
+load_guidance: Callable[..., Guidance] = partial(_load, GUIDANCES, "guidance")
+load_tagger: Callable[..., Tagger] = partial(_load, TAGGERS, "a tagger")
 
 
-def describe_guidance(folder: Path) -> dict[str, Any]:
-    """What a folder's guidance is and expects, from its config alone. Raises CheckpointError as `load_guidance`."""
-    kind, config = _kind_and_config(folder, GUIDANCES, "guidance")
-    return {"kind": kind.kind, "token_channels": config.channels, **_details(kind, config)}
+def describe(part: str, folder: Path) -> dict[str, Any]:
+    """What a folder's "guidance" or "tagger" is and expects, from its config alone.
 
-
-def describe_tagger(folder: Path) -> dict[str, Any]:
-    """What a folder's tagger is and expects, from its config alone. Raises CheckpointError as `load_tagger`."""
-    kind, config = _kind_and_config(folder, TAGGERS, "a tagger")
-    return {"class": kind.__name__, **_details(kind, config)}
-
-
-def _kind_and_config(folder: Path, kinds: dict[str, type[Any]], what: str) -> tuple[type[Any], Any]:
-    kind, raw = class_in(folder, kinds, what)
-    return kind, kind.parse_config(raw, folder / CONFIG_NAME)
-
-
-def _details(kind: type[Any], config: Any) -> dict[str, Any]:
-    """The number of known tags and the names of encoders, where a kind has them."""
-    details: dict[str, Any] = {}
+    Raises:
+        CheckpointError: as `load_guidance`.
+    """
+    guides = part == "guidance"
+    kind, raw = class_in(folder, GUIDANCES if guides else TAGGERS, "guidance" if guides else "a tagger")
+    config = kind.parse_config(raw, folder / CONFIG_NAME)
+    told: dict[str, Any] = (
+        {"kind": kind.kind, "token_channels": config.channels} if guides else {"class": kind.__name__}
+    )
     if hasattr(config, "vocabulary"):
-        details["known_tags"] = len(config.vocabulary)
+        told["known_tags"] = len(config.vocabulary)
     if issubclass(kind, EncoderPart):
-        details["encoders"] = {field: getattr(config, field) for field in kind.folder_fields}
-    return details
+        told["encoders"] = {field: getattr(config, field) for field in kind.folder_fields}
+    return told
 
 
 def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None = None) -> Tagger:
@@ -105,19 +100,3 @@ def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None 
         raise ValueError(f"{name} needs a vocabulary: name a file with one tag a line")
     tags, thresholds = read_tag_list(vocabulary)
     return ZeroShotTagger(ZeroShotTaggerConfig(str(folder), tags, thresholds))
-
-
-def _load(
-    folder: str | PathLike[str],
-    kinds: dict[str, type[Any]],
-    what: str,
-    dtype: torch.dtype | None,
-    device: str | torch.device,
-    residency: Residency,
-) -> Any:
-    path = resolve_folder(folder)
-    kind, _ = class_in(path, kinds, what)
-    part = kind.from_pretrained(path, dtype, device)
-    if isinstance(part, EncoderPart):
-        part.waiting.residency = residency
-    return part

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.guidance.base import GuidanceKind, GuidanceTokens
+from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
 from linearsr.guidance.vocabulary import Understood, Vocabulary
 from linearsr.runtime.checkpoints import PretrainedModule
 
@@ -29,7 +29,7 @@ class TagGuidanceConfig:
         Vocabulary(self.vocabulary)
 
 
-class TagGuidance(PretrainedModule):
+class TagGuidance(PretrainedModule, Guidance):
     """A bag of tags: their tokens have no places, so their order does not matter."""
 
     config_class: ClassVar[type[TagGuidanceConfig]] = TagGuidanceConfig
@@ -42,11 +42,6 @@ class TagGuidance(PretrainedModule):
         self.config = config
         self.vocabulary = Vocabulary(config.vocabulary)
         self.table = nn.Embedding(len(config.vocabulary), config.channels)
-
-    @property
-    def channels(self) -> int:
-        """Channels of a token."""
-        return self.config.channels
 
     def understand(self, words: Sequence[str]) -> Understood:
         """Which known tags the words mean, by the rules of `Vocabulary.number`, and which words mean none."""

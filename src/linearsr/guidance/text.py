@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.guidance.base import GuidanceKind, GuidanceTokens
+from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
 from linearsr.guidance.encoders import EncoderPart, check_width, read_network, read_tokenizer
 from linearsr.guidance.vocabulary import Understood, normalised
 from linearsr.runtime.checkpoints import load_config
@@ -41,7 +41,7 @@ class TextGuidanceConfig:
             raise ValueError("channels must be at least 1 and max_tokens at least 3")
 
 
-class TextGuidance(EncoderPart):
+class TextGuidance(EncoderPart, Guidance):
     """The last hidden states of a text encoder for the tags, joined by commas. There is no list of known tags."""
 
     config_class: ClassVar[type[TextGuidanceConfig]] = TextGuidanceConfig
@@ -49,11 +49,6 @@ class TextGuidance(EncoderPart):
     folder_fields = ("text_encoder", "tokenizer")
     kind: GuidanceKind = "text"
     uses_tags: bool = True
-
-    @property
-    def channels(self) -> int:
-        """Channels of a token."""
-        return self.config.channels
 
     def understand(self, words: Sequence[str]) -> Understood:
         """Every word is understood; those after which the text would be too long are not used."""
@@ -83,7 +78,7 @@ class TextGuidance(EncoderPart):
         place = self.device, self.encoder_dtype
         if not text:
             return torch.zeros(0, self.channels, device=place[0], dtype=place[1])
-        return self.recent.get((text, *place), lambda: self._encode(text))
+        return self.remembered((text, *place), lambda: self._encode(text))
 
     def _encode(self, text: str) -> Tensor:
         instruction = self.config.instruction

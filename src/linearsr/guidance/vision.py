@@ -3,20 +3,100 @@
 Shapes: B images, h w LR size, L tokens of C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.guidance.base import GuidanceKind, GuidanceTokens
+from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
 from linearsr.guidance.encoders import EncoderPart, check_width, read_network
-from linearsr.guidance.vision_towers import Tower, tower_in
-from linearsr.guidance.vocabulary import Understood
-from linearsr.runtime.checkpoints import CheckpointError
+from linearsr.images.resize import resize
+from linearsr.runtime.checkpoints import CheckpointError, load_config
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and deviation that pixels are normalised with, for values in [0, 1], per channel."""
+
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+_TOWERS = {
+    "clip": ("CLIPVisionModel", _CLIP),
+    "siglip": ("SiglipVisionModel", _HALF),
+    "siglip2": ("Siglip2VisionModel", _HALF),
+    "dinov2": ("Dinov2Model", IMAGENET),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", IMAGENET),
+    "dinov3_vit": ("DINOv3ViTModel", IMAGENET),
+}
+
+
+def normalised_square(images: Tensor, size: int, statistics: Statistics) -> Tensor:
+    """(B, 3, h, w) in [-1, 1] -> normalised (B, 3, size, size), float32; the aspect ratio is not kept."""
+    mean, deviation = (torch.tensor(values, device=images.device)[:, None, None] for values in statistics)
+    square = (resize(images.float(), (size, size), "bicubic").clamp(-1, 1) + 1) / 2
+    return (square - mean) / deviation
+
+
+class Tower(NamedTuple):
+    """One kind of vision tower."""
+
+    model_type: str
+    """The key in `transformers`, without "_vision_model"."""
+    patch_size: int
+
+    @property
+    def class_name(self) -> str:
+        """Its class in `transformers`."""
+        return _TOWERS[self.model_type][0]
+
+    def pixels(self, images: Tensor, size: int) -> Tensor:
+        """(B, 3, h, w) in [-1, 1] -> normalised (B, 3, size, size), float32; the aspect ratio is not kept."""
+        return normalised_square(images, size, _TOWERS[self.model_type][1])
+
+    def inputs(self, pixels: Tensor) -> dict[str, Any]:
+        """What the tower's `forward` takes for normalised pixels (B, 3, size, size)."""
+        if self.model_type == "siglip2":
+            # the towers of any resolution take patches, each with its channels last
+            side = pixels.shape[-1] // self.patch_size
+            patches = F.unfold(pixels, self.patch_size, stride=self.patch_size).transpose(1, 2)
+            patches = patches.reshape(*patches.shape[:2], 3, -1).transpose(2, 3).flatten(2)
+            return {
+                "pixel_values": patches,
+                "pixel_attention_mask": torch.ones(
+                    patches.shape[:2], dtype=torch.int32, device=pixels.device
+                ),
+                "spatial_shapes": torch.tensor([[side, side]] * len(pixels)),
+            }
+        if self.model_type in ("clip", "siglip"):
+            return {"pixel_values": pixels, "interpolate_pos_encoding": True}
+        return {"pixel_values": pixels}
+
+    def count_patches(self, size: int) -> int:
+        """How many patches an image of `size` by `size` has."""
+        return (size // self.patch_size) ** 2
+
+
+def tower_in(folder: Path, model_types: Collection[str]) -> Tower:
+    """The tower that a folder holds, alone or beside a text tower.
+
+    Raises:
+        CheckpointError: no config, or another kind of model.
+    """
+    config = load_config(folder)
+    name = str(config.get("model_type"))
+    config = config.get("vision_config", config)
+    model_type = name.removesuffix("_vision_model")
+    if name not in model_types or model_type not in _TOWERS:
+        raise CheckpointError(f"{folder}: holds a {name}; one of {', '.join(model_types)} is needed")
+    # what a config of transformers leaves out has the default of its class: 32 in CLIP, 16 in the others
+    patch_size = config.get("patch_size", {"clip": 32, "dinov2": 14}.get(model_type, 16))
+    return Tower(model_type, int(patch_size))
 
 
 @dataclass(frozen=True)
@@ -35,7 +115,7 @@ class VisionGuidanceConfig:
             raise ValueError("channels and image_size must be at least 1")
 
 
-class VisionGuidance(EncoderPart):
+class VisionGuidance(EncoderPart, Guidance):
     """The last hidden states of a vision tower at its patches, without its class and register tokens.
 
     The whole image is looked at, resized to a square: a crop would leave out what is at its borders.
@@ -47,16 +127,6 @@ class VisionGuidance(EncoderPart):
     model_types: ClassVar[tuple[str, ...]]
     """What encoders of this kind call themselves in their config."""
     kind: GuidanceKind
-    uses_tags: bool = False
-
-    @property
-    def channels(self) -> int:
-        """Channels of a token."""
-        return self.config.channels
-
-    def understand(self, words: Sequence[str]) -> Understood:
-        """No word is understood: this guidance looks at the picture."""
-        return Understood([], list(words))
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
         """Tokens for LR images (B, 3, h, w) in [-1, 1], one for each patch. The tags are not looked at."""
@@ -66,7 +136,7 @@ class VisionGuidance(EncoderPart):
         """(3, h, w) -> (L, C)"""
         pixels = self.tower.pixels(image[None], self.config.image_size)
         digest = blake2b(pixels.cpu().numpy().tobytes()).digest()
-        return self.recent.get((digest, self.device, self.encoder_dtype), lambda: self._encode(pixels))
+        return self.remembered((digest, self.device, self.encoder_dtype), lambda: self._encode(pixels))
 
     def _encode(self, pixels: Tensor) -> Tensor:
         with self.encoder() as encoder:

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.guidance.base import Tag
+from linearsr.guidance.base import Tag, best_tags
 from linearsr.guidance.encoders import EncoderPart, read_network, read_tokenizer
-from linearsr.guidance.taggers import best_tags
-from linearsr.guidance.vision_towers import Tower, tower_in
+from linearsr.guidance.vision import Tower, tower_in
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.runtime.checkpoints import CheckpointError, load_config
 
@@ -83,7 +82,7 @@ class ZeroShotTagger(EncoderPart):
         """(3, h, w) in [-1, 1] -> (V,), the probability of each tag in the vocabulary, float32 on the CPU."""
         tower, size = self._tower
         with self.encoder() as encoder:
-            texts = self.recent.get(
+            texts = self.remembered(
                 ("texts", self.device, self.encoder_dtype), lambda: self._encode_texts(encoder)
             )
             inputs = tower.inputs(tower.pixels(lr[None].to(self.device), size).to(self.encoder_dtype))

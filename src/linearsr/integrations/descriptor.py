@@ -47,8 +47,8 @@ class LinearSRModule(nn.Module):
         super().__init__()
         self.pipeline = pipeline
         self.settings = {"num_inference_steps": pipeline.config.num_inference_steps, **settings}
-        self.lr_stem, self.transformer, self.codec = pipeline.lr_stem, pipeline.transformer, pipeline.codec
-        self.trunk = pipeline.trunk
+        for part in ("lr_stem", "transformer", "codec", "trunk"):
+            setattr(self, part, getattr(pipeline, part))
 
     def forward(self, image: Tensor) -> Tensor:
         """Raises ValueError for another shape."""

@@ -117,8 +117,7 @@ def unknown_tags(pipeline: "LinearSRPipeline", tags: str | None, guidance_scale:
     Raises:
         ValueError, ImportError: they cannot guide the model.
     """
-    from linearsr.guidance.guide import prepare
-    from linearsr.guidance.request import TagRequest
+    from linearsr.guidance.guide import TagRequest, prepare
 
     if guidance_scale not in (None, 1) and pipeline.guidance is None:
         raise ValueError("--guidance-scale: this model has no guidance: leave it out")

@@ -80,8 +80,6 @@ def tags_job(form: TagsForm, owner: str, header: Header) -> Job:
 def _check_options(form: UpscaleForm, settings: ServeSettings, model: ModelCard) -> None:
     if form.steps is not None and not model.min_steps <= form.steps <= settings.max_steps:
         raise Problem(422, "bad_option", f"steps: from {model.min_steps} to {settings.max_steps} here")
-    if form.tags and form.tags.strip(" ,+") and not model.guided_by_tags:
-        raise Problem(422, "bad_option", f"tags: the model {model.id} is not guided by tags: leave them out")
     if form.guidance_scale not in (None, 1) and not model.guided:
         raise Problem(
             422, "bad_option", f"guidance_scale: the model {model.id} has no guidance: leave it out"

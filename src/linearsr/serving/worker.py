@@ -112,7 +112,7 @@ class Worker:
         return {
             "event": "done",
             **done,
-            "warnings": [plain(str(note.message), task.get("output")) for note in notes],
+            "warnings": list(dict.fromkeys(plain(str(note.message), task.get("output")) for note in notes)),
         }
 
     def _upscale(self, task: Message, result: "Picture | None") -> Message:

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from linearsr.guidance.vocabulary import Vocabulary
-from linearsr.guidance.vocabulary_file import read_tag_list
+from linearsr.guidance.vocabulary import Vocabulary, read_tag_list
 from linearsr.training.section import ConfigError
 
 

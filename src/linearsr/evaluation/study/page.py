@@ -1,129 +1,175 @@
-"""The page of a study: one HTML file with everything in it, and the key to its opaque ids."""
+"""The page of a study: for each LR image one place of every method's result, and the key to their opaque ids."""
 
-import base64
 import hashlib
 import html
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from linearsr.evaluation.sources import Pixels
-from linearsr.evaluation.study.answers import Candidate, Key
-from linearsr.evaluation.study.scenes import Shown
-from linearsr.runtime.files import whole_file
+from linearsr.evaluation.matching import match, plain_stem
+from linearsr.evaluation.report import data_url, largest_window
+from linearsr.evaluation.sources import Pixels, find_images
+from linearsr.evaluation.study.score import Candidate, Key
+from linearsr.images.photos import read_rgb
 
 _ASSETS = Path(__file__).parent
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
-@dataclass(frozen=True)
-class StudyPlan:
-    """What participants are asked."""
+class Scene(NamedTuple):
+    """The files of one LR image; `results` by method."""
 
-    title: str = "Which image looks better?"
-    questions: Sequence[str] = ("Which one do you prefer?",)
-    trials: int = 40
-    """For each participant, each with all questions; at most one for each image and pair of methods."""
-    repeats: int | None = None
-    """How many of them come a second time, mirrored, at most half; None: one for every ten, and at least two."""
-    ties: bool = True
-    contact: str = "the person who gave you this page"
-    seed: int = 0
-    quality: int | None = None
-    """Of lossy WebP, 1 to 100; None: lossless."""
-    crop: int = 384
+    name: str
+    lr: Path
+    hr: Path | None
+    results: dict[str, Path]
 
 
-class Page(NamedTuple):
-    """The HTML text, and what it does not tell."""
+class Shown(NamedTuple):
+    """A scene as participants see it: (h, w, 3) each, all of one size."""
 
-    html: str
-    key: Key
-
-
-class PageMaker:
-    """Takes one scene after the other, so that only encoded pictures are held."""
-
-    def __init__(self, methods: Sequence[str], plan: StudyPlan) -> None:
-        """Raises ValueError: a method's name can be read in the title, a question or the contact."""
-        for text in (plan.title, plan.contact, *plan.questions):
-            for method in methods:
-                if re.search(rf"(?<!\w){re.escape(method)}(?!\w)", text, re.IGNORECASE):
-                    raise ValueError(f"'{text}' names the method {method}, which participants must not know")
-        self.methods, self.plan = list(methods), plan
-        self._random = np.random.default_rng(plan.seed)
-        self._scenes: list[dict[str, str | None]] = []
-        self._results: dict[str, str] = {}
-        self._candidates: dict[str, Candidate] = {}
-        self._pools: dict[tuple[str, str], list[dict[str, Any]]] = {
-            pair: [] for pair in combinations(self.methods, 2)
-        }
-
-    def add(self, name: str, shown: Shown) -> None:
-        """One scene, with the results of all methods."""
-        ids: dict[str, str] = {}
-        for method in self.methods:
-            while (new := self._random.bytes(6).hex()) in self._candidates:
-                pass
-            ids[method] = new
-            self._candidates[new] = Candidate(image=name, method=method)
-            self._results[new] = self._url(shown.results[method])
-        for pair, pool in self._pools.items():
-            results = self._random.permutation([ids[method] for method in pair]).tolist()
-            pool.append({"scene": len(self._scenes), "results": results})
-        hr = None if shown.hr is None else self._url(shown.hr)
-        self._scenes.append({"lr": self._url(shown.lr), "hr": hr})
-
-    def finish(self) -> Page:
-        """The same scenes and plan give the same page. Raises ValueError: no scenes."""
-        if not self._scenes:
-            raise ValueError("no image is left to show")
-        plan = self.plan
-        trials = min(plan.trials, len(self._scenes) * len(self._pools))
-        wanted = max(2, round(trials / 10)) if plan.repeats is None else plan.repeats
-        pools = [pool for pool in self._pools.values() if pool]
-        asked: dict[str, Any] = {
-            "questions": list(plan.questions),
-            "ties": plan.ties,
-            "trials": trials,
-            "repeats": min(wanted, trials // 2),
-        }
-        data: dict[str, Any] = {
-            **asked,
-            "contact": plan.contact,
-            # in an order that says nothing about the methods
-            "pools": [pools[index] for index in self._random.permutation(len(pools))],
-            "scenes": self._scenes,
-            "results": dict(sorted(self._results.items())),
-        }
-        study = hashlib.blake2b(json.dumps([plan.title, data]).encode(), digest_size=8).hexdigest()
-        about = {"study": study, "title": plan.title, "seed": plan.seed, "crop": plan.crop}
-        key = Key(**about, **asked, methods=self.methods, candidates=self._candidates)
-        return Page(_fill(plan.title, {"study": study, **data}), key)
-
-    def _url(self, image: Pixels) -> str:
-        stream, quality = BytesIO(), self.plan.quality
-        settings = {"lossless": True, "quality": 50} if quality is None else {"quality": quality}
-        Image.fromarray(image).save(stream, "WEBP", method=4, **settings)
-        return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    lr: Pixels
+    hr: Pixels | None
+    results: dict[str, Pixels]
 
 
-def write_page(page: Page, html_file: Path, key_file: Path) -> None:
-    """Each file by rename; the key first, as a page without a key is worth nothing. Raises OSError."""
-    for file, text in ((key_file, page.key.model_dump_json(indent=1)), (html_file, page.html)):
-        with whole_file(file) as draft:
-            draft.write_text(text, encoding="utf-8")
+def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -> list[Scene]:
+    """All LR images, sorted by name, each with its results; see `match`. Results without an LR image are left out.
+
+    Args:
+        methods: folder of results by method, searched to the bottom, as the others.
+
+    Raises:
+        ValueError: fewer than two methods, a folder used twice or without images, two files of one stem, or an LR image
+            without a partner.
+    """
+    if len(methods) < 2:
+        raise ValueError("a study compares at least two methods: give NAME=FOLDER for each")
+    folders: dict[Path, str] = {}
+    for name, folder in methods.items():
+        if (other := folders.setdefault(folder.resolve(), name)) != name:
+            raise ValueError(f"{other} and {name} are the same folder {folder}")
+    inputs = find_images(lr)
+
+    def partners(folder: Path, kind: str) -> list[Path]:
+        return [path for path, _ in match(find_images(folder), inputs, kind, "LR image", spare=True)]
+
+    originals = [None] * len(inputs) if hr is None else partners(hr, "HR image")
+    results = {name: partners(folder, f"result of {name}") for name, folder in methods.items()}
+    scenes = [
+        Scene(plain_stem(path), path, originals[i], {name: found[i] for name, found in results.items()})
+        for i, path in enumerate(inputs)
+    ]
+    return sorted(scenes, key=lambda scene: scene.name)
 
 
-def _fill(title: str, data: dict[str, Any]) -> str:
+def cut_scene(scene: Scene, crop: int, at: Literal["different", "centre"]) -> Shown:
+    """Read a scene and cut `crop` x `crop` pixels, or less where the results are smaller.
+
+    The place is the centre, or where the results differ most: the window with the largest mean distance between the
+    highest and the lowest result. The LR image is enlarged to the same size by bicubic interpolation.
+
+    Raises:
+        ImageError: a file cannot be read.
+        ValueError: results (or HR image) of several sizes, or an LR image of another shape, as one line.
+    """
+    results = {name: read_rgb(path) for name, path in scene.results.items()}
+    lr, hr = read_rgb(scene.lr), None if scene.hr is None else read_rgb(scene.hr)
+    compared = dict(results)
+    height, width = next(iter(results.values())).shape[:2]
+    scale_y, scale_x = height / lr.shape[0], width / lr.shape[1]
+    if hr is not None:
+        # `linearsr degrade` cuts an HR photo to whole LR pixels, at the right and lower border
+        if 0 <= hr.shape[1] - width < scale_x and 0 <= hr.shape[0] - height < scale_y:
+            hr = hr[:height, :width]
+        compared["HR"] = hr
+    sizes = {name: f"{image.shape[1]}x{image.shape[0]}" for name, image in compared.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"{scene.name}: the results are not of one size: {listed}")
+    # each side may have been rounded by less than one LR pixel
+    if min(scale_x, scale_y) < 1 or abs(scale_x - scale_y) * min(lr.shape[:2]) > max(scale_x, scale_y):
+        raise ValueError(
+            f"{scene.name}: results of {width}x{height} do not belong to an LR image of {lr.shape[1]}x{lr.shape[0]}"
+        )
+    w, h = min(crop, width), min(crop, height)
+    x, y = (width - w) // 2, (height - h) // 2
+    if at == "different":
+        spread = np.ptp(np.stack(list(results.values())), axis=0).sum(axis=2, dtype=np.int64)
+        y, x = largest_window(spread, h, w)
+    box = (x / scale_x, y / scale_y, (x + w) / scale_x, (y + h) / scale_y)
+    enlarged = Image.fromarray(lr).resize((w, h), Image.Resampling.BICUBIC, box=box)
+    inner = slice(y, y + h), slice(x, x + w)
+    cut = {name: image[inner] for name, image in results.items()}
+    return Shown(np.asarray(enlarged), None if hr is None else hr[inner], cut)
+
+
+def make_page(
+    methods: Sequence[str],
+    scenes: Iterable[tuple[str, Shown]],
+    *,
+    title: str,
+    questions: Sequence[str],
+    contact: str,
+    trials: int = 40,
+    repeats: int | None = None,
+    ties: bool = True,
+    seed: int = 0,
+    crop: int = 384,
+    quality: int | None = None,
+) -> tuple[str, Key]:
+    """The HTML text of scenes by name, and what it does not tell. The same arguments give the same page.
+
+    Args:
+        trials: for each participant, each with all questions; at most one for each image and pair of methods.
+        repeats: how many of them come twice, mirrored, at most half; None: one of ten, and at least two.
+        crop: for the key.
+        quality: of lossy WebP, 1 to 100; None: lossless.
+
+    Raises:
+        ValueError: before the first scene, where a method's name can be read in the title, a question or the contact.
+    """
+    for text, method in product((title, contact, *questions), methods):
+        if re.search(rf"(?<!\w){re.escape(method)}(?!\w)", text, re.IGNORECASE):
+            raise ValueError(f"'{text}' names the method {method}, which participants must not know")
+    random = np.random.default_rng(seed)
+    shown: list[dict[str, str | None]] = []
+    results: dict[str, str] = {}
+    candidates: dict[str, Candidate] = {}
+    pools: dict[tuple[str, str], list[dict[str, Any]]] = {pair: [] for pair in combinations(methods, 2)}
+    for name, scene in scenes:
+        ids = {method: random.bytes(6).hex() for method in methods}
+        for method, new in ids.items():
+            candidates[new] = Candidate(image=name, method=method)
+            results[new] = data_url(scene.results[method], quality)
+        for pair, pool in pools.items():
+            order = random.permutation([ids[method] for method in pair]).tolist()
+            pool.append({"scene": len(shown), "results": order})
+        hr = None if scene.hr is None else data_url(scene.hr, quality)
+        shown.append({"lr": data_url(scene.lr, quality), "hr": hr})
+    trials = min(trials, len(shown) * len(pools))
+    repeats = min(max(2, round(trials / 10)) if repeats is None else repeats, trials // 2)
+    asked: dict[str, Any] = {"questions": questions, "ties": ties, "trials": trials, "repeats": repeats}
+    data = {
+        **asked,
+        "contact": contact,
+        # in an order that says nothing about the methods
+        "pools": [list(pools.values())[index] for index in random.permutation(len(pools))],
+        "scenes": shown,
+        "results": dict(sorted(results.items())),
+    }
+    study = hashlib.blake2b(json.dumps([title, data]).encode(), digest_size=8).hexdigest()
+    key = Key(study=study, title=title, seed=seed, crop=crop, methods=methods, candidates=candidates, **asked)
+    return _filled(title, {"study": study, **data}), key
+
+
+def _filled(title: str, data: dict[str, Any]) -> str:
     texts = {name: (_ASSETS / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     # a "</script>" in a question must not end the element
     parts = {"title": html.escape(title), "style": texts["css"], "script": texts["js"]}

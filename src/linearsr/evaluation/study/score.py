@@ -2,55 +2,135 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from linearsr.evaluation.study.answers import Answers, Key
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FEWEST_PARTICIPANTS = 4
 ONE_SIDED = 10
 """So many answers, all for one side: by chance in one of 512 files, as sides are random."""
-_Z = 1.959963984540054
+_MAX_BYTES = 64 * 2**20
+_STUDENT_TERMS = (1.959964, 2.372271, 2.822498, 2.555850, 1.589530)
+
+Id = Annotated[str, Field(min_length=1, max_length=64)]
+_R = TypeVar("_R", bound="Record")
 
 
-class Share(NamedTuple):
-    """How often the first of `names` was preferred: to the second one, or to all others if it is alone."""
+class Vote(NamedTuple):
+    """One answer as seen by `method`: 1 where it was preferred to `over`, 0 where not, one half for neither."""
 
-    names: tuple[str, ...]
-    share: float
-    """In [0, 1]; "can't decide" counts as one half."""
-    interval: tuple[float, float] | None
-    """95 %, see `clustered_interval`; None from fewer than four participants."""
-    answers: int
-    ties: int
+    participant: str
+    method: str
+    over: str
+    value: float
 
 
-class QuestionScore(NamedTuple):
-    """The shares of one question; `methods` from the most to the least preferred one."""
+class Record(BaseModel):
+    """A file of a study. Unknown fields are refused: a typing error would change the figures."""
 
-    question: str
-    methods: list[Share]
-    pairs: list[Share]
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Score(NamedTuple):
-    """What a study says."""
+class Candidate(Record):
+    """What an opaque id stands for."""
 
-    participants: int
-    left_out: dict[str, str]
-    """Why, by the name of the file."""
+    image: str
+    method: str
+
+
+class Key(Record):
+    """Everything that the page does not tell."""
+
+    format: Literal["preference-study-key"] = "preference-study-key"
+    version: Literal[1] = 1
+    study: Id
+    title: str
+    questions: list[str]
+    ties: bool
+    trials: int
     repeats: int
-    """Questions answered a second time, by the participants who count."""
-    consistent: int
-    """How many of them were answered as the first time."""
-    seconds: float | None
-    """Median for one answer."""
-    questions: list[QuestionScore]
+    seed: int
+    crop: int
+    methods: list[str]
+    candidates: dict[str, Candidate]
 
 
-def score(files: dict[str, Answers], key: Key, min_consistency: float = 0.0) -> Score:
+class Answer(Record):
+    """One question of one trial. `repeats` is the number of the trial that is shown again, mirrored."""
+
+    trial: int = Field(ge=0)
+    question: int = Field(ge=0)
+    left: Id
+    right: Id
+    repeats: int | None = None
+    choice: Literal["left", "right", "none"]
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    zoomed: bool = False
+
+
+class Answers(Record):
+    """One participant's file."""
+
+    format: Literal["preference-study-answers"]
+    version: Literal[1]
+    study: Id
+    participant: Id
+    seed: int
+    started: str | None
+    finished: str | None
+    screen: dict[Literal["width", "height", "pixel_ratio"], float] | None = None
+    """What the participant looked at, in CSS pixels."""
+    answers: list[Answer]
+
+    def check(self, key: Key) -> None:
+        """Raises ValueError, one line, if the answers do not belong to the key."""
+        if self.study != key.study:
+            raise ValueError(f"answers another study ({self.study}; the key is for {key.study})")
+        every = {(answer.trial, answer.question): answer for answer in reversed(self.answers)}
+        for number, answer in enumerate(self.answers, 1):
+            for problem, found in _problems(answer, key, every):
+                if found:
+                    raise ValueError(f"answer {number} {problem}: the file has been changed")
+
+
+def _problems(
+    answer: Answer, key: Key, every: Mapping[tuple[int, int], Answer]
+) -> Iterator[tuple[str, bool]]:
+    """What may be wrong with an answer, and whether it is."""
+    yield "is there twice", every[answer.trial, answer.question] is not answer
+    yield "is about an unknown image", not {answer.left, answer.right} <= key.candidates.keys()
+    left, right = (key.candidates[side] for side in (answer.left, answer.right))
+    alike = left.image == right.image and left.method != right.method
+    yield "compares what the study does not compare", not alike
+    beyond = answer.question >= len(key.questions) or answer.trial >= key.trials + key.repeats
+    yield "has a number that the study does not have", beyond
+    yield "is undecided, which the study does not allow", answer.choice == "none" and not key.ties
+    if answer.repeats is not None:
+        first = every.get((answer.repeats, answer.question))
+        asked = None if first is None else (first.repeats, first.right, first.left)
+        yield "repeats what was not asked", asked != (None, answer.left, answer.right)
+
+
+def read_record(kind: type[_R], path: Path) -> _R:
+    """Raises ValueError, one line with what is wrong with the file."""
+    name = "a study's key" if kind is Key else "a participant's answers"
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"is too large for {name}")
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"is not {name}: {place + ': ' if place else ''}{first['msg']}") from error
+
+
+def score(files: Mapping[str, Answers], key: Key, min_consistency: float = 0.0) -> dict[str, Any]:
     """Shares of all methods and pairs, for each question; repeats only count for the consistency.
 
     Left out are: a second file of one participant, unfinished files, files with at least ten decided answers that are
@@ -59,6 +139,11 @@ def score(files: dict[str, Answers], key: Key, min_consistency: float = 0.0) -> 
     Args:
         files: answers by the name of their file, checked by `Answers.check`.
         min_consistency: in [0, 1]. Above 0 it also takes out honest people where methods look alike; fix it beforehand.
+
+    Returns:
+        As JSON can hold it: `participants`, how many count; `left_out`, why, by the name of the file; `repeats`, how
+        many questions they answered again, and `consistent`, how many of these as the first time; `seconds`, the median
+        for an answer; `questions`, each with the shares of its `methods`, the most preferred first, and `pairs`.
     """
     used: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -71,16 +156,19 @@ def score(files: dict[str, Answers], key: Key, min_consistency: float = 0.0) -> 
         else:
             used[answers.participant] = name
     counted = [files[name] for name in used.values()]
-    again = [_repeats(answers) for answers in counted]
+    asked, same = ([_repeats(answers)[i] for answers in counted] for i in range(2))
     seconds = [answer.seconds for answers in counted for answer in answers.answers]
-    return Score(
-        len(used),
-        left_out,
-        sum(asked for asked, _ in again),
-        sum(same for _, same in again),
-        median(seconds) if seconds else None,
-        [_question(counted, key, number) for number in range(len(key.questions))],
-    )
+    return {
+        "participants": len(used),
+        "left_out": left_out,
+        "repeats": sum(asked),
+        "consistent": sum(same),
+        "seconds": median(seconds) if seconds else None,
+        "questions": [
+            {"question": question, **_shares(_votes(counted, key, number), key.methods)}
+            for number, question in enumerate(key.questions)
+        ],
+    }
 
 
 def _reason(answers: Answers, key: Key, min_consistency: float) -> str:
@@ -97,10 +185,7 @@ def _reason(answers: Answers, key: Key, min_consistency: float) -> str:
 
 def _repeats(answers: Answers) -> tuple[int, int]:
     """(how many repeats, how many of them answered as the first time)"""
-    chosen = {
-        (answer.trial, answer.question): {"left": answer.left, "right": answer.right}.get(answer.choice)
-        for answer in answers.answers
-    }
+    chosen = {(a.trial, a.question): getattr(a, a.choice, None) for a in answers.answers}
     pairs = [
         (chosen[a.repeats, a.question], chosen[a.trial, a.question])
         for a in answers.answers
@@ -109,38 +194,47 @@ def _repeats(answers: Answers) -> tuple[int, int]:
     return len(pairs), sum(first == second for first, second in pairs)
 
 
-def _question(files: Sequence[Answers], key: Key, number: int) -> QuestionScore:
-    pairs = list(combinations(key.methods, 2))
-    found = {
-        pair: _share(pair, files, key, number) for pair in [*((method,) for method in key.methods), *pairs]
-    }
-    methods = [share for names, share in found.items() if len(names) == 1 and share is not None]
-    ranked = sorted(methods, key=lambda share: -share.share)
-    return QuestionScore(key.questions[number], ranked, [s for p in pairs if (s := found[p]) is not None])
-
-
-def _share(names: tuple[str, ...], files: Sequence[Answers], key: Key, question: int) -> Share | None:
-    """None where nothing was asked."""
-    by_participant: dict[str, list[float]] = defaultdict(list)
+def _votes(files: Iterable[Answers], key: Key, question: int) -> list[Vote]:
+    """Of all answers that are no repeats, each from both sides."""
+    votes = []
     for answers in files:
-        for value in _votes(names, answers, key, question):
-            by_participant[answers.participant].append(value)
-    votes = [value for values in by_participant.values() for value in values]
-    if not votes:
-        return None
+        for answer in answers.answers:
+            if answer.question == question and answer.repeats is None:
+                left, right = (key.candidates[side].method for side in (answer.left, answer.right))
+                value = {"left": 1.0, "right": 0.0, "none": 0.5}[answer.choice]
+                votes.append(Vote(answers.participant, left, right, value))
+                votes.append(Vote(answers.participant, right, left, 1 - value))
+    return votes
+
+
+def _shares(votes: Sequence[Vote], methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """`methods` and `pairs`, those of which anything was asked."""
+    alone = [_share(votes, method) for method in methods]
+    pairs = [_share(votes, method, over) for method, over in combinations(methods, 2)]
+    ranked = sorted(filter(None, alone), key=lambda share: -share["share"])
+    return {"methods": ranked, "pairs": [pair for pair in pairs if pair]}
+
+
+def _share(votes: Sequence[Vote], method: str, over: str | None = None) -> dict[str, Any]:
+    """How often a method was preferred, to one other or to all; "can't decide" is one half. Empty without votes."""
+    by_participant: dict[str, list[float]] = defaultdict(list)
+    for vote in votes:
+        if vote.method == method and over in (None, vote.over):
+            by_participant[vote.participant].append(vote.value)
+    values = [value for own in by_participant.values() for value in own]
+    if not values:
+        return {}
     interval = clustered_interval(
         [sum(v) for v in by_participant.values()], [len(v) for v in by_participant.values()]
     )
-    return Share(names, sum(votes) / len(votes), interval, len(votes), votes.count(0.5))
-
-
-def _votes(names: tuple[str, ...], answers: Answers, key: Key, question: int) -> Iterator[float]:
-    """1, 0 or one half for the first of `names`, for each answer about them that is no repeat."""
-    for answer in answers.answers:
-        left, right = (key.candidates[side].method for side in (answer.left, answer.right))
-        if answer.question == question and answer.repeats is None and {*names} <= {left, right}:
-            value = {"left": 1.0, "right": 0.0, "none": 0.5}[answer.choice]
-            yield value if left == names[0] else 1 - value
+    return {
+        "method": method,
+        **({} if over is None else {"over": over}),
+        "share": sum(values) / len(values),
+        "interval": interval,
+        "answers": len(values),
+        "ties": values.count(0.5),
+    }
 
 
 def clustered_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float] | None:
@@ -148,10 +242,9 @@ def clustered_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[fl
 
     Wilson's interval (1927) with the effective number of answers of Rao and Scott (1992, "A simple method for the
     analysis of clustered binary data"): a participant's answers resemble each other, so they count as fewer, by the
-    variance between participants over that of independent answers, and never as more. Student's t with one degree of
-    freedom less than participants stands for the normal quantile. Chosen over the bootstrap of participants, which
-    gives no width where all agree, and too little with few participants: of six with 10 answers each it held the truth
-    in 83 % of simulated studies, this one in 95 %. Images count as given: it speaks of people, on these images.
+    variance between participants over that of independent answers. Student's t with one degree of freedom less than
+    participants stands for the normal quantile. A bootstrap of participants gives no width where all agree, and too
+    little with few participants. It speaks of people, on these images.
 
     Args:
         sums: each participant's answers for a side, a tie as one half.
@@ -174,11 +267,4 @@ def clustered_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[fl
 
 def _student(degrees: int) -> float:
     """97.5 % quantile of Student's t to 0.005, from 3 degrees of freedom on (Abramowitz and Stegun 26.7.5)."""
-    z, square = _Z, _Z**2
-    terms = (
-        z * (square + 1) / 4,
-        z * ((5 * square + 16) * square + 3) / 96,
-        z * (((3 * square + 19) * square + 17) * square - 15) / 384,
-        z * ((((79 * square + 776) * square + 1482) * square - 1920) * square - 945) / 92160,
-    )
-    return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, 1))
+    return sum(term / float(degrees) ** power for power, term in enumerate(_STUDENT_TERMS))
