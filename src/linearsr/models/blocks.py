@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr import kernels
 from linearsr.models.layout import pointwise
 from linearsr.models.linear_attention import relu_linear_attention
 
@@ -198,11 +197,6 @@ class MixFFN(nn.Module):
 
     def _mixed(self, x: Tensor, height: int, width: int) -> Tensor:
         """Hidden tokens (B, N, 2 * hidden), each seeing its neighbours, gated to (B, N, hidden)."""
-        weight, bias = self.conv_depth.weight, self.conv_depth.bias
-        if bias is not None and kernels.usable(x, weight):
-            from linearsr.kernels.depthwise_gate import depthwise_gate
-
-            return depthwise_gate(x, weight, bias, height, width)
         image = x.view(len(x), height, width, -1).permute(0, 3, 1, 2)
         value, gate = self.conv_depth(image).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
         mixed: Tensor = value * F.silu(gate)
