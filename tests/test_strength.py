@@ -21,14 +21,13 @@ from linearsr.images.io import Picture, read_image
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving.worker import Worker
-from linearsr.streaming.source import ArrayReader, ArrayWriter
-from linearsr.streaming.upscale import stream_upscale
 from linearsr.training.blend import interpolate
 from linearsr.training.config import TrainConfig
 from linearsr.training.section import ConfigError
 from linearsr.training.stem import StemStage
 from linearsr.training.strength import degraded, explained, fit_strength, strength_of
 from serve_tools import send, serving, wait_for
+from strips import in_strips
 from tiny_model import build
 from training_tools import settings as training_settings
 
@@ -182,9 +181,7 @@ def test_by_strips_as_in_one_piece(pipe: LinearSRPipeline, monkeypatch: pytest.M
         whole = pipe(image, output_type="np").images[0]
         streamed = pipe(image, output_type="np", stream=True).images[0]
         np.testing.assert_allclose(streamed, whole, atol=LEVEL / 10)
-        writer = ArrayWriter(96, 80)
-        stream_upscale(pipe, ArrayReader(lr(image)), writer, strip_rows=8)
-        np.testing.assert_allclose(writer.array.clip(0, 1), whole, atol=LEVEL / 10)
+        np.testing.assert_allclose(in_strips(pipe, image, strip_rows=8).clip(0, 1), whole, atol=LEVEL / 10)
 
 
 def test_clean_and_other_images_in_one_batch(pipe: LinearSRPipeline) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from linearsr.flow.experts import Residency, SNRExperts
 from linearsr.flow.path import PredictionType
+from linearsr.flow.sampler import Step, plan
 from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
 from linearsr.guidance.guide import guide
 from linearsr.guidance.request import TagRequest
@@ -262,15 +263,13 @@ class LinearSRModel:
             raise ValueError("this model cannot go without guidance: give tags, at a guidance scale of 1")
         return tokens, tags
 
-    def times(self, options: Options) -> list[float]:
-        """The times to walk through; one alone where no step is asked for, or the stem's prediction is all that is."""
-        if options.steps == 0:
-            return [1.0]
+    def steps(self, options: Options) -> list[Step]:
+        """The steps to walk: none where none is asked for, or the stem's prediction is all that is."""
+        if options.steps == 0 or (options.fidelity == 1 and self.config.mean == "stem"):
+            return []
         times = self.config.times(options.steps)
-        if options.fidelity < 1:
-            return times
-        # the mean is the first step's estimate, or the stem's: no other step is needed
-        return times[:1] if self.config.mean == "stem" else times[:2]
+        # the mean is the first step's estimate: no other step is needed
+        return plan(times if options.fidelity < 1 else times[:2], self.config.solver)
 
     def _tag_request(self, tags: str | Sequence[str] | None) -> TagRequest:
         request = TagRequest.parse(tags, self.config.use_tags)

@@ -18,7 +18,8 @@ from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import MODEL_INDEX, read_index, save_ranges
 from linearsr.models import int8
 from linearsr.models.int8 import Ranges
-from linearsr.models.lr_stem import PredictiveStem, ResidualBlock
+from linearsr.models.lr_stem import PredictiveStem
+from linearsr.models.residual import ResidualBlock
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.runtime.checkpoints import write_json
 

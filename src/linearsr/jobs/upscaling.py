@@ -45,7 +45,7 @@ class Upscaling:
 
     def _upscale(self, pipeline: "LinearSRPipeline", job: Job, watcher: Watcher) -> dict[str, Any]:
         from linearsr.images.io import read_image, write_image
-        from linearsr.streaming.files import upscale_file
+        from linearsr.jobs.large import upscale_file
 
         target, settings = job.output, dict(self.settings)
         assert target is not None

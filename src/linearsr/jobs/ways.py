@@ -70,7 +70,7 @@ def _size(count: float) -> str:
 
 
 class StripProgress:
-    """Tells how work in strips goes on, and after Ctrl-C that it is not lost."""
+    """Tells how work in strips goes on, and after Ctrl-C how far it was."""
 
     def __init__(self, job: Job, watcher: Watcher, verbose: bool) -> None:
         self._job, self._watcher, self._verbose = job, watcher, verbose
@@ -89,6 +89,4 @@ class StripProgress:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
-            self._watcher.say(
-                f"{self._job.label}: stopped at {self._share:.0%}; the same command goes on from there"
-            )
+            self._watcher.say(f"{self._job.label}: stopped at {self._share:.0%}")

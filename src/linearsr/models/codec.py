@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.codec_rows import Stage, decoder_stages
 from linearsr.models.lr_stem import LRCondition
 from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
 
@@ -135,6 +136,10 @@ class DeepCompressionCodec(nn.Module):
         """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
         image: Tensor = self.autoencoder.decode(self.unscaled(latent)).sample
         return image
+
+    def stages(self) -> list[Stage]:
+        """The decoder by rows, as passes from one linear attention to the next."""
+        return decoder_stages(self.autoencoder)
 
     def unscaled(self, latent: Tensor) -> Tensor:
         """What the autoencoder itself takes a latent to be."""

@@ -1,6 +1,6 @@
-"""Where a large picture's rows come from and go to."""
+"""Where rows of images come from and go to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+ReadRows = Callable[[int, int], Tensor]
+"""(top, bottom) -> rows (B, C, bottom - top, w)"""
 
 
 class RowReader(Protocol):
@@ -27,53 +30,54 @@ class RowWriter(Protocol):
         """The next rows, (n, W, 3) in [0, 1]."""
 
 
-class ArrayReader:
-    """A picture in memory, as a network sees it: (1, 3, h, w) in [-1, 1]."""
-
-    def __init__(self, lr: Tensor) -> None:
-        self._unit: NDArray[np.float32] = ((lr[0].permute(1, 2, 0).float() + 1) / 2).cpu().numpy()
-        self.height, self.width = self._unit.shape[:2]
-
-    def read(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """See `RowReader`."""
-        return self._unit[top:bottom]
-
-
-class ArrayWriter:
-    """Collects rows into `array` (H, W, 3)."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.array: NDArray[np.float32] = np.empty((height, width, 3), dtype=np.float32)
-        self._done = 0
-
-    def write(self, rows: NDArray[np.float32]) -> None:
-        """See `RowWriter`."""
-        self.array[self._done : self._done + len(rows)] = rows
-        self._done += len(rows)
-
-
 class LRRows:
-    """A reader's rows as the network sees them: (1, 3, n, w) in [-1, 1], padded as `pad_to_multiple` does it."""
+    """LR images as the networks see them: rows (B, 3, n, w) in [-1, 1], padded as `pad_to_multiple` does it.
 
-    def __init__(self, reader: RowReader, multiple: int, device: torch.device) -> None:
-        self.reader, self._device = reader, device
-        self._down, self._right = -reader.height % multiple, -reader.width % multiple
-        self._reflects = self._down < reader.height and self._right < reader.width
-        self.height, self.width = reader.height + self._down, reader.width + self._right
+    `own_size`: (height, width) of the images; `height` and `width` are padded.
+
+    Args:
+        read: rows of the images.
+        multiple: of which both padded sides are one.
+        device: where the networks are.
+    """
+
+    def __init__(
+        self, read: ReadRows, own_size: tuple[int, int], multiple: int, device: torch.device
+    ) -> None:
+        self._read, self.own_size, self._device = read, own_size, device
+        down, self._right = (-side % multiple for side in own_size)
+        self.height, self.width = own_size[0] + down, own_size[1] + self._right
+        self._mode = "reflect" if down < own_size[0] and self._right < own_size[1] else "replicate"
 
     def read(self, top: int, bottom: int) -> Tensor:
         """Padded rows."""
-        last = self.reader.height - 1
-        wanted = np.arange(top, bottom)
-        there = np.where(wanted <= last, wanted, 2 * last - wanted if self._reflects else last)
-        first = int(there.min())
-        rows = self.unpadded(first, int(there.max()) + 1)[:, :, there - first]
-        return F.pad(rows, (0, self._right, 0, 0), mode="reflect" if self._reflects else "replicate")
+        height = self.own_size[0]
+        below = max(0, bottom - height)
+        # the rows that are mirrored below
+        first = max(0, min(top, height - 1 - below)) if below else top
+        rows = self.unpadded(first, min(bottom, height))
+        if not below and not self._right:
+            return rows
+        return F.pad(rows, (0, self._right, 0, below), mode=self._mode)[:, :, top - first :]
 
     def unpadded(self, top: int, bottom: int) -> Tensor:
-        """Rows of the picture itself."""
-        rows = np.ascontiguousarray(self.reader.read(top, bottom), dtype=np.float32)
-        return torch.from_numpy(rows).to(self._device).permute(2, 0, 1)[None] * 2 - 1
+        """Rows of the images themselves."""
+        return self._read(top, bottom).to(self._device)
+
+    def strips(self, rows: int) -> Iterator[tuple[int, Tensor]]:
+        """(bottom, padded rows) of strips of so many rows."""
+        for top, bottom in strips(self.height, rows):
+            yield bottom, self.read(top, bottom)
+
+
+def rows_of(reader: RowReader) -> ReadRows:
+    """A reader's rows as (1, 3, n, w) in [-1, 1]."""
+
+    def read(top: int, bottom: int) -> Tensor:
+        rows = np.ascontiguousarray(reader.read(top, bottom), dtype=np.float32)
+        return torch.from_numpy(rows).permute(2, 0, 1)[None] * 2 - 1
+
+    return read
 
 
 def strips(height: int, rows: int) -> Iterator[tuple[int, int]]:

@@ -1,139 +1,177 @@
-"""Passes over a picture, one behind the other: what is finished is not done again, in this process or the next."""
+"""Where rows wait between two passes over images, in memory or in files of a folder, and how far the passes are.
 
-import contextlib
-import json
-from collections.abc import Callable, Mapping
+Files are read and written a strip at a time. Were they mapped instead, the pages touched would count as this
+process's memory; as it is, the system keeps what it has room for and gives it back when others need it.
+
+Shapes: B images, C channels, n of h rows, w columns.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from math import prod
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from linearsr.runtime.checkpoints import write_json
-from linearsr.streaming.buffers import Buffer, FileBuffer, MemoryBuffer
-
-STATE = "state.json"
-_ENDING = ".rows"
+from linearsr.streaming.memory import fits_in_memory
 
 Progress = Callable[[str, float], None]
 """(what is being done, share of the whole work that is done, 0 to 1)"""
 Report = Callable[[float], None]
 """(share of this pass that is done)"""
-Body = Callable[[Tensor | None, Report], Tensor | None]
-"""(sums that the pass before left, report) -> sums for the next pass, or None."""
+_Made = TypeVar("_Made")
+
+
+class Buffer(Protocol):
+    """Rows (B, C, n, w), each written before it is read."""
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom`, (B, C, bottom - top, w), which may be those that are kept."""
+
+    def write(self, top: int, rows: Tensor) -> None:
+        """Put `rows` at `top`; they may be kept as they are."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class MemoryBuffer:
+    """A buffer in memory. Written in one go, rows stay where and as they are."""
+
+    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._rows: Tensor | None = None
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """See `Buffer`."""
+        assert self._rows is not None
+        return self._rows[:, :, top:bottom]
+
+    def write(self, top: int, rows: Tensor) -> None:
+        """See `Buffer`."""
+        if rows.shape[2] == self._shape[2]:
+            self._rows = rows.to(self._dtype)
+            return
+        if self._rows is None:
+            self._rows = torch.empty(self._shape, dtype=self._dtype, memory_format=torch.channels_last)
+        self._rows[:, :, top : top + rows.shape[2]] = rows
+
+    def close(self) -> None:
+        """See `Buffer`."""
+
+
+class FileBuffer:
+    """A buffer in a file."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        self._batch, self._channels, _, self._width = shape
+        self._dtype = dtype
+        self._row_bytes = prod(shape) // shape[2] * dtype.itemsize
+        self._file = path.open("w+b", buffering=0)
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """See `Buffer`."""
+        rows = torch.empty(bottom - top, self._batch, self._width, self._channels, dtype=self._dtype)
+        view = _bytes_of(rows)
+        self._file.seek(top * self._row_bytes)
+        while view:
+            # more than the system gives at once, or a file that somebody made shorter
+            count = self._file.readinto(view)
+            if not count:
+                raise OSError(f"{self._file.name}: shorter than it was")
+            view = view[count:]
+        return rows.permute(1, 3, 0, 2)
+
+    def write(self, top: int, rows: Tensor) -> None:
+        """See `Buffer`."""
+        view = _bytes_of(rows.permute(2, 0, 3, 1).to("cpu", self._dtype).contiguous())
+        self._file.seek(top * self._row_bytes)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def close(self) -> None:
+        """See `Buffer`."""
+        self._file.close()
 
 
 class Work:
-    """Buffers, and a list of the finished passes beside them.
+    """The buffers of passes over images, and their progress.
 
     Args:
-        folder: for buffers in files and for `state.json`, from which a killed run goes on; None: buffers in memory.
-        run: what the work is for; a folder with the state of another run is refused.
-
-    Raises:
-        ValueError: the folder holds another run, or something else.
+        folder: for buffers in files; None: they lie in memory.
     """
 
-    def __init__(self, folder: Path | None, run: Mapping[str, Any], progress: Progress | None = None) -> None:
+    def __init__(self, folder: Path | None = None, progress: Progress | None = None) -> None:
         self._folder = folder
-        self._run = json.loads(json.dumps(run))
-        self._cost, self._spent = 1.0, 0.0
         self._progress = progress or (lambda label, share: None)
+        self._cost, self._spent = 1.0, 0.0
         self._buffers: dict[str, Buffer] = {}
-        self._finished: list[str] = []
-        self._total: Tensor | None = None
-        self._rows = 0
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._load(folder / STATE)
 
     def expect(self, cost: float) -> None:
         """Say what all passes together will cost, in any unit."""
         self._cost = cost
 
-    def buffer(self, name: str, rows: int, shape: tuple[int, ...], dtype: torch.dtype) -> Buffer:
-        """The buffer `name`; in a folder with what an earlier process wrote into it."""
+    def do(self, label: str, cost: float, body: Callable[[Report], _Made]) -> _Made:
+        """A pass of such a cost; what it makes."""
+        made = body(lambda share: self._report(label, share * cost))
+        self._spent += cost
+        self._report(label, 0)
+        return made
+
+    def buffer(self, name: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Buffer:
+        """The buffer of that name."""
         if name not in self._buffers:
             self._buffers[name] = (
-                MemoryBuffer(rows, shape, dtype)
+                MemoryBuffer(shape, dtype)
                 if self._folder is None
-                else FileBuffer(self._folder / f"{name}{_ENDING}", rows, shape, dtype)
+                else FileBuffer(self._folder / f"{name}.rows", shape, dtype)
             )
         return self._buffers[name]
 
     def drop(self, name: str) -> None:
         """Free a buffer that no pass reads any more."""
-        buffer = self._buffers.pop(name, None)
-        if buffer is not None:
-            buffer.close()
-        if self._folder is not None:
-            (self._folder / f"{name}{_ENDING}").unlink(missing_ok=True)
-
-    def do(self, name: str, label: str, cost: float, body: Body) -> None:
-        """A pass, unless it is finished."""
-        if name not in self._finished:
-            total = body(self._total, lambda share: self._report(label, share * cost))
-            self._finished.append(name)
-            self._total, self._rows = total, 0
-            self._save()
-        self._spent += cost
-        self._report(label, 0)
-
-    def end(self, label: str, cost: float, body: Body) -> None:
-        """The last pass, whose rows go elsewhere: it is done again if the process ends before its files are removed."""
-        body(self._total, lambda share: self._report(label, share * cost))
-        self.remove()
-
-    @property
-    def rows_done(self) -> int:
-        """Rows of the unfinished pass that an earlier process finished."""
-        return self._rows
-
-    def keep_rows(self, rows: int) -> None:
-        """Note that so many rows of this pass are finished."""
-        self._rows = rows
-        self._save()
+        if name in self._buffers:
+            self._buffers.pop(name).close()
+            if self._folder is not None:
+                (self._folder / f"{name}.rows").unlink()
 
     def close(self) -> None:
-        """Let go of all buffers; files stay."""
+        """Let go of all buffers."""
         for buffer in self._buffers.values():
             buffer.close()
-
-    def remove(self) -> None:
-        """Remove what was written into the folder, and the folder if nothing else is in it."""
-        self.close()
-        if self._folder is None:
-            return
-        # the state first: without it, files that are left mean nothing
-        for path in (self._folder / STATE, *self._folder.glob(f"*{_ENDING}")):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
 
     def _report(self, label: str, cost: float) -> None:
         self._progress(label, min(1.0, (self._spent + cost) / self._cost))
 
-    def _load(self, path: Path) -> None:
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            run, finished, total, rows = (state[key] for key in ("run", "finished", "total", "rows"))
-        except FileNotFoundError:
-            self._save()
-            return
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}: damaged; remove the work folder") from None
-        if run != self._run:
-            differing = [key for key in self._run if run.get(key) != self._run[key]]
-            raise ValueError(
-                f"{path.parent}: holds the unfinished work of another run (another {', '.join(differing)}): "
-                "give the same settings, or remove the folder"
-            )
-        self._finished, self._rows = finished, rows
-        self._total = None if total is None else torch.tensor(total, dtype=torch.float64)
 
-    def _save(self) -> None:
-        if self._folder is None:
-            return
-        total = None if self._total is None else self._total.tolist()
-        state = {"run": self._run, "finished": self._finished, "total": total, "rows": self._rows}
-        write_json(self._folder / STATE, state)
+@contextmanager
+def work_of(needed: int, folder: Path | None = None, progress: Progress | None = None) -> Iterator[Work]:
+    """Work whose buffers take so many bytes: in a folder, or in memory if there is room, else in a temporary folder.
+
+    Raises:
+        ValueError: too little room on the disk.
+    """
+    with ExitStack() as stack:
+        place = None
+        if folder is not None or not fits_in_memory(needed):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="linearsr-", dir=folder)))
+            free = shutil.disk_usage(place).free
+            if free < needed:
+                raise ValueError(
+                    f"{place.parent}: a picture of this size needs about {needed / 1e9:.0f} GB of disk for its work, "
+                    f"and {free / 1e9:.0f} GB are free: make room, or name a folder on another disk"
+                )
+        work = Work(place, progress)
+        stack.callback(work.close)
+        yield work
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    samples: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(samples)
