@@ -84,7 +84,9 @@ class DecodedRows:
                 yield self._codec.unscaled(self._latent(top, bottom))
             else:
                 scale = self._stages[i - 1].scale
-                yield self._buffer(i - 1).read(top * scale, bottom * scale).to(self._device)
+                rows = self._buffer(i - 1).read(top * scale, bottom * scale).to(self._device)
+                # in one layout for a strip and for the whole: another is rounded in another way
+                yield rows.contiguous(memory_format=torch.channels_last)
             report(bottom / self._shape[2])
 
     def _buffer(self, i: int) -> Buffer:
