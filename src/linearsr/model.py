@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from math import gcd, lcm
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.flow.path import PredictionType
 from linearsr.flow.sampler import Step, plan
 from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
 from linearsr.guidance.guide import guide
@@ -134,7 +132,7 @@ class LinearSRModel:
         loaded = cls(
             parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger, parts.trunk
         )
-        loaded.int8_ranges = ranges = load_ranges(folder, index)
+        loaded.int8_ranges = ranges = load_ranges(folder)
         if torch_dtype is None and place.type == "cpu" and ranges and int8.supported():
             int8.use_int8_(parts.lr_stem, ranges, "lr_stem.")
             parts.transformer.for_each(partial(int8.use_int8_, ranges=ranges, prefix="transformer."))
@@ -183,14 +181,7 @@ class LinearSRModel:
     @property
     def multiple_of(self) -> int:
         """LR sides are padded to a multiple of this, and the result is cropped back."""
-        hr_multiple = self.codec.compression * int(self.transformer.config.patch_size)
-        return lcm(self.lr_stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
-
-    @property
-    def prediction_type(self) -> PredictionType:
-        """What the experts' output means."""
-        value: PredictionType = self.transformer.config.prediction_type
-        return value
+        return self.lr_stem.multiple_of * int(self.transformer.config.patch_size)
 
     def options(
         self,

@@ -154,30 +154,17 @@ class LinearSRPipeline(LinearSRModel):
         self,
         picture: Picture,
         *,
-        scale: float | None = None,
-        num_inference_steps: int | None = None,
-        fidelity: float | None = None,
-        tags: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
         seed: int = 0,
-        color_fix: ColourFix | None = None,
         stream: bool | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        **settings: Any,
     ) -> Picture:
         """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call.
 
         The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
         """
         self._check_scale(guidance_scale)
-        options = self.options(
-            scale=scale,
-            num_inference_steps=num_inference_steps,
-            fidelity=fidelity,
-            color_fix=color_fix,
-            tags=tags,
-            guidance_scale=guidance_scale,
-            callback_on_step_end=callback_on_step_end,
-        )
+        options = self.options(guidance_scale=guidance_scale, **settings)
         return self._upscale(picture, seed, options, stream)
 
     def upscale_together(
@@ -294,24 +281,19 @@ class LinearSRPipeline(LinearSRModel):
             stream = not self.fits(height, width, options.scale)
         lr = lr_tensor(picture)
         options = self._suited(options, lr)
+        colours, tags = None, tuple[str, ...]()
         if not stream:
             try:
-                return self._result(picture, *self._first(lr, seed, options), options)
+                colours, tags = self._colours(lr, [seed], options)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+        if colours is None:
             # behind the handler, where the error no longer holds on to what was in memory
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        strip = strip_rows_for(width, self.device)
-        return self._result(picture, *self._first(lr, seed, options, strip), options)
-
-    def _first(
-        self, lr: Tensor, seed: int, options: Options, strip: int | None = None
-    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        """See `_colours`, for one image."""
-        colours, tags = self._colours(lr, [seed], options, strip)
-        return colours[0], tags
+            colours, tags = self._colours(lr, [seed], options, strip_rows_for(width, self.device))
+        return self._result(picture, colours[0], tags, options)
 
     def _colours(
         self, lr: Tensor, seeds: Sequence[int], options: Options, strip: int | None = None

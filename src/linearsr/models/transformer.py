@@ -161,7 +161,7 @@ class LinearSRTransformer(PretrainedModule):
         for block in self.transformer_blocks:
             run = partial(checkpoint, block, use_reentrant=False) if self.gradient_checkpointing else block
             x = run(x, said.context, said.bias, said.modulation, *grid)
-        return self.project(x, said.embedded, grid, lr_features)
+        return self.finish(self.unpatch(x, said.embedded, grid), lr_features)
 
     def conditions(
         self, timestep: Tensor, tokens: Tensor | None, mask: Tensor | None, batch: int = 1
@@ -178,12 +178,6 @@ class LinearSRTransformer(PretrainedModule):
             return self.detail_head.rows()
         channels = self.config.out_channels
         return PerPixel(lambda x: self.finish(x[:, :channels], x[:, channels:]))
-
-    def project(
-        self, x: Tensor, embedded: Tensor, grid: tuple[int, int], lr_features: Tensor | None
-    ) -> Tensor:
-        """The last block's tokens (B, h * w, C) on a `grid` (h, w) -> (B, out_channels, h * patch, w * patch)."""
-        return self.finish(self.unpatch(x, embedded, grid), lr_features)
 
     def finish(self, image: Tensor, lr_features: Tensor | None) -> Tensor:
         """The last layers, which see the LR features (B, lr_channels, h, w) again, if they see any."""
