@@ -98,13 +98,14 @@ class Walk:
         walked = self._state(len(self._steps), top, bottom)
         if not self._fidelity:
             return walked
-        mean = torch.zeros_like(walked) if self._mean_is_zero else self._estimate(0, top, bottom)
+        mean = torch.zeros_like(walked)
+        if not self._mean_is_zero:
+            mean = self._estimate(0, self._state(0, top, bottom), top, bottom)
         return torch.lerp(walked, mean, self._fidelity)
 
-    def _estimate(self, i: int, top: int, bottom: int) -> Tensor:
-        """Rows of what step `i` took the data to be."""
+    def _estimate(self, i: int, z: Tensor, top: int, bottom: int) -> Tensor:
+        """Rows of what step `i`, which begins at `z`, took the data to be."""
         time = self._steps[i].time
-        z = self._state(i, top, bottom)
         velocities = []
         for name, _ in self._guidances:
             # one layout for all that is computed with: another is rounded in another way
@@ -145,9 +146,10 @@ class Walk:
     def _advance(self, i: int, report: Report) -> None:
         """Write the state behind step `i`."""
         for top, bottom in strips(self.shape[2], self._strip):
-            before = self._estimate(i - 1, top, bottom) if i > 0 else None
-            z = self._steps[i].advance(self._state(i, top, bottom), self._estimate(i, top, bottom), before)
-            self._state_buffer(i + 1).write(top, z)
+            step, z, before = self._steps[i], self._state(i, top, bottom), None
+            if i > 0 and step.extrapolation != 1:
+                before = self._estimate(i - 1, self._state(i - 1, top, bottom), top, bottom)
+            self._state_buffer(i + 1).write(top, step.advance(z, self._estimate(i, z, top, bottom), before))
             report(bottom / self.shape[2])
 
     def _evaluate(self, i: int, name: str, guidance: GuidanceTokens | None, report: Report) -> None:
@@ -238,7 +240,7 @@ def evaluate(
         done = 0
         # rows come out later than they went in, so nothing is overwritten that is still to be read
         for outs in zip(*outputs, strict=True):
-            x = torch.stack(outs).view(batch, len(outs[0]) // width, width, -1)
+            x = (torch.stack(outs) if batch > 1 else outs[0]).view(batch, len(outs[0]) // width, width, -1)
             waiting.write(done, x.permute(0, 3, 1, 2))
             done += x.shape[1]
         report((i + 1) / len(network.transformer_blocks))
