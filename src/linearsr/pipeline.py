@@ -363,6 +363,7 @@ class LinearSRPipeline(LinearSRModel):
         if predicted:
             stem.run()
             walk.run(seeds, self._on_step(options))
+            stem.drop_features()
             decoded.run()
         finished.run(write)
         return tags

@@ -70,6 +70,10 @@ class StemRows:
         kept = self._stem.multiple_of // self._stem.step
         return self._stem.features(self._features.read(top * kept, bottom * kept).to(self._device))
 
+    def drop_features(self) -> None:
+        """Let go of the features, when the walk is over."""
+        self._work.drop("features")
+
     def condition(self, top: int, bottom: int) -> LRCondition:
         """Prediction and deviation for rows of the latent grid, if the stem makes any."""
         if not self._stem.margin:

@@ -81,9 +81,7 @@ class Walk:
                 evaluate = partial(self._evaluate, i, name, guidance)
                 self._work.do(label, self._evaluation_cost, evaluate)
             self._work.do(label, 0, partial(self._advance, i))
-            if i > 1:
-                # the first estimate may be wanted as the mean
-                self._drop(i - 1)
+            self._drop_up_to(i)
             whole = self._state(i + 1, 0, self.shape[2]) if self._is_whole else None
             replaced = on_step(i, step.reached, whole)
             if replaced is not None and whole is not None:
@@ -187,10 +185,15 @@ class Walk:
         batch, channels, height, width = self.shape
         return self._work.buffer("noise", (1, 1, batch * channels * height * width, 1), torch.float32)
 
-    def _drop(self, i: int) -> None:
-        self._work.drop(f"state {i}")
-        for name, _ in self._guidances:
-            self._work.drop(f"{name} {i}")
+    def _drop_up_to(self, i: int) -> None:
+        """Let go of what no estimate is made of any more once the state behind step `i` is there."""
+        mean_is_first = self._fidelity > 0 and not self._mean_is_zero
+        extrapolated = i + 1 < len(self._steps) and self._steps[i + 1].extrapolation != 1
+        for step in range(max(0, i - 1), i + 1):
+            if (step == i and extrapolated) or (step == 0 and mean_is_first):
+                continue
+            for name in ("state", *(name for name, _ in self._guidances)):
+                self._work.drop("noise" if (name, step) == ("state", 0) else f"{name} {step}")
 
 
 def evaluate(
