@@ -359,13 +359,13 @@ class LinearSRPipeline(LinearSRModel):
         work.expect(cost + finished.cost + (0 if drawn is None else drawn.cost))
 
         if drawn is not None:
-            drawn.run()
+            drawn.run()  # the trunk's picture, where no step is taken
         if predicted:
-            stem.run()
-            walk.run(seeds, self._on_step(options))
+            stem.run()  # features, the condition of every step, and an estimate of the picture
+            walk.run(seeds, self._on_step(options))  # from noise to latents, one expert a step
             stem.drop_features()
-            decoded.run()
-        finished.run(write)
+            decoded.run()  # from latents and estimate to pixels
+        finished.run(write)  # the LR image's colours, the scale that was asked for
         return tags
 
     def _to_latents(

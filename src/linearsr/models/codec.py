@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from linearsr.models.codec_rows import Stage, decoder_stages
 from linearsr.models.lr_stem import LRCondition
-from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.runtime.checkpoints import PretrainedModule
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
@@ -177,13 +177,6 @@ CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
     "ResidualCodec": ResidualCodec,
     "AutoencoderDC": DeepCompressionCodec,
 }
-
-
-def load_codec(folder: str | os.PathLike[str]) -> Codec:
-    """The codec of either kind in `folder`. Raises CheckpointError where there is none."""
-    path = resolve_folder(folder)
-    kind, _ = class_in(path, CODECS, "a codec")
-    return kind.from_pretrained(path)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
