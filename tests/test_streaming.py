@@ -20,7 +20,7 @@ from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.streaming.flow import Walk
-from linearsr.streaming.work import Work
+from linearsr.streaming.rows import Work
 from strips import in_strips
 
 SLOW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -26,8 +26,7 @@ from linearsr.streaming.estimate import StemRows, TrunkRows
 from linearsr.streaming.flow import OnStep, Walk
 from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_bytes, strip_rows_for, whole_bytes
 from linearsr.streaming.pixels import DecodedRows, FinishedRows
-from linearsr.streaming.source import LRRows, ReadRows, RowReader, RowWriter, rows_of
-from linearsr.streaming.work import Progress, Work, work_of
+from linearsr.streaming.rows import LRRows, Progress, ReadRows, RowReader, RowWriter, Work, rows_of, work_of
 
 __all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
 

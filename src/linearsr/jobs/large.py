@@ -19,7 +19,7 @@ from linearsr.images.rows.writer import RowWriter
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.settings import Fit
 from linearsr.streaming.memory import buffer_bytes
-from linearsr.streaming.work import Progress
+from linearsr.streaming.rows import Progress
 
 _ALPHA, _ENCODING = 0.1, 0.1
 """Shares of the whole work, about."""

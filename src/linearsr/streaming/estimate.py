@@ -9,8 +9,7 @@ from linearsr.models.lr_stem import LRCondition, LRStem
 from linearsr.models.rows import through, total_of
 from linearsr.models.rrdb import RRDBNet
 from linearsr.streaming.memory import TRUNK_STRIP_PIXELS
-from linearsr.streaming.source import LRRows
-from linearsr.streaming.work import Report, Work
+from linearsr.streaming.rows import LRRows, Report, Work
 
 
 class TrunkRows:

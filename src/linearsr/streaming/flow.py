@@ -20,8 +20,7 @@ from linearsr.models.bands import BlockRows, band_rows
 from linearsr.models.blocks import TransformerBlock
 from linearsr.models.rows import joined, through
 from linearsr.models.transformer import Conditions, LinearSRTransformer
-from linearsr.streaming.source import ReadRows, strips
-from linearsr.streaming.work import Buffer, Report, Work
+from linearsr.streaming.rows import Buffer, ReadRows, Report, Work, strips
 
 OnStep = Callable[[int, float, Tensor | None], Tensor | None]
 """(step index, time reached, the latents there if they are whole) -> other latents to go on with, or None."""

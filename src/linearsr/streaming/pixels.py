@@ -13,8 +13,7 @@ from linearsr.models.codec import Codec, DeepCompressionCodec
 from linearsr.models.lr_stem import LRCondition
 from linearsr.models.rows import through, total_of
 from linearsr.settings import Options
-from linearsr.streaming.source import LRRows, ReadRows, strips
-from linearsr.streaming.work import Buffer, Report, Work
+from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, strips
 
 _COST = 4000
 """Of a pixel, about, in multiply-accumulates."""
