@@ -4,8 +4,8 @@
     python benchmarks/large.py 4096 --ways strips --work large-work
     python benchmarks/large.py 4096 --rows 96 --ways strips --work large-work
 
-Each way and size is a process of its own, so its peak is its own; the ways take turns. With `--work` a killed run goes
-on where it was. Loading the model is not counted.
+Each way and size is a process of its own, so its peak is its own; the ways take turns. Loading the model is not
+counted.
 """
 
 import argparse
@@ -56,7 +56,6 @@ class RawWriter:
 def run(side: int, height: int, way: str, work: Path | None, strip_rows: int | None) -> dict[str, float]:
     """One measurement in this process."""
     from linearsr.pipeline import LinearSRPipeline
-    from linearsr.streaming import stream_upscale
 
     pipe = LinearSRPipeline.from_pretrained()
     reader = TiledPhoto(side, height)
@@ -77,8 +76,7 @@ def run(side: int, height: int, way: str, work: Path | None, strip_rows: int | N
         pipe.upscale(picture, num_inference_steps=steps, stream=False)
     else:
         out = Path("/dev/null") if work is None else work.with_name(f"{work.name}.raw")
-        stream_upscale(
-            pipe,
+        pipe.upscale_rows(
             reader,
             RawWriter(out),
             num_inference_steps=steps,
@@ -105,7 +103,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--rows", type=int, help="LR rows of the picture; default: a square")
     parser.add_argument("--strip-rows", type=int)
-    parser.add_argument("--work", type=Path, help="keep what waits between passes here")
+    parser.add_argument("--work", type=Path, help="a folder for what waits between passes")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     keep_freed_memory()

@@ -1,18 +1,15 @@
-"""`linearsr upscale` on images that do not fit the memory: same pixels in strips, and a killed run goes on."""
+"""`linearsr upscale` on images that do not fit the memory: same pixels in strips, and nothing left behind."""
 
 import errno
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,9 +17,9 @@ from typer.testing import CliRunner
 from image_tools import smooth_picture
 from linearsr.cli.app import app
 from linearsr.images.io import read_image, write_image
+from linearsr.jobs.large import work_folder_of
 from linearsr.models.codec import ResidualCodec
-from linearsr.streaming.job import work_folder_of
-from tiny_model import build, tiny_model
+from tiny_model import tiny_model
 
 __all__ = ["tiny_model"]
 HEIGHT, WIDTH = 37, 29
@@ -120,52 +117,7 @@ def test_json_is_that_of_any_image(tiny_model, tmp_path, photo):
     assert (record["status"], record["size"], record["seed"]) == ("done", [4 * WIDTH, 4 * HEIGHT], 3)
 
 
-# ---------------------------------------------------------------- kill, and go on
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Whose processes have imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["linearsr.streaming.files", "linearsr.cli.app"])
-    return context
-
-
-def dying_run(arguments, doing, share):
-    """`linearsr upscale` that is killed when so much of it is done."""
-    from linearsr.jobs import upscaling
-
-    go_on = upscaling.StripProgress.__call__
-
-    def report(self, now, done):
-        go_on(self, now, done)
-        if now.startswith(doing) and done >= share:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    upscaling.StripProgress.__call__ = report
-    upscale(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("doing", "share"), [("reading", 0), ("stem", 0.02), ("step 3", 0), ("writing", 0), ("encoding", 0)]
-)
-def test_a_killed_run_goes_on_to_the_same_bytes(tiny_model, tmp_path, processes, doing, share):
-    write_image(picture(4, 16), tmp_path / "a.png")
-    arguments = [tmp_path / "a.png", "--model", tiny_model, "--seed", 5, *TINY]
-    unbroken, broken = tmp_path / "unbroken.png", tmp_path / "broken.png"
-    assert upscale(*arguments, "-o", unbroken).exit_code == 0
-    process = processes.Process(target=dying_run, args=([*arguments, "-o", broken], doing, share))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not broken.exists()
-    assert work_folder_of(broken).is_dir()
-    again = upscale(*arguments, "-o", broken, "-v")
-    assert again.exit_code == 0, again.stderr
-    assert broken.read_bytes() == unbroken.read_bytes()
-    assert entries(tmp_path) == ["a.png", "broken.png", "unbroken.png"]
-    if doing == "encoding":
-        assert "step" not in again.stderr
+# ---------------------------------------------------------------- what is left behind
 
 
 def interrupt_at(monkeypatch, doing, action):
@@ -185,45 +137,21 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_says_that_the_work_is_not_lost(tiny_model, tmp_path, photo, monkeypatch):
+def test_ctrl_c_leaves_nothing(tiny_model, tmp_path, photo, monkeypatch):
     with monkeypatch.context() as patched:
         interrupt_at(patched, "step", interrupt)
-        run = upscale(photo, "--model", tiny_model, *TINY)
-    assert run.exit_code == 130
-    assert "the same command goes on from there" in run.stderr
-    assert entries(tmp_path) == [".a_x4.png.linearsr-work", "a.png"]
+        assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 130
+    assert entries(tmp_path) == ["a.png"]
+
+
+def test_what_a_killed_run_left_is_removed(tiny_model, tmp_path, photo):
+    folder = work_folder_of(tmp_path / "a_x4.png")
+    (folder / "linearsr-old").mkdir(parents=True)
+    (folder / "output.rows").write_bytes(b"0" * 100)
     assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 0
-    assert entries(tmp_path) == ["a.png", "a_x4.png"]
-
-
-def test_other_settings_or_another_source_start_anew(tiny_model, tmp_path, photo, monkeypatch):
-    output = tmp_path / "out.png"
-    with monkeypatch.context() as patched:
-        interrupt_at(patched, "writing", interrupt)
-        upscale(photo, "-o", output, "--model", tiny_model, "--seed", 1, *TINY)
-    assert work_folder_of(output).is_dir()
-    assert upscale(photo, "-o", output, "--model", tiny_model, "--seed", 2, *TINY).exit_code == 0
-    expected = upscale(photo, "-o", tmp_path / "expected.png", "--model", tiny_model, "--seed", 2, *TINY)
-    assert expected.exit_code == 0
-    assert output.read_bytes() == (tmp_path / "expected.png").read_bytes()
-
-
-@pytest.mark.parametrize("doing", ["writing", "encoding"])
-def test_another_model_starts_anew(tiny_model, tmp_path, photo, processes, doing):
-    other = build()
-    with torch.no_grad():
-        for parameter in other.lr_stem.parameters():
-            parameter.add_(0.05)
-    other.save_pretrained(tmp_path / "other")
-    output, expected = tmp_path / "out.png", tmp_path / "expected.png"
-    arguments = [photo, "-o", output, "--model", tiny_model, *TINY]
-    process = processes.Process(target=dying_run, args=(arguments, doing, 0))
-    process.start()
-    process.join()
-    assert work_folder_of(output).is_dir()
-    for target in (output, expected):
-        assert upscale(photo, "-o", target, "--model", tmp_path / "other", *TINY).exit_code == 0
-    assert output.read_bytes() == expected.read_bytes()
+    assert upscale(photo, "--model", tiny_model, "-o", tmp_path / "b.png", *TINY).exit_code == 0
+    assert entries(tmp_path) == ["a.png", "a_x4.png", "b.png"]
+    assert (tmp_path / "a_x4.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_two_processes_do_not_work_on_one_result(tiny_model, tmp_path, photo):
@@ -245,18 +173,6 @@ def test_too_little_disk_is_said_before_the_start(tiny_model, tmp_path, photo, m
     assert run.exit_code == 1
     assert "GB of disk" in run.stderr
     assert entries(tmp_path) == ["a.png"]
-
-
-def test_earlier_work_outlives_a_full_disk(tiny_model, tmp_path, photo, monkeypatch):
-    with monkeypatch.context() as patched:
-        interrupt_at(patched, "writing", interrupt)
-        assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 130
-    with monkeypatch.context() as patched:
-        patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
-        assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 1
-    state = work_folder_of(tmp_path / "a_x4.png") / "passes" / "state.json"
-    assert "stem" in json.loads(state.read_text())["finished"]
-    assert upscale(photo, "--model", tiny_model, *TINY).exit_code == 0
 
 
 def test_a_full_disk_is_one_line(tiny_model, tmp_path, photo, monkeypatch):

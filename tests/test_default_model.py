@@ -14,13 +14,12 @@ from linearsr import LinearSRPipeline
 from linearsr.evaluation.lpips import lpips
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.flow.partition import PUBLISHED
-from linearsr.images.convert import lr_tensor, picture_from_array
+from linearsr.images.convert import picture_from_array
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
 from linearsr.models import int8
-from linearsr.streaming.source import ArrayReader, ArrayWriter
-from linearsr.streaming.upscale import stream_upscale
+from strips import in_strips
 
 PHOTO = Path(__file__).parent / "data/church.png"
 
@@ -46,10 +45,8 @@ def test_strips_give_the_pixels_of_the_whole_in_its_own_type(
     whole = pipe(photo, num_inference_steps=steps, output_type="np", stream=False).images[0]
     picture = picture_from_array(photo)
     for rows in (4, 16):
-        writer = ArrayWriter(*whole.shape[:2])
-        reader = ArrayReader(lr_tensor(picture))
-        stream_upscale(pipe, reader, writer, num_inference_steps=steps, strip_rows=rows)
-        np.testing.assert_array_equal(writer.array, whole)
+        found = in_strips(pipe, picture.colour, num_inference_steps=steps, strip_rows=rows)
+        np.testing.assert_array_equal(found, whole)
 
 
 def test_float16_after_loading(hr: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from linearsr.evaluation.haarpsi import haarpsi as haarpsi_figure
 from linearsr.evaluation.metrics import ms_ssim as ms_ssim_figure
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import PUBLISHED
-from linearsr.models.detail_head import DetailHead
+from linearsr.models.residual import DetailHead
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.distill import DistillNetwork, DistillStage

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from linearsr.flow.experts import SNRExperts
+from linearsr.flow.experts import SNRExperts, SwappedExperts
 from linearsr.flow.partition import PUBLISHED, Partition
-from linearsr.flow.residency import SwappedExperts
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime.checkpoints import CheckpointError, PretrainedModule

@@ -82,7 +82,7 @@ def test_pixels_beyond_a_range_are_put_right(
     modulation = torch.randn(2, 64) * 0.3 if modulated else None
     with torch.no_grad():
         expected = block(x, modulation)
-        found = Int8Processor(block, torch.tensor(ranges[0]), ranges[1])(x, modulation)
+        found = Int8Processor(block, torch.tensor(ranges[0]), ranges[1])(block, x, modulation)
     assert relative_error(found - x, expected - x) < 0.03
     assert float((found - expected).abs().max()) < 0.1 * float((expected - x).abs().max())
 
@@ -99,9 +99,9 @@ def test_a_strip_with_pixels_beyond_the_range_gives_the_bits_of_the_whole(
     modulation = (torch.randn(1, 64) * 0.3).bfloat16() if modulated else None
     narrow = Int8Processor(block.bfloat16(), torch.tensor(5.0), hidden)
     with torch.no_grad():
-        whole = narrow(x, modulation)
+        whole = narrow(block, x, modulation)
         for top in range(0, 17, 2):
-            strip = narrow(x[:, :, top : top + 7], modulation)
+            strip = narrow(block, x[:, :, top : top + 7], modulation)
             assert torch.equal(strip[:, :, 2:-2], whole[:, :, top + 2 : top + 5])
 
 

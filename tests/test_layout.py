@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from linearsr.models.layout import joined
+from linearsr.models.rows import joined
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from linearsr import LinearSRPipeline
-from linearsr.models.convolution import StridedConv2d
+from linearsr.models.rows import StridedConv2d
 
 
 def leave_nan_in_freed_memory() -> None:

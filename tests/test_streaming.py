@@ -1,12 +1,7 @@
-"""Pictures by strips of rows: the same as in one piece, whatever the strips, and after a kill."""
+"""Pictures by strips of rows: the same as in one piece, whatever the strips."""
 
 import copy
-import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,15 +16,12 @@ from linearsr.images.io import Picture
 from linearsr.images.resize import resize, resize_rows
 from linearsr.models import int8
 from linearsr.models.bands import BlockRows
-from linearsr.models.blocks import TransformerBlock
 from linearsr.models.presets import PRESETS
-from linearsr.models.rows import through
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
-from linearsr.streaming import stream_upscale
-from linearsr.streaming.buffers import FileBuffer, MemoryBuffer
-from linearsr.streaming.noise import NoiseRows
-from linearsr.streaming.source import ArrayReader, ArrayWriter
+from linearsr.streaming.flow import Walk
+from linearsr.streaming.rows import Work
+from strips import in_strips
 
 SLOW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -61,14 +53,6 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(0.5 + 0.4 * waves + 0.05 * generator.standard_normal(waves.shape), 0, 1).astype(np.float32)
 
 
-def streamed(pipe: LinearSRPipeline, image: np.ndarray, **how: object) -> np.ndarray:
-    scale = float(how.get("scale", pipe.scale))
-    writer = ArrayWriter(round(image.shape[0] * scale), round(image.shape[1] * scale))
-    reader = ArrayReader(torch.from_numpy(image).permute(2, 0, 1)[None] * 2 - 1)
-    stream_upscale(pipe, reader, writer, **how)
-    return writer.array
-
-
 def levels_apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(np.rint(255 * a) - np.rint(255 * b)).max())
 
@@ -92,7 +76,7 @@ def test_strips_give_what_the_whole_gives(
     pipe.to(dtype)
     try:
         whole = pipe(image, output_type="np", stream=False, **how).images[0]
-        assert levels_apart(streamed(pipe, image, strip_rows=strip, **how), whole) <= 1
+        assert levels_apart(in_strips(pipe, image, strip_rows=strip, **how), whole) <= 1
     finally:
         pipe.to(torch.float32)
 
@@ -100,7 +84,7 @@ def test_strips_give_what_the_whole_gives(
 def test_float32_agrees_far_below_a_level(pipe):
     image = photo(61, 46)
     whole = pipe(image, output_type="np", stream=False).images[0]
-    assert np.abs(streamed(pipe, image, strip_rows=7) - whole).max() < 1e-5
+    assert np.abs(in_strips(pipe, image, strip_rows=7) - whole).max() < 1e-5
 
 
 def test_the_models_own_settings_and_a_list_of_pictures(pipe):
@@ -142,7 +126,7 @@ def test_a_network_with_a_detail_head(pipe):
         lively(pipe)
         image = photo(26, 18)
         whole = pipe(image, output_type="np", stream=False).images[0]
-        assert np.abs(streamed(pipe, image, strip_rows=6) - whole).max() < 1e-5
+        assert np.abs(in_strips(pipe, image, strip_rows=6) - whole).max() < 1e-5
     finally:
         pipe.transformer = own
 
@@ -152,16 +136,16 @@ def test_a_network_with_a_detail_head(pipe):
     channels=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 2**40)
 )
 @SLOW
-def test_noise_is_that_of_one_draw(tmp_path, monkeypatch, buffers, channels, height, width, seed):
-    monkeypatch.setattr("linearsr.streaming.noise._PIECE", 32)
-    count = channels * height * width
-    kind = MemoryBuffer if buffers == "memory" else lambda *a: FileBuffer(tmp_path / "noise.rows", *a)
-    noise = NoiseRows(kind(count, (), torch.float32), (channels, height, width))
-    noise.draw(seed, lambda share: None)
-    expected = initial_noise((1, channels, height, width), seed)
-    middle = height // 2
-    rows = torch.cat([noise.read(0, middle), noise.read(middle, height)], dim=2)
-    assert torch.equal(rows, expected)
+def test_noise_is_that_of_one_draw(
+    pipe, tmp_path_factory, monkeypatch, buffers, channels, height, width, seed
+):
+    monkeypatch.setattr("linearsr.streaming.flow._NOISE_AT_ONCE", 32)
+    work = Work(tmp_path_factory.mktemp("noise") if buffers == "files" else None)
+    shape = 2, channels, height, width
+    walk = Walk(pipe.transformer, None, work, shape, 1, [], None, 1.0, 0.0, True)
+    walk._draw_noise([seed, 7], lambda share: None)
+    rows = torch.cat([walk._state(0, 0, height // 2), walk._state(0, height // 2, height)], dim=2)
+    assert torch.equal(rows, initial_noise(shape, [seed, 7]))
 
 
 @given(
@@ -179,106 +163,25 @@ def test_rows_of_a_resized_image(old, new, mode, data):
     torch.testing.assert_close(rows, resize(image, new, mode)[:, :, top:bottom], rtol=0, atol=2e-5)
 
 
-KILLED = """
-import os, signal, sys, torch
-import numpy as np
-from pathlib import Path
-from types import SimpleNamespace
-import test_streaming as t
-from linearsr.pipeline import LinearSRPipeline
-pipe = LinearSRPipeline.from_pretrained(sys.argv[1], device="cpu", torch_dtype=torch.float32)
-def progress(label, share):
-    if share >= float(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-t.streamed(pipe, t.photo(40, 30), strip_rows=4, work_folder=Path(sys.argv[2]), progress=progress)
-"""
-
-
-def test_a_killed_run_goes_on_where_it_was(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("linearsr.streaming.stem._SECONDS_BETWEEN_NOTES", 0.0)
-    pipe.save_pretrained(tmp_path / "model")
-    pipe = LinearSRPipeline.from_pretrained(tmp_path / "model", device="cpu", torch_dtype=torch.float32)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + KILLED
-    folder = tmp_path / "work"
-    for share in ("0.02", "0.9"):
-        arguments = [sys.executable, "-c", code, str(tmp_path / "model"), str(folder), share]
-        assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
-    assert len(json.loads((folder / "state.json").read_text())["finished"]) > 5
-    evaluated: list[str] = []
-    image = photo(40, 30)
-    rows = streamed(
-        pipe, image, strip_rows=6, work_folder=folder, progress=lambda label, share: evaluated.append(label)
-    )
-    assert np.abs(rows - pipe(image, output_type="np", stream=False).images[0]).max() < 1e-5
-    assert not folder.exists()
-
-
-def test_a_run_that_ends_between_writing_and_tidying_writes_again(pipe, tmp_path, monkeypatch):
+def test_nothing_is_left_of_what_waited(pipe, tmp_path):
     image = photo(12, 12)
-    with monkeypatch.context() as patch:
-        patch.setattr("linearsr.streaming.work.Work.remove", lambda self: _raise(KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            streamed(pipe, image, work_folder=tmp_path / "work")
-    rows = streamed(pipe, image, work_folder=tmp_path / "work")
-    assert levels_apart(rows, pipe(image, output_type="np", stream=False).images[0]) <= 1
-    assert not (tmp_path / "work").exists()
-
-
-def test_the_stem_goes_on_in_the_middle(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("linearsr.streaming.stem._SECONDS_BETWEEN_NOTES", 0.0)
-    image = photo(64, 20)
-    folder = tmp_path / "work"
-
-    class Stopped(Exception):
-        pass
-
-    def stop(label: str, share: float) -> None:
-        state = folder / "state.json"
-        if label == "stem" and json.loads(state.read_text())["rows"] > 30:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        streamed(pipe, image, strip_rows=4, work_folder=folder, progress=stop, fidelity=0.0)
-    tops: list[int] = []
-    read = ArrayReader.read
-    monkeypatch.setattr(
-        ArrayReader, "read", lambda self, top, bottom: (tops.append(top), read(self, top, bottom))[1]
-    )
-    rows = streamed(pipe, image, strip_rows=4, work_folder=folder, fidelity=0.0)
-    assert tops[0] > 8
-    assert np.abs(rows - pipe(image, output_type="np", stream=False, fidelity=0.0).images[0]).max() < 1e-5
-
-
-def test_a_folder_with_other_work_is_refused(pipe, tmp_path):
-    image = photo(12, 12)
-    folder = tmp_path / "work"
-
-    def stop(label: str, share: float) -> None:
-        if share > 0.3:
-            raise KeyboardInterrupt
-
+    whole = pipe(image, output_type="np", stream=False).images[0]
+    assert levels_apart(in_strips(pipe, image, strip_rows=4, work_folder=tmp_path / "work"), whole) <= 1
     with pytest.raises(KeyboardInterrupt):
-        streamed(pipe, image, work_folder=folder, progress=stop)
-    with pytest.raises(ValueError, match=r"holds the unfinished work of another run \(another seed\)"):
-        streamed(pipe, image, work_folder=folder, seed=7)
-    with pytest.raises(ValueError, match="another picture"):
-        streamed(pipe, image, work_folder=folder, identity="another")
-    (folder / "state.json").write_text("{")
-    with pytest.raises(ValueError, match="damaged"):
-        streamed(pipe, image, work_folder=folder)
+        in_strips(pipe, image, work_folder=tmp_path / "work", progress=lambda *_: _raise(KeyboardInterrupt()))
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_too_little_disk_is_said_before_the_work(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(ValueError, match="of disk for its work"):
-        streamed(pipe, photo(12, 12), work_folder=tmp_path / "work")
+        in_strips(pipe, photo(12, 12), work_folder=tmp_path / "work")
 
 
 def test_streaming_is_chosen_where_memory_is_short(pipe, monkeypatch):
     image = photo(16, 12)
     whole = pipe(image, output_type="np").images[0]
     monkeypatch.setattr("linearsr.streaming.memory.available_memory", lambda device: 50_000)
-    monkeypatch.setattr(LinearSRPipeline, "_upscale_whole", _no_memory)
     assert not pipe.fits(16, 12)
     steps: list[dict] = []
     rows = pipe(
@@ -299,12 +202,12 @@ def test_a_larger_result_needs_more_memory(pipe):
 def test_running_out_of_memory_falls_back_to_strips(pipe, monkeypatch, error):
     image = photo(16, 12)
     whole = pipe(image, output_type="np").images[0]
-    monkeypatch.setattr(pipe.lr_stem, "forward", lambda lr: _raise(error))
+    _fail_in_one_piece(monkeypatch, error)
     assert levels_apart(pipe(image, output_type="np").images[0], whole) <= 1
 
 
 def test_another_error_is_not_taken_for_too_little_memory(pipe, monkeypatch):
-    monkeypatch.setattr(pipe.lr_stem, "forward", lambda lr: _raise(RuntimeError("a mistake")))
+    _fail_in_one_piece(monkeypatch, RuntimeError("a mistake"))
     with pytest.raises(RuntimeError, match="a mistake"):
         pipe(photo(16, 12))
 
@@ -317,16 +220,11 @@ def test_a_block_by_rows_equals_the_block():
     x, context = torch.randn(1, height * width, channels), torch.randn(1, 4, channels)
     modulation = torch.randn(1, 6, channels)
     with torch.inference_mode():
-        expected = TransformerBlock.forward(block, x, context, None, modulation, height, width)[0]
-        rows = BlockRows(block, context, None, block.scale_shift_table + modulation[0], width)
+        expected = block.in_one(x, context, None, modulation, height, width)[0]
         for split in ([1] * 11, [4, 4, 3], [11]):
             strips = torch.split(x[0], [width * n for n in split])
-            rows = BlockRows(block, context, None, block.scale_shift_table + modulation[0], width)
-            total = rows.summary(strips[0])
-            for strip in strips[1:]:
-                total = total + rows.summary(strip)
-            rows.attend_to(total)
-            out = torch.cat(list(through(rows, strips)))
+            rows = BlockRows(block, context, None, modulation[0], width)
+            out = torch.cat(list(rows.outputs(lambda strips=strips: strips)))
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -341,13 +239,18 @@ def test_8_bit_blocks_by_strips(pipe):
             pipe(image, stream=False)
         int8.use_int8_(stem, ranges)
         whole = pipe(image, output_type="np", stream=False).images[0]
-        assert levels_apart(streamed(pipe, image, strip_rows=6), whole) <= 1
+        assert levels_apart(in_strips(pipe, image, strip_rows=6), whole) <= 1
     finally:
         pipe.lr_stem = own
 
 
-def _no_memory(*_: object) -> None:
-    raise AssertionError("not in one piece")
+def _fail_in_one_piece(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    upscale = LinearSRPipeline._upscale_strips
+
+    def fail(self, lr, seeds, options, work, strip, write):
+        return _raise(error) if strip is None else upscale(self, lr, seeds, options, work, strip, write)
+
+    monkeypatch.setattr(LinearSRPipeline, "_upscale_strips", fail)
 
 
 def _raise(error: BaseException) -> None:

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.models.codec_rows import decoder_stages
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.rows import through, total_of
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
-from linearsr.streaming.pixels import StreamedCodec
-from linearsr.streaming.work import Work
-from test_streaming import levels_apart, lively, photo, streamed
+from strips import in_strips
+from test_streaming import levels_apart, lively, photo
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -66,9 +64,9 @@ def lively_norms(model: torch.nn.Module) -> torch.nn.Module:
 @torch.inference_mode()
 def test_the_decoder_by_rows_is_that_of_diffusers(upsample, layers, in_shortcut, height, width, strip):
     model = autoencoder(upsample, layers, in_shortcut)
-    latent = torch.randn(1, 4, height, width)
+    latent = torch.randn(2, 4, height, width)
     x, total = latent, None
-    for stage in decoder_stages(model):
+    for stage in DeepCompressionCodec(model).stages():
         strips = x.split(strip * x.shape[2] // height, dim=2)
         x = torch.cat(list(through(stage.layers(total), strips)), dim=2)
         assert x.shape[1:] == (stage.channels, height * stage.scale, width * stage.scale)
@@ -90,17 +88,9 @@ def test_the_full_size_by_strips(tmp_path, strip):
     image = photo(22, 17)
     whole = pipe(image, output_type="np", stream=False).images[0]
     for folder in (None, tmp_path / "work"):
-        rows = streamed(pipe, image, strip_rows=strip, work_folder=folder)
+        rows = in_strips(pipe, image, strip_rows=strip, work_folder=folder)
         assert np.abs(rows - whole).max() < 1e-4
         assert levels_apart(rows, whole) <= 1
-
-
-def test_decoded_rows_lie_where_the_model_does():
-    # "meta" stands for a device that is not where buffers are
-    codec = DeepCompressionCodec(autoencoder("interpolate", 1)).to("meta")
-    rows = StreamedCodec(codec, latent=None, condition=None, work=Work(None, {}), grid=(2, 2), strip=1)
-    rows._buffer(len(rows._stages) - 1).write(0, torch.zeros(16, 16, 3))
-    assert rows.read(3, 5).device.type == "meta"
 
 
 def network() -> LinearSRTransformer:

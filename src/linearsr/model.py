@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from math import gcd, lcm
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.flow.path import PredictionType
+from linearsr.flow.sampler import Step, plan
 from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
 from linearsr.guidance.guide import IGNORES_TAGS, TagRequest, guide
 from linearsr.images.graphics import likeness_to_drawing
@@ -133,7 +132,7 @@ class LinearSRModel:
         loaded = cls(
             parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger, parts.trunk
         )
-        loaded.int8_ranges = ranges = load_ranges(folder, index)
+        loaded.int8_ranges = ranges = load_ranges(folder)
         if torch_dtype is None and place.type == "cpu" and ranges and int8.supported():
             int8.use_int8_(parts.lr_stem, ranges, "lr_stem.")
             parts.transformer.for_each(partial(int8.use_int8_, ranges=ranges, prefix="transformer."))
@@ -182,14 +181,7 @@ class LinearSRModel:
     @property
     def multiple_of(self) -> int:
         """LR sides are padded to a multiple of this, and the result is cropped back."""
-        hr_multiple = self.codec.compression * int(self.transformer.config.patch_size)
-        return lcm(self.lr_stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
-
-    @property
-    def prediction_type(self) -> PredictionType:
-        """What the experts' output means."""
-        value: PredictionType = self.transformer.config.prediction_type
-        return value
+        return self.lr_stem.multiple_of * int(self.transformer.config.patch_size)
 
     def options(
         self,
@@ -262,15 +254,13 @@ class LinearSRModel:
             raise ValueError("this model cannot go without guidance: give tags, at a guidance scale of 1")
         return tokens, tags
 
-    def times(self, options: Options) -> list[float]:
-        """The times to walk through; one alone where no step is asked for, or the stem's prediction is all that is."""
-        if options.steps == 0:
-            return [1.0]
+    def steps(self, options: Options) -> list[Step]:
+        """The steps to walk: none where none is asked for, or the stem's prediction is all that is."""
+        if options.steps == 0 or (options.fidelity == 1 and self.config.mean == "stem"):
+            return []
         times = self.config.times(options.steps)
-        if options.fidelity < 1:
-            return times
-        # the mean is the first step's estimate, or the stem's: no other step is needed
-        return times[:1] if self.config.mean == "stem" else times[:2]
+        # the mean is the first step's estimate: no other step is needed
+        return plan(times if options.fidelity < 1 else times[:2], self.config.solver)
 
     def _tag_request(self, tags: str | Sequence[str] | None) -> TagRequest:
         request = TagRequest.parse(tags, self.config.use_tags)

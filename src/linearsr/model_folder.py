@@ -127,22 +127,14 @@ def load_parts(
     )
 
 
-def load_ranges(folder: Path, index: dict[str, Any]) -> Ranges:
-    """The ranges for 8 bits in `int8_ranges.safetensors`, or in the `index` of an older folder, by part and name.
+def load_ranges(folder: Path) -> Ranges:
+    """The ranges for 8 bits in `int8_ranges.safetensors`, if it is there, by part and name.
 
     Raises:
         CheckpointError: a damaged file, or ranges that are not above 0.
     """
     path = folder / _INT8_RANGES
-    if path.is_file():
-        ranges = load_tensors(path)
-    else:
-        path = folder / MODEL_INDEX
-        try:
-            older = dict(index.get("int8_ranges") or {})
-            ranges = {name: torch.tensor(value, dtype=torch.float64) for name, value in older.items()}
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: int8_ranges: {error}") from None
+    ranges = load_tensors(path) if path.is_file() else {}
     if not all(bool((found.isfinite() & (found > 0)).all()) for found in ranges.values()):
         raise CheckpointError(f"{path}: int8_ranges must be above 0")
     return ranges

@@ -4,36 +4,34 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast, get_args
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.flow.path import to_velocity
-from linearsr.flow.sampler import initial_noise, sample
-from linearsr.guidance.base import GuidanceTokens
 from linearsr.images.alpha import checked_alpha, resize_alpha
-from linearsr.images.colour import adain_colour_fix, to_unit, wavelet_colour_fix
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
-from linearsr.images.graphics import squares_where_lost
 from linearsr.images.io import Picture
 from linearsr.images.picture import FloatArray
-from linearsr.images.resize import resize, scaled_size
+from linearsr.images.resize import scaled_size
 from linearsr.model import LinearSRModel
-from linearsr.models.codec import pad_to_multiple
-from linearsr.models.lr_stem import LRCondition
-from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.devices import is_out_of_memory, require_memory
 from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback, seeds_for, tokens_for
-from linearsr.streaming.memory import fits_whole, strip_bytes, whole_bytes
-from linearsr.streaming.source import ArrayReader, ArrayWriter
-from linearsr.streaming.upscale import stream as stream_rows
+from linearsr.streaming.estimate import StemRows, TrunkRows
+from linearsr.streaming.flow import OnStep, Walk
+from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_bytes, strip_rows_for, whole_bytes
+from linearsr.streaming.pixels import DecodedRows, FinishedRows
+from linearsr.streaming.rows import LRRows, Progress, ReadRows, RowReader, RowWriter, Work, rows_of, work_of
 
 __all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
+
+_OUTPUT_STRIPS = 2
+"""Strips of the network in one strip of pixels: the neighbours that resampling needs weigh less."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,6 @@ class LinearSROutput:
     """The tags that guided each image."""
     unknown_tags: list[str] = field(default_factory=list)
     """Words of the caller's that were not used: they mean no tag that the model knows, or there were too many."""
-
-
-class _Sampled(NamedTuple):
-    """The latents (B, C, h', w') of pictures of one size, and what they were made from."""
-
-    latent: Tensor
-    condition: LRCondition
-    lr: Tensor
-    """(B, 3, h, w)"""
-    tags: tuple[str, ...]
 
 
 class LinearSRPipeline(LinearSRModel):
@@ -152,9 +140,9 @@ class LinearSRPipeline(LinearSRModel):
                     "output_type latent: the trunk makes pixels at once: ask for at least one step"
                 )
             sampled = [
-                self._sample(lr, [s], self._suited(o, lr)) for lr, (_, s, o) in zip(lrs, jobs, strict=True)
+                self._latents(lr, [s], self._suited(o, lr)) for lr, (_, s, o) in zip(lrs, jobs, strict=True)
             ]
-            output = LinearSROutput([s.latent[0] for s in sampled], [s.tags for s in sampled], unknown)
+            output = LinearSROutput([latents[0] for latents, _ in sampled], [t for _, t in sampled], unknown)
         else:
             results = [self._upscale(*job, stream=stream) for job in jobs]
             images = [from_picture(result, output_type) for result in results]
@@ -166,30 +154,17 @@ class LinearSRPipeline(LinearSRModel):
         self,
         picture: Picture,
         *,
-        scale: float | None = None,
-        num_inference_steps: int | None = None,
-        fidelity: float | None = None,
-        tags: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
         seed: int = 0,
-        color_fix: ColourFix | None = None,
         stream: bool | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        **settings: Any,
     ) -> Picture:
         """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call.
 
         The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
         """
         self._check_scale(guidance_scale)
-        options = self.options(
-            scale=scale,
-            num_inference_steps=num_inference_steps,
-            fidelity=fidelity,
-            color_fix=color_fix,
-            tags=tags,
-            guidance_scale=guidance_scale,
-            callback_on_step_end=callback_on_step_end,
-        )
+        options = self.options(guidance_scale=guidance_scale, **settings)
         return self._upscale(picture, seed, options, stream)
 
     def upscale_together(
@@ -222,9 +197,49 @@ class LinearSRPipeline(LinearSRModel):
         for settled, places in alike.items():
             told = replace(settled, callback=settled.callback and _of_places(settled.callback, places))
             group = torch.cat([lrs[i] for i in places])
-            made = self._upscale_whole([pictures[i] for i in places], group, [seeds[i] for i in places], told)
-            results |= zip(places, made, strict=True)
+            colours, tags = self._colours(group, [seeds[i] for i in places], told)
+            for i, colour in zip(places, colours, strict=True):
+                results[i] = self._result(pictures[i], colour, tags, options)
         return [results[place] for place in range(len(pictures))]
+
+    def upscale_rows(
+        self,
+        reader: RowReader,
+        writer: RowWriter,
+        *,
+        seed: int = 0,
+        work_folder: Path | None = None,
+        strip_rows: int | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> tuple[str, ...]:
+        """Upscale rows into rows, in the memory of a strip; the result is that of `upscale` to float rounding.
+
+        Args:
+            reader: the LR picture; all of it is read from top to bottom a few times.
+            writer: gets the result from top to bottom, once.
+            work_folder: for what waits between passes; None: in memory if there is room, else in a temporary folder.
+            strip_rows: LR rows to work on at a time; None: by the width.
+            progress: called after every strip.
+            settings: as for `upscale`.
+
+        Returns:
+            The tags that guided the picture.
+
+        Raises:
+            ValueError: a setting out of its range, or too little room on the disk.
+        """
+        size = reader.height, reader.width
+        lr = LRRows(rows_of(reader), size, self.multiple_of, self.device)
+        options = self.settled(self.options(**settings), lr.unpadded, size)
+
+        def write(rows: Tensor) -> None:
+            writer.write(rows[0].permute(1, 2, 0).cpu().numpy())
+
+        needed = buffer_bytes(self, lr.height, lr.width, len(self.steps(options)))
+        with work_of(needed, work_folder, progress) as work:
+            strip = strip_rows or strip_rows_for(lr.width, self.device)
+            return self._upscale_strips(lr, [seed], options, work, strip, write)
 
     def estimate_memory(
         self, height: int, width: int, *, scale: float | None = None, streamed: bool = False
@@ -263,50 +278,139 @@ class LinearSRPipeline(LinearSRModel):
         if stream is None:
             stream = not self.fits(height, width, options.scale)
         lr = lr_tensor(picture)
+        options = self._suited(options, lr)
+        colours, tags = None, tuple[str, ...]()
         if not stream:
             try:
-                return self._upscale_whole([picture], lr, [seed], self._suited(options, lr))[0]
+                colours, tags = self._colours(lr, [seed], options)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+        if colours is None:
             # behind the handler, where the error no longer holds on to what was in memory
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return self._upscale_by_rows(picture, lr, seed, options)
+            colours, tags = self._colours(lr, [seed], options, strip_rows_for(width, self.device))
+        return self._result(picture, colours[0], tags, options)
+
+    def _colours(
+        self, lr: Tensor, seeds: Sequence[int], options: Options, strip: int | None = None
+    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """The results (B, H, W, 3) in [0, 1] for LR images (B, 3, h, w), and the tags that guided them.
+
+        Args:
+            strip: LR rows to work on at a time; None: all.
+        """
+        rows = self._rows(lr)
+        colours = np.empty((len(lr), *scaled_size(*rows.own_size, options.scale), 3), dtype=np.float32)
+        done = 0
+
+        def write(made: Tensor) -> None:
+            nonlocal done
+            colours[:, done : done + made.shape[2]] = made.permute(0, 2, 3, 1).cpu().numpy()
+            done += made.shape[2]
+
+        needed = buffer_bytes(self, rows.height, rows.width, len(self.steps(options)))
+        with work_of(0 if strip is None else needed) as work:
+            return colours, self._upscale_strips(rows, seeds, options, work, strip, write)
 
     @torch.inference_mode()
-    def _upscale_whole(
-        self, pictures: Sequence[Picture], lr: Tensor, seeds: Sequence[int], options: Options
-    ) -> list[Picture]:
-        """Results for pictures of one size, whose `lr_tensor` are `lr` (B, 3, h, w)."""
-        lr = lr.to(self.device)
-        tags: tuple[str, ...] = ()
-        if options.steps == 0:
-            hr = self._draw(lr, options.fidelity)
-        else:
-            latent, condition, _, tags = self._sample(lr, seeds, options)
-            hr = self.codec.decode(latent, condition)
-        height, width = lr.shape[-2:]
-        hr = (hr.float()[..., : height * self.scale, : width * self.scale] + 1) / 2
-        if options.color_fix == "wavelet":
-            hr = wavelet_colour_fix(hr, (lr + 1) / 2)
-        elif options.color_fix == "adain":
-            hr = adain_colour_fix(hr, resize((lr + 1) / 2, (hr.shape[-2], hr.shape[-1]), "bicubic"))
-        size = scaled_size(height, width, options.scale)
-        if options.drawing:
-            hr = squares_where_lost(hr, (lr + 1) / 2, options.drawing)
-        if tuple(hr.shape[-2:]) != size:
-            hr = resize(hr, size, "lanczos")
-        colours = to_unit(hr).permute(0, 2, 3, 1).cpu().numpy()
-        return [
-            self._result(picture, colour, tags, options)
-            for picture, colour in zip(pictures, colours, strict=True)
-        ]
+    def _latents(self, lr: Tensor, seeds: Sequence[int], options: Options) -> tuple[Tensor, tuple[str, ...]]:
+        """The latents of LR images (B, 3, h, w), and the tags that guided them."""
+        rows = self._rows(lr)
+        stem, walk, tags = self._to_latents(rows, seeds, options, Work(), None)
+        stem.run()
+        walk.run(seeds, self._on_step(options))
+        return walk.latent(0, rows.height // self.lr_stem.multiple_of), tags
 
-    def _upscale_by_rows(self, picture: Picture, lr: Tensor, seed: int, options: Options) -> Picture:
-        writer = ArrayWriter(*scaled_size(picture.colour.shape[0], picture.colour.shape[1], options.scale))
-        tags = stream_rows(self, ArrayReader(lr), writer, options, seed)
-        return self._result(picture, writer.array, tags, options)
+    @torch.inference_mode()
+    def _upscale_strips(
+        self,
+        lr: LRRows,
+        seeds: Sequence[int],
+        options: Options,
+        work: Work,
+        strip: int | None,
+        write: Callable[[Tensor], None],
+    ) -> tuple[str, ...]:
+        """LR images' way, in passes from top to bottom by strips of rows; None is one strip, the whole.
+
+        Args:
+            options: as settled for the images.
+            write: gets rows (B, 3, n, W) of the results in [0, 1], one strip after the other.
+
+        Returns:
+            The tags that guided them.
+        """
+        stem, walk, tags = self._to_latents(lr, seeds, options, work, strip)
+        at_once = self._latent_rows(strip)
+        decoded = DecodedRows(self.codec, walk.latent, stem.condition, work, walk.shape, at_once)
+        drawn: TrunkRows | None = None
+        picture: ReadRows = decoded.read
+        if self.trunk is not None and options.steps == 0 and options.fidelity < 1:
+            drawn = TrunkRows(self.trunk, lr, len(seeds), work, strip)
+            picture = _between(drawn.read, decoded.read, options.fidelity)
+        pixels_at_once = at_once and _OUTPUT_STRIPS * at_once * self.codec.compression
+        finished = FinishedRows(picture, lr, work, self.scale, pixels_at_once, options)
+        predicted = drawn is None or options.fidelity > 0
+        cost = stem.cost + walk.cost + decoded.cost if predicted else 0
+        work.expect(cost + finished.cost + (0 if drawn is None else drawn.cost))
+
+        if drawn is not None:
+            drawn.run()  # the trunk's picture, where no step is taken
+        if predicted:
+            stem.run()  # features, the condition of every step, and an estimate of the picture
+            walk.run(seeds, self._on_step(options))  # from noise to latents, one expert a step
+            stem.drop_features()
+            decoded.run()  # from latents and estimate to pixels
+        finished.run(write)  # the LR image's colours, the scale that was asked for
+        return tags
+
+    def _to_latents(
+        self, lr: LRRows, seeds: Sequence[int], options: Options, work: Work, strip: int | None
+    ) -> tuple[StemRows, Walk, tuple[str, ...]]:
+        """The passes from LR images to their latents, and the tags that guide them."""
+        tokens, tags = None, tuple[str, ...]()
+        if options.steps:
+            tokens, tags = self.guide(lambda: lr.unpadded(0, lr.own_size[0]), options)
+        at_once, stride = self._latent_rows(strip), self.lr_stem.multiple_of
+        stem = StemRows(self.lr_stem, lr, len(seeds), work, at_once and at_once * stride)
+        walk = Walk(
+            self.transformer,
+            stem.features,
+            work,
+            (len(seeds), self.codec.latent_channels, lr.height // stride, lr.width // stride),
+            at_once,
+            self.steps(options),
+            tokens,
+            options.guidance_scale,
+            options.fidelity,
+            self.config.mean == "stem",
+        )
+        return stem, walk, tags
+
+    def _latent_rows(self, strip: int | None) -> int | None:
+        """Whole rows of patches in a strip of LR rows, in rows of the latent grid."""
+        if strip is None:
+            return None
+        patch = int(self.transformer.config.patch_size)
+        return max(patch, strip // self.lr_stem.multiple_of // patch * patch)
+
+    def _rows(self, lr: Tensor) -> LRRows:
+        size = lr.shape[-2], lr.shape[-1]
+        return LRRows(lambda top, bottom: lr[:, :, top:bottom], size, self.multiple_of, self.device)
+
+    def _on_step(self, options: Options) -> OnStep:
+        """Calls the caller's callback, with the latents where they are whole."""
+
+        def on_step(step: int, time: float, latents: Tensor | None) -> Tensor | None:
+            if options.callback is None:
+                return None
+            state = {} if latents is None else {"latents": latents}
+            told = options.callback(self, step, time, {**state, "steps": len(self.steps(options))})
+            return (told or {}).get("latents")
+
+        return on_step
 
     def _result(
         self, picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...], options: Options
@@ -327,76 +431,12 @@ class LinearSRPipeline(LinearSRModel):
         drawn = self._upscale(Picture(alpha[..., None]), 0, own).colour[..., 0]
         return resize_alpha(checked_alpha(drawn, alpha), size)
 
-    def _draw(self, lr: Tensor, fidelity: float) -> Tensor:
-        """The HR images of LR images (B, 3, h, w) without a step: on the line from the trunk's to the stem's."""
-        padded = pad_to_multiple(lr, self.multiple_of)
-        drawn = None if fidelity == 1 else cast(RRDBNet, self.trunk)(padded)
-        mean = None if fidelity == 0 else self.lr_stem(padded).prediction
-        if drawn is None or mean is None:
-            return cast(Tensor, mean if drawn is None else drawn)
-        return torch.lerp(drawn, mean, fidelity)
 
-    @torch.inference_mode()
-    def _sample(self, lr: Tensor, seeds: Sequence[int], options: Options) -> _Sampled:
-        """The latents of LR images (B, 3, h, w), what they were made from, and the tags that guided them."""
-        lr = lr.to(self.device)
-        condition: LRCondition = self.lr_stem(pad_to_multiple(lr, self.multiple_of))
-        tokens, tags = self.guide(lambda: lr, options)
-        grid = condition.features.shape[-2:]
-        shape = len(lr), self.codec.latent_channels, *grid
-        noise = initial_noise(shape, seeds, device=self.device)
-        return _Sampled(self._walk(noise, condition, tokens, options), condition, lr, tags)
-
-    def _walk(
-        self, noise: Tensor, condition: LRCondition, tokens: GuidanceTokens | None, options: Options
-    ) -> Tensor:
-        """From noise at t = 1 to a latent at t = 0, one expert evaluation a step."""
-        times = self.times(options)
-        # the residual codec's zero: nothing to add to the stem's prediction
-        mean = torch.zeros_like(noise)
-        from_stem = self.config.mean == "stem"
-        if len(times) == 1:
-            return mean
-
-        def velocity(z: Tensor, t: float) -> Tensor:
-            return self._velocity(z, t, condition, tokens, options.guidance_scale)
-
-        def on_step(step: int, t: float, z: Tensor, x0: Tensor) -> Tensor | None:
-            nonlocal mean
-            if step == 0 and not from_stem:
-                mean = x0
-            if options.callback is None:
-                return None
-            state = {"latents": z, "steps": len(times) - 1}
-            return (options.callback(self, step, t, state) or {}).get("latents")
-
-        latent = sample(velocity, noise, times, self.config.solver, on_step)
-        return torch.lerp(latent, mean, options.fidelity)
-
-    def _velocity(
-        self,
-        z: Tensor,
-        t: float,
-        condition: LRCondition,
-        tokens: GuidanceTokens | None,
-        guidance_scale: float,
-    ) -> Tensor:
-        def evaluate(guidance: GuidanceTokens | None) -> Tensor:
-            embeds, mask = guidance or (None, None)
-            prediction = self.transformer(
-                z.to(self.dtype),
-                1000 * t,
-                lr_features=condition.features,
-                encoder_hidden_states=None if embeds is None else embeds.to(z.device, self.dtype),
-                encoder_attention_mask=None if mask is None else mask.to(z.device),
-            )
-            # one layout for all that the sampler computes with: another is rounded in another way
-            return to_velocity(prediction.float().contiguous(), z, t, self.prediction_type)
-
-        guided = evaluate(tokens)
-        if tokens is None or guidance_scale == 1:
-            return guided
-        return torch.lerp(evaluate(None), guided, guidance_scale)
+def _between(drawn: ReadRows, mean: ReadRows, fidelity: float) -> ReadRows:
+    """Rows on the line from the trunk's picture to the mean."""
+    if fidelity == 0:
+        return drawn
+    return lambda top, bottom: torch.lerp(drawn(top, bottom), mean(top, bottom), fidelity)
 
 
 def _of_places(callback: StepCallback, places: list[int]) -> StepCallback:

@@ -15,12 +15,12 @@ from torch import Tensor
 from linearsr.images.convert import ImageInput
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
-from linearsr.model_folder import MODEL_INDEX, read_index, save_ranges
+from linearsr.model_folder import save_ranges
 from linearsr.models import int8
 from linearsr.models.int8 import Ranges
-from linearsr.models.lr_stem import PredictiveStem, ResidualBlock
+from linearsr.models.lr_stem import PredictiveStem
+from linearsr.models.residual import ResidualBlock
 from linearsr.pipeline import LinearSRPipeline
-from linearsr.runtime.checkpoints import write_json
 
 LR_SIDE = 64
 """Pixels on a side of the LR images that are looked at."""
@@ -114,6 +114,3 @@ def write_with_ranges(source: Path, folder: Path, ranges: Ranges) -> None:
     if folder.resolve() != source.resolve():
         shutil.copytree(source, folder, dirs_exist_ok=True)
     save_ranges(folder, ranges)
-    # where ranges were before they had a file
-    index = {name: entry for name, entry in read_index(source).items() if name != "int8_ranges"}
-    write_json(folder / MODEL_INDEX, index)

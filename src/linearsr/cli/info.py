@@ -80,7 +80,7 @@ def _model(name: str | None) -> dict[str, Any]:
         "guidance": guidance,
         "tagger": tagger,
         "settings": settings,
-        "int8_ranges": len(load_ranges(folder, index)),
+        "int8_ranges": len(load_ranges(folder)),
     }
 
 

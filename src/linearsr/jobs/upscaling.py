@@ -49,7 +49,7 @@ class Upscaling:
 
     def _upscale(self, pipeline: "LinearSRPipeline", job: Job, watcher: Watcher) -> dict[str, Any]:
         from linearsr.images.io import read_image, write_image
-        from linearsr.streaming.files import upscale_file
+        from linearsr.jobs.large import upscale_file
 
         target, settings = job.output, dict(self.settings)
         assert target is not None
@@ -181,7 +181,7 @@ def _size(count: float) -> str:
 
 
 class StripProgress:
-    """Tells how work in strips goes on, and after Ctrl-C that it is not lost."""
+    """Tells how work in strips goes on, and after Ctrl-C how far it was."""
 
     def __init__(self, job: Job, watcher: Watcher, verbose: bool) -> None:
         self._job, self._watcher, self._verbose = job, watcher, verbose
@@ -200,6 +200,4 @@ class StripProgress:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
-            self._watcher.say(
-                f"{self._job.label}: stopped at {self._share:.0%}; the same command goes on from there"
-            )
+            self._watcher.say(f"{self._job.label}: stopped at {self._share:.0%}")

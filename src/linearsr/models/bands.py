@@ -13,7 +13,7 @@ Shapes: N = h * w tokens and n of them in a band, C inner width, L guidance toke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import torch
@@ -21,40 +21,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.models.blocks import CrossAttention, LinearSelfAttention, MixFFN, TransformerBlock
-from linearsr.models.layout import pointwise
 from linearsr.models.linear_attention import KVSummary, kv_summary, sum_of
-from linearsr.models.rows import through
+from linearsr.models.rows import pointwise, through
 
 BAND_TOKENS = 1024
 """Tokens of a band, give or take a row; at width 192 a tenth faster than 512, and no slower than 2048."""
 
 
-class BandedBlock(TransformerBlock):
-    """On the CPU, without gradients, a block in bands that are written into the tokens; else as it is written."""
-
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        context_bias: Tensor | None,
-        modulation: Tensor,
-        height: int,
-        width: int,
-    ) -> Tensor:
-        """See `TransformerBlock`."""
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return super().forward(x, context, context_bias, modulation, height, width)
-        for i, image in enumerate(x):
-            bias = None if context_bias is None else context_bias[i : i + 1]
-            rows = BlockRows(self, context[i : i + 1], bias, self.scale_shift_table + modulation[i], width)
-            bands = rows.bands(image)
-            rows.attend_to(sum_of(rows.summary(band) for band in bands))
-            done = 0
-            # rows come out later than they went in, so nothing is overwritten that is still to be read
-            for out in through(rows, bands):
-                image[done : done + len(out)] = out
-                done += len(out)
-        return x
+def in_bands(
+    block: TransformerBlock,
+    x: Tensor,
+    context: Tensor,
+    context_bias: Tensor | None,
+    modulation: Tensor,
+    height: int,
+    width: int,
+) -> Tensor:
+    """What `block` makes of tokens; on the CPU, without gradients, in bands that are written into the tokens."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return block.in_one(x, context, context_bias, modulation, height, width)
+    for i, image in enumerate(x):
+        bias = None if context_bias is None else context_bias[i : i + 1]
+        rows = BlockRows(block, context[i : i + 1], bias, modulation[i], width)
+        bands = rows.bands(image)
+        done = 0
+        # rows come out later than they went in, so nothing is overwritten that is still to be read
+        for out in rows.outputs(lambda bands=bands: bands):  # type: ignore[misc]
+            image[done : done + len(out)] = out
+            done += len(out)
+    return x
 
 
 class BlockRows:
@@ -62,7 +57,7 @@ class BlockRows:
 
     Args:
         context, context_bias: guidance (1, L, C) and its score bias.
-        modulation: (6, C), the block's own table included.
+        modulation: (6, C), by the time.
         width: tokens of a row.
     """
 
@@ -74,7 +69,9 @@ class BlockRows:
         modulation: Tensor,
         width: int,
     ) -> None:
-        shift_attn, scale_attn, self._gate_attn, shift_ff, scale_ff, self._gate_ff = modulation
+        shift_attn, scale_attn, self._gate_attn, shift_ff, scale_ff, self._gate_ff = (
+            block.scale_shift_table + modulation
+        )
         self._attention = block.attn1
         self._width = width
         self._self_norm = _modulated(block.norm1, shift_attn, scale_attn)
@@ -84,14 +81,14 @@ class BlockRows:
         self._attend: Callable[[Tensor], Tensor] | None = None
         self._waiting: Tensor | None = None
 
-    @property
-    def band_rows(self) -> int:
-        """Rows of a band: as many as fit a CPU's cache."""
-        return max(1, BAND_TOKENS // self._width)
-
     def bands(self, x: Tensor) -> tuple[Tensor, ...]:
         """Tokens (n, C) of whole rows in bands; elsewhere than on a CPU all are one."""
-        return torch.split(x, self.band_rows * self._width) if x.device.type == "cpu" else (x,)
+        return torch.split(x, band_rows(self._width) * self._width) if x.device.type == "cpu" else (x,)
+
+    def outputs(self, bands: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
+        """All tokens by `bands` (n, C), which are gone through twice -> the block's output, a row later."""
+        self.attend_to(sum_of(self.summary(band) for band in bands()))
+        return through(self, bands())
 
     def summary(self, x: Tensor) -> KVSummary:
         """What the tokens (n, C) add to the keys and values."""
@@ -112,6 +109,11 @@ class BlockRows:
         # a copy, or the band would be kept for its last row
         self._waiting = ready[len(mixed) :].clone()
         return torch.addcmul(ready[: len(mixed)], self._gate_ff, mixed.to(x.dtype))
+
+
+def band_rows(width: int) -> int:
+    """Rows of a band, of so many tokens each: as many as fit a CPU's cache."""
+    return max(1, BAND_TOKENS // width)
 
 
 def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:

@@ -9,16 +9,15 @@ Shapes: B batch, N = h * w tokens, C inner width, L guidance tokens, H heads, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr import kernels
-from linearsr.models.layout import pointwise
 from linearsr.models.linear_attention import relu_linear_attention
+from linearsr.models.rows import pointwise
 
 QK_NORM_EPS = 1e-5
 TIME_CHANNELS = 256
@@ -198,11 +197,6 @@ class MixFFN(nn.Module):
 
     def _mixed(self, x: Tensor, height: int, width: int) -> Tensor:
         """Hidden tokens (B, N, 2 * hidden), each seeing its neighbours, gated to (B, N, hidden)."""
-        weight, bias = self.conv_depth.weight, self.conv_depth.bias
-        if bias is not None and kernels.usable(x, weight):
-            from linearsr.kernels.depthwise_gate import depthwise_gate
-
-            return depthwise_gate(x, weight, bias, height, width)
         image = x.view(len(x), height, width, -1).permute(0, 3, 1, 2)
         value, gate = self.conv_depth(image).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
         mixed: Tensor = value * F.silu(gate)
@@ -211,6 +205,9 @@ class MixFFN(nn.Module):
 
 class TransformerBlock(nn.Module):
     """Linear self-attention, cross-attention, Mix-FFN; the time modulates the first and the last."""
+
+    processor: Callable[..., Tensor] | None = None
+    """Computes (block, ...), as `forward`, in the place of `in_one`."""
 
     def __init__(
         self,
@@ -233,7 +230,11 @@ class TransformerBlock(nn.Module):
         self.ff = MixFFN(width, mlp_ratio)
         self.scale_shift_table = nn.Parameter(torch.empty(6, width).normal_(std=width**-0.5))
 
-    def forward(
+    def forward(self, *inputs: Any) -> Tensor:
+        """As `in_one`, by the processor if there is one."""
+        return self.in_one(*inputs) if self.processor is None else self.processor(self, *inputs)
+
+    def in_one(
         self,
         x: Tensor,
         context: Tensor,

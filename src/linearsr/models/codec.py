@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.codec_rows import Stage, decoder_stages
 from linearsr.models.lr_stem import LRCondition
-from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.runtime.checkpoints import PretrainedModule
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
@@ -136,6 +137,10 @@ class DeepCompressionCodec(nn.Module):
         image: Tensor = self.autoencoder.decode(self.unscaled(latent)).sample
         return image
 
+    def stages(self) -> list[Stage]:
+        """The decoder by rows, as passes from one linear attention to the next."""
+        return decoder_stages(self.autoencoder)
+
     def unscaled(self, latent: Tensor) -> Tensor:
         """What the autoencoder itself takes a latent to be."""
         return latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
@@ -172,13 +177,6 @@ CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
     "ResidualCodec": ResidualCodec,
     "AutoencoderDC": DeepCompressionCodec,
 }
-
-
-def load_codec(folder: str | os.PathLike[str]) -> Codec:
-    """The codec of either kind in `folder`. Raises CheckpointError where there is none."""
-    path = resolve_folder(folder)
-    kind, _ = class_in(path, CODECS, "a codec")
-    return kind.from_pretrained(path)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

@@ -3,7 +3,7 @@
 Its convolutions pass rows on; before each linear attention, whose sum is over the whole image, rows have to wait.
 So the decoder falls into stages, and each is one pass over the rows that the stage before it left.
 
-Shape legend: C channels, n rows of an image of the width w, which are a tensor (1, C, n, w).
+Shape legend: B images, C channels, n rows of images of the width w, which are a tensor (B, C, n, w).
 """
 
 from collections.abc import Callable
@@ -33,12 +33,12 @@ class Stage:
     scale: int
     """Of the rows that it leaves, over those of the latent."""
     survey: Callable[[], Rows] | None = None
-    """A part through which these rows go on to what must be summed over all of them, (1, sums, ., .)."""
+    """A part through which these rows go on to what must be summed over all of them, (B, sums, ., .)."""
     cost: float = 0.0
     """Multiply-accumulates for one latent position, about."""
 
     def layers(self, total: Tensor | None) -> Rows:
-        """The whole stage; `total` is the sum of the survey before it, (sums,)."""
+        """The whole stage; `total` is the sum of the survey before it, (B, sums)."""
         return Chain(*(make(total) for make in self.parts))
 
 
@@ -138,13 +138,13 @@ def _attention(attention: Any, total: Tensor | None) -> Rows:
     assert total is not None
     channels = attention.attention_head_dim
     weight = attention.to_out.weight
-    scores = total.to(weight.device, torch.float32).view(1, -1, channels + 1, channels)
+    scores = total.to(weight.device, torch.float32).view(len(total), -1, channels + 1, channels)
 
     def attend(x: Tensor) -> Tensor:
         query, _, _ = _split(attention, x)
         hidden = scores @ attention.nonlinearity(query)
         hidden = hidden[:, :, :-1] / (hidden[:, :, -1:] + attention.eps)
-        hidden = hidden.to(x.dtype).reshape(1, -1, *x.shape[2:])
+        hidden = hidden.to(x.dtype).reshape(len(x), -1, *x.shape[2:])
         out = attention.to_out(hidden.movedim(1, -1)).movedim(-1, 1)
         return _norm(attention.norm_out, attention.norm_type, out)
 
@@ -157,7 +157,7 @@ def _survey(attention: Any) -> Rows:
         _, key, value = _split(attention, x)
         ones = F.pad(value, (0, 0, 0, 1), value=1)
         scores: Tensor = ones @ attention.nonlinearity(key).transpose(-1, -2)
-        return scores.reshape(1, -1, 1, 1)
+        return scores.reshape(len(x), -1, 1, 1)
 
     return Chain(_queries_keys_values(attention), PerPixel(summed))
 
@@ -176,7 +176,7 @@ def _queries_keys_values(attention: Any) -> Rows:
 
 
 def _split(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    heads = x.float().reshape(1, -1, 3 * attention.attention_head_dim, x.shape[2] * x.shape[3])
+    heads = x.float().reshape(len(x), -1, 3 * attention.attention_head_dim, x.shape[2] * x.shape[3])
     query, key, value = heads.chunk(3, dim=2)
     return query, key, value
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.lr_stem import ResidualBlock, modulated
+from linearsr.models.residual import ResidualBlock, modulated
+from linearsr.models.rows import whole
 
 Ranges = dict[str, Tensor]
 """Name of a convolution -> the largest magnitude that goes into it, (), or into each channel, (C,), in float64."""
@@ -56,24 +57,30 @@ def use_int8_(network: nn.Module, ranges: Ranges, prefix: str = "") -> None:
 
 @contextmanager
 def find_ranges(network: nn.Module, margin: float = 1.0) -> Iterator[Ranges]:
-    """Within the context, what is computed widens the ranges that are given, each `margin` times as wide."""
+    """Within the context, what is computed in floating point widens the ranges that are given.
+
+    Each is `margin` times as wide as what was seen.
+    """
     ranges: Ranges = {}
 
-    def see(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        of_channels = margin * inputs[0].abs().amax((0, 2, 3)).double()
-        found = of_channels.clamp(min=_NARROWEST * float(of_channels.max()))
-        widen_(ranges, name, found if name.endswith(_CONVOLUTIONS[0]) else found.max())
+    def watched(name: str, block: ResidualBlock, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+        hidden = F.silu(modulated(block.conv_1(x), modulation))
+        for conv, seen in zip(_CONVOLUTIONS, (x, hidden), strict=True):
+            of_channels = margin * seen.abs().amax((0, 2, 3)).double()
+            found = of_channels.clamp(min=_NARROWEST * float(of_channels.max()))
+            widen_(ranges, f"{name}.{conv}", found if seen is x else found.max())
+        out: Tensor = x + block.conv_2(hidden)
+        return out
 
-    hooks = [
-        block.get_submodule(conv).register_forward_pre_hook(partial(see, f"{name}.{conv}"))
-        for name, block in _residual_blocks(network)
-        for conv in _CONVOLUTIONS
-    ]
+    blocks = dict(_residual_blocks(network))
+    own = {name: block.processor for name, block in blocks.items()}
     try:
+        for name, block in blocks.items():
+            block.processor = partial(watched, name)
         yield ranges
     finally:
-        for hook in hooks:
-            hook.remove()
+        for name, block in blocks.items():
+            block.processor = own[name]
 
 
 def widen_(ranges: Ranges, name: str, found: Tensor) -> None:
@@ -91,45 +98,56 @@ class Int8Processor:
     """
 
     def __init__(self, block: ResidualBlock, input_range: Tensor, hidden_range: float) -> None:
-        self._block = block
         largest = float(input_range.max())
         shares = input_range.float() / largest if input_range.ndim else None
         self._first = _Int8Convolution(block.conv_1, -largest, largest, shares)
         self._second = _Int8Convolution(block.conv_2, _SILU_LEAST, hidden_range)
 
-    def __call__(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-        """As `ResidualBlock.forward`."""
+    def __call__(self, block: ResidualBlock, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """What `block` makes of x (B, C, h, w)."""
         if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype == torch.float16:
-            return self._block.in_torch(x, modulation)
+            return whole(block.layers(modulation), x)
         if modulation is not None and len(x) > 1:
             # the modulation is folded into the weights' scales, and so is one for all images of a call
             each = zip(torch.split(x, 1), torch.split(modulation, 1), strict=True)
-            return torch.cat([self(*image) for image in each])
+            return torch.cat([self(block, *image) for image in each])
         quantised = self._first.quantised(x)
         hidden = self._first.activated(quantised, modulation, self._second)
         beyond = _beyond(quantised, hidden)
         out = self._second.result(hidden, x.dtype).add_(x)
         full = beyond.float().mean(-1, keepdim=True) > _MOST_BEYOND
         if full.any():
-            self._put_rows_right(out, x, hidden, beyond & full, modulation)
+            self._put_rows_right(block, out, x, hidden, beyond & full, modulation)
         places = (beyond & ~full).nonzero()
         if len(places):
-            self._put_right(out, x, hidden, places, modulation)
+            self._put_right(block, out, x, hidden, places, modulation)
         return out
 
     def _put_rows_right(
-        self, out: Tensor, x: Tensor, hidden: Tensor, beyond: Tensor, modulation: Tensor | None
+        self,
+        block: ResidualBlock,
+        out: Tensor,
+        x: Tensor,
+        hidden: Tensor,
+        beyond: Tensor,
+        modulation: Tensor | None,
     ) -> None:
         """Add to `out` what hidden bytes (B, C, h, w) lack where they are `beyond` (B, h, w)."""
         rows = beyond.any(-1).any(0).nonzero()
         # with a neighbour that sees them, and one that these see
         part = slice(max(0, int(rows[0]) - 2), int(rows[-1]) + 3)
-        true = F.silu(modulated(self._block.conv_1(x[:, :, part]), modulation))
+        true = F.silu(modulated(block.conv_1(x[:, :, part]), modulation))
         lacking = (true - self._second.value(hidden[:, :, part])) * beyond[:, None, part]
-        out[:, :, part] += F.conv2d(lacking.to(x.dtype), self._block.conv_2.weight, padding=1)
+        out[:, :, part] += F.conv2d(lacking.to(x.dtype), block.conv_2.weight, padding=1)
 
     def _put_right(
-        self, out: Tensor, x: Tensor, hidden: Tensor, places: Tensor, modulation: Tensor | None
+        self,
+        block: ResidualBlock,
+        out: Tensor,
+        x: Tensor,
+        hidden: Tensor,
+        places: Tensor,
+        modulation: Tensor | None,
     ) -> None:
         """The same, pixel by pixel, at `places` (n, 3): image, row and column."""
         batch, channels, height, width = x.shape
@@ -142,13 +160,13 @@ class Int8Processor:
 
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         around = (pixels[index] * inside[..., None]).flatten(1)
-        conv = self._block.conv_1
+        conv = block.conv_1
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
         true = modulated(F.linear(around, weight, conv.bias)[..., None, None], modulation)[..., 0, 0]
         lacking = F.silu(true) - self._second.value(hidden.permute(0, 2, 3, 1)[tuple(places.t())])
 
         # a neighbour sees a place through the weight of the opposite side
-        onward = self._block.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
+        onward = block.conv_2.weight.float().flip(2, 3).permute(1, 2, 3, 0).flatten(1)
         shares = (lacking.to(x.dtype).float() @ onward).view(-1, len(taps), channels)[inside]
         reached, which = torch.unique(index[inside], return_inverse=True)
         added = torch.zeros(len(reached), channels).index_add_(0, which, shares)
@@ -288,5 +306,5 @@ def _agrees_with_float() -> bool:
         block = ResidualBlock(16)
         x = torch.rand(1, 16, 8, 8) - 0.5
         expected = block(x) - x
-        found = Int8Processor(block, torch.tensor(1.0), 4.0)(x) - x
+        found = Int8Processor(block, torch.tensor(1.0), 4.0)(block, x) - x
     return bool((found - expected).norm() < 0.1 * expected.norm())

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linearsr import kernels
 from linearsr.runtime.devices import widest_dtype
 
 EPS = 1e-15
@@ -89,11 +88,6 @@ def apply_summary(q: Tensor, summary: KVSummary, eps: float = EPS) -> Tensor:
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = EPS) -> Tensor:
     """Linear attention of queries to keys and values, each (B, H, N, D); the result has the dtype of `q`."""
-    if kernels.usable(q, k, v):
-        from linearsr.kernels import linear_attention as fused
-
-        if fused.fits(q):
-            return fused.attend(q, *fused.kv_sums(k, v), eps)
     return apply_summary(q, kv_summary(k, v), eps)
 
 

@@ -4,16 +4,28 @@ Shape legend: B batch, h w LR size in pixels, C channels. Images have values in 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import pairwise, repeat
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.convolution import StridedConv2d
+from linearsr.models.residual import ResidualBlock
+from linearsr.models.rows import (
+    Chain,
+    Convolution,
+    Joined,
+    PerPixel,
+    Rows,
+    StridedConv2d,
+    Window,
+    layers_of,
+    residual,
+    whole,
+)
 from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
 from linearsr.runtime.devices import widest_dtype
 
@@ -21,6 +33,8 @@ DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
 STRENGTH_SIDE = 512
 """LR pixels: so much of an image at the most, its middle, tells how degraded it is."""
+_DETAIL_REACH = 2
+_RESAMPLING_REACH = 4
 
 
 class LRCondition(NamedTuple):
@@ -68,12 +82,39 @@ class StridedStem(PretrainedModule):
         """LR sides must be multiples of this."""
         return int(2**self.config.num_layers)
 
+    margin = 0
+
+    @property
+    def kept_channels(self) -> tuple[int, int]:
+        """See `PredictiveStem`."""
+        return self.config.channels, 0
+
+    @property
+    def step(self) -> int:
+        """LR rows for a kept one."""
+        return self.multiple_of
+
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
-        features = lr.to(self.layers[0].get_parameter("weight").dtype)
-        for layer in self.layers:
-            features = F.silu(layer(features))
-        return LRCondition(features)
+        return LRCondition(whole(self.rows(), lr))
+
+    def survey(self) -> Rows | None:
+        """See `PredictiveStem`."""
+        return None
+
+    def rows(self, total: Tensor | None = None, size: tuple[int, int] = (0, 0)) -> Rows:
+        """See `PredictiveStem`."""
+        dtype = self.layers[0].get_parameter("weight").dtype
+        pairs = [part for layer in layers_of(self.layers) for part in (layer, PerPixel(F.silu))]
+        return Chain(PerPixel(lambda lr: lr.to(dtype)), *pairs)
+
+    def features(self, kept: Tensor) -> Tensor:
+        """See `PredictiveStem`."""
+        return kept
+
+    def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
+        """See `PredictiveStem`: there is none."""
+        return LRCondition(lr.new_empty(0))
 
 
 @dataclass(frozen=True)
@@ -129,10 +170,6 @@ class ImageSummary(nn.Module):
         nn.init.zeros_(self.to_modulation.weight)
         nn.init.zeros_(self.to_modulation.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, num_blocks * 2 * C)."""
-        return self.modulation(self.mean(x))
-
     def modulation(self, mean: Tensor) -> Tensor:
         """(B, summary_channels) -> (B, num_blocks * 2 * C) in [-1, 1].
 
@@ -147,40 +184,6 @@ class ImageSummary(nn.Module):
         return mean
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(SiLU(conv(x))); the branch starts small, so a deep stack starts near the identity."""
-
-    processor: Callable[..., Tensor] | None = None
-    """Computes `forward`; None: `in_torch`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        for conv, gain in ((self.conv_1, 1.0), (self.conv_2, 0.1)):
-            nn.init.kaiming_normal_(conv.weight)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            with torch.no_grad():
-                conv.weight.mul_(gain)
-
-    def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) -> the same shape. `modulation` (B, 2 * C): scale and shift between the convolutions."""
-        return (self.processor or self.in_torch)(x, modulation)
-
-    def in_torch(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-        """`forward` as it is written."""
-        residual: Tensor = self.conv_2(F.silu(modulated(self.conv_1(x), modulation)))
-        return x + residual
-
-
-def modulated(hidden: Tensor, modulation: Tensor | None) -> Tensor:
-    """Hidden values (B, C, h, w) with a scale and a shift, `modulation` (B, 2 * C), if there are any."""
-    if modulation is None:
-        return hidden
-    scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
-    return hidden * (1 + scale) + shift
-
-
 def local_detail(lr: Tensor) -> Tensor:
     """What an image (B, 3, h, w) has beyond its 5x5 mean; at the border the mean is of the pixels that are there."""
     return lr - F.avg_pool2d(lr, 5, stride=1, padding=2, count_include_pad=False)
@@ -192,6 +195,10 @@ class PredictiveStem(PretrainedModule):
     It predicts the HR image as bicubic upscaling plus a learned residual, and beside it the deviation of that
     prediction, so that the flow can model the error in units of what is expected at each place: nothing to add in
     a clear sky, much in foliage.
+
+    By rows: `survey` is summed over the image, and `rows` make of that sum and of the LR rows what is kept. The kept
+    channels are the features', then the estimate's (`kept_channels`); `features` and `estimate` finish them. An
+    estimate is right but for `margin` rows at either end, where neighbours are missing.
     """
 
     config_class = PredictiveStemConfig
@@ -233,14 +240,42 @@ class PredictiveStem(PretrainedModule):
         """LR sides must be multiples of this."""
         return int(self.config.patch)
 
+    margin = _RESAMPLING_REACH
+    step = 1
+
+    @property
+    def kept_channels(self) -> tuple[int, int]:
+        """How many of the kept channels are the features', and how many the estimate's."""
+        return self.config.channels, 3 * self.config.scale**2 + 1
+
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
-        x = self.conv_in(self.seen(lr))
-        x = x + self._body(x)
-        # the deviation must not pull on the features: they belong to the prediction
-        features = F.pixel_unshuffle(self.feature_norm(x.detach()), self.config.patch)
-        prediction, deviation = self.estimate(lr, self.conv_out(x), self.deviation_head(x.detach()))
-        return LRCondition(features, prediction, deviation)
+        x = whole(self._entry(), lr)
+        x = whole(self._body(None if self.summary is None else self.summary.mean(x)), x)
+        features, learned, log_deviation = (whole(head, x) for head in self._heads())
+        return self._estimate(lr, learned, log_deviation)._replace(features=self.features(features))
+
+    def survey(self) -> Rows | None:
+        """LR rows -> what must be summed over all of the image before `rows` can begin; None: nothing."""
+        return None if self.summary is None else Chain(self._entry(), *layers_of(self.summary.layers))
+
+    def rows(self, total: Tensor | None = None, size: tuple[int, int] = (0, 0)) -> Rows:
+        """LR rows in [-1, 1] -> kept rows.
+
+        Args:
+            total: sums (B, .) of what `survey` made of the image; None: it makes nothing.
+            size: height and width of the LR image.
+        """
+        mean = None
+        if self.summary is not None and total is not None:
+            mean = total / (-(-size[0] // 2) * -(-size[1] // 2))
+            mean = mean.to(self.summary.to_modulation.weight)
+        kept = Joined(lambda *heads: torch.cat(heads, dim=1), *self._heads())
+        return Chain(self._entry(), self._body(mean), kept)
+
+    def features(self, kept: Tensor) -> Tensor:
+        """Kept rows of the features' channels -> rows of the features on the latent grid."""
+        return F.pixel_unshuffle(kept, self.config.patch)
 
     def strength(self, lr: Tensor) -> Tensor:
         """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
@@ -267,22 +302,38 @@ class PredictiveStem(PretrainedModule):
         x = torch.cat([lr, DETAIL_GAIN * local_detail(lr)], dim=1)
         return x.to(self.conv_in.weight.dtype, memory_format=torch.channels_last)
 
-    def estimate(self, lr: Tensor, residual: Tensor, log_deviation: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction (B, 3, H, W) and deviation (B, 1, H, W), from what the last convolutions made, on the LR grid."""
+    def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
+        """LR rows and kept rows of the estimate's channels -> prediction and deviation, without features."""
+        return self._estimate(lr, kept[:, :-1], kept[:, -1:])
+
+    def _estimate(self, lr: Tensor, learned: Tensor, log_deviation: Tensor) -> LRCondition:
         scale = self.config.scale
         bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
-        prediction = bicubic + F.pixel_shuffle(residual.float(), scale)
+        prediction = bicubic + F.pixel_shuffle(learned.float(), scale)
         # what fills no whole vector of the processor is rounded in another way, but not once it was float64: so a strip
         # gets what the whole image does
         deviation = F.softplus(log_deviation.to(widest_dtype(log_deviation.device))).float()
         deviation = F.interpolate(deviation, scale_factor=scale, mode="bilinear")
-        return prediction, (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
+        deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
+        return LRCondition(lr.new_empty(0), prediction, deviation)
 
-    def _body(self, x: Tensor) -> Tensor:
-        modulations = self.summary(x).chunk(len(self.blocks), dim=1) if self.summary else repeat(None)
-        for block, modulation in zip(self.blocks, modulations, strict=False):
-            x = block(x, modulation)
-        return x
+    def _entry(self) -> Rows:
+        return Chain(Window(self.seen, _DETAIL_REACH), Convolution(self.conv_in))
+
+    def _body(self, mean: Tensor | None) -> Rows:
+        """The residual blocks; `mean` (B, summary_channels) of the image's summary, if there is one."""
+        blocks = list(cast(Iterable[ResidualBlock], self.blocks))
+        modulations: list[Tensor | None] = [None] * len(blocks)
+        if mean is not None and self.summary is not None and blocks:
+            modulations = list(self.summary.modulation(mean).chunk(len(blocks), dim=1))
+        return residual(*(block.rows(m) for block, m in zip(blocks, modulations, strict=True)))
+
+    def _heads(self) -> list[Rows]:
+        """Features, and what the estimate is made of."""
+        # features and deviation must not pull on the blocks, which belong to the prediction
+        features = PerPixel(lambda x: self.feature_norm(x.detach()))
+        deviation = Chain(PerPixel(Tensor.detach), *layers_of(self.deviation_head))
+        return [features, Convolution(self.conv_out), deviation]
 
     def grown(self, **changes: Any) -> "PredictiveStem":
         """A larger stem that computes what this one does until it is trained further.

@@ -1,10 +1,10 @@
-"""Convolutional networks without gradients that an image flows through a few rows after the other.
+"""Convolutional networks that images flow through a few rows at a time, or all rows at once.
 
 Each part keeps the rows that its next output needs and no more, so that an image of any height goes through in the
 memory of a strip, and what comes out is what the same layers make of the whole image: nothing is computed twice, no
 border is made up, there are no tiles. What comes out lags behind what went in, until the last rows go in.
 
-Shape legend: C channels, n rows of an image of the width w, which are a tensor (1, C, n, w).
+Shape legend: B images, C channels, n rows of images of the width w, which are a tensor (B, C, n, w).
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from linearsr.models.convolution import convolve
 
 
 class Rows(Protocol):
@@ -44,12 +42,19 @@ def through(part: Rows, strips: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def total_of(part: Rows, strips: Iterable[Tensor]) -> Tensor:
-    """The sum of all that comes out of `part`, for each channel: (C,) in float64 on the CPU."""
+    """The sum of all that comes out of `part`, for each image and channel: (B, C) in float64 on the CPU."""
     total = torch.zeros((), dtype=torch.float64)
     for out in through(part, strips):
         # in float32 on the device, for not every one has float64
-        total = total + out.float().sum((0, 2, 3)).cpu().double()
+        total = total + out.float().sum((2, 3)).cpu().double()
     return total
+
+
+def whole(part: Rows, image: Tensor) -> Tensor:
+    """What comes out of `part` for whole images (B, C, h, w)."""
+    out = part.push(image, last=True)
+    assert out is not None
+    return out
 
 
 class PerPixel:
@@ -243,6 +248,11 @@ def residual(*parts: Rows, scale: float = 1) -> Joined:
     return beside(partial(torch.add, alpha=scale), *parts)
 
 
+def layers_of(modules: Iterable[nn.Module]) -> list[Rows]:
+    """Convolutions and layers that look at no neighbours."""
+    return [Convolution(m) if isinstance(m, nn.Conv2d) else PerPixel(m) for m in modules]
+
+
 def _mirrored(x: Tensor, sides: tuple[int, ...]) -> Tensor:
     """Mirror at the outermost pixels, without repeating them; repeat the last one where the image is too small."""
     most = (x.shape[3] - 1,) * 2 + (x.shape[2] - 1,) * 2
@@ -258,3 +268,51 @@ def _stacked(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return torch.cat([first, second], dim=2)
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`, right for results of one column too.
+
+    With a stride in bfloat16, oneDNN's kernels for AMX read memory there that nobody wrote, which may hold NaN: such
+    a result is computed in float32.
+    """
+    narrow = not isinstance(padding, str) and (x.shape[3] + 2 * padding[1] - weight.shape[3]) < stride[1]
+    if narrow and stride[1] > 1 and x.dtype == torch.bfloat16:
+        exact = F.conv2d(
+            x.float(),
+            weight.float(),
+            None if bias is None else bias.float(),
+            stride,
+            padding,
+            dilation,
+            groups,
+        )
+        return exact.to(x.dtype)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+class StridedConv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` by `convolve`; what is beyond the border counts as zero."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return convolve(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def joined(*images: Tensor) -> Tensor:
+    """Images (B, C_i, h, w) of one type, joined on channels, in channels-last memory: (B, sum of C_i, h, w)."""
+    pixels = [image.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) for image in images]
+    # told by its strides, an image alone in its batch may be of either layout, and `cat` on channels takes the other
+    return torch.cat(pixels, dim=-1).permute(0, 3, 1, 2)
+
+
+def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)

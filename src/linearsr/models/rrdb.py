@@ -23,6 +23,7 @@ from linearsr.models.rows import (
     Rows,
     beside,
     residual,
+    whole,
 )
 from linearsr.runtime.checkpoints import PretrainedModule
 
@@ -120,9 +121,7 @@ class RRDBNet(PretrainedModule):
 
     def forward(self, lr: Tensor) -> Tensor:
         """LR image (B, 3, h, w) in [-1, 1] -> HR image (B, 3, 4 h, 4 w) in about [-1, 1], in float32."""
-        hr = self.rows().push(lr, last=True)
-        assert hr is not None
-        return hr
+        return whole(self.rows(), lr)
 
     def rows(self, most_pixels: int = _BODY_PIXELS) -> Rows:
         """LR rows (B, 3, n, w) in [-1, 1] -> the HR rows (B, 3, 4 n, 4 w) that are complete, in float32.
@@ -159,7 +158,7 @@ def _conv(module: nn.Module) -> Convolution:
 
 
 def _act(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, _SLOPE, inplace=not torch.is_grad_enabled())
+    return F.leaky_relu(x, _SLOPE, inplace=True)
 
 
 def _concatenated(x: Tensor, new: Tensor) -> Tensor:

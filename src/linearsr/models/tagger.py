@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.convolution import StridedConv2d
 from linearsr.models.lr_stem import local_detail
+from linearsr.models.rows import StridedConv2d
 
 _DETAIL_GAIN = 4.0
 _RARE = -3.0

@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from linearsr.models.bands import BandedBlock
-from linearsr.models.blocks import RMSNorm, TimeEmbedding, TwoLayerMLP, modulated_norm
-from linearsr.models.convolution import StridedConv2d
-from linearsr.models.detail_head import FINE, DetailHead
-from linearsr.models.layout import joined
+from linearsr.models.bands import in_bands
+from linearsr.models.blocks import RMSNorm, TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
+from linearsr.models.residual import FINE, DetailHead
+from linearsr.models.rows import PerPixel, Rows, StridedConv2d, joined
 from linearsr.models.transformer_config import TransformerConfig, config_from_sana
 from linearsr.runtime.checkpoints import (
     PretrainedModule,
@@ -69,7 +68,7 @@ class LinearSRTransformer(PretrainedModule):
         self.caption_projection = TwoLayerMLP(config.caption_channels, width, nn.GELU(approximate="tanh"))
         self.caption_norm = RMSNorm(width, eps=CAPTION_NORM_EPS)
         self.transformer_blocks = nn.ModuleList(
-            BandedBlock(
+            TransformerBlock(
                 width,
                 config.num_attention_heads,
                 config.attention_head_dim,
@@ -83,6 +82,8 @@ class LinearSRTransformer(PretrainedModule):
             )
             for _ in range(config.num_layers)
         )
+        for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
+            block.processor = in_bands
         self.norm_out = nn.LayerNorm(width, eps=NORM_OUT_EPS, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.empty(2, width).normal_(std=width**-0.5))
         detailed = config.detail_blocks > 0
@@ -160,7 +161,7 @@ class LinearSRTransformer(PretrainedModule):
         for block in self.transformer_blocks:
             run = partial(checkpoint, block, use_reentrant=False) if self.gradient_checkpointing else block
             x = run(x, said.context, said.bias, said.modulation, *grid)
-        return self.project(x, said.embedded, grid, lr_features)
+        return self.finish(self.unpatch(x, said.embedded, grid), lr_features)
 
     def conditions(
         self, timestep: Tensor, tokens: Tensor | None, mask: Tensor | None, batch: int = 1
@@ -171,11 +172,12 @@ class LinearSRTransformer(PretrainedModule):
         context: Tensor = self.caption_norm(self.caption_projection(given))
         return Conditions(context, _mask_bias(given_mask, context.dtype), modulation, embedded)
 
-    def project(
-        self, x: Tensor, embedded: Tensor, grid: tuple[int, int], lr_features: Tensor | None
-    ) -> Tensor:
-        """The last block's tokens (B, h * w, C) on a `grid` (h, w) -> (B, out_channels, h * patch, w * patch)."""
-        return self.finish(self.unpatch(x, embedded, grid), lr_features)
+    def last_rows(self) -> Rows:
+        """The last layers by rows: images before them, joined with LR features -> (1, out_channels, n, w)."""
+        if self.detail_head is not None:
+            return self.detail_head.rows()
+        channels = self.config.out_channels
+        return PerPixel(lambda x: self.finish(x[:, :channels], x[:, channels:]))
 
     def finish(self, image: Tensor, lr_features: Tensor | None) -> Tensor:
         """The last layers, which see the LR features (B, lr_channels, h, w) again, if they see any."""
@@ -240,7 +242,7 @@ class LinearSRTransformer(PretrainedModule):
         `save_pretrained` goes on writing the separate names, but the parameters are other objects: do
         this after loading, before an optimiser sees them.
         """
-        for block in cast(Iterable[BandedBlock], self.transformer_blocks):
+        for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
             block.attn1.fuse_()
         return self
 

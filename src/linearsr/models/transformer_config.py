@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-from linearsr.models.detail_head import FINE
+from linearsr.models.residual import FINE
 from linearsr.runtime.checkpoints import CONFIG_NAME, CheckpointError
 
 PREDICTION_TYPES = ("flow_prediction", "sample")

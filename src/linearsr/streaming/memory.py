@@ -4,9 +4,7 @@ import torch
 
 from linearsr.model import LinearSRModel
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.models.codec_rows import decoder_stages
 from linearsr.models.rrdb import ENLARGED_PIXELS
-from linearsr.models.stem_rows import stem_rows
 from linearsr.runtime.devices import available_memory
 
 _WHOLE_BYTES_PER_PIXEL = 150
@@ -68,20 +66,19 @@ def buffer_bytes(model: LinearSRModel, height: int, width: int, steps: int) -> i
     item = model.dtype.itemsize
     lr_pixels = height * width
     latent = lr_pixels * model.scale**2 // model.codec.compression**2
-    stem = stem_rows(model.lr_stem)
-    needed = sum(stem.channels) * item * lr_pixels // stem.step**2
+    needed = sum(model.lr_stem.kept_channels) * item * lr_pixels // model.lr_stem.step**2
     if steps == 0 and model.trunk is not None:
         needed += lr_pixels * model.scale**2 * _DRAWN_BYTES
     if steps:
         channels = model.codec.latent_channels
         with model.transformer.at(1000.0) as network:
             table: torch.Tensor = network.get_parameter("scale_shift_table")
-            tokens = 2 * table.shape[1] * item * latent // int(model.transformer.config.patch_size) ** 2
+            tokens = table.shape[1] * item * latent // int(model.transformer.config.patch_size) ** 2
         # noise; then states and twice as many predictions, as many as are alive at once
-        needed += latent * channels * (4 + 2 * item) + tokens
-        needed += min(steps - 1, 3) * latent * channels * (4 + 2 * item)
+        needed += 4 * latent * channels + tokens
+        needed += min(steps, 3) * latent * channels * (4 + 2 * item)
     if isinstance(model.codec, DeepCompressionCodec):
-        sizes = [stage.channels * stage.scale**2 for stage in decoder_stages(model.codec.autoencoder)]
+        sizes = [stage.channels * stage.scale**2 for stage in model.codec.stages()]
         pairs = [a + b for a, b in zip(sizes, [0, *sizes], strict=False)]
         needed += max(pairs) * model.codec.autoencoder.dtype.itemsize * latent
     return needed

@@ -1,0 +1,255 @@
+"""Where rows of images come from and go to, where they wait between two passes, and how far the passes are.
+
+Files are read and written a strip at a time. Were they mapped instead, the pages touched would count as this
+process's memory; as it is, the system keeps what it has room for and gives it back when others need it.
+
+Shapes: B images, C channels, n of h rows, w columns.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from linearsr.streaming.memory import fits_in_memory
+
+ReadRows = Callable[[int, int], Tensor]
+"""(top, bottom) -> rows (B, C, bottom - top, w)"""
+Progress = Callable[[str, float], None]
+"""(what is being done, share of the whole work that is done, 0 to 1)"""
+Report = Callable[[float], None]
+"""(share of this pass that is done)"""
+_Made = TypeVar("_Made")
+
+
+class RowReader(Protocol):
+    """An LR picture of which any rows can be had."""
+
+    height: int
+    width: int
+
+    def read(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """Rows (bottom - top, width, 3) in [0, 1]: RGB, grey as RGB, what is transparent filled in."""
+
+
+class RowWriter(Protocol):
+    """Takes an HR picture from top to bottom."""
+
+    def write(self, rows: NDArray[np.float32]) -> None:
+        """The next rows, (n, W, 3) in [0, 1]."""
+
+
+class LRRows:
+    """LR images as the networks see them: rows (B, 3, n, w) in [-1, 1], padded as `pad_to_multiple` does it.
+
+    `own_size`: (height, width) of the images; `height` and `width` are padded.
+
+    Args:
+        read: rows of the images.
+        multiple: of which both padded sides are one.
+        device: where the networks are.
+    """
+
+    def __init__(
+        self, read: ReadRows, own_size: tuple[int, int], multiple: int, device: torch.device
+    ) -> None:
+        self._read, self.own_size, self._device = read, own_size, device
+        down, self._right = (-side % multiple for side in own_size)
+        self.height, self.width = own_size[0] + down, own_size[1] + self._right
+        self._mode = "reflect" if down < own_size[0] and self._right < own_size[1] else "replicate"
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Padded rows."""
+        height = self.own_size[0]
+        below = max(0, bottom - height)
+        # the rows that are mirrored below
+        first = max(0, min(top, height - 1 - below)) if below else top
+        rows = self.unpadded(first, min(bottom, height))
+        if not below and not self._right:
+            return rows
+        return F.pad(rows, (0, self._right, 0, below), mode=self._mode)[:, :, top - first :]
+
+    def unpadded(self, top: int, bottom: int) -> Tensor:
+        """Rows of the images themselves."""
+        return self._read(top, bottom).to(self._device)
+
+    def strips(self, rows: int) -> Iterator[tuple[int, Tensor]]:
+        """(bottom, padded rows) of strips of so many rows."""
+        for top, bottom in strips(self.height, rows):
+            yield bottom, self.read(top, bottom)
+
+
+def rows_of(reader: RowReader) -> ReadRows:
+    """A reader's rows as (1, 3, n, w) in [-1, 1]."""
+
+    def read(top: int, bottom: int) -> Tensor:
+        rows = np.ascontiguousarray(reader.read(top, bottom), dtype=np.float32)
+        return torch.from_numpy(rows).permute(2, 0, 1)[None] * 2 - 1
+
+    return read
+
+
+def strips(height: int, rows: int) -> Iterator[tuple[int, int]]:
+    """(top, bottom) of strips of `rows` rows, the last one shorter."""
+    for top in range(0, height, rows):
+        yield top, min(height, top + rows)
+
+
+class Buffer(Protocol):
+    """Rows (B, C, n, w), each written before it is read."""
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom`, (B, C, bottom - top, w), which may be those that are kept."""
+
+    def write(self, top: int, rows: Tensor) -> None:
+        """Put `rows` at `top`; they may be kept as they are."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class MemoryBuffer:
+    """A buffer in memory. Written in one go, rows stay where and as they are."""
+
+    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._rows: Tensor | None = None
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """See `Buffer`."""
+        assert self._rows is not None
+        return self._rows[:, :, top:bottom]
+
+    def write(self, top: int, rows: Tensor) -> None:
+        """See `Buffer`."""
+        if rows.shape[2] == self._shape[2]:
+            self._rows = rows.to(self._dtype)
+            return
+        if self._rows is None:
+            self._rows = torch.empty(self._shape, dtype=self._dtype, memory_format=torch.channels_last)
+        self._rows[:, :, top : top + rows.shape[2]] = rows
+
+    def close(self) -> None:
+        """See `Buffer`."""
+
+
+class FileBuffer:
+    """A buffer in a file."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        self._batch, self._channels, _, self._width = shape
+        self._dtype = dtype
+        self._row_bytes = prod(shape) // shape[2] * dtype.itemsize
+        self._file = path.open("w+b", buffering=0)
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """See `Buffer`."""
+        rows = torch.empty(bottom - top, self._batch, self._width, self._channels, dtype=self._dtype)
+        view = _bytes_of(rows)
+        self._file.seek(top * self._row_bytes)
+        while view:
+            # more than the system gives at once, or a file that somebody made shorter
+            count = self._file.readinto(view)
+            if not count:
+                raise OSError(f"{self._file.name}: shorter than it was")
+            view = view[count:]
+        return rows.permute(1, 3, 0, 2)
+
+    def write(self, top: int, rows: Tensor) -> None:
+        """See `Buffer`."""
+        view = _bytes_of(rows.permute(2, 0, 3, 1).to("cpu", self._dtype).contiguous())
+        self._file.seek(top * self._row_bytes)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def close(self) -> None:
+        """See `Buffer`."""
+        self._file.close()
+
+
+class Work:
+    """The buffers of passes over images, and their progress.
+
+    Args:
+        folder: for buffers in files; None: they lie in memory.
+    """
+
+    def __init__(self, folder: Path | None = None, progress: Progress | None = None) -> None:
+        self._folder = folder
+        self._progress = progress or (lambda label, share: None)
+        self._cost, self._spent = 1.0, 0.0
+        self._buffers: dict[str, Buffer] = {}
+
+    def expect(self, cost: float) -> None:
+        """Say what all passes together will cost, in any unit."""
+        self._cost = cost
+
+    def do(self, label: str, cost: float, body: Callable[[Report], _Made]) -> _Made:
+        """A pass of such a cost; what it makes."""
+        made = body(lambda share: self._report(label, share * cost))
+        self._spent += cost
+        self._report(label, 0)
+        return made
+
+    def buffer(self, name: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Buffer:
+        """The buffer of that name."""
+        if name not in self._buffers:
+            self._buffers[name] = (
+                MemoryBuffer(shape, dtype)
+                if self._folder is None
+                else FileBuffer(self._folder / f"{name}.rows", shape, dtype)
+            )
+        return self._buffers[name]
+
+    def drop(self, name: str) -> None:
+        """Free a buffer that no pass reads any more."""
+        if name in self._buffers:
+            self._buffers.pop(name).close()
+            if self._folder is not None:
+                (self._folder / f"{name}.rows").unlink()
+
+    def close(self) -> None:
+        """Let go of all buffers."""
+        for buffer in self._buffers.values():
+            buffer.close()
+
+    def _report(self, label: str, cost: float) -> None:
+        self._progress(label, min(1.0, (self._spent + cost) / self._cost))
+
+
+@contextmanager
+def work_of(needed: int, folder: Path | None = None, progress: Progress | None = None) -> Iterator[Work]:
+    """Work whose buffers take so many bytes: in a folder, or in memory if there is room, else in a temporary folder.
+
+    Raises:
+        ValueError: too little room on the disk.
+    """
+    with ExitStack() as stack:
+        place = None
+        if folder is not None or not fits_in_memory(needed):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="linearsr-", dir=folder)))
+            free = shutil.disk_usage(place).free
+            if free < needed:
+                raise ValueError(
+                    f"{place.parent}: a picture of this size needs about {needed / 1e9:.0f} GB of disk for its work, "
+                    f"and {free / 1e9:.0f} GB are free: make room, or name a folder on another disk"
+                )
+        work = Work(place, progress)
+        stack.callback(work.close)
+        yield work
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    samples: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(samples)
