@@ -241,20 +241,23 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, sto
 
     @router.get("/result", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410, 507)})
     async def result(
-        job: Annotated[Job, Depends(of_this_owner)], format: ResultFormat | None = None
+        job: Annotated[Job, Depends(of_this_owner)],
+        format: ResultFormat | None = None,
+        stripped: Annotated[bool, Query(description="Without camera data, places and texts.")] = False,
     ) -> Response:
         """The image that a job made, in the format that was asked for then or in another."""
         made = _result(job, store)
-        if format in (None, job.options["format"]):
+        if format in (None, job.options["format"]) and not stripped:
             return made
         dispatcher.require_room(job)
+        target = store.result_path(job, format, stripped)
         try:
-            await converter.convert(store.result_path(job), store.result_path(job, format), job.tags)
+            await converter.convert(store.result_path(job), target, () if stripped else job.tags, stripped)
         except NotConverted as error:
             raise Problem(422, "bad_option", f"format: {error}") from None
         finally:
             store.measure(job)
-        return _result(job, store, format)
+        return _result(job, store, format, stripped)
 
     @router.delete("", status_code=204)
     async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:
@@ -297,7 +300,9 @@ async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds:
         end.cancel()
 
 
-def _result(job: Job, store: JobStore, format: ResultFormat | None = None) -> Response:
+def _result(
+    job: Job, store: JobStore, format: ResultFormat | None = None, stripped: bool = False
+) -> Response:
     if job.live:
         raise Problem(409, "not_ready", f"the job is {job.status}", {"Retry-After": "1"})
     if job.status == "cancelled":
@@ -306,7 +311,7 @@ def _result(job: Job, store: JobStore, format: ResultFormat | None = None) -> Re
         raise storage_full()
     if job.status == "failed":
         raise Problem(422, "failed", job.error or "the job failed")
-    path = store.result_path(job, format)
+    path = store.result_path(job, format, stripped)
     if not path.exists():
         raise Problem(404, "not_found", "the result has expired")
     headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}

@@ -22,15 +22,17 @@ class Converter:
         self._max_pixels = max_pixels
         self._turn = CapacityLimiter(1)
 
-    async def convert(self, source: Path, target: Path, tags: Sequence[str]) -> None:
+    async def convert(self, source: Path, target: Path, tags: Sequence[str], stripped: bool = False) -> None:
         """Write the image `source` as `target`, in the format of its extension; EXIF, profile and `tags` go along.
+
+        Where it is to be `stripped`, of its metadata only the profile does.
 
         Nothing is done where `target` is there already.
 
         Raises:
             NotConverted: the format cannot hold the image.
         """
-        task = source, target, tuple(tags), self._max_pixels
+        task = source, target, tuple(tags), self._max_pixels, stripped
         try:
             wrong = await to_process.run_sync(_convert, *task, cancellable=True, limiter=self._turn)
         except BrokenWorkerProcess:
@@ -39,14 +41,17 @@ class Converter:
             raise NotConverted(wrong)
 
 
-def _convert(source: Path, target: Path, tags: tuple[str, ...], max_pixels: int) -> str | None:
+def _convert(
+    source: Path, target: Path, tags: tuple[str, ...], max_pixels: int, stripped: bool
+) -> str | None:
     """Convert one file; says why it cannot."""
     if target.exists():
         return None
     Image.MAX_IMAGE_PIXELS = None
     warnings.simplefilter("ignore")
     try:
-        write_image(replace(read_image(source, max_pixels=max_pixels), tags=tags), target, overwrite=True)
+        picture = read_image(source, max_pixels=max_pixels, keep="nothing" if stripped else "all")
+        write_image(replace(picture, tags=tags), target, overwrite=True)
     except ImageError as error:
         return str(error).replace(f"{target}: ", "the result ").replace(f"{source}: ", "the result ")
     return None

@@ -138,9 +138,9 @@ class JobStore:
         """Where its image lies as it was sent."""
         return self._inputs / job.id
 
-    def result_path(self, job: Job, format: str | None = None) -> Path:
-        """Where its result lies, or will; in another format than asked for at first, if any."""
-        return self._results / f"{job.id}.{format or job.options['format']}"
+    def result_path(self, job: Job, format: str | None = None, stripped: bool = False) -> Path:
+        """Where its result lies, or will; in another format than asked for at first, or without metadata, if any."""
+        return self._results / f"{job.id}{'.stripped' * stripped}.{format or job.options['format']}"
 
     def add(self, job: Job, image: BinaryIO) -> None:
         """Take in a new job with its image."""
@@ -246,7 +246,7 @@ class JobStore:
             self.measure(job)
 
     def _results_of(self, job: Job) -> list[Path]:
-        return [self.result_path(job, format) for format in MEDIA_TYPES]
+        return [self.result_path(job, format, stripped) for format in MEDIA_TYPES for stripped in (False, True)]
 
 
 def cause(error: Exception) -> str:

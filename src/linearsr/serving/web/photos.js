@@ -2,6 +2,7 @@
 
 import { shelf } from "./shelf.js";
 
+const UNSENT = ["sending", "waiting"];
 const LONGEST = 7 * 24 * 3600 * 1000;
 
 // crypto.randomUUID is missing where a page comes by plain HTTP from another machine
@@ -12,10 +13,12 @@ const newKey = () => [...crypto.getRandomValues(new Uint32Array(3))].map((number
  *   key, name, added             who it is, the file's name, and when it came (milliseconds)
  *   file, size, thumbnail        what the person gave; {width, height} and a small data: address, null if the browser cannot
  *                                show it, undefined before that is known
- *   state                        ready, sending, waiting, queued, running, done, failed, cancelled or gone
+ *   origin                       key of the photo of which it is another result, else its own
+ *   state                        ready, refused, sending, waiting, queued, running, done, failed, cancelled or gone
  *   options                      what it was sent with: scale, fidelity, steps, tags
  *   found, tags                  tags that the model found; tags that shall guide it, null: as the model does by itself
  *   job, message, retryAt        the server's last word; what went wrong; when it is sent again (milliseconds)
+ *   asked, begun, stepped        when the person asked for it, the server began, and it took its last step (milliseconds)
  */
 export class Photos extends EventTarget {
   list = [];
@@ -27,17 +30,22 @@ export class Photos extends EventTarget {
     const old = Date.now() - LONGEST;
     for (const photo of kept.filter(({ added }) => added < old)) shelf.forget(photo.key);
     this.list.push(...kept.filter(({ added }) => added >= old).sort((one, other) => other.added - one.added));
+    // what was never sent can be
+    for (const photo of this.list) if (!photo.job && UNSENT.includes(photo.state)) photo.state = "ready";
+    this.selected ??= this.list.find(({ state }) => state === "done") ?? this.list[0] ?? null;
     this.#changed();
   }
 
   /** What is known about each new photo -> the photos, now first in the list. */
   add(known) {
     const now = Date.now();
-    const added = known.map((photo, place) => ({
-      ...{ key: newKey(), added: now - place, state: "ready", found: null, tags: null, job: null, message: null, retryAt: null },
-      ...photo,
-    }));
+    const added = known.map((photo, place) => {
+      const key = newKey();
+      const empty = { found: null, tags: null, job: null, message: null, retryAt: null };
+      return { ...empty, key, origin: key, added: now - place, state: "ready", ...photo };
+    });
     this.list.unshift(...added);
+    added.forEach(shelf.keep);
     this.#changed();
     return added;
   }
@@ -45,7 +53,7 @@ export class Photos extends EventTarget {
   update(photo, changes) {
     const turned = changes.state !== undefined && changes.state !== photo.state;
     Object.assign(photo, changes);
-    if (turned && photo.job && this.list.includes(photo)) shelf.keep(photo);
+    if ((turned || changes.file) && this.list.includes(photo)) shelf.keep(photo);
     this.#changed();
   }
 
