@@ -21,7 +21,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ENDLESS = 20_000
 """Steps of a job that does not end by itself."""
 
-PATIENCE = 90
+PATIENCE = 40
 """Seconds to wait on a busy machine for what takes one."""
 
 Opener = Callable[..., Any]
@@ -103,6 +103,7 @@ def give(page: Any, *files: dict[str, Any]) -> None:
 
 
 def enlarge(page: Any, **settings: float) -> None:
+    page.evaluate("document.querySelectorAll('#settings details').forEach((part) => (part.open = true))")
     for name, value in settings.items():
         page.fill(f"#{name}", str(value))
     page.click("#start")

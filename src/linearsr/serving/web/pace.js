@@ -7,7 +7,7 @@ const SURE = 0.9;
 const kind = ({ fidelity, steps }) => (fidelity === 1 ? "mean" : `steps ${steps ?? "auto"}`);
 
 export class Pace {
-  /** Seconds a megapixel, by model and kind of work. */
+  /** By model and kind of work: seconds, and the megapixels that they were for. What is older counts half. */
   #known = JSON.parse(localStorage.getItem(SHELF) ?? "{}");
   #model = "";
 
@@ -18,17 +18,17 @@ export class Pace {
   /** A job (as the server tells it) is finished. */
   learn({ started, finished, input, options }) {
     const seconds = (Date.parse(finished) - Date.parse(started)) / 1000;
-    const pace = (1e6 * seconds) / (input.width * input.height);
-    if (!(pace > 0)) return;
+    if (!(seconds > 0)) return;
     const name = this.#name(options);
-    this.#known[name] = this.#known[name] ? (this.#known[name] + pace) / 2 : pace;
+    const [before, pixels] = this.#known[name] ?? [0, 0];
+    this.#known[name] = [before / 2 + seconds, pixels / 2 + (input.width * input.height) / 1e6];
     localStorage.setItem(SHELF, JSON.stringify(this.#known));
   }
 
   /** Seconds for a photo of `size`, null if that cannot be told yet. */
   estimate(size, options) {
-    const pace = this.#known[this.#name(options)];
-    return size && pace ? (pace * size.width * size.height) / 1e6 : null;
+    const [seconds, megapixels] = this.#known[this.#name(options)] ?? [];
+    return size && seconds ? (seconds * size.width * size.height) / 1e6 / megapixels : null;
   }
 
   /** How far a photo is that is being worked on: {share, elapsed, left} with seconds; share and left null if unknown. */

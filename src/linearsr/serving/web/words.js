@@ -31,7 +31,7 @@ export function describe(photo) {
     case "running":
       if (message) return message;
       if (job.step >= job.steps) return t("finishing");
-      return job.steps > 1 ? t("running.step", { step: job.step + 1, steps: job.steps }) : t("running");
+      return job.steps > 1 ? t("running.step", { step: String(job.step + 1), steps: String(job.steps) }) : t("running");
     case "failed":
       return message ? sentence(message) : t("failed");
     case "refused":
