@@ -214,7 +214,7 @@ def test_looks_are_previews_of_the_place_that_is_seen(visit):
     first = page.evaluate(seen)
     assert len(set(first)) == 3
     assert page.evaluate("document.querySelector('#look img').naturalWidth") == 256
-    assert page.inner_text("#takes").startswith("Takes about")
+    page.wait_for_selector("#takes:has-text('Takes about')")
     page.focus(".pane >> nth=0")
     for key in ("2", "ArrowLeft", "ArrowLeft"):
         page.keyboard.press(key)
@@ -372,10 +372,8 @@ def test_accessible_in_every_state(visit, size, scheme):
 
 
 def test_the_page_is_small(visit):
-    page = visit(service_workers="block")
-    sizes = []
-    page.on("response", lambda response: sizes.append(len(response.body())))
-    page.reload()
-    page.wait_for_selector("#limits:not(:empty)")
-    page.wait_for_load_state("networkidle")
-    assert sum(sizes) < PAGE_BYTES
+    page = visit()
+    loaded = page.evaluate("""() => ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
+        .map(({ name, decodedBodySize }) => [name, decodedBodySize])""")
+    assert len(loaded) > 20
+    assert 0 < sum(size for _, size in loaded) < PAGE_BYTES

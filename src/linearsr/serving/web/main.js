@@ -26,7 +26,10 @@ translate();
 const api = new Api(askForKey);
 const photos = new Photos();
 const pace = new Pace();
-const learn = (job) => pace.learn(job);
+const learn = (job) => {
+  pace.learn(job);
+  render();
+};
 const runner = new Runner(api, photos, learn);
 const settings = new Settings(render);
 const tags = new Tags((photo, words) => photos.update(photo, { tags: words }));

@@ -50,11 +50,12 @@ export class Photos extends EventTarget {
     return added;
   }
 
-  update(photo, changes) {
+  /** `quiet`: nobody is told, as more is to come. */
+  update(photo, changes, quiet = false) {
     const turned = changes.state !== undefined && changes.state !== photo.state;
     Object.assign(photo, changes);
     if ((turned || changes.file) && this.list.includes(photo)) shelf.keep(photo);
-    this.#changed();
+    if (!quiet) this.#changed();
   }
 
   remove(photo) {

@@ -4,6 +4,8 @@ import { t } from "./i18n.js";
 import { advice } from "./words.js";
 
 const LONGEST_PAUSE = 15;
+/** Milliseconds between two steps that are shown. */
+const AT_MOST_EVERY = 100;
 
 const sleep = (seconds, signal) =>
   new Promise((resolve) => {
@@ -16,6 +18,7 @@ export const MOVING = ["sending", "waiting", "queued", "running"];
 
 export class Runner {
   #line = Promise.resolve();
+  #told = 0;
   #stops = new Map();
 
   /** `learn(job)` is called for every job that is done. */
@@ -92,7 +95,9 @@ export class Runner {
     const begun = job.status === "running" ? photo.begun ?? now : photo.begun;
     const stepped = job.step !== photo.job?.step ? now : photo.stepped;
     const message = job.error && t("failed.job", { reason: job.error });
-    this.photos.update(photo, { state: job.status, job, begun, stepped, message });
+    const quiet = job.status === photo.state && now - this.#told < AT_MOST_EVERY;
+    if (!quiet) this.#told = now;
+    this.photos.update(photo, { state: job.status, job, begun, stepped, message }, quiet);
     if (job.status === "done") this.learn(job);
   }
 
