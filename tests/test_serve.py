@@ -95,6 +95,21 @@ def test_metadata_and_warnings_come_along(client):
         assert round(result.info["dpi"][0]) == 300
 
 
+def test_a_result_without_metadata(client):
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    answer = send(client, image(exif=exif), wait="true")
+    address = f"/v1/jobs/{answer.headers['X-Job-ID']}/result"
+    for query, kept in (
+        ("", True),
+        ("?stripped=true", False),
+        ("?stripped=true&format=jpg", False),
+        ("?format=jpg", True),
+    ):
+        with Image.open(BytesIO(client.get(address + query).content)) as result:
+            assert (0x010F in result.getexif()) == kept, query
+
+
 def test_tags(client):
     answer = client.post("/v1/tags", files={"image": image()}, data={"max_tags": 1})
     assert answer.status_code == 200, answer.text

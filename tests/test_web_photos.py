@@ -345,7 +345,6 @@ def test_in_the_language_of_the_browser(visit, language):
 def violations(page):
     """What axe-core finds wrong, as rule and place."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    # not by a script element, which the page's policy forbids
     found = axe.Axe().run(page).response["violations"]
     return [(rule["id"], node["target"]) for rule in found for node in rule["nodes"]]
 

@@ -21,7 +21,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ENDLESS = 20_000
 """Steps of a job that does not end by itself."""
 
-PATIENCE = 40
+PATIENCE = 90
 """Seconds to wait on a busy machine for what takes one."""
 
 Opener = Callable[..., Any]
