@@ -51,8 +51,14 @@ def states(page: Page, address: str) -> Iterator[str]:
     page.goto(address)
     page.wait_for_selector("#limits:not(:empty)")
     yield "empty"
-    page.click("#example")
-    page.wait_for_selector("#status-time:has-text('0:1')")
+    page.set_input_files("#files", Path(__file__).parents[1] / "examples" / "photo.jpg")
+    # the previews tell how long the photo will take
+    page.wait_for_selector("#look-hint:has-text('Crisp')")
+    page.wait_for_selector("#takes:not(:empty)")
+    page.wait_for_selector("#look img >> nth=2")
+    page.click("#start")
+    page.wait_for_selector("#status-time:has-text('left')")
+    page.wait_for_timeout(5000)
     yield "working"
     page.wait_for_selector("#viewer.both")
     page.wait_for_timeout(1500)  # the divider comes to rest
@@ -71,6 +77,7 @@ def states(page: Page, address: str) -> Iterator[str]:
     page.set_input_files("#files", {"name": "holiday.jpg", "mimeType": "image/jpeg", "buffer": large_photo()})
     page.wait_for_selector("#status.trouble")
     page.wait_for_selector("#shrink:visible")
+    page.wait_for_selector("#before:visible")
     yield "error"
 
 
