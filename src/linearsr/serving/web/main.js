@@ -141,7 +141,9 @@ function preview() {
     const photo = photos.selected;
     const { state, file, size } = photo ?? {};
     const busy = photos.list.some((other) => MOVING.includes(other.state));
-    if (!server || busy || !file || !size || state === "refused" || !$("fold").open || document.hidden) return;
+    if (!server || busy || !file || !size || state === "refused" || document.hidden) return;
+    // unseen, they still tell how long the photo will take
+    if (!$("fold").open && (state === "done" || pace.estimate(size, settings.options(photo)) !== null)) return;
     const { left, top, width, height } = stage.window;
     previews.show(photo, { x: left + width / 2, y: top + height / 2 }, settings.options(photo).steps);
   }, STILL);
@@ -259,6 +261,7 @@ function turnTo(photo) {
   $("fold").open = !done && !NARROW.matches;
   $("settings-title").textContent = t(done ? "settings.other" : "settings");
   findTags(photo);
+  previews.look(photo);
   preview();
 }
 

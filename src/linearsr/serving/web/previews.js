@@ -6,6 +6,7 @@ import { redraw } from "./remedies.js";
 
 /** Pixels of the photo: few enough for a second. */
 const SIDE = 64;
+const pictures = () => document.querySelectorAll("#look img");
 
 export class Previews {
   #shown = "";
@@ -15,6 +16,14 @@ export class Previews {
   constructor(api, learn) {
     this.api = api;
     this.learn = learn;
+  }
+
+  /** Another photo is looked at: previews of the one before would mislead. */
+  look({ key }) {
+    if (this.#shown && JSON.parse(this.#shown)[0] === key) return;
+    this.#shown = "";
+    this.stop();
+    this.#clear();
   }
 
   /** Leave the server to the photos. */
@@ -31,18 +40,22 @@ export class Previews {
     this.#stop = new AbortController();
     const { signal } = this.#stop;
     this.#shown = wanted;
-    const pictures = [...document.querySelectorAll("#look img")];
-    for (const picture of pictures) picture.hidden = true;
+    this.#clear();
     $("look-hint").textContent = t("look.making");
     try {
       const { file } = await redraw(photo, box);
-      for (const picture of pictures) await this.#draw(picture, file, steps, signal);
+      for (const picture of pictures()) await this.#draw(picture, file, steps, signal);
       $("look-hint").textContent = t("look.here");
     } catch {
       if (this.#shown !== wanted) return;
       this.#shown = "";
       $("look-hint").textContent = t("look.later");
     }
+  }
+
+  #clear() {
+    for (const picture of pictures()) picture.hidden = true;
+    $("look-hint").textContent = t("look.here");
   }
 
   async #draw(picture, file, steps, signal) {
