@@ -2,7 +2,6 @@
 
 import { shelf } from "./shelf.js";
 
-const UNSENT = ["sending", "waiting"];
 const LONGEST = 7 * 24 * 3600 * 1000;
 
 // crypto.randomUUID is missing where a page comes by plain HTTP from another machine
@@ -30,8 +29,6 @@ export class Photos extends EventTarget {
     const old = Date.now() - LONGEST;
     for (const photo of kept.filter(({ added }) => added < old)) shelf.forget(photo.key);
     this.list.push(...kept.filter(({ added }) => added >= old).sort((one, other) => other.added - one.added));
-    // what was never sent can be
-    for (const photo of this.list) if (!photo.job && UNSENT.includes(photo.state)) photo.state = "ready";
     this.selected ??= this.list.find(({ state }) => state === "done") ?? this.list[0] ?? null;
     this.#changed();
   }
@@ -45,7 +42,6 @@ export class Photos extends EventTarget {
       return { ...empty, key, origin: key, added: now - place, state: "ready", ...photo };
     });
     this.list.unshift(...added);
-    added.forEach(shelf.keep);
     this.#changed();
     return added;
   }
@@ -54,7 +50,8 @@ export class Photos extends EventTarget {
   update(photo, changes, quiet = false) {
     const turned = changes.state !== undefined && changes.state !== photo.state;
     Object.assign(photo, changes);
-    if ((turned || changes.file) && this.list.includes(photo)) shelf.keep(photo);
+    const final = photo.job || ["refused", "failed"].includes(changes.state);
+    if ((changes.size !== undefined || (turned && final)) && this.list.includes(photo)) shelf.keep(photo);
     if (!quiet) this.#changed();
   }
 
