@@ -246,7 +246,9 @@ class JobStore:
             self.measure(job)
 
     def _results_of(self, job: Job) -> list[Path]:
-        return [self.result_path(job, format, stripped) for format in MEDIA_TYPES for stripped in (False, True)]
+        return [
+            self.result_path(job, format, stripped) for format in MEDIA_TYPES for stripped in (False, True)
+        ]
 
 
 def cause(error: Exception) -> str:
