@@ -47,10 +47,10 @@ def large_photo() -> bytes:
 
 
 def states(page: Page, address: str) -> Iterator[str]:
-    """Leads the page from state to state; yields their names."""
+    """Leads the page from state to state; yields the names of their pictures."""
     page.goto(address)
     page.wait_for_selector("#limits:not(:empty)")
-    yield "empty"
+    yield "web-page-empty.webp"
     page.set_input_files("#files", Path(__file__).parents[1] / "examples" / "photo.jpg")
     # the previews tell how long the photo will take
     page.wait_for_selector("#look-hint:has-text('Crisp')")
@@ -59,26 +59,26 @@ def states(page: Page, address: str) -> Iterator[str]:
     page.click("#start")
     page.wait_for_selector("#status-time:has-text('left')")
     page.wait_for_timeout(5000)
-    yield "working"
+    yield "web-page-working.webp"
     page.wait_for_selector("#viewer.both")
     page.wait_for_timeout(1500)  # the divider comes to rest
     page.evaluate("document.activeElement.blur()")
     page.focus(".pane >> nth=1")
     page.keyboard.press("1")
     page.evaluate("document.activeElement.blur()")
-    yield "result"
+    yield "web-page-result.webp"
     page.emulate_media(color_scheme="dark")
-    yield "dark"
+    yield "web-page-dark.webp"
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(PHONE)
     page.keyboard.press("Home")
-    yield "phone"
+    yield "web-page-phone.webp"
     page.set_viewport_size(DESKTOP)
     page.set_input_files("#files", {"name": "holiday.jpg", "mimeType": "image/jpeg", "buffer": large_photo()})
     page.wait_for_selector("#status.trouble")
     page.wait_for_selector("#shrink:visible")
     page.wait_for_selector("#before:visible")
-    yield "error"
+    yield "web-page-error.webp"
 
 
 def main() -> None:
@@ -92,9 +92,9 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport=DESKTOP, color_scheme="light")
         page.set_default_timeout(1000 * SECONDS)
-        for state in states(page, address):
+        for name in states(page, address):
             shot = Image.open(BytesIO(page.screenshot())).convert("RGB")
-            shot.save(arguments.folder / f"web-page-{state}.webp", quality=QUALITY, method=6)
+            shot.save(arguments.folder / name, quality=QUALITY, method=6)
         browser.close()
 
 
