@@ -107,6 +107,21 @@ def test_tags_that_the_model_does_not_listen_to(client):
     assert first == second
 
 
+def test_a_result_without_metadata(client):
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    answer = send(client, image(exif=exif), wait="true")
+    address = f"/v1/jobs/{answer.headers['X-Job-ID']}/result"
+    for query, kept in (
+        ("", True),
+        ("?stripped=true", False),
+        ("?stripped=true&format=jpg", False),
+        ("?format=jpg", True),
+    ):
+        with Image.open(BytesIO(client.get(address + query).content)) as result:
+            assert (0x010F in result.getexif()) == kept, query
+
+
 def test_tags(client):
     answer = client.post("/v1/tags", files={"image": image()}, data={"max_tags": 1})
     assert answer.status_code == 200, answer.text

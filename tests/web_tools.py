@@ -103,6 +103,8 @@ def give(page: Any, *files: dict[str, Any]) -> None:
 
 
 def enlarge(page: Any, **settings: float) -> None:
+    if settings:
+        page.evaluate("for (const part of document.querySelectorAll('#panel details')) part.open = true")
     for name, value in settings.items():
         page.fill(f"#{name}", str(value))
     page.click("#start")

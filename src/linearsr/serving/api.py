@@ -243,10 +243,12 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
 
     @router.get("/result", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410, 507)})
     async def result(
-        job: Annotated[Job, Depends(of_this_owner)], format: ResultFormat | None = None
+        job: Annotated[Job, Depends(of_this_owner)],
+        format: ResultFormat | None = None,
+        stripped: Annotated[bool, Query(description="Without camera data, places and texts.")] = False,
     ) -> Response:
         """The image that a job made, in the format that was asked for then or in another."""
-        return await results.converted(job, format)
+        return await results.converted(job, format, stripped)
 
     @router.delete("", status_code=204)
     async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:

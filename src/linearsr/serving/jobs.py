@@ -158,9 +158,9 @@ class JobStore:
         """Where the image of a job lies as it was sent."""
         return self._inputs / job.id
 
-    def result_path(self, job: Job, format: str | None = None) -> Path:
-        """Where the result of a job lies, or will; in another format than it was made in, if any."""
-        return self._results / f"{job.id}.{format or job.options['format']}"
+    def result_path(self, job: Job, format: str | None = None, stripped: bool = False) -> Path:
+        """Where the result of a job lies, or will; in another format, or without metadata, if asked for."""
+        return self._results / f"{job.id}{'.stripped' * stripped}.{format or job.options['format']}"
 
     def task(self, job: Job, max_pixels: int) -> dict[str, Any]:
         """What a worker is told of a job."""
@@ -276,7 +276,9 @@ class JobStore:
             self.measure(job)
 
     def _results_of(self, job: Job) -> list[Path]:
-        return [self.result_path(job, format) for format in MEDIA_TYPES]
+        return [
+            self.result_path(job, format, stripped) for format in MEDIA_TYPES for stripped in (False, True)
+        ]
 
 
 def cause(error: Exception) -> str:

@@ -7,9 +7,9 @@ const MOVES = { ArrowLeft: [STEP, 0], ArrowRight: [-STEP, 0], ArrowUp: [0, STEP]
  * Call back for what a person does over `panes`; two fingers may be on two of them. Points are {x, y} from the left top
  * corner of a pane.
  *   grab(point) -> drag(point) or null   a pointer went down: what follows it, or null to move the picture
- *   move(dx, dy), zoom(factor, point), toggle(point), fit()
+ *   move(dx, dy), zoom(factor, point), zoomTo(scale), toggle(point), fit()
  */
-export function watch(panes, { grab, move, zoom, toggle, fit }) {
+export function watch(panes, { grab, move, zoom, zoomTo, toggle, fit }) {
   const held = new Map();
   let drag = null;
   const listen = (kind, action, options) => panes.forEach((pane) => pane.addEventListener(kind, action, options));
@@ -47,7 +47,8 @@ export function watch(panes, { grab, move, zoom, toggle, fit }) {
   listen("dblclick", (event) => toggle(at(event)));
   listen("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const actions = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: fit };
+    const closer = () => zoom(1.5);
+    const actions = { "+": closer, "=": closer, "-": () => zoom(1 / 1.5), 0: fit, 1: () => zoomTo(1), 2: () => zoomTo(2) };
     const action = MOVES[event.key] ? () => move(...MOVES[event.key]) : actions[event.key];
     if (!action) return;
     event.preventDefault();

@@ -1,17 +1,19 @@
-// How photos come in: chosen, dropped or pasted.
+// How photos come in: chosen, taken, dropped (folders too) or pasted.
 
 import { $ } from "./dom.js";
 
-/** Call `take` with each list of files that the person gives. */
+const ENDINGS = /\.(jpe?g|png|webp|avif|gif|bmp|tiff?|jp2|jxl|hei[cf]|p[bgpn]m|dng|cr[23]|nef|arw|raf|orf|rw2)$/i;
+
+/** Call `take(files, left)` with what the person gives; `left` are names of files in folders that are no photos. */
 export function watchIntake(take) {
-  const files = $("files");
-  const choose = () => files.click();
-  for (const id of ["choose", "add"]) $(id).addEventListener("click", choose);
-  $("drop").addEventListener("click", (event) => event.target.closest("button") ?? choose());
-  files.addEventListener("change", () => {
-    take([...files.files]);
-    files.value = "";
-  });
+  for (const [input, ...buttons] of [["files", "choose", "add"], ["camera-file", "camera"]]) {
+    for (const id of buttons) $(id).addEventListener("click", () => $(input).click());
+    $(input).addEventListener("change", () => {
+      take([...$(input).files], []);
+      $(input).value = "";
+    });
+  }
+  $("drop").addEventListener("click", (event) => event.target.closest("button") ?? $("files").click());
 
   const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
   const mark = (value) => document.body.classList.toggle("dragging", value);
@@ -21,19 +23,49 @@ export function watchIntake(take) {
     mark(true);
   });
   addEventListener("dragleave", (event) => event.relatedTarget ?? mark(false));
-  addEventListener("drop", (event) => {
+  addEventListener("drop", async (event) => {
     mark(false);
     if (!carriesFiles(event)) return;
     event.preventDefault();
-    take([...event.dataTransfer.files]);
+    take(...(await dropped(event.dataTransfer)));
   });
   addEventListener("paste", (event) => {
     const pasted = [...(event.clipboardData?.files ?? [])];
     if (!pasted.length) return;
     event.preventDefault();
-    take(pasted);
+    take(pasted, []);
   });
 }
+
+/** [files, names of what is no photo]: a file is taken as it is, a folder is walked. */
+async function dropped(transfer) {
+  // the entries are gone after the first await
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.());
+  if (!entries.every(Boolean)) return [[...transfer.files], []];
+  const files = [];
+  const left = [];
+  for (const entry of entries) {
+    if (entry.isFile) files.push(await read(entry));
+    else await walk(entry, files, left);
+  }
+  return [files, left];
+}
+
+async function walk(folder, files, left) {
+  const reader = folder.createReader();
+  for (;;) {
+    // some hundred at a time, none at the end
+    const entries = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!entries.length) return;
+    for (const entry of entries.sort((one, other) => one.name.localeCompare(other.name))) {
+      if (entry.isDirectory) await walk(entry, files, left);
+      else if (ENDINGS.test(entry.name)) files.push(await read(entry));
+      else left.push(entry.name);
+    }
+  }
+}
+
+const read = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));
 
 /** Its size and a thumbnail, where this browser can show the file: {size, thumbnail}, else {size: null, thumbnail: null}. */
 export async function look(file) {

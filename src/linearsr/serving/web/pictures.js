@@ -19,7 +19,7 @@ export class Pictures {
 
   /** What the person gave; null while this browser cannot show it. */
   before(photo) {
-    return photo.size && photo.file ? this.#keep("before", async () => photo.file) : null;
+    return photo.size && photo.file ? this.#keep(photo.file, async () => photo.file) : null;
   }
 
   /** The result, null while there is none. A large one is shown as JPEG, many times smaller than PNG. */
@@ -30,8 +30,8 @@ export class Pictures {
     return this.#keep(photo.job.id, () => this.api.result(photo.job.id, format));
   }
 
-  #keep(name, fetch) {
-    if (!this.#addresses.has(name)) this.#addresses.set(name, fetch().then(URL.createObjectURL));
-    return this.#addresses.get(name);
+  #keep(what, fetch) {
+    if (!this.#addresses.has(what)) this.#addresses.set(what, fetch().then(URL.createObjectURL));
+    return this.#addresses.get(what);
   }
 }

@@ -1,26 +1,26 @@
 // A finished photo: what it was made with, and saving it.
 
 import { $ } from "./dom.js";
-import { resultName, sides } from "./words.js";
+import { t } from "./i18n.js";
+import { Saving, save } from "./saving.js";
+import { sides } from "./words.js";
+import { zip } from "./zip.js";
 
-const NOTES = {
-  png: "Lossless. Colour profile, EXIF and transparency are kept.",
-  jpg: "Smallest for photos. Colour profile and EXIF are kept; transparency becomes white.",
-  webp: "Small. Colour profile, EXIF and transparency are kept.",
-  tiff: "Lossless, for editors. Colour profile, EXIF and transparency are kept.",
-};
-
-const chosen = () => document.querySelector("input[name=format]:checked").value;
+const NAMES = { png: "PNG", jpg: "JPG", webp: "WebP", tiff: "TIFF" };
 
 export class Result {
   #photo = null;
 
-  /** `fail(error)` is called when the result cannot be fetched; `saved(photo)` when it has been. */
+  /** `fail(error)` is called when a result cannot be fetched; `saved(photo)` when it has been. */
   constructor(api, { fail, saved }) {
     this.api = api;
-    for (const radio of document.querySelectorAll("input[name=format]"))
-      radio.addEventListener("change", () => this.render(this.#photo));
-    $("download").addEventListener("click", () => this.#save(this.#photo, chosen()).then(saved, fail));
+    this.fail = fail;
+    this.saved = saved;
+    this.saving = new Saving(() => this.render(this.#photo));
+    $("download").addEventListener("click", () => this.#during("download", () => this.#save(this.#photo)));
+    $("copy").addEventListener("click", () => this.#during("copy", () => this.#copy(this.#photo)));
+    // browsers allow it on safe origins only
+    $("copy").hidden = !navigator.clipboard?.write;
   }
 
   render(photo) {
@@ -29,30 +29,61 @@ export class Result {
     if ($("result").hidden) return;
     const { output, options, warnings = [], tags = [], unknown_tags: unknown = [] } = photo.job;
     const parts = [
-      `${sides(output)} pixels`,
-      `×${options.scale}`,
-      options.fidelity === null ? null : `fidelity ${options.fidelity}`,
-      `${photo.job.steps} step${photo.job.steps === 1 ? "" : "s"}`,
-      tags.length ? `guided by ${tags.join(", ")}` : null,
+      t("made.pixels", { size: sides(output) }),
+      `×${Number(options.scale.toPrecision(3))}`,
+      options.fidelity === null ? null : t("made.fidelity", { fidelity: options.fidelity }),
+      t("made.steps", { count: photo.job.steps }),
+      tags.length ? t("made.tags", { tags: tags.join(", ") }) : null,
     ];
     $("made").textContent = parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
-    const remarks = [...warnings, ...(unknown.length ? [`Tags that this model does not know: ${unknown.join(", ")}`] : [])];
+    const remarks = [...warnings, ...(unknown.length ? [t("tags.unknown", { tags: unknown.join(", ") })] : [])];
     $("warnings").hidden = !remarks.length;
     $("warnings").textContent = remarks.join(" ");
-    $("format-note").textContent = NOTES[chosen()];
-    $("download").textContent = `Download ${chosen() === "webp" ? "WebP" : chosen().toUpperCase()}`;
+    $("format-note").textContent = this.saving.note;
+    $("download").textContent = t("download", { format: NAMES[this.saving.format] });
+    $("copy").textContent = t("copy");
   }
 
-  async #save(photo, format) {
-    $("download").disabled = true;
+  /** All results as one file. */
+  async saveAll(photos) {
+    await this.#during("save-all", async () => {
+      const files = [];
+      for (const photo of photos) files.push({ name: this.saving.name(photo), blob: await this.#fetch(photo) });
+      const packed = await zip(files).catch((error) => {
+        throw error instanceof RangeError ? new Error(t("zip.large")) : error;
+      });
+      save(packed, "LinearSR.zip");
+      photos.forEach(this.saved);
+    });
+  }
+
+  #fetch(photo) {
+    return this.api.result(photo.job.id, this.saving.format, this.saving.stripped);
+  }
+
+  async #save(photo) {
+    save(await this.#fetch(photo), this.saving.name(photo));
+    this.saved(photo);
+  }
+
+  async #copy(photo) {
+    // Safari wants the promise: the click is over when the picture is there
+    const picture = this.api.result(photo.job.id, "png", this.saving.stripped);
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]).catch(async () => {
+      await picture;
+      throw new Error(t("copy.failed"));
+    });
+    $("copy").textContent = t("copied");
+  }
+
+  async #during(button, action) {
+    $(button).disabled = true;
     try {
-      const address = URL.createObjectURL(await this.api.result(photo.job.id, format));
-      Object.assign(document.createElement("a"), { href: address, download: resultName(photo, format) }).click();
-      // the browser reads it after the click
-      setTimeout(() => URL.revokeObjectURL(address), 60_000);
-      return photo;
+      await action();
+    } catch (error) {
+      this.fail(error);
     } finally {
-      $("download").disabled = false;
+      $(button).disabled = false;
     }
   }
 }

@@ -1,6 +1,11 @@
 // From a photo to its result: sent in order, tried again while the server is full, followed to the end.
 
+import { t } from "./i18n.js";
+import { advice } from "./words.js";
+
 const LONGEST_PAUSE = 15;
+/** Milliseconds between two steps that are shown. */
+const AT_MOST_EVERY = 100;
 
 const sleep = (seconds, signal) =>
   new Promise((resolve) => {
@@ -13,15 +18,19 @@ export const MOVING = ["sending", "waiting", "queued", "running"];
 
 export class Runner {
   #line = Promise.resolve();
+  #told = 0;
   #stops = new Map();
 
-  constructor(api, photos) {
+  /** `learn(job)` is called for every job that is done. */
+  constructor(api, photos, learn) {
     this.api = api;
     this.photos = photos;
+    this.learn = learn;
   }
 
   start(photo, options) {
-    this.photos.update(photo, { state: "waiting", options, job: null, message: null, retryAt: null });
+    const asked = Date.now();
+    this.photos.update(photo, { state: "waiting", options, asked, begun: null, job: null, message: null, retryAt: null });
     const stop = this.#stopper(photo);
     this.#line = this.#line.then(() => this.#send(photo, stop.signal)).catch(console.error);
   }
@@ -64,13 +73,16 @@ export class Runner {
       try {
         const job = await this.api.enlarge(photo.file, photo.options);
         if (signal.aborted) return void this.api.remove(job.id).catch(() => {});
-        this.photos.update(photo, { state: job.status, job });
+        this.#update(photo, job);
         // not awaited: the next photo may be sent
         this.#follow(photo, signal);
         return;
       } catch (error) {
         if (signal.aborted) return;
-        if (error.status !== 429) return this.photos.update(photo, { state: "failed", message: error.message });
+        if (error.status !== 429) {
+          const message = [error.message, error.status === 422 && advice(photo.name)].filter(Boolean).join(". ");
+          return this.photos.update(photo, { state: "failed", message });
+        }
         const pause = Math.min(error.retryAfter ?? 5, LONGEST_PAUSE);
         this.photos.update(photo, { state: "waiting", message: error.message, retryAt: Date.now() + 1000 * pause });
         await sleep(pause, signal);
@@ -78,12 +90,23 @@ export class Runner {
     }
   }
 
+  #update(photo, job) {
+    const now = Date.now();
+    const begun = job.status === "running" ? photo.begun ?? now : photo.begun;
+    const stepped = job.step !== photo.job?.step ? now : photo.stepped;
+    const message = job.error && t("failed.job", { reason: job.error });
+    const quiet = job.status === photo.state && now - this.#told < AT_MOST_EVERY;
+    if (!quiet) this.#told = now;
+    this.photos.update(photo, { state: job.status, job, begun, stepped, message }, quiet);
+    if (job.status === "done") this.learn(job);
+  }
+
   async #follow(photo, signal) {
     for (let pause = 0.5; !signal.aborted; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
       try {
         for await (const job of this.api.changes(photo.job.id, signal)) {
           pause = 0.5;
-          this.photos.update(photo, { state: job.status, job, message: job.error });
+          this.#update(photo, job);
         }
         if (ENDED.includes(photo.state)) return;
       } catch (error) {

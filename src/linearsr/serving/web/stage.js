@@ -1,60 +1,100 @@
 // The photo that is looked at, and over it what is being done with it.
 
-import { $ } from "./dom.js";
+import { $, make } from "./dom.js";
+import { t } from "./i18n.js";
 import { MOVING } from "./runner.js";
 import { Viewer } from "./viewer.js";
-import { describe } from "./words.js";
+import { clock, describe, duration, madeWith, megapixels } from "./words.js";
 
 export class Stage {
-  #viewer = new Viewer();
+  #viewer;
   #photo = null;
   #shown = "";
+  #others = [];
 
-  /** `cancel(photo)` and `retry(photo)` are called for the buttons; `lose(photo, error)` if a picture cannot be fetched. */
-  constructor(pictures, { cancel, retry, lose }) {
+  /**
+   * `cancel`, `retry`, `shrink` and `crop` get the photo when their button is pressed; `lose(photo, error)` is called if
+   * a picture cannot be fetched; `turned()` when another part is seen.
+   */
+  constructor(pictures, { lose, turned, ...actions }) {
     this.pictures = pictures;
     this.lose = lose;
-    $("cancel").addEventListener("click", () => cancel(this.#photo));
-    $("retry").addEventListener("click", () => retry(this.#photo));
+    this.#viewer = new Viewer(turned);
+    for (const [button, action] of Object.entries(actions)) $(button).addEventListener("click", () => action(this.#photo));
+    $("against").addEventListener("change", () => this.render(this.#photo, this.now));
   }
 
-  /** `scale`: of the result to come. */
-  render(photo, scale) {
+  /** What is seen, in shares of the photo's sides. */
+  get window() {
+    return this.#viewer.window;
+  }
+
+  /**
+   * `now`: `scale` of the result to come; `progress` as Pace gives it; `remedy` {text, pixels} if something is to be said
+   * before it is sent; `others`: other results of the photo.
+   */
+  render(photo, now) {
     const same = photo === this.#photo;
     this.#photo = photo;
-    this.#renderStatus(photo);
-    const news = [photo.key, photo.state === "done", photo.state === "failed", photo.job?.id, photo.size ?? photo.size === null, scale];
+    this.now = now;
+    this.#renderStatus(photo, now);
+    this.#renderOthers(photo, now.others);
+    const against = this.#others.find(({ key }) => key === $("against").value);
+    const size = photo.size ?? photo.size === null;
+    const news = [photo.key, photo.state === "done", photo.state === "failed", photo.job?.id, size, now.scale, against?.key];
     const shown = JSON.stringify(news);
     if (shown === this.#shown) return;
     this.#shown = shown;
-    this.#renderPictures(photo, scale, same).catch((error) => this.lose(photo, error));
+    this.#renderPictures(photo, now.scale, same, against).catch((error) => this.lose(photo, error));
   }
 
-  #renderStatus(photo) {
-    const { state, job } = photo;
-    const text = describe(photo);
+  #renderStatus(photo, { progress, remedy }) {
+    const { state } = photo;
+    const text = remedy?.text ?? describe(photo);
     const moving = MOVING.includes(state);
     $("status").hidden = !text;
-    $("status").classList.toggle("trouble", state === "failed");
+    $("status").classList.toggle("trouble", state === "failed" || state === "refused");
     if ($("status-text").textContent !== text) $("status-text").textContent = text;
+    $("status-time").textContent = moving ? timing(progress) : "";
     $("progress").hidden = !moving;
-    if (state === "running") $("progress").value = job.progress;
-    else $("progress").removeAttribute("value");
+    if (progress?.share == null) $("progress").removeAttribute("value");
+    else $("progress").value = progress.share;
     $("cancel").hidden = !moving;
-    $("retry").hidden = moving || !photo.file;
+    $("retry").hidden = moving || Boolean(remedy) || !photo.file;
+    $("shrink").hidden = $("crop").hidden = !remedy?.pixels;
+    if (remedy?.pixels) $("shrink").textContent = t("shrink", { size: megapixels(Number(remedy.pixels.toPrecision(2))) });
     $("viewer").setAttribute("aria-busy", String(moving));
   }
 
-  async #renderPictures(photo, scale, same) {
+  #renderOthers(photo, others) {
+    if (JSON.stringify(others.map(({ key }) => key)) !== JSON.stringify(this.#others.map(({ key }) => key))) {
+      const option = (value, text) => make("option", { value }, text);
+      const chosen = $("against").value;
+      $("against").replaceChildren(option("", t("original")), ...others.map((other) => option(other.key, madeWith(other))));
+      $("against").value = others.some(({ key }) => key === chosen) ? chosen : "";
+    }
+    this.#others = others;
+    $("against-row").hidden = photo.state !== "done" || !others.length;
+  }
+
+  async #renderPictures(photo, scale, same, against) {
     this.pictures.look(photo);
-    const addresses = await Promise.all([this.pictures.before(photo), this.pictures.after(photo)]);
+    const before = against ? this.pictures.after(against) : this.pictures.before(photo);
+    const addresses = await Promise.all([before, this.pictures.after(photo)]);
     if (photo !== this.#photo) return;
-    const [before, after] = addresses;
-    $("unseen").hidden = Boolean(before || after) || photo.size !== null || photo.state === "failed";
+    const [left, right] = addresses;
+    $("unseen").hidden = Boolean(left || right) || photo.size !== null || photo.state === "failed";
     const { name, size, job } = photo;
     const expected = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
-    await this.#viewer.show({ before, after, size: job?.output ?? expected, name, same });
+    const labels = against ? [madeWith(against), madeWith(photo)] : [t("before"), t("after")];
+    await this.#viewer.show({ before: left, after: right, size: job?.output ?? expected, name, same, labels });
     // the button that had the focus is gone
-    if (after && same && [$("cancel"), document.body].includes(document.activeElement)) $("divider").focus({ preventScroll: true });
+    if (right && same && [$("cancel"), document.body].includes(document.activeElement)) $("divider").focus({ preventScroll: true });
   }
+}
+
+function timing({ elapsed, left }) {
+  if (left === null) return clock(elapsed);
+  const values = { elapsed: clock(elapsed), left: duration(left) };
+  return t(left > 0 ? "elapsed.left" : "elapsed.over", values);
 }

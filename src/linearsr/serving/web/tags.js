@@ -1,6 +1,7 @@
-// What is in the photo: tags that guide a model which is guided by tags, and information elsewhere.
+// Tags that guide a model which is guided by tags; other models have none here.
 
 import { $, make, say } from "./dom.js";
+import { t } from "./i18n.js";
 
 const normal = (text) => text.trim().replace(/\s+/g, " ").toLowerCase();
 
@@ -31,28 +32,18 @@ export class Tags {
 
   render(photo) {
     this.#photo = photo;
-    const { guided_by_tags: guided, tagger } = this.#model;
-    $("tags").hidden = !guided && !(tagger && photo.found?.length);
+    $("tags").hidden = !this.#model.guided_by_tags;
     if ($("tags").hidden) return;
-    const tags = guided ? this.#tags : [];
+    const tags = this.#tags;
     const found = (photo.found ?? []).map(({ tag }) => tag).filter((tag) => !tags.includes(tag));
-    $("new-tag-row").hidden = $("chosen").hidden = !guided;
-    $("chosen").replaceChildren(...tags.map((tag) => this.#chip(tag, "×", `Remove ${tag}`, () => this.#remove(tag))));
-    $("found").replaceChildren(
-      ...found.map((tag) => (guided ? this.#chip(tag, "+", `Add ${tag}`, () => this.#add(tag)) : make("li", {}, make("span", {}, tag)))),
-    );
-    $("found-title").textContent = this.#explain(guided, found.length);
+    $("chosen").replaceChildren(...tags.map((tag) => this.#chip(tag, "×", t("tag.remove", { tag }), () => this.#remove(tag))));
+    $("found").replaceChildren(...found.map((tag) => this.#chip(tag, "+", t("tag.add", { tag }), () => this.#add(tag))));
+    $("found-title").textContent = found.length ? t("tags.seen") : photo.found ? "" : t("tags.later");
   }
 
   get #tags() {
     const byItself = this.#model.uses_tags ? (this.#photo.found ?? []).map(({ tag }) => tag) : [];
     return this.#photo.tags ?? byItself;
-  }
-
-  #explain(guided, others) {
-    if (!guided) return "Seen in the photo, for your information: this model works without tags.";
-    if (others) return "Seen in the photo:";
-    return this.#photo.found ? "" : "Tags are found when the photo is enlarged.";
   }
 
   #chip(tag, sign, label, action) {
@@ -66,11 +57,11 @@ export class Tags {
   }
 
   #add(tag) {
-    this.#set([...this.#tags.filter((other) => other !== tag), tag], `${tag} added`);
+    this.#set([...this.#tags.filter((other) => other !== tag), tag], t("tag.added", { tag }));
   }
 
   #remove(tag) {
-    this.#set(this.#tags.filter((other) => other !== tag), `${tag} removed`);
+    this.#set(this.#tags.filter((other) => other !== tag), t("tag.removed", { tag }));
     // the button that had the focus is gone
     $("new-tag").focus();
   }

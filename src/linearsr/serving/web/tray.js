@@ -1,24 +1,26 @@
 // All photos of this browser as small pictures; the one that is looked at is marked.
 
 import { $, make } from "./dom.js";
+import { t } from "./i18n.js";
 import { MOVING } from "./runner.js";
 import { describe } from "./words.js";
 
-const BADGES = { done: "✓", failed: "!", cancelled: "–", gone: "expired", waiting: "…", sending: "…", queued: "…" };
-const SPOKEN = { done: "ready", ready: "not enlarged yet" };
+const BADGES = { done: "✓", failed: "!", refused: "!", cancelled: "–", gone: t("expired"), waiting: "…", sending: "…", queued: "…" };
+const SPOKEN = { done: t("ready"), ready: t("not_yet") };
 
 export class Tray {
   #buttons = new Map();
 
-  /** `select(photo)` and `remove(photo)` are called for the person. */
-  constructor({ select, remove, removeAll }) {
-    this.select = select;
-    this.remove = remove;
+  /** `select(photo)` and `remove(photo)` are called for the person; `share(photo)` says how far one is. */
+  constructor({ select, remove, removeAll, saveAll, share }) {
+    Object.assign(this, { select, remove, share });
     $("remove-all").addEventListener("click", removeAll);
+    $("save-all").addEventListener("click", saveAll);
   }
 
   render({ list, selected }) {
     $("tray").hidden = !list.length;
+    $("save-all").hidden = list.filter(({ state }) => state === "done").length < 2;
     for (const photo of this.#buttons.keys()) if (!list.includes(photo)) this.#drop(photo);
     const items = list.map((photo) => this.#item(photo));
     items.forEach((item, place) => {
@@ -61,12 +63,12 @@ export class Tray {
     if (selected && button.getAttribute("aria-current") !== "true") $("photos").scrollLeft = button.offsetLeft - $("photos").clientWidth / 2;
     button.setAttribute("aria-current", String(selected));
     button.title = photo.name;
-    button.setAttribute("aria-label", `${photo.name}: ${MOVING.includes(photo.state) ? "under way" : SPOKEN[photo.state] ?? describe(photo)}`);
+    button.setAttribute("aria-label", `${photo.name}: ${MOVING.includes(photo.state) ? t("under_way") : SPOKEN[photo.state] ?? describe(photo)}`);
     picture.hidden = !(name.hidden = Boolean(photo.thumbnail));
     if (photo.thumbnail && !picture.src) picture.src = photo.thumbnail;
     badge.textContent = BADGES[photo.state] ?? "";
     badge.hidden = running || !badge.textContent;
     bar.hidden = !running;
-    bar.value = photo.job?.progress ?? 0;
+    bar.value = running ? this.share(photo) ?? 0 : 0;
   }
 }

@@ -44,6 +44,15 @@ export class View {
     return { left: Math.max(0, left), right: Math.min(this.pane.width, left + width) };
   }
 
+  /** What of the picture is in the pane: {left, top, width, height}, shares of its sides. */
+  get window() {
+    const { left, top, width, height } = this.box;
+    const part = (start, side, pane) => [Math.max(0, -start) / side, Math.min(1, (pane - start) / side)];
+    const [x, right] = part(left, width, this.pane.width);
+    const [y, bottom] = part(top, height, this.pane.height);
+    return { left: x, top: y, width: right - x, height: bottom - y };
+  }
+
   fit() {
     Object.assign(this, { zoom: 1, x: 0.5, y: 0.5 });
   }

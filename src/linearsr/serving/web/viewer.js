@@ -2,6 +2,7 @@
 
 import { $ } from "./dom.js";
 import { watch } from "./gestures.js";
+import { t } from "./i18n.js";
 import { View } from "./view.js";
 
 const GRIP = 28;
@@ -10,7 +11,9 @@ export class Viewer {
   #view = new View();
   #shown = { before: null, after: null };
 
-  constructor() {
+  /** `turned()` is called when another part of the picture is seen. */
+  constructor(turned) {
+    this.turned = turned;
     this.root = $("viewer");
     this.panes = [...this.root.querySelectorAll(".pane")];
     this.images = { before: $("before"), after: $("after") };
@@ -19,6 +22,7 @@ export class Viewer {
       grab: (point) => this.#grab(point),
       move: (x, y) => this.#change(() => this.#view.moveBy(x, y)),
       zoom: (factor, point) => this.zoomBy(factor, point),
+      zoomTo: (scale) => this.zoomTo(scale),
       toggle: (point) => (this.#view.whole ? this.zoomBy(4, point) : this.fit()),
       fit: () => this.fit(),
     });
@@ -26,7 +30,8 @@ export class Viewer {
     $("zoom-in").addEventListener("click", () => this.zoomBy(1.5));
     $("zoom-out").addEventListener("click", () => this.zoomBy(1 / 1.5));
     $("fit").addEventListener("click", () => this.fit());
-    $("actual").addEventListener("click", () => this.zoomBy(1 / this.#view.scale));
+    $("actual").addEventListener("click", () => this.zoomTo(1));
+    $("double").addEventListener("click", () => this.zoomTo(2));
     for (const mode of ["slider", "beside"])
       $(`mode-${mode}`).addEventListener("click", () => this.#arrange(mode));
     new ResizeObserver(() => this.#draw()).observe(this.panes[0]);
@@ -35,13 +40,15 @@ export class Viewer {
 
   /**
    * Show addresses of pictures, null where there is none; resolves when they are seen.
-   * `size` {width, height} is in pixels of the result; `same`: the view stays as it is.
+   * `size` {width, height} is in pixels of the result; `same`: the view stays as it is. `labels`: of both pictures.
    */
-  async show({ before, after, size, name, same }) {
+  async show({ before, after, size, name, same, labels }) {
     if (!same) this.#view.fit();
     this.#shown = { before, after };
-    this.images.before.alt = `${name}, before`;
-    this.images.after.alt = `${name}, after`;
+    ["before", "after"].forEach((which, place) => {
+      this.images[which].alt = t(`${which}.of`, { name });
+      this.panes[place].ariaLabel = this.panes[place].querySelector(".label").textContent = labels[place];
+    });
     const arrives = after && !this.root.classList.contains("both");
     this.root.classList.remove("sweep");
     await Promise.all([this.#put("before", before), this.#put("after", after)]);
@@ -55,8 +62,17 @@ export class Viewer {
     else if (!same) this.#divide(0.5);
   }
 
+  get window() {
+    return this.#view.window;
+  }
+
   fit() {
     this.#change(() => this.#view.fit());
+  }
+
+  /** CSS pixels for a pixel of the result. */
+  zoomTo(scale) {
+    this.zoomBy(scale / this.#view.scale);
   }
 
   zoomBy(factor, point) {
@@ -97,7 +113,7 @@ export class Viewer {
 
   #divide(share) {
     this.divider.value = Math.round(share * 100);
-    this.divider.setAttribute("aria-valuetext", `${this.divider.value}% before`);
+    this.divider.setAttribute("aria-valuetext", t("divider.at", { share: this.divider.value }));
     this.root.style.setProperty("--share", share);
   }
 
@@ -114,6 +130,7 @@ export class Viewer {
   #change(change) {
     change();
     this.#draw();
+    this.turned();
   }
 
   #draw() {

@@ -1,13 +1,21 @@
 // Numbers and states in words.
 
-export const megabytes = (bytes) => `${Number((bytes / 2 ** 20).toPrecision(3))} MB`;
-export const megapixels = (pixels) => `${Number((pixels / 1e6).toPrecision(3))} megapixels`;
+import { t, unit } from "./i18n.js";
+
+export const megabytes = (bytes) => unit(bytes / 2 ** 20, "megabyte", "short");
+export const megapixels = (pixels) => t("megapixels", { count: Number((pixels / 1e6).toPrecision(3)), wan: pixels / 1e4 });
 export const sides = ({ width, height }) => `${width} × ${height}`;
 
 export function duration(seconds) {
-  const [number, unit] = seconds >= 3600 ? [seconds / 3600, "hour"] : seconds >= 60 ? [seconds / 60, "minute"] : [seconds, "second"];
-  const rounded = Number(number.toPrecision(2));
-  return `${rounded} ${unit}${rounded === 1 ? "" : "s"}`;
+  if (seconds < 90) return unit(Math.max(1, Math.round(seconds)), "second");
+  if (seconds < 3600) return unit(Math.round(seconds / 60), "minute");
+  return unit(Number((seconds / 3600).toPrecision(2)), "hour");
+}
+
+/** 75 -> "1:15" */
+export function clock(seconds) {
+  const whole = Math.floor(Math.max(0, seconds));
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
 const sentence = (text) => text[0].toUpperCase() + text.slice(1);
@@ -16,28 +24,37 @@ const sentence = (text) => text[0].toUpperCase() + text.slice(1);
 export function describe(photo) {
   const { state, job, message, retryAt } = photo;
   switch (state) {
-    case "sending":
-      return "Sending…";
     case "waiting":
-      if (!retryAt) return "Waits for the photo before it";
-      return `The server is full. Trying again in ${Math.max(1, Math.ceil((retryAt - Date.now()) / 1000))}\u00a0s`;
+      return retryAt ? t("full", { time: duration((retryAt - Date.now()) / 1000) }) : t("waiting");
     case "queued":
-      return job.position ? `In the queue, ${job.position} before it` : "Next in the queue";
+      return message ?? (job.position ? t("queued", { count: job.position }) : t("queued.next"));
     case "running":
-      return job.step < job.steps ? `Step ${job.step + 1} of ${job.steps}` : "Finishing…";
+      if (message) return message;
+      if (job.step >= job.steps) return t("finishing");
+      return job.steps > 1 ? t("running.step", { step: String(job.step + 1), steps: String(job.steps) }) : t("running");
     case "failed":
-      return message ? sentence(message) : "This did not work.";
+      return message ? sentence(message) : t("failed");
+    case "refused":
+      return message;
+    case "sending":
     case "cancelled":
-      return "Cancelled";
     case "gone":
-      return "The server has removed this result; it keeps them for a while only.";
+      return t(state);
     default:
       return "";
   }
 }
 
-/** "holiday.jpg" at x4 -> "holiday_x4.png" */
-export function resultName(photo, format) {
-  const stem = photo.name.replace(/\.[^.]*$/, "") || "photo";
-  return `${stem}_x${photo.options.scale}.${format === "tiff" ? "tif" : format}`;
+/** What to do with a file that the server cannot read, "" if that depends. */
+export function advice(name) {
+  if (/\.(dng|cr[23]|nef|arw|raf|orf|rw2)$/i.test(name)) return t("advice.raw");
+  return /\.(heic|heif)$/i.test(name) ? t("advice.heic") : "";
+}
+
+/** What a result was made with, short: "×4, fidelity 0.5". */
+export function madeWith({ options }) {
+  const fidelity = options.fidelity == null ? null : t("made.fidelity", { fidelity: options.fidelity });
+  return [`×${Number(options.scale.toPrecision(3))}`, fidelity, options.steps == null ? null : t("made.steps", { count: options.steps })]
+    .filter(Boolean)
+    .join(", ");
 }
