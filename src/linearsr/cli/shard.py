@@ -22,7 +22,7 @@ def shard(
     ] = "webp",
     photos_per_shard: Annotated[int, typer.Option(min=1, help="Photos in one shard.")] = 100,
     least_detail: Annotated[
-        float, typer.Option(min=0, help="Leave out flat crops: those with less detail, e.g. 0.5.")
+        float, typer.Option(min=0, help="Leave out flat crops: those with less detail, e.g. 1.")
     ] = 0.0,
     best_share: Annotated[
         float,
