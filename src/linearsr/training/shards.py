@@ -25,6 +25,7 @@ from linearsr.images.photos import detail_score, read_rgb
 from linearsr.runtime.files import from_json, whole_file
 
 INDEX = "index.json"
+# a crop of 512x512 is decoded in 8 ms as such a WebP, in 18 ms as the fastest PNG, in 3 ms as JPEG
 _SAVE: dict[str, dict[str, Any]] = {
     "webp": {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
