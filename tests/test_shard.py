@@ -165,7 +165,7 @@ def test_wrong_use_is_one_line(photos, tmp_path):
         ([tmp_path / "empty", "-o", tmp_path / "new"], "no images found"),
         ([photos, "-o", photos / "a.png"], "is a file, not a folder"),
         ([photos, "-o", full], "holds tar files without index.json"),
-        ([photos, "-o", out, "--format", "jpg"], "shards made with other type: choose another folder"),
+        ([photos, "-o", out, "--format", "jpg"], "shards made with other format: choose another folder"),
         ([photos / "sub.d", "-o", out], "shards made with other photos: choose another folder"),
         ([same, "-o", tmp_path / "new"], "would have the same names: rename one"),
     ]:

@@ -16,7 +16,7 @@ def shard(
         Path, typer.Argument(metavar="PHOTOS", help="Folder of HR photos (with its subfolders).")
     ],
     shards: Annotated[Path, typer.Option("--output", "-o", metavar="SHARDS", help="Folder for the shards.")],
-    size: Annotated[int, typer.Option(min=32, help="Side of the crops in pixels.")] = 512,
+    size: Annotated[int, typer.Option(min=32, max=16383, help="Side of the crops in pixels.")] = 512,
     crop_type: Annotated[
         Literal["webp", "jpg"], typer.Option("--format", help="Lossless WebP, or JPEG of quality 95 (4:4:4).")
     ] = "webp",
@@ -41,8 +41,8 @@ def shard(
     total = Packed()
     with told(), Bars() as bars:
         check_folder(shards)
-        settings = ShardSettings(size, crop_type, photos_per_shard, least_detail, best_share)
-        sharder = Sharder(photos, shards, settings, max_pixels)
+        settings = ShardSettings(size, crop_type, photos_per_shard, least_detail, best_share, max_pixels)
+        sharder = Sharder(photos, shards, settings)
         shards.mkdir(parents=True, exist_ok=True)
         if sharder.scores_missing:
             scores = bars.bars.add_task("photos measured", total=len(sharder.photos))

@@ -42,13 +42,15 @@ class ShardSettings:
 
     size: int = 512
     """Side of the crops in pixels; a photo that is shorter is kept whole in that direction."""
-    type: Literal["webp", "jpg"] = "webp"
+    format: Literal["webp", "jpg"] = "webp"
     """Lossless WebP, or JPEG of quality 95 without chroma subsampling."""
     photos_per_shard: int = 100
     least_detail: float = 0.0
     """Crops with a lower `detail_score` are left out."""
     best_share: float = 1.0
     """Share of all crops that is kept: those with the highest `detail_score`. Below 1, photos are decoded twice."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Larger photos count as broken."""
 
 
 @dataclass
@@ -94,17 +96,14 @@ class Sharder:
         folder: searched to the bottom.
         target: a folder, made if need be.
         settings: they must be those that shards in `target` were made with.
-        max_pixels: larger photos count as broken.
 
     Raises:
         ShardError: no photos, two of them with one name, or `target` holds shards of other photos or settings.
         OSError: `target` cannot be written.
     """
 
-    def __init__(
-        self, folder: Path, target: Path, settings: ShardSettings, max_pixels: int = DEFAULT_MAX_PIXELS
-    ) -> None:
-        self.folder, self.target, self.settings, self.max_pixels = folder, target, settings, max_pixels
+    def __init__(self, folder: Path, target: Path, settings: ShardSettings) -> None:
+        self.folder, self.target, self.settings = folder, target, settings
         self.photos = list_images(folder)
         if not self.photos:
             raise ShardError(f"{folder}: no images found: give a folder with HR photos")
@@ -176,21 +175,22 @@ class Sharder:
         least = self._index.least_detail
         members: list[tuple[str, bytes]] = []
         try:
-            crops = list(cut(read_rgb(path, self.max_pixels), self.settings.size))
+            crops = list(cut(read_rgb(path, self.settings.max_pixels), self.settings.size))
         except ImageError as error:
             return [], Packed(broken=[str(error)])
         for left, top, pixels in crops:
             if least and detail_score(pixels) < least:
                 continue
             file = io.BytesIO()
-            Image.fromarray(pixels).save(file, **_SAVE[self.settings.type])
-            members.append((f"{self._key(path)}@{left},{top}.{self.settings.type}", file.getvalue()))
+            Image.fromarray(pixels).save(file, **_SAVE[self.settings.format])
+            members.append((f"{self._key(path)}@{left},{top}.{self.settings.format}", file.getvalue()))
         return members, Packed(crops=len(members), flat=len(crops) - len(members))
 
     def _scores(self, path: Path) -> list[float]:
         try:
             return [
-                detail_score(crop.pixels) for crop in cut(read_rgb(path, self.max_pixels), self.settings.size)
+                detail_score(crop.pixels)
+                for crop in cut(read_rgb(path, self.settings.max_pixels), self.settings.size)
             ]
         except ImageError:
             return []  # it is named when its shard is written
