@@ -195,6 +195,10 @@ def test_workers_share_the_cache(photos: Path) -> None:
     [
         ({"folders": {"{tmp}/none": 1}}, "data.folders: .*none: is no folder"),
         ({"folders": {"{tmp}/empty": 1}}, "data.folders: .*empty: no images found"),
+        (
+            {"folders": {"{tmp}/tars": 1}},
+            r"data.folders: .*tars: no images found: .* \(tar files belong in data.shards",
+        ),
         ({"folders": {"{tmp}/small": 1}}, "data.folders: every photo is smaller than the HR crop of 32 px"),
         ({"folders": {"{tmp}/bad": 1}}, "data.folders: all 1 files are broken, e.g. .*bad.png"),
         ({"folders": {}, "shards": {"{tmp}/x-{0..1}.tar": 1}}, "data.shards: .*x-0.tar does not exist"),
@@ -207,8 +211,9 @@ def test_workers_share_the_cache(photos: Path) -> None:
 def test_unusable_sources_are_one_line(
     changes: dict[str, dict[str, int]], message: str, tmp_path: Path
 ) -> None:
-    for name in ("empty", "small", "bad"):
+    for name in ("empty", "small", "bad", "tars"):
         (tmp_path / name).mkdir()
+    (tmp_path / "tars/0.tar").touch()
     photo(0, (20, 20)).save(tmp_path / "small" / "a.png")
     (tmp_path / "bad" / "bad.png").write_bytes(b"no image")
     shard(tmp_path / "void.tar", {"a.json": b"{}"})

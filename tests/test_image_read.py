@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from image_tools import RGB8, SMOOTH, SRGB, encoded, levels, png_chunk
-from linearsr.images.io import picture_from_pil, read_image
+from linearsr.images.io import ImageError, picture_from_pil, read_8_bit, read_image
 
 rng = np.random.default_rng(0)
 
@@ -20,6 +20,17 @@ def test_lossless_formats_give_the_exact_pixels(file_format):
     picture = read_image(encoded(RGB8, file_format, **size))
     assert (picture.size, picture.bits) == ((12, 9), 8)
     assert np.array_equal(levels(picture)[..., :3], RGB8)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_eight_bits_are_those_of_the_picture(name, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    data = encoded(SMOOTH, name, exif=exif)
+    assert np.array_equal(read_8_bit(io.BytesIO(data)), levels(read_image(data)))
+    with pytest.raises(ImageError, match="truncated"):
+        read_8_bit(io.BytesIO(data[:-40]))
 
 
 def test_every_kind_of_source(tmp_path):

@@ -26,6 +26,7 @@ from linearsr.cli.interrupts import hand_over
 from linearsr.cli.knee import knee
 from linearsr.cli.partition import partition
 from linearsr.cli.serve import serve
+from linearsr.cli.shard import shard
 from linearsr.cli.study import study
 from linearsr.cli.tag import tag
 from linearsr.cli.train import train
@@ -43,6 +44,7 @@ for command in (
     batch,
     tag,
     info,
+    shard,
     train,
     knee,
     partition,

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 DEFAULT_MAX_PIXELS = 64_000_000
 # Cameras append previews to a JPEG (MPO) and Photoshop counts layers: one picture all the same.
 _STILL_FORMATS = frozenset({"MPO", "PSD"})
-_JPEG_FORMATS = frozenset({"JPEG", "MPO"})
+_PHOTO_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 
 
 def read_image(
@@ -53,7 +53,7 @@ def read_image(
 
 
 def read_8_bit(source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-    """(H, W, 3 or 1): the colour of `read_image`, to 8 bits, strictly. A JPEG photo takes half the time: no floats.
+    """(H, W, 3 or 1): the colour of `read_image`, to 8 bits, strictly. A JPEG or WebP photo needs no floats.
 
     Raises ImageError as `read_image` does.
     """
@@ -205,9 +205,9 @@ def _tell_repair(name: str, problem: str, strict: bool) -> None:
 
 
 def _decode_photo(name: str, data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
-    """(H, W, 3) if it is an RGB JPEG with nothing special about it."""
+    """(H, W, 3) if it is an RGB JPEG or WebP with nothing special about it."""
     im = open_image(name, data)
-    if im.format not in _JPEG_FORMATS or im.mode != "RGB":
+    if im.format not in _PHOTO_FORMATS or im.mode != "RGB":
         return None
     try:
         orientation = read_orientation(read_exif(im))

@@ -219,7 +219,8 @@ def find_photos(folder: Path, key: str) -> list[Path]:
     found = list_images(folder)
     if not found:
         problem = "no images found" if folder.is_dir() else "is no folder"
-        raise ConfigError(f"{key}: {folder}: {problem}: give a folder with HR photos")
+        shards = " (tar files belong in data.shards)" if any(folder.glob("*.tar")) else ""
+        raise ConfigError(f"{key}: {folder}: {problem}: give a folder with HR photos{shards}")
     return found
 
 

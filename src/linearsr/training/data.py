@@ -222,7 +222,13 @@ class CropPairs(Dataset[Sample]):
 def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:
     """Batches of so many of the samples from number `first` on, loaded by `data.workers`."""
     rest = Subset(pairs, range(first, len(pairs)))
-    return DataLoader(rest, size, num_workers=pairs.config.workers, worker_init_fn=_single_thread)
+    return DataLoader(
+        rest,
+        size,
+        num_workers=pairs.config.workers,
+        worker_init_fn=_single_thread,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def _single_thread(worker: int) -> None:

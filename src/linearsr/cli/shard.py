@@ -1,0 +1,61 @@
+"""`linearsr shard`: photos to WebDataset shards of crops, for training."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from linearsr.cli.console import FAILED, Bars, say, stop, told
+from linearsr.cli.options import MAX_PIXELS, MaxPixels
+from linearsr.jobs.messages import shown
+from linearsr.jobs.names import check_folder
+
+
+def shard(
+    photos: Annotated[
+        Path, typer.Argument(metavar="PHOTOS", help="Folder of HR photos (with its subfolders).")
+    ],
+    shards: Annotated[Path, typer.Option("--output", "-o", metavar="SHARDS", help="Folder for the shards.")],
+    size: Annotated[int, typer.Option(min=32, max=16383, help="Side of the crops in pixels.")] = 512,
+    crop_type: Annotated[
+        Literal["webp", "jpg"], typer.Option("--format", help="Lossless WebP, or JPEG of quality 95 (4:4:4).")
+    ] = "webp",
+    photos_per_shard: Annotated[int, typer.Option(min=1, help="Photos in one shard.")] = 100,
+    least_detail: Annotated[
+        float, typer.Option(min=0, help="Leave out flat crops: those with less detail, e.g. 1.")
+    ] = 0.0,
+    best_share: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="Keep this share of all crops, those with the most detail."),
+    ] = 1.0,
+    max_pixels: MaxPixels = MAX_PIXELS,
+) -> None:
+    """Cut HR photos into crops and pack them into WebDataset shards, which training reads fast (`data.shards`).
+
+    Crops of a photo overlap as little as possible. Existing shards are kept, so a stopped run resumes.
+    """
+    from linearsr.training.shards import Packed, Sharder, ShardSettings
+
+    if not photos.is_dir():
+        stop(f"{shown(photos)} is not a folder: give a folder of HR photos")
+    total = Packed()
+    with told(), Bars() as bars:
+        check_folder(shards)
+        settings = ShardSettings(size, crop_type, photos_per_shard, least_detail, best_share, max_pixels)
+        sharder = Sharder(photos, shards, settings)
+        shards.mkdir(parents=True, exist_ok=True)
+        if sharder.scores_missing:
+            scores = bars.bars.add_task("photos measured", total=len(sharder.photos))
+            sharder.find_least_detail(lambda: bars.bars.advance(scores))
+        done = bars.bars.add_task("photos packed", total=len(sharder.photos))
+        for packed in sharder.run(lambda count: bars.bars.advance(done, count)):
+            for reason in packed.broken:
+                say(f"left out: {reason}")
+            total += packed
+    flat = f", {total.flat} flat ones left out" if total.flat else ""
+    broken = f", {len(total.broken)} broken photos left out" if total.broken else ""
+    say(f"{total.crops} crops of {len(sharder.photos) - len(total.broken)} photos{flat}{broken}")
+    if not total.crops:
+        stop("no crop is left: lower --least-detail or give other photos", FAILED)
+    if total.broken:
+        raise typer.Exit(FAILED)
