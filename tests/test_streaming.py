@@ -87,6 +87,12 @@ def test_float32_agrees_far_below_a_level(pipe):
     assert np.abs(in_strips(pipe, image, strip_rows=7) - whole).max() < 1e-5
 
 
+def test_a_row_too_long_for_a_band(pipe):
+    """Of more than half of `BAND_TOKENS`, so each band is one row, and the first band gives no output."""
+    wide = pipe(torch.rand(3, 5, 2100), num_inference_steps=1, seed=0)
+    assert wide.images[0].size == (4 * 2100, 4 * 5)
+
+
 def test_the_models_own_settings_and_a_list_of_pictures(pipe):
     images = [photo(24, 30), photo(9, 17, seed=1)]
     pipe.config = replace(pipe.config, mean="stem")

@@ -214,7 +214,7 @@ def evaluate(
         grid: of the tokens, (B, C, h, w).
         strip: rows of tokens to work on at a time.
     """
-    batch, _, height, width = grid
+    batch, channels, height, width = grid
     patch = network.config.patch_size
     # whole bands: they are those of the picture in one piece, and so are the sums, to the last bit
     strip = -(-strip // band_rows(width)) * band_rows(width)
@@ -242,7 +242,7 @@ def evaluate(
         done = 0
         # rows come out later than they went in, so nothing is overwritten that is still to be read
         for outs in zip(*outputs, strict=True):
-            x = (torch.stack(outs) if batch > 1 else outs[0]).view(batch, len(outs[0]) // width, width, -1)
+            x = (torch.stack(outs) if batch > 1 else outs[0]).view(batch, -1, width, channels)
             waiting.write(done, x.permute(0, 3, 1, 2))
             done += x.shape[1]
         report((i + 1) / len(network.transformer_blocks))
