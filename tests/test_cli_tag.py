@@ -91,7 +91,9 @@ def test_tags_for_training_are_written_and_resumed(tagged, photos, tmp_path):
     asked = ("tag", photos, "--model", tagged, "-o", file, "--degrade", "mild", "--json")
     with pytest.MonkeyPatch.context() as patch:
         find = OwnTagger.tag
-        patch.setattr(OwnTagger, "tag", lambda self, lr, **how: seen.append(lr.shape) or find(self, lr, **how))
+        patch.setattr(
+            OwnTagger, "tag", lambda self, lr, **how: seen.append(lr.shape) or find(self, lr, **how)
+        )
         first = run(*asked)
         assert first.exit_code == 1, first.stderr  # one of them is broken
         assert seen == [(3, 2, 3)] * 2

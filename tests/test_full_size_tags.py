@@ -204,6 +204,18 @@ def test_parts_that_do_not_fit_are_one_line(folder, tmp_path, photo, config, mes
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_model_cannot_use_tags_that_nobody_finds(folder, tmp_path, photo):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    index = json.loads((model / "model_index.json").read_text())
+    del index["tagger"]
+    (model / "model_index.json").write_text(json.dumps({**index, "use_tags": True}))
+    result = run("upscale", photo, "--model", model)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "use_tags: the model has no tagger: add one, or set use_tags to false" in result.stderr
+
+
 def test_nothing_heavy_is_imported_until_tags_are_used(folder, photo):
     code = (
         "import sys; from linearsr.guidance.registry import load_guidance; "

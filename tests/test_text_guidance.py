@@ -80,10 +80,11 @@ def test_separate_tags_are_encoded_once(folder):
     for row, mask, tags in zip(*found, lists, strict=True):
         alone = [joined.encode(LR[:1], [[tag]]).embeds[0] for tag in tags]
         assert torch.equal(row[mask], torch.cat([torch.zeros(0, 16), *alone]))
-    cut = guidance(folder, separate=True, max_tokens=5)
+    limit = sum(joined.encode(LR[:1], [[tag]]).embeds.shape[1] for tag in ("ivy", "sky"))
+    cut = guidance(folder, separate=True, max_tokens=limit)
     tags, rest = cut.understand(["ivy", "sky", "sea", "tree"])
     assert (tags, rest) == (["ivy", "sky"], ["sea", "tree"])
-    assert cut.encode(LR[:1], [["ivy", "sky", "sea"]]).embeds.shape == (1, 5, 16)
+    assert cut.encode(LR[:1], [["ivy", "sky", "sea"]]).embeds.shape == (1, limit, 16)
     part.keep([f"thing {i}" for i in range(10_000)])  # too many: they would push each other out
     assert len(part._recent) == 3
 

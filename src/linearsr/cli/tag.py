@@ -50,7 +50,7 @@ def tag(
             "--output",
             "-o",
             metavar="FILE.json",
-            help="Write the tags for `data.tags` of training, and a vocabulary beside (.txt). Photos in it are skipped.",
+            help="Write tags for `data.tags` of training, and a vocabulary beside (.txt). Photos in it are skipped.",
         ),
     ] = None,
     degrade: Annotated[

@@ -66,6 +66,8 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
         folder = None if name is None else recipe.folder(name)
         if folder and not folder.is_dir() and not any(run.config.run_dir in folder.parents for run in runs):
             raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
+    if recipe.makes_model and model.use_tags and parts.tagger is None:
+        raise ConfigError("model.use_tags: the model has no tagger: set parts.tagger to the folder of one")
     if not recipe.makes_model or (model.clean_steps is None and model.mean != "stem"):
         return
     blueprint = Blueprint()

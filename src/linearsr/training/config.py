@@ -57,6 +57,19 @@ class TrainConfig(Section):
     save_every_images: int = Field(gt=0)
     keep_checkpoints: int = Field(2, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tags_are_known(cls, raw: Any) -> Any:
+        """A guidance part that is there already may be told of every tag of the photos."""
+        match raw:
+            case {
+                "data": {"tags": tags},
+                "stage": {"guidance": {"part": str() | Path()} as guidance} as stage,
+            }:
+                guidance = {**guidance, "vocabulary": guidance.get("vocabulary") or tags}
+                return {**raw, "stage": {**stage, "guidance": guidance}}
+        return raw
+
     @model_validator(mode="after")
     def _has_a_step(self) -> "TrainConfig":
         if self.total_images < self.batch_size:

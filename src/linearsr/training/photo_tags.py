@@ -15,7 +15,6 @@ from linearsr.runtime.checkpoints import write_json
 from linearsr.runtime.files import whole_file
 from linearsr.training.section import ConfigError
 
-
 _SECONDS_BETWEEN_WRITES = 60
 
 
