@@ -13,7 +13,7 @@ from linearsr import LinearSRPipeline
 from linearsr.cli.app import app
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.text import TextGuidance
-from linearsr.training.checks import check, check_model
+from linearsr.training.checks import check, check_model, describe
 from linearsr.training.config import read_settings
 from linearsr.training.recipe import plan
 from linearsr.training.section import ConfigError
@@ -135,9 +135,9 @@ def test_guidance_of_another_width_starts_a_projection(lab: Path, tmp_path: Path
     (tmp_path / "wide").mkdir()
     config = json.loads((CONFIGS / "guidance/clip/config.json").read_text())
     (tmp_path / "wide/config.json").write_text(json.dumps(config))
-    [(_, objective), *_] = check(
-        plan(parse(paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide")), "recipe.yaml")
-    ).items()
+    runs = plan(parse(paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide")), "recipe.yaml")[:1]
+    assert describe(runs)["pretrain"]["memory"].endswith("; without the encoder of stage.guidance")
+    objective = check(runs)["pretrain"]
     assert objective.flow.transformer.config.caption_channels == 1024  # type: ignore[attr-defined]
 
 
