@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from linearsr.flow.partition import Partition
 from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
-from linearsr.guidance.base import Guidance
 from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
@@ -26,6 +25,7 @@ from linearsr.runtime.devices import best_dtype
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,
+    check_fit,
     disturbed,
     frozen_guidance,
     known_tags,
@@ -152,11 +152,9 @@ class FlowObjective(Objective):
         _check_channels(stage, self.config, stem, self.codec)
         new_guidance = None
         if stage.guidance is not None:
-            _check_null_tokens(self.config)
+            check_fit(stage.guidance, self.guidance, self.config)
             if self.guidance is None:
                 new_guidance = start_guidance(stage.guidance, transformer, parts)
-            else:
-                _check_tokens(stage.guidance, self.guidance, self.config)
             self.vocabulary = known_tags(stage.guidance, new_guidance or self.guidance)
         self.flow = FlowNetwork(transformer, new_stem, new_guidance)
         self.network: nn.Module = self.flow
@@ -293,20 +291,3 @@ def _check_channels(stage: FlowStage, network: TransformerConfig, stem: LRStem, 
             raise ConfigError(
                 f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
             )
-
-
-def _check_tokens(settings: GuidanceSettings, guidance: Guidance, network: TransformerConfig) -> None:
-    if guidance.channels != network.caption_channels:
-        raise ConfigError(
-            f"stage.guidance.part: {settings.part} gives {guidance.channels} channels, "
-            f"but the network's caption_channels is {network.caption_channels}"
-        )
-
-
-def _check_null_tokens(network: TransformerConfig) -> None:
-    # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
-    if not network.num_null_tokens:
-        raise ConfigError(
-            "stage.guidance: the network has no null tokens for photos of which nothing is told: "
-            "set num_null_tokens in stage.network"
-        )

@@ -17,6 +17,7 @@ from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig, start_near_nu
 from linearsr.guidance.text import TextGuidance
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.parts import Parts
 from linearsr.training.photo_tags import read_vocabulary
 from linearsr.training.section import ConfigError, Section
@@ -91,6 +92,21 @@ def frozen_guidance(settings: GuidanceSettings | None, parts: Parts) -> Guidance
     if isinstance(guidance, TextGuidance) and settings.vocabulary is None:
         raise ConfigError("stage.guidance: a TextGuidance needs data.tags, or a vocabulary of the tags")
     return guidance
+
+
+def check_fit(settings: GuidanceSettings, guidance: Guidance | None, network: TransformerConfig) -> None:
+    """Raises ConfigError where a network cannot be guided so; `guidance` is the part that is there already."""
+    # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
+    if not network.num_null_tokens:
+        raise ConfigError(
+            "stage.guidance: the network has no null tokens for photos of which nothing is told: "
+            "set num_null_tokens in stage.network"
+        )
+    if guidance is not None and guidance.channels != network.caption_channels:
+        raise ConfigError(
+            f"stage.guidance.part: {settings.part} gives {guidance.channels} channels, "
+            f"but the network's caption_channels is {network.caption_channels}"
+        )
 
 
 def known_tags(settings: GuidanceSettings, guidance: Guidance | None) -> Vocabulary | None:
