@@ -253,7 +253,7 @@ def test_places_that_are_none(tmp_path, table):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "has no metrics.jsonl" in knee(empty).stderr
-    for wrong, says in ((tmp_path / "a.jpg", ".png"), (tmp_path / "no/a.png", "folder that exists")):
+    for wrong, says in ((tmp_path / "a.jpg", ".png"), (tmp_path / "no/a.png", "existing folder")):
         result = knee(table, "-o", wrong)
         assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
         assert says in result.stderr

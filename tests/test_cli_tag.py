@@ -17,6 +17,7 @@ from linearsr.cli.app import app
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.training.photo_tags import read_tags, read_vocabulary
 from tiny_encoders import write_siglip
 from tiny_model import build, tiny_model
 
@@ -83,6 +84,53 @@ def test_a_table(tagged, photos):
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
 
+def test_tags_for_training_are_written_and_resumed(tagged, photos, tmp_path):
+    """As `data.tags` reads them, of LR versions of the photos; a second run does what is missing."""
+    seen = []
+    file = tmp_path / "out.json"
+    asked = ("tag", photos, "--model", tagged, "-o", file, "--degrade", "mild", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        find = OwnTagger.tag
+        patch.setattr(
+            OwnTagger, "tag", lambda self, lr, **how: seen.append(lr.shape) or find(self, lr, **how)
+        )
+        first = run(*asked)
+        assert first.exit_code == 1, first.stderr  # one of them is broken
+        assert seen == [(3, 2, 3)] * 2
+        tags = read_tags(file)
+        assert set(tags) == {"photos/a.png", "photos/sub/b.jpg"}
+        assert all(set(found) == set(TAGS[:3]) for found in tags.values())
+        assert set(read_vocabulary(file.with_suffix(".txt"), "vocabulary").tags) == set(TAGS[:3])
+        (photos / "broken.png").unlink()
+        file.write_text(json.dumps({"photos/a.png": ["moss", "moss", "Sky"]}))
+        again = run(*asked)
+    assert again.exit_code == 0, again.stderr
+    assert len(seen) == 3
+    assert "has their tags: 1 (--overwrite tags them again)" in again.stderr
+    assert "2 photos" in again.stderr
+    assert read_tags(file)["photos/a.png"] == ["moss", "moss", "Sky"]
+    # the most frequent first, and one spelling of each
+    vocabulary = read_vocabulary(file, "vocabulary").tags
+    assert vocabulary == read_vocabulary(file.with_suffix(".txt"), "vocabulary").tags
+    assert (vocabulary[0], set(vocabulary)) == ("moss", {"moss", "Sky", "tree", "brick wall"})
+    assert run(*asked, "--overwrite").exit_code == 0
+    assert set(read_tags(file)["photos/a.png"]) == set(TAGS[:3])
+
+
+def test_what_is_found_before_an_interruption_is_kept(tagged, photos, tmp_path, monkeypatch):
+    find, seen = OwnTagger.tag, []
+
+    def interrupted(self, lr, **how):
+        seen.append(lr)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return find(self, lr, **how)
+
+    monkeypatch.setattr(OwnTagger, "tag", interrupted)
+    assert run("tag", photos, "--model", tagged, "-o", tmp_path / "out.json").exit_code == 130
+    assert list(read_tags(tmp_path / "out.json")) == ["photos/a.png"]
+
+
 def test_a_siglip_with_a_vocabulary(photos, tmp_path):
     write_siglip(tmp_path / "siglip")
     (tmp_path / "tags.txt").write_text("sky\nивы\t0.99\n", encoding="utf-8")
@@ -101,6 +149,9 @@ def test_a_siglip_with_a_vocabulary(photos, tmp_path):
         (("--tagger", "ram++", "--weights", "."), "ram"),
         (("--vocabulary", "tags.txt"), "do not apply to the model's own tagger"),
         (("--device", "abacus"), "--device abacus"),
+        (("-o", "tags.csv"), "-o tags.csv: tags are written as JSON"),
+        (("-o", "nowhere/tags.json"), "choose a file in an existing folder"),
+        (("--degrade", "fog"), "--degrade: "),
     ],
 )
 def test_wrong_use_is_one_line(tiny_model, photos, options, message):

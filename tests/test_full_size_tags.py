@@ -77,9 +77,14 @@ def test_found_tags_are_used_where_the_model_or_the_caller_says_so(pipe, photo):
     assert latent(by_default, photo, guidance_scale=0)[1] == ()
 
 
-def test_guidance_scale(pipe, photo):
-    evaluations = []
-    hook = pipe.transformer.experts[0].register_forward_hook(lambda *_: evaluations.append(1))
+def test_guidance_scale(pipe, photo, monkeypatch):
+    evaluations, embed = [], LinearSRTransformer.embed
+
+    def counted(network, *inputs):
+        evaluations.append(1)
+        return embed(network, *inputs)
+
+    monkeypatch.setattr(LinearSRTransformer, "embed", counted)
 
     def run(scale):
         evaluations.clear()
@@ -88,7 +93,6 @@ def test_guidance_scale(pipe, photo):
     plain, once = run(0)
     guided, still_once = run(1)
     strong, twice = run(3)
-    hook.remove()
     assert (once, still_once, twice) == (2, 2, 4)
     assert torch.equal(plain, latent(pipe, photo, tags="")[0])
     assert not torch.allclose(guided, strong, atol=1e-3)
@@ -202,6 +206,18 @@ def test_parts_that_do_not_fit_are_one_line(folder, tmp_path, photo, config, mes
     result = run("upscale", photo, "--model", model, "--tags", "sky")
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_model_cannot_use_tags_that_nobody_finds(folder, tmp_path, photo):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    index = json.loads((model / "model_index.json").read_text())
+    del index["tagger"]
+    (model / "model_index.json").write_text(json.dumps({**index, "use_tags": True}))
+    result = run("upscale", photo, "--model", model)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "use_tags: the model has no tagger: add one, or set use_tags to false" in result.stderr
 
 
 def test_nothing_heavy_is_imported_until_tags_are_used(folder, photo):

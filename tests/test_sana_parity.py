@@ -164,6 +164,16 @@ def test_from_sana_reads_what_diffusers_writes(tmp_path, qk_norm, shards):
     assert again.config == model.config
 
 
+def test_from_sana_takes_guidance_of_another_width(tmp_path):
+    sana().save_pretrained(tmp_path)
+    theirs = LinearSRTransformer.from_sana(tmp_path, num_null_tokens=2)
+    model = LinearSRTransformer.from_sana(tmp_path, num_null_tokens=2, caption_channels=400)
+    assert model.config.caption_channels == model.null_tokens.shape[1] == 400
+    assert 0.01 < float(model.caption_projection.linear_1.weight.detach().std()) < 0.03
+    new = ("caption_projection.linear_1.weight", "null_tokens")
+    assert all(torch.equal(t, theirs.state_dict()[n]) for n, t in model.state_dict().items() if n not in new)
+
+
 def test_from_sana_converts_the_dtype_and_widens_by_nothing(tmp_path):
     sana().save_pretrained(tmp_path)
     model = LinearSRTransformer.from_sana(tmp_path, dtype=torch.bfloat16)

@@ -68,6 +68,27 @@ def test_tags_are_one_text_joined_by_commas(folder):
     assert torch.equal(tags, part.encode(LR[:1], [["brick wall, ivy"]]).embeds)
 
 
+def test_separate_tags_are_encoded_once(folder):
+    """Whatever their lists: once the vocabulary is known, no list costs a pass of the encoder."""
+    part, joined = guidance(folder, separate=True), guidance(folder)
+    words = ["Brick wall", "ivy", "sky"]
+    part.keep(words)
+    assert part.waiting._network is None
+    part.waiting._read = None
+    lists = [["sky", "ivy"], ["brick wall"], []]
+    found = part.encode(LR, lists)
+    for row, mask, tags in zip(*found, lists, strict=True):
+        alone = [joined.encode(LR[:1], [[tag]]).embeds[0] for tag in tags]
+        assert torch.equal(row[mask], torch.cat([torch.zeros(0, 16), *alone]))
+    limit = sum(joined.encode(LR[:1], [[tag]]).embeds.shape[1] for tag in ("ivy", "sky"))
+    cut = guidance(folder, separate=True, max_tokens=limit)
+    tags, rest = cut.understand(["ivy", "sky", "sea", "tree"])
+    assert (tags, rest) == (["ivy", "sky"], ["sea", "tree"])
+    assert cut.encode(LR[:1], [["ivy", "sky", "sea"]]).embeds.shape == (1, limit, 16)
+    part.keep([f"thing {i}" for i in range(10_000)])  # too many: they would push each other out
+    assert len(part._recent) == 3
+
+
 def test_lists_of_one_batch_keep_to_themselves(folder):
     part = guidance(folder)
     lists = [["sky"], [], ["brick wall", "ivy", "moss"]]

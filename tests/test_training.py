@@ -1,7 +1,9 @@
 """Training: what a config may say, what a sample depends on, and that a resumed run is the same run."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
+from linearsr.evaluation.registry import METRICS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.checks import check
 from linearsr.training.config import load_config
 from linearsr.training.curves import directions, read_curves
 from linearsr.training.flow import FlowStage
+from linearsr.training.knee import votes
 from linearsr.training.optimizer import OptimizerConfig, learning_rate
 from linearsr.training.recipe import Run
 from linearsr.training.runs import check_begun
@@ -102,10 +106,68 @@ def test_validation_by_other_metrics(photos: Path, tmp_path: Path) -> None:
     assert directions(curves.values) == {"bicubic/mean/lpips": False, "bicubic/mean/psnr_y": True}
 
 
-@pytest.mark.parametrize("name", ["niqe", "dists", "vmaf"])
-def test_validation_has_metrics_that_compare_and_are_built_in(name: str, finished: Path) -> None:
-    with pytest.raises(ConfigError, match=f"validation.metrics: .*'{name}' is unknown: choose from psnr_y"):
+def test_metrics_without_a_reference_look_at_the_sample(
+    stem_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of pyiqa too; in the knee they vote in their own direction, beside the fidelity of the mean."""
+
+    def score(x: torch.Tensor) -> torch.Tensor:
+        return x.std()
+
+    pyiqa = SimpleNamespace(create_metric=lambda name, device: score)
+    monkeypatch.setitem(sys.modules, "pyiqa", pyiqa)
+    monkeypatch.setattr("linearsr.evaluation.registry.find_spec", lambda name: True)
+    large = tmp_path / "large"
+    large.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((192, 192), Image.Resampling.BICUBIC).save(large / "a.png")
+    validation = {
+        "folder": str(large),
+        "every_images": 2,
+        "degradations": ["bicubic"],
+        "metrics": ["psnr_y", "haarpsi", "niqe", "musiq"],
+    }
+    made = trainer(
+        large, tmp_path / "run", validation=validation, stage=flow_stage(stem_folder), total_images=2
+    )
+    made.run()
+    found = set(read_curves(tmp_path / "run").values)
+    assert {name for name in found if name.startswith("bicubic/sample/")} == {
+        f"bicubic/sample/{name}" for name in ("psnr_y", "haarpsi", "niqe", "musiq")
+    }
+    assert {"bicubic/mean/psnr_y", "bicubic/mean/haarpsi"} <= found
+    assert not {"bicubic/mean/niqe", "bicubic/mean/musiq", "bicubic/stem/niqe"} & found
+    better = directions(found)
+    assert (better["bicubic/sample/niqe"], better["bicubic/sample/musiq"]) == (False, True)
+    patterns = made.config.knee.metrics
+    assert {name for name in found if votes(name, patterns)} == {
+        "bicubic/mean/psnr_y",
+        "bicubic/mean/haarpsi",
+        *(f"bicubic/sample/{name}" for name in ("haarpsi", "niqe", "musiq")),
+    }
+    assert not votes("loss", patterns)
+    assert not votes("train/loss", patterns)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fid", "'fid' is unknown: choose from psnr_y"),
+        ("vmaf", "'vmaf' is unknown: choose from psnr_y"),
+        ("musiq", r"musiq needs pip install 'linearsr\[iqa\]'"),
+    ],
+)
+def test_validation_metrics_must_be_at_hand(
+    name: str, message: str, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linearsr.evaluation.registry.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"validation.metrics: .*{message}"):
         load_config(finished, [f"validation.metrics=[{name}]"])
+
+
+def test_every_metric_of_an_evaluation_has_its_direction() -> None:
+    names = [f"mild/sample/{name}" for name in METRICS]
+    assert list(directions(names).values()) == [metric.higher_is_better for metric in METRICS.values()]
 
 
 def test_validation_photos_must_be_large_enough_for_every_metric(finished: Path) -> None:

@@ -53,7 +53,8 @@ class LinearSRModel:
     Raises:
         ValueError: no steps by default without a trunk, a trunk of another scale, a stem and a codec of other grids,
             guidance whose tokens are not as wide as the network takes them, a mean of the stem with a codec that does
-            not start from it, or steps for clean images with a stem that does not know them.
+            not start from it, steps for clean images with a stem that does not know them, or `use_tags` without a
+            tagger.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class LinearSRModel:
             raise ValueError("num_inference_steps 0: there is no trunk that makes a picture without a step")
         if trunk is not None and (trunk.scale != self.scale or not isinstance(codec, ResidualCodec)):
             raise ValueError(f"trunk: needs a stem of scale {trunk.scale} and a ResidualCodec")
+        if self.config.use_tags and tagger is None:
+            raise ValueError("use_tags: the model has no tagger: add one, or set use_tags to false")
         width = self._token_channels
         if guidance is not None and guidance.channels != width:
             raise ValueError(

@@ -1,18 +1,23 @@
 """`linearsr tag`: what is in photos."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linearsr.cli.console import out, table, told
-from linearsr.cli.loading import load_tagger
+from linearsr.cli.console import out, say, table, told
+from linearsr.cli.loading import check_degradation, check_new_file, load_tagger
 from linearsr.cli.options import MAX_PIXELS, Device, Images, JsonLines, MaxPixels
 from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.names import Job
 from linearsr.jobs.pipes import piped
 from linearsr.jobs.run import Rules, Watcher, pending
 from linearsr.jobs.sources import read_lists
+
+if TYPE_CHECKING:
+    from linearsr.training.photo_tags import TagFile
+
+_SCALE = 4
 
 
 def tag(
@@ -39,6 +44,23 @@ def tag(
     max_tags: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of tags per image. Default: set by the tagger.")
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.json",
+            help="Write tags for `data.tags` of training, and a vocabulary beside (.txt). Photos in it are skipped.",
+        ),
+    ] = None,
+    degrade: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET",
+            help="Tag an LR version of each photo, 4 times smaller, as the model will see it; see `degrade --preset`.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Tag again what -o FILE has.")] = False,
     device: Device = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: JsonLines = False,
@@ -48,15 +70,24 @@ def tag(
     `linearsr upscale` is guided by these tags if the model uses them.
     """
     rows: list[tuple[str, str]] = []
+    degradation = None if degrade is None else check_degradation("--degrade", degrade)
+    file = None if output is None else _tag_file(output, overwrite)
 
     def work(job: Job, watcher: Watcher) -> dict[str, Any]:
         from linearsr.images.convert import lr_tensor
-        from linearsr.images.io import read_image
+        from linearsr.images.io import Picture, read_image
+        from linearsr.images.photos import degraded_pair
 
-        picture = read_image(job.input, max_pixels)
         watcher.start_image(job.input)
+        if degradation is None:
+            picture = read_image(job.input, max_pixels)
+        else:
+            picture = Picture(degraded_pair(job.input, degradation, 0, _SCALE, max_pixels)[0])
         found = used.tag(lr_tensor(picture)[0], threshold=threshold, max_tags=max_tags)
-        rows.append((job.label, ", ".join(f"{name} {score:.2f}" for name, score in found)))
+        if file is None:
+            rows.append((job.label, ", ".join(f"{name} {score:.2f}" for name, score in found)))
+        else:
+            file.add(job.input, [name for name, _ in found])
         return {
             "size": list(picture.size),
             "tags": [{"tag": name, "score": round(score, 4)} for name, score in found],
@@ -65,13 +96,28 @@ def tag(
     with told(), piped(read_lists(inputs), Path()) as pipes:
         sources = inputs_of(pipes.names, by_name=False)
         jobs = [pipes.called(Job(each.path, None, each.error, each.name)) for each in sources]
+        if file is not None:
+            done = [job for job in jobs if job.input in file]
+            jobs = [job for job in jobs if job.input not in file]
+            if done:
+                say(f"skipped, as {file.path} has their tags: {len(done)} (--overwrite tags them again)")
         if pending(jobs, overwrite=False):
             used = load_tagger(tagger, model, vocabulary, weights, device)
         try:
             run_all(jobs, work, Rules(), as_json=as_json, settings={"tags": None})
         finally:
+            if file is not None:
+                say(file.write())
             if rows and not as_json:
                 _show(rows)
+
+
+def _tag_file(path: Path, anew: bool) -> "TagFile":
+    from linearsr.training.photo_tags import TagFile
+
+    check_new_file("-o", path, (".json",), overwrite=True, what="tags are written as JSON")
+    with told():
+        return TagFile(path, anew)
 
 
 def _show(rows: list[tuple[str, str]]) -> None:

@@ -28,7 +28,6 @@ from linearsr.runtime.devices import best_dtype
 
 _IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
 _ON_HUB = re.compile(rf"{HUB_ID.pattern}|{_IN_REPOSITORY.pattern}")
-_REMEMBERED = 32
 _Made = TypeVar("_Made")
 _Self = TypeVar("_Self", bound="EncoderPart")
 
@@ -80,6 +79,7 @@ class EncoderPart(PretrainedModule):
         self.config = config
         self.model_folder: Path | None = None
         self.waiting = WaitingEncoder(self.read_encoder)
+        self.most_remembered = 32
         self._recent: dict[Hashable, Tensor] = {}
         self._lock = threading.Lock()
         # holds nothing, but goes wherever the part is moved
@@ -94,13 +94,13 @@ class EncoderPart(PretrainedModule):
         return self.waiting.on(self.device, self.encoder_dtype)
 
     def remembered(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """The answer for `key`, from `make` if it is not among the last 32. Threads may share it."""
+        """The answer for `key`, from `make` if it is not among the last `most_remembered`. Threads may share it."""
         with self._lock:
             known = self._recent.pop(key, None)
         answer = make() if known is None else known
         with self._lock:
             self._recent[key] = answer
-            if len(self._recent) > _REMEMBERED:
+            if len(self._recent) > self.most_remembered:
                 del self._recent[next(iter(self._recent))]
         return answer
 

@@ -34,6 +34,7 @@ MASKED = -10_000.0
 NORM_OUT_EPS = 1e-6
 CAPTION_NORM_EPS = 1e-5
 INPUT_WEIGHT = "patch_embed.proj.weight"
+_CAPTION_WEIGHT = "caption_projection.linear_1.weight"
 
 
 class Conditions(NamedTuple):
@@ -265,20 +266,24 @@ class LinearSRTransformer(PretrainedModule):
         num_null_tokens: int = 0,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
+        caption_channels: int | None = None,
     ) -> LinearSRTransformer:
         """Start from a SANA transformer in `diffusers` format; the LR inputs are added with zero weights.
 
-        Null tokens, to be learned, start small and at random.
+        Null tokens, to be learned, start small and at random. So does the first layer that guidance tokens pass, where
+        these have other `caption_channels` than SANA's text (None: the same).
 
         Raises:
             CheckpointError: not such a folder, or a variant with parts that this network does not have.
         """
         path = resolve_folder(folder)
-        config = config_from_sana(load_config(path), lr_channels, num_null_tokens, path)
+        config = config_from_sana(load_config(path), lr_channels, num_null_tokens, path, caption_channels)
         state = load_weights(path, device)
         if INPUT_WEIGHT in state:
-            weight = state[INPUT_WEIGHT]
-            state[INPUT_WEIGHT] = F.pad(weight, (0, 0, 0, 0, 0, lr_channels))
+            state[INPUT_WEIGHT] = F.pad(state[INPUT_WEIGHT], (0, 0, 0, 0, 0, lr_channels))
+        weight = state.get(_CAPTION_WEIGHT)
+        if caption_channels is not None and weight is not None and weight.shape[1] != caption_channels:
+            state[_CAPTION_WEIGHT] = weight.new_empty(len(weight), caption_channels).normal_(std=0.02)
         if num_null_tokens:
             state["null_tokens"] = _fresh_tokens(num_null_tokens, config.caption_channels).to(device)
         if dtype is not None:

@@ -110,13 +110,18 @@ class TransformerConfig:
 
 
 def config_from_sana(
-    raw: Mapping[str, Any], lr_channels: int, num_null_tokens: int, folder: str | os.PathLike[str]
+    raw: Mapping[str, Any],
+    lr_channels: int,
+    num_null_tokens: int,
+    folder: str | os.PathLike[str],
+    caption_channels: int | None = None,
 ) -> TransformerConfig:
     """The settings of a network that starts from a SANA transformer.
 
     Args:
         raw: the `config.json` in its `folder`, as `diffusers` writes it.
         lr_channels, num_null_tokens: of the new network; SANA has neither.
+        caption_channels: of the new network; None: SANA's.
 
     Raises:
         CheckpointError: not such a config, or a variant with parts that this network does not have.
@@ -134,6 +139,8 @@ def config_from_sana(
         )
     known = {field.name for field in dataclasses.fields(TransformerConfig)}
     values = {key: value for key, value in raw.items() if key in known and value is not None}
+    if caption_channels is not None:
+        values["caption_channels"] = caption_channels
     try:
         config = TransformerConfig(**values, lr_channels=lr_channels, num_null_tokens=num_null_tokens)
     except (TypeError, ValueError) as error:

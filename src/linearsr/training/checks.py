@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from linearsr.guidance.encoders import EncoderPart
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.pipeline import PipelineConfig
@@ -66,6 +67,8 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
         folder = None if name is None else recipe.folder(name)
         if folder and not folder.is_dir() and not any(run.config.run_dir in folder.parents for run in runs):
             raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
+    if recipe.makes_model and model.use_tags and parts.tagger is None:
+        raise ConfigError("model.use_tags: the model has no tagger: set parts.tagger to the folder of one")
     if not recipe.makes_model or (model.clean_steps is None and model.mean != "stem"):
         return
     blueprint = Blueprint()
@@ -177,6 +180,7 @@ def _size_up(config: TrainConfig, objective: Objective) -> tuple[str, str]:
     count = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = _FLOAT32 * sum(p.numel() for part in _frozen(objective) for p in part.parameters())
+    unknown = ", ".join(_unknown(config, objective))
     activations = _activations(config, objective, max(1, config.batch_size // processes))
     # all weights and their average, but gradients and moments only of what is trained
     fixed = _FLOAT32 * (2 * count + (1 + _MOMENTS[config.optimizer.name]) * trained)
@@ -184,7 +188,6 @@ def _size_up(config: TrainConfig, objective: Objective) -> tuple[str, str]:
     memory += f": weights, gradients, optimizer, average {_size(fixed)}, "
     memory += f"frozen parts {_size(frozen)}, " if frozen else ""
     memory += f"activations {_size(activations)}"
-    unknown = ", ".join(_unknown(config, objective))
     return (
         f"{count / 1e6:.2f} M parameters"
         + (f", {trained / 1e6:.2f} M of them trained" if trained < count else ""),
@@ -205,6 +208,8 @@ def _unknown(config: TrainConfig, objective: Objective) -> list[str]:
         found.append(f"knowing {stage.init}")
     if isinstance(getattr(objective, "codec", None), UnknownCodec):
         found.append("the codec")
+    if isinstance(objective, FlowObjective) and isinstance(objective.guidance, EncoderPart):
+        found.append("the encoder of stage.guidance")
     if isinstance(stage, DistillStage):
         beside = {"teacher": stage.teacher, "rollout": stage.rollout}
         found += [f"the {name}" for name, there in beside.items() if there]

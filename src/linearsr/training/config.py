@@ -1,11 +1,13 @@
 """What a training run is made of: a YAML file, checked before anything is built."""
 
+import re
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from linearsr.evaluation.registry import METRICS
 from linearsr.training.codec import CodecStage
 from linearsr.training.computed import BlendStage, StrengthStage
 from linearsr.training.data import DataConfig
@@ -20,13 +22,14 @@ from linearsr.training.tagger import TaggerStage
 from linearsr.training.validation import ValidationConfig
 
 _Section = TypeVar("_Section", bound=Section)
+_OF_SAMPLES = tuple(f"*/sample/{name}" for name in METRICS if not re.search("psnr|ssim", name))
 
 
 class RunKneeConfig(KneeConfig):
     """The knee of a run."""
 
-    metrics: tuple[str, ...] = ("*/mean/*", "*/denoised/*", "*/reconstruction/*")
-    """Fidelity of the samples does not vote: it falls when a flow begins to draw detail."""
+    metrics: tuple[str, ...] = ("*/mean/*", "*/denoised/*", "*/reconstruction/*", *_OF_SAMPLES)
+    """Of the samples, all but PSNR and SSIM vote: these fall when a flow begins to draw detail."""
 
 
 Stage = CodecStage | StemStage | FlowStage | DistillStage | TaggerStage | BlendStage | StrengthStage
@@ -53,6 +56,19 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     save_every_images: int = Field(gt=0)
     keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tags_are_known(cls, raw: Any) -> Any:
+        """A guidance part that is there already may be told of every tag of the photos."""
+        match raw:
+            case {
+                "data": {"tags": tags},
+                "stage": {"guidance": {"part": str() | Path()} as guidance} as stage,
+            }:
+                guidance = {**guidance, "vocabulary": guidance.get("vocabulary") or tags}
+                return {**raw, "stage": {**stage, "guidance": guidance}}
+        return raw
 
     @model_validator(mode="after")
     def _has_a_step(self) -> "TrainConfig":

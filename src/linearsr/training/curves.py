@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
 
-HIGHER_IS_BETTER: Mapping[str, bool] = {
-    **dict.fromkeys(
-        ("psnr", "ssim", "ms_ssim", "fsim", "haarpsi", "musiq", "maniqa", "clipiqa", "topiq", "map"), True
-    ),
-    **dict.fromkeys(("lpips", "dists", "niqe", "fid", "loss"), False),
-}
-"""The metrics whose direction is known."""
+_HIGHER_IS_BETTER: dict[str, bool] = {"psnr": True, "ssim": True, "map": True, "loss": False}
+"""Directions of what the registry of `linearsr eval` does not name, or not in such short names."""
 
 _PHASES: Mapping[Phase, str] = {"improving": "#dcefdc", "plateau": "#e4eaf5", "oscillating": "#fae0dc"}
 _STEP_NAMES = ("step", "images")
@@ -141,8 +136,11 @@ def _direction(name: str, asked: Mapping[str, bool]) -> bool:
     for given in (name, _last_part(name)):
         if given in asked:
             return asked[given]
+    from linearsr.evaluation.registry import METRICS  # needs torch, which reading curves does not
+
+    better_higher = {metric.name: metric.higher_is_better for metric in METRICS.values()} | _HIGHER_IS_BETTER
     words = "_".join(re.findall(r"[a-z0-9]+", _last_part(name).lower()))
-    known = {better for metric, better in HIGHER_IS_BETTER.items() if f"_{metric}_" in f"_{words}_"}
+    known = {higher for metric, higher in better_higher.items() if f"_{metric}_" in f"_{words}_"}
     if len(known) != 1:
         raise CurvesError(f"is {name} better higher or lower? Say --higher '{name}' or --lower '{name}'")
     return known.pop()

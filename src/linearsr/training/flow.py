@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from linearsr.flow.partition import Partition
 from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
-from linearsr.guidance.base import Guidance
+from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
+from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.lr_stem import LRCondition, LRStem, PredictiveStem, StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
+from linearsr.runtime.devices import best_dtype
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,
+    check_fit,
     disturbed,
     frozen_guidance,
     known_tags,
@@ -135,7 +138,8 @@ class FlowObjective(Objective):
             cast(nn.Module, self.stem).requires_grad_(False)
             _check_grid(stage, self.stem, self.codec)
         self.scale = _SCALE if self.stem is None else int(self.stem.config.scale)
-        transformer = parts.transformer(stage)
+        self.guidance = frozen_guidance(stage.guidance, parts)
+        transformer = parts.transformer(stage, None if self.guidance is None else self.guidance.channels)
         self.config: TransformerConfig = transformer.config
         self.prediction_type = cast(PredictionType, self.config.prediction_type)
         if stage.gradient_checkpointing:
@@ -146,14 +150,11 @@ class FlowObjective(Objective):
         stem = self.stem or new_stem
         assert stem is not None
         _check_channels(stage, self.config, stem, self.codec)
-        self.guidance: Guidance | None = None
         new_guidance = None
         if stage.guidance is not None:
-            _check_null_tokens(self.config)
-            if stage.guidance.trained_along:
+            check_fit(stage.guidance, self.guidance, self.config)
+            if self.guidance is None:
                 new_guidance = start_guidance(stage.guidance, transformer, parts)
-            else:
-                self.guidance = frozen_guidance(stage.guidance, self.config.caption_channels, parts)
             self.vocabulary = known_tags(stage.guidance, new_guidance or self.guidance)
         self.flow = FlowNetwork(transformer, new_stem, new_guidance)
         self.network: nn.Module = self.flow
@@ -175,8 +176,12 @@ class FlowObjective(Objective):
         self.codec.to(device)
         if self.stem is not None:
             self.stem.to(device)
-        if self.guidance is not None:
+        if isinstance(self.guidance, EncoderPart):
+            self.guidance.to(device, best_dtype(device))
+        elif self.guidance is not None:
             self.guidance.to(device)
+        if isinstance(self.guidance, TextGuidance) and self.vocabulary is not None:
+            self.guidance.keep(self.vocabulary.tags)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
@@ -204,7 +209,10 @@ class FlowObjective(Objective):
         known = () if self.vocabulary is None else self.vocabulary.tags
         names = [[known[i] for i in bag.nonzero().flatten().tolist()] for bag in guide.tags]
         with torch.no_grad():
-            return guide._replace(tokens=self.guidance.encode(batch.lr, names))
+            tokens = self.guidance.encode(batch.lr, names)
+        if tokens is not None:  # of encoders, in their own type
+            tokens = tokens._replace(embeds=tokens.embeds.to(batch.lr.dtype))
+        return guide._replace(tokens=tokens)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """Times (B,) and noise as of the latent, one for each seed."""
@@ -283,12 +291,3 @@ def _check_channels(stage: FlowStage, network: TransformerConfig, stem: LRStem, 
             raise ConfigError(
                 f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
             )
-
-
-def _check_null_tokens(network: TransformerConfig) -> None:
-    # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
-    if not network.num_null_tokens:
-        raise ConfigError(
-            "stage.guidance: the network has no null tokens for photos of which nothing is told: "
-            "set num_null_tokens in stage.network"
-        )

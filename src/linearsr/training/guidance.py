@@ -17,6 +17,7 @@ from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig, start_near_nu
 from linearsr.guidance.text import TextGuidance
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.parts import Parts
 from linearsr.training.photo_tags import read_vocabulary
 from linearsr.training.section import ConfigError, Section
@@ -30,7 +31,7 @@ class GuidanceSettings(Section):
     features: Path | None = None
     """Folder of our own tagger: what its network sees in the LR image guides, through a projection trained along."""
     part: Path | None = None
-    """Folder of a guidance part of any kind, kept frozen; a `TextGuidance` needs the `vocabulary` of the tags too."""
+    """Folder of a guidance part of any kind, kept frozen; its `vocabulary`, if not given, is all of `data.tags`."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the samples that are not guided: the unconditional branch of classifier-free guidance."""
     tag_dropout: float = Field(0.2, ge=0, lt=1)
@@ -44,11 +45,6 @@ class GuidanceSettings(Section):
         if len(given) != 1 and given != ["vocabulary", "part"]:
             raise ValueError("give one of vocabulary, features and part")
         return self
-
-    @property
-    def trained_along(self) -> bool:
-        """Whether the guidance part is trained with the network."""
-        return self.part is None
 
 
 class Guide(NamedTuple):
@@ -83,23 +79,34 @@ def start_guidance(
     return guidance
 
 
-def frozen_guidance(settings: GuidanceSettings, channels: int, parts: Parts) -> Guidance:
-    """The guidance part that is there already, for a network with so many `caption_channels`.
+def frozen_guidance(settings: GuidanceSettings | None, parts: Parts) -> Guidance | None:
+    """The guidance part that is there already, if one is named.
 
     Raises:
         CheckpointError: its folder holds none.
-        ConfigError: it does not fit the network, or needs a vocabulary.
+        ConfigError: it needs a vocabulary.
     """
-    assert settings.part is not None
+    if settings is None or settings.part is None:
+        return None
     guidance = parts.guidance(settings.part)
     if isinstance(guidance, TextGuidance) and settings.vocabulary is None:
-        raise ConfigError("stage.guidance: a TextGuidance needs the vocabulary of the tags too")
-    if guidance.channels != channels:
+        raise ConfigError("stage.guidance: a TextGuidance needs data.tags, or a vocabulary of the tags")
+    return guidance
+
+
+def check_fit(settings: GuidanceSettings, guidance: Guidance | None, network: TransformerConfig) -> None:
+    """Raises ConfigError where a network cannot be guided so; `guidance` is the part that is there already."""
+    # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
+    if not network.num_null_tokens:
+        raise ConfigError(
+            "stage.guidance: the network has no null tokens for photos of which nothing is told: "
+            "set num_null_tokens in stage.network"
+        )
+    if guidance is not None and guidance.channels != network.caption_channels:
         raise ConfigError(
             f"stage.guidance.part: {settings.part} gives {guidance.channels} channels, "
-            f"but the network's caption_channels is {channels}"
+            f"but the network's caption_channels is {network.caption_channels}"
         )
-    return guidance
 
 
 def known_tags(settings: GuidanceSettings, guidance: Guidance | None) -> Vocabulary | None:

@@ -87,23 +87,28 @@ class Parts:
         codec: Codec = self.read("stage.sana", _sana_folder(name) / "vae", CODECS, "a codec")
         return codec
 
-    def transformer(self, stage: PartSettings) -> LinearSRTransformer:
-        """The network with its first weights."""
+    def transformer(self, stage: PartSettings, caption_channels: int | None = None) -> LinearSRTransformer:
+        """The network with its first weights; SANA's can be given guidance tokens of other `caption_channels`."""
         wanted = replace(PRESETS[stage.preset], **stage.network)
         if stage.init is not None:
             network: LinearSRTransformer = self.read(
                 "stage.init", stage.init, LinearSRTransformer, dtype=torch.float32
             )
             return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
-        return LinearSRTransformer(wanted) if stage.sana is None else self._from_sana(stage, wanted)
+        if stage.sana is None:
+            return LinearSRTransformer(wanted)
+        return self._from_sana(stage, wanted, caption_channels)
 
-    def _from_sana(self, stage: PartSettings, wanted: TransformerConfig) -> LinearSRTransformer:
+    def _from_sana(
+        self, stage: PartSettings, wanted: TransformerConfig, caption_channels: int | None
+    ) -> LinearSRTransformer:
         assert stage.sana is not None
         network = LinearSRTransformer.from_sana(
             _sana_folder(stage.sana) / "transformer",
             lr_channels=wanted.lr_channels,
             num_null_tokens=wanted.num_null_tokens,
             dtype=torch.float32,
+            caption_channels=caption_channels,
         )
         for key in _SANA_SIZES:
             found, expected = getattr(network.config, key), getattr(wanted, key)
@@ -185,8 +190,11 @@ class Blueprint(Parts):
         folder = Path(name, "vae")
         return self.read("stage.sana", folder, CODECS) if folder.is_dir() else _autoencoder({})
 
-    def _from_sana(self, stage: PartSettings, wanted: TransformerConfig) -> LinearSRTransformer:
+    def _from_sana(
+        self, stage: PartSettings, wanted: TransformerConfig, caption_channels: int | None
+    ) -> LinearSRTransformer:
         """Taken to be of its preset's size, and to fit its codec."""
+        wanted = replace(wanted, caption_channels=caption_channels or wanted.caption_channels)
         if stage.codec is not None:
             return LinearSRTransformer(wanted)
         channels = self.codec(stage).latent_channels

@@ -2,14 +2,20 @@
 
 import json
 import os
-from functools import cache
+import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from linearsr.guidance.vocabulary import Vocabulary, read_tag_list
+from linearsr.guidance.vocabulary import Vocabulary, normalised, read_tag_list
+from linearsr.runtime.checkpoints import write_json
+from linearsr.runtime.files import whole_file
 from linearsr.training.section import ConfigError
+
+_SECONDS_BETWEEN_WRITES = 60
 
 
 class PhotoTags:
@@ -36,30 +42,77 @@ def name_in(file: Path, photo: str | Path) -> str:
     return Path(os.path.relpath(photo, file.parent)).as_posix()
 
 
-@cache
-def read_tags(path: Path) -> dict[str, list[str]]:
+class TagFile:
+    """A file of tags that grows as photos are tagged, and a text file beside it with all tags that it names.
+
+    What an earlier run has written stays, unless it is to be `anew`.
+
+    Raises:
+        ConfigError: as `read_tags`.
+    """
+
+    def __init__(self, path: Path, anew: bool = False) -> None:
+        self.path, self.vocabulary_path = path, path.with_suffix(".txt")
+        self.tags = {} if anew or not path.exists() else read_tags(path, "-o")
+        self._written = time.monotonic()
+
+    def __contains__(self, photo: Path) -> bool:
+        return name_in(self.path, photo) in self.tags
+
+    def add(self, photo: Path, tags: list[str]) -> None:
+        """Note the tags of a photo; once a minute all are written."""
+        self.tags[name_in(self.path, photo)] = tags
+        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> str:
+        """Write both files; returns what they hold, as one line."""
+        vocabulary = vocabulary_of(self.tags)
+        write_json(self.path, self.tags)
+        with whole_file(self.vocabulary_path) as draft:
+            draft.write_text("".join(f"{tag}\n" for tag in vocabulary), encoding="utf-8")
+        self._written = time.monotonic()
+        return f"{self.path}: {len(self.tags):,} photos; {self.vocabulary_path}: {len(vocabulary):,} tags"
+
+
+def vocabulary_of(tags: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """All tags of photos, the most frequent first; of several spellings of one tag, the most frequent."""
+    spellings: dict[str, str] = {}
+    for tag, _ in Counter(tag for found in tags.values() for tag in found).most_common():
+        spellings.setdefault(normalised(tag), tag)
+    spellings.pop("", None)
+    return tuple(spellings.values())
+
+
+def read_tags(path: Path, key: str = "data.tags") -> dict[str, list[str]]:
     """Tags by photo, `{"folder/photo.jpg": ["tag", ...], ...}`, with paths relative to the file's own folder.
 
     Raises:
-        ConfigError: as one line, if the file cannot be read or holds something else.
+        ConfigError: as one line that names `key`, if the file cannot be read or holds something else.
     """
     try:
         tags = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"data.tags: {path} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{key}: {path} cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise ConfigError(f"data.tags: {path} is no valid JSON ({error})") from None
+        raise ConfigError(f"{key}: {path} is no valid JSON ({error})") from None
     shape = 'it must hold {"folder/photo.jpg": ["tag", ...], ...}'
     if not isinstance(tags, dict):
-        raise ConfigError(f"data.tags: {path}: {shape}")
+        raise ConfigError(f"{key}: {path}: {shape}")
     for name, found in tags.items():
         if not isinstance(found, list) or not all(isinstance(tag, str) for tag in found):
-            raise ConfigError(f"data.tags: {path}: {name!r} has no list of tags; {shape}")
+            raise ConfigError(f"{key}: {path}: {name!r} has no list of tags; {shape}")
     return tags
 
 
 def read_vocabulary(path: Path, key: str) -> Vocabulary:
-    """The tags of a file, as `read_tag_list` reads them. Raises ConfigError, which names `key`, where that fails."""
+    """The tags of a file, as `read_tag_list` reads them, or of a JSON file as `read_tags` does.
+
+    Raises:
+        ConfigError: as one line that names `key`, where that fails.
+    """
+    if path.suffix == ".json":
+        return Vocabulary(vocabulary_of(read_tags(path, key)))
     try:
         return Vocabulary(read_tag_list(path).tags)
     except ValueError as error:

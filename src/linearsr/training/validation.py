@@ -1,6 +1,6 @@
 """Validation during training: whole photos, degraded once with a fixed seed, upscaled by the averaged weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,14 +10,15 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from linearsr.evaluation.evaluate import scorers_of
-from linearsr.evaluation.registry import BUILT_IN, choose
+from linearsr.evaluation.registry import METRICS, choose, missing
 from linearsr.images.degradation_choice import label
 from linearsr.models.codec import pad_to_multiple
 from linearsr.training.data import known_degradations, validation_pairs, validation_photos
 from linearsr.training.objective import Batch, Objective
 from linearsr.training.photo_tags import PhotoTags
-from linearsr.training.section import Section
+from linearsr.training.section import ConfigError, Section
 
+_SAMPLE = "sample"
 Pictures = Callable[[str, dict[str, Tensor]], None]
 """Called with a name and images (3, H, W) in [-1, 1] by column."""
 
@@ -28,7 +29,8 @@ class ValidationConfig(Section):
     folder: Path
     degradations: list[str] = Field(["mild", "bicubic"])
     metrics: list[str] = Field(["psnr_y", "ssim_y"], min_length=1)
-    """Names of `linearsr eval`, of those that compare with HR and need no download. A tagger has its own."""
+    """Names of `linearsr eval`. Those without a reference are measured on the sample, where there is one: a mean is
+    smooth by nature. A tagger has its own metrics."""
     every_images: int = Field(gt=0)
     max_pictures: int = Field(64, gt=0)
     sample_pictures: int = Field(2, ge=0)
@@ -42,10 +44,12 @@ class ValidationConfig(Section):
     @field_validator("metrics")
     @classmethod
     def _check_metrics(cls, names: list[str]) -> list[str]:
-        known = [metric.name for metric in BUILT_IN if metric.kind == "full-reference"]
+        known = [metric.name for metric in METRICS.values() if metric.kind != "set"]
         for name in names:
             if name not in known:
                 raise ValueError(f"{name!r} is unknown: choose from {', '.join(known)}")
+            if METRICS[name].pyiqa_name is not None and (remedy := missing()) is not None:
+                raise ValueError(f"{name} needs {remedy}")
         return names
 
     @property
@@ -75,7 +79,10 @@ class Validation:
                 validation_pairs(config.folder, degradation, objective.scale, *limits)
             )
         ]
-        self.scorers, _ = scorers_of(choose(config.metrics, has_reference=True), torch.device("cpu"))
+        metrics = choose(config.metrics, has_reference=True)
+        self.scorers, unavailable = scorers_of(metrics, accelerator.device)
+        for name, reason in unavailable.items():
+            raise ConfigError(f"validation.metrics: {name}: {reason}")
 
     @torch.no_grad()
     def run(self, network: nn.Module, show: Pictures) -> dict[str, float]:
@@ -106,6 +113,7 @@ class Validation:
                 found += [
                     (f"{label(degradation)}/{setting}/{metric}", scorer(_unit(image), _unit(hr)))
                     for metric, scorer in self.scorers.items()
+                    if METRICS[metric].kind == "full-reference" or setting == _natural(estimates)
                 ]
             if index < self.config.sample_pictures:
                 enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
@@ -130,6 +138,11 @@ class Validation:
             setting: image[0, :, : hr.shape[-2], : hr.shape[-1]].float().cpu()
             for setting, image in images.items()
         }
+
+
+def _natural(estimates: Mapping[str, Tensor]) -> str:
+    """The setting that is to look like a photo: the sample, or else the first."""
+    return _SAMPLE if _SAMPLE in estimates else next(iter(estimates))
 
 
 def _unit(image: Tensor) -> Tensor:

@@ -1,0 +1,147 @@
+"""The recipes of the paper's sizes, with tiny parts in the place of the published ones."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from linearsr import LinearSRPipeline
+from linearsr.cli.app import app
+from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+from linearsr.guidance.text import TextGuidance
+from linearsr.training.checks import check, check_model, describe
+from linearsr.training.config import read_settings
+from linearsr.training.recipe import plan
+from linearsr.training.section import ConfigError
+from tiny_encoders import write_clip, write_dino, write_gemma2, write_tokenizer
+from training_tools import make_photos, make_sana, parse, train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TAGS = ("sky", "tree", "brick wall", "ivy")
+PART = "stages.pretrain.stage.guidance.part"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos with tags and sentences, a SANA, a tagger, and the guidance of `configs/guidance` with tiny encoders."""
+    lab = tmp_path_factory.mktemp("lab")
+    photos = make_photos(lab / "photos")
+    make_sana(lab / "sana")
+    OwnTagger(OwnTaggerConfig(TAGS, (0.0,) * 4, image_size=16, channels=8, num_stages=2)).save_pretrained(
+        lab / "tagger"
+    )
+    asked = ["tag", str(photos), "--tagger", str(lab / "tagger"), "--degrade", "mild"]
+    made = CliRunner().invoke(app, [*asked, "-o", str(lab / "tags.json")])
+    assert made.exit_code == 0, made.output
+    sentences = {f"photos/{i}.png": [f"an old brick wall in the grass {i}"] for i in range(3)}
+    (lab / "sentences.json").write_text(json.dumps(sentences))
+    write_gemma2(lab / "text_encoder")
+    write_tokenizer(lab / "tokenizer")
+    write_clip(lab / "clip_encoder")
+    write_dino(lab / "dino_encoder", "Dinov2")
+    for kind, encoders in {
+        "tags": {"text_encoder": "text_encoder", "tokenizer": "tokenizer"},
+        "clip": {"image_encoder": "clip_encoder"},
+        "dino": {"image_encoder": "dino_encoder"},
+    }.items():
+        config = json.loads((CONFIGS / "guidance" / kind / "config.json").read_text())
+        (lab / kind).mkdir()
+        (lab / kind / "config.json").write_text(json.dumps({**config, **encoders, "channels": 16}))
+    return lab
+
+
+def paper(size: str, lab: Path, run_dir: Path, *changes: str) -> dict[str, Any]:
+    """The recipe of a size, small enough for one core."""
+    settings = read_settings(CONFIGS / size / "pipeline.yaml")
+    assert settings["stages"]["pretrain"]["stage"]["guidance"]["part"] == "configs/guidance/tags"
+    tiny = [
+        f"run_dir={run_dir}",
+        "boundaries=[0.5]",
+        "common.batch_size=2",
+        "common.mixed_precision='no'",
+        "common.save_every_images=2",
+        f"common.data.folders={{{lab}/photos: 1.0}}",
+        f"common.data.tags={lab}/tags.json",
+        "common.data.lr_crop=8",
+        "common.data.workers=0",
+        f"common.validation.folder={lab}/photos",
+        "common.validation.metrics=[psnr_y, lpips]",
+        "common.validation.max_pictures=1",
+        *(f"stages.{stage}.total_images=2" for stage in ("pretrain", "experts", "sft")),
+        *(f"stages.{stage}.validation.every_images=2" for stage in ("pretrain", "experts", "sft")),
+        "stages.pretrain.stage.preset=tiny",
+        f"stages.pretrain.stage.sana={lab}/sana",
+        "stages.pretrain.stage.validation_steps=2",
+        f"{PART}={lab}/tags",
+        f"parts.tagger={lab}/tagger",
+        "model.num_inference_steps=2",
+    ]
+    return read_settings(CONFIGS / size / "pipeline.yaml", [*tiny, *changes])
+
+
+@pytest.mark.parametrize("size", ["600m", "1600m"])
+def test_tags_from_photos_to_the_finished_model(
+    size: str, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pretrain, experts and fine-tuning are told tags; the model finds tags itself and is guided by them."""
+    raw = paper(size, lab, tmp_path / "run")
+    recipe = parse(raw)
+    runs = plan(recipe, "recipe.yaml")
+    check_model(recipe, runs)
+    check(runs)
+    stages: dict[str, Any] = {run.name: run.config.stage for run in runs}
+    assert list(stages) == ["pretrain", "experts/0", "experts/1", "sft/0", "sft/1"]
+    for stage in stages.values():
+        assert (stage.guidance.part, stage.guidance.dropout) == (lab / "tags", 0.1)
+        assert stage.guidance.vocabulary == lab / "tags.json"
+    encoded: Counter[str] = Counter()
+    encode = TextGuidance._encode
+    monkeypatch.setattr(
+        TextGuidance, "_encode", lambda self, text: encoded.update([text]) or encode(self, text)
+    )
+    folder = train(raw)
+    assert encoded == dict.fromkeys(TAGS, len(runs)), "once a run, not once a step"
+    pipe = LinearSRPipeline.from_pretrained(folder)
+    result = pipe(Image.new("RGB", (16, 16), (200, 30, 90)))
+    assert set(result.tags[0]) == set(TAGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("stages.pretrain.stage.guidance=null", None),
+        (PART + "={lab}/clip", "clip"),
+        (PART + "={lab}/dino", "dino"),
+        ("common.data.tags={lab}/sentences.json", "text"),
+    ],
+)
+def test_one_field_chooses_what_guides(change: str, kind: str | None, lab: Path, tmp_path: Path) -> None:
+    raw = paper("600m", lab, tmp_path / "run", change.format(lab=lab))
+    del raw["stages"]["experts"], raw["stages"]["sft"]
+    recipe = parse(raw)
+    check_model(recipe, plan(recipe, "recipe.yaml"))
+    check(plan(recipe, "recipe.yaml"))
+    pipe = LinearSRPipeline.from_pretrained(train(raw))
+    assert (pipe.guidance and pipe.guidance.kind) == kind
+    assert pipe(Image.new("RGB", (16, 16), (200, 30, 90))).images[0].size == (64, 64)
+
+
+def test_guidance_of_another_width_starts_a_projection(lab: Path, tmp_path: Path) -> None:
+    """CLIP and DINO are not as wide as SANA's text; in the plan, too."""
+    (tmp_path / "wide").mkdir()
+    config = json.loads((CONFIGS / "guidance/clip/config.json").read_text())
+    (tmp_path / "wide/config.json").write_text(json.dumps(config))
+    runs = plan(parse(paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide")), "recipe.yaml")[:1]
+    assert describe(runs)["pretrain"]["memory"].endswith("; without the encoder of stage.guidance")
+    objective = check(runs)["pretrain"]
+    assert objective.flow.transformer.config.caption_channels == 1024  # type: ignore[attr-defined]
+
+
+def test_tags_are_not_used_without_a_tagger(lab: Path, tmp_path: Path) -> None:
+    recipe = parse(paper("600m", lab, tmp_path / "run", "parts.tagger=null"))
+    with pytest.raises(ConfigError, match=r"^model\.use_tags: the model has no tagger: set parts\.tagger"):
+        check_model(recipe, plan(recipe, "recipe.yaml"))
