@@ -99,6 +99,8 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple and not isinstance(getattr(objective, "codec", None), UnknownCodec):
         raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
+    if isinstance(stage, DistillStage) and stage.judged_crop > crop:
+        raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is more than data.lr_crop {crop}")
     photos = config.validation
     validation_photos(photos.folder, objective.scale, photos.max_pictures, photos.least_side)
     catalogue = check_data(data, objective.scale)
@@ -205,9 +207,6 @@ def _unknown(config: TrainConfig, objective: Objective) -> list[str]:
         found.append(f"knowing {stage.init}")
     if isinstance(getattr(objective, "codec", None), UnknownCodec):
         found.append("the codec")
-    if isinstance(stage, DistillStage):
-        beside = {"teacher": stage.teacher, "rollout": stage.rollout}
-        found += [f"the {name}" for name, there in beside.items() if there]
     return found
 
 
