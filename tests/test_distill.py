@@ -279,11 +279,15 @@ def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, model: 
     )
     condition, latent = objective._encode(batch)
     assert condition is not None
-    begun = objective._begun(latent, torch.zeros_like(latent), condition, seeds)
+    begun = objective._begun(latent, torch.zeros_like(latent), condition, seeds, None)
     true = (begun == latent).all((1, 2, 3))
     assert 10 <= int(true.sum()) <= 30
     alone = objective._begun(
-        latent[3:4], torch.zeros_like(latent[:1]), condition._replace(features=condition.features[3:4]), [3]
+        latent[3:4],
+        torch.zeros_like(latent[:1]),
+        condition._replace(features=condition.features[3:4]),
+        [3],
+        None,
     )
     torch.testing.assert_close(alone[0], begun[3])
 

@@ -16,7 +16,7 @@ from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data, validation_photos
-from linearsr.training.distill import DistillStage
+from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective, Trained
 from linearsr.training.parts import Blueprint, UnknownCodec
@@ -179,7 +179,9 @@ def _size_up(config: TrainConfig, objective: Objective) -> tuple[str, str]:
     count = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = _FLOAT32 * sum(p.numel() for part in _frozen(objective) for p in part.parameters())
-    activations = _activations(config, objective, max(1, config.batch_size // processes))
+    activations = _activations(
+        config, objective, max(1, config.batch_size // (processes * config.accumulation))
+    )
     # all weights and their average, but gradients and moments only of what is trained
     fixed = _FLOAT32 * (2 * count + (1 + _MOMENTS[config.optimizer.name]) * trained)
     memory = f"about {_size(fixed + frozen + activations)}" + (" a process" if processes > 1 else "")
@@ -217,6 +219,8 @@ def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
     tags = 0 if objective.vocabulary is None else len(objective.vocabulary.tags)
     if isinstance(objective, FlowObjective):
         objective.guidance = None  # encoders look at words, of which there are none
+    if isinstance(objective, DistillObjective):
+        objective.teacher = objective.first = None  # their walks keep nothing
     # fake tensors have shapes and types, and take no memory
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
         for module in (objective.network, *_frozen(objective)):

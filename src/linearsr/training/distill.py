@@ -248,7 +248,7 @@ class DistillObjective(FlowObjective):
         noise: Tensor,
         condition: LRCondition,
         seeds: list[int],
-        guide: Guide | None = None,
+        guide: Guide | None,
     ) -> Tensor:
         """What the noisy input is made from: the true latent, or the estimate of the network that steps before."""
         if self.first is None:
