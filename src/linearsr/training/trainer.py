@@ -202,7 +202,8 @@ class Trainer:
         names, values, count = list[str](), torch.zeros(()), self.config.accumulation
         size = len(batch.seeds) // count
         for first in range(0, len(batch.seeds), size):
-            part = Batch(*(field[first : first + size] for field in batch))
+            chosen = slice(first, first + size)
+            part = Batch(batch.lr[chosen], batch.hr[chosen], batch.tags[chosen], batch.seeds[chosen])
             last = first + size == len(batch.seeds)
             # processes add up their gradients once
             with nullcontext() if last else self.accelerator.no_sync(self.network):
