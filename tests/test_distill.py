@@ -16,8 +16,8 @@ from linearsr.flow.partition import PUBLISHED
 from linearsr.models.residual import DetailHead
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import TrainConfig, parse_settings
-from linearsr.training.distill import DistillNetwork, DistillStage
-from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig
+from linearsr.training.distill import DistillStage
+from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig, play
 from linearsr.training.section import ConfigError
 from tiny_model import build
 from training_tools import flow_stage, read_records, settings, trainer, untagged, weights
@@ -148,7 +148,7 @@ def test_each_side_of_the_game_moves_its_own_weights_only() -> None:
     discriminator = Discriminator(DiscriminatorConfig(8))
     image, hr, prediction = (picture(i, 32) for i in range(3))
     image.requires_grad_()
-    verdict = DistillNetwork._verdict(discriminator, image, hr, prediction)
+    verdict = play(discriminator, image, hr, prediction)
     verdict.generator.backward(retain_graph=True)
     assert image.grad is not None
     assert image.grad.any()
@@ -167,18 +167,18 @@ def test_the_discriminator_learns_to_tell_and_the_image_to_deceive_it() -> None:
     optimizer = torch.optim.AdamW(discriminator.parameters(), 1e-2)
     losses = []
     for _ in range(30):
-        verdict = DistillNetwork._verdict(discriminator, prediction, hr, prediction)
+        verdict = play(discriminator, prediction, hr, prediction)
         optimizer.zero_grad()
         verdict.discriminator.backward()
         optimizer.step()
         losses.append(verdict.discriminator.item())
     assert losses[-1] < 0.7 * losses[0]
     image = prediction.clone().requires_grad_()
-    before = DistillNetwork._verdict(discriminator, image, hr, prediction).generator
+    before = play(discriminator, image, hr, prediction).generator
     before.backward()
     assert image.grad is not None
     moved = image.detach() - 0.1 * image.grad / image.grad.abs().max()
-    assert DistillNetwork._verdict(discriminator, moved, hr, prediction).generator < before
+    assert play(discriminator, moved, hr, prediction).generator < before
 
 
 def test_matched_features_pull_the_image_to_the_photo() -> None:
@@ -186,14 +186,14 @@ def test_matched_features_pull_the_image_to_the_photo() -> None:
     # in training, the spectral norm changes a little with every look
     discriminator = Discriminator(DiscriminatorConfig(8)).eval()
     hr, prediction = picture(1, 32), picture(2, 32)
-    assert DistillNetwork._verdict(discriminator, hr, hr, prediction).feature_matching == 0
+    assert play(discriminator, hr, hr, prediction).feature_matching == 0
     image = picture(0, 32).requires_grad_()
-    before = DistillNetwork._verdict(discriminator, image, hr, prediction).feature_matching
+    before = play(discriminator, image, hr, prediction).feature_matching
     before.backward()
     assert all(weight.grad is None for weight in discriminator.parameters())
     assert image.grad is not None
     moved = image.detach() - 0.02 * image.grad / image.grad.abs().max()
-    assert DistillNetwork._verdict(discriminator, moved, hr, prediction).feature_matching < before
+    assert play(discriminator, moved, hr, prediction).feature_matching < before
 
 
 def test_features_need_a_discriminator_to_be_matched(stem_folder: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_student_comes_closer_to_its_teacher(photos: Path, stem_folder: Path, 
 
 
 def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, model: Path) -> None:
-    raw = stage(stem_folder, adversarial=0, rollout=str(model / "transformer"))
+    raw = {**stage(stem_folder, adversarial=0, rollout=str(model / "transformer")), "pure_noise_prob": 0.5}
     objective = DistillStage.model_validate(raw).objective()
     seeds = list(range(40))
     batch = untagged(
@@ -279,11 +279,15 @@ def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, model: 
     )
     condition, latent = objective._encode(batch)
     assert condition is not None
-    begun = objective._begun(latent, torch.zeros_like(latent), condition, seeds)
+    begun = objective._begun(latent, torch.zeros_like(latent), condition, seeds, None)
     true = (begun == latent).all((1, 2, 3))
     assert 10 <= int(true.sum()) <= 30
     alone = objective._begun(
-        latent[3:4], torch.zeros_like(latent[:1]), condition._replace(features=condition.features[3:4]), [3]
+        latent[3:4],
+        torch.zeros_like(latent[:1]),
+        condition._replace(features=condition.features[3:4]),
+        [3],
+        None,
     )
     torch.testing.assert_close(alone[0], begun[3])
 

@@ -89,14 +89,14 @@ def assert_alike(run_dir: Path, expected_dir: Path, part: str, rel: float = 1e-4
 
 
 def test_two_processes_train_a_recipe_as_one_does(photos: Path, tmp_path: Path) -> None:
-    """Stem and flow, started by torchrun."""
+    """Stem, and flow in parts of a batch, started by torchrun."""
     common = four_a_step(photos, tmp_path)
     for key in ("run_dir", "stage"):
         del common[key]
     stem, flow = settings(photos, tmp_path)["stage"], flow_stage(Path())
     stages = {
         "stem": {"stage": {"stem": stem["stem"]}},
-        "pretrain": {"stage": {"preset": flow["preset"], "network": flow["network"]}},
+        "pretrain": {"accumulation": 2, "stage": {"preset": flow["preset"], "network": flow["network"]}},
     }
     recipe = {"common": common, "stages": stages}
     for run in ("one", "two"):

@@ -295,6 +295,11 @@ def test_low_rank_updates_train_little(photos: Path, tmp_path: Path) -> None:
     assert low["network"] == expected
 
 
+def frozen(plan: dict[str, str]) -> float:
+    """MiB of the parts that are not trained."""
+    return float(plan["memory"].split("frozen parts ")[1].split(" MiB")[0])
+
+
 def average(plan: dict[str, str]) -> float:
     """MiB of what is kept for each weight."""
     return float(plan["memory"].split("average ")[1].split(" MiB")[0])
@@ -320,8 +325,14 @@ def test_what_a_distilled_network_is_judged_by_is_counted(photos: Path, tmp_path
     )
     assert "without" not in judged["memory"]
     assert float(judged["network"].split()[0]) > float(alone["network"].split()[0])
-    taught = describe(single(photos, stage={**stage, "teacher": str(stem)}))["single"]
-    assert taught["memory"].endswith("; without the teacher")
+    wide = replace(PRESETS["tiny"], **NETWORK, num_attention_heads=32)
+    LinearSRTransformer(wide).save_pretrained(tmp_path / "teacher")
+    taught = describe(single(photos, stage={**stage, "teacher": str(tmp_path / "teacher")}))["single"]
+    assert frozen(taught) > frozen(judged)
+    assert "without" not in taught["memory"]
+    refused(
+        single(photos, stage={**stage, "teacher": str(stem)}), r"^stage\.teacher: .* written for Predictive"
+    )
 
 
 def test_the_codec_of_a_folder_is_looked_at(photos: Path, tmp_path: Path) -> None:

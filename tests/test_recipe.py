@@ -111,6 +111,17 @@ def test_an_empty_section_sets_nothing(photos: Path, tmp_path: Path) -> None:
     assert runs[-1].config.data == runs[0].config.data
 
 
+def test_a_stage_can_be_dropped_on_the_command_line(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe_settings(photos, tmp_path / "run")))
+    runs = plan(parse(read_settings(file, ["stages.sft=null"])), "recipe.yaml")
+    assert [run.name for run in runs] == RUNS[:4]
+    with pytest.raises(
+        ConfigError, match=r"stages\.fit=null: there is no stage fit: choose from experts, pre"
+    ):
+        read_settings(file, ["stages.fit=null"])
+
+
 def test_experts_can_be_trained_apart_and_in_any_order(photos: Path, tmp_path: Path) -> None:
     raw = recipe_settings(photos, tmp_path / "run")
     with pytest.raises(ConfigError, match="pretrain starts from the knee of stem: train that first"):

@@ -366,6 +366,22 @@ def test_pure_noise_has_its_share(stem_folder: Path) -> None:
     assert float((times == 1).float().mean()) == pytest.approx(0.25, abs=0.02)
 
 
+def test_a_batch_in_parts_gives_the_losses_of_the_whole(
+    photos: Path, stem_folder: Path, tmp_path: Path
+) -> None:
+    stage = flow_stage(stem_folder)
+    for parts in (1, 2):
+        run_dir = tmp_path / str(parts)
+        trainer(photos, run_dir, stage=stage, batch_size=4, total_images=24, accumulation=parts).run()
+    whole, split = (read_records(tmp_path / name) for name in ("1", "2"))
+    for name in ("loss", "grad_norm"):
+        found, expected = ([record[name] for record in run if name in record] for run in (split, whole))
+        assert len(expected) == 6
+        assert found == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="batch_size 4 is no multiple of accumulation 3"):
+        trainer(photos, tmp_path / "3", batch_size=4, accumulation=3)
+
+
 def test_noise_and_time_of_a_sample_do_not_depend_on_its_batch(stem_folder: Path) -> None:
     objective = FlowStage(**flow_stage(stem_folder)).objective()
     generator = torch.Generator().manual_seed(0)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -215,7 +216,7 @@ class SNRExperts(nn.Module):
         """
         if residency not in get_args(Residency):
             raise ValueError(f"residency {residency!r} is not one of {', '.join(get_args(Residency))}")
-        partition, folders = _read_layout(resolve_folder(folder), expert_class)
+        partition, folders = read_layout(resolve_folder(folder), expert_class)
         if residency == "all":
             experts = [expert_class.from_pretrained(path, dtype=dtype, device=device) for path in folders]
             return cls(partition, experts).eval()
@@ -249,7 +250,8 @@ def read_partition(folder: Path) -> Partition:
         raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
 
 
-def _read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Partition, list[Path]]:
+def read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Partition, list[Path]]:
+    """The spans of the experts in a folder, and the folder of each. Raises CheckpointError for a damaged one."""
     partition = read_partition(folder)
     if "boundaries" not in load_config(folder):
         return partition, [folder]
@@ -290,4 +292,4 @@ def _common_value(timestep: Tensor) -> float:
 
 def _single(value: float) -> float:
     """`value` rounded to float32."""
-    return torch.tensor(value, dtype=torch.float32).item()
+    return float(np.float32(value))

@@ -17,7 +17,7 @@ from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data, validation_photos
-from linearsr.training.distill import DistillStage
+from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective, Trained
 from linearsr.training.parts import Blueprint, UnknownCodec
@@ -102,6 +102,8 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple and not isinstance(getattr(objective, "codec", None), UnknownCodec):
         raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
+    if isinstance(stage, DistillStage) and stage.judged_crop > crop:
+        raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is more than data.lr_crop {crop}")
     photos = config.validation
     validation_photos(photos.folder, objective.scale, photos.max_pictures, photos.least_side)
     catalogue = check_data(data, objective.scale)
@@ -181,7 +183,9 @@ def _size_up(config: TrainConfig, objective: Objective) -> tuple[str, str]:
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = _FLOAT32 * sum(p.numel() for part in _frozen(objective) for p in part.parameters())
     unknown = ", ".join(_unknown(config, objective))
-    activations = _activations(config, objective, max(1, config.batch_size // processes))
+    activations = _activations(
+        config, objective, max(1, config.batch_size // (processes * config.accumulation))
+    )
     # all weights and their average, but gradients and moments only of what is trained
     fixed = _FLOAT32 * (2 * count + (1 + _MOMENTS[config.optimizer.name]) * trained)
     memory = f"about {_size(fixed + frozen + activations)}" + (" a process" if processes > 1 else "")
@@ -210,9 +214,6 @@ def _unknown(config: TrainConfig, objective: Objective) -> list[str]:
         found.append("the codec")
     if isinstance(objective, FlowObjective) and isinstance(objective.guidance, EncoderPart):
         found.append("the encoder of stage.guidance")
-    if isinstance(stage, DistillStage):
-        beside = {"teacher": stage.teacher, "rollout": stage.rollout}
-        found += [f"the {name}" for name, there in beside.items() if there]
     return found
 
 
@@ -223,6 +224,8 @@ def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
     tags = 0 if objective.vocabulary is None else len(objective.vocabulary.tags)
     if isinstance(objective, FlowObjective):
         objective.guidance = None  # encoders look at words, of which there are none
+    if isinstance(objective, DistillObjective):
+        objective.teacher = objective.first = None  # their walks keep nothing
     # fake tensors have shapes and types, and take no memory
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
         for module in (objective.network, *_frozen(objective)):

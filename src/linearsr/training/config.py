@@ -48,6 +48,8 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**20)
     batch_size: int = Field(16, gt=0)
     """Images per optimizer step, over all processes."""
+    accumulation: int = Field(1, gt=0)
+    """Each process computes its share of a batch in so many equal parts, one after the other: less memory."""
     total_images: int = Field(gt=0)
     """At most."""
     stop_at_knee: bool = True
@@ -74,11 +76,15 @@ class TrainConfig(Section):
     def _has_a_step(self) -> "TrainConfig":
         if self.total_images < self.batch_size:
             raise ValueError(f"total_images {self.total_images} is less than one batch of {self.batch_size}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}"
+            )
         return self
 
 
 def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file, with `key.sub=value` overrides applied.
+    """The mapping in a YAML file, with `key.sub=value` overrides applied; `stages.NAME=null` drops a stage.
 
     Raises:
         ConfigError: one line that names the file or the key.
@@ -146,4 +152,10 @@ def _apply(raw: dict[str, Any], override: str, parse: Any) -> None:
         section = section[parent]
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override}: {parent} is a value, not a section")
-    section[leaf] = parse(value)
+    found = parse(value)
+    if parents == ["stages"] and found is None:  # in a file, an empty stage is one with the usual settings
+        if leaf not in section:
+            raise ConfigError(f"--set {override}: there is no stage {leaf}: choose from {', '.join(section)}")
+        del section[leaf]
+    else:
+        section[leaf] = found

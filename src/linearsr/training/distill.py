@@ -10,24 +10,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.path import add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import sample
+from linearsr.images.resize import resize
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
-from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig, l1
+from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig, Verdict, l1, play
 from linearsr.training.objective import Batch, Part, states_of_parts
 from linearsr.training.parts import FROM_DISK, Parts
+from linearsr.training.section import ConfigError
 
 _ROLLOUT_STREAM = 0x0110
+_WINDOW_STREAM = 0x0C20
 _HALF = 0.5
+_NEEDS = {
+    "teacher_weight": "teacher",
+    "teacher_times": "teacher",
+    "discriminator": "adversarial",
+    "feature_matching": "adversarial",
+}
+"""Settings that do nothing without another one."""
 
 
 class DistillStage(FlowStage):
@@ -50,6 +59,9 @@ class DistillStage(FlowStage):
     """Of the L1 distance to the teacher's sample from the same noise, where there is a teacher."""
     teacher_times: tuple[float, ...] = (1.0, 0.939, 0.875, 0.223)
     """At which times the teacher's steps begin."""
+    judged_crop: int = Field(0, ge=0)
+    """Decode and judge only a window of so many LR pixels per side of each crop, at a random place: the decoder of an
+    autoencoder takes more memory than the network. 0: the whole crop."""
     rollout: Path | None = None
     """Network that takes the first step, from pure noise: half of the noisy inputs are then made from its estimates,
     as they are when sampling, and half from photos. None: all from photos."""
@@ -73,26 +85,40 @@ class DistillStage(FlowStage):
     @model_validator(mode="after")
     def _predicts(self) -> "DistillStage":
         if self.stem is None:
-            raise ValueError(
-                "stem: give the folder of a trained stem; its prediction is what samples are judged beside"
-            )
+            raise ValueError("stem: give the folder of a trained stem; distillation keeps it frozen")
         if not (self.formulas or self.adversarial or self.teacher):
             raise ValueError("there is nothing to learn from: give formulas, adversarial or a teacher")
-        if self.feature_matching and not self.adversarial:
-            raise ValueError("feature_matching: there is no discriminator with adversarial 0")
+        for key, needed in _NEEDS.items():
+            if key in self.model_fields_set and getattr(self, key) and not getattr(self, needed):
+                raise ValueError(f"{key}: has no effect without {needed}: set {needed}, or leave {key} out")
+        if "min_weight_time" in self.model_fields_set:
+            raise ValueError(
+                "min_weight_time: weighs the velocity loss, which distill does not use: leave it out"
+            )
+        if self.rollout is not None and self.pure_noise_prob == 1 and self.expert == 0:
+            raise ValueError(
+                "rollout: has no effect with pure_noise_prob 1, where every input is noise alone"
+            )
+        if self.guidance is not None and self.guidance.part is None and (self.teacher or self.rollout):
+            raise ValueError(
+                "guidance: teacher and rollout know only the tokens they were trained with: set guidance.part to "
+                "the folder of their guidance"
+            )
         return self
 
     def objective(self, parts: Parts = FROM_DISK) -> "DistillObjective":
         return DistillObjective(self, parts)
 
 
-class Verdict(NamedTuple):
-    """What the discriminator says of a batch: losses of the two sides of the game."""
+class Judged(NamedTuple):
+    """What a batch is judged with."""
 
-    generator: Tensor
-    discriminator: Tensor
-    feature_matching: Tensor
-    """Mean absolute difference of the features of sample and photo, over that of the photo's features from zero."""
+    decode: Callable[[Tensor], Tensor]
+    """From the network's prediction to the sample's image (B, 3, H, W), or to its window."""
+    hr: Tensor
+    """(B, 3, H, W): the photo there."""
+    beside: Tensor
+    """(B, 3, H, W): the stem's prediction there; the bicubically upsampled LR image if the stem makes none."""
 
 
 class DistillNetwork(nn.Module):
@@ -109,41 +135,16 @@ class DistillNetwork(nn.Module):
         lr: Tensor,
         condition: LRCondition | None,
         guide: Guide | None = None,
-        decode: Callable[[Tensor], Tensor] | None = None,
-        hr: Tensor | None = None,
+        judged: Judged | None = None,
     ) -> Tensor | tuple[Tensor, Verdict | None]:
-        """The prediction as of `FlowNetwork`; with `decode` and `hr` the decoded image (B, 3, H, W) and its verdict."""
+        """The prediction as of `FlowNetwork`; with `judged` the decoded image (B, 3, H, W) and its verdict."""
         prediction: Tensor = self.flow(noisy, times, lr, condition, guide)
-        if decode is None or hr is None:
+        if judged is None:
             return prediction
-        image = decode(prediction)
-        if self.discriminator is None or condition is None or condition.prediction is None:
+        image = judged.decode(prediction)
+        if self.discriminator is None:
             return image, None
-        return image, self._verdict(self.discriminator, image, hr, condition.prediction)
-
-    @staticmethod
-    def _verdict(discriminator: Discriminator, image: Tensor, hr: Tensor, prediction: Tensor) -> Verdict:
-        """A sample against the photo that it should have been, the only pair that is compared.
-
-        The game is that of relativistic pairs (Jolicoeur-Martineau 2018); features are matched as by Wang et al. 2018
-        (arXiv 1711.11585, eq. 4): they know textures, where a formula knows pixels.
-        """
-        both = discriminator(torch.cat([hr, image.detach()]), torch.cat([prediction, prediction]))
-        photo, detached = zip(*(logits.chunk(2) for logits in both.logits), strict=True)
-        seen = [features.detach().chunk(2)[0] for features in both.features]
-        # the generator's turn must leave the discriminator's weights alone
-        fixed = {name: weight.detach() for name, weight in discriminator.named_parameters()}
-        fake = functional_call(discriminator, fixed, (image, prediction))
-        return Verdict(
-            _mean([F.softplus(real.detach() - own) for real, own in zip(photo, fake.logits, strict=True)]),
-            _mean([F.softplus(own - real) for real, own in zip(photo, detached, strict=True)]),
-            _mean(
-                [
-                    (own - real).float().abs() / real.float().abs().mean()
-                    for real, own in zip(seen, fake.features, strict=True)
-                ]
-            ),
-        )
+        return image, play(self.discriminator, image, judged.hr, judged.beside)
 
 
 class DistillObjective(FlowObjective):
@@ -154,8 +155,27 @@ class DistillObjective(FlowObjective):
         self.stage: DistillStage = stage
         self.discriminator = _discriminator(stage, parts)
         self.network = DistillNetwork(self.flow, self.discriminator)
-        self.teacher = None if stage.teacher is None else parts.experts("stage.teacher", stage.teacher)
-        self.first = None if stage.rollout is None else parts.experts("stage.rollout", stage.rollout)
+        self.teacher = self._helper("teacher", stage.teacher, parts)
+        self.first = self._helper("rollout", stage.rollout, parts)
+        if stage.judged_crop % self.multiple_of:
+            raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is no multiple of {self.multiple_of}")
+
+    def _helper(self, key: str, folder: Path | None, parts: Parts) -> SNRExperts | None:
+        """Frozen networks that get the inputs of the one that is trained."""
+        if folder is None:
+            return None
+        experts = parts.experts(f"stage.{key}", folder)
+        for name in ("in_channels", "out_channels", "lr_channels", "caption_channels"):
+            found, expected = getattr(experts.config, name), getattr(self.config, name)
+            if found != expected:
+                raise ConfigError(
+                    f"stage.{key}: {name} is {found}, but {expected} in the network that is trained"
+                )
+        if self.stage.guidance is not None and not experts.config.num_null_tokens:
+            raise ConfigError(
+                f"stage.{key}: has no null tokens, so guidance cannot be left out: choose another"
+            )
+        return experts
 
     def to(self, device: torch.device) -> None:
         super().to(device)
@@ -167,21 +187,29 @@ class DistillObjective(FlowObjective):
         condition, latent = self._encode(batch)
         assert condition is not None
         times, noise = self._draw(latent, batch.seeds)
-        noisy = add_noise(self._begun(latent, noise, condition, batch.seeds), noise, times)
+        guide = self._guide(batch, disturb=True)
+        noisy = add_noise(self._begun(latent, noise, condition, batch.seeds, guide), noise, times)
+        cut = self._windows(batch)
+        prediction, deviation = condition.prediction, condition.deviation
+        window = condition._replace(
+            prediction=None if prediction is None else cut(prediction),
+            deviation=None if deviation is None else cut(deviation),
+        )
+        height, width = batch.hr.shape[-2:]
+        beside = cut(resize(batch.lr, (height, width))) if window.prediction is None else window.prediction
 
         def decode(prediction: Tensor) -> Tensor:
             clean = to_sample(prediction.float(), noisy, times, self.prediction_type)
-            return self.codec.decode(clean, condition)
+            return self.codec.decode(cut(clean), window)
 
-        guide = self._guide(batch, disturb=True)
-        image, verdict = network(noisy, times, batch.lr, condition, guide, decode, batch.hr)
+        hr = cut(batch.hr)
+        judged = Judged(decode, hr, beside)
+        image, verdict = network(noisy, times, batch.lr, condition, guide, judged)
         # variances, of which some formulas are made, are differences of large sums
         with torch.autocast(image.device.type, enabled=False):
-            terms = {
-                name: weight * FORMULAS[name](image, batch.hr) for name, weight in self.stage.formulas.items()
-            }
+            terms = {name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()}
         if self.teacher is not None:
-            taught = self.codec.decode(self._taught(noise, condition), condition)
+            taught = self.codec.decode(cut(self._taught(noise, condition, guide)), window)
             terms["teacher"] = self.stage.teacher_weight * l1(image, taught)
         if verdict is not None:
             terms["adversarial"] = self.stage.adversarial * verdict.generator
@@ -190,20 +218,50 @@ class DistillObjective(FlowObjective):
                 terms["feature_matching"] = self.stage.feature_matching * verdict.feature_matching
         return terms
 
+    def _windows(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """Cuts what is judged out of the whole crops, in latents as in images."""
+        size, step, sides = self.stage.judged_crop, self.multiple_of, batch.lr.shape[-2:]
+        if not size:
+            return lambda crops: crops
+        places = [(side - size) // step + 1 for side in sides]
+        corners = [np.random.default_rng([seed, _WINDOW_STREAM]).integers(places) for seed in batch.seeds]
+
+        def cut(crops: Tensor) -> Tensor:
+            # lengths in LR pixels become those of an image or of a latent
+            lengths = list(zip(crops.shape[-2:], sides, strict=True))
+            height, width = (size * length // side for length, side in lengths)
+            windows = []
+            for crop, corner in zip(crops, corners, strict=True):
+                top, left = (
+                    place * step * length // side
+                    for place, (length, side) in zip(corner.tolist(), lengths, strict=True)
+                )
+                windows.append(crop[:, top : top + height, left : left + width])
+            return torch.stack(windows)
+
+        return cut
+
     @torch.no_grad()
-    def _begun(self, latent: Tensor, noise: Tensor, condition: LRCondition, seeds: list[int]) -> Tensor:
+    def _begun(
+        self,
+        latent: Tensor,
+        noise: Tensor,
+        condition: LRCondition,
+        seeds: list[int],
+        guide: Guide | None,
+    ) -> Tensor:
         """What the noisy input is made from: the true latent, or the estimate of the network that steps before."""
         if self.first is None:
             return latent
-        estimate = noise - _velocity(self.first, condition)(noise, 1.0)
+        estimate = noise - _velocity(self.first, condition, guide)(noise, 1.0)
         draws = [torch.rand((), generator=torch.Generator().manual_seed(s ^ _ROLLOUT_STREAM)) for s in seeds]
         own = (torch.stack(draws) < _HALF).to(latent.device)
         return torch.where(own[:, None, None, None], estimate, latent)
 
     @torch.no_grad()
-    def _taught(self, noise: Tensor, condition: LRCondition) -> Tensor:
+    def _taught(self, noise: Tensor, condition: LRCondition, guide: Guide | None) -> Tensor:
         assert self.teacher is not None
-        return sample(_velocity(self.teacher, condition), noise, [*self.stage.teacher_times, 0.0])
+        return sample(_velocity(self.teacher, condition, guide), noise, [*self.stage.teacher_times, 0.0])
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         states = states_of_parts(state, ("flow", "discriminator"))
@@ -227,13 +285,19 @@ def _discriminator(stage: DistillStage, parts: Parts) -> Discriminator | None:
     return Discriminator(DiscriminatorConfig(stage.channels))
 
 
-def _velocity(experts: SNRExperts, condition: LRCondition) -> Callable[[Tensor, float], Tensor]:
+def _velocity(
+    experts: SNRExperts, condition: LRCondition, guide: Guide | None
+) -> Callable[[Tensor, float], Tensor]:
+    tokens = guide and guide.tokens and guide.hidden(guide.tokens)
+
     def velocity(z: Tensor, t: float) -> Tensor:
-        prediction = experts(z, 1000 * t, lr_features=condition.features)
+        prediction = experts(
+            z,
+            1000 * t,
+            lr_features=condition.features,
+            encoder_hidden_states=tokens and tokens.embeds,
+            encoder_attention_mask=tokens and tokens.mask,
+        )
         return to_velocity(prediction.float(), z, t, experts.config.prediction_type)
 
     return velocity
-
-
-def _mean(losses: list[Tensor]) -> Tensor:
-    return torch.stack([loss.float().mean() for loss in losses]).mean()

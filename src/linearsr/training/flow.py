@@ -134,6 +134,7 @@ class FlowObjective(Objective):
         self.stage = stage
         self.stem = parts.stem(stage)
         self.codec = parts.codec(stage)
+        cast(nn.Module, self.codec).requires_grad_(False)
         if self.stem is not None:
             cast(nn.Module, self.stem).requires_grad_(False)
             _check_grid(stage, self.stem, self.codec)

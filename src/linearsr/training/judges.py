@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
 from linearsr.evaluation.haarpsi import haarpsi_values
@@ -82,7 +83,7 @@ def _unit(image: Tensor) -> Tensor:
 
 
 DETAIL_GAIN = 8.0
-"""Brings what an image has beyond the stem's prediction to the deviation of the image itself. It is bounded there:
+"""Brings what an image has beyond the estimate beside it to the deviation of the image itself. It is bounded there:
 where much was lost, light for instance, a photo would be told by that alone, and no texture learned."""
 _UNSHUFFLE = 2
 _SLOPE = 0.2
@@ -106,7 +107,7 @@ class Judgement(NamedTuple):
 
 
 class Discriminator(PretrainedModule):
-    """Judges patches of an image at three sizes, knowing the stem's prediction, and with it the degradation.
+    """Judges patches of an image at three sizes beside an estimate of it, which tells how degraded it was.
 
     The first maps see a few pixels (grain, ringing), the last ones about fifty (hair, leaves, bricks). Spectral norm
     (Miyato et al. 2018) keeps the slope of all layers but the last ones bounded, and with it the generator's gradient.
@@ -129,9 +130,9 @@ class Discriminator(PretrainedModule):
         # free to grow: bounded as the rest is, they could not tell a faint mesh from texture
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for width in widths[1:])
 
-    def forward(self, image: Tensor, prediction: Tensor) -> Judgement:
-        """Judge images (B, 3, H, W) in [-1, 1] beside the stem's prediction of them."""
-        x = torch.cat([image, torch.tanh(DETAIL_GAIN * (image - prediction))], dim=1)
+    def forward(self, image: Tensor, beside: Tensor) -> Judgement:
+        """Judge images (B, 3, H, W) in [-1, 1] beside the stem's prediction of them, or their upsampled LR images."""
+        x = torch.cat([image, torch.tanh(DETAIL_GAIN * (image - beside))], dim=1)
         x = F.pixel_unshuffle(x, _UNSHUFFLE).contiguous(memory_format=torch.channels_last)
         judged = Judgement([], [])
         for level, head in zip(self.levels, self.heads, strict=True):
@@ -144,3 +145,40 @@ class Discriminator(PretrainedModule):
 
 def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Module:
     return spectral_norm(nn.Conv2d(before, after, kernel, stride=stride, padding=1))
+
+
+class Verdict(NamedTuple):
+    """What the discriminator says of a batch: losses of the two sides of the game."""
+
+    generator: Tensor
+    discriminator: Tensor
+    feature_matching: Tensor
+    """Mean absolute difference of the features of sample and photo, over that of the photo's features from zero."""
+
+
+def play(discriminator: Discriminator, image: Tensor, hr: Tensor, beside: Tensor) -> Verdict:
+    """A sample against the photo that it should have been, the only pair that is compared.
+
+    The game is that of relativistic pairs (Jolicoeur-Martineau 2018); features are matched as by Wang et al. 2018
+    (arXiv 1711.11585, eq. 4): they know textures, where a formula knows pixels.
+    """
+    both = discriminator(torch.cat([hr, image.detach()]), torch.cat([beside, beside]))
+    photo, detached = zip(*(logits.chunk(2) for logits in both.logits), strict=True)
+    seen = [features.detach().chunk(2)[0] for features in both.features]
+    # the generator's turn must leave the discriminator's weights alone
+    fixed = {name: weight.detach() for name, weight in discriminator.named_parameters()}
+    fake = functional_call(discriminator, fixed, (image, beside))
+    return Verdict(
+        _mean([F.softplus(real.detach() - own) for real, own in zip(photo, fake.logits, strict=True)]),
+        _mean([F.softplus(own - real) for real, own in zip(photo, detached, strict=True)]),
+        _mean(
+            [
+                (own - real).float().abs() / real.float().abs().mean()
+                for real, own in zip(seen, fake.features, strict=True)
+            ]
+        ),
+    )
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    return torch.stack([loss.float().mean() for loss in losses]).mean()

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from linearsr.flow.experts import SNRExperts
+from linearsr.flow.experts import SNRExperts, read_layout
+from linearsr.flow.partition import Partition
 from linearsr.guidance.base import Guidance
 from linearsr.guidance.registry import GUIDANCES, load_guidance
 from linearsr.models.codec import CODECS, Codec, DeepCompressionCodec, ResidualCodec, ResidualCodecConfig
@@ -94,7 +95,10 @@ class Parts:
             network: LinearSRTransformer = self.read(
                 "stage.init", stage.init, LinearSRTransformer, dtype=torch.float32
             )
-            return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
+            try:
+                return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
+            except ValueError as error:
+                raise ConfigError(f"stage.detail_blocks: {error}") from None
         if stage.sana is None:
             return LinearSRTransformer(wanted)
         return self._from_sana(stage, wanted, caption_channels)
@@ -120,7 +124,7 @@ class Parts:
         """A frozen guidance part."""
         return load_guidance(folder, torch.float32)
 
-    def experts(self, key: str, folder: Path) -> SNRExperts | None:
+    def experts(self, key: str, folder: Path) -> SNRExperts:
         """Frozen networks that take steps beside the one that is trained; `key` names them in the config."""
         return SNRExperts.from_pretrained(
             folder, expert_class=LinearSRTransformer, dtype=torch.float32
@@ -204,10 +208,15 @@ class Blueprint(Parts):
         part: Guidance = self.read("stage.guidance.part", folder, GUIDANCES, "guidance")
         return part
 
-    def experts(self, key: str, folder: Path) -> SNRExperts | None:
+    def experts(self, key: str, folder: Path) -> SNRExperts:
+        partition, folders = Partition(()), [folder]
         if self._to_come(folder) is None:
             _check_there(key, str(folder))
-        return None
+            try:
+                partition, folders = read_layout(folder, LinearSRTransformer)
+            except CheckpointError as error:
+                raise ConfigError(f"{key}: {error}") from None
+        return SNRExperts(partition, [self.read(key, path, LinearSRTransformer) for path in folders])
 
 
 class UnknownCodec(nn.Module):

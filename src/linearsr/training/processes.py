@@ -44,9 +44,11 @@ def start(config: TrainConfig) -> Accelerator:
             raise ConfigError(
                 "optimizer.name: came does not work on split weights (FSDP): choose adamw or muon"
             )
-    if config.batch_size % accelerator.num_processes:
+    processes = accelerator.num_processes
+    if config.batch_size % (processes * config.accumulation):
+        times = f" times accumulation {config.accumulation}" if config.accumulation > 1 else ""
         raise ConfigError(
-            f"batch_size: {config.batch_size} is no multiple of the {accelerator.num_processes} processes"
+            f"batch_size: {config.batch_size} is no multiple of the {processes} processes{times}"
         )
     return accelerator
 

@@ -6,6 +6,7 @@ and in the end `knee/` (the weights to use), `final/` (the last ones) and `knee.
 
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
 from linearsr.runtime.checkpoints import write_json
 from linearsr.training.config import TrainConfig
@@ -181,13 +182,10 @@ class Trainer:
         rate = self.progress.lr_scale * learning_rate(config, self.progress.images, self._total_images)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self.accelerator.autocast():
-            terms = self.objective.loss(self.network, batch)
-        values = torch.stack(list(terms.values()))
-        self.accelerator.backward(values.sum())
+        names, values = self._backward(batch)
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
         norm = float(whole({"norm": norm})["norm"])
-        means = self.accelerator.reduce(values.detach(), "mean").tolist()
+        means = self.accelerator.reduce(values, "mean").tolist()
         verdict, trouble = self.guard.judge(sum(means), norm)
         if verdict == "good":
             self.optimizer.step()
@@ -196,8 +194,25 @@ class Trainer:
         else:
             self.ema.restore_buffers(self.bare)
         self.optimizer.zero_grad()
-        record: Record = {**dict(zip(terms, means, strict=True)), "grad_norm": norm, "loss": sum(means)}
+        record: Record = {**dict(zip(names, means, strict=True)), "grad_norm": norm, "loss": sum(means)}
         return record | ({"skipped": trouble} if trouble else {}), verdict
+
+    def _backward(self, batch: Batch) -> tuple[list[str], Tensor]:
+        """Gradients of the mean loss of a batch, part by part; the names of its terms, and their means (T,)."""
+        names, values, count = list[str](), torch.zeros(()), self.config.accumulation
+        size = len(batch.seeds) // count
+        for first in range(0, len(batch.seeds), size):
+            chosen = slice(first, first + size)
+            part = Batch(batch.lr[chosen], batch.hr[chosen], batch.tags[chosen], batch.seeds[chosen])
+            last = first + size == len(batch.seeds)
+            # processes add up their gradients once
+            with nullcontext() if last else self.accelerator.no_sync(self.network):
+                with self.accelerator.autocast():
+                    terms = self.objective.loss(self.network, part)
+                own = torch.stack(list(terms.values())) / count
+                self.accelerator.backward(own.sum())
+            names, values = list(terms), values.to(own) + own.detach()
+        return names, values
 
     def _roll_back(self, trouble: str) -> None:
         """Return to the newest checkpoint with a lower rate, or give the run up."""
