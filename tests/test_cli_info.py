@@ -12,6 +12,7 @@ from linearsr import LinearSRPipeline
 from linearsr.cli.app import app
 from linearsr.flow.partition import PUBLISHED
 from linearsr.flow.snr import log_snr
+from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_model import build, tiny_model
 
@@ -38,6 +39,13 @@ def test_json_agrees_with_the_model(tiny_model):
         assert (expert["t"], expert["log_snr"]) == ([low, high], ends)
         assert expert["parameters"] * 4 == counts["transformer"]
     assert len(model["experts"]) == 4
+
+
+def test_scales_of_8_bit_weights_are_no_parameters():
+    report = json.loads(CliRunner().invoke(app, ["info", "--json"]).stdout)
+    trunk = RRDBNet(RRDBNetConfig())
+    counts = {part["name"]: part["parameters"] for part in report["model"]["parts"]}
+    assert counts["trunk"] == sum(parameter.numel() for parameter in trunk.parameters())
 
 
 def test_table_names_the_experts(tiny_model):

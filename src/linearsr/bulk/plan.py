@@ -128,7 +128,7 @@ def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError) as error:
-        problem = f"is no whole tar file ({error}): make it anew, uncompressed"
+        problem = f"is no whole tar file ({error}): make a new one, uncompressed"
     return list(items.values()), problem or (None if items else "no images in this tar file")
 
 

@@ -125,13 +125,15 @@ def _count_parameters(file: Path) -> int:
     from safetensors import SafetensorError, safe_open
 
     from linearsr.runtime.checkpoints import CheckpointError
+    from linearsr.runtime.quantised import SCALE_SUFFIX
 
+    others = (*_NOT_PARAMETERS, f".weight{SCALE_SUFFIX}")
     try:
         with safe_open(file, "pt") as weights:
-            names = [name for name in weights.keys() if not name.endswith(_NOT_PARAMETERS)]  # noqa: SIM118
+            names = [name for name in weights.keys() if not name.endswith(others)]  # noqa: SIM118
             return sum(prod(weights.get_slice(name).get_shape()) for name in names)
     except SafetensorError:
-        raise CheckpointError(f"{file}: damaged or no safetensors file; get it anew") from None
+        raise CheckpointError(f"{file}: damaged or no safetensors file; get a new copy") from None
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -196,7 +196,7 @@ def read_network(what: str, folder: Path, class_name: str, dtype: torch.dtype) -
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"{folder}: {what} lacks {len(missing)} tensors, such as {missing[0]}; get it anew"
+            f"{folder}: {what} lacks {len(missing)} tensors, such as {missing[0]}; get a new copy"
         )
     return network
 

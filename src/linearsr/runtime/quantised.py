@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_SCALE_SUFFIX = "_scale"
+SCALE_SUFFIX = "_scale"
 _CONVOLUTION_DIMS = 4
 _LEAST_SCALE = 2.0**-24
 """The smallest number above zero in float16."""
@@ -25,14 +25,14 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weight = tensor.float()
         scale = (weight.abs().amax((2, 3), keepdim=True) / 127).clamp(min=_LEAST_SCALE).half()
         stored[name] = (weight / scale.float()).round().clamp(-127, 127).to(torch.int8)
-        stored[name + _SCALE_SUFFIX] = scale
+        stored[name + SCALE_SUFFIX] = scale
     return stored
 
 
 def dequantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state with the weights that `quantised` stored, in float32; all else as it is."""
-    for name in [name for name in state if name.endswith(_SCALE_SUFFIX)]:
-        weight = name.removesuffix(_SCALE_SUFFIX)
+    for name in [name for name in state if name.endswith(SCALE_SUFFIX)]:
+        weight = name.removesuffix(SCALE_SUFFIX)
         if weight in state and state[weight].dtype == torch.int8:
             state[weight] = state[weight].float() * state.pop(name).float()
     return state

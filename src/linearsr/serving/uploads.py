@@ -31,7 +31,7 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> He
     file.seek(0)
     start = file.read(12)
     if not start:
-        raise Problem(422, "bad_image", "the image is empty; send it anew")
+        raise Problem(422, "bad_image", "the image is empty; send it again")
     file.seek(0)
     try:
         height, width = read_size(file, "<bytes>", settings.max_pixels)
