@@ -75,7 +75,7 @@ def test_each_trouble_with_files_is_one_line(tmp_path, folders):
         ([folders[0], f"x={tmp_path}/few", *lr], 2, "LR images that have no result of x of the same stem: 2"),
         ([folders[0], f"x={tmp_path}/double", *lr], 2, "files that share a stem: 2"),
         ([*folders, *lr[:2], "-o", tmp_path / "s.pdf"], 2, "ends in .html"),
-        ([*folders, *lr[:2], "-o", tmp_path / "no" / "s.html"], 2, "folder that exists"),
+        ([*folders, *lr[:2], "-o", tmp_path / "no" / "s.html"], 2, "existing folder"),
         ([*folders, *lr, "--question", "Is linearsr better?"], 2, "names the method LinearSR"),
         ([*folders, *lr, "--key", "k.json"], 2, "--key belongs to --score"),
         (["--score", tmp_path], 2, "--score needs the study's key"),
