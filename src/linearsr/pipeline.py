@@ -154,17 +154,30 @@ class LinearSRPipeline(LinearSRModel):
         self,
         picture: Picture,
         *,
+        scale: float | None = None,
+        num_inference_steps: int | None = None,
+        fidelity: float | None = None,
+        tags: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
         seed: int = 0,
+        color_fix: ColourFix | None = None,
         stream: bool | None = None,
-        **settings: Any,
+        callback_on_step_end: StepCallback | None = None,
     ) -> Picture:
         """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call.
 
         The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
         """
         self._check_scale(guidance_scale)
-        options = self.options(guidance_scale=guidance_scale, **settings)
+        options = self.options(
+            scale=scale,
+            num_inference_steps=num_inference_steps,
+            fidelity=fidelity,
+            color_fix=color_fix,
+            tags=tags,
+            guidance_scale=guidance_scale,
+            callback_on_step_end=callback_on_step_end,
+        )
         return self._upscale(picture, seed, options, stream)
 
     def upscale_together(
