@@ -173,6 +173,15 @@ def test_other_checkpoints_are_refused_in_one_line(original, tmp_path, capfd, co
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("contents", [b"hello", b"", b"\xff\xd8\xff\xe0 a photo", b"PK\x03\x04 cut"])
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / "junk.pth").write_bytes(contents)
+    result = convert(tmp_path / "junk.pth", "-o", tmp_path / "out")
+    assert (result.exit_code, len(result.stderr.strip().splitlines())) == (2, 1)
+    assert "junk.pth: cannot be read as weights alone" in result.stderr
+    assert "weights_only" not in result.stderr
+
+
 def test_what_is_no_sana_is_refused_in_one_line(tiny_model: Path, tmp_path: Path) -> None:
     result = convert(tiny_model, "-o", tmp_path / "out")
     assert result.exit_code == 2

@@ -84,7 +84,9 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
         return {"parameters": parameters, "note": f"transformer and scheduler in diffusers format; {note}"}
     folder = resolve_folder(source, PARTS)
     if not is_sana(folder):
-        stop(f"{source} is no SANA in diffusers format: make a LinearSR faster with --to int8")
+        stop(
+            f"{source} is no SANA in diffusers format, nor an NVlabs checkpoint (for 8 bits of a LinearSR: --to int8)"
+        )
     pipeline = start_from_sana(folder)
     pipeline.save_pretrained(output)
     parameters = sum(p.numel() for p in pipeline.transformer.parameters())
