@@ -56,6 +56,15 @@ def test_from_stdin_to_a_file_and_from_a_file_to_stdout(photos, tiny_model, tmp_
         assert (image.format, image.size) == ("PNG", (48, 40))
 
 
+def test_avif_by_its_name_and_to_stdout(photos, tiny_model):
+    assert upscale(photos / "a.png", "--format", "avif", model=tiny_model).exit_code == 0
+    out = upscale(photos / "a.png", "-o", "-", "--format", "avif", model=tiny_model)
+    assert out.exit_code == 0, out.stderr
+    for written in (photos / "a_x4.avif", io.BytesIO(out.stdout_bytes)):
+        with Image.open(written) as image:
+            assert image.format == "AVIF"
+
+
 def test_what_is_wrong_with_a_pipe_is_one_line(photos, tiny_model):
     for given, message in ((b"", "-: is empty"), (b"no image", "-: is not an image")):
         result = upscale("-", model=tiny_model, given=given)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ColourFix = Literal["none", "wavelet", "adain"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Format = Literal["png", "jpg", "jpeg", "webp", "tiff", "same"]
+Format = Literal["png", "jpg", "jpeg", "webp", "tiff", "avif", "same"]
 Mean = Literal["first_step", "stem"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], "dict[str, Tensor] | None"]
 """(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
