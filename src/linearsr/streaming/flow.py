@@ -58,8 +58,6 @@ class Walk:
         self._experts, self._features, self._work = experts, features, work
         self.shape, self._steps = shape, steps
         self._is_whole, self._strip = strip is None, strip or shape[2]
-        table = next(experts.parameters())
-        self._dtype, self._device = table.dtype, table.device
         self._fidelity, self._mean_is_zero = fidelity, mean_is_zero
         self._scale = 1.0 if guidance is None else guidance_scale
         self._guidances = [("prediction", guidance)]
@@ -67,7 +65,10 @@ class Walk:
             self._guidances.insert(0, ("null", None))
         with experts.at(1000.0) as network:
             positions = shape[2] * shape[3] // cast(LinearSRTransformer, network).config.patch_size ** 2
+            # while the expert is in use: another thread may have another one in its place
+            table = next(network.parameters())
             self._evaluation_cost = sum(p.numel() for p in network.parameters()) * positions
+        self._dtype, self._device = table.dtype, table.device
         self.cost = len(steps) * len(self._guidances) * self._evaluation_cost
 
     def run(self, seeds: Sequence[int], on_step: OnStep) -> None:
