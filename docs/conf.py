@@ -7,6 +7,7 @@ Zensical, an alpha.
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel
@@ -73,7 +74,9 @@ def _fields(section: type[BaseModel]) -> Iterator[str]:
             found.analyze()
             own = {key: text for (owner, key), text in found.attr_docs.items() if owner == parent.__name__}
             meaning.update(own)
-    types = get_type_hints(section)  # without the validators in them
+    # get_type_hints takes the validators out; pydantic's base class has annotations that cannot be resolved, so not it
+    annotations = {name: field.annotation for name, field in section.model_fields.items()}
+    types = get_type_hints(SimpleNamespace(__annotations__=annotations))
     for name, field in section.model_fields.items():
         type_ = stringify_annotation(types[name], "smart").replace("~", "")
         short = re.sub(r"[a-z_]+\.(?=\w)", "", type_)
