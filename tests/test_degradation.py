@@ -142,6 +142,15 @@ def test_a_heavier_preset_leaves_less(photo: np.ndarray) -> None:
     assert damage("extreme") > 2 * mild
 
 
+def test_soft_takes_detail_and_adds_hardly_any_noise(photo: np.ndarray) -> None:
+    def detail(preset: str, hr: np.ndarray) -> float:
+        made = [degrade(hr, PRESETS[preset], np.random.default_rng(seed)) for seed in range(20)]
+        return float(np.mean([np.abs(np.diff(lr, axis=0)).mean() for lr in made]))
+
+    assert detail("soft", photo) < 0.8 * detail("mild", photo) < detail("bicubic", photo)
+    assert detail("soft", np.full_like(photo, 0.5)) < 2.5 / 255
+
+
 def test_an_odd_size_is_refused_with_its_size() -> None:
     with pytest.raises(ValueError, match="10x9 is no multiple of 4"):
         degrade(np.zeros((9, 10, 3), np.float32), PRESETS["mild"], np.random.default_rng(0))

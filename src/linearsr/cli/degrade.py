@@ -23,7 +23,7 @@ def degrade(
     preset: Annotated[
         str,
         typer.Option(
-            help="bicubic, resized, mild, noisy, seesr, realesrgan, extreme, scan, old-phone, or your own .yaml file."
+            help="bicubic, resized, mild, soft, noisy, seesr, realesrgan, extreme, scan, old-phone, or your .yaml file."
         ),
     ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size divided by LR size.")] = 4,

@@ -117,6 +117,16 @@ _SCANNER = replace(
     jpeg_range=(60, 95),
 )
 """A lens not quite in focus, little noise, and a JPEG of a good quality: what is worn is the print."""
+_SOFT = replace(
+    _MILD,
+    kernel_sizes=(9, 19),
+    blur_sigma=(0.4, 1.8),
+    gaussian_noise_prob=1.0,
+    noise_range=(0.2, 2.5),
+    jpeg_range=(70, 97),
+    jpeg_prob=0.6,
+)
+"""What a good camera's picture looks like pixel by pixel: blurred, with hardly any noise."""
 _PHONE_FILE = replace(_MILD, blur_prob=0.0, noise_range=(0.5, 3.0), jpeg_range=(35, 90))
 """The file of a small memory; noise and blur came before."""
 
@@ -124,6 +134,7 @@ PRESETS: dict[str, Degradation] = {
     "bicubic": Degradation(),
     "resized": Degradation(filters=("box", "bilinear", "bicubic", "lanczos")),
     "mild": Degradation(orders=(_MILD,)),
+    "soft": Degradation(effects=(Resample(factor=(0.7, 1.6)),), orders=(_SOFT,)),
     "noisy": Degradation(orders=(_RAW,)),
     "seesr": Degradation(
         orders=(
@@ -168,9 +179,9 @@ PRESETS: dict[str, Degradation] = {
         orders=(_PHONE_FILE,),
     ),
 }
-"""By name: plain bicubic; a clean resize as one program or another does it; one light round on the LR grid; strong
-noise that was never compressed; SeeSR's published light ranges; Real-ESRGAN's own; a night shot by hand that was
-passed around; an old print and its scan; a phone of the first years, zoomed in."""
+"""By name: plain bicubic; a clean resize as one program or another does it; one light round on the LR grid; a lens
+out of focus or a digital zoom; strong noise that was never compressed; SeeSR's published light ranges; Real-ESRGAN's
+own; a night shot by hand that was passed around; an old print and its scan; a phone of the first years, zoomed in."""
 
 
 def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, scale: int = 4) -> ImageArray:
