@@ -12,7 +12,7 @@ from linearsr.settings import SETTINGS, Fit, check_setting
 
 @pytest.mark.parametrize("command", ["upscale", "batch"])
 def test_each_setting_is_an_option_and_a_keyword(command):
-    options = {option.name: option for option in typer.main.get_command(app).commands[command].params}
+    options = {o.name: o for o in typer.main.get_command(app).get_command(None, command).params}
     keywords = inspect.signature(LinearSRPipeline.upscale).parameters
     for name, asked in SETTINGS.items():
         assert options[name].help == asked.help
