@@ -67,8 +67,8 @@ def test_each_trouble_with_files_is_one_line(tmp_path, folders):
     for arguments, status, words in [
         ([folders[0], *lr], 2, "at least two methods"),
         ([*folders], 2, "needs the LR images: --lr LR_DIR"),
-        ([folders[0], "folder", *lr], 2, "folder is no NAME=FOLDER"),
-        ([folders[0], folders[0], *lr], 2, "bicubic is there twice"),
+        ([folders[0], "folder", *lr], 2, "folder is not NAME=FOLDER"),
+        ([folders[0], folders[0], *lr], 2, "the name bicubic is used twice"),
         ([folders[0], f"x={tmp_path}/bicubic", *lr], 2, "bicubic and x are the same folder"),
         ([folders[0], f"x={tmp_path}/none", *lr], 2, "none is no folder"),
         ([folders[0], f"x={tmp_path}/empty", *lr], 2, "no images in this folder"),
