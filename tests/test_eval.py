@@ -204,7 +204,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     arguments = (pred, hr, "--metrics", "psnr_rgb", "-o", out, "--json")
     stopped = run_eval(*arguments)
     assert stopped.exit_code == 130
-    assert "the same command goes on where it was" in stopped.stderr
+    assert "the same command resumes it" in stopped.stderr
     assert len(table(out)) == 2
     assert json.loads((out / "summary.json").read_text())["complete"] is False
     with (out / "per_image.csv").open("a") as file:
