@@ -46,3 +46,13 @@ def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training_tools import make_stem
 
     return make_stem(tmp_path_factory.mktemp("stem") / "lr_stem")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a few thousand random weights, which no test changes."""
+    from tiny_model import build
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    build().save_pretrained(folder)
+    return folder

@@ -1,14 +1,12 @@
 """Folders of small pictures for the tests of `linearsr eval`."""
 
-import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from linearsr.cli.app import app
+from commands import linearsr
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (32, 24), noise: float = 0.0) -> None:
@@ -32,10 +30,4 @@ def pairs(folder: Path, count: int = 3) -> tuple[Path, Path]:
     return folder / "pred", folder / "hr"
 
 
-def run_eval(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["eval", *map(str, arguments)], terminal_width=80)
-
-
-def document(result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+run_eval = partial(linearsr, "eval")

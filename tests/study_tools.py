@@ -1,22 +1,21 @@
 """Small studies, and participants who answer as told."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from linearsr.cli.app import app
+from commands import linearsr
 from linearsr.evaluation.study.score import Answer, Answers, Key
 
 METHODS = ("bicubic", "LinearSR", "Rival-7")
 SIDE, SCALE = 96, 4
 
 
-def study(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["study", *map(str, arguments)])
+study = partial(linearsr, "study")
 
 
 def save(pixels: np.ndarray, path: Path) -> Path:

@@ -1,9 +1,9 @@
 """Counting, timing and comparing: against closed forms, a direct softmax, and known powers."""
 
-import json
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import document, linearsr, refused
 from linearsr import LinearSRPipeline
-from linearsr.cli.app import app
 from linearsr.evaluation import benchmark
 from linearsr.evaluation.benchmark import Benchmark, exponent, local_exponents
 from linearsr.evaluation.counting import count_macs, count_parts, transformer_macs
@@ -23,9 +22,7 @@ from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime import devices
-from tiny_model import tiny_model
 
-__all__ = ["tiny_model"]
 CPU = torch.device("cpu")
 
 
@@ -128,9 +125,9 @@ def test_a_rival_that_would_take_too_long_is_left_out(tiny_model, monkeypatch, r
     monkeypatch.setattr(benchmark, "measure", lambda *_: Timing(1.0, 1.0, 1.0, 1))
     pipe = LinearSRPipeline.from_pretrained(tiny_model)
     reports = list(Benchmark(1, (rival,), max_seconds=2).of_model(pipe, [(128, 128), (8, 8)]))
-    assert [report.size for report in reports] == [(8, 8), (128, 128)]
-    assert [report.rivals[rival] is not None for report in reports] == sizes
-    assert [report.expected[rival] <= 2 for report in reports] == sizes
+    assert [report.input for report in reports] == [(8, 8), (128, 128)]
+    assert [report.compare[rival] is not None for report in reports] == sizes
+    assert [report.expected_seconds[rival] <= 2 for report in reports] == sizes
 
 
 @pytest.mark.parametrize(
@@ -148,10 +145,7 @@ def test_a_size_beyond_the_memory_is_refused_at_once(tiny_model, monkeypatch, op
 
 
 def test_compile_is_for_cuda_only(tiny_model):
-    result = run(tiny_model, "--sizes", 8, "--compile", "--device", "cpu")
-    assert result.exit_code == 2
-    assert "--compile" in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert "--compile" in refused(run(tiny_model, "--sizes", 8, "--compile", "--device", "cpu"))
 
 
 def test_compiled_networks_record_graphs_before_they_are_timed(tiny_model, monkeypatch):
@@ -160,7 +154,7 @@ def test_compiled_networks_record_graphs_before_they_are_timed(tiny_model, monke
     pipe = LinearSRPipeline.from_pretrained(tiny_model, device="cpu")
     (report,) = Benchmark(1, compiled=True).of_model(pipe, [(8, 8)])
     assert modes == ["reduce-overhead"]
-    assert report.evaluation.runs == 1
+    assert report.nfe_seconds.runs == 1
 
 
 def test_any_failure_is_one_line(tiny_model, monkeypatch):
@@ -170,16 +164,13 @@ def test_any_failure_is_one_line(tiny_model, monkeypatch):
     assert result.stderr.startswith("linearsr: TypeError: can only concatenate list")
 
 
-def run(*options: object):
-    return CliRunner().invoke(app, ["bench", *map(str, options)])
+run = partial(linearsr, "bench")
 
 
 def test_the_command_measures_and_draws(tiny_model, tmp_path):
     figure = tmp_path / "growth.png"
     options = ["--sizes", "8,16x12", "--runs", 2, "--compare", "softmax", "--figure", figure]
-    result = run(tiny_model, *options, "--json")
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
+    report = document(run(tiny_model, *options, "--json"))
     assert [(size["input"], size["output"]) for size in report["sizes"]] == [
         ([8, 8], [32, 32]),
         ([16, 12], [64, 48]),
@@ -195,7 +186,7 @@ def test_the_command_measures_and_draws(tiny_model, tmp_path):
 
 
 def test_a_preset_has_one_evaluation(tmp_path):
-    report = json.loads(run("--preset", "tiny", "--sizes", 16, "--runs", 1, "--json").stdout)
+    report = document(run("--preset", "tiny", "--sizes", 16, "--runs", 1, "--json"))
     (size,) = report["sizes"]
     assert [part["part"] for part in size["parts"]] == ["transformer"]
     assert (size["tokens"], size["image_seconds"]) == (64, None)
@@ -216,7 +207,4 @@ def test_a_preset_has_one_evaluation(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(options, complaint):
-    result = run(*options)
-    assert result.exit_code == 2
-    assert complaint in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert complaint in refused(run(*options))

@@ -7,19 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from commands import linearsr
 from image_tools import BAD_BYTES, noise
-from linearsr.cli.app import app
 from linearsr.pipeline import LinearSRPipeline
-from tiny_model import tiny_model
 
-__all__ = ["tiny_model"]
 GOOD = ("good.png", "one_pixel.png", "sub/good.jpg")
 
 
 def upscale(*arguments: object, **environment: str) -> Result:
-    return CliRunner().invoke(app, ["upscale", *map(str, arguments)], env=environment)
+    return linearsr("upscale", *arguments, env=environment)
 
 
 BAD = {f"{kind}.png": data for kind, (data, _) in BAD_BYTES.items()} | {
@@ -161,7 +159,7 @@ def test_wrong_options(photos, tiny_model, options):
 
 def test_no_input_and_no_such_command():
     assert upscale().exit_code == 2
-    assert CliRunner().invoke(app, ["enlarge"]).exit_code == 2
+    assert linearsr("enlarge").exit_code == 2
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "no json", "no weights", "damaged", "pickle"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,20 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
 from PIL import Image
-from typer.testing import CliRunner, Result
 
+from commands import done, linearsr, refused
 from full_size_model import autoencoder
 from linearsr.backends import nvlabs
-from linearsr.cli.app import app
 from linearsr.models import int8
 from linearsr.models.int8 import Int8Processor
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.runtime.checkpoints import CheckpointError, save_tensors
 from tiny_encoders import write_gemma2, write_tokenizer
-from tiny_model import tiny_model
-
-__all__ = ["tiny_model"]
 
 needs_int8 = pytest.mark.skipif(not int8.supported(), reason="this processor has no fast 8-bit convolutions")
 
 
-def convert(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
+convert = partial(linearsr, "convert")
 
 
 def toy_transformer(head_dim: int, **more: Any) -> SanaTransformer2DModel:
@@ -54,8 +50,7 @@ def sana(tmp_path: Path) -> Path:
 
 
 def test_sana_becomes_a_model_that_upscales(sana: Path, tmp_path: Path) -> None:
-    result = convert(sana, "-o", tmp_path / "model", "--json")
-    assert result.exit_code == 0, result.stderr
+    result = done(convert(sana, "-o", tmp_path / "model", "--json"))
     assert json.loads(result.stdout)["guidance"] == "text"
     pipe = LinearSRPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32, device="cpu")
     assert pipe.config.flow_shift == 3.0
@@ -135,8 +130,7 @@ def original(monkeypatch: pytest.MonkeyPatch) -> SanaTransformer2DModel:
 @torch.no_grad()
 def test_a_checkpoint_of_nvlabs_becomes_a_sana(original, sana: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": as_nvlabs(original)}, tmp_path / "sana.pth")
-    result = convert(tmp_path / "sana.pth", "-o", tmp_path / "out", "--json")
-    assert result.exit_code == 0, result.stderr
+    result = done(convert(tmp_path / "sana.pth", "-o", tmp_path / "out", "--json"))
     read = SanaTransformer2DModel.from_pretrained(tmp_path / "out" / "transformer").eval()
     assert json.loads(result.stdout)["parameters"] == sum(p.numel() for p in read.parameters())
     inputs = torch.randn(2, 8, 4, 6), torch.randn(2, 5, 16), torch.tensor([900.0, 3.0])
@@ -183,10 +177,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, con
 
 
 def test_what_is_no_sana_is_refused_in_one_line(tiny_model: Path, tmp_path: Path) -> None:
-    result = convert(tiny_model, "-o", tmp_path / "out")
-    assert result.exit_code == 2
-    assert "no SANA" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert "no SANA" in refused(convert(tiny_model, "-o", tmp_path / "out"))
 
 
 def test_a_folder_with_files_is_not_written_into(sana: Path, tmp_path: Path) -> None:
@@ -210,15 +201,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_the_model_built_in_is_no_sana(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["convert", "default", "-o", str(tmp_path / "m")])
+    result = linearsr("convert", "default", "-o", str(tmp_path / "m"))
     assert result.exit_code == 2
     assert "--to int8" in result.stderr
 
 
 @needs_int8
 def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
-    result = convert(tiny_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "int8", "--json")
-    assert result.exit_code == 0, result.stderr
+    result = done(convert(tiny_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "int8", "--json"))
     assert json.loads(result.stdout)["psnr_db"]["least"] > 45
     auto = LinearSRPipeline.from_pretrained(tmp_path / "int8", device="cpu")
     assert all(isinstance(block.processor, Int8Processor) for block in auto.lr_stem.blocks)
@@ -226,7 +216,7 @@ def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_
     assert not any(isinstance(block.processor, Int8Processor) for block in exact.lr_stem.blocks)
     for file in tiny_model.rglob("*.safetensors"):
         assert (tmp_path / "int8" / file.relative_to(tiny_model)).read_bytes() == file.read_bytes()
-    info = json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "int8"), "--json"]).stdout)
+    info = json.loads(linearsr("info", str(tmp_path / "int8"), "--json").stdout)
     assert info["model"]["int8_ranges"] == len(exact.int8_ranges) == 2
     exact.save_pretrained(tmp_path / "saved")
     saved = (tmp_path / "saved" / "int8_ranges.safetensors").read_bytes()

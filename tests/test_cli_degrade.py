@@ -1,15 +1,15 @@
 """`linearsr degrade`: what it writes is what validation measures on."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from linearsr.cli.app import app
+from commands import done, linearsr
 from linearsr.images.degradation import PRESETS
 from linearsr.training.data import to_tensor, validation_pairs
 
@@ -26,14 +26,12 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def degrade(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["degrade", *map(str, arguments)])
+degrade = partial(linearsr, "degrade")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_equals_validation(photos, tmp_path, preset):
-    result = degrade(photos, "-o", tmp_path / "lr", "--preset", preset)
-    assert result.exit_code == 0, result.stderr
+    done(degrade(photos, "-o", tmp_path / "lr", "--preset", preset))
     pairs = validation_pairs(photos, preset, scale=4, max_pictures=10)
     assert len(pairs) == 4
     for name, expected, hr in pairs:

@@ -6,21 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from commands import linearsr
 from linearsr import LinearSRPipeline
-from linearsr.cli.app import app
 from linearsr.flow.partition import PUBLISHED
 from linearsr.flow.snr import log_snr
 from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
 from linearsr.runtime.checkpoints import CheckpointError
-from tiny_model import build, tiny_model
-
-__all__ = ["tiny_model"]
+from tiny_model import build
 
 
 def test_json_agrees_with_the_model(tiny_model):
-    result = CliRunner().invoke(app, ["info", str(tiny_model), "--json"])
+    result = linearsr("info", str(tiny_model), "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     model, pipeline = report["model"], build()
@@ -42,25 +39,25 @@ def test_json_agrees_with_the_model(tiny_model):
 
 
 def test_scales_of_8_bit_weights_are_no_parameters():
-    report = json.loads(CliRunner().invoke(app, ["info", "--json"]).stdout)
+    report = json.loads(linearsr("info", "--json").stdout)
     trunk = RRDBNet(RRDBNetConfig(num_blocks=23))
     counts = {part["name"]: part["parameters"] for part in report["model"]["parts"]}
     assert counts["trunk"] == sum(parameter.numel() for parameter in trunk.parameters())
 
 
 def test_table_names_the_experts(tiny_model):
-    result = CliRunner().invoke(app, ["info", str(tiny_model)])
+    result = linearsr("info", str(tiny_model))
     assert result.exit_code == 0
     assert all(name in result.stdout for name in PUBLISHED.names)
 
 
 def test_a_folder_that_is_no_model(tiny_model, tmp_path):
-    empty = CliRunner().invoke(app, ["info", str(tmp_path)])
+    empty = linearsr("info", str(tmp_path))
     assert (empty.exit_code, empty.stdout, len(empty.stderr.splitlines())) == (2, "", 1)
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_model, damaged)
     (damaged / "lr_stem/diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 64)
-    result = CliRunner().invoke(app, ["info", str(damaged)])
+    result = linearsr("info", str(damaged))
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "diffusion_pytorch_model.safetensors" in result.stderr
 
@@ -94,7 +91,7 @@ def test_a_wrong_setting_is_one_line_that_names_the_file(tiny_model, tmp_path, f
         (model / file).write_text(json.dumps({"_class_name": "TextGuidance", "channels": 8}))
         changed(model / "model_index.json", {"guidance": ["linearsr", "TextGuidance"]})
     changed(model / file, change)
-    result = CliRunner().invoke(app, ["info", str(model)])
+    result = linearsr("info", str(model))
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert result.stderr.startswith(f"linearsr: {model / file}: ")
     assert complaint in result.stderr

@@ -9,21 +9,19 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from commands import document, done, linearsr, records, refused
 from image_tools import noise, photos
-from linearsr.cli.app import app
 from linearsr.pipeline import LinearSRPipeline
-from tiny_model import tiny_model
 
-__all__ = ["photos", "tiny_model"]
+__all__ = ["photos"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "linearsr.cli.app", "upscale"]
 
 
 def upscale(*arguments: object, model: Path, given: bytes | None = None) -> Result:
-    words = ["upscale", *map(str, arguments), "--model", str(model)]
-    return CliRunner().invoke(app, words, input=given)
+    return linearsr("upscale", *arguments, "--model", model, input=given)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -37,8 +35,7 @@ def size_of(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("output", [[], ["-o", "-"]])
 def test_from_stdin_to_stdout(photos, tiny_model, output):
     data = (photos / "sub/b.jpg").read_bytes()
-    result = upscale("-", *output, "--format", "same", model=tiny_model, given=data)
-    assert result.exit_code == 0, result.stderr
+    result = done(upscale("-", *output, "--format", "same", model=tiny_model, given=data))
     assert result.stderr.startswith("- -> - (36x56, ")
     with Image.open(io.BytesIO(result.stdout_bytes)) as image:
         assert (image.format, image.size) == ("JPEG", (36, 56))
@@ -46,20 +43,16 @@ def test_from_stdin_to_stdout(photos, tiny_model, output):
 
 def test_from_stdin_to_a_file_and_from_a_file_to_stdout(photos, tiny_model, tmp_path):
     data = (photos / "a.png").read_bytes()
-    result = upscale("-", "-o", tmp_path / "b.webp", "--json", model=tiny_model, given=data)
-    assert result.exit_code == 0, result.stderr
-    record = json.loads(result.stdout)
+    record = document(upscale("-", "-o", tmp_path / "b.webp", "--json", model=tiny_model, given=data))
     assert (record["input"], record["output"]) == ("-", str(tmp_path / "b.webp"))
-    out = upscale(photos / "a.png", "-o", "-", model=tiny_model)
-    assert out.exit_code == 0, out.stderr
+    out = done(upscale(photos / "a.png", "-o", "-", model=tiny_model))
     with Image.open(io.BytesIO(out.stdout_bytes)) as image:
         assert (image.format, image.size) == ("PNG", (48, 40))
 
 
 def test_avif_by_its_name_and_to_stdout(photos, tiny_model):
     assert upscale(photos / "a.png", "--format", "avif", model=tiny_model).exit_code == 0
-    out = upscale(photos / "a.png", "-o", "-", "--format", "avif", model=tiny_model)
-    assert out.exit_code == 0, out.stderr
+    out = done(upscale(photos / "a.png", "-o", "-", "--format", "avif", model=tiny_model))
     for written in (photos / "a_x4.avif", io.BytesIO(out.stdout_bytes)):
         with Image.open(written) as image:
             assert image.format == "AVIF"
@@ -76,10 +69,7 @@ def test_what_is_wrong_with_a_pipe_is_one_line(photos, tiny_model):
         (("-", "--json"), "--json and the result"),
         (("-", photos), "no folder for its result"),
     ):
-        result = upscale(*words, model=tiny_model, given=b"x")
-        assert result.exit_code == 2
-        assert message in result.stderr
-        assert len(result.stderr.splitlines()) == 1
+        assert message in refused(upscale(*words, model=tiny_model, given=b"x"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a disk")
@@ -111,8 +101,7 @@ def test_sizes_of_results(photos, tiny_model, tmp_path, way):
         (["--width", 60, "--height", 1000], "c_60w_1000h", (60, 80)),
         (["--megapixels", 0.012], "c_0.012mp", (95, 126)),
     ):
-        result = upscale(tmp_path / "c.jpg", *asked, *way, model=tiny_model)
-        assert result.exit_code == 0, result.stderr
+        done(upscale(tmp_path / "c.jpg", *asked, *way, model=tiny_model))
         assert size_of(tmp_path / f"{name}.png") == size
     again = upscale(tmp_path, "-o", tmp_path / "out", model=tiny_model)
     assert "skipped as results of earlier runs: 4" in again.stderr
@@ -131,12 +120,11 @@ def test_sizes_that_cannot_be(photos, tiny_model):
 def test_a_list_and_a_suffix(photos, tiny_model, tmp_path):
     (tmp_path / "list.txt").write_text(f"{photos / 'a.png'}\n{photos / 'sub'}\n")
     words = [f"@{tmp_path / 'list.txt'}", "--suffix", "_big", "--format", "jpeg"]
-    result = upscale(*words, model=tiny_model)
-    assert result.exit_code == 0, result.stderr
+    done(upscale(*words, model=tiny_model))
     assert (photos / "a_big.jpg").exists()
     assert (photos / "sub/b_big.jpg").exists()
     again = upscale(photos, "--suffix", "_big", "--format", "jpeg", "--json", model=tiny_model)
-    assert [json.loads(line)["status"] for line in again.stdout.splitlines()] == ["skipped", "skipped"]
+    assert [record["status"] for record in records(again)] == ["skipped", "skipped"]
 
 
 @pytest.mark.parametrize("way", [[], ["--memory-limit", "0.0001"]])
@@ -150,8 +138,7 @@ def test_times_are_kept_on_request(photos, tiny_model, way):
 
 def test_results_inside_the_inputs_are_not_upscaled_by_the_next_run(photos, tiny_model):
     for name in ("out", "out2"):
-        result = upscale(photos, "-o", photos / name, model=tiny_model)
-        assert result.exit_code == 0
+        result = done(upscale(photos, "-o", photos / name, model=tiny_model))
         made = sorted(path.relative_to(photos / name).as_posix() for path in (photos / name).rglob("*.png"))
         assert made == ["a.png", "sub/b.png"]
     assert "skipped as results of earlier runs: 1, such as out" in result.stderr
@@ -160,12 +147,12 @@ def test_results_inside_the_inputs_are_not_upscaled_by_the_next_run(photos, tiny
 @pytest.mark.parametrize("command", ["degrade", "tag"])
 def test_other_commands_leave_out_folders_of_results(photos, tmp_path, command):
     degrade = ["degrade", str(photos), "-o"]
-    assert CliRunner().invoke(app, [*degrade, str(photos / "lr")]).exit_code == 0
+    assert linearsr(*degrade, str(photos / "lr")).exit_code == 0
     words = [*degrade, str(tmp_path / "lr")] if command == "degrade" else ["tag", str(photos)]
-    result = CliRunner().invoke(app, [*words, "--json"])
+    result = linearsr(*words, "--json")
     assert result.exit_code == 0, result.stderr
     assert "skipped as results of earlier runs: 1, such as lr" in result.stderr
-    names = [json.loads(line)["input"] for line in result.stdout.splitlines()]
+    names = [record["input"] for record in records(result)]
     assert names == [str(photos / "a.png"), str(photos / "sub/b.jpg")]
 
 
@@ -182,10 +169,8 @@ def test_what_another_run_makes_meanwhile_is_skipped(photos, tiny_model, monkeyp
         return real(pipeline, picture, **options)
 
     monkeypatch.setattr(LinearSRPipeline, "upscale", race)
-    result = upscale(photos, "--json", model=tiny_model)
-    assert result.exit_code == 0, result.stderr
-    records = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [record["status"] for record in records] == ["skipped", "skipped"]
+    result = done(upscale(photos, "--json", model=tiny_model))
+    assert [record["status"] for record in records(result)] == ["skipped", "skipped"]
     assert "was created by another run in the meantime" in result.stderr
     assert result.stderr.splitlines()[-1] == "2 skipped"
     assert size_of(photos / "a_x4.png") == (3, 3)
@@ -212,8 +197,7 @@ def test_two_runs_on_one_folder(photos, tiny_model):
 def test_a_limit_is_called_by_its_option(photos, tiny_model, tmp_path):
     refused = upscale(photos / "a.png", "--max-pixels", 100, model=tiny_model)
     assert "--max-pixels" in refused.stderr
-    words = ["degrade", str(photos), "-o", str(tmp_path / "lr"), "--max-pixels", "100"]
-    result = CliRunner().invoke(app, words)
+    result = linearsr("degrade", photos, "-o", tmp_path / "lr", "--max-pixels", 100)
     assert result.exit_code == 1
     assert result.stderr.count("--max-pixels") == 2
     assert "(max_pixels)" not in result.stderr
@@ -233,8 +217,7 @@ def test_broken_exif_is_said_once_and_in_our_words(tiny_model, tmp_path):
     block = exif.tobytes()
     for cut in (block[: len(block) // 2], block[:14]):
         noise(tmp_path / "a.jpg", 8, 8, exif=cut)
-        result = upscale(tmp_path / "a.jpg", "--overwrite", model=tiny_model)
-        assert result.exit_code == 0, result.stderr
+        result = done(upscale(tmp_path / "a.jpg", "--overwrite", model=tiny_model))
         warnings = [line for line in result.stderr.splitlines() if "warning" in line]
         assert len(warnings) == 1, result.stderr
         assert "its EXIF data" in warnings[0]

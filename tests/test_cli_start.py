@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tiny_model import tiny_model
-
-__all__ = ["tiny_model"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 WAYS = {
     "module": ["-m", "linearsr.cli.app"],

@@ -6,28 +6,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
+from commands import done, linearsr, records, refused
 from image_tools import noise, photos
-from linearsr.cli.app import app
 from linearsr.cli.loading import DEFAULT_SCALE
 from linearsr.model_folder import default_model_folder, model_scale
-from tiny_model import build, tiny_model
+from tiny_model import build
 
-__all__ = ["photos", "tiny_model"]
+__all__ = ["photos"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def upscale(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["upscale", *map(str, arguments)])
-
-
-def records(output: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in output.splitlines()]
+upscale = partial(linearsr, "upscale")
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -44,10 +39,18 @@ def test_metadata_is_left_out_on_request(tiny_model, tmp_path, way):
         (["--strip-gps"], (True, False)),
         (["--strip-metadata"], (False, False)),
     ):
-        result = upscale(
-            tmp_path / "a.jpg", "-o", tmp_path / "b.png", "--model", tiny_model, "--overwrite", *option, *way
+        done(
+            upscale(
+                tmp_path / "a.jpg",
+                "-o",
+                tmp_path / "b.png",
+                "--model",
+                tiny_model,
+                "--overwrite",
+                *option,
+                *way,
+            )
         )
-        assert result.exit_code == 0, result.stderr
         with Image.open(tmp_path / "b.png") as image:
             assert (0x013B in image.getexif(), 0x8825 in image.getexif()) == left
 
@@ -59,16 +62,14 @@ def test_damage_is_said_and_refused_on_request(tiny_model, tmp_path):
     refused = upscale(*arguments, "--strict")
     assert refused.exit_code != 0
     assert "its end is missing" in " ".join(refused.stderr.split())
-    result = upscale(*arguments)
-    assert result.exit_code == 0
+    result = done(upscale(*arguments))
     assert "its end is missing" in " ".join(result.stderr.split())
 
 
 def test_what_is_skipped_in_folders_is_one_line(photos, tiny_model, tmp_path):
     for name in ("notes.txt", "sub/a.xmp", "sub/b.xmp", "LICENSE", ".hidden.png"):
         (photos / name).write_text("no picture")
-    result = upscale(photos, "-o", photos / "out", "--model", tiny_model)
-    assert result.exit_code == 0, result.stderr
+    result = done(upscale(photos, "-o", photos / "out", "--model", tiny_model))
     said = "skipped, not image file names: 1 .txt, 2 .xmp, 1 hidden, 1 without a type"
     assert [line for line in result.stderr.splitlines() if "image file names" in line] == [said]
     (photos / "out/more.txt").write_text("in the results")
@@ -76,9 +77,8 @@ def test_what_is_skipped_in_folders_is_one_line(photos, tiny_model, tmp_path):
 
 
 def test_folder_with_json(photos, tiny_model, tmp_path):
-    result = upscale(photos, "-o", tmp_path / "out", "--model", tiny_model, "--seed", 7, "--json")
-    assert result.exit_code == 0, result.stderr
-    first, second = records(result.stdout)
+    result = done(upscale(photos, "-o", tmp_path / "out", "--model", tiny_model, "--seed", 7, "--json"))
+    first, second = records(result)
     assert first.pop("seconds") > 0  # type: ignore[operator]
     assert first == {
         "input": str(photos / "a.png"),
@@ -103,9 +103,8 @@ def test_second_run_skips_and_loads_no_model(photos, tiny_model, tmp_path):
     without_weights = shutil.copytree(
         tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")
     )
-    again = upscale(photos, "--model", without_weights, "--json")
-    assert again.exit_code == 0
-    assert [record["status"] for record in records(again.stdout)] == ["skipped", "skipped"]
+    again = done(upscale(photos, "--model", without_weights, "--json"))
+    assert [record["status"] for record in records(again)] == ["skipped", "skipped"]
     assert "a_x4.png exists" in again.stderr
     assert (photos / "a_x4.png").stat().st_mtime_ns == before
     assert upscale(photos, "--model", tiny_model, "--overwrite").exit_code == 0
@@ -116,8 +115,7 @@ def test_second_run_skips_and_loads_no_model(photos, tiny_model, tmp_path):
 def test_named_file_that_exists_is_kept(photos, tiny_model, tmp_path):
     target = tmp_path / "result.webp"
     target.write_bytes(b"mine")
-    kept = upscale(photos / "a.png", "-o", target, "--model", tiny_model)
-    assert kept.exit_code == 0
+    kept = done(upscale(photos / "a.png", "-o", target, "--model", tiny_model))
     assert "exists" in kept.stderr
     assert target.read_bytes() == b"mine"
     assert upscale(photos / "a.png", "-o", target, "--model", tiny_model, "--overwrite").exit_code == 0
@@ -128,8 +126,7 @@ def test_named_file_that_exists_is_kept(photos, tiny_model, tmp_path):
 def test_settings_reach_the_pipeline(photos, tiny_model, tmp_path):
     def pixels(*options: object) -> bytes:
         out = tmp_path / "out.png"
-        result = upscale(photos / "a.png", "-o", out, "--model", tiny_model, "--overwrite", *options)
-        assert result.exit_code == 0, result.stderr
+        done(upscale(photos / "a.png", "-o", out, "--model", tiny_model, "--overwrite", *options))
         return out.read_bytes()
 
     plain = pixels()
@@ -141,8 +138,7 @@ def test_settings_reach_the_pipeline(photos, tiny_model, tmp_path):
 
 def test_formats(photos, tiny_model):
     for suffix, name in [("jpg", "JPEG"), ("tiff", "TIFF")]:
-        result = upscale(photos / "a.png", "--model", tiny_model, "--format", suffix, "--scale", 2.5)
-        assert result.exit_code == 0, result.stderr
+        done(upscale(photos / "a.png", "--model", tiny_model, "--format", suffix, "--scale", 2.5))
         with Image.open(photos / f"a_x2.5.{suffix}") as image:
             assert (image.format, image.size) == (name, (30, 25))
 
@@ -173,8 +169,7 @@ def test_max_pixels(photos, tiny_model):
 def test_warnings_are_one_line(photos, tiny_model):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(photos / "anim.gif", save_all=True, append_images=frames[1:])
-    result = upscale(photos / "anim.gif", "--model", tiny_model)
-    assert result.exit_code == 0
+    result = done(upscale(photos / "anim.gif", "--model", tiny_model))
     first, _ = result.stderr.splitlines()
     assert first.startswith(f"{photos / 'anim.gif'}: warning: has several frames")
 
@@ -225,8 +220,7 @@ def test_same_bytes_in_another_process_and_no_heavy_imports(photos, tiny_model, 
     other = [sys.executable, "-c", code, *options, "-o", str(tmp_path / "other")]
     process = subprocess.run(other, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert process.stdout == "[]\n"
-    here = upscale(*options[1:], "-o", tmp_path / "here")
-    assert here.exit_code == 0
+    done(upscale(*options[1:], "-o", tmp_path / "here"))
     for name in ("a.png", "sub/b.png"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
@@ -242,7 +236,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_version():
-    result = CliRunner().invoke(app, ["--version"])
+    result = linearsr("--version")
     assert result.exit_code == 0
     assert result.stdout.startswith("linearsr 0.")
 
@@ -250,8 +244,7 @@ def test_version():
 def test_a_model_of_another_scale_gives_its_own(photos, tmp_path):
     model = build(scale=2)
     model.save_pretrained(tmp_path / "twice")
-    result = upscale(photos / "a.png", "--model", tmp_path / "twice")
-    assert result.exit_code == 0, result.stderr
+    done(upscale(photos / "a.png", "--model", tmp_path / "twice"))
     with Image.open(photos / "a_x2.png") as image:
         assert image.size == (24, 20)
 
@@ -262,10 +255,7 @@ def test_the_scale_that_is_taken_without_looking_is_that_of_the_model_in_the_pac
 
 def test_a_model_that_is_not_there_is_told_though_nothing_is_to_do(photos, tiny_model, tmp_path):
     assert upscale(photos, "-o", tmp_path / "out", "--model", tiny_model).exit_code == 0
-    result = upscale(photos, "-o", tmp_path / "out", "--model", tmp_path / "no-model")
-    assert result.exit_code == 2
-    assert "no-model" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert "no-model" in refused(upscale(photos, "-o", tmp_path / "out", "--model", tmp_path / "no-model"))
 
 
 def test_a_phone_photo_in_a_folder_is_named_and_not_passed_over(photos, tiny_model, tmp_path):

@@ -1,17 +1,14 @@
 """`linearsr upscale --device cpu,cpu`: several processes make the files that one makes."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from linearsr.cli.app import app
-from tiny_model import tiny_model
-
-__all__ = ["tiny_model"]
+from commands import linearsr
 
 
 @pytest.fixture
@@ -26,8 +23,7 @@ def photos(tmp_path):
     return folder
 
 
-def upscale(*arguments):
-    return CliRunner().invoke(app, ["upscale", *map(str, arguments)])
+upscale = partial(linearsr, "upscale")
 
 
 def test_two_processes_make_the_files_that_one_makes(photos, tiny_model, tmp_path, monkeypatch):

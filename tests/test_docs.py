@@ -140,7 +140,7 @@ def check_linearsr(arguments):
     own = {option for parameter in group.params for option in parameter.opts}
     if not arguments or arguments[0] in {*own, "--help", "-h"}:
         return
-    command = group.commands.get(arguments[0])
+    command = group.get_command(None, arguments[0])
     if command is None:
         raise WrongCommandError(f"linearsr has no command {arguments[0]}")
     context = type(group).context_class(command, info_name=arguments[0])

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from eval_tools import document, picture, run_eval
+from commands import document, done
+from eval_tools import picture, run_eval
 from linearsr.evaluation import datasets
 from linearsr.evaluation.datasets import DATASETS, check
 from linearsr.evaluation.registry import METRICS
-from tiny_model import tiny_model
-
-__all__ = ["tiny_model"]
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def test_what_is_missing_is_said(tmp_path, small_sets):
     assert result.exit_code == 1
     assert f"{tmp_path / 'nowhere'}: is no folder" in result.stderr
     assert "published at https://huggingface.co/datasets/Iceclear/StableSR-TestSets" in result.stderr
-    assert document(result)["complete"] is False
+    assert document(result, 1)["complete"] is False
     lay_out(tmp_path)
     (tmp_path / "LR/1.png").rename(tmp_path / "LR/2.png")
     assert check(small_sets["realsr"], tmp_path).problems[0].startswith("HR images that have no LR image")
@@ -57,8 +55,7 @@ def test_what_is_missing_is_said(tmp_path, small_sets):
 
 def test_a_complete_set_shows_its_published_figures(tmp_path, small_sets):
     lay_out(tmp_path)
-    result = run_eval("--dataset", "realsr", "--root", tmp_path)
-    assert result.exit_code == 0, result.stderr
+    result = done(run_eval("--dataset", "realsr", "--root", tmp_path))
     assert "realsr is complete" in result.stderr
     assert "OSEDiff" in result.stdout
     assert "25.151" in result.stdout
@@ -80,8 +77,7 @@ def test_results_are_measured_beside_the_published_figures(tmp_path, small_sets)
         "--metrics",
         "psnr_y,ssim_y",
     )
-    result = run_eval(*arguments, "-o", tmp_path / "out")
-    assert result.exit_code == 0, result.stderr
+    result = done(run_eval(*arguments, "-o", tmp_path / "out"))
     assert "measured" in result.stdout
     assert "OSEDiff" in result.stdout
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
@@ -94,9 +90,7 @@ def test_a_model_is_measured_on_a_set(tmp_path, small_sets, tiny_model, name, hr
     lay_out(tmp_path, hr=hr)
     metrics = "psnr_y" if hr else "niqe"
     arguments = ("--dataset", name, "--root", tmp_path, "--model", tiny_model, "--metrics", metrics)
-    result = run_eval(*arguments, "-o", tmp_path.with_name(f"{tmp_path.name}-out"), "--json")
-    assert result.exit_code == 0, result.stderr
-    report = document(result)
+    report = document(run_eval(*arguments, "-o", tmp_path.with_name(f"{tmp_path.name}-out"), "--json"))
     assert report["images"] == 2
     assert report["metrics"][metrics]["count"] == (2 if hr else 0)
     assert [line["method"] for line in report["published"]][-1] == "LinearSR"

@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from eval_tools import document, pairs, picture, run_eval
+from commands import document, done
+from eval_tools import pairs, picture, run_eval
 from linearsr.evaluation import registry
 from linearsr.evaluation.registry import METRICS, Metric
 
@@ -54,9 +55,7 @@ def test_the_table_of_names():
 
 def test_each_is_called_by_its_name_with_its_inputs(tmp_path, calls):
     pred, hr = pairs(tmp_path, 2)
-    result = run_eval(pred, hr, "--metrics", ",".join(NAMES), "--border", 2, "--json")
-    assert result.exit_code == 0, result.stderr
-    report = document(result)
+    report = document(run_eval(pred, hr, "--metrics", ",".join(NAMES), "--border", 2, "--json"))
     assert set(calls) == set(NAMES.values())
     assert calls["fid"] == [(str(pred), str(hr))]
     for name, own in NAMES.items():
@@ -99,9 +98,8 @@ def test_fid_of_a_model_needs_a_place_for_the_results(tmp_path, calls):
     )
     result = run_eval(*arguments)
     assert result.exit_code == 1
-    assert document(result)["not_available"] == {"fid": "compares folders: keep the results with -o"}
-    result = run_eval(*arguments, "-o", tmp_path / "out")
-    assert result.exit_code == 0, result.stderr
+    assert document(result, 1)["not_available"] == {"fid": "compares folders: keep the results with -o"}
+    result = done(run_eval(*arguments, "-o", tmp_path / "out"))
     assert calls["fid"] == [(str(tmp_path / "out/results"), str(tmp_path / "hr"))]
     assert (Path(calls["fid"][0][0]) / "a.png").exists()
 
@@ -111,7 +109,7 @@ def test_asked_for_and_not_installed(tmp_path, monkeypatch):
     result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,dists,fid", "--json")
     assert result.exit_code == 1
     assert "not available: dists, fid: pip install 'linearsr[iqa]'" in result.stderr
-    report = document(result)
+    report = document(result, 1)
     assert list(report["metrics"]) == ["psnr_y"]
     assert all("pip install" in report["not_available"][name] for name in ("dists", "fid"))
 
@@ -124,8 +122,8 @@ def test_installed_but_not_working(tmp_path, calls, monkeypatch):
     result = run_eval(*pairs(tmp_path, 1), "--metrics", "psnr_y,dists", "--json")
     assert result.exit_code == 1
     reason = "pyiqa cannot give 'dists' here: no route to host for the weights"
-    assert document(result)["not_available"] == {"dists": reason}
-    assert list(document(result)["metrics"]) == ["psnr_y"]
+    assert document(result, 1)["not_available"] == {"dists": reason}
+    assert list(document(result, 1)["metrics"]) == ["psnr_y"]
 
 
 # where pyiqa is installed: is what is written down here still so?

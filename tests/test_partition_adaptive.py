@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -11,9 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from linearsr.cli.app import app
+from commands import document, done, linearsr
 from linearsr.flow.partition import (
     PUBLISHED,
     Partition,
@@ -27,9 +27,6 @@ from linearsr.flow.partition import (
 from linearsr.flow.snr import log_snr
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.partition import cosines, log_snr_grid, measure, shared_network
-from tiny_model import tiny_model
-
-__all__ = ["tiny_model"]
 
 GRID = log_snr_grid(24)
 
@@ -150,23 +147,18 @@ def test_the_shared_network_is_the_mean(tiny_model):
 def test_the_built_in_model_can_be_asked(photos):
     # its first expert was distilled, and is built otherwise than the rest
     common = ("--data", photos, "--images", 2, "--times", 4, "--lr-crop", 8, "--json")
-    result = run(*common)
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
+    report = document(run(*common))
     assert len(report["boundaries"]) == 3
     assert report["spread"] is None, "one batch of four crops cannot be drawn again in another way"
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["partition", *map(str, arguments)])
+run = partial(linearsr, "partition")
 
 
 def test_the_command(tiny_model, photos, tmp_path):
     common = (tiny_model, "--data", photos, "--images", 4, "--times", 6, "--lr-crop", 8)
     figure = tmp_path / "partition.png"
-    result = run(*common, "--degrade", "realesrgan", "--figure", figure, "--json")
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
+    report = document(run(*common, "--degrade", "realesrgan", "--figure", figure, "--json"))
     boundaries = report["boundaries"]
     assert len(boundaries) == 3
     assert boundaries == sorted(boundaries)
@@ -178,8 +170,7 @@ def test_the_command(tiny_model, photos, tmp_path):
         assert image.format == "PNG"
     again = run(*common, "--degrade", "realesrgan", "--json")
     assert json.loads(again.stdout) == {key: value for key, value in report.items() if key != "figure"}
-    single = run(*common, "--experts", 1)
-    assert single.exit_code == 0, single.stderr
+    single = done(run(*common, "--experts", 1))
     assert "found" in single.stdout
 
 

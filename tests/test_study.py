@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from commands import document, done
 from linearsr.evaluation.study.page import Scene, cut_scene, find_scenes
 from linearsr.evaluation.study.score import Answers, Key, _student, clustered_interval, score
 from study_tools import METHODS, SCALE, SIDE, answers_to, save, study, write_all, write_folders
@@ -23,8 +24,7 @@ def folders(tmp_path: Path) -> list[str]:
 
 def build(tmp_path: Path, folders: list[str], *more: object) -> tuple[str, Key]:
     page = tmp_path / "study.html"
-    made = study(*folders, "--lr", tmp_path / "lr", "-o", page, "--crop", 64, "--overwrite", *more)
-    assert made.exit_code == 0, made.stderr
+    done(study(*folders, "--lr", tmp_path / "lr", "-o", page, "--crop", 64, "--overwrite", *more))
     return page.read_text(), Key.model_validate_json((tmp_path / "study.key.json").read_bytes())
 
 
@@ -67,8 +67,8 @@ def test_each_trouble_with_files_is_one_line(tmp_path, folders):
     for arguments, status, words in [
         ([folders[0], *lr], 2, "at least two methods"),
         ([*folders], 2, "needs the LR images: --lr LR_DIR"),
-        ([folders[0], "folder", *lr], 2, "folder is no NAME=FOLDER"),
-        ([folders[0], folders[0], *lr], 2, "bicubic is there twice"),
+        ([folders[0], "folder", *lr], 2, "folder is not NAME=FOLDER"),
+        ([folders[0], folders[0], *lr], 2, "the name bicubic is used twice"),
         ([folders[0], f"x={tmp_path}/bicubic", *lr], 2, "bicubic and x are the same folder"),
         ([folders[0], f"x={tmp_path}/none", *lr], 2, "none is no folder"),
         ([folders[0], f"x={tmp_path}/empty", *lr], 2, "no images in this folder"),
@@ -375,9 +375,7 @@ def test_who_is_left_out_and_why(key):
 def test_score_on_the_command_line(tmp_path, key):
     folder = tmp_path / "answers"
     write_all(folder, crowd(key))
-    result = study("--score", folder, "--key", tmp_path / "study.key.json", "--json")
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
+    report = document(study("--score", folder, "--key", tmp_path / "study.key.json", "--json"))
     assert report["participants"] == 12
     assert [question["question"] for question in report["questions"]] == key.questions
     first = report["questions"][0]

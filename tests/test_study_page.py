@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from commands import document, done
 from linearsr.evaluation.study.score import Answers, Key
 from study_tools import METHODS, study, write_folders
 
@@ -24,12 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     methods = write_folders(folder)
     asked = [item for text in ("Better?", "Closer to the small photo?") for item in ("--question", text)]
-    made = study(
-        *methods,
-        *("--lr", folder / "lr", "--hr", folder / "hr", "-o", folder / "study.html", "--crop", 64),
-        *("--trials", TRIALS, "--repeats", REPEATS, *asked),
+    done(
+        study(
+            *methods,
+            *("--lr", folder / "lr", "--hr", folder / "hr", "-o", folder / "study.html", "--crop", 64),
+            *("--trials", TRIALS, "--repeats", REPEATS, *asked),
+        )
     )
-    assert made.exit_code == 0, made.stderr
     return folder
 
 
@@ -159,9 +161,7 @@ def test_a_participant_from_the_first_key_to_the_figures(folder, page, tmp_path)
 
     file = tmp_path / "answers.json"
     file.write_text(json.dumps(record))
-    scored = study("--score", file, "--key", folder / "study.key.json", "--json")
-    assert scored.exit_code == 0, scored.stderr
-    report = json.loads(scored.stdout)
+    report = document(study("--score", file, "--key", folder / "study.key.json", "--json"))
     assert (report["participants"], report["repeats"]) == (1, 4)
     assert sum(pair["answers"] for pair in report["questions"][0]["pairs"]) == TRIALS
 

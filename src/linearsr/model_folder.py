@@ -1,6 +1,6 @@
 """A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -31,7 +31,7 @@ from linearsr.runtime.checkpoints import (
 
 MODEL_INDEX = "model_index.json"
 _INT8_RANGES = "int8_ranges.safetensors"
-_CLASSES: dict[str, dict[str, Any]] = {
+_CLASSES: dict[str, Mapping[str, Any]] = {
     "lr_stem": STEMS,
     "transformer": {SNRExperts.__name__: SNRExperts},
     "codec": CODECS,

@@ -1,4 +1,4 @@
-"""The command `linearsr`. What a command needs beyond its own options is imported when it runs."""
+"""The command `linearsr`. A command is imported when it is named, and what it needs when it runs."""
 
 if __name__ == "__main__":
     from linearsr.cli.interrupts import stand_by
@@ -10,56 +10,60 @@ import io
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from linearsr._version import __version__
-from linearsr.cli.batch import batch
-from linearsr.cli.bench import bench
 from linearsr.cli.console import EPILOG, INTERRUPTED, lost_output
-from linearsr.cli.convert import convert
-from linearsr.cli.degrade import degrade
-from linearsr.cli.evaluate import evaluate
-from linearsr.cli.info import info
 from linearsr.cli.interrupts import hand_over
-from linearsr.cli.knee import knee
-from linearsr.cli.partition import partition
-from linearsr.cli.serve import serve
-from linearsr.cli.shard import shard
-from linearsr.cli.study import study
-from linearsr.cli.tag import tag
-from linearsr.cli.train import train
-from linearsr.cli.upscale import upscale
 from linearsr.runtime.allocator import keep_freed_memory
+
+COMMANDS = {
+    **{name: name for name in ("upscale", "batch", "serve", "tag", "info", "convert")},
+    "eval": "evaluate",
+    **{name: name for name in ("bench", "study", "degrade", "shard", "train", "knee", "partition")},
+}
+"""Module and function of each command, in the order of the help."""
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is asked for: none waits for the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            # all of them, to suggest those of similar names
+            for each in COMMANDS:
+                self.get_command(ctx, each)
+        elif cmd_name not in self.commands:
+            name = COMMANDS[cmd_name]
+            function = getattr(import_module(f"linearsr.cli.{name}"), name)
+            text, _, examples = inspect.cleandoc(function.__doc__).partition("\n\n    ")
+            # a paragraph as one line: Typer would keep the line breaks of the source
+            words = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+            lines = [f"  {line.strip()}" for line in examples.splitlines()]
+            epilog = "\n\n".join([*(["Examples:", *lines, ""] if lines else []), EPILOG])
+            alone = typer.Typer(add_completion=False, context_settings=_CONTEXT)
+            alone.command(cmd_name, help=words, epilog=epilog)(function)
+            self.commands[cmd_name] = typer.main.get_command(alone)
+        return self.commands.get(cmd_name)
+
 
 app = typer.Typer(
     name="linearsr",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_CONTEXT,
 )
-for command in (
-    upscale,
-    batch,
-    tag,
-    info,
-    shard,
-    train,
-    knee,
-    partition,
-    degrade,
-    bench,
-    convert,
-    study,
-    serve,
-    evaluate,
-):
-    # a paragraph as one line: Typer would keep the line breaks of the source
-    words = "\n\n".join(
-        " ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    )
-    app.command("eval" if command is evaluate else None, epilog=EPILOG, help=words)(command)
 
 
 def _version(asked: bool) -> None:

@@ -34,14 +34,20 @@ def batch(
         str, typer.Option("--output", "-o", metavar="DST", help="Folder or URL for the results.")
     ],
     shards: Annotated[
-        bool, typer.Option("--shards", help="Write one tar file per input tar file, not a folder of images.")
+        bool,
+        typer.Option("--shards", help="Write one tar file per input tar file instead of a folder of images."),
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes. Default: one per GPU, or what CPUs and memory allow."),
+        typer.Option(
+            min=1, help="Worker processes. Default: one per GPU, or as many as CPUs and memory allow."
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads-per-worker", min=1, help="Default: CPUs divided by workers.")
+        int | None,
+        typer.Option(
+            "--threads-per-worker", min=1, help="CPU threads per worker. Default: CPUs divided by workers."
+        ),
     ] = None,
     address: Annotated[
         str | None,
@@ -56,7 +62,8 @@ def batch(
     ] = "auto",
     dtype: WeightType = "auto",
     format: Annotated[
-        Literal["png", "jpg", "webp", "tiff"], typer.Option(case_sensitive=False, help="Type of the results.")
+        Literal["png", "jpg", "webp", "tiff"],
+        typer.Option(case_sensitive=False, help="File type of the results."),
     ] = "png",
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -65,10 +72,13 @@ def batch(
         bool, typer.Option("--json", help="Print counts, rate and time left as JSON lines to stdout.")
     ] = False,
 ) -> None:
-    """Upscale a large number of images with several processes or on a Ray cluster.
+    """Upscale many images with several processes, or on a Ray cluster.
 
-    Existing results are skipped, so a stopped job continues where it left off. An image whose worker is killed is
-    retried, and a failed image does not stop the job. DST/report.parquet lists the outcome of every image.
+    Existing results are skipped, so the same command resumes a stopped job. Images whose worker is killed are retried;
+    a failed image does not stop the job. DST/report.parquet lists the outcome of every image.
+
+        linearsr batch photos/ -o large/
+        linearsr batch 's3://bucket/set-*.tar' -o s3://bucket/large --shards --address auto
     """
     with needing("linearsr batch", "batch"):
         from linearsr.bulk.plan import make_plan

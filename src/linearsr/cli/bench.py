@@ -14,7 +14,6 @@ from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
     from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
-    from linearsr.evaluation.timing import Timing
 
 _SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 
@@ -23,38 +22,43 @@ def bench(
     model: BuiltInOrModel = None,
     sizes: Annotated[
         str,
-        typer.Option(metavar="LIST", help="LR sizes separated by commas: 256 or 320x240 (width x height)."),
+        typer.Option(metavar="LIST", help="LR sizes, separated by commas: 256 or 320x240 (width x height)."),
     ] = "256",
-    runs: Annotated[int, typer.Option(min=1, help="Number of timed calls; the median counts.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each; the median is shown.")] = 5,
     compare: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NETWORK",
-            help="Compare with softmax (quadratic attention) or diffusers (the SANA class); repeatable.",
+            help="Also time another network: softmax (quadratic attention) or diffusers (its SANA class); repeatable.",
         ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option(min=0, help="Skip comparisons that would take longer.")
+        float, typer.Option(min=0, help="Only estimate networks that take longer per evaluation.")
     ] = 60.0,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Use torch.compile with CUDA graphs (CUDA only).")
+        bool, typer.Option("--compile", help="Use torch.compile with CUDA graphs; needs CUDA.")
     ] = False,
     preset: Annotated[
         str | None,
-        typer.Option(help="Measure one transformer with random weights: tiny, default, 600m or 1600m."),
+        typer.Option(help="Measure a transformer with random weights instead: tiny, default, 600m or 1600m."),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Plot the growth over the sizes to this file.")
+        Path | None, typer.Option(metavar="PNG", help="Plot time against size into this file.")
     ] = None,
     device: Device = "auto",
     dtype: WeightType = "auto",
     threads: Threads = None,
     as_json: JsonDocument = False,
 ) -> None:
-    """Measure parameters, multiply-accumulates, time and memory of a model at one or more sizes.
+    """Measure how fast a model is, and how much memory it needs.
 
-    Times are medians after a warm-up, for one network evaluation (1 NFE) and for a whole image. With several sizes,
-    the growth exponent is fitted: 1 is linear in the number of tokens, 2 is quadratic.
+    Shows parameters, multiply-accumulates, the time of one network evaluation (1 NFE) and of a whole image, and peak
+    memory. With several sizes, also how the time grows: an exponent of 1 is linear in the number of tokens, 2 is
+    quadratic.
+
+        linearsr bench
+        linearsr bench --sizes 64,128,256 --compare softmax
+        linearsr bench --preset 600m --device cuda --dtype bfloat16
     """
     import torch
 
@@ -84,10 +88,7 @@ def bench(
 
         with told(OSError, begin="--figure ", status=FAILED):
             draw_scaling(reports, f"{report['model']}, {report['dtype']}, {report['device']}", figure)
-    if as_json:
-        write_json(report)
-    else:
-        _show(report)
+    write_json(report) if as_json else _show(report)
 
 
 def _parse_sizes(text: str) -> "list[Size]":
@@ -112,7 +113,7 @@ def _measure(
 ) -> "tuple[dict[str, Any], list[SizeReport]]":
     import torch
 
-    from linearsr.evaluation.benchmark import curves, device_name, exponent, local_exponents, versions
+    from linearsr.evaluation.benchmark import device_name, summary, versions
     from linearsr.models.presets import PRESETS
     from linearsr.runtime.devices import best_dtype
 
@@ -130,42 +131,11 @@ def _measure(
     reports = []
     for number, found in enumerate(measured, 1):
         if len(sizes) > 1:
-            say(f"{found.size[1]}x{found.size[0]}: done, {number} of {len(sizes)}")
+            say(f"{found.input[0]}x{found.input[1]}: done, {number} of {len(sizes)}")
         reports.append(found)
-    grown = {name: curve for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
-    report = {
-        "model": name,
-        "device": device_name(place),
-        "dtype": str(type_).removeprefix("torch."),
-        "versions": versions(),
-        "runs": benchmark.runs,
-        "steps": steps,
-        "sizes": [_as_json(found) for found in reports],
-        "exponents": {network: round(exponent(*curve), 3) for network, curve in grown.items()},
-        "exponents_by_step": {
-            network: [round(step, 3) for step in local_exponents(*curve)] for network, curve in grown.items()
-        },
-    }
-    return report, reports
-
-
-def _as_json(report: "SizeReport") -> dict[str, Any]:
-    def timing(found: "Timing | None") -> dict[str, Any] | None:
-        return None if found is None else {key: round(value, 5) for key, value in found._asdict().items()}
-
-    rate = report.megapixels_per_second
-    return {
-        "input": [report.size[1], report.size[0]],
-        "output": [report.output[1], report.output[0]],
-        "tokens": report.tokens,
-        "parts": [part._asdict() for part in report.parts],
-        "nfe_seconds": timing(report.evaluation),
-        "image_seconds": timing(report.image),
-        "peak_gib": round(report.peak_bytes / 2**30, 3),
-        "megapixels_per_second": None if rate is None else round(rate, 3),
-        "compare": {rival: timing(found) for rival, found in report.rivals.items()},
-        "expected_seconds": {rival: round(seconds, 3) for rival, seconds in report.expected.items()},
-    }
+    about = {"model": name, "device": device_name(place), "dtype": str(type_).removeprefix("torch.")}
+    about |= {"versions": versions(), "runs": benchmark.runs, "steps": steps}
+    return about | summary(reports), reports
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -30,39 +30,46 @@ def convert(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Folder or hub id of a SANA or a LinearSR; 'default' is the one built in. "
-            "Or a .pth of NVlabs: its SANA is written in diffusers format.",
+            help="Model to convert: folder or hub id, 'default' for the built-in model, or a SANA checkpoint of "
+            "NVlabs (.pth).",
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the converted model.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the converted model.")
     ],
     to: Annotated[
         Literal["model", "int8"],
         typer.Option(
-            help="model: a SANA as the start of a full-size LinearSR; int8: a LinearSR that is faster on CPUs."
+            help="model: make a LinearSR to train from a SANA; int8: make a LinearSR faster on CPUs."
         ),
     ] = "model",
     photos: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Photos on which the ranges for 8 bits are found and checked."),
+        typer.Option(metavar="DIR", help="With --to int8: photos to find and check the ranges of 8 bits on."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that has files.")
+        bool, typer.Option("--overwrite", help="Write into a folder that already has files.")
     ] = False,
     as_json: JsonDocument = False,
 ) -> None:
-    """Convert a model: SANA's weights to a LinearSR to be trained, or a LinearSR to a faster form."""
+    """Convert a model to 8 bits, or make a LinearSR to train from SANA's weights.
+
+    A .pth of NVlabs is written in the format of diffusers, to be converted in a second step.
+
+        linearsr convert default --to int8 --photos photos/ -o faster
+        linearsr convert Sana_600M_512px_diffusers/ -o start
+        linearsr convert Sana_600M_512px.pth -o sana
+    """
     with told():
         check_folder(output)
     if output.is_dir() and any(output.iterdir()) and not overwrite:
-        stop(f"{shown(output)} has files already: name another folder, or add --overwrite")
+        stop(f"{shown(output)} already has files: choose another folder, or add --overwrite")
     if to == "int8" and photos is None:
-        stop("--to int8 needs --photos, a folder of photos")
+        stop("--to int8 needs photos: add --photos DIR")
     if to == "model" and source == DEFAULT_MODEL:
-        stop("the model built in is a LinearSR already: make it faster with --to int8")
+        stop("the built-in model is a LinearSR already: to make it faster, add --to int8 --photos DIR")
     if to == "model" and photos is not None:
-        stop("--photos are for 8 bits: add --to int8")
+        stop("--photos is used only with --to int8: add that, or leave it out")
     with told():
         report = _to_model(source, output) if photos is None else _to_int8(source, output, photos)
     if as_json:
@@ -85,7 +92,7 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
     folder = resolve_folder(source, PARTS)
     if not is_sana(folder):
         stop(
-            f"{source} is no SANA in diffusers format, nor an NVlabs checkpoint (for 8 bits of a LinearSR: --to int8)"
+            f"{source} is neither a SANA in diffusers format nor a checkpoint of NVlabs; for a LinearSR, add --to int8"
         )
     pipeline = start_from_sana(folder)
     pipeline.save_pretrained(output)
@@ -104,7 +111,7 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
 
     files = list_images(photos)
     if len(files) < 2:
-        stop(f"{shown(photos)}: two photos at least are needed, one to find ranges on and one to check them")
+        stop(f"{shown(photos)}: give at least two photos, one to find the ranges on and one to check them")
     folder, reference = _reference(source)
     choices = _choices_of_ranges(source, reference, files)
     if not supported():

@@ -16,14 +16,17 @@ from linearsr.jobs.sources import mark_results
 
 
 def degrade(
-    hr_dir: Annotated[Path, typer.Argument(metavar="HR_DIR", help="Folder of photos (with its subfolders).")],
+    hr_dir: Annotated[
+        Path, typer.Argument(metavar="HR_DIR", help="Folder of HR photos (with its subfolders).")
+    ],
     lr_dir: Annotated[
         Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Folder for the PNG results.")
     ],
     preset: Annotated[
         str,
         typer.Option(
-            help="bicubic, resized, mild, soft, noisy, seesr, realesrgan, extreme, scan, old-phone, or your .yaml file."
+            help="Degradation: bicubic, resized, mild, soft, noisy, seesr, realesrgan, extreme, scan, old-phone, or "
+            "your own .yaml file."
         ),
     ] = "mild",
     scale: Annotated[int, typer.Option(min=1, max=32, help="HR size divided by LR size.")] = 4,
@@ -35,9 +38,11 @@ def degrade(
     overwrite: Overwrite = False,
     as_json: JsonLines = False,
 ) -> None:
-    """Degrade HR photos: blur, resize, noise and JPEG, as in Real-ESRGAN, or like a print or a phone.
+    """Make LR images from HR photos, with blur, noise and JPEG as in Real-ESRGAN, or like a print or an old phone.
 
     Photos are first cropped at the right and lower border to a multiple of the scale.
+
+        linearsr degrade photos/ -o lr/ --preset realesrgan
     """
     from linearsr.images.io import Picture, write_image
     from linearsr.images.photos import degraded_pair

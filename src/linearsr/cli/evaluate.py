@@ -1,7 +1,6 @@
 """`linearsr eval`: how good results are, measured."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -23,7 +22,6 @@ from linearsr.cli.loading import DEFAULT_MODEL, check_degradation, choose_device
 from linearsr.cli.options import Degrade, Fidelity, JsonDocument, Steps, WeightType
 from linearsr.jobs.messages import one_line, shown
 from linearsr.jobs.names import check_folder
-from linearsr.settings import DType
 
 if TYPE_CHECKING:
     from linearsr.evaluation.datasets import Dataset, Layout
@@ -35,81 +33,128 @@ _MOST_COLUMNS = 6
 
 
 def evaluate(
-    pred_dir: Annotated[Path | None, typer.Argument(metavar="PRED_DIR", help="Results to measure.")] = None,
+    pred_dir: Annotated[
+        Path | None, typer.Argument(metavar="PRED_DIR", help="Folder of results to measure.")
+    ] = None,
     hr_dir: Annotated[
-        Path | None, typer.Argument(metavar="HR_DIR", help="Their HR images. Without: no-reference metrics.")
+        Path | None,
+        typer.Argument(
+            metavar="HR_DIR", help="Folder of their HR images; without it, metrics without reference."
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Measure a model instead: folder, hub id, or 'default'.")
+        str | None, typer.Option(help="Measure a model: folder, hub id, or 'default' for the built-in one.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(metavar="HR_DIR", help="Photos for the model.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HR_DIR", help="Photos to degrade and restore. Default model: the built-in one."
+        ),
+    ] = None,
     degrade: Degrade = "mild",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of degradation and noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the degradation and the model.")
+    ] = 0,
     steps: Steps = None,
     fidelity: Fidelity = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="realsr, drealsr, reallq250, div2k-val: check it, or measure PRED_DIR or --model."),
+        typer.Option(
+            help="Test set: realsr, drealsr, reallq250 or div2k-val. Alone, checks that it is complete."
+        ),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the dataset, with LR and HR in it.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the test set, with LR and HR in it.")
+    ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Or all. Default: all that need no download.")
+        str | None,
+        typer.Option(
+            metavar="A,B,...", help="Metrics to measure, or all. Default: those without a download."
+        ),
     ] = None,
-    border: Annotated[int, typer.Option(min=0, help="Pixels cut off at each side first.")] = 0,
+    border: Annotated[int, typer.Option(min=0, help="Pixels to cut off each side before measuring.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="OUT_DIR", help="For CSV, JSON and report.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="OUT_DIR", help="Folder for tables (CSV, JSON) and an HTML report."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure anew what is in OUT_DIR.")] = False,
-    device: Annotated[str, typer.Option(help="Of the model and of networks that measure.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Measure again what is in OUT_DIR already.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="Device of the model and of metrics that are networks.")
+    ] = "auto",
     dtype: WeightType = "auto",
     as_json: JsonDocument = False,
 ) -> None:
-    """Measure results: PRED_DIR against HR_DIR, or a model on degraded photos or a test set.
+    """Measure the quality of results, or of a model on degraded photos or a test set.
 
-    Files belong together by stem; photo_x4.png is a result of photo. With -o, a stopped run goes on where it was.
+    Files match by name: photo_x4.png is a result of photo.jpg. With -o, the same command resumes a stopped run.
 
-    Measured by default: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, fsim, haarpsi, lpips, niqe.
+    Default metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, fsim, haarpsi, lpips, niqe.
 
-    With pyiqa: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
+    With pyiqa installed: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
+
+        linearsr eval results/ HR/
+        linearsr eval --data HR/ --degrade mild -o out/
+        linearsr eval --dataset realsr --root RealSR/ --model default
     """
     from linearsr.evaluation.evaluate import settings_of
+    from linearsr.evaluation.matching import MatchError
     from linearsr.evaluation.records import PER_IMAGE, SUMMARY, Records
-    from linearsr.evaluation.registry import choose
+    from linearsr.evaluation.registry import choose, missing
     from linearsr.evaluation.report import write_report
-    from linearsr.evaluation.sources import Folders, Source
+    from linearsr.evaluation.sources import Folders, Results
 
     check_degradation("--degrade", degrade)
-    _check_inputs(pred_dir, hr_dir, model, data, dataset, root, (steps, fidelity))
+    of_model = (steps, fidelity) != (None, None)
+    for wrong, message in (
+        ((dataset is None) != (root is None), "--dataset NAME and --root DIR belong together"),
+        (pred_dir and (model or data), "give either PRED_DIR or a model (--model, --data), not both"),
+        (pred_dir and of_model, "--steps and --fidelity are for a model: give --data HR_DIR, not PRED_DIR"),
+        (dataset and (hr_dir or data), "--root has the HR images of --dataset: leave out HR_DIR and --data"),
+        (
+            model and not (data or dataset),
+            "--model needs photos: give --data HR_DIR, or --dataset and --root",
+        ),
+        (
+            not (pred_dir or data or dataset),
+            "nothing to measure: give PRED_DIR HR_DIR, or --data HR_DIR for a model, or --dataset and --root",
+        ),
+    ):
+        if wrong:
+            stop(message)
     known, layout = _look_at(dataset, root)
-    has_reference = layout.hr is not None if layout is not None else (hr_dir or data) is not None
+    hr, lr = (hr_dir or data, None) if layout is None else (layout.hr, layout.lr)
     with told(ValueError):
-        chosen = choose(None if metrics is None else metrics.replace(" ", "").split(","), has_reference)
-    if known is not None and layout is not None and (layout.problems or (pred_dir or model) is None):
+        chosen = choose(None if metrics is None else metrics.replace(" ", "").split(","), hr is not None)
+    if known is not None and layout is not None and (layout.problems or not (pred_dir or model)):
         _report_check(f"{dataset}", f"{root}", known, layout, as_json)
     if output is not None:
-        with told():
-            check_folder(output)
-        for folder in filter(None, (pred_dir, hr_dir, data, root)):
-            if folder.resolve() in (output.resolve(), *output.resolve().parents):
-                stop(f"-o {shown(output)} lies in {shown(folder)}, which is measured: choose another place")
+        _check_output(output, filter(None, (pred_dir, hr_dir, data, root)))
     asked = [] if metrics is None else chosen
+    # before the work and not after it
+    if (downloads := [m.name for m in asked if m.pyiqa_name is not None]) and (remedy := missing()):
+        say(f"linearsr: not available: {', '.join(downloads)}: {remedy}")
     published = [] if known is None else known.published
-    source: Source
-    with told(ValueError, OSError), _listed():
-        if pred_dir is None:
-            hr, lr = (data, None) if layout is None else (layout.hr, layout.lr)
-            keep = None if output is None else output / "results"
-            source = _model_source(model, device, dtype, (seed, steps, fidelity), hr, lr, degrade, keep)
-        else:
-            hr, lr = (hr_dir, None) if layout is None else (layout.hr, layout.lr)
-            source = Folders(pred_dir, hr, lr)
+    with told(ValueError, OSError):
+        source: Source
+        try:
+            if pred_dir is None:
+                pipeline = load_pipeline(None if model == DEFAULT_MODEL else model, device, dtype)
+                keep = None if output is None else output / "results"
+                source = Results(pipeline, model, seed, steps, fidelity, keep, hr, lr, degrade)
+            else:
+                source = Folders(pred_dir, hr, lr)
+        except MatchError as error:
+            say("\n".join(shown(line) for line in f"linearsr: {error}".splitlines()))
+            raise typer.Exit(WRONG_USE) from None
         single = [metric.name for metric in chosen if metric.kind != "set"]
         opened = Records.open(output, single, settings_of(source, chosen, border), overwrite)
     with opened as records:
-        _say_unavailable(asked)
-        summary = _measure(source, chosen, records, border, device)
-        if metrics is None:
-            _add_rest(summary, chosen, has_reference)
+        others = [] if asked else [m for m in choose(["all"], hr is not None) if m not in chosen]
+        summary = _measure(source, chosen, records, others, border, device)
         document = {**summary, "dataset": dataset, "published": published}
         if output is not None:
             with told(OSError, status=FAILED):
@@ -120,33 +165,40 @@ def evaluate(
         raise typer.Exit(FAILED)
 
 
-def _check_inputs(
-    pred_dir: Path | None,
-    hr_dir: Path | None,
-    model: str | None,
-    data: Path | None,
-    dataset: str | None,
-    root: Path | None,
-    of_model: tuple[int | None, float | None],
-) -> None:
-    """End the command if it is not clear what should be measured."""
-    if (dataset is None) != (root is None):
-        stop("--dataset NAME and --root DIR belong together")
-    if pred_dir is not None and (model is not None or data is not None):
-        stop("give either PRED_DIR or a model (--model, --data), not both")
-    if pred_dir is not None and of_model != (None, None):
-        stop(
-            "--steps and --fidelity are for a model: leave them out, or give --data in the place of PRED_DIR"
-        )
-    if dataset is not None:
-        if hr_dir is not None or data is not None:
-            stop("the HR images of --dataset are in --root: leave out HR_DIR and --data")
-    elif model is not None and data is None:
-        stop("--model needs photos: give --data HR_DIR, or --dataset and --root")
-    elif pred_dir is None and data is None:
-        stop(
-            "nothing to measure: give PRED_DIR HR_DIR, or --data HR_DIR for a model, or --dataset and --root"
-        )
+def _check_output(output: Path, measured: Iterable[Path]) -> None:
+    with told():
+        check_folder(output)
+    for folder in measured:
+        if folder.resolve() in (output.resolve(), *output.resolve().parents):
+            stop(f"-o {shown(output)} lies in {shown(folder)}, which is measured: choose another place")
+
+
+def _measure(
+    source: "Source",
+    chosen: "list[Metric]",
+    records: "Records",
+    others: "list[Metric]",
+    border: int,
+    device: str,
+) -> dict[str, Any]:
+    from linearsr.evaluation.evaluate import measure
+
+    place = choose_device(device)
+    try:
+        with told(OSError, status=FAILED), BatchProgress(len(source.cases)) as progress:
+
+            def end(case: "Case", error: str | None) -> None:
+                progress.finish_image()
+                if error is not None:
+                    say(f"{shown(case.name)}: {one_line(error)}")
+
+            def begin(case: "Case") -> None:
+                progress.start_image(Path(case.name))
+
+            return measure(source, chosen, records, others, border=border, device=place, begin=begin, end=end)
+    except KeyboardInterrupt:
+        rest = "" if records.folder is None else "; the same command resumes it"
+        stop(f"interrupted{rest}", INTERRUPTED)
 
 
 def _look_at(name: str | None, root: Path | None) -> "tuple[Dataset | None, Layout | None]":
@@ -178,92 +230,6 @@ def _report_check(name: str, root: str, dataset: "Dataset", layout: "Layout", as
     if not as_json:
         _show_published(dataset.published)
     raise typer.Exit
-
-
-@contextmanager
-def _listed() -> Iterator[None]:
-    """End the command with a line for each file where files do not match."""
-    from linearsr.evaluation.matching import MatchError
-
-    try:
-        yield
-    except MatchError as error:
-        for line in f"linearsr: {error}".splitlines():
-            say(shown(line))
-        raise typer.Exit(WRONG_USE) from None
-
-
-def _model_source(
-    model: str | None,
-    device: str,
-    dtype: DType,
-    asked: tuple[int, int | None, float | None],
-    hr: Path | None,
-    lr: Path | None,
-    degrade: str,
-    keep: Path | None,
-) -> "Source":
-    from linearsr.evaluation.sources import Results, digest
-    from linearsr.model_folder import default_model_folder
-    from linearsr.runtime.checkpoints import resolve_folder
-
-    model = None if model == DEFAULT_MODEL else model
-    pipeline = load_pipeline(model, device, dtype)
-    settings: dict[str, Any] = {
-        "model": pipeline.config.name,
-        "weights": digest(default_model_folder() if model is None else resolve_folder(model)),
-        "device": pipeline.device.type,
-        "dtype": pipeline.arithmetic,
-    }
-    return Results(pipeline, *asked, settings, keep, hr, lr, degrade)
-
-
-def _measure(
-    source: "Source", chosen: "list[Metric]", records: "Records", border: int, device: str
-) -> dict[str, Any]:
-    from linearsr.evaluation.evaluate import measure
-
-    place = choose_device(device)
-    try:
-        with told(OSError, status=FAILED), BatchProgress(len(source.cases)) as progress:
-
-            def end(case: "Case", error: str | None) -> None:
-                progress.finish_image()
-                if error is not None:
-                    say(f"{shown(case.name)}: {one_line(error)}")
-
-            return measure(
-                source,
-                chosen,
-                records,
-                border=border,
-                device=place,
-                begin=lambda case: progress.start_image(Path(case.name)),
-                end=end,
-            )
-    except KeyboardInterrupt:
-        rest = "" if records.folder is None else "; the same command goes on where it was"
-        stop(f"interrupted{rest}", INTERRUPTED)
-
-
-def _say_unavailable(asked: "list[Metric]") -> None:
-    """Before the work and not after it: what was asked for and cannot be had."""
-    from linearsr.evaluation.registry import missing
-
-    names = [metric.name for metric in asked if metric.pyiqa_name is not None]
-    if names and (remedy := missing()) is not None:
-        say(f"linearsr: not available: {', '.join(names)}: {remedy}")
-
-
-def _add_rest(summary: dict[str, Any], chosen: "list[Metric]", has_reference: bool) -> None:
-    """Name what was not measured too."""
-    from linearsr.evaluation.registry import choose, missing
-
-    rest = [metric.name for metric in choose(["all"], has_reference) if metric not in chosen]
-    remedy = missing()
-    summary["not_asked_for"] = rest if remedy is None else []
-    if remedy is not None:
-        summary["not_available"] |= dict.fromkeys(rest, remedy)
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ def info(
     model: BuiltInOrModel = None,
     as_json: JsonDocument = False,
 ) -> None:
-    """Show the installation and a model: parts, experts and their spans, sizes, default settings."""
+    """Show the installation, and a model: its parts, experts, sizes and default settings."""
     import torch
 
     from linearsr.runtime.devices import best_device, best_dtype

@@ -18,37 +18,43 @@ if TYPE_CHECKING:
 
 def knee(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_CSV", help="Folder of a training run, or a CSV file.")
+        Path, typer.Argument(metavar="RUN_OR_CSV", help="Folder of a training run, or CSV file.")
     ],
     higher: Annotated[
         list[str] | None,
-        typer.Option("--higher", metavar="NAME", help="A metric that is better higher; repeatable."),
+        typer.Option("--higher", metavar="NAME", help="Metric for which higher is better; repeatable."),
     ] = None,
     lower: Annotated[
         list[str] | None,
-        typer.Option("--lower", metavar="NAME", help="A metric that is better lower; repeatable."),
+        typer.Option("--lower", metavar="NAME", help="Metric for which lower is better; repeatable."),
     ] = None,
     patterns: Annotated[
         list[str] | None,
         typer.Option(
-            "--metric", metavar="PATTERN", help="Look at these metrics only, e.g. '*/mean/*'; repeatable."
+            "--metric", metavar="PATTERN", help="Use only these metrics, such as '*/mean/*'; repeatable."
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="PNG", help="The picture. Default: knee.png beside the input."
+            "--output", "-o", metavar="PNG", help="Plot of the curves. Default: knee.png beside the input."
         ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: JsonDocument = False,
 ) -> None:
-    """Find the knee of validation curves: the last checkpoint of the improvement, before plateau and oscillation.
+    """Find the knee of validation curves: the step at which they stop improving.
 
-    Of a run, those metrics vote that decide in its training; the others come last, below a line.
-    A CSV file has a column step (or images) and one for each metric, which all vote but loss and train*; lr is the
-    learning rate: where it drops, only a plateau after it counts. The direction of psnr, ssim, ms_ssim, fsim,
-    haarpsi, musiq, maniqa, clipiqa, topiq, lpips, dists, niqe, fid and loss is known.
+    For a training run, the metrics that decide its end vote; the others are listed below a line.
+
+    A CSV file needs a column step (or images) and one column per metric. All metrics vote, except loss and train*. If
+    there is a column lr, the learning rate, a plateau counts only after its last drop.
+
+    The better direction is known for psnr, ssim, ms_ssim, fsim, haarpsi, musiq, maniqa, clipiqa, topiq, lpips, dists,
+    niqe, fid and loss; give it for others with --higher or --lower.
+
+        linearsr knee runs/default/pretrain
+        linearsr knee metrics.csv --higher aesthetics --json
     """
     from linearsr.training.curves import CurvesError, directions, knee_config, read_curves
     from linearsr.training.knee import find_knee, votes

@@ -61,10 +61,10 @@ Model = Annotated[
     str | None, typer.Option(help="Model folder or hub id (owner/name). Default: the built-in model.")
 ]
 MaxPixels = Annotated[
-    int, typer.Option(min=1, help="Refuse larger inputs, in pixels.", show_default="64 million")
+    int, typer.Option(min=1, help="Refuse images with more pixels.", show_default="64 million")
 ]
 MAX_PIXELS = 64_000_000
-Degrade = Annotated[str, typer.Option(help="How to make LR images from the photos; see `degrade --preset`.")]
+Degrade = Annotated[str, typer.Option(help="How to degrade the photos; see `linearsr degrade --preset`.")]
 
 # settings of the model
 
@@ -74,7 +74,7 @@ Seed = _asked("seed")
 
 # computation
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps, ...")]
 WeightType = Annotated[DType, typer.Option(help="Data type of the weights and the computation.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: chosen by torch.")]
 

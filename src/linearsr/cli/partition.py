@@ -16,27 +16,29 @@ if TYPE_CHECKING:
 
 
 def partition(
-    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Folder of photos to measure on.")],
+    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Folder of HR photos to measure on.")],
     model: BuiltInOrModel = None,
     degrade: Degrade = "mild",
     experts: Annotated[int, typer.Option(min=1, help="Number of experts.")] = 4,
-    images: Annotated[int, typer.Option(min=1, help="Number of crops to measure on.")] = 64,
-    times: Annotated[int, typer.Option(min=2, max=200, help="Number of times in the grid.")] = 24,
+    images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
+    times: Annotated[int, typer.Option(min=2, max=200, help="Points of the grid in log-SNR.")] = 24,
     lr_crop: Annotated[int, typer.Option(min=8, help="Side of an LR crop in pixels.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of crops, degradation and noise.")] = 0,
     device: Device = "auto",
     figure: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Plot the cosines and the boundaries to this file.")
+        Path | None, typer.Option(metavar="PNG", help="Plot cosines and boundaries into this file.")
     ] = None,
     overwrite: Overwrite = False,
     as_json: JsonDocument = False,
 ) -> None:
-    """Find the boundaries between experts from data.
+    """Find the best boundaries between experts, from photos.
 
-    Computes the gradient of the flow loss at each log-SNR of a grid, on the same crops and noise (averaged over the
-    experts of a model), and places the boundaries so that gradients agree as much as possible within each span.
-    Prints the published boundaries and equal spans in t and in log-SNR for comparison. The same seed and data give
-    the same boundaries.
+    Measures the gradients of the flow loss over log-SNR, and places the boundaries so that gradients agree as much as
+    possible within each span. Also shows the published boundaries and equal spans in t and in log-SNR. The same seed
+    and photos give the same boundaries.
+
+        linearsr partition --data photos/
+        linearsr partition runs/mine/model --data photos/ --figure partition.png
     """
     from linearsr.flow.partition import PUBLISHED, equal_in_log_snr, equal_in_time
     from linearsr.training.partition import EFFECTIVE_RANGE, measure

@@ -85,6 +85,9 @@ def serve(
     """Serve the web page and the HTTP API until Ctrl-C.
 
     Accepted jobs continue after a restart with the same --data.
+
+        linearsr serve --port 8080
+        linearsr serve --host 0.0.0.0 --api-keys keys.txt --device cuda:0 --device cuda:1
     """
     with needing("linearsr serve", "serve"):
         from linearsr.serving.server import run

@@ -30,9 +30,11 @@ def shard(
     ] = 1.0,
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
-    """Cut HR photos into crops and pack them into WebDataset shards, which training reads fast (`data.shards`).
+    """Cut HR photos into crops, and pack them into WebDataset shards for fast training (`data.shards`).
 
-    Crops of a photo overlap as little as possible. Existing shards are kept, so a stopped run resumes.
+    Crops of a photo overlap as little as possible. Existing shards are kept, so the same command resumes a stopped run.
+
+        linearsr shard photos/ -o shards/ --size 512
     """
     from linearsr.training.shards import Packed, Sharder, ShardSettings
 

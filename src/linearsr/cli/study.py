@@ -13,10 +13,10 @@ from linearsr.cli.options import JsonDocument, Overwrite
 from linearsr.jobs.messages import debugging, one_line, shown
 
 if TYPE_CHECKING:
-    from linearsr.evaluation.study.page import Scene, Shown
+    from linearsr.evaluation.study.page import Scene
     from linearsr.evaluation.study.score import Answers, Key
 
-LARGE_PAGE = 40_000_000
+_LARGE_PAGE = 40_000_000
 CropAt = Literal["different", "centre"]
 _QUESTIONS = ["Which one do you prefer?"]
 
@@ -24,40 +24,65 @@ _QUESTIONS = ["Which one do you prefer?"]
 def study(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=FOLDER...", help="Methods and their results; with --score: answers."),
+        typer.Argument(
+            metavar="NAME=FOLDER...",
+            help="Methods to compare, each with its folder of results. With --score: files or folders of answers.",
+        ),
     ],
-    lr: Annotated[Path | None, typer.Option(metavar="LR_DIR", help="The LR images.")] = None,
-    hr: Annotated[Path | None, typer.Option(metavar="HR_DIR", help="Originals, shown while O is on.")] = None,
+    lr: Annotated[Path | None, typer.Option(metavar="LR_DIR", help="Folder of the LR images.")] = None,
+    hr: Annotated[
+        Path | None, typer.Option(metavar="HR_DIR", help="Folder of the HR images, shown on the key O.")
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="HTML", help="The page; the key goes beside it.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="HTML", help="Page to write. Its key is written beside it (.key.json)."
+        ),
     ] = Path("study.html"),
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Which image looks better?",
-    question: Annotated[list[str], typer.Option(help="Repeatable, asked one after the other.")] = _QUESTIONS,
-    trials: Annotated[int, typer.Option(min=1, help="At most so many comparisons a participant.")] = 40,
+    question: Annotated[
+        list[str], typer.Option(help="Question about each pair; repeat for several.")
+    ] = _QUESTIONS,
+    trials: Annotated[int, typer.Option(min=1, help="Most comparisons per participant.")] = 40,
     repeats: Annotated[
-        int | None, typer.Option(min=0, help="Shown twice, mirrored. Default: a tenth, at least 2.")
+        int | None,
+        typer.Option(
+            min=0, help="Comparisons to show twice, mirrored, as a check. Default: a tenth, at least 2."
+        ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Of more images, draw so many.")] = 24,
-    crop: Annotated[int, typer.Option(min=64, max=1024, help="Side of what is shown, in pixels.")] = 384,
-    crop_at: Annotated[CropAt, typer.Option(help="Where results differ most, or the centre.")] = "different",
-    quality: Annotated[int | None, typer.Option(min=80, max=100, help="Of WebP. Default: lossless.")] = None,
-    forced: Annotated[bool, typer.Option("--forced", help="Without 'can't decide'.")] = False,
+    images: Annotated[int, typer.Option(min=1, help="Most images; of more, some are drawn at random.")] = 24,
+    crop: Annotated[int, typer.Option(min=64, max=1024, help="Side of the pictures shown, in pixels.")] = 384,
+    crop_at: Annotated[
+        CropAt, typer.Option(help="Show the place where results differ most, or the centre.")
+    ] = "different",
+    quality: Annotated[
+        int | None, typer.Option(min=80, max=100, help="Quality of lossy WebP pictures. Default: lossless.")
+    ] = None,
+    forced: Annotated[bool, typer.Option("--forced", help='Do not offer "can\'t decide".')] = False,
     contact: Annotated[
-        str, typer.Option(help="To whom answers are sent.")
+        str, typer.Option(help="Where participants send their answers.")
     ] = "the person who gave you this page",
-    seed: Annotated[int, typer.Option(min=0, help="Of the images drawn and of the opaque ids.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the page.")] = 0,
     overwrite: Overwrite = False,
     score: Annotated[bool, typer.Option("--score", help="Evaluate answers.")] = False,
-    key: Annotated[Path | None, typer.Option(help="With --score: the .key.json of the page.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --score: the .key.json of the page.")
+    ] = None,
     min_consistency: Annotated[
-        float, typer.Option(min=0, max=1, help="With --score: the least share of repeats answered alike.")
+        float,
+        typer.Option(
+            min=0, max=1, help="With --score: leave out people who repeat fewer of their answers than this."
+        ),
     ] = 0.0,
     as_json: JsonDocument = False,
 ) -> None:
-    """Ask people which result they prefer: a blinded study in one offline page.
+    """Ask people which result they prefer, with one web page that needs no server.
 
-    linearsr study ours=a/ bicubic=b/ --lr lr/ writes study.html, which goes to the participants, and study.key.json,
-    which does not; linearsr study --score answers/ --key study.key.json gives the shares with 95% intervals.
+    Writes two files: a page that hides the names of the methods, to send to participants, and its key, to keep. With
+    --score, evaluates the answers that participants send back: the share of each method with its 95% interval.
+
+        linearsr study ours=a/ bicubic=b/ --lr lr/ -o study.html
+        linearsr study --score answers/ --key study.key.json
     """
     if score:
         if key is None:
@@ -117,24 +142,22 @@ def _methods(inputs: Sequence[str]) -> dict[str, Path]:
         name, equals, folder = text.partition("=")
         name = name.strip()
         if not (name and equals and folder):
-            stop(f"{shown(text)} is no NAME=FOLDER: give each method a name, as ours=results/")
+            stop(f"{shown(text)} is not NAME=FOLDER: give each method a name, as in ours=results/")
         if name in folders:
-            stop(f"{shown(name)} is there twice: give each method a name of its own")
+            stop(f"the name {shown(name)} is used twice: give each method its own")
         folders[name] = Path(folder)
     return folders
 
 
-def _cut(
-    scenes: "Sequence[Scene]", crop: int, at: CropAt, failed: list[str]
-) -> "Iterator[tuple[str, Shown]]":
-    """Scenes as they are shown, one after the other; those that cannot be are said in one line and `failed`."""
+def _cut(scenes: "Sequence[Scene[Path]]", crop: int, at: CropAt, failed: list[str]) -> "Iterator[Scene[Any]]":
+    """Scenes as participants see them; those that cannot be shown are named on stderr and added to `failed`."""
     from linearsr.evaluation.study.page import cut_scene
 
     with BatchProgress(len(scenes)) as progress:
         for scene in scenes:
             progress.start_image(scene.lr)
             try:
-                yield scene.name, cut_scene(scene, crop, at)
+                yield cut_scene(scene, crop, at)
             except ValueError as error:
                 if debugging():
                     raise
@@ -144,15 +167,16 @@ def _cut(
 
 
 def _show_page(report: dict[str, Any]) -> None:
-    megabytes = f"{report['bytes'] / 1e6:.1f} MB"
-    typer.echo(f"{shown(report['page'])}  {megabytes}: send this to the participants,")
-    typer.echo(
-        f"  {report['images']} images, {len(report['methods'])} methods, {report['trials']} comparisons and "
-        f"{report['repeats']} repeats for each participant"
+    size = f"{report['bytes'] / 1e6:.1f} MB"
+    out().print(
+        f"{shown(report['page'])}  {size}: send it to the participants\n"
+        f"  {report['images']} images, {len(report['methods'])} methods; {report['trials']} comparisons and "
+        f"{report['repeats']} repeats per participant\n"
+        f"{shown(report['key'])}  the key to the answers: keep it",
+        soft_wrap=True,
     )
-    typer.echo(f"{shown(report['key'])}  what the page does not tell: keep it to yourself")
-    if report["bytes"] > LARGE_PAGE:
-        say(f"linearsr: {megabytes} is much for a page: --crop 256, --images 12 or --quality 95 help")
+    if report["bytes"] > _LARGE_PAGE:
+        say(f"linearsr: {size} is large for a page: use --crop 256, --images 12 or --quality 95")
 
 
 def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_json: bool) -> None:
@@ -164,29 +188,24 @@ def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_jso
     if not files:
         stop("no answers are left to evaluate", FAILED)
     found = score(files, key, min_consistency)
-    if as_json:
-        write_json({"study": key.study, **found, "broken": broken})
-    else:
-        _show(found)
+    write_json({"study": key.study, **found, "broken": broken}) if as_json else _show(found)
     if broken:
         raise typer.Exit(FAILED)
 
 
 def _read_answers(inputs: Sequence[str], key: "Key") -> "tuple[dict[str, Answers], list[str]]":
-    """(answers by file, files that could not be used, each said in one line)"""
+    """Answers by file, and the files that cannot be used, which are named on stderr."""
     from linearsr.evaluation.study.score import Answers, read_record
 
     files: dict[str, Answers] = {}
     broken: list[str] = []
-    for text in inputs:
-        inside = sorted(Path(text).glob("*.json")) if Path(text).is_dir() else [Path(text)]
+    for place in map(Path, inputs):
+        inside = sorted(place.glob("*.json")) if place.is_dir() else [place]
         if not inside:
-            stop(f"{shown(text)}: no .json files in this folder")
+            stop(f"{shown(place)}: no .json files in this folder")
         for path in inside:
             try:
-                answers = read_record(Answers, path)
-                answers.check(key)
-                files[str(path)] = answers
+                files[str(path)] = read_record(Answers, path).checked(key)
             except ValueError as error:
                 say(f"linearsr: {shown(path)}: {one_line(error)}")
                 broken.append(str(path))

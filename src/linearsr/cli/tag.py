@@ -23,19 +23,19 @@ _SCALE = 4
 def tag(
     inputs: Images,
     model: Annotated[
-        str | None, typer.Option(help="Model (folder or hub id) with a tagger. Default: the built-in model.")
+        str | None, typer.Option(help="Model with a tagger: folder or hub id. Default: the built-in model.")
     ] = None,
     tagger: Annotated[
         str,
         typer.Option(
-            help="own (the model's), ram or ram++ (Recognize Anything), or folder or hub id of a CLIP or SigLIP."
+            help="Tagger: own (the model's), ram or ram++ (Recognize Anything), or a CLIP or SigLIP (folder or hub id)."
         ),
     ] = "own",
     vocabulary: Annotated[
-        Path | None, typer.Option(help="File with one tag per line, for CLIP and SigLIP.")
+        Path | None, typer.Option(help="With CLIP or SigLIP: file with one tag per line.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Folder with the safetensors weights of ram or ram++.")
+        str | None, typer.Option(help="With ram or ram++: folder of its safetensors weights.")
     ] = None,
     threshold: Annotated[
         float | None,

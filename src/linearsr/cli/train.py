@@ -35,31 +35,39 @@ _HEAD_START = 5.0
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file: a recipe of several stages, or one run.")
+        Path, typer.Argument(metavar="CONFIG", help="YAML file with a recipe of stages, or one run.")
     ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what was begun, from the newest checkpoint.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="E.g. common.batch_size=4; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value of CONFIG, such as common.batch_size=4; repeatable.",
+        ),
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only this stage or run of a recipe, e.g. pretrain or experts/2."),
+        typer.Option(
+            metavar="NAME", help="Train only this stage or run of a recipe, such as pretrain or experts/2."
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained, on what, and what it takes.")
+        bool,
+        typer.Option("--dry-run", help="Show what would be trained, on what and at what cost."),
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="With --dry-run: one JSON document on stdout.")
+        bool, typer.Option("--json", help="With --dry-run: print one JSON document to stdout.")
     ] = False,
     threads: Threads = None,
 ) -> None:
-    """Train a model, or one part of it, as a config says.
+    """Train a model, or one stage of it, from a YAML config.
 
-    A recipe trains its stages in order, each from the knee of the one before, and puts the model together.
-    For several GPUs: accelerate launch -m linearsr.cli.app train CONFIG.
+    A recipe trains its stages in order, each from the knee of the one before, and then puts the model together.
+
+        linearsr train configs/tiny.yaml
+        linearsr train recipe.yaml --stage pretrain --set common.batch_size=4
+        accelerate launch -m linearsr.cli.app train recipe.yaml     (several GPUs)
     """
     console().quiet = not _is_main()
     try:

@@ -89,11 +89,15 @@ def upscale(
 ) -> None:
     """Upscale photos.
 
-    Existing results are skipped, so an interrupted run continues where it stopped. NAME_x4.png next to an input
+    Existing results are skipped, so the same command resumes an interrupted run. NAME_x4.png next to an input
     NAME.jpg counts as its result and is skipped too. photo.jpg and photo.png become photo_jpg_x4.png and
     photo_png_x4.png.
 
     Images that do not fit in memory are processed in strips of rows.
+
+        linearsr upscale photo.jpg
+        linearsr upscale holiday/ -o large/ --format jpg
+        linearsr upscale scan.png --scale 2 --fidelity 1
     """
     fit = Fit(width, height, megapixels)
     if fit and settings["scale"] is not None:

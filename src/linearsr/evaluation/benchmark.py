@@ -5,7 +5,7 @@ Sizes are LR sizes in pixels. The latent of a size has its tokens; the whole ima
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -43,26 +43,24 @@ _LEAST_VALUES = 10
 class SizeReport:
     """What a model costs at one size."""
 
-    size: Size
-    output: Size
+    input: tuple[int, int]
+    """Width and height of the LR image."""
+    output: tuple[int, int]
     tokens: int
     """Of the latent."""
     parts: tuple[PartCost, ...]
-    evaluation: Timing
+    nfe_seconds: Timing
     """One evaluation of the transformer (1 NFE), for one image."""
-    image: Timing | None
+    image_seconds: Timing | None
     """A whole image with the default settings; None for a preset, which has no other parts."""
-    peak_bytes: int
+    peak_gib: float
     """While that is done."""
-    rivals: dict[Rival, Timing | None] = field(default_factory=dict)
+    megapixels_per_second: float | None
+    """Of the output, for whole images."""
+    compare: dict[Rival, Timing | None] = field(default_factory=dict)
     """One evaluation of each; None where it would take too long."""
-    expected: dict[Rival, float] = field(default_factory=dict)
-    """Seconds of one evaluation of each, by its multiply-accumulates at the pace of ours."""
-
-    @property
-    def megapixels_per_second(self) -> float | None:
-        """Of the output, for whole images."""
-        return None if self.image is None else self.output[0] * self.output[1] / 1e6 / self.image.median
+    expected_seconds: dict[Rival, float] = field(default_factory=dict)
+    """One evaluation of each, by its multiply-accumulates at the pace of ours."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,21 @@ class Benchmark:
         if whole is not None:
             with torch.inference_mode(False):
                 image, peak = with_peak(whole, table.device)
-        output = size[0] * scale, size[1] * scale
-        report = SizeReport(size, output, _tokens(config, *grid), tuple(parts), evaluation, image, peak)
+        height, width = size[0] * scale, size[1] * scale
+        report = SizeReport(
+            size[::-1],
+            (width, height),
+            _tokens(config, *grid),
+            tuple(parts),
+            evaluation,
+            image,
+            peak / 2**30,
+            None if image is None else height * width / 1e6 / image.median,
+        )
         for rival in self.compare:
-            seconds = report.expected[rival] = _expected(rival, config, grid, evaluation.median)
+            seconds = report.expected_seconds[rival] = _expected(rival, config, grid, evaluation.median)
             call = rival_call(rival, network, inputs) if seconds <= self.max_seconds else None
-            report.rivals[rival] = None if call is None else measure(call, table.device, self.runs)
+            report.compare[rival] = None if call is None else measure(call, table.device, self.runs)
         return report
 
     def _require_memory(
@@ -219,11 +226,31 @@ def _processor() -> str:
 
 def curves(reports: Sequence[SizeReport]) -> dict[str, tuple[list[int], list[float]]]:
     """Tokens and median seconds of one evaluation, by network; sizes that were left out are left out."""
-    found = {"ours": ([r.tokens for r in reports], [r.evaluation.median for r in reports])}
-    for rival in reports[0].rivals:
-        seen = [(r.tokens, timing.median) for r in reports if (timing := r.rivals[rival]) is not None]
+    found = {"ours": ([r.tokens for r in reports], [r.nfe_seconds.median for r in reports])}
+    for rival in reports[0].compare:
+        seen = [(r.tokens, timing.median) for r in reports if (timing := r.compare[rival]) is not None]
         found[rival] = ([tokens for tokens, _ in seen], [seconds for _, seconds in seen])
     return found
+
+
+def summary(reports: Sequence[SizeReport]) -> dict[str, Any]:
+    """The sizes as JSON can hold them, and how the time of one evaluation grows, with seconds to 10 microseconds."""
+    grown = {name: curve for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
+    return _rounded(
+        {
+            "sizes": [asdict(report) for report in reports],
+            "exponents": {name: exponent(*curve) for name, curve in grown.items()},
+            "exponents_by_step": {name: local_exponents(*curve) for name, curve in grown.items()},
+        }
+    )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:

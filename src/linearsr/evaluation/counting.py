@@ -5,7 +5,8 @@ The networks around the transformer are run once; the transformer is counted wit
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ from linearsr.pipeline import LinearSRPipeline
 _T = TypeVar("_T")
 
 
-class PartCost(NamedTuple):
+@dataclass(frozen=True)
+class PartCost:
     """What one part of a model costs for one image."""
 
     part: str

@@ -18,6 +18,7 @@ def measure(
     source: Source,
     metrics: Sequence[Metric],
     records: Records,
+    others: Sequence[Metric] = (),
     *,
     border: int = 0,
     device: torch.device | None = None,
@@ -27,6 +28,7 @@ def measure(
     """Measure every image of `source` that `records` does not hold yet, one at a time, and sum up.
 
     Args:
+        others: metrics that nobody asked for, to be named in the summary.
         border: pixels that are cut off at each side of an image and of its reference first.
         device: where metrics with networks compute.
         begin, end: called around each image; `end` with the reason if it could not be read or made.
@@ -64,6 +66,7 @@ def measure(
                 found[metric.name] = _of_the_sets(metric, source, device or torch.device("cpu"))
             except NotAvailable as error:
                 unavailable[metric.name] = str(error)
+    remedy, rest = missing(), [metric.name for metric in others]
     summary = {
         "settings": settings_of(source, metrics, border),
         "complete": True,
@@ -82,8 +85,8 @@ def measure(
             for m in metrics
             if m.name in found
         },
-        "not_available": unavailable,
-        "not_asked_for": [],
+        "not_available": unavailable | (dict.fromkeys(rest, remedy) if remedy else {}),
+        "not_asked_for": [] if remedy else rest,
         "notes": notes_of(rows),
     }
     records.finish(names, summary)

@@ -13,7 +13,9 @@ from linearsr.images.degradation_choice import identity, named_degradation
 from linearsr.images.files import list_images
 from linearsr.images.io import Picture, write_image
 from linearsr.images.photos import degraded_pair, read_rgb
+from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.runtime.checkpoints import resolve_folder
 
 Pixels = NDArray[np.uint8]
 _PARTS_OF_A_MODEL = (".json", ".safetensors")
@@ -99,10 +101,9 @@ class Results:
     """A model's results on given LR images, with HR images or without, or on HR photos that are degraded.
 
     Args:
-        pipeline: the model.
+        pipeline, model: the model, and its name; None or "default": the one built in.
         seed: of its noise and of the degradation.
         steps, fidelity: of `LinearSRPipeline.__call__`.
-        settings: what else the results depend on.
         keep: folder where the results are written as PNG.
         references: HR images.
         lr: their LR images; None: those that `linearsr degrade` makes with this seed.
@@ -116,10 +117,10 @@ class Results:
     def __init__(
         self,
         pipeline: LinearSRPipeline,
+        model: str | None,
         seed: int,
         steps: int | None,
         fidelity: float | None,
-        settings: dict[str, Any],
         keep: Path | None,
         references: Path | None,
         lr: Path | None = None,
@@ -127,8 +128,17 @@ class Results:
     ) -> None:
         self.pipeline, self.results, self.references = pipeline, keep, references
         self.asked: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "fidelity": fidelity}
-        self.settings = {**settings, "seed": seed, "steps": steps, "fidelity": fidelity}
-        self.settings["references"] = _text(references)
+        folder = default_model_folder() if model in (None, "default") else resolve_folder(model)
+        self.settings: dict[str, Any] = {
+            "model": pipeline.config.name,
+            "weights": digest(folder),
+            "device": pipeline.device.type,
+            "dtype": pipeline.arithmetic,
+            "seed": seed,
+            "steps": steps,
+            "fidelity": fidelity,
+            "references": _text(references),
+        }
         if lr is None:
             assert references is not None
             photos = unique_stems(find_images(references))

@@ -3,9 +3,10 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -13,7 +14,8 @@ _T = TypeVar("_T")
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-class Timing(NamedTuple):
+@dataclass(frozen=True)
+class Timing:
     """Seconds of a repeated call."""
 
     median: float

@@ -1,7 +1,8 @@
 """The parts of a model that guide it, by the names in its folders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,41 @@ import torch
 from linearsr.flow.experts import Residency
 from linearsr.guidance.base import Guidance, Tagger
 from linearsr.guidance.encoders import EncoderPart, encoder_folder
-from linearsr.guidance.features import FeatureGuidance
-from linearsr.guidance.own_tagger import OwnTagger
-from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
-from linearsr.guidance.tags import TagGuidance
-from linearsr.guidance.text import TextGuidance
-from linearsr.guidance.vision import CLIPGuidance, DINOGuidance
 from linearsr.guidance.vocabulary import read_tag_list
-from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 from linearsr.runtime.checkpoints import CONFIG_NAME, class_in, load_config, resolve_folder
 
-GUIDANCES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (TagGuidance, TextGuidance, CLIPGuidance, DINOGuidance, FeatureGuidance)
-}
-TAGGERS: dict[str, type[Any]] = {kind.__name__: kind for kind in (OwnTagger, ZeroShotTagger, RAMTagger)}
+
+class _Kinds(Mapping[str, type[Any]]):
+    """Classes by name, each imported when it is looked up; given as CLASS=MODULE."""
+
+    def __init__(self, **modules: str) -> None:
+        self._modules = modules
+
+    def __getitem__(self, name: str) -> type[Any]:
+        kind: type[Any] = getattr(import_module(f"linearsr.guidance.{self._modules[name]}"), name)
+        return kind
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+GUIDANCES = _Kinds(
+    TagGuidance="tags",
+    TextGuidance="text",
+    CLIPGuidance="vision",
+    DINOGuidance="vision",
+    FeatureGuidance="features",
+)
+TAGGERS = _Kinds(OwnTagger="own_tagger", ZeroShotTagger="zero_shot", RAMTagger="ram")
 
 _RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
 
 def _load(
-    kinds: dict[str, type[Any]],
+    kinds: Mapping[str, type[Any]],
     what: str,
     folder: str | PathLike[str],
     dtype: torch.dtype | None = None,
@@ -88,6 +104,8 @@ def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None 
     if name in _RAM_VARIANTS:
         if weights is None or vocabulary is not None:
             raise ValueError(f"{name} needs the folder of its weights, and no vocabulary: it has its own")
+        from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
+
         return RAMTagger(RAMTaggerConfig(weights, _RAM_VARIANTS[name]))
     if weights is not None:
         raise ValueError(f"weights are for {' and '.join(_RAM_VARIANTS)}, not for {name}")
@@ -98,5 +116,7 @@ def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None 
         return load_tagger(folder)
     if vocabulary is None:
         raise ValueError(f"{name} needs a vocabulary: name a file with one tag a line")
+    from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
+
     tags, thresholds = read_tag_list(vocabulary)
     return ZeroShotTagger(ZeroShotTaggerConfig(str(folder), tags, thresholds))

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from linearsr.settings import SETTINGS, ColourFix
 
@@ -31,23 +31,34 @@ class _Form(BaseModel):
         return {name: value for name, value in fields.items() if value != "" or name == "tags"}
 
 
-def _asked(name: str, **more: Any) -> Any:
-    """What a field of a form says of a setting."""
+_MORE: dict[str, dict[str, Any]] = {
+    "scale": {"examples": [4]},
+    "steps": {"examples": [4]},
+    "fidelity": {"examples": [0.8]},
+    "tags": {"max_length": 1000},
+    "guidance_scale": {"le": 20},
+}
+"""What a server adds to the fields of settings."""
+
+
+def _field(name: str) -> Any:
+    """A setting as the type and the field of a form."""
     asked = SETTINGS[name]
-    return Field(**{"ge": asked.low, "le": asked.high, "description": asked.help, **more})
+    rules = {"ge": asked.low, "le": asked.high, "description": asked.help, **_MORE.get(name, {})}
+    return asked.type if asked.default is not None else asked.type | None, Field(asked.default, **rules)
 
 
-class UpscaleForm(_Form):
-    """What `POST /v1/upscale` takes."""
+_Settings: Any = create_model(
+    "_Settings",
+    __base__=_Form,
+    image=(UploadFile, Field(description="A still image in any format that Pillow reads.")),
+    **{name: _field(name) for name in SETTINGS},
+)
 
-    image: UploadFile = Field(description="A still image in any format that Pillow reads.")
-    scale: Annotated[float | None, _asked("scale", examples=[4])] = None
-    steps: Annotated[int | None, _asked("steps", examples=[4])] = None
-    fidelity: Annotated[float | None, _asked("fidelity", examples=[0.8])] = None
-    tags: Annotated[str | None, _asked("tags", max_length=1000)] = None
-    guidance_scale: Annotated[float | None, _asked("guidance_scale", le=20)] = None
-    seed: Annotated[int, _asked("seed")] = 0
-    color_fix: Annotated[ColourFix | None, _asked("color_fix")] = None
+
+class UpscaleForm(_Settings):  # type: ignore[misc]
+    """What `POST /v1/upscale` takes: an image, every setting, and what follows."""
+
     format: Literal["png", "jpg", "webp", "tiff", "same"] = Field(
         "png",
         description="Of the result; 'same' is that of the image sent where it can be written, else png.",

@@ -5,9 +5,10 @@ import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,27 +20,21 @@ from linearsr.evaluation.study.score import Candidate, Key
 from linearsr.images.photos import read_rgb
 
 _ASSETS = Path(__file__).parent
+_T = TypeVar("_T")
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
-class Scene(NamedTuple):
-    """The files of one LR image; `results` by method."""
+@dataclass(frozen=True)
+class Scene(Generic[_T]):
+    """An LR image and the results by method: files, or (h, w, 3) as participants see them, all of one size."""
 
     name: str
-    lr: Path
-    hr: Path | None
-    results: dict[str, Path]
+    lr: _T
+    hr: _T | None
+    results: dict[str, _T]
 
 
-class Shown(NamedTuple):
-    """A scene as participants see it: (h, w, 3) each, all of one size."""
-
-    lr: Pixels
-    hr: Pixels | None
-    results: dict[str, Pixels]
-
-
-def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -> list[Scene]:
+def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -> list[Scene[Path]]:
     """All LR images, sorted by name, each with its results; see `match`. Results without an LR image are left out.
 
     Args:
@@ -69,7 +64,7 @@ def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -
     return sorted(scenes, key=lambda scene: scene.name)
 
 
-def cut_scene(scene: Scene, crop: int, at: Literal["different", "centre"]) -> Shown:
+def cut_scene(scene: Scene[Path], crop: int, at: Literal["different", "centre"]) -> Scene[Pixels]:
     """Read a scene and cut `crop` x `crop` pixels, or less where the results are smaller.
 
     The place is the centre, or where the results differ most: the window with the largest mean distance between the
@@ -107,12 +102,12 @@ def cut_scene(scene: Scene, crop: int, at: Literal["different", "centre"]) -> Sh
     enlarged = Image.fromarray(lr).resize((w, h), Image.Resampling.BICUBIC, box=box)
     inner = slice(y, y + h), slice(x, x + w)
     cut = {name: image[inner] for name, image in results.items()}
-    return Shown(np.asarray(enlarged), None if hr is None else hr[inner], cut)
+    return Scene(scene.name, np.asarray(enlarged), None if hr is None else hr[inner], cut)
 
 
 def make_page(
     methods: Sequence[str],
-    scenes: Iterable[tuple[str, Shown]],
+    scenes: Iterable[Scene[Pixels]],
     *,
     title: str,
     questions: Sequence[str],
@@ -124,7 +119,7 @@ def make_page(
     crop: int = 384,
     quality: int | None = None,
 ) -> tuple[str, Key]:
-    """The HTML text of scenes by name, and what it does not tell. The same arguments give the same page.
+    """The HTML text of scenes, and what it does not tell. The same arguments give the same page.
 
     Args:
         trials: for each participant, each with all questions; at most one for each image and pair of methods.
@@ -143,10 +138,10 @@ def make_page(
     results: dict[str, str] = {}
     candidates: dict[str, Candidate] = {}
     pools: dict[tuple[str, str], list[dict[str, Any]]] = {pair: [] for pair in combinations(methods, 2)}
-    for name, scene in scenes:
+    for scene in scenes:
         ids = {method: random.bytes(6).hex() for method in methods}
         for method, new in ids.items():
-            candidates[new] = Candidate(image=name, method=method)
+            candidates[new] = Candidate(image=scene.name, method=method)
             results[new] = data_url(scene.results[method], quality)
         for pair, pool in pools.items():
             order = random.permutation([ids[method] for method in pair]).tolist()

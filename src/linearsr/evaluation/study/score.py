@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,18 +15,12 @@ ONE_SIDED = 10
 """So many answers, all for one side: by chance in one of 512 files, as sides are random."""
 _MAX_BYTES = 64 * 2**20
 _STUDENT_TERMS = (1.959964, 2.372271, 2.822498, 2.555850, 1.589530)
+_VALUES = {"left": 1.0, "right": 0.0, "none": 0.5}
 
 Id = Annotated[str, Field(min_length=1, max_length=64)]
+Vote = tuple[str, str, str, float]
+"""(participant, left method, right method, 1 for left, 0 for right, 0.5 for neither)"""
 _R = TypeVar("_R", bound="Record")
-
-
-class Vote(NamedTuple):
-    """One answer as seen by `method`: 1 where it was preferred to `over`, 0 where not, one half for neither."""
-
-    participant: str
-    method: str
-    over: str
-    value: float
 
 
 class Record(BaseModel):
@@ -86,33 +80,33 @@ class Answers(Record):
     """What the participant looked at, in CSS pixels."""
     answers: list[Answer]
 
-    def check(self, key: Key) -> None:
-        """Raises ValueError, one line, if the answers do not belong to the key."""
+    def checked(self, key: Key) -> "Answers":
+        """These answers. Raises ValueError, one line, if they do not belong to the key."""
         if self.study != key.study:
             raise ValueError(f"answers another study ({self.study}; the key is for {key.study})")
         every = {(answer.trial, answer.question): answer for answer in reversed(self.answers)}
         for number, answer in enumerate(self.answers, 1):
-            for problem, found in _problems(answer, key, every):
-                if found:
-                    raise ValueError(f"answer {number} {problem}: the file has been changed")
+            for problem in _problems(answer, key, every):
+                raise ValueError(f"answer {number} {problem}: the file has been changed")
+        return self
 
 
-def _problems(
-    answer: Answer, key: Key, every: Mapping[tuple[int, int], Answer]
-) -> Iterator[tuple[str, bool]]:
-    """What may be wrong with an answer, and whether it is."""
-    yield "is there twice", every[answer.trial, answer.question] is not answer
-    yield "is about an unknown image", not {answer.left, answer.right} <= key.candidates.keys()
-    left, right = (key.candidates[side] for side in (answer.left, answer.right))
-    alike = left.image == right.image and left.method != right.method
-    yield "compares what the study does not compare", not alike
-    beyond = answer.question >= len(key.questions) or answer.trial >= key.trials + key.repeats
-    yield "has a number that the study does not have", beyond
-    yield "is undecided, which the study does not allow", answer.choice == "none" and not key.ties
+def _problems(answer: Answer, key: Key, every: Mapping[tuple[int, int], Answer]) -> Iterator[str]:
+    if every[answer.trial, answer.question] is not answer:
+        yield "is there twice"
+    ends = [key.candidates[side] for side in (answer.left, answer.right) if side in key.candidates]
+    if len(ends) < 2:
+        yield "is about an unknown image"
+    elif ends[0].image != ends[1].image or ends[0].method == ends[1].method:
+        yield "compares what the study does not compare"
+    if answer.question >= len(key.questions) or answer.trial >= key.trials + key.repeats:
+        yield "has a number that the study does not have"
+    if answer.choice == "none" and not key.ties:
+        yield "is undecided, which the study does not allow"
     if answer.repeats is not None:
         first = every.get((answer.repeats, answer.question))
-        asked = None if first is None else (first.repeats, first.right, first.left)
-        yield "repeats what was not asked", asked != (None, answer.left, answer.right)
+        if first is None or (first.repeats, first.right, first.left) != (None, answer.left, answer.right):
+            yield "repeats what was not asked"
 
 
 def read_record(kind: type[_R], path: Path) -> _R:
@@ -137,7 +131,7 @@ def score(files: Mapping[str, Answers], key: Key, min_consistency: float = 0.0) 
     all for one side, and participants who answered fewer than `min_consistency` of their repeats as the first time.
 
     Args:
-        files: answers by the name of their file, checked by `Answers.check`.
+        files: answers by the name of their file, checked by `Answers.checked`.
         min_consistency: in [0, 1]. Above 0 it also takes out honest people where methods look alike; fix it beforehand.
 
     Returns:
@@ -156,18 +150,32 @@ def score(files: Mapping[str, Answers], key: Key, min_consistency: float = 0.0) 
         else:
             used[answers.participant] = name
     counted = [files[name] for name in used.values()]
-    asked, same = ([_repeats(answers)[i] for answers in counted] for i in range(2))
+    asked, same = (sum(_repeats(answers)[i] for answers in counted) for i in range(2))
     seconds = [answer.seconds for answers in counted for answer in answers.answers]
+    questions = []
+    for number, question in enumerate(key.questions):
+        votes: list[Vote] = [
+            (
+                one.participant,
+                key.candidates[a.left].method,
+                key.candidates[a.right].method,
+                _VALUES[a.choice],
+            )
+            for one in counted
+            for a in one.answers
+            if a.question == number and a.repeats is None
+        ]
+        alone = filter(None, (_share(votes, method) for method in key.methods))
+        pairs = filter(None, (_share(votes, *pair) for pair in combinations(key.methods, 2)))
+        ranked = sorted(alone, key=lambda share: -share["share"])
+        questions.append({"question": question, "methods": ranked, "pairs": list(pairs)})
     return {
         "participants": len(used),
         "left_out": left_out,
-        "repeats": sum(asked),
-        "consistent": sum(same),
+        "repeats": asked,
+        "consistent": same,
         "seconds": median(seconds) if seconds else None,
-        "questions": [
-            {"question": question, **_shares(_votes(counted, key, number), key.methods)}
-            for number, question in enumerate(key.questions)
-        ],
+        "questions": questions,
     }
 
 
@@ -186,52 +194,28 @@ def _reason(answers: Answers, key: Key, min_consistency: float) -> str:
 def _repeats(answers: Answers) -> tuple[int, int]:
     """(how many repeats, how many of them answered as the first time)"""
     chosen = {(a.trial, a.question): getattr(a, a.choice, None) for a in answers.answers}
-    pairs = [
-        (chosen[a.repeats, a.question], chosen[a.trial, a.question])
+    alike = [
+        chosen[a.repeats, a.question] == chosen[a.trial, a.question]
         for a in answers.answers
         if a.repeats is not None
     ]
-    return len(pairs), sum(first == second for first, second in pairs)
-
-
-def _votes(files: Iterable[Answers], key: Key, question: int) -> list[Vote]:
-    """Of all answers that are no repeats, each from both sides."""
-    votes = []
-    for answers in files:
-        for answer in answers.answers:
-            if answer.question == question and answer.repeats is None:
-                left, right = (key.candidates[side].method for side in (answer.left, answer.right))
-                value = {"left": 1.0, "right": 0.0, "none": 0.5}[answer.choice]
-                votes.append(Vote(answers.participant, left, right, value))
-                votes.append(Vote(answers.participant, right, left, 1 - value))
-    return votes
-
-
-def _shares(votes: Sequence[Vote], methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """`methods` and `pairs`, those of which anything was asked."""
-    alone = [_share(votes, method) for method in methods]
-    pairs = [_share(votes, method, over) for method, over in combinations(methods, 2)]
-    ranked = sorted(filter(None, alone), key=lambda share: -share["share"])
-    return {"methods": ranked, "pairs": [pair for pair in pairs if pair]}
+    return len(alike), sum(alike)
 
 
 def _share(votes: Sequence[Vote], method: str, over: str | None = None) -> dict[str, Any]:
     """How often a method was preferred, to one other or to all; "can't decide" is one half. Empty without votes."""
-    by_participant: dict[str, list[float]] = defaultdict(list)
-    for vote in votes:
-        if vote.method == method and over in (None, vote.over):
-            by_participant[vote.participant].append(vote.value)
-    values = [value for own in by_participant.values() for value in own]
+    own: dict[str, list[float]] = defaultdict(list)
+    for participant, left, right, value in votes:
+        if method in (left, right) and over in (None, left, right):
+            own[participant].append(value if method == left else 1 - value)
+    values = [value for each in own.values() for value in each]
     if not values:
         return {}
-    interval = clustered_interval(
-        [sum(v) for v in by_participant.values()], [len(v) for v in by_participant.values()]
-    )
     return {
         "method": method,
         **({} if over is None else {"over": over}),
         "share": sum(values) / len(values),
-        "interval": interval,
+        "interval": clustered_interval(list(map(sum, own.values())), list(map(len, own.values()))),
         "answers": len(values),
         "ties": values.count(0.5),
     }
@@ -243,8 +227,7 @@ def clustered_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[fl
     Wilson's interval (1927) with the effective number of answers of Rao and Scott (1992, "A simple method for the
     analysis of clustered binary data"): a participant's answers resemble each other, so they count as fewer, by the
     variance between participants over that of independent answers. Student's t with one degree of freedom less than
-    participants stands for the normal quantile. A bootstrap of participants gives no width where all agree, and too
-    little with few participants. It speaks of people, on these images.
+    participants stands for the normal quantile. It speaks of people, on these images.
 
     Args:
         sums: each participant's answers for a side, a tie as one half.
