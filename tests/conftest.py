@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,8 @@ SLOW = """
     cli_workers data default_model degradation degradation_choice dispatcher distill distributed eval eval_pyiqa
     full_size_tags guard guided_training integrations_comfyui integrations_diffusers kill one_step partition
     partition_adaptive pipeline plan recipe rrdb sana_parity serve serve_admission serve_batches serve_connections
-    serve_endurance serve_fuzz streaming streaming_codec strength study study_page tagger taggers training web
-    web_default
+    serve_endurance serve_fuzz serve_large streaming streaming_codec strength study study_page tagger taggers training
+    web web_default web_photos
 """.split()  # noqa: SIM905
 """`tests/test_NAME.py`: seconds each, for they train, serve, start processes or compute whole pictures."""
 
@@ -22,6 +23,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in SLOW:
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
+def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Each browser that is installed, for tests of the web page."""
+    from web_tools import launched
+
+    with launched(request.param) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Any]:
+    """Opens the page at the test module's `address`, as another person at each call."""
+    from web_tools import visitors
+
+    with visitors(browser, address) as visit:
+        yield visit
 
 
 @pytest.fixture(autouse=True)

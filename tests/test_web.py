@@ -12,20 +12,15 @@ from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from tiny_model import build
 from web_tools import (
-    CHROMIUM,
     ENDLESS,
-    chromium,
     enlarge,
     give,
     photo,
     result_seen,
     status,
     until,
-    visitors,
     web_server,
 )
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 WORDS = ("ivy", "moss", "sky")
 MAX_BYTES = 100_000
@@ -44,18 +39,6 @@ def address(tmp_path_factory):
     limits = {"max_queue": 1, "max_bytes": MAX_BYTES, "max_pixels": 70_000, "max_steps": 2 * ENDLESS}
     with web_server(tmp_path_factory.mktemp("data"), folder, **limits) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visit(browser, address):
-    with visitors(browser, address) as visit:
-        yield visit
 
 
 def download(page, format):

@@ -4,13 +4,11 @@ import re
 
 import pytest
 
-from web_tools import CHROMIUM, chromium, until, visitors, web_server
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+from web_tools import until, visitors, web_server
 
 
-def test_the_example(tmp_path):
-    with web_server(tmp_path) as address, chromium() as browser, visitors(browser, address) as visit:
+def test_the_example(tmp_path, browser):
+    with web_server(tmp_path) as address, visitors(browser, address) as visit:
         page = visit()
         page.click("#example")
         page.wait_for_selector("#status-text:has-text('Enlarging')")

@@ -12,20 +12,15 @@ from PIL import Image
 import linearsr
 from tiny_model import build
 from web_tools import (
-    CHROMIUM,
     ENDLESS,
-    chromium,
     enlarge,
     give,
     photo,
     result_seen,
     status,
     until,
-    visitors,
     web_server,
 )
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 WEB = Path(linearsr.__file__).parent / "serving" / "web"
 LANGUAGES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in WEB.glob("locales/*.json")}
@@ -41,18 +36,6 @@ def address(tmp_path_factory):
     limits = {"max_pixels": MAX_PIXELS, "max_steps": 2 * ENDLESS}
     with web_server(tmp_path_factory.mktemp("data"), folder, **limits) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visit(browser, address):
-    with visitors(browser, address) as visit:
-        yield visit
 
 
 def finished(page, **settings):
@@ -157,7 +140,7 @@ def test_time_goes_on_from_the_first_second(visit):
         const [started, finished] = ["2026-01-01T00:00:00Z", "2026-01-01T00:01:40Z"];
         pace.learn({ started, finished, input, options: { fidelity: 0 } });
         const half = { width: 500, height: 1000 };
-        const job = { step: 0, steps: 1, input: half };
+        const job = { step: 0, steps: 1, progress: 0, input: half };
         const at = (seconds) => {
             const begun = Date.now() - 1000 * seconds;
             return pace.progress({ state: "running", job, size: half, options: {}, asked: begun, begun });

@@ -17,7 +17,14 @@ from PIL import Image
 from linearsr.serving.api import create_app
 from linearsr.serving.settings import ServeSettings
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "firefox": ("firefox-esr", "firefox"),
+}
+_FIREFOX_PREFERENCES = {"dom.events.testing.asyncClipboard": True}
+_NOT_IN_FIREFOX = ("color_scheme", "has_touch", "is_mobile", "permissions", "reduced_motion")
+"""What playwright cannot ask of the Firefox that is installed."""
+
 ENDLESS = 20_000
 """Steps of a job that does not end by itself."""
 
@@ -47,12 +54,23 @@ def web_server(data: Path, model: Path | None = None, **settings: Any) -> Iterat
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def launched(name: str) -> Iterator[Any]:
+    """The browser that is installed under that name: "chromium" or "firefox"."""
     playwright = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, BROWSERS[name])), None)
+    if path is None:
+        pytest.skip(f"needs {name}")
+    options: dict[str, Any] = {"executable_path": path, "timeout": 1000 * PATIENCE}
+    if name == "firefox":
+        options |= {"channel": "moz-firefox", "firefox_user_prefs": _FIREFOX_PREFERENCES}
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        browser = getattr(driver, name).launch(**options)
         yield browser
         browser.close()
+
+
+def is_firefox(page: Any) -> bool:
+    return bool(page.context.browser.browser_type.name == "firefox")
 
 
 @contextmanager
@@ -71,6 +89,8 @@ def visitors(browser: Any, address: str) -> Iterator[Opener]:
             troubles.append(url)
 
     def visit(width: int = 1280, height: int = 800, **options: Any) -> Any:
+        if browser.browser_type.name == "firefox":
+            options = {name: value for name, value in options.items() if name not in _NOT_IN_FIREFOX}
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()

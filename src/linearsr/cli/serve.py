@@ -36,7 +36,7 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Most images of one size and options per batch.")] = 1,
     max_queue: Annotated[int, typer.Option(min=1, help="Most jobs waiting; others are refused (429).")] = 32,
     max_streams: Annotated[int, typer.Option(min=1, help="Most event streams open per client.")] = 1000,
-    max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 32,
+    max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 64,
     max_uploads_mib: Annotated[
         float, typer.Option(min=0.01, help="Most MiB of uploads in progress, all together.")
     ] = 256,
@@ -49,9 +49,10 @@ def serve(
         typer.Option(
             min=1, max=64_000_000, help="Most pixels of an input; results may have 16 times as many."
         ),
-    ] = 16_000_000,
+    ] = 64_000_000,
     max_seconds: Annotated[
-        float, typer.Option(min=1, help="Longest computation of an image, in seconds.")
+        float,
+        typer.Option(min=1, help="Longest computation per megapixel of an image (at least one), in seconds."),
     ] = 600,
     api_keys: Annotated[
         Path | None,

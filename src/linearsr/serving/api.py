@@ -250,6 +250,11 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         """The image that a job made, in the format that was asked for then or in another."""
         return await results.converted(job, format, stripped)
 
+    @router.get("/preview", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410, 507)})
+    async def preview(job: Annotated[Job, Depends(of_this_owner)]) -> Response:
+        """The image that a job made as JPEG of at most 4096 pixels a side, to be looked at."""
+        return await results.preview(job)
+
     @router.delete("", status_code=204)
     async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:
         """Cancel a job that is not finished; remove one that is, with its result."""

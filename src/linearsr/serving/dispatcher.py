@@ -54,7 +54,7 @@ class Dispatcher:
         self.card = ModelCard(**{**cards[0], "devices": devices}, max_steps=self._settings.max_steps)
         await to_thread(self.store.clean)
         for job in await to_thread(self.store.live):
-            job.status, job.step = "queued", 0
+            job.status, job.step, job.share = "queued", 0, 0.0
             self.store.reserve(job)
             await self.queue.put(job)
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self.workers]
@@ -188,7 +188,7 @@ class Dispatcher:
             for job in reversed(jobs):
                 del self.running[job.id]
                 if job.live:
-                    job.status, job.step = "queued", 0
+                    job.status, job.step, job.share = "queued", 0, 0.0
                     await self.queue.put(job, first=True)
                     await self.completion.save(job)
             self._tell(*jobs)
@@ -212,13 +212,13 @@ class Dispatcher:
                 await self.completion.save(job)
         self._tell(*jobs, *self.queue.jobs)
         begun = time.monotonic()
+        allowed = self._settings.seconds_for(jobs[0].width * jobs[0].height)
         try:
-            await asyncio.wait_for(self._carry_out(jobs, worker), self._settings.max_seconds)
+            await asyncio.wait_for(self._carry_out(jobs, worker), allowed)
         except asyncio.TimeoutError:
             await worker.stop()
             if len(jobs) == 1:
-                seconds = f"{self._settings.max_seconds:g} s"
-                limit = f"it took longer than the {seconds} allowed: make the image smaller"
+                limit = f"it took longer than the {allowed:.4g} s allowed: make the image smaller"
                 await self._finish(jobs[0], "failed", limit)
         except WorkerDied as death:
             await worker.stop()
@@ -232,8 +232,10 @@ class Dispatcher:
             took = time.monotonic() - begun
             self.queue.seconds.append(took / len(jobs) / len(self.workers))
             worker.jobs += len(jobs)
-            for _ in jobs:
+            for job in jobs:
                 self._metrics.job_seconds.observe(took)
+                # a worker that was killed leaves what it was working with
+                await to_thread(self.store.remove_work, job)
 
     async def _carry_out(self, jobs: list[Job], worker: WorkerHandle) -> None:
         wanted = {job.id: job for job in jobs if job.live}
@@ -242,6 +244,7 @@ class Dispatcher:
             job = wanted[answer["id"]]
             if answer["event"] == "step":
                 job.step, job.steps = answer["step"], answer["steps"]
+                job.share = answer.get("share", job.step / job.steps)
                 self._tell(job)
             elif job.live:
                 await self._conclude(job, answer)

@@ -78,6 +78,8 @@ class Job(_Base):
     """Of image and options, where there is such a key."""
     webhook: Mapped[str | None] = mapped_column(default=None, index=True)
     """Address that is still to be told of the end."""
+    share: float = 0.0
+    """Of the work that is done while it runs, 0 to 1; not in the table."""
 
     @property
     def live(self) -> bool:
@@ -98,7 +100,7 @@ class Job(_Base):
             **{name: round(seconds, 3) if seconds else None for name, seconds in times.items()},
             position=position,
             # there is still the decoding to be done after the last step
-            progress=1 if self.status == "done" else min(0.99, self.step / self.steps),
+            progress=1 if self.status == "done" else min(0.99, self.share),
             input=Size(width=self.width, height=self.height),
             output=ResultInfo(**self.output, format=self.options["format"]) if self.output else None,
         )
@@ -157,6 +159,10 @@ class JobStore:
     def input_path(self, job: Job) -> Path:
         """Where the image of a job lies as it was sent."""
         return self._inputs / job.id
+
+    def preview_path(self, job: Job) -> Path:
+        """Where a small picture of a large result lies, or will."""
+        return self._results / f"{job.id}.preview.jpg"
 
     def result_path(self, job: Job, format: str | None = None, stripped: bool = False) -> Path:
         """Where the result of a job lies, or will; in another format, or without metadata, if asked for."""
@@ -258,8 +264,14 @@ class JobStore:
             session.execute(delete(Job).where(Job.id == job.id))
             session.commit()
         self._taken.pop(job.id, None)
+        self.remove_work(job)
         for path in (self.input_path(job), *self._results_of(job)):
             path.unlink(missing_ok=True)
+
+    def remove_work(self, job: Job) -> None:
+        """Remove what waited for the result of a job."""
+        for folder in self._results.glob(f".{job.id}.*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def remove_expired(self) -> None:
         """Forget every job whose time is over."""
@@ -270,15 +282,18 @@ class JobStore:
         """Measure results, and remove files of no job, which a killed server leaves. Only while nothing is added."""
         jobs = {job.id: job for job in self.find()}
         for path in (*self._inputs.iterdir(), *self._results.iterdir()):
-            if path.name.split(".")[0] not in jobs:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name.split(".")[0] not in jobs:
                 path.unlink(missing_ok=True)
         for job in jobs.values():
             self.measure(job)
 
     def _results_of(self, job: Job) -> list[Path]:
-        return [
+        made = [
             self.result_path(job, format, stripped) for format in MEDIA_TYPES for stripped in (False, True)
         ]
+        return [*made, self.preview_path(job)]
 
 
 def cause(error: Exception) -> str:

@@ -1,20 +1,31 @@
 """The result of a job as an answer, in the format it was made in or another."""
 
+import os
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 from fastapi import Response
 from fastapi.responses import FileResponse
 from PIL import Image
 
-from linearsr.images.io import ImageError, read_image, write_image
+from linearsr.images.io import ImageError, read_image, read_size, write_image
+from linearsr.images.metadata import Keep
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem, storage_full
 from linearsr.serving.schemas import MEDIA_TYPES, ResultFormat
 from linearsr.serving.settings import DISK_FULL
+
+PREVIEW_SIDE = 4096
+"""Pixels."""
+_MOST_HELD = 2**26
+"""Pixels of a result that is held to convert it; a larger one is converted by rows."""
+_ROWS_AT_ONCE = 64
 
 
 class Results:
@@ -29,6 +40,11 @@ class Results:
 
     def answer(self, job: Job, format: ResultFormat | None = None, stripped: bool = False) -> Response:
         """The image as it was made, or as it was converted. Raises Problem if there is none."""
+        self._require_result(job)
+        path = self._store.result_path(job, format, stripped)
+        return _file(job, path, MEDIA_TYPES[format or job.options["format"]])
+
+    def _require_result(self, job: Job) -> None:
         if job.live:
             raise Problem(409, "not_ready", f"the job is {job.status}", {"Retry-After": "1"})
         if job.status == "cancelled":
@@ -37,11 +53,15 @@ class Results:
             raise storage_full()
         if job.status == "failed":
             raise Problem(422, "failed", job.error or "the job failed")
-        path = self._store.result_path(job, format, stripped)
-        if not path.exists():
+        if not self._store.result_path(job).exists():
             raise Problem(404, "not_found", "the result has expired")
-        headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}
-        return FileResponse(path, media_type=MEDIA_TYPES[format or job.options["format"]], headers=headers)
+
+    async def preview(self, job: Job) -> Response:
+        """The image as JPEG, shrunk to `PREVIEW_SIDE` if it is larger. Raises Problem if there is none."""
+        self._require_result(job)
+        target = self._store.preview_path(job)
+        await self._make(job, "preview", _shrink, self._store.result_path(job), target)
+        return _file(job, target, MEDIA_TYPES["jpg"])
 
     async def converted(self, job: Job, format: ResultFormat | None, stripped: bool) -> Response:
         """The image in a format, converted once; with all metadata, or `stripped` of all but the colour profile.
@@ -51,32 +71,60 @@ class Results:
         made = self.answer(job)
         if format in (None, job.options["format"]) and not stripped:
             return made
-        self._dispatcher.require_room(job)
         target = self._store.result_path(job, format, stripped)
         tags = () if stripped else tuple(job.tags)
         task = self._store.result_path(job), target, tags, self._max_pixels, stripped
-        try:
-            error = await to_process.run_sync(_convert, *task, cancellable=True, limiter=self._turn)
-        except BrokenWorkerProcess:
-            error = "there is not enough memory to convert the result"
-        finally:
-            self._store.measure(job)
-        if error is not None:
-            raise Problem(422, "bad_option", f"format: {error}")
+        await self._make(job, "format", _convert, *task)
         return self.answer(job, format, stripped)
 
+    async def _make(self, job: Job, what: str, convert: Callable[..., None], *task: Any) -> None:
+        """Have a file made of a result, unless it is there. Raises Problem if there is no room, or why it cannot be."""
+        source, target, *_ = task
+        if target.exists():
+            return
+        self._dispatcher.require_room(job)
+        try:
+            await to_process.run_sync(convert, *task, cancellable=True, limiter=self._turn)
+        except BrokenWorkerProcess:
+            message = "there is not enough memory to convert the result"
+            raise Problem(422, "bad_option", f"{what}: {message}") from None
+        except ImageError as error:
+            message = str(error).replace(f"{target}: ", "the result ").replace(f"{source}: ", "the result ")
+            raise Problem(422, "bad_option", f"{what}: {message}") from None
+        finally:
+            self._store.measure(job)
 
-def _convert(
-    source: Path, target: Path, tags: tuple[str, ...], max_pixels: int, stripped: bool
-) -> str | None:
-    """Convert one file; says why it cannot."""
-    if target.exists():
-        return None
+
+def _file(job: Job, path: Path, media_type: str) -> Response:
+    headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}
+    return FileResponse(path, media_type=media_type, headers=headers)
+
+
+def _convert(source: Path, target: Path, tags: tuple[str, ...], max_pixels: int, stripped: bool) -> None:
     Image.MAX_IMAGE_PIXELS = None
     warnings.simplefilter("ignore")
-    try:
-        picture = read_image(source, max_pixels=max_pixels, keep="nothing" if stripped else "all")
+    keep: Keep = "nothing" if stripped else "all"
+    height, width = read_size(source, str(source), max_pixels)
+    if height * width <= _MOST_HELD:
+        picture = read_image(source, max_pixels=max_pixels, keep=keep)
         write_image(replace(picture, tags=tags), target, overwrite=True)
-    except ImageError as error:
-        return str(error).replace(f"{target}: ", "the result ").replace(f"{source}: ", "the result ")
-    return None
+        return
+    # not above: what follows loads torch, which takes seconds
+    from linearsr.images.rows.reader import RowReader
+    from linearsr.images.rows.writer import RowWriter
+
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        reader = RowReader(source, Path(folder), max_pixels, keep)
+        writer = RowWriter(target, (height, width), reader, Path(folder), overwrite=True)
+        for top in range(0, height, _ROWS_AT_ONCE):
+            writer.write(reader.read(top, min(top + _ROWS_AT_ONCE, height)))
+        writer.close(tags)
+
+
+def _shrink(source: Path, target: Path) -> None:
+    from linearsr.images.rows.vips import save, vips
+
+    image = vips().Image.thumbnail(str(source), PREVIEW_SIDE, height=PREVIEW_SIDE, size="down")
+    made = target.with_name(f".{target.name}.part")
+    save(image.flatten(background=255) if image.hasalpha() else image, "jpegsave", made, Q=85, keep=0)
+    os.replace(made, target)

@@ -177,7 +177,7 @@ class Limits(BaseModel):
     max_pixels: int
     max_output_pixels: int
     max_queue: int
-    max_seconds: float
+    max_seconds: float = Field(description="For each megapixel of an image, and for one that has less.")
     keep_seconds: float
 
 

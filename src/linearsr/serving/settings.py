@@ -34,14 +34,15 @@ class ServeSettings:
     max_batch: int = 1
     max_queue: int = 32
     max_streams: int = 1000
-    max_bytes: int = 32 * MIB
+    max_bytes: int = 64 * MIB
     """Of a request's body."""
     max_upload_bytes: int = 256 * MIB
     """Of all uploads that are on their way together."""
     max_storage: float = math.inf
-    max_pixels: int = 16_000_000
+    max_pixels: int = 64_000_000
     max_steps: int = 100
     max_seconds: float = 600
+    """That a megapixel of an image may take to be computed."""
     upload_seconds: float = 60
     """That a request's body may take to arrive."""
     stall_seconds: float = 10
@@ -54,6 +55,10 @@ class ServeSettings:
     def max_output_pixels(self) -> int:
         """Of a result."""
         return 16 * self.max_pixels
+
+    def seconds_for(self, pixels: int) -> float:
+        """That an image may take; one that has less than a megapixel may take as long."""
+        return self.max_seconds * max(1, pixels / 1e6)
 
 
 def check_origin(origin: str) -> str:

@@ -6,8 +6,8 @@ another. When its stdin closes, the server is gone, and it ends at once.
 Into it go {"tasks": [...]}, each of them {"do": "upscale" or "tags", "id", "input", ...}, and {"cancel": id}. Several
 tasks are to be done in one go: images that are alike in size and options but for the seed.
 Out of it come {"event": "ready", "card": ...} or {"event": "unusable", "message"}, and for a task any number of
-{"event": "step", "id", "step", "steps"} and one of {"event": "done", "id", ...}, {"event": "failed", "id", "message"}
-and {"event": "cancelled", "id"}.
+{"event": "step", "id", "step", "steps"}, with the "share" of all that is done where it is known, and one of
+{"event": "done", "id", ...}, {"event": "failed", "id", "message"} and {"event": "cancelled", "id"}.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from linearsr.settings import DType
 
 if TYPE_CHECKING:
     from linearsr.images.io import Picture
+    from linearsr.jobs.large import FileResult
     from linearsr.pipeline import LinearSRPipeline
 
 _log = logging.getLogger(__name__)
@@ -112,28 +113,65 @@ class Worker:
         return {
             "event": "done",
             **done,
-            "warnings": list(dict.fromkeys(plain(str(note.message), task.get("output")) for note in notes)),
+            "warnings": list(dict.fromkeys(plain(str(note.message), task) for note in notes)),
         }
 
     def _upscale(self, task: Message, result: "Picture | None") -> Message:
         from linearsr.images.io import write_image
+        from linearsr.jobs.upscaling import choose_mode
 
         def on_step(pipeline: object, step: int, time: float, state: Message) -> None:
             self._go_on(task)
             say(self._answers, event="step", id=task["id"], step=step + 1, steps=state["steps"])
 
-        picture = self._read(task)
-        if result is None:
-            result = self._pipeline.upscale(picture, **task["options"], callback_on_step_end=on_step)
         self._go_on(task)
-        target = Path(task["output"])
-        write_image(result, target, overwrite=True, quality=task["quality"])
-        width, height = result.size
+        source, target, options = Path(task["input"]), Path(task["output"]), task["options"]
+        mode = choose_mode(self._pipeline, source, options["scale"], None)
+        made: Picture | FileResult
+        if result is None and mode.kind == "rows":
+            made = self._upscale_rows(task, mode.strip_rows)
+        else:
+            picture = self._read(task)
+            made = result or self._pipeline.upscale(picture, **options, callback_on_step_end=on_step)
+            self._go_on(task)
+            write_image(made, target, overwrite=True, quality=task["quality"])
+        width, height = made.size
         return {
             "output": {"width": width, "height": height, "bytes": target.stat().st_size},
-            "tags": list(result.tags),
-            "unknown_tags": self._pipeline.unknown_tags(task["options"]["tags"]),
+            "tags": list(made.tags),
+            "unknown_tags": self._pipeline.unknown_tags(options["tags"]),
         }
+
+    def _upscale_rows(self, task: Message, strip_rows: int | None) -> "FileResult":
+        """Upscale from file to file in strips; says how much is done at each percent."""
+        from linearsr.jobs.large import upscale_file
+
+        source, target, options = Path(task["input"]), Path(task["output"]), task["options"]
+        steps = max(1, self._pipeline.options(num_inference_steps=options["num_inference_steps"]).steps)
+        told = -1
+
+        def on_share(doing: str, share: float) -> None:
+            nonlocal told
+            self._go_on(task)
+            percent = int(100 * share)
+            if percent > told:
+                told = percent
+                step = int(steps * share)
+                say(self._answers, event="step", id=task["id"], step=step, steps=steps, share=percent / 100)
+
+        made = upscale_file(
+            self._pipeline,
+            source,
+            target,
+            settings=options,
+            overwrite=True,
+            quality=task["quality"],
+            max_pixels=task["max_pixels"],
+            strip_rows=strip_rows,
+            progress=on_share,
+        )
+        on_share("", 1)
+        return made
 
     def _tags(self, task: Message) -> Message:
         from linearsr.images.convert import lr_tensor
@@ -158,7 +196,7 @@ def reason(error: Exception, task: Message) -> str:
     """Why a task failed, as one line."""
     from linearsr.runtime.devices import is_out_of_memory
 
-    text = plain(str(error), task.get("output"))
+    text = plain(str(error), task)
     if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK_FULL
     if is_out_of_memory(error):
@@ -170,9 +208,12 @@ def reason(error: Exception, task: Message) -> str:
     return f"the server could not work on this image ({type(error).__name__})"
 
 
-def plain(message: str, output: str | None = None) -> str:
+def plain(message: str, task: Message | None = None) -> str:
     """A message about the image or its result, on one line, in words for those who cannot see this machine."""
-    hints = {"<bytes>: ": "the image ", f"{output}: ": "the result ", ", or raise the limit (max_pixels)": ""}
+    hints = {"<bytes>: ": "the image ", ", or raise the limit (max_pixels)": ""}
+    if task is not None and "output" in task:
+        output = Path(task["output"])
+        hints |= {f"{task['input']}: ": "the image ", f"{output}: ": "the result ", f"{output.parent}: ": ""}
     for hint, words in hints.items():
         message = message.replace(hint, words)
     return " ".join(message.split())

@@ -59,6 +59,11 @@ export class Api {
     return (await this.#call("result", `v1/jobs/${id}/result?format=${format}&stripped=${stripped}`)).blob();
   }
 
+  /** A large result as a small picture. */
+  async small(id) {
+    return (await this.#call("result", `v1/jobs/${id}/preview`)).blob();
+  }
+
   async remove(id) {
     await this.#call("other", `v1/jobs/${id}`, { method: "DELETE" });
   }

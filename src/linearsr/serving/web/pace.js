@@ -37,12 +37,12 @@ export class Pace {
     const elapsed = (now - (asked ?? now)) / 1000;
     if (state !== "running") return { share: null, elapsed, left: null };
     const worked = (now - begun) / 1000;
-    const measured = job.step ? (((stepped - begun) / 1000) * job.steps) / job.step : 0;
+    const measured = job.progress ? (stepped - begun) / 1000 / job.progress : 0;
     const whole = measured || this.estimate(size ?? job.input, options);
-    if (!whole) return { share: job.step ? job.progress : null, elapsed, left: null };
+    if (!whole) return { share: job.progress || null, elapsed, left: null };
     const passed = worked / whole;
     const eased = passed < SURE ? passed : 1 - (1 - SURE) * Math.exp((SURE - passed) / (1 - SURE));
-    const share = Math.min(0.99, Math.max(job.step / job.steps, Math.min(eased, (job.step + 1) / job.steps)));
+    const share = Math.min(0.99, Math.max(job.progress, Math.min(eased, (job.step + 1) / job.steps)));
     return { share, elapsed, left: whole - worked };
   }
 

@@ -1,6 +1,9 @@
 // Addresses (blob:) of the pictures of the photo that is looked at; those of others are let go.
 
-const MOST_SHOWN_AS_PNG = 16e6;
+const MOST_SHOWN_WHOLE = 16e6;
+
+/** Whether a result is too large for a browser (a phone's above all), so that a small picture of it is shown. */
+export const isShrunk = ({ width, height }) => width * height > MOST_SHOWN_WHOLE;
 
 export class Pictures {
   #photo = null;
@@ -22,12 +25,11 @@ export class Pictures {
     return photo.size && photo.file ? this.#keep(photo.file, async () => photo.file) : null;
   }
 
-  /** The result, null while there is none. A large one is shown as JPEG, many times smaller than PNG. */
+  /** The result, null while there is none. */
   after(photo) {
     if (photo.state !== "done") return null;
-    const { width, height } = photo.job.output;
-    const format = width * height > MOST_SHOWN_AS_PNG ? "jpg" : "png";
-    return this.#keep(photo.job.id, () => this.api.result(photo.job.id, format));
+    const { id, output } = photo.job;
+    return this.#keep(id, () => (isShrunk(output) ? this.api.small(id) : this.api.result(id, "png")));
   }
 
   #keep(what, fetch) {

@@ -4,8 +4,8 @@ import { $ } from "./dom.js";
 import { t } from "./i18n.js";
 import { redraw } from "./remedies.js";
 
-/** Pixels of the photo: few enough for a second. */
-const SIDE = 64;
+/** Pixels of the photo: few enough for a second, and enough to tell how long a large photo takes. */
+const SIDE = 56;
 const pictures = () => document.querySelectorAll("#look img");
 
 export class Previews {
@@ -44,7 +44,10 @@ export class Previews {
     $("look-hint").textContent = t("look.making");
     try {
       const { file } = await redraw(photo, box);
-      for (const picture of pictures()) await this.#draw(picture, file, steps, signal);
+      const [faithful, balanced, crisp] = pictures();
+      for (const end of [faithful, crisp]) await this.#draw(end, file, steps, signal);
+      // fidelity is a straight line between the two, so this one costs nothing
+      show(balanced, await blend(crisp, faithful, Number(balanced.dataset.fidelity)));
       $("look-hint").textContent = t("look.here");
     } catch {
       if (this.#shown !== wanted) return;
@@ -61,11 +64,26 @@ export class Previews {
   async #draw(picture, file, steps, signal) {
     const { blob, id } = await this.api.preview(file, { fidelity: picture.dataset.fidelity, steps }, signal);
     signal.throwIfAborted();
-    URL.revokeObjectURL(picture.src);
-    picture.src = URL.createObjectURL(blob);
-    picture.hidden = false;
+    show(picture, blob);
     this.api.job(id).then((job) => this.learn(job)).then(() => this.api.remove(id)).catch(() => {});
   }
+}
+
+function show(picture, blob) {
+  URL.revokeObjectURL(picture.src);
+  picture.src = URL.createObjectURL(blob);
+  picture.hidden = false;
+}
+
+/** The picture `share` of the way from one image to another of its size. */
+async function blend(from, to, share) {
+  await Promise.all([from.decode(), to.decode()]);
+  const canvas = new OffscreenCanvas(from.naturalWidth, from.naturalHeight);
+  const pen = canvas.getContext("2d");
+  pen.drawImage(from, 0, 0);
+  pen.globalAlpha = share;
+  pen.drawImage(to, 0, 0);
+  return canvas.convertToBlob();
 }
 
 function around({ width, height }, x, y) {

@@ -21,8 +21,9 @@ export function refusal({ file, size }, { max_bytes: bytes, max_pixels: pixels }
 export function remedy(photo, limits, seconds) {
   const { state, size, message } = photo;
   if (state === "refused") return { text: message, pixels: size && Math.min(count(size), limits.max_pixels) };
-  if (state !== "ready" || !(seconds > limits.max_seconds)) return null;
-  const text = t("slow", { time: duration(seconds), limit: duration(limits.max_seconds) });
+  const limit = limits.max_seconds * Math.max(1, size ? count(size) / 1e6 : 1);
+  if (state !== "ready" || !(seconds > limit)) return null;
+  const text = t("slow", { time: duration(seconds), limit: duration(limit) });
   return { text, pixels: (SAFE * count(size) * limits.max_seconds) / seconds };
 }
 

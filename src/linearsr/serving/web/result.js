@@ -2,6 +2,7 @@
 
 import { $ } from "./dom.js";
 import { t } from "./i18n.js";
+import { isShrunk } from "./pictures.js";
 import { Saving, save } from "./saving.js";
 import { sides } from "./words.js";
 import { zip } from "./zip.js";
@@ -36,7 +37,9 @@ export class Result {
       tags.length ? t("made.tags", { tags: tags.join(", ") }) : null,
     ];
     $("made").textContent = parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
-    const remarks = [...warnings, ...(unknown.length ? [t("tags.unknown", { tags: unknown.join(", ") })] : [])];
+    const remarks = [...warnings];
+    if (unknown.length) remarks.push(t("tags.unknown", { tags: unknown.join(", ") }));
+    if (isShrunk(output)) remarks.push(t("shrunk"));
     $("warnings").hidden = !remarks.length;
     $("warnings").textContent = remarks.join(" ");
     $("format-note").textContent = this.saving.note;

@@ -93,7 +93,7 @@ export class Runner {
   #update(photo, job) {
     const now = Date.now();
     const begun = job.status === "running" ? photo.begun ?? now : photo.begun;
-    const stepped = job.step !== photo.job?.step ? now : photo.stepped;
+    const stepped = job.progress !== photo.job?.progress ? now : photo.stepped;
     const message = job.error && t("failed.job", { reason: job.error });
     const quiet = job.status === photo.state && now - this.#told < AT_MOST_EVERY;
     if (!quiet) this.#told = now;
