@@ -434,7 +434,10 @@ def test_learning_rate_warms_up_and_falls() -> None:
 @pytest.mark.parametrize(
     ("changes", "overrides", "message"),
     [
-        ({"batch": 3}, [], "batch: Extra inputs"),
+        ({"batch": 3}, [], r"batch: is unknown: did you mean batch_size\?"),
+        ({"lr": 3}, [], r"lr: is no setting of this section: it belongs in optimizer\.lr"),
+        ({"total_imags": 8, "total_images": None}, [], r"did you mean total_images\?"),
+        ({"stage": {"kind": "stem", "formulas": {}}}, [], r"stage\.formulas \(kind distill\)"),
         ({"batch_size": 0}, [], "batch_size: Input should be greater than 0"),
         ({"stage": {"kind": "magic"}}, [], "stage"),
         ({}, ["data.degradations={fog: 1}"], "data.degradations: .*unknown degradation 'fog'"),

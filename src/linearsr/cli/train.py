@@ -178,7 +178,7 @@ def _say_parts(runs: "list[Run]", to_come: bool) -> None:
     say(
         "no model yet: other runs of the recipe are still to be done"
         if to_come
-        else "no model to put together: the recipe has no stage pretrain"
+        else "no model to put together: the recipe trains no flow"
     )
 
 

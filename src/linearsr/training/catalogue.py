@@ -211,7 +211,9 @@ def _findings(
         yield from look_into_shards(pattern, pool, weight)
 
 
-def look_into_shards(pattern: str, pool: ThreadPoolExecutor, weight: float = 1.0) -> Iterator[Photo | Skipped]:
+def look_into_shards(
+    pattern: str, pool: ThreadPoolExecutor, weight: float = 1.0
+) -> Iterator[Photo | Skipped]:
     """The photos in shards: a tar file, a folder of tar files, or a pattern. Raises as `read_catalogue`."""
     tars = _find_shards(pattern)
     for findings in pool.map(_look_into_shard, tars, [weight] * len(tars)):

@@ -182,7 +182,8 @@ class FlowObjective(Objective):
         elif self.guidance is not None:
             self.guidance.to(device)
         if isinstance(self.guidance, TextGuidance) and self.vocabulary is not None:
-            self.guidance.keep(self.vocabulary.tags)
+            assert self.stage.guidance is not None
+            self.guidance.keep(self.vocabulary.tags, self.stage.guidance.vocabulary)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
