@@ -67,7 +67,10 @@ def test_each_stage_starts_from_the_knee_of_the_one_before(
         for name, tensor in weights(tmp_path / "run" / run / "knee/transformer").items():
             torch.testing.assert_close(tensor, start[name], rtol=0, atol=1e-6)
     configs = {run.name: run.config.stage for run in plan(parse(raw), "recipe.yaml")}
-    assert str(configs["sft/1"].init) == str(tmp_path / "run/experts/1/knee/transformer")  # type: ignore[union-attr]
+    experts = tuple(tmp_path / f"run/experts/{i}/knee/transformer" for i in range(2))
+    assert configs["sft/1"].init == experts[1]  # type: ignore[union-attr]
+    assert configs["sft/0"].others == experts  # type: ignore[union-attr]
+    assert configs["experts/0"].others == (tmp_path / "run/pretrain/knee/transformer",)  # type: ignore[union-attr]
 
 
 def test_a_stage_has_the_stage_settings_of_the_one_before(photos: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def convert(
         typer.Argument(
             metavar="SRC",
             help="Folder or hub id of a SANA or a LinearSR; 'default' is the one built in. "
-            "Or a .pth of NVlabs: its SANA is written in diffusers format.",
+            "Or a .pth: NVlabs' SANA is written in diffusers format, RAM as safetensors.",
         ),
     ],
     output: Annotated[
@@ -72,12 +72,14 @@ def convert(
 
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
-    from linearsr.backends.nvlabs import convert_nvlabs
+    from linearsr.backends.nvlabs import convert_pickle
     from linearsr.backends.sana import PARTS, is_sana, start_from_sana
     from linearsr.runtime.checkpoints import resolve_folder
 
     if Path(source).is_file():
-        parameters = convert_nvlabs(Path(source), output)
+        kind, parameters = convert_pickle(Path(source), output)
+        if kind == "ram":
+            return {"parameters": parameters, "note": "weights for --tagger ram or ram++"}
         note = (
             "put vae, text_encoder and tokenizer of a SANA in diffusers format beside them, and convert that"
         )

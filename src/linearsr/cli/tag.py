@@ -1,5 +1,6 @@
 """`linearsr tag`: what is in photos."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,7 +122,7 @@ def _is_shards(name: str) -> bool:
     return name.endswith(".tar") or next(Path(name).glob("*.tar"), None) is not None
 
 
-def _in_shards(names: list[str]) -> tuple[dict[Path, "Photo"], list[Job]]:
+def _in_shards(names: Sequence[str]) -> tuple[dict[Path, "Photo"], list[Job]]:
     """The images in tar files by their names, and a job for each; what cannot be read is a failed job."""
     shards = [name for name in names if _is_shards(name)]
     if not shards:

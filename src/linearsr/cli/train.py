@@ -54,6 +54,12 @@ def train(
     json: Annotated[
         bool, typer.Option("--json", help="With --dry-run: one JSON document on stdout.")
     ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="With --dry-run: images per second, to tell the hours. Default: measured."
+        ),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Train a model, or one part of it, as a config says.
@@ -71,7 +77,7 @@ def train(
         from linearsr.training.section import ConfigError
 
         say_warnings()
-        _run(config, overrides, stage, resume, dry_run, json, threads)
+        _run(config, overrides, stage, resume, dry_run, json, rate, threads)
     except ModuleNotFoundError as error:
         if debugging():
             raise
@@ -110,6 +116,7 @@ def _run(
     resume: bool,
     dry_run: bool,
     json: bool,
+    rate: float | None,
     threads: int | None,
 ) -> None:
     import torch
@@ -134,7 +141,7 @@ def _run(
         runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
     chosen = choose(runs, stage)
     if dry_run and _is_main():
-        plans = describe(runs)
+        plans = describe(runs, rate)
         _show_plan({run.name: plans[run.name] for run in chosen}, json)
     if dry_run:
         _warn_of_decay(chosen)

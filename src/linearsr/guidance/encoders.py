@@ -134,15 +134,18 @@ class EncoderPart(PretrainedModule):
         except CheckpointError as error:
             raise CheckpointError(f"{type(self).__name__}, {field}: {error}") from error
 
+    def encoder_files(self) -> list[Path]:
+        """The weights of its encoders, as far as they lie in folders on this machine."""
+        names = [getattr(self.config, field) for field in self.folder_fields]
+        folders = dict.fromkeys(_inside(name, self.model_folder) or Path(name) for name in names if name)
+        return [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
+
     def identity(self) -> str:
-        """What tells it from others: its config, and the beginnings of its encoders' files that are on this machine."""
+        """What tells it from others: its config, and the beginnings of the files of its encoders."""
         found = [json.dumps(asdict(self.config))]
-        for field in self.folder_fields:
-            name = getattr(self.config, field)
-            folder = _inside(name, self.model_folder) or Path(name)
-            for file in sorted(folder.glob("*.safetensors")) if name else ():
-                with file.open("rb") as weights:
-                    found.append(f"{file.stat().st_size} {blake2b(weights.read(_BEGINNING)).hexdigest()}")
+        for file in self.encoder_files():
+            with file.open("rb") as weights:
+                found.append(f"{file.stat().st_size} {blake2b(weights.read(_BEGINNING)).hexdigest()}")
         return " ".join(found)
 
     def check_folders(self) -> None:

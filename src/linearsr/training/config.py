@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linearsr.evaluation.registry import METRICS
 from linearsr.training.codec import CodecStage
@@ -18,7 +18,7 @@ from linearsr.training.flow import FlowStage
 from linearsr.training.guard import GuardConfig
 from linearsr.training.knee import KneeConfig
 from linearsr.training.optimizer import OptimizerConfig
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.section import ConfigError, Section, require
 from linearsr.training.stem import StemStage
 from linearsr.training.tagger import TaggerStage
 from linearsr.training.validation import ValidationConfig
@@ -57,9 +57,20 @@ class TrainConfig(Section):
     stop_at_knee: bool = True
     """Whether the run ends when its knee is confirmed; its weights are kept either way."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
+    compile: bool = False
+    """Compile the network with `torch.compile`: minutes at the start, faster steps on a GPU."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Who is told every figure, beside `metrics.jsonl`."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     save_every_images: int = Field(gt=0)
     keep_checkpoints: int = Field(2, ge=1)
+
+    @field_validator("trackers")
+    @classmethod
+    def _installed(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in trackers:
+            require(name, "trackers")
+        return trackers
 
     @model_validator(mode="before")
     @classmethod

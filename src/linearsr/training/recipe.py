@@ -215,8 +215,11 @@ def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[s
         if guidance and guidance.get("part") is None:
             kept = {key: value for key, value in guidance.items() if key not in ("vocabulary", "features")}
             flow["guidance"] = {**kept, "part": knee("pretrain", "guidance")}
-        start = f"experts/{expert}" if before[-1] == "experts" else "pretrain"
-        flow["init"] = knee(start, "transformer")
+        starts = [before[-1]]
+        if before[-1] == "experts":
+            starts = [f"experts/{index}" for index in range(Partition(recipe.boundaries).num_experts)]
+        networks = [knee(start, "transformer") for start in starts]
+        flow |= {"init": networks[(expert or 0) % len(networks)], "others": networks}
     flow |= stages[stage].get("stage", {})
     if expert is not None:
         flow |= {"boundaries": recipe.boundaries, "expert": expert}
