@@ -40,13 +40,6 @@ recipe+=(
   --set stages.pretrain.stage.validation_steps=4 --set common.validation.metrics="[psnr_y, lpips]"
   --set parts.tagger="$parts/tagger" --set model.num_inference_steps=4
 )
-declare -A guided=(
-  [none]="stages.pretrain.stage.guidance=null"
-  [clip]="stages.pretrain.stage.guidance.part=$parts/clip"
-  [dino]="stages.pretrain.stage.guidance.part=$parts/dino"
-  [sentences]="common.data.tags=$out/sentences.json"
-  [tags]="common.data.tags=$out/tags.json"
-)
 rows=()
 row() { # NAME MODEL
   linearsr eval --model "$2" --data $photos/val --degrade mild --metrics psnr_y,lpips,niqe --json > "$out/$1.json"
@@ -54,10 +47,14 @@ row() { # NAME MODEL
 }
 
 for kind in ${GUIDANCE:-none clip dino sentences tags}; do
+  part=stages.pretrain.stage.guidance.part
   asked=("${recipe[@]}" --set run_dir="$out/$kind")
-  if [[ $kind != none ]]; then asked+=(--set stages.pretrain.stage.guidance.part="$parts/tags"); fi
-  asked+=(--set "${guided[$kind]}")
-  if [[ $kind != tags && $kind != sentences ]]; then asked+=(--set model.use_tags=false); fi
+  case $kind in
+    none) asked+=(--set stages.pretrain.stage.guidance=null --set model.use_tags=false) ;;
+    clip | dino) asked+=(--set "$part=$parts/$kind" --set model.use_tags=false) ;;
+    sentences) asked+=(--set "$part=$parts/tags" --set common.data.tags="$out/sentences.json") ;;
+    tags) asked+=(--set "$part=$parts/tags") ;;
+  esac
   echo "== pretrain to the knee, guidance: $kind"
   linearsr train "${asked[@]}" --set stages.experts=null --set stages.sft=null
   row "$kind" "$out/$kind/model"

@@ -15,7 +15,7 @@ from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import HUB_ID
 from linearsr.training.catalogue import Catalogue
-from linearsr.training.codec import Autoencoder, CodecStage
+from linearsr.training.codec import CodecStage, check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data, validation_photos
 from linearsr.training.distill import DistillObjective, DistillStage
@@ -104,7 +104,9 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple and not isinstance(getattr(objective, "codec", None), UnknownCodec):
         raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
-    _check_round_trip(objective, -(-crop // multiple) * multiple * objective.scale)
+    check_round_trip(
+        getattr(objective, "codec", objective.network), -(-crop // multiple) * multiple * objective.scale
+    )
     if isinstance(stage, DistillStage) and stage.judged_crop > crop:
         raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is more than data.lr_crop {crop}")
     photos = config.validation
@@ -121,24 +123,6 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
         key = "stage.kind" if isinstance(stage, TaggerStage) else "stage.guidance"
         _check_tags(key, data.tags, catalogue)
     return objective
-
-
-def _check_round_trip(objective: Objective, side: int) -> None:
-    """What a DC-AE encodes it must be able to decode, of which the loss of a flow would not know."""
-    holder = getattr(objective, "codec", objective.network)
-    if not isinstance(holder, DeepCompressionCodec | Autoencoder):
-        return
-    key = "stage.codec" if isinstance(holder, DeepCompressionCodec) else "stage.autoencoder"
-    image = torch.empty(1, 3, side, side, device="meta")
-    try:
-        shape = holder.autoencoder.decoder(holder.autoencoder.encoder(image)).shape
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{key}: this autoencoder cannot work: {reason}") from None
-    if shape != image.shape:
-        raise ConfigError(
-            f"{key}: this autoencoder cannot work: an image of {side}x{side} comes back as {shape[3]}x{shape[2]}"
-        )
 
 
 def _check_apart(config: TrainConfig) -> None:
