@@ -10,7 +10,7 @@ import pytest
 SLOW = """
     allocator bench bulk bulk_ray bulk_s3 cli_bad_input cli_convert cli_knee cli_large cli_tag cli_train cli_upscale
     cli_workers data default_model degradation degradation_choice dispatcher distill distributed eval eval_pyiqa
-    full_size_tags guard guided_training integrations_comfyui integrations_diffusers kill one_step partition
+    full_size_tags guard guided_training integrations_comfyui integrations_diffusers kill miniature one_step partition
     partition_adaptive pipeline plan recipe rrdb sana_parity serve serve_admission serve_batches serve_connections
     serve_endurance serve_fuzz serve_large streaming streaming_codec strength study study_page tagger taggers training
     web web_default web_photos

@@ -17,7 +17,8 @@ from linearsr.cli.app import app
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.pipeline import LinearSRPipeline
-from linearsr.training.photo_tags import read_tags, read_vocabulary
+from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.photo_tags import PhotoTags, read_tags, read_vocabulary
 from tiny_encoders import write_siglip
 from tiny_model import build, tiny_model
 
@@ -115,6 +116,27 @@ def test_tags_for_training_are_written_and_resumed(tagged, photos, tmp_path):
     assert (vocabulary[0], set(vocabulary)) == ("moss", {"moss", "Sky", "tree", "brick wall"})
     assert run(*asked, "--overwrite").exit_code == 0
     assert set(read_tags(file)["photos/a.png"]) == set(TAGS[:3])
+
+
+def test_the_crops_of_shards_are_tagged_one_by_one(tagged, photos, tmp_path):
+    """And training finds the tags of every crop that it draws."""
+    (photos / "broken.png").unlink()
+    Image.new("RGB", (72, 40), "red").save(photos / "wide.png")
+    shards = tmp_path / "shards"
+    assert run("shard", photos, "-o", shards, "--size", 40).exit_code == 0
+    file = shards / "tags.json"
+    for source in (shards, shards / "00000.tar"):  # the second time nothing is left to do
+        result = run("tag", source, "--model", tagged, "-o", file, "--degrade", "mild")
+        assert result.exit_code == 0, result.stderr
+    assert "has their tags: 4" in result.stderr
+    names = {"a_png@0,0", "sub/b_jpg@0,0", "wide_png@0,0", "wide_png@32,0"}
+    assert set(read_tags(file)) == {f"00000.tar/{name}.webp" for name in names}
+    tags = PhotoTags(file, read_vocabulary(file, "vocabulary"))
+    pairs = CropPairs(DataConfig(shards={str(shards): 1.0}, lr_crop=10, workers=0), 4, 0, 4, tags)
+    assert all(sample.tags.sum() == 3 for sample in (pairs[number] for number in range(4)))
+    (tmp_path / "bad.tar").write_bytes(b"x" * 999)
+    broken = run("tag", tmp_path / "bad.tar", "--model", tagged)
+    assert (broken.exit_code, len(broken.stderr.splitlines())) == (1, 1)
 
 
 def test_what_is_found_before_an_interruption_is_kept(tagged, photos, tmp_path, monkeypatch):

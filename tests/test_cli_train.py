@@ -160,7 +160,7 @@ def test_a_recipe_without_a_network_makes_no_model(config, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert result.stderr.splitlines()[-2:] == [
         f"stem: weights in {tmp_path / 'recipe' / 'stem' / 'knee'}",
-        "no model to put together: the recipe has no stage pretrain",
+        "no model to put together: the recipe trains no flow",
     ]
 
 

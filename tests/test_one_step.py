@@ -18,18 +18,18 @@ from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.checks import check
-from linearsr.training.config import TrainConfig, load_config, parse_settings
+from linearsr.training.config import TrainConfig, parse_settings, read_settings
 from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.judges import Discriminator
 from linearsr.training.objective import Batch
-from linearsr.training.recipe import Run
+from linearsr.training.recipe import Run, plan
 from linearsr.training.section import ConfigError
-from linearsr.training.trainer import Trainer
 from training_tools import (
     AUTOENCODER,
     flow_stage,
     make_photos,
     make_sana,
+    parse,
     read_records,
     recipe_settings,
     settings,
@@ -203,21 +203,24 @@ def test_the_config_makes_a_one_step_model_of_the_experts_of_a_recipe(tmp_path: 
     small |= {"stage.guidance.part": model / "guidance", "stage.channels": 8, "stage.judged_crop": 8}
     small |= {"data.folders": f"{{{photos}: 1.0}}", "data.tags": tags, "data.lr_crop": 16, "data.workers": 0}
     small |= {"validation.folder": photos, "validation.every_images": 4, "validation.max_pictures": 1}
-    small |= {"run_dir": tmp_path / "run", "optimizer.warmup_images": 0, "optimizer.lr": 1e-3}
-    config = load_config(CONFIG, [f"{key}={value}" for key, value in small.items()])
-    check([Run("one-step", config)])
-    made = Trainer(config).run()
-    steps = [record for record in read_records(tmp_path / "run") if "grad_norm" in record]
+    small |= {"optimizer.warmup_images": 0, "optimizer.lr": 1e-3}
+    changes = [f"stages.one_step.{key}={value}" for key, value in small.items()]
+    changes += [f"run_dir={tmp_path / 'run'}", "parts.tagger=null", "model.use_tags=false"]
+    recipe = read_settings(CONFIG, changes)
+    check(plan(parse(recipe), "one-step.yaml"))
+    made = train(recipe)
+    steps = [record for record in read_records(tmp_path / "run/one_step") if "grad_norm" in record]
     assert len(steps) == 4
     assert all({"l1", "ms_ssim", "teacher", "adversarial", "discriminator"} <= set(step) for step in steps)
-    before, after = (weights(folder) for folder in (model / "transformer/expert_0", made / "transformer"))
+    knee = tmp_path / "run/one_step/knee/transformer"
+    before, after = weights(model / "transformer/expert_0"), weights(knee)
     assert before.keys() == after.keys()
     assert (before["proj_out.weight"].float() - after["proj_out.weight"]).abs().max() > 1e-4
 
-    pipe = LinearSRPipeline.from_pretrained(model, torch_dtype=torch.float32)
-    student = LinearSRTransformer.from_pretrained(made / "transformer")
-    pipe.transformer = SNRExperts(Partition(()), [student])
-    pipe.save_pretrained(tmp_path / "one-step")
-    fast = LinearSRPipeline.from_pretrained(tmp_path / "one-step")
+    fast = LinearSRPipeline.from_pretrained(made, torch_dtype=torch.float32)
     assert fast.transformer.partition.num_experts == 1
-    assert fast(Image.new("RGB", (16, 16)), num_inference_steps=1).images[0].size == (64, 64)
+    torch.testing.assert_close(
+        fast.transformer.experts[0].proj_out.weight, after["proj_out.weight"], atol=1e-2, rtol=1e-2
+    )
+    assert (fast.config.num_inference_steps, fast.guidance.kind) == (1, "tags")
+    assert fast(Image.new("RGB", (16, 16)), tags="sky").images[0].size == (64, 64)

@@ -137,8 +137,25 @@ def test_guidance_of_another_width_starts_a_projection(lab: Path, tmp_path: Path
     (tmp_path / "wide/config.json").write_text(json.dumps(config))
     runs = plan(parse(paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide")), "recipe.yaml")[:1]
     assert describe(runs)["pretrain"]["memory"].endswith("; without the encoder of stage.guidance")
+    assert "time" not in describe(runs)["pretrain"]
+    assert describe(runs, rate=0.002)["pretrain"]["time"] == "0.3 hours at 0.002 images per second (--rate)"
     objective = check(runs)["pretrain"]
     assert objective.flow.transformer.config.caption_channels == 1024  # type: ignore[attr-defined]
+
+
+def test_the_text_encoder_is_counted(lab: Path, tmp_path: Path) -> None:
+    """One that stays is a frozen part; one whose tags are all known leaves before the first step."""
+    raw = paper("600m", lab, tmp_path / "run")
+    size = (lab / "text_encoder/model.safetensors").stat().st_size / 2**20
+    passing = describe(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]["memory"]
+    assert passing.endswith(f"; before the first step, the text encoder alone, {size:.0f} MiB")
+    config = json.loads((lab / "tags/config.json").read_text())
+    (lab / "joined").mkdir(exist_ok=True)
+    (lab / "joined/config.json").write_text(json.dumps({**config, "separate": False}))
+    raw["stages"]["pretrain"]["stage"]["guidance"]["part"] = str(lab / "joined")
+    staying = describe(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]["memory"]
+    assert "text encoder" not in staying
+    assert "without" not in staying
 
 
 def test_tags_are_not_used_without_a_tagger(lab: Path, tmp_path: Path) -> None:

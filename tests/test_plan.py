@@ -21,6 +21,12 @@ from training_tools import AUTOENCODER, NETWORK, flow_stage, make_photos, make_s
 
 CODEC = {"codec": {"stage": {"autoencoder": AUTOENCODER}}, "pretrain": {"stage": {"preset": "tiny"}}}
 """Stages of a small codec and a network in its latents."""
+SHORT_DECODER = {
+    "decoder_block_types": ("ResBlock",) * 3,
+    "decoder_block_out_channels": (8, 8, 16),
+    "decoder_layers_per_block": (1, 1, 1),
+    "decoder_qkv_multiscales": ((), (), ()),
+}
 
 
 @pytest.fixture
@@ -204,6 +210,32 @@ def test_experts_of_sana_fit_its_codec(photos: Path, tmp_path: Path) -> None:
 def test_an_impossible_autoencoder_is_one_line(photos: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=r"^stage\.autoencoder: "):
         describe(single(photos, stage={"kind": "codec", "autoencoder": wrong}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (SHORT_DECODER, "an image of 32x32 comes back as 16x16"),
+        ({"in_channels": 4}, "expected input.* 4 channels"),
+    ],
+)
+def test_an_autoencoder_that_cannot_decode_is_refused(
+    wrong: dict[str, object], reason: str, photos: Path, tmp_path: Path
+) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from linearsr.models.codec import DeepCompressionCodec
+
+    autoencoder = {**AUTOENCODER, **wrong}
+    message = f"this autoencoder cannot work: .*{reason}"
+    refused(
+        single(photos, stage={"kind": "codec", "autoencoder": autoencoder}),
+        rf"^stage\.autoencoder: {message}",
+    )
+    DeepCompressionCodec(diffusers.AutoencoderDC(**autoencoder)).save_pretrained(tmp_path)
+    refused(
+        single(photos, stage={"kind": "flow", "preset": "tiny", "codec": str(tmp_path)}),
+        rf"^stage\.codec: {message}",
+    )
 
 
 def test_a_folder_with_something_else_is_named(photos: Path, tmp_path: Path) -> None:

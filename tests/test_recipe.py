@@ -67,7 +67,10 @@ def test_each_stage_starts_from_the_knee_of_the_one_before(
         for name, tensor in weights(tmp_path / "run" / run / "knee/transformer").items():
             torch.testing.assert_close(tensor, start[name], rtol=0, atol=1e-6)
     configs = {run.name: run.config.stage for run in plan(parse(raw), "recipe.yaml")}
-    assert str(configs["sft/1"].init) == str(tmp_path / "run/experts/1/knee/transformer")  # type: ignore[union-attr]
+    experts = tuple(tmp_path / f"run/experts/{i}/knee/transformer" for i in range(2))
+    assert configs["sft/1"].init == experts[1]  # type: ignore[union-attr]
+    assert configs["sft/0"].others == experts  # type: ignore[union-attr]
+    assert configs["experts/0"].others == (tmp_path / "run/pretrain/knee/transformer",)  # type: ignore[union-attr]
 
 
 def test_a_stage_has_the_stage_settings_of_the_one_before(photos: Path, tmp_path: Path) -> None:
@@ -168,8 +171,9 @@ def test_a_recipe_goes_on_where_it_was_stopped(
         ({"boundaries": [0.9, 0.1]}, "must rise strictly"),
         ({"model": {"fidelty": 1}}, "unknown setting 'fidelty'"),
         ({"model": {"solver": "magic"}}, "solver: Input should be 'dpmsolver"),
-        ({"comon": {}}, "comon: Extra inputs"),
-        ({"stages": {"stem": {"batch": 3}}}, r"stages\.stem: batch: Extra inputs"),
+        ({"batch_size": 4}, r"batch_size: .*it belongs in common\.batch_size"),
+        ({"comon": {}}, r"comon: is unknown: did you mean common\?"),
+        ({"stages": {"stem": {"batch": 3}}}, r"stages\.stem: batch: is unknown: did you mean batch_size\?"),
         ({"stages": {"pretrain": {"stage": {"preset": "huge"}}}}, r"stages\.pretrain: .*huge"),
         ({"stages": None}, "stages: .*there is none: choose from codec, stem"),
         ({"stages": {"stem": {"stage": 3}}}, r"stages\.stem: .*stage: 3 is a value, not a section"),

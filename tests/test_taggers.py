@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
+from linearsr.cli.app import app
 from linearsr.guidance.base import best_tags
 from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.registry import load_tagger, named_tagger
@@ -162,14 +164,15 @@ def ram(monkeypatch, tmp_path):
     package.models, models.ram, models.ram_plus = models, FakeRAM, FakeRAM
     monkeypatch.setitem(sys.modules, "ram", package)
     monkeypatch.setitem(sys.modules, "ram.models", models)
-    (tmp_path / "ram").mkdir()
     weights = {
         "fc.weight": torch.tensor([[2.0, -2.0]]),
         "fc.bias": torch.tensor([0.5]),
         "vision_multi.weight": torch.eye(2),  # its name in the published files
-        "something.else": torch.zeros(3),
+        "visual_encoder.patch_embed.proj.weight": torch.zeros(3),
     }
-    save_file(weights, tmp_path / "ram/model.safetensors")
+    torch.save({"model": weights, "epoch": 3}, tmp_path / "ram.pth")
+    converted = CliRunner().invoke(app, ["convert", str(tmp_path / "ram.pth"), "-o", str(tmp_path / "ram")])
+    assert converted.exit_code == 0, converted.stderr
     return tmp_path / "ram"
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTextEncoding, AutoTokenizer
 
 from linearsr.guidance.registry import load_guidance
@@ -79,7 +80,8 @@ def test_separate_tags_are_encoded_once(folder):
     found = part.encode(LR, lists)
     for row, mask, tags in zip(*found, lists, strict=True):
         alone = [joined.encode(LR[:1], [[tag]]).embeds[0] for tag in tags]
-        assert torch.equal(row[mask], torch.cat([torch.zeros(0, 16), *alone]))
+        # encoded together, the last bits differ
+        torch.testing.assert_close(row[mask], torch.cat([torch.zeros(0, 16), *alone]), rtol=1e-5, atol=1e-5)
     limit = sum(joined.encode(LR[:1], [[tag]]).embeds.shape[1] for tag in ("ivy", "sky"))
     cut = guidance(folder, separate=True, max_tokens=limit)
     tags, rest = cut.understand(["ivy", "sky", "sea", "tree"])
@@ -87,6 +89,37 @@ def test_separate_tags_are_encoded_once(folder):
     assert cut.encode(LR[:1], [["ivy", "sky", "sea"]]).embeds.shape == (1, limit, 16)
     part.keep([f"thing {i}" for i in range(10_000)])  # too many: they would push each other out
     assert len(part._recent) == 3
+
+
+def test_tokens_of_tags_are_kept_on_disk(folder, tmp_path):
+    """A second run with this encoder and these tags never reads it; another encoder or other tags have their own."""
+    words, beside = ["Brick wall", "ivy", "sky", " SKY"], tmp_path / "tags.json"
+    first = guidance(folder, separate=True)
+    first.keep(words, beside)
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("tags.tokens-")
+    again = guidance(folder, separate=True)
+    again.waiting._read = None
+    again.keep(words, beside)
+    assert torch.equal(
+        again.encode(LR, [["sky"], ["ivy"], []]).embeds, first.encode(LR, [["sky"], ["ivy"], []]).embeds
+    )
+    write_gemma2(tmp_path / "other")
+    weights = load_file(tmp_path / "other/model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "other/model.safetensors")
+    other = guidance(folder, separate=True, text_encoder=str(tmp_path / "other"))
+    for part, tags in ((other, words), (guidance(folder, separate=True), words[:2])):
+        part.keep(tags, beside)
+        assert part.waiting._dtype is not None
+    assert not torch.equal(other.encode(LR[:1], [["sky"]]).embeds, first.encode(LR[:1], [["sky"]]).embeds)
+
+
+def test_texts_are_encoded_together(folder):
+    part, runs = guidance(folder), []
+    part.prepare()
+    part.waiting._network.register_forward_hook(lambda *_: runs.append(1))
+    part.encode(LR, [["sky"], ["sea"], ["sky"]])
+    assert len(runs) == 1
 
 
 def test_lists_of_one_batch_keep_to_themselves(folder):
@@ -186,8 +219,6 @@ def test_what_is_broken_is_one_line(tmp_path, spoil, message):
 
 
 def drop_tensor(file):
-    from safetensors.torch import load_file, save_file
-
     state = load_file(file)
     del state["norm.weight"]
     save_file(state, file, metadata={"format": "pt"})

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from filelock import FileLock
 from PIL import Image
 
 from linearsr.evaluation.registry import METRICS
+from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.checks import check
 from linearsr.training.config import load_config
@@ -24,6 +27,7 @@ from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from training_tools import (
+    NETWORK,
     flow_stage,
     losses,
     make_photos,
@@ -306,6 +310,57 @@ def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
     assert trainer(photos, run).resume() == 12
 
 
+WANDB = """
+calls = []
+
+class Run:
+    def log(self, values, step=None, **more):
+        calls.append((step, set(values)))
+
+    def finish(self):
+        calls.append("finished")
+
+def init(**settings):
+    calls.append(settings)
+    return Run()
+"""
+
+
+def test_every_figure_goes_to_the_trackers(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through accelerate; a resumed run goes on in the one of its folder."""
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    trainer(photos, tmp_path / "run", trackers=["wandb"]).run()
+    calls = sys.modules["wandb"].calls  # type: ignore[attr-defined]
+    assert (calls[0]["project"], calls[0]["resume"], calls[-1]) == ("linearsr", "allow", "finished")
+    seen = [
+        (r["images"], {k for k, v in r.items() if isinstance(v, float)})
+        for r in read_records(tmp_path / "run")
+    ]
+    assert calls[1:-1] == seen
+    assert not (tmp_path / "run/tensorboard").exists()
+    monkeypatch.setattr("linearsr.training.section.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="trackers: needs wandb: pip install wandb"):
+        trainer(photos, tmp_path / "other", trackers=["wandb"])
+
+
+def test_a_network_is_compiled_where_the_config_says_so(
+    photos: Path, stem_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+
+    def note(module: torch.nn.Module) -> None:
+        compiled.append(module)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", note)
+    for wanted in (False, True):
+        made = trainer(photos, tmp_path / str(wanted), stage=flow_stage(stem_folder), compile=wanted)
+        assert compiled == [made.objective.network] * wanted
+
+
 def test_the_loss_falls(photos: Path, tmp_path: Path) -> None:
     changes = {
         "total_images": 400,
@@ -331,13 +386,40 @@ def test_an_expert_trains_on_its_span_and_starts_from_another(
     stage = flow_stage(
         stem_folder, init=str(start / "transformer"), boundaries=[0.223, 0.875, 0.939], expert=2
     )
+    stage["others"] = [stage["init"]]
     del stage["network"]
     made = trainer(photos, tmp_path / "two", stage=stage).run()
     final = LinearSRTransformer.from_pretrained(made / "transformer")
     before = LinearSRTransformer.from_pretrained(start / "transformer")
     assert final.config == before.config
     assert not torch.equal(final.proj_out.weight, before.proj_out.weight)
-    assert any("bicubic/denoised/psnr_y" in record for record in read_records(tmp_path / "two"))
+    figures = {name for record in read_records(tmp_path / "two") for name in record}
+    assert {"bicubic/denoised/psnr_y", "bicubic/sample/psnr_y"} <= figures
+
+
+def test_an_expert_is_validated_on_the_walk_of_all(stem_folder: Path, tmp_path: Path) -> None:
+    """Each step by the network of its time: the one that is trained in its span, the others elsewhere."""
+    base = LinearSRTransformer(replace(PRESETS["tiny"], **NETWORK))
+    base.save_pretrained(tmp_path)
+    stage = flow_stage(stem_folder, boundaries=[0.3, 0.6], expert=1, init=str(tmp_path), validation_steps=8)
+    del stage["network"]
+    asked: dict[str, list[float]] = {"own": [], "others": []}
+
+    def spied(who: str) -> Callable[..., torch.Tensor]:
+        return lambda z, times, *_: asked[who].append(float(times[0])) or torch.zeros_like(z)
+
+    for folders in ([str(tmp_path)], [str(tmp_path)] * 3):
+        objective = FlowStage(**stage, others=folders).objective()
+        for other in objective.others[::2]:
+            other.forward = spied("others")  # type: ignore[method-assign]
+        pair = untagged(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 16, 16), [0])
+        assert set(objective.predict(spied("own"), pair)) == {"denoised", "sample", "stem"}  # type: ignore[arg-type]
+    assert asked["own"] == pytest.approx([0.6, 0.5, 0.375] * 2)
+    assert asked["others"] == [1.0, 0.875, 0.75, 0.625, 0.25, 0.125] * 2
+    alone = FlowStage(**stage).objective()
+    assert set(alone.predict(spied("own"), pair)) == {"denoised", "stem"}  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="others: 2 folders: give one, or 3"):
+        FlowStage(**stage, others=folders[:2])
 
 
 def drawn_times(**stage: object) -> torch.Tensor:
@@ -434,7 +516,10 @@ def test_learning_rate_warms_up_and_falls() -> None:
 @pytest.mark.parametrize(
     ("changes", "overrides", "message"),
     [
-        ({"batch": 3}, [], "batch: Extra inputs"),
+        ({"batch": 3}, [], r"batch: is unknown: did you mean batch_size\?"),
+        ({"lr": 3}, [], r"lr: is no setting of this section: it belongs in optimizer\.lr"),
+        ({"total_imags": 8, "total_images": None}, [], r"did you mean total_images\?"),
+        ({"stage": {"kind": "stem", "formulas": {}}}, [], r"stage\.formulas \(kind distill\)"),
         ({"batch_size": 0}, [], "batch_size: Input should be greater than 0"),
         ({"stage": {"kind": "magic"}}, [], "stage"),
         ({}, ["data.degradations={fog: 1}"], "data.degradations: .*unknown degradation 'fog'"),

@@ -1,4 +1,4 @@
-"""SANA checkpoints as NVlabs publishes them, under the names of `diffusers`.
+"""Pickled checkpoints as safetensors: SANA as NVlabs publishes it, under the names of `diffusers`, and RAM.
 
 The names are those that `scripts/convert_sana_to_diffusers.py` of `diffusers` maps to each other.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
-from linearsr.runtime.checkpoints import CheckpointError, save_weights, write_json
+from linearsr.runtime.checkpoints import CheckpointError, save_tensors, save_weights, write_json
 
 CROSS_ATTENTION_HEADS = {1152: 16, 2240: 20}
 """By the inner width of the published networks; the weights do not tell."""
@@ -42,18 +42,26 @@ _NAMES = {
 }
 _JOINED = {"qkv": ("to_q", "to_k", "to_v"), "kv_linear": ("to_k", "to_v")}
 """Layers that are one there, their outputs one after the other."""
+_RAM_WEIGHT = "visual_encoder.patch_embed.proj.weight"
 _UNUSED = ("y_embedder.y_embedding", "pos_embed")
 
 
-def convert_nvlabs(checkpoint: Path, folder: Path) -> int:
-    """Write the transformer of a checkpoint, and its scheduler, into `folder` as `diffusers` does; how many weights.
+def convert_pickle(checkpoint: Path, folder: Path) -> tuple[str, int]:
+    """Write a SANA of NVlabs into `folder` as `diffusers` does, transformer and scheduler, or RAM's weights.
 
-    The file is a pickle, of which only tensors are read (`weights_only`); they keep their types.
+    Of the pickle only tensors are read (`weights_only`); they keep their types.
+
+    Returns:
+        "sana" or "ram", and how many weights it has.
 
     Raises:
         CheckpointError: no such checkpoint, or a variant with parts that `LinearSRTransformer` does not have.
     """
     theirs = _read(checkpoint)
+    if _RAM_WEIGHT in theirs:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(folder / "model.safetensors", theirs)
+        return "ram", sum(tensor.numel() for tensor in theirs.values())
     _check_variant(theirs, checkpoint)
     state = _renamed({name: tensor for name, tensor in theirs.items() if name not in _UNUSED})
     try:
@@ -80,7 +88,7 @@ def convert_nvlabs(checkpoint: Path, folder: Path) -> int:
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": _FLOW_SHIFT}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    return sum(p.numel() for p in network.parameters())
+    return "sana", sum(p.numel() for p in network.parameters())
 
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:
@@ -89,9 +97,9 @@ def _read(checkpoint: Path) -> dict[str, Tensor]:
     # the unpickler stumbles over other files in ways of its own, and advises to run what they hold
     except Exception as error:
         raise CheckpointError(
-            f"{checkpoint}: cannot be read as weights alone; take a .pth file as NVlabs publishes it"
+            f"{checkpoint}: cannot be read as weights alone; take a .pth file as its authors publish it"
         ) from error
-    state = found.get("state_dict", found) if isinstance(found, dict) else None
+    state = found.get("state_dict", found.get("model", found)) if isinstance(found, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{checkpoint}: holds no tensors by name, as the checkpoints of NVlabs do")
     return state

@@ -30,8 +30,8 @@ def convert(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Model to convert: folder or hub id, 'default' for the built-in model, or a SANA checkpoint of "
-            "NVlabs (.pth).",
+            help="Model to convert: folder or hub id, 'default' for the built-in model, or a checkpoint of NVlabs' SANA "
+            "or of the tagger RAM (.pth).",
         ),
     ],
     output: Annotated[
@@ -79,12 +79,14 @@ def convert(
 
 
 def _to_model(source: str, output: Path) -> dict[str, Any]:
-    from linearsr.backends.nvlabs import convert_nvlabs
+    from linearsr.backends.nvlabs import convert_pickle
     from linearsr.backends.sana import PARTS, is_sana, start_from_sana
     from linearsr.runtime.checkpoints import resolve_folder
 
     if Path(source).is_file():
-        parameters = convert_nvlabs(Path(source), output)
+        kind, parameters = convert_pickle(Path(source), output)
+        if kind == "ram":
+            return {"parameters": parameters, "note": "weights for --tagger ram or ram++"}
         note = (
             "put vae, text_encoder and tokenizer of a SANA in diffusers format beside them, and convert that"
         )

@@ -1,5 +1,7 @@
 """`linearsr tag`: what is in photos."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from linearsr.jobs.run import Rules, Watcher, pending
 from linearsr.jobs.sources import read_lists
 
 if TYPE_CHECKING:
+    from linearsr.training.catalogue import Photo
     from linearsr.training.photo_tags import TagFile
 
 _SCALE = 4
@@ -67,7 +70,8 @@ def tag(
 ) -> None:
     """List what is in photos, most certain first, with scores from 0 to 1.
 
-    `linearsr upscale` is guided by these tags if the model uses them.
+    `linearsr upscale` is guided by these tags if the model uses them. Of tar files (or folders of them), as `linearsr
+    shard` makes them, each image is tagged.
     """
     rows: list[tuple[str, str]] = []
     degradation = None if degrade is None else check_degradation("--degrade", degrade)
@@ -79,10 +83,11 @@ def tag(
         from linearsr.images.photos import degraded_pair
 
         watcher.start_image(job.input)
+        source = job.input if job.input not in crops else crops[job.input].open()
         if degradation is None:
-            picture = read_image(job.input, max_pixels)
+            picture = read_image(source, max_pixels)
         else:
-            picture = Picture(degraded_pair(job.input, degradation, 0, _SCALE, max_pixels)[0])
+            picture = Picture(degraded_pair(job.input, degradation, 0, _SCALE, max_pixels, source)[0])
         found = used.tag(lr_tensor(picture)[0], threshold=threshold, max_tags=max_tags)
         if file is None:
             rows.append((job.label, ", ".join(f"{name} {score:.2f}" for name, score in found)))
@@ -94,8 +99,9 @@ def tag(
         }
 
     with told(), piped(read_lists(inputs), Path()) as pipes:
-        sources = inputs_of(pipes.names, by_name=False)
-        jobs = [pipes.called(Job(each.path, None, each.error, each.name)) for each in sources]
+        crops, jobs = _in_shards(pipes.names)
+        sources = inputs_of([name for name in pipes.names if not _is_shards(name)], by_name=False)
+        jobs = [pipes.called(Job(each.path, None, each.error, each.name)) for each in sources] + jobs
         if file is not None:
             done = [job for job in jobs if job.input in file]
             jobs = [job for job in jobs if job.input not in file]
@@ -110,6 +116,23 @@ def tag(
                 say(file.write())
             if rows and not as_json:
                 _show(rows)
+
+
+def _is_shards(name: str) -> bool:
+    return name.endswith(".tar") or next(Path(name).glob("*.tar"), None) is not None
+
+
+def _in_shards(names: Sequence[str]) -> tuple[dict[Path, "Photo"], list[Job]]:
+    """The images in tar files by their names, and a job for each; what cannot be read is a failed job."""
+    shards = [name for name in names if _is_shards(name)]
+    if not shards:
+        return {}, []
+    from linearsr.training.catalogue import Photo, look_into_shards
+
+    with ThreadPoolExecutor() as pool:
+        found = [each for name in shards for each in look_into_shards(name, pool)]
+    jobs = [Job(Path(each.name), None, None if isinstance(each, Photo) else each.reason) for each in found]
+    return {Path(each.name): each for each in found if isinstance(each, Photo)}, jobs
 
 
 def _tag_file(path: Path, anew: bool) -> "TagFile":

@@ -59,6 +59,12 @@ def train(
     json: Annotated[
         bool, typer.Option("--json", help="With --dry-run: print one JSON document to stdout.")
     ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="With --dry-run: images per second, to tell the hours. Default: measured."
+        ),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Train a model, or one stage of it, from a YAML config.
@@ -79,7 +85,7 @@ def train(
         from linearsr.training.section import ConfigError
 
         say_warnings()
-        _run(config, overrides, stage, resume, dry_run, json, threads)
+        _run(config, overrides, stage, resume, dry_run, json, rate, threads)
     except ModuleNotFoundError as error:
         if debugging():
             raise
@@ -118,6 +124,7 @@ def _run(
     resume: bool,
     dry_run: bool,
     json: bool,
+    rate: float | None,
     threads: int | None,
 ) -> None:
     import torch
@@ -142,7 +149,7 @@ def _run(
         runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
     chosen = choose(runs, stage)
     if dry_run and _is_main():
-        plans = describe(runs)
+        plans = describe(runs, rate)
         _show_plan({run.name: plans[run.name] for run in chosen}, json)
     if dry_run:
         _warn_of_decay(chosen)
@@ -186,7 +193,7 @@ def _say_parts(runs: "list[Run]", to_come: bool) -> None:
     say(
         "no model yet: other runs of the recipe are still to be done"
         if to_come
-        else "no model to put together: the recipe has no stage pretrain"
+        else "no model to put together: the recipe trains no flow"
     )
 
 

@@ -1,11 +1,13 @@
 """Parts of a model that work through frozen encoders of `transformers`."""
 
+import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -28,7 +30,9 @@ from linearsr.runtime.devices import best_dtype
 
 _IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
 _ON_HUB = re.compile(rf"{HUB_ID.pattern}|{_IN_REPOSITORY.pattern}")
+_BEGINNING = 2**20
 _Made = TypeVar("_Made")
+_Key = TypeVar("_Key", bound=Hashable)
 _Self = TypeVar("_Self", bound="EncoderPart")
 
 
@@ -93,16 +97,23 @@ class EncoderPart(PretrainedModule):
         """A context in which the encoder is on the part's device, and there are no gradients."""
         return self.waiting.on(self.device, self.encoder_dtype)
 
-    def remembered(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """The answer for `key`, from `make` if it is not among the last `most_remembered`. Threads may share it."""
+    def remembered(
+        self, keys: Sequence[_Key], make: Callable[[list[_Key]], Iterable[Tensor]]
+    ) -> list[Tensor]:
+        """The answer for each key; `make` gives those not among the last `most_remembered`. Threads may share it."""
+        place = self.device, self.encoder_dtype
         with self._lock:
-            known = self._recent.pop(key, None)
-        answer = make() if known is None else known
+            known = {
+                key: self._recent.pop((key, *place)) for key in set(keys) if (key, *place) in self._recent
+            }
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        if missing:
+            known |= zip(missing, make(missing), strict=True)
         with self._lock:
-            self._recent[key] = answer
-            if len(self._recent) > self.most_remembered:
+            self._recent |= {(key, *place): known[key] for key in keys}
+            while len(self._recent) > self.most_remembered:
                 del self._recent[next(iter(self._recent))]
-        return answer
+        return [known[key] for key in keys]
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +133,20 @@ class EncoderPart(PretrainedModule):
             return encoder_folder(name, self.model_folder)
         except CheckpointError as error:
             raise CheckpointError(f"{type(self).__name__}, {field}: {error}") from error
+
+    def encoder_files(self) -> list[Path]:
+        """The weights of its encoders, as far as they lie in folders on this machine."""
+        names = [getattr(self.config, field) for field in self.folder_fields]
+        folders = dict.fromkeys(_inside(name, self.model_folder) or Path(name) for name in names if name)
+        return [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
+
+    def identity(self) -> str:
+        """What tells it from others: its config, and the beginnings of the files of its encoders."""
+        found = [json.dumps(asdict(self.config))]
+        for file in self.encoder_files():
+            with file.open("rb") as weights:
+                found.append(f"{file.stat().st_size} {blake2b(weights.read(_BEGINNING)).hexdigest()}")
+        return " ".join(found)
 
     def check_folders(self) -> None:
         """Raises CheckpointError for a folder that is missing, unless it may be on the hub: nothing is downloaded."""

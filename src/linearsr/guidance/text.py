@@ -3,22 +3,27 @@
 Shapes: B images, L tokens of C channels.
 """
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
 from linearsr.guidance.encoders import EncoderPart, check_width, read_network, read_tokenizer
 from linearsr.guidance.vocabulary import Understood, normalised
-from linearsr.runtime.checkpoints import load_config
+from linearsr.runtime.checkpoints import load_config, load_tensors, save_tensors
 
 _ONE_AT_A_TIME = Lock()
+_TEXTS_AT_ONCE = 64
 _MOST_SEPARATE = 8192
 """Tags whose tokens are kept: 4 tokens each of Gemma 2 are 18 KiB in bfloat16."""
 
@@ -64,17 +69,29 @@ class TextGuidance(EncoderPart, Guidance):
         if config.separate:
             self.most_remembered = _MOST_SEPARATE
 
-    def keep(self, tags: Sequence[str]) -> None:
+    def keep(self, tags: Sequence[str], beside: Path | None = None) -> None:
         """Encode each of these tags once, and let go of the encoder until one comes that is new.
 
-        Does nothing where the tokens of all could not be kept.
+        The tokens are also kept in a file in the folder of `beside`, if it can be written, and taken from there by the
+        next one with this encoder and these tags. Does nothing where the tokens of all could not be kept in memory.
         """
-        if not self.config.separate or len(tags) > self.most_remembered:
+        texts = list(dict.fromkeys(_joined([tag]) for tag in tags))
+        if not self.config.separate or len(texts) > self.most_remembered:
             return
-        with self.encoder():
-            for tag in tags:
-                self._tokens(_joined([tag]))
-            self.waiting.residency = "lazy"
+        digest = blake2b(
+            repr((self.identity(), self.encoder_dtype, texts)).encode(), digest_size=6
+        ).hexdigest()
+        file = None if beside is None else beside.with_name(f"{beside.stem}.tokens-{digest}.safetensors")
+        if file is not None and file.exists():
+            kept = load_tensors(file, self.device)
+            rows = [kept[str(number)] for number in range(len(texts))]
+        else:
+            with self.encoder():
+                rows = self._encode(texts)
+                self.waiting.residency = "lazy"
+            if file is not None and os.access(file.parent, os.W_OK):
+                save_tensors(file, {str(number): row.contiguous() for number, row in enumerate(rows)})
+        self.remembered(texts, lambda missing: rows)
 
     def understand(self, words: Sequence[str]) -> Understood:
         """Every word is understood; those after which the text would be too long are not used."""
@@ -90,38 +107,41 @@ class TextGuidance(EncoderPart, Guidance):
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
         """Tokens for the tags of B images. A list without tags has no tokens; a sentence is a list of one tag."""
-        rows = [self._row(words) for words in tags]
-        length = max(1, *(len(row) for row in rows))
-        embeds = rows[0].new_zeros(len(rows), length, self.channels)
-        mask = torch.zeros(len(rows), length, dtype=torch.bool, device=embeds.device)
-        for i, row in enumerate(rows):
-            embeds[i, : len(row)] = row
-            mask[i, : len(row)] = True
-        return GuidanceTokens(embeds, mask)
+        texts = [self._texts(words) for words in tags]
+        all_texts = [text for row in texts for text in row]
+        known = dict(zip(all_texts, self.remembered(all_texts, self._encode), strict=True))
+        none = torch.zeros(0, self.channels, device=self.device, dtype=self.encoder_dtype)
+        rows = [torch.cat([none, *(known[text] for text in row)])[: self.config.max_tokens] for row in texts]
+        embeds = pad_sequence([*rows, none.new_zeros(1, self.channels)], batch_first=True)[:-1]
+        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
+        return GuidanceTokens(embeds, torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None])
 
-    def _row(self, words: Sequence[str]) -> Tensor:
-        """(L, C) for the tags of one image."""
-        texts = [_joined([word]) for word in words] if self.config.separate and words else [_joined(words)]
-        return torch.cat([self._tokens(text) for text in texts])[: self.config.max_tokens]
+    def _texts(self, words: Sequence[str]) -> list[str]:
+        """What the encoder reads for the tags of one image."""
+        texts = [_joined([word]) for word in words] if self.config.separate else [_joined(words)]
+        return [text for text in texts if text]
 
-    def _tokens(self, text: str) -> Tensor:
-        """(L, C) for one text."""
-        place = self.device, self.encoder_dtype
-        if not text:
-            return torch.zeros(0, self.channels, device=place[0], dtype=place[1])
-        return self.remembered((text, *place), lambda: self._encode(text))
-
-    def _encode(self, text: str) -> Tensor:
+    def _encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """(L, C) for each text. Those of one length go together: padding would change the figures a little."""
         instruction = self.config.instruction
         first, length = 0, self.config.max_tokens
         if instruction:
             # as in SANA: the token that begins the text, then all from the instruction's last one on
             first = len(self._ids(instruction)) - 1
             length += first - 1
-        ids = torch.tensor([self._ids(instruction + text, length)], device=self.device)
+        ids = [self._ids(instruction + text, length) for text in texts]
+        rows: dict[int, Tensor] = {}
         with self.encoder() as encoder:
-            states: Tensor = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
-        return torch.cat([states[:1], states[max(1, first) :]])
+            for size in {len(each) for each in ids}:
+                alike = [number for number, each in enumerate(ids) if len(each) == size]
+                for start in range(0, len(alike), _TEXTS_AT_ONCE):
+                    numbers = alike[start : start + _TEXTS_AT_ONCE]
+                    batch = torch.tensor([ids[number] for number in numbers], device=self.device)
+                    states = encoder(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
+                    rows |= zip(
+                        numbers, torch.cat([states[:, :1], states[:, max(1, first) :]], dim=1), strict=True
+                    )
+        return [rows[number] for number in range(len(texts))]
 
     def _length(self, tags: Sequence[str]) -> int:
         if self.config.separate:

@@ -130,20 +130,21 @@ class VisionGuidance(EncoderPart, Guidance):
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
         """Tokens for LR images (B, 3, h, w) in [-1, 1], one for each patch. The tags are not looked at."""
-        return GuidanceTokens(torch.stack([self._patches(image) for image in lr.to(self.device)]))
-
-    def _patches(self, image: Tensor) -> Tensor:
-        """(3, h, w) -> (L, C)"""
-        pixels = self.tower.pixels(image[None], self.config.image_size)
-        digest = blake2b(pixels.cpu().numpy().tobytes()).digest()
-        return self.remembered((digest, self.device, self.encoder_dtype), lambda: self._encode(pixels))
+        images = self.tower.pixels(lr.to(self.device), self.config.image_size)
+        keys = [blake2b(image.cpu().numpy().tobytes()).digest() for image in images]
+        named = dict(zip(keys, images, strict=True))
+        made = self.remembered(
+            keys, lambda missing: self._encode(torch.stack([named[key] for key in missing]))
+        )
+        return GuidanceTokens(torch.stack(made))
 
     def _encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, L, C)"""
         with self.encoder() as encoder:
             inputs = self.tower.inputs(pixels.to(self.encoder_dtype))
-            states: Tensor = encoder(**inputs).last_hidden_state[0]
+            states: Tensor = encoder(**inputs).last_hidden_state
         # the class token and registers come first
-        return states[-self.tower.count_patches(self.config.image_size) :]
+        return states[:, -self.tower.count_patches(self.config.image_size) :]
 
     @cached_property
     def tower(self) -> Tower:

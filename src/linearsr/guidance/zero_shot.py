@@ -82,9 +82,7 @@ class ZeroShotTagger(EncoderPart):
         """(3, h, w) in [-1, 1] -> (V,), the probability of each tag in the vocabulary, float32 on the CPU."""
         tower, size = self._tower
         with self.encoder() as encoder:
-            texts = self.remembered(
-                ("texts", self.device, self.encoder_dtype), lambda: self._encode_texts(encoder)
-            )
+            (texts,) = self.remembered(["texts"], lambda _: [self._encode_texts(encoder)])
             inputs = tower.inputs(tower.pixels(lr[None].to(self.device), size).to(self.encoder_dtype))
             image = F.normalize(_pooled(encoder.get_image_features(**inputs)).float(), dim=-1)[0]
             likenesses: Tensor = texts @ image * encoder.logit_scale.float().exp()

@@ -45,11 +45,17 @@ def file_generator(seed: int, name: str) -> np.random.Generator:
 
 
 def degraded_pair(
-    path: Path, degradation: "Degradation", seed: int, scale: int, max_pixels: int = DEFAULT_MAX_PIXELS
+    path: Path,
+    degradation: "Degradation",
+    seed: int,
+    scale: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    source: Path | BinaryIO | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A photo's (LR, HR): (h, w, 3) and (h scale, w scale, 3), in [0, 1] on the 8-bit grid.
 
     The HR image is cut to a multiple of the scale; the LR image follows from it, the seed and the file's stem.
+    `source` has the bytes of a photo that is no file of its own.
 
     Raises:
         ImageError: the photo cannot be read.
@@ -57,7 +63,7 @@ def degraded_pair(
     """
     from linearsr.images.degradation import degrade
 
-    hr = crop_to_multiple(read_rgb(path, max_pixels), scale)
+    hr = crop_to_multiple(read_rgb(source or path, max_pixels), scale)
     return degrade(hr, degradation, file_generator(seed, path.stem), scale), hr
 
 

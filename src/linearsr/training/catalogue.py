@@ -55,12 +55,13 @@ class Photo:
     def read(self) -> NDArray[np.uint8]:
         """(H, W, 3), upright. Raises ImageError if it cannot be read."""
         try:
-            return read_rgb(self._open())
+            return read_rgb(self.open())
         except OSError as error:
             hint = f"cannot be read ({error.strerror}); is the shard still there?"
             raise ImageError(self.name, hint) from error
 
-    def _open(self) -> Path | BinaryIO:
+    def open(self) -> Path | BinaryIO:
+        """Its file, or its bytes from the tar file. Raises OSError if that cannot be read."""
         if not self.member:
             return self.path
         with self.path.open("rb") as file:
@@ -207,11 +208,18 @@ def _findings(
         paths = find_photos(folder, "data.folders")
         yield from pool.map(_look_at_file, paths, [weight] * len(paths))
     for pattern, weight in shards:
-        tars = _find_shards(pattern)
-        for findings in pool.map(_look_into_shard, tars, [weight] * len(tars)):
-            if not findings:
-                raise ConfigError(f"data.shards: {pattern}: a shard has no images in it")
-            yield from findings
+        yield from look_into_shards(pattern, pool, weight)
+
+
+def look_into_shards(
+    pattern: str, pool: ThreadPoolExecutor, weight: float = 1.0
+) -> Iterator[Photo | Skipped]:
+    """The photos in shards: a tar file, a folder of tar files, or a pattern. Raises as `read_catalogue`."""
+    tars = _find_shards(pattern)
+    for findings in pool.map(_look_into_shard, tars, [weight] * len(tars)):
+        if not findings:
+            raise ConfigError(f"data.shards: {pattern}: a shard has no images in it")
+        yield from findings
 
 
 def find_photos(folder: Path, key: str) -> list[Path]:

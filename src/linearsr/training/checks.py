@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from linearsr.guidance.encoders import EncoderPart
+from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import HUB_ID
 from linearsr.training.catalogue import Catalogue
-from linearsr.training.codec import CodecStage
+from linearsr.training.codec import CodecStage, check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data, validation_photos
 from linearsr.training.distill import DistillObjective, DistillStage
@@ -23,6 +24,7 @@ from linearsr.training.objective import Batch, Computed, Objective, Trained
 from linearsr.training.parts import Blueprint, UnknownCodec
 from linearsr.training.photo_tags import name_in, read_tags
 from linearsr.training.recipe import RecipeConfig, Run, last_flow
+from linearsr.training.run_folder import records
 from linearsr.training.section import ConfigError
 from linearsr.training.tagger import TaggerStage
 
@@ -102,6 +104,9 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple and not isinstance(getattr(objective, "codec", None), UnknownCodec):
         raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
+    check_round_trip(
+        getattr(objective, "codec", objective.network), -(-crop // multiple) * multiple * objective.scale
+    )
     if isinstance(stage, DistillStage) and stage.judged_crop > crop:
         raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is more than data.lr_crop {crop}")
     photos = config.validation
@@ -144,15 +149,25 @@ def _check_tags(key: str, path: Path | None, catalogue: Catalogue) -> None:
         )
 
 
-def describe(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
-    """The plan of each run, by its name, as readable lines by topic. Raises ConfigError as `check` does."""
-    objectives = check(runs)
-    return {
-        run.name: _describe(run.config, objectives[run.name])
-        if run.name in objectives
-        else {"network": f"{run.config.stage.kind} of finished parts, without training"}
-        for run in runs
-    }
+def describe(runs: Sequence[Run], rate: float | None = None) -> dict[str, dict[str, str]]:
+    """The plan of each run, by its name, as readable lines by topic. Raises ConfigError as `check` does.
+
+    `rate` in images per second tells how long a run takes; None: that of its last step, or of a run of its kind before.
+    """
+    objectives, measured, plans = check(runs), dict[str, float](), {}
+    for name, config in runs:
+        kind = config.stage.kind
+        if name not in objectives:
+            plans[name] = {"network": f"{kind} of finished parts, without training"}
+            continue
+        plans[name] = _describe(config, objectives[name])
+        paces = [record["images_per_second"] for record in records(config.run_dir) if "grad_norm" in record]
+        measured |= {kind: paces[-1]} if paces else {}
+        pace, origin = (measured.get(kind), "measured") if rate is None else (rate, "--rate")
+        if pace:
+            hours = config.total_images / pace / 3600
+            plans[name]["time"] = f"{hours:,.1f} hours at {pace:g} images per second ({origin})"
+    return plans
 
 
 def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
@@ -182,6 +197,8 @@ def _size_up(config: TrainConfig, objective: Objective) -> tuple[str, str]:
     count = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = _FLOAT32 * sum(p.numel() for part in _frozen(objective) for p in part.parameters())
+    encoder, passing = _encoder(objective)
+    frozen += 0 if passing else encoder
     unknown = ", ".join(_unknown(config, objective))
     activations = _activations(
         config, objective, max(1, config.batch_size // (processes * config.accumulation))
@@ -195,7 +212,13 @@ def _size_up(config: TrainConfig, objective: Objective) -> tuple[str, str]:
     return (
         f"{count / 1e6:.2f} M parameters"
         + (f", {trained / 1e6:.2f} M of them trained" if trained < count else ""),
-        memory + (f"; without {unknown}" if unknown else ""),
+        memory
+        + (
+            f"; before the first step, the text encoder alone, {_size(encoder)}"
+            if encoder and passing
+            else ""
+        )
+        + (f"; without {unknown}" if unknown else ""),
     )
 
 
@@ -205,6 +228,15 @@ def _frozen(objective: Objective) -> list[nn.Module]:
     return [part for part in vars(objective).values() if isinstance(part, nn.Module) and id(part) not in own]
 
 
+def _encoder(objective: Objective) -> tuple[int, bool]:
+    """Bytes of the encoder that guides, as far as it is on this machine, and whether it is let go before training."""
+    part = getattr(objective, "guidance", None)
+    if not isinstance(part, EncoderPart):
+        return 0, False
+    passing = isinstance(part, TextGuidance) and part.config.separate
+    return sum(file.stat().st_size for file in part.encoder_files()), passing
+
+
 def _unknown(config: TrainConfig, objective: Objective) -> list[str]:
     """The parts that are not counted."""
     stage, found = config.stage, []
@@ -212,7 +244,8 @@ def _unknown(config: TrainConfig, objective: Objective) -> list[str]:
         found.append(f"knowing {stage.init}")
     if isinstance(getattr(objective, "codec", None), UnknownCodec):
         found.append("the codec")
-    if isinstance(objective, FlowObjective) and isinstance(objective.guidance, EncoderPart):
+    part = getattr(objective, "guidance", None)
+    if isinstance(part, EncoderPart) and not part.encoder_files():
         found.append("the encoder of stage.guidance")
     return found
 

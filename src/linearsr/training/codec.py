@@ -110,3 +110,24 @@ class CodecObjective(Objective):
             {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         )
         return {"codec": DeepCompressionCodec(autoencoder)}
+
+
+def check_round_trip(holder: object, side: int) -> None:
+    """What a DC-AE on the meta device encodes it must be able to decode, of which the loss of a flow would not know.
+
+    Raises:
+        ConfigError: as one line that names the key.
+    """
+    if not isinstance(holder, DeepCompressionCodec | Autoencoder):
+        return
+    key = "stage.codec" if isinstance(holder, DeepCompressionCodec) else "stage.autoencoder"
+    image = torch.empty(1, 3, side, side, device="meta")
+    try:
+        shape = holder.autoencoder.decoder(holder.autoencoder.encoder(image)).shape
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{key}: this autoencoder cannot work: {reason}") from None
+    if shape != image.shape:
+        raise ConfigError(
+            f"{key}: this autoencoder cannot work: an image of {side}x{side} comes back as {shape[3]}x{shape[2]}"
+        )

@@ -1,11 +1,13 @@
 """What a training run is made of: a YAML file, checked before anything is built."""
 
 import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linearsr.evaluation.registry import METRICS
 from linearsr.training.codec import CodecStage
@@ -16,7 +18,7 @@ from linearsr.training.flow import FlowStage
 from linearsr.training.guard import GuardConfig
 from linearsr.training.knee import KneeConfig
 from linearsr.training.optimizer import OptimizerConfig
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.section import ConfigError, Section, require
 from linearsr.training.stem import StemStage
 from linearsr.training.tagger import TaggerStage
 from linearsr.training.validation import ValidationConfig
@@ -55,9 +57,20 @@ class TrainConfig(Section):
     stop_at_knee: bool = True
     """Whether the run ends when its knee is confirmed; its weights are kept either way."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
+    compile: bool = False
+    """Compile the network with `torch.compile`: minutes at the start, faster steps on a GPU."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Who is told every figure, beside `metrics.jsonl`."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     save_every_images: int = Field(gt=0)
     keep_checkpoints: int = Field(2, ge=1)
+
+    @field_validator("trackers")
+    @classmethod
+    def _installed(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in trackers:
+            require(name, "trackers")
+        return trackers
 
     @model_validator(mode="before")
     @classmethod
@@ -114,9 +127,46 @@ def parse_settings(section: type[_Section], raw: dict[str, Any], where: str) -> 
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
+        # what is misspelt is also missing under its right name
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"]) or "config"
-        raise ConfigError(f"{where}: {key}: {first['msg']}") from None
+        message = first["msg"] if first["type"] != "extra_forbidden" else _unknown(section, key)
+        raise ConfigError(f"{where}: {key}: {message}") from None
+
+
+def _unknown(section: type[Section], key: str) -> str:
+    """What to say of a key that a section does not have: where it belongs, or what is spelt alike."""
+    known = list(_keys(section))
+    if "common" in section.model_fields:
+        known += [f"common.{inner}" for inner in _keys(TrainConfig)]
+    leaf = key.rpartition(".")[2]
+    elsewhere = [_as_written(other) for other in known if other.rpartition(".")[2] == leaf]
+    if elsewhere:
+        return f"is no setting of this section: it belongs in {' or '.join(elsewhere)}"
+    close = get_close_matches(key, known, n=1) or get_close_matches(f"common.{key}", known, n=1)
+    return "is unknown" + (f": did you mean {_as_written(close[0])}?" if close else "")
+
+
+def _keys(section: type[Section], inside: str = "") -> Iterator[str]:
+    """All keys of a section and of those in it, as pydantic writes them: `stage.KIND.key` of a stage."""
+    for name, field in section.model_fields.items():
+        yield inside + name
+        kinds = [kind for kind in _classes(field.annotation) if issubclass(kind, Section)]
+        for kind in kinds:
+            tag = f"{get_args(kind.model_fields['kind'].annotation)[0]}." if len(kinds) > 1 else ""
+            yield from _keys(kind, f"{inside}{name}.{tag}")
+
+
+def _classes(annotation: Any) -> list[type]:
+    inner = get_args(annotation)
+    if inner:
+        return [kind for part in inner for kind in _classes(part)]
+    return [annotation] if isinstance(annotation, type) else []
+
+
+def _as_written(key: str) -> str:
+    """A key as one writes it in a file."""
+    return re.sub(r"(.*\bstage)\.(\w+)\.(.+)", r"\1.\3 (kind \2)", key)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:

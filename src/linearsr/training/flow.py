@@ -1,8 +1,8 @@
 """The stages of the flow: pre-training, each expert on its own span, and fine-tuning are all this one."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import gcd, lcm, log2
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -16,9 +16,8 @@ from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
-from linearsr.models.codec import Codec, ResidualCodec
-from linearsr.models.lr_stem import LRCondition, LRStem, PredictiveStem, StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
+from linearsr.models.codec import ResidualCodec
+from linearsr.models.lr_stem import LRCondition, StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
 from linearsr.runtime.devices import best_dtype
@@ -34,11 +33,12 @@ from linearsr.training.guidance import (
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
-from linearsr.training.parts import FROM_DISK, Parts, PartSettings
+from linearsr.training.parts import FROM_DISK, Parts, PartSettings, check_channels, check_grid
 from linearsr.training.section import ConfigError
 from linearsr.training.times import TimeLaw
 
 _SCALE = 4
+_NEW_SETTINGS = ("lr_channels", "num_null_tokens")
 _NEW_PARAMETERS = ("patch_embed.proj.weight", "patch_embed.proj.bias", "null_tokens")
 """What SANA has not learned: its LR inputs start at zero, so frozen ones would never see the photo."""
 
@@ -63,20 +63,31 @@ class FlowStage(PartSettings, Trained):
     gradient_checkpointing: bool = False
     """Less memory for more time."""
     validation_steps: int = Field(4, ge=1)
+    others: tuple[Path, ...] = ()
+    """The networks of the other spans, with which an expert is validated on the whole walk: a folder for each expert,
+    or one for all. A recipe sets them. Empty: an expert for less noise denoises the truth only."""
 
     @model_validator(mode="after")
     def _fits(self) -> "FlowStage":
-        if (self.init is not None or self.sana is not None) and self.network:
-            raise ValueError("network excludes init and sana: the folder has its own settings")
+        if self.init is not None and self.network:
+            raise ValueError("network excludes init: the folder has its own settings")
+        if self.sana is not None and (own := sorted(set(self.network) - set(_NEW_SETTINGS))):
+            raise ValueError(
+                f"network: {own[0]} is SANA's own: beside sana set {' and '.join(_NEW_SETTINGS)} only"
+            )
         if self.lora is not None and self.init is None and self.sana is None:
             raise ValueError("lora needs init or sana: a new network is trained in full")
         if self.stem is None and self.codec is None and self.sana is None:
             raise ValueError("stem: give the folder of a trained stem, or a codec that needs none")
+        if len(self.others) not in (0, 1, len(self.boundaries) + 1):
+            raise ValueError(f"others: {len(self.others)} folders: give one, or {len(self.boundaries) + 1}")
+        if self.others and (self.stem is None or (self.guidance and self.guidance.part is None)):
+            raise ValueError("others: need the stem and the guidance that they were trained with, frozen")
         try:
             if self.detail_blocks and self.init is None:
                 raise ValueError("detail_blocks needs init; a new network has its own in network")
             Partition(self.boundaries).span(self.expert)
-            replace(PRESETS[self.preset], **self.network)
+            _ = self.wanted
         except (TypeError, IndexError) as error:
             raise ValueError(str(error)) from None
         return self
@@ -137,7 +148,7 @@ class FlowObjective(Objective):
         cast(nn.Module, self.codec).requires_grad_(False)
         if self.stem is not None:
             cast(nn.Module, self.stem).requires_grad_(False)
-            _check_grid(stage, self.stem, self.codec)
+            check_grid(stage, self.stem, self.codec)
         self.scale = _SCALE if self.stem is None else int(self.stem.config.scale)
         self.guidance = frozen_guidance(stage.guidance, parts)
         transformer = parts.transformer(stage, None if self.guidance is None else self.guidance.channels)
@@ -150,7 +161,7 @@ class FlowObjective(Objective):
         new_stem = self._fresh_stem() if self.stem is None else None
         stem = self.stem or new_stem
         assert stem is not None
-        _check_channels(stage, self.config, stem, self.codec)
+        check_channels(stage, self.config, stem, self.codec)
         new_guidance = None
         if stage.guidance is not None:
             check_fit(stage.guidance, self.guidance, self.config)
@@ -161,7 +172,18 @@ class FlowObjective(Objective):
         self.network: nn.Module = self.flow
         hr_multiple = self.codec.compression * self.config.patch_size
         self.multiple_of = lcm(stem.multiple_of, hr_multiple // gcd(hr_multiple, self.scale))
-        self.low, self.high = Partition(stage.boundaries).span(stage.expert)
+        self.partition = Partition(stage.boundaries)
+        self.low, self.high = self.partition.span(stage.expert)
+        self.others = self._others(parts)
+
+    def _others(self, parts: Parts) -> nn.ModuleList:
+        """The networks of all spans, in the place of the one that is trained nothing; empty: there are none."""
+        folders = self.stage.others * (self.partition.num_experts if len(self.stage.others) == 1 else 1)
+        read: dict[Path, FlowNetwork] = {}
+        for folder in (folder for index, folder in enumerate(folders) if index != self.stage.expert):
+            if folder not in read:
+                read[folder] = FlowNetwork(parts.network("stage.others", folder)).requires_grad_(False)
+        return nn.ModuleList(read.get(folder, nn.Identity()) for folder in folders)
 
     def _fresh_stem(self) -> StridedStem:
         """The paper's stem: from LR pixels to the latent's grid in strides of two."""
@@ -175,6 +197,7 @@ class FlowObjective(Objective):
 
     def to(self, device: torch.device) -> None:
         self.codec.to(device)
+        self.others.to(device)
         if self.stem is not None:
             self.stem.to(device)
         if isinstance(self.guidance, EncoderPart):
@@ -182,7 +205,8 @@ class FlowObjective(Objective):
         elif self.guidance is not None:
             self.guidance.to(device)
         if isinstance(self.guidance, TextGuidance) and self.vocabulary is not None:
-            self.guidance.keep(self.vocabulary.tags)
+            assert self.stage.guidance is not None
+            self.guidance.keep(self.vocabulary.tags, self.stage.guidance.vocabulary)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
@@ -229,22 +253,29 @@ class FlowObjective(Objective):
         return torch.where(pure & (self.high == 1), torch.ones(()), times)
 
     def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time."""
+        """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time.
+
+        With `others` each step of a sample is that of the expert of its time.
+        """
         condition, latent = self._encode(batch)
         guide = self._guide(batch, disturb=False)
         noise = initial_noise(tuple(latent.shape), 0, device=latent.device)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             times = torch.full((len(z),), t, device=z.device)
-            prediction = network(z, times, batch.lr, condition, guide)
+            expert = self.partition.expert(t)
+            used = self.others[expert] if self.others and expert != self.stage.expert else network
+            prediction = used(z, times, batch.lr, condition, guide)
             return to_velocity(prediction.float(), z, times, self.prediction_type)
 
         if self.high < 1:
             noisy = add_noise(latent, noise, self.high)
             estimates = {"denoised": noisy - self.high * velocity(noisy, self.high)}
         else:
+            estimates = {"mean": noise - velocity(noise, 1.0)}
+        if self.high == 1 or self.others:
             times = timesteps(self.stage.validation_steps, self.stage.times.shift)
-            estimates = {"mean": noise - velocity(noise, 1.0), "sample": sample(velocity, noise, times)}
+            estimates["sample"] = sample(velocity, noise, times)
         if isinstance(self.codec, ResidualCodec):
             estimates["stem"] = torch.zeros_like(latent)
         decoded = condition or LRCondition(batch.lr)
@@ -265,30 +296,3 @@ class FlowObjective(Objective):
             kind, settings = type(self.flow.guidance), self.flow.guidance.config
             parts["guidance"] = cast(Part, kind.from_state(settings, states["guidance"], "guidance"))
         return parts
-
-
-def _check_grid(stage: FlowStage, stem: LRStem, codec: Codec) -> None:
-    """Stem and codec must have one grid, and a codec of residuals needs something that these are of."""
-    if isinstance(codec, ResidualCodec) and not isinstance(stem, PredictiveStem):
-        raise ConfigError(f"stage.stem: {stage.stem} predicts no image, which the residual codec needs")
-    apart = stem.config.scale * stem.multiple_of
-    if apart != codec.compression:
-        raise ConfigError(
-            f"stage.stem: its features lie {apart} HR pixels apart, the codec's latents {codec.compression}: "
-            "they need one grid"
-        )
-
-
-def _check_channels(stage: FlowStage, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
-    """The network must take what its stem and its codec give."""
-    given = {
-        "in_channels": ("codec", codec.latent_channels),
-        "out_channels": ("codec", codec.latent_channels),
-        "lr_channels": ("stem", stem.config.channels * getattr(stem.config, "patch", 1) ** 2),
-    }
-    for key, (giver, channels) in given.items():
-        if getattr(network, key) != channels:
-            place = "stage.network" if stage.init is None else "stage.init"
-            raise ConfigError(
-                f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
-            )

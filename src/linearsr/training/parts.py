@@ -15,10 +15,10 @@ from linearsr.flow.partition import Partition
 from linearsr.guidance.base import Guidance
 from linearsr.guidance.registry import GUIDANCES, load_guidance
 from linearsr.models.codec import CODECS, Codec, DeepCompressionCodec, ResidualCodec, ResidualCodecConfig
-from linearsr.models.lr_stem import STEMS, LRCondition, LRStem
+from linearsr.models.lr_stem import STEMS, LRCondition, LRStem, PredictiveStem
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.models.transformer_config import TransformerConfig
+from linearsr.models.transformer_config import TransformerConfig, config_from_sana
 from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     HUB_ID,
@@ -49,7 +49,8 @@ class PartSettings(Section):
     detail_blocks: int = Field(0, ge=0)
     """Give the network of `init` a new way out, a `DetailHead` of so many blocks; 0: leave it."""
     sana: str | None = None
-    """SANA model of the preset's size (folder or hub id, `diffusers` format): the codec, and the start if no `init`."""
+    """SANA model (folder or hub id, `diffusers` format): the codec, and the start if no `init`. It has its own sizes:
+    beside it `network` sets `lr_channels` and `num_null_tokens`; a `preset` of another size is refused."""
 
     @field_validator("preset")
     @classmethod
@@ -57,6 +58,12 @@ class PartSettings(Section):
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
         return name
+
+    @property
+    def wanted(self) -> TransformerConfig:
+        """The settings of a new network; of one that starts from SANA, those that SANA does not have."""
+        own_sizes = self.sana is not None and "preset" not in self.model_fields_set
+        return replace(PRESETS["600m" if own_sizes else self.preset], **self.network)
 
 
 class Parts:
@@ -90,34 +97,33 @@ class Parts:
 
     def transformer(self, stage: PartSettings, caption_channels: int | None = None) -> LinearSRTransformer:
         """The network with its first weights; SANA's can be given guidance tokens of other `caption_channels`."""
-        wanted = replace(PRESETS[stage.preset], **stage.network)
         if stage.init is not None:
-            network: LinearSRTransformer = self.read(
-                "stage.init", stage.init, LinearSRTransformer, dtype=torch.float32
-            )
+            network = self.network("stage.init", stage.init)
             try:
                 return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
             except ValueError as error:
                 raise ConfigError(f"stage.detail_blocks: {error}") from None
         if stage.sana is None:
-            return LinearSRTransformer(wanted)
-        return self._from_sana(stage, wanted, caption_channels)
-
-    def _from_sana(
-        self, stage: PartSettings, wanted: TransformerConfig, caption_channels: int | None
-    ) -> LinearSRTransformer:
-        assert stage.sana is not None
-        network = LinearSRTransformer.from_sana(
-            _sana_folder(stage.sana) / "transformer",
-            lr_channels=wanted.lr_channels,
-            num_null_tokens=wanted.num_null_tokens,
-            dtype=torch.float32,
-            caption_channels=caption_channels,
-        )
-        for key in _SANA_SIZES:
-            found, expected = getattr(network.config, key), getattr(wanted, key)
+            return LinearSRTransformer(stage.wanted)
+        network = self._from_sana(stage, stage.sana, caption_channels)
+        for key in _SANA_SIZES if "preset" in stage.model_fields_set else ():
+            found, expected = getattr(network.config, key), getattr(stage.wanted, key)
             if found != expected:
-                raise CheckpointError(f"{stage.sana}: {key} is {found}, preset {stage.preset} has {expected}")
+                raise ConfigError(f"stage.sana: {key} is {found}, preset {stage.preset} has {expected}")
+        return network
+
+    def _from_sana(self, stage: PartSettings, sana: str, channels: int | None) -> LinearSRTransformer:
+        return LinearSRTransformer.from_sana(
+            _sana_folder(sana) / "transformer",
+            lr_channels=stage.wanted.lr_channels,
+            num_null_tokens=stage.wanted.num_null_tokens,
+            dtype=torch.float32,
+            caption_channels=channels,
+        )
+
+    def network(self, key: str, folder: Path) -> LinearSRTransformer:
+        """A transformer alone; `key` names it in the config."""
+        network: LinearSRTransformer = self.read(key, folder, LinearSRTransformer, dtype=torch.float32)
         return network
 
     def guidance(self, folder: Path) -> Guidance:
@@ -194,15 +200,17 @@ class Blueprint(Parts):
         folder = Path(name, "vae")
         return self.read("stage.sana", folder, CODECS) if folder.is_dir() else _autoencoder({})
 
-    def _from_sana(
-        self, stage: PartSettings, wanted: TransformerConfig, caption_channels: int | None
-    ) -> LinearSRTransformer:
-        """Taken to be of its preset's size, and to fit its codec."""
-        wanted = replace(wanted, caption_channels=caption_channels or wanted.caption_channels)
-        if stage.codec is not None:
-            return LinearSRTransformer(wanted)
-        channels = self.codec(stage).latent_channels
-        return LinearSRTransformer(replace(wanted, in_channels=channels, out_channels=channels))
+    def _from_sana(self, stage: PartSettings, sana: str, channels: int | None) -> LinearSRTransformer:
+        """That on the hub is taken to be of its preset's size, and to fit its codec."""
+        wanted, folder = stage.wanted, Path(sana, "transformer")
+        if folder.is_dir():
+            own = load_config(folder), wanted.lr_channels, wanted.num_null_tokens
+            return LinearSRTransformer(config_from_sana(*own, folder, channels))
+        wanted = replace(wanted, caption_channels=channels or wanted.caption_channels)
+        if stage.codec is None:
+            latent = self.codec(stage).latent_channels
+            wanted = replace(wanted, in_channels=latent, out_channels=latent)
+        return LinearSRTransformer(wanted)
 
     def guidance(self, folder: Path) -> Guidance:
         part: Guidance = self.read("stage.guidance.part", folder, GUIDANCES, "guidance")
@@ -257,3 +265,34 @@ def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
     from diffusers import AutoencoderDC
 
     return DeepCompressionCodec(AutoencoderDC(**settings))
+
+
+def check_grid(stage: PartSettings, stem: LRStem, codec: Codec) -> None:
+    """Stem and codec must have one grid, and a codec of residuals needs something that these are of.
+
+    Raises:
+        ConfigError: as one line that names the key.
+    """
+    if isinstance(codec, ResidualCodec) and not isinstance(stem, PredictiveStem):
+        raise ConfigError(f"stage.stem: {stage.stem} predicts no image, which the residual codec needs")
+    apart = stem.config.scale * stem.multiple_of
+    if apart != codec.compression:
+        raise ConfigError(
+            f"stage.stem: its features lie {apart} HR pixels apart, the codec's latents {codec.compression}: "
+            "they need one grid"
+        )
+
+
+def check_channels(stage: PartSettings, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
+    """The network must take what its stem and its codec give. Raises as `check_grid`."""
+    given = {
+        "in_channels": ("codec", codec.latent_channels),
+        "out_channels": ("codec", codec.latent_channels),
+        "lr_channels": ("stem", stem.config.channels * getattr(stem.config, "patch", 1) ** 2),
+    }
+    for key, (giver, channels) in given.items():
+        if getattr(network, key) != channels:
+            place = "stage.network" if stage.init is None else "stage.init"
+            raise ConfigError(
+                f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
+            )

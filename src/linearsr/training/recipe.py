@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.config import TrainConfig, parse_settings
+from linearsr.training.flow import FlowStage
 from linearsr.training.run_folder import KNEE_FOLDER, knee_record
 from linearsr.training.section import ConfigError, Section
 from linearsr.training.state import latest_checkpoint
@@ -113,7 +114,8 @@ class RecipeConfig(Section):
     @property
     def makes_model(self) -> bool:
         """Whether there is one in the end; a stem or a codec alone is none."""
-        return "pretrain" in self.stages
+        kinds = (settings.get("stage", {}).get("kind") for settings in self.stages.values())
+        return "pretrain" in self.stages or not {"flow", "distill"}.isdisjoint(kinds)
 
 
 class Run(NamedTuple):
@@ -166,8 +168,9 @@ def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
 
 
 def last_flow(runs: Sequence[Run]) -> list[Run]:
-    """The runs of the last of the stages `pretrain`, `experts` and `sft`."""
-    flows = [run for run in runs if run.name.partition("/")[0] in STAGES]
+    """The runs of the last of the stages `pretrain`, `experts` and `sft`; without these, the last flow of all."""
+    flows = [run for run in runs if isinstance(run.config.stage, FlowStage)]
+    flows = [run for run in flows if run.name.partition("/")[0] in _FLOW] or flows
     last = flows[-1].name.partition("/")[0]
     return [run for run in flows if run.name.partition("/")[0] == last]
 
@@ -212,8 +215,11 @@ def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[s
         if guidance and guidance.get("part") is None:
             kept = {key: value for key, value in guidance.items() if key not in ("vocabulary", "features")}
             flow["guidance"] = {**kept, "part": knee("pretrain", "guidance")}
-        start = f"experts/{expert}" if before[-1] == "experts" else "pretrain"
-        flow["init"] = knee(start, "transformer")
+        starts = [before[-1]]
+        if before[-1] == "experts":
+            starts = [f"experts/{index}" for index in range(Partition(recipe.boundaries).num_experts)]
+        networks = [knee(start, "transformer") for start in starts]
+        flow |= {"init": networks[(expert or 0) % len(networks)], "others": networks}
     flow |= stages[stage].get("stage", {})
     if expert is not None:
         flow |= {"boundaries": recipe.boundaries, "expert": expert}

@@ -6,8 +6,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +50,26 @@ class RunLog:
     "degradation/setting/metric", those of the divergence guard "event".
     """
 
-    def __init__(self, folder: Path, images: int, report: Report | None = None) -> None:
+    def __init__(
+        self, folder: Path, images: int, report: Report | None = None, trackers: Sequence[str] = ()
+    ) -> None:
         self.folder, self._report = folder, report or (lambda record: None)
+        self._names = trackers
         folder.mkdir(parents=True, exist_ok=True)
         self._open(images)
 
     def _open(self, images: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         _forget_after(self.folder / METRICS_FILE, images)
-        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=images + 1)
+        self._trackers = [_tracker(name, self.folder, images) for name in self._names]
 
     def write(self, record: Record) -> None:
         """Write a record down and report it; figures that are not finite become null."""
         finite = {key: _or_null(value) for key, value in record.items()}
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
-        for name, value in finite.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, record["images"])
+        for tracker in self._trackers:
+            figures = {name: value for name, value in finite.items() if isinstance(value, float)}
+            tracker.log(figures, step=record["images"])
         self._report(record)
 
     def rewind(self, images: int) -> None:
@@ -77,7 +79,22 @@ class RunLog:
 
     def close(self) -> None:
         """Finish what is buffered."""
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def _tracker(name: str, folder: Path, images: int) -> Any:
+    """A tracker of `accelerate`, of a run that has come to `images`."""
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    if name == "tensorboard":
+        tracker = TensorBoardTracker("tensorboard", str(folder), purge_step=images + 1)
+    else:
+        # of one folder, one run, however often it is resumed
+        number = blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
+        tracker = WandBTracker("linearsr", name=str(folder), id=number, resume="allow", dir=str(folder))
+    tracker.start()
+    return tracker
 
 
 def records(folder: Path) -> Iterator[Record]:

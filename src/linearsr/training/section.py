@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 _EXTRAS = {"peft": "lora", "diffusers": "full", "transformers": "full"}
 """Of the package, by the module that not everybody installs."""
+_ALONE = ("wandb",)
+"""Of no extra."""
 
 
 class ConfigError(ValueError):
@@ -20,6 +22,8 @@ class Section(BaseModel):
 
 def remedy(module: str) -> str:
     """The command that installs `module`, with what else its extra holds."""
+    if module in _ALONE:
+        return f"pip install {module}"
     return f"pip install 'linearsr[{_EXTRAS.get(module.partition('.')[0], 'train')}]'"
 
 

@@ -99,27 +99,25 @@ def save_checkpoint(
 
     Every process must call it, since split tensors are gathered; only the one with `write` touches the disk.
     """
-    optimizer_state = optimizer.state_dict()
-    tensors = {
-        "network": whole(network.state_dict()),
-        "ema": whole(ema.state),
-        "optimizer": whole(
-            {
-                f"{index}.{name}": torch.as_tensor(value)
-                for index, slot in optimizer_state["state"].items()
-                for name, value in slot.items()
-            }
-        ),
-    }
-    if not write:
-        return
     folder = root / f"{progress.images:010d}"
     draft = root / f".{folder.name}.tmp"
-    for left in root.glob(".*"):  # by a killed run
-        shutil.rmtree(left, ignore_errors=True)
-    draft.mkdir(parents=True)
-    for name, state in tensors.items():
-        save_file(state, draft / f"{name}.safetensors")
+    if write:
+        for left in root.glob(".*"):  # by a killed run
+            shutil.rmtree(left, ignore_errors=True)
+        draft.mkdir(parents=True)
+    optimizer_state = optimizer.state_dict()
+    slots = {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, slot in optimizer_state["state"].items()
+        for name, value in slot.items()
+    }
+    # one after the other, and in the memory of one process: all of them are several times the network
+    for name, state in (("network", network.state_dict()), ("ema", ema.state), ("optimizer", slots)):
+        tensors = whole(state, keep=write)
+        if write:
+            save_file(tensors, draft / f"{name}.safetensors")
+    if not write:
+        return
     groups = [_counters(group) for group in optimizer_state["param_groups"]]
     write_json(draft / _PROGRESS, {**asdict(progress), "ema_steps": ema.steps, "optimizer_groups": groups})
     if folder.exists():
@@ -178,12 +176,13 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state, on the CPU, each in one piece; every process must call it."""
+def whole(state: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """The tensors of a state, on the CPU, each in one piece; every process must call it, and has them if it `keep`s."""
     gathered = {}
     for name, tensor in state.items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        gathered[name] = full.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if keep:
+            gathered[name] = full.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return gathered
 
 

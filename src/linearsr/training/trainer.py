@@ -67,6 +67,8 @@ class Trainer:
         self.objective: Objective = config.stage.objective()
         self.objective.to(self.accelerator.device)
         network = self.objective.network
+        if config.compile:
+            network.compile()
         self.network: nn.Module
         self.network, self.optimizer = self.accelerator.prepare(
             network, build_optimizer(config.optimizer, network)
@@ -111,7 +113,7 @@ class Trainer:
         self.pairs = self.objective.samples(config.data, config.seed, self._total_images, photo_tags)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
-            self.log = RunLog(config.run_dir, self.progress.images, self._report)
+            self.log = RunLog(config.run_dir, self.progress.images, self._report, config.trackers)
         try:
             return self._run(validation)
         finally:
@@ -282,7 +284,7 @@ class Trainer:
         return run_dir / KNEE_FOLDER
 
     def _save_parts(self, folder: Path) -> None:
-        state = whole(self.ema.state)
+        state = whole(self.ema.state, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)  # a killed run may have left a part of one
             for name, part in self.objective.parts(state).items():
