@@ -30,8 +30,8 @@ def convert(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Model to convert: folder or hub id, 'default' for the built-in model, or a checkpoint of NVlabs' SANA "
-            "or of the tagger RAM (.pth).",
+            help="Model to convert: folder or hub id, 'default' for the built-in model, or a checkpoint (.pth) of "
+            "NVlabs' SANA or of the tagger RAM.",
         ),
     ],
     output: Annotated[
