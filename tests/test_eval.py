@@ -161,7 +161,7 @@ def test_orientation_counts_for_the_size(tmp_path):
         (("PRED", "--metrics", "psnr_y"), "psnr_y compares with HR images"),
         (("--data", "HR", "--degrade", "awful"), "--degrade: unknown degradation 'awful'"),
         (("PRED", "HR", "-o", "PRED/out"), "which is measured: choose another place"),
-        (("PRED", "nowhere"), "is no folder"),
+        (("PRED", "nowhere"), "is not a folder"),
         (("--data", "HR", "--model", "no/such/folder"), "no such folder"),
     ],
 )

@@ -92,14 +92,14 @@ def study(
         _score(inputs, key, min_consistency, as_json)
         return
     if key is not None:
-        stop("--key belongs to --score: add it to evaluate answers")
+        stop("--key is used only with --score: add that to evaluate answers, or leave out --key")
     if lr is None:
         stop("a study needs the LR images: --lr LR_DIR")
     from linearsr.evaluation.study.page import find_scenes, make_page
     from linearsr.runtime.files import whole_file
 
     folders, key_file = _methods(inputs), output.with_suffix(".key.json")
-    check_new_file("-o", output, (".html", ".htm"), overwrite, "the study is a web page")
+    check_new_file("-o", output, (".html", ".htm"), overwrite, "studies are written as web pages")
     if key_file.exists() and not overwrite:
         stop(f"{shown(key_file)} exists: --overwrite replaces it, and answers to the old page lose their key")
     failed: list[str] = []
