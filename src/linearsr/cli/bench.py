@@ -133,9 +133,16 @@ def _measure(
         if len(sizes) > 1:
             say(f"{found.input[0]}x{found.input[1]}: done, {number} of {len(sizes)}")
         reports.append(found)
-    about = {"model": name, "device": device_name(place), "dtype": str(type_).removeprefix("torch.")}
-    about |= {"versions": versions(), "runs": benchmark.runs, "steps": steps}
-    return about | summary(reports), reports
+    report = {
+        "model": name,
+        "device": device_name(place),
+        "dtype": str(type_).removeprefix("torch."),
+        "versions": versions(),
+        "runs": benchmark.runs,
+        "steps": steps,
+        **summary(reports),
+    }
+    return report, reports
 
 
 def _show(report: dict[str, Any]) -> None:

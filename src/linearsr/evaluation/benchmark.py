@@ -234,23 +234,21 @@ def curves(reports: Sequence[SizeReport]) -> dict[str, tuple[list[int], list[flo
 
 
 def summary(reports: Sequence[SizeReport]) -> dict[str, Any]:
-    """The sizes as JSON can hold them, and how the time of one evaluation grows, with seconds to 10 microseconds."""
+    """The sizes as JSON can hold them, and how the time of one evaluation grows; seconds to 10 microseconds."""
     grown = {name: curve for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
-    return _rounded(
-        {
-            "sizes": [asdict(report) for report in reports],
-            "exponents": {name: exponent(*curve) for name, curve in grown.items()},
-            "exponents_by_step": {name: local_exponents(*curve) for name, curve in grown.items()},
-        }
-    )
+    return {
+        "sizes": [_rounded(asdict(report)) for report in reports],
+        "exponents": {name: round(exponent(*curve), 3) for name, curve in grown.items()},
+        "exponents_by_step": {name: _rounded(local_exponents(*curve), 3) for name, curve in grown.items()},
+    }
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: Any, digits: int = 5) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _rounded(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return round(value, 5) if isinstance(value, float) else value
+        return [_rounded(item, digits) for item in value]
+    return round(value, digits) if isinstance(value, float) else value
 
 
 def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
