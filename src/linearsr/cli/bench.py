@@ -13,7 +13,7 @@ from linearsr.cli.options import BuiltInOrModel, Device, JsonDocument, Threads, 
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
-    from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
+    from linearsr.evaluation.benchmark import Benchmark, Report, Size
 
 _SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 
@@ -110,7 +110,7 @@ def _measure(
     sizes: "Sequence[Size]",
     device: str,
     dtype: WeightType,
-) -> "tuple[dict[str, Any], list[SizeReport]]":
+) -> "tuple[dict[str, Any], list[Report]]":
     import torch
 
     from linearsr.evaluation.benchmark import device_name, summary, versions
@@ -131,7 +131,7 @@ def _measure(
     reports = []
     for number, found in enumerate(measured, 1):
         if len(sizes) > 1:
-            say(f"{found.input[0]}x{found.input[1]}: done, {number} of {len(sizes)}")
+            say(f"{found['input'][0]}x{found['input'][1]}: done, {number} of {len(sizes)}")
         reports.append(found)
     report = {
         "model": name,
