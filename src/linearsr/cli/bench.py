@@ -33,7 +33,7 @@ def bench(
         ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option(min=0, help="Only estimate networks that take longer per evaluation.")
+        float, typer.Option(min=0, help="Seconds per evaluation above which --compare only estimates.")
     ] = 60.0,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile with CUDA graphs; needs CUDA.")
