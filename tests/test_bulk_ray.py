@@ -27,9 +27,7 @@ from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png
 from linearsr.bulk.run import Cluster, results
 from linearsr.cluster import LinearSRUpscaler
 from linearsr.images.io import read_image
-from tiny_model import tiny_model
 
-__all__ = ["tiny_model"]
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
     # a busy machine takes its time to start so many processes

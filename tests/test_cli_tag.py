@@ -20,9 +20,8 @@ from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.data import CropPairs, DataConfig
 from linearsr.training.photo_tags import PhotoTags, read_tags, read_vocabulary
 from tiny_encoders import write_siglip
-from tiny_model import build, tiny_model
+from tiny_model import build
 
-__all__ = ["tiny_model"]
 TAGS = ("sky", "tree", "brick wall", "ivy")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

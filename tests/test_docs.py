@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from linearsr.cli.app import app
+from linearsr.cli.app import COMMANDS, app
 
 ROOT = Path(__file__).parents[1]
 CARD = ROOT / "src/linearsr/weights/default/README.md"
@@ -223,6 +223,17 @@ def makes(words, picture):
         return True
     script = ROOT / words[1] if words[0] == "python" else None
     return script is not None and name_of(picture.parent) in words and f'"{picture.name}"' in text_of(script)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_in_the_help_exist(name):
+    command = typer.main.get_command(app).get_command(None, name)
+    examples = [line.strip() for line in command.epilog.splitlines() if line.startswith("  ")]
+    assert examples or name in ("info", "tag")
+    for example in examples:
+        words = words_of(example.partition("   ")[0])
+        assert words is not None, example
+        check(words)
 
 
 def test_pictures_are_small():

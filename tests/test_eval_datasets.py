@@ -37,7 +37,7 @@ def test_the_layouts_of_the_authors_are_understood(tmp_path, small_sets, lr, hr)
 def test_what_is_missing_is_said(tmp_path, small_sets):
     result = run_eval("--dataset", "realsr", "--root", tmp_path / "nowhere", "--json")
     assert result.exit_code == 1
-    assert f"{tmp_path / 'nowhere'}: is no folder" in result.stderr
+    assert f"{tmp_path / 'nowhere'}: is not a folder" in result.stderr
     assert "published at https://huggingface.co/datasets/Iceclear/StableSR-TestSets" in result.stderr
     assert document(result, 1)["complete"] is False
     lay_out(tmp_path)

@@ -12,9 +12,8 @@ import torch
 
 from linearsr import __version__
 from linearsr.model_folder import default_model_folder, read_index
-from tiny_model import build, tiny_model
+from tiny_model import build
 
-__all__ = ["tiny_model"]
 FOLDER = Path(__file__).parents[1] / "integrations/comfyui"
 
 

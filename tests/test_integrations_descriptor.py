@@ -7,9 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linearsr.integrations.descriptor import LinearSRDescriptor, ModelTiling
-from tiny_model import tiny_model
-
-__all__ = ["tiny_model"]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,6 @@ from linearsr import LinearSRPipeline
 from linearsr.integrations import diffusers_pipeline
 from linearsr.integrations.diffusers_pipeline import LinearSRDiffusionPipeline
 from linearsr.model_folder import save_ranges
-from tiny_model import tiny_model
-
-__all__ = ["tiny_model"]
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from eval_tools import picture
-from tiny_model import tiny_model
 
-__all__ = ["tiny_model"]
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -1,9 +1,7 @@
 """A LinearSR model of a few thousand random weights, for tests that need one on disk."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 import torch
 
 from linearsr.flow.experts import SNRExperts
@@ -24,10 +22,3 @@ def build(scale: int = 4) -> LinearSRPipeline:
     network = replace(PRESETS["tiny"], **shape)
     experts = SNRExperts(PUBLISHED, [LinearSRTransformer(network) for _ in range(PUBLISHED.num_experts)])
     return LinearSRPipeline(PredictiveStem(stem), experts, codec, PipelineConfig(name="tiny"))
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny_model")
-    build().save_pretrained(folder)
-    return folder

@@ -176,38 +176,35 @@ class BulkProgress(Bars):
 
     def summary(self) -> str:
         """In words, without the report."""
+        found = self._record(finished=True)
         parts = summary(self.counts, self._total, "not started")
         parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
-        rate, _ = self._rate_and_left()
+        rate, first = found["images_per_second"], found["seconds_to_first"]
         pace = [f"{rate:.3g} images/s"] if rate else []
-        pace += [f"{_clock(self._first - self._started)} to the first"] if self._first else []
-        whole = f"{parts} in {_clock(time.monotonic() - self._started)}"
+        pace += [f"{_clock(first)} to the first"] if first else []
+        whole = f"{parts} in {_clock(found['seconds'])}"
         return f"{whole} ({', '.join(pace)})" if pace else whole
 
-    def _rate_and_left(self) -> tuple[float, float] | tuple[None, None]:
-        """Images a second since the first one, as the workers take a while to start, and seconds left."""
-        worked = self.counts["done"] + self.counts["failed"] - 1
-        if self._first is None or worked < 1:
-            return None, None
-        rate = worked / max(time.monotonic() - self._first, 1e-3)
-        return rate, (self._total - self.counts.total()) / rate
-
     def _pace(self) -> str:
-        rate, left = self._rate_and_left()
-        words = [] if left is None else [f"{rate:.3g} images/s", f"{_clock(left)} left"]
-        return ", ".join(words + ([f"{self.counts['failed']} failed"] if self.counts["failed"] else []))
+        found = self._record(finished=False)
+        rate, left, failed = found["images_per_second"], found["seconds_left"], self.counts["failed"]
+        words = [] if rate is None else [f"{rate:.3g} images/s", f"{_clock(left)} left"]
+        return ", ".join(words + ([f"{failed} failed"] if failed else []))
 
-    def _record(self, *, finished: bool) -> dict[str, object]:
-        rate, left = self._rate_and_left()
+    def _record(self, *, finished: bool) -> dict[str, Any]:
+        """The rate is that since the first image, as the workers take a while to start."""
+        now, first = time.monotonic(), self._first
+        worked = self.counts["done"] + self.counts["failed"] - 1
+        rate = None if first is None or worked < 1 else worked / max(now - first, 1e-3)
         return {
             "finished": finished,
             "total": self._total,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
             "workers_killed": self._killed,
-            "seconds": round(time.monotonic() - self._started, 3),
-            "seconds_to_first": None if self._first is None else round(self._first - self._started, 3),
-            "images_per_second": None if rate is None else round(rate, 4),
-            "seconds_left": None if left is None else round(left, 1),
+            "seconds": round(now - self._started, 3),
+            "seconds_to_first": None if first is None else round(first - self._started, 3),
+            "images_per_second": rate and round(rate, 4),
+            "seconds_left": rate and round((self._total - self.counts.total()) / rate, 1),
         }
 
 

@@ -13,7 +13,7 @@ from linearsr.cli.options import BuiltInOrModel, Device, JsonDocument, Threads, 
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
-    from linearsr.evaluation.benchmark import Benchmark, Size, SizeReport
+    from linearsr.evaluation.benchmark import Benchmark, Report, Size
 
 _SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 
@@ -33,7 +33,7 @@ def bench(
         ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option(min=0, help="Only estimate networks that take longer per evaluation.")
+        float, typer.Option(min=0, help="Seconds per evaluation above which --compare only estimates.")
     ] = 60.0,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile with CUDA graphs; needs CUDA.")
@@ -110,7 +110,7 @@ def _measure(
     sizes: "Sequence[Size]",
     device: str,
     dtype: WeightType,
-) -> "tuple[dict[str, Any], list[SizeReport]]":
+) -> "tuple[dict[str, Any], list[Report]]":
     import torch
 
     from linearsr.evaluation.benchmark import device_name, summary, versions
@@ -131,11 +131,18 @@ def _measure(
     reports = []
     for number, found in enumerate(measured, 1):
         if len(sizes) > 1:
-            say(f"{found.input[0]}x{found.input[1]}: done, {number} of {len(sizes)}")
+            say(f"{found['input'][0]}x{found['input'][1]}: done, {number} of {len(sizes)}")
         reports.append(found)
-    about = {"model": name, "device": device_name(place), "dtype": str(type_).removeprefix("torch.")}
-    about |= {"versions": versions(), "runs": benchmark.runs, "steps": steps}
-    return about | summary(reports), reports
+    report = {
+        "model": name,
+        "device": device_name(place),
+        "dtype": str(type_).removeprefix("torch."),
+        "versions": versions(),
+        "runs": benchmark.runs,
+        "steps": steps,
+        **summary(reports),
+    }
+    return report, reports
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from linearsr.cli.console import (
     write_json,
 )
 from linearsr.cli.loading import DEFAULT_MODEL, check_degradation, choose_device, load_pipeline
-from linearsr.cli.options import Degrade, Fidelity, JsonDocument, Steps, WeightType
+from linearsr.cli.options import Degrade, Fidelity, JsonDocument, Seed, Steps, WeightType
 from linearsr.jobs.messages import one_line, shown
 from linearsr.jobs.names import check_folder
 
@@ -52,9 +52,7 @@ def evaluate(
         ),
     ] = None,
     degrade: Degrade = "mild",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Random seed of the degradation and the model.")
-    ] = 0,
+    seed: Seed = 0,
     steps: Steps = None,
     fidelity: Fidelity = None,
     dataset: Annotated[

@@ -104,11 +104,15 @@ def check_degradation(option: str, name: str) -> "Degradation":
 
 
 def check_new_file(
-    option: str, file: Path, suffixes: tuple[str, ...], overwrite: bool, what: str = "the picture is a PNG"
+    option: str,
+    file: Path,
+    suffixes: tuple[str, ...],
+    overwrite: bool,
+    what: str = "pictures are written as PNG",
 ) -> None:
     """Stop with one line if `file` cannot be one of such a suffix, or exists and may not be replaced."""
     if file.suffix.lower() not in suffixes:
-        stop(f"{option} {shown(file)}: {what}, use a name that ends in {suffixes[0]}")
+        stop(f"{option} {shown(file)}: {what}: use a name that ends in {suffixes[0]}")
     if file.is_dir() or not file.parent.is_dir():
         stop(f"{option} {shown(file)}: choose a file in an existing folder")
     if file.exists() and not overwrite:

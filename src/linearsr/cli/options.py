@@ -55,7 +55,7 @@ Images = Annotated[
     ),
 ]
 BuiltInOrModel = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="Model folder or hub id. Default: the built-in model.")
+    str | None, typer.Argument(metavar="MODEL", help="Model folder or hub id. Default: the built-in model.")
 ]
 Model = Annotated[
     str | None, typer.Option(help="Model folder or hub id (owner/name). Default: the built-in model.")

@@ -40,12 +40,13 @@ def partition(
         linearsr partition --data photos/
         linearsr partition runs/mine/model --data photos/ --figure partition.png
     """
+    from linearsr.evaluation.sources import find_images
     from linearsr.flow.partition import PUBLISHED, equal_in_log_snr, equal_in_time
     from linearsr.training.partition import EFFECTIVE_RANGE, measure
 
     check_degradation("--degrade", degrade)
-    if not data.is_dir():
-        stop(f"{shown(data)} is not a folder: give a folder of HR photos")
+    with told(ValueError):
+        find_images(data)
     if experts > times:
         stop(f"--experts {experts}: a grid of {times} times allows at most {times}")
     if figure is not None:

@@ -11,7 +11,7 @@ import typer
 
 from linearsr.cli.console import doing, needing, say, stop, told
 from linearsr.cli.options import Model, WeightType
-from linearsr.jobs.messages import shown
+from linearsr.jobs.messages import failure, shown
 
 _KEYS_VARIABLE = "LINEARSR_API_KEYS"
 _SECRET_VARIABLE = "LINEARSR_WEBHOOK_SECRET"
@@ -145,7 +145,7 @@ def _read_keys(file: Path | None) -> frozenset[str]:
         try:
             keys = file.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            stop(f"--api-keys {shown(file)} cannot be read ({error}): give a text file with one key per line")
+            stop(f"--api-keys {failure(error, file)}: give a text file with one key per line")
     known = frozenset(key.strip() for key in keys if key.strip())
     if file is not None and not known:
         stop(f"--api-keys {shown(file)} has no keys: write one per line")

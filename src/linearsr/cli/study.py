@@ -25,7 +25,7 @@ def study(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME=FOLDER...",
+            metavar="NAME=FOLDER",
             help="Methods to compare, each with its folder of results. With --score: files or folders of answers.",
         ),
     ],
@@ -43,14 +43,16 @@ def study(
     question: Annotated[
         list[str], typer.Option(help="Question about each pair; repeat for several.")
     ] = _QUESTIONS,
-    trials: Annotated[int, typer.Option(min=1, help="Most comparisons per participant.")] = 40,
+    trials: Annotated[int, typer.Option(min=1, help="Comparisons per participant, at most.")] = 40,
     repeats: Annotated[
         int | None,
         typer.Option(
             min=0, help="Comparisons to show twice, mirrored, as a check. Default: a tenth, at least 2."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Most images; of more, some are drawn at random.")] = 24,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images to show; drawn at random if there are more.")
+    ] = 24,
     crop: Annotated[int, typer.Option(min=64, max=1024, help="Side of the pictures shown, in pixels.")] = 384,
     crop_at: Annotated[
         CropAt, typer.Option(help="Show the place where results differ most, or the centre.")
@@ -92,14 +94,14 @@ def study(
         _score(inputs, key, min_consistency, as_json)
         return
     if key is not None:
-        stop("--key belongs to --score: add it to evaluate answers")
+        stop("--key is used only with --score: add that to evaluate answers, or leave out --key")
     if lr is None:
         stop("a study needs the LR images: --lr LR_DIR")
     from linearsr.evaluation.study.page import find_scenes, make_page
     from linearsr.runtime.files import whole_file
 
     folders, key_file = _methods(inputs), output.with_suffix(".key.json")
-    check_new_file("-o", output, (".html", ".htm"), overwrite, "the study is a web page")
+    check_new_file("-o", output, (".html", ".htm"), overwrite, "studies are written as web pages")
     if key_file.exists() and not overwrite:
         stop(f"{shown(key_file)} exists: --overwrite replaces it, and answers to the old page lose their key")
     failed: list[str] = []

@@ -73,7 +73,7 @@ def train(
 
         linearsr train configs/tiny.yaml
         linearsr train recipe.yaml --stage pretrain --set common.batch_size=4
-        accelerate launch -m linearsr.cli.app train recipe.yaml     (several GPUs)
+        accelerate launch -m linearsr.cli.app train recipe.yaml   (several GPUs)
     """
     console().quiet = not _is_main()
     try:

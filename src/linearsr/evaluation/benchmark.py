@@ -4,8 +4,8 @@ Sizes are LR sizes in pixels. The latent of a size has its tokens; the whole ima
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -28,6 +28,13 @@ from linearsr.runtime.devices import require_memory
 Size = tuple[int, int]
 """Height and width of an LR image."""
 
+Report = dict[str, Any]
+"""What a model costs at one size, as JSON can hold it.
+
+`input` and `output` are widths and heights; `tokens` those of the latent; `nfe_seconds` the time of one evaluation of
+the transformer (1 NFE); `image_seconds` that of a whole image, None for a preset, which has no other parts; `compare`
+that of one evaluation of other networks, None where it would take too long, by `expected_seconds`.
+"""
 
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
 """HR pixels along one side of a latent position, by preset."""
@@ -37,30 +44,6 @@ _LEAST_VALUES_IN_BANDS = 3
 """Numbers that an evaluation on the CPU holds at least, over tokens times channels: the tokens and two norms."""
 _LEAST_VALUES = 10
 """Those of a network that does not go band by band: the hidden layer of a Mix-FFN before and behind its SiLU."""
-
-
-@dataclass(frozen=True)
-class SizeReport:
-    """What a model costs at one size."""
-
-    input: tuple[int, int]
-    """Width and height of the LR image."""
-    output: tuple[int, int]
-    tokens: int
-    """Of the latent."""
-    parts: tuple[PartCost, ...]
-    nfe_seconds: Timing
-    """One evaluation of the transformer (1 NFE), for one image."""
-    image_seconds: Timing | None
-    """A whole image with the default settings; None for a preset, which has no other parts."""
-    peak_gib: float
-    """While that is done."""
-    megapixels_per_second: float | None
-    """Of the output, for whole images."""
-    compare: dict[Rival, Timing | None] = field(default_factory=dict)
-    """One evaluation of each; None where it would take too long."""
-    expected_seconds: dict[Rival, float] = field(default_factory=dict)
-    """One evaluation of each, by its multiply-accumulates at the pace of ours."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,7 @@ class Benchmark:
     max_seconds: float = 60.0
     """A rival is left out where one evaluation would take longer, by its multiply-accumulates at the pace of ours."""
 
-    def of_model(self, pipe: LinearSRPipeline, sizes: Sequence[Size]) -> Iterator[SizeReport]:
+    def of_model(self, pipe: LinearSRPipeline, sizes: Sequence[Size]) -> Iterator[Report]:
         """A model at several LR sizes, the smallest first. Raises ValueError, before all, for one beyond the memory."""
         network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
 
@@ -96,7 +79,7 @@ class Benchmark:
 
     def of_preset(
         self, preset: str, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype
-    ) -> Iterator[SizeReport]:
+    ) -> Iterator[Report]:
         """The transformer of a preset, with random weights, at LR sizes of x4 super-resolution; else as `of_model`."""
         config = PRESETS[preset]
 
@@ -121,7 +104,7 @@ class Benchmark:
         scale: int,
         parts: Sequence[PartCost],
         whole: Callable[[], Timing] | None = None,
-    ) -> SizeReport:
+    ) -> Report:
         """Measure one evaluation, a whole image where `whole` does that, and the rivals."""
         config, table = network.config, network.scale_shift_table
         inputs = evaluation_inputs(config, *grid, None, table.device, table.dtype)
@@ -131,20 +114,26 @@ class Benchmark:
             with torch.inference_mode(False):
                 image, peak = with_peak(whole, table.device)
         height, width = size[0] * scale, size[1] * scale
-        report = SizeReport(
-            size[::-1],
-            (width, height),
-            _tokens(config, *grid),
-            tuple(parts),
-            evaluation,
-            image,
-            peak / 2**30,
-            None if image is None else height * width / 1e6 / image.median,
+        expected = {rival: _expected(rival, config, grid, evaluation.median) for rival in self.compare}
+        compared: dict[Rival, Timing | None] = dict.fromkeys(self.compare)
+        for rival, seconds in expected.items():
+            if seconds <= self.max_seconds:
+                call = rival_call(rival, network, inputs)
+                compared[rival] = measure(call, table.device, self.runs)
+        report: Report = _rounded(
+            {
+                "input": (size[1], size[0]),
+                "output": (width, height),
+                "tokens": _tokens(config, *grid),
+                "parts": [asdict(part) for part in parts],
+                "nfe_seconds": asdict(evaluation),
+                "image_seconds": image and asdict(image),
+                "peak_gib": peak / 2**30,
+                "megapixels_per_second": image and height * width / 1e6 / image.median,
+                "compare": {rival: found and asdict(found) for rival, found in compared.items()},
+                "expected_seconds": expected,
+            }
         )
-        for rival in self.compare:
-            seconds = report.expected_seconds[rival] = _expected(rival, config, grid, evaluation.median)
-            call = rival_call(rival, network, inputs) if seconds <= self.max_seconds else None
-            report.compare[rival] = None if call is None else measure(call, table.device, self.runs)
         return report
 
     def _require_memory(
@@ -224,40 +213,44 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
-def curves(reports: Sequence[SizeReport]) -> dict[str, tuple[list[int], list[float]]]:
+def curves(reports: Sequence[Report]) -> dict[str, tuple[list[int], list[float]]]:
     """Tokens and median seconds of one evaluation, by network; sizes that were left out are left out."""
-    found = {"ours": ([r.tokens for r in reports], [r.nfe_seconds.median for r in reports])}
-    for rival in reports[0].compare:
-        seen = [(r.tokens, timing.median) for r in reports if (timing := r.compare[rival]) is not None]
-        found[rival] = ([tokens for tokens, _ in seen], [seconds for _, seconds in seen])
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for report in reports:
+        for name, timing in {"ours": report["nfe_seconds"], **report["compare"]}.items():
+            tokens, seconds = found.setdefault(name, ([], []))
+            if timing is not None:
+                tokens.append(report["tokens"])
+                seconds.append(timing["median"])
     return found
 
 
-def summary(reports: Sequence[SizeReport]) -> dict[str, Any]:
-    """The sizes as JSON can hold them, and how the time of one evaluation grows, with seconds to 10 microseconds."""
+def summary(reports: Sequence[Report]) -> dict[str, Any]:
+    """The sizes, and how the time of one evaluation grows with the tokens."""
     grown = {name: curve for name, curve in curves(reports).items() if len(set(curve[0])) > 1}
-    return _rounded(
-        {
-            "sizes": [asdict(report) for report in reports],
-            "exponents": {name: exponent(*curve) for name, curve in grown.items()},
-            "exponents_by_step": {name: local_exponents(*curve) for name, curve in grown.items()},
-        }
-    )
+    return {
+        "sizes": list(reports),
+        "exponents": {name: round(exponent(*curve), 3) for name, curve in grown.items()},
+        "exponents_by_step": {
+            name: [round(step, 3) for step in local_exponents(*curve)] for name, curve in grown.items()
+        },
+    }
 
 
 def _rounded(value: Any) -> Any:
+    """Floats to six significant digits."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
-    return round(value, 5) if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def draw_scaling(reports: Sequence[SizeReport], title: str, file: Path) -> None:
+def draw_scaling(reports: Sequence[Report], title: str, file: Path) -> None:
     """Write a PNG of seconds over output megapixels; see `drawn`."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
-    megapixels: Mapping[int, float] = {r.tokens: r.output[0] * r.output[1] / 1e6 for r in reports}
+    megapixels = {r["tokens"]: r["output"][0] * r["output"][1] / 1e6 for r in reports}
     with drawn(file, 6.4, 4.2) as figure:
         axis = figure.subplots()
         for name, (tokens, seconds) in curves(reports).items():

@@ -55,7 +55,7 @@ def check(dataset: Dataset, root: Path) -> Layout:
     """Look for the set's folders, count its images, and compare names and sizes, by the headers of the files."""
     layout = Layout()
     if not root.is_dir():
-        layout.problems.append(f"{root}: is no folder")
+        layout.problems.append(f"{root}: is not a folder")
         return layout
     layout.lr = _child(root, _LR_NAMES)
     _check_folder(layout, layout.lr, root / "LR", dataset.images, dataset.lr_side)

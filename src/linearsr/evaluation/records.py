@@ -1,7 +1,6 @@
 """Measurements on disk: a CSV file that grows line by line, so that a stopped evaluation goes on where it was."""
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from linearsr.runtime.checkpoints import read_json, write_json
 from linearsr.runtime.files import whole_file
 
 PER_IMAGE, SUMMARY = "per_image.csv", "summary.json"
@@ -82,7 +82,7 @@ class Records:
         if table.exists() and not overwrite:
             _check_settings(summary, settings)
             self.rows = self._read(table)
-        _write_json(summary, {"settings": settings, "complete": False})
+        write_json(summary, {"settings": settings, "complete": False})
         # anew: the last line of a killed run may be half a line
         self._write(table)
 
@@ -105,7 +105,7 @@ class Records:
         self.rows = {name: self.rows[name] for name in names if name in self.rows}
         if self.folder is not None:
             self._write(self.folder / PER_IMAGE)
-            _write_json(self.folder / SUMMARY, summary)
+            write_json(self.folder / SUMMARY, summary)
 
     @property
     def _header(self) -> list[str]:
@@ -139,15 +139,10 @@ def _opened(table: Path, mode: str) -> IO[str]:
     return table.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def _write_json(path: Path, contents: dict[str, Any]) -> None:
-    with whole_file(path) as part:
-        part.write_text(json.dumps(contents, indent=1, allow_nan=False), encoding="utf-8")
-
-
 def _check_settings(summary: Path, settings: dict[str, Any]) -> None:
     try:
-        known = json.loads(summary.read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = dict(read_json(summary)["settings"])
+    except (ValueError, KeyError, TypeError):
         raise RecordsError(f"{summary}: is missing or damaged beside {PER_IMAGE}: {_REMEDY}") from None
     for key in sorted(settings.keys() | known.keys()):
         before, now = (_said(found.get(key)) for found in (known, settings))

@@ -189,7 +189,7 @@ def find_images(folder: Path) -> list[Path]:
     """Raises ValueError if there are none."""
     found = list_images(folder)
     if not found:
-        problem = ": no images in this folder" if folder.is_dir() else " is no folder"
+        problem = ": no images in this folder" if folder.is_dir() else " is not a folder"
         raise ValueError(f"{folder}{problem}: give a folder of images")
     return found
 

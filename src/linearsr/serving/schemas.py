@@ -1,7 +1,7 @@
 """What goes over the wire: the fields of a request and the objects of an answer, with examples."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -56,8 +56,12 @@ _Settings: Any = create_model(
 )
 
 
-class UpscaleForm(_Settings):  # type: ignore[misc]
+class UpscaleForm(_Settings):
     """What `POST /v1/upscale` takes: an image, every setting, and what follows."""
+
+    if TYPE_CHECKING:  # which knows no fields that come from a table
+
+        def __getattr__(self, name: str) -> Any: ...
 
     format: Literal["png", "jpg", "webp", "tiff", "same"] = Field(
         "png",
