@@ -35,6 +35,13 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
+def chromium_alone(browser: Any) -> None:
+    """For what playwright can ask of Chromium alone: fingers, a phone, a dark page."""
+    if browser.browser_type.name != "chromium":
+        pytest.skip("playwright can ask for this in Chromium alone")
+
+
+@pytest.fixture
 def visit(browser: Any, address: str) -> Iterator[Any]:
     """Opens the page at the test module's `address`, as another person at each call."""
     from web_tools import visitors

@@ -149,7 +149,7 @@ def test_description(client):
     description = client.get("/openapi.json").json()
     assert set(description["paths"]) == {
         "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/upscale", "/v1/tags", "/v1/jobs",
-        "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/events", "/v1/jobs/{job_id}/result",
+        "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/events", "/v1/jobs/{job_id}/result", "/v1/jobs/{job_id}/preview",
     }  # fmt: skip
     form = description["components"]["schemas"]["UpscaleForm"]["properties"]
     assert form["seed"]["maximum"] == 2**32 - 1

@@ -25,7 +25,14 @@ def task(folder: Path, **options: Any) -> dict[str, Any]:
     settings = {"scale": 4.0, "num_inference_steps": 2, "fidelity": None, "tags": None, "seed": 0}
     rest = {"guidance_scale": None, "color_fix": None, **options}
     place = {"input": str(folder / "input"), "output": str(folder / "result.png")}
-    return {"do": "upscale", "id": "a", "quality": 95, "max_pixels": 10**4, "options": settings | rest, **place}
+    return {
+        "do": "upscale",
+        "id": "a",
+        "quality": 95,
+        "max_pixels": 10**4,
+        "options": settings | rest,
+        **place,
+    }
 
 
 @pytest.mark.parametrize("fits", [True, False])
