@@ -50,7 +50,8 @@ FOCUSED = (
     "document.activeElement.id || document.activeElement.value || document.activeElement.textContent.trim()"
 )
 CONTROLS = f"""[...document.querySelectorAll("button, summary, select, input, [tabindex='0']")]
-    .filter((control) => control.checkVisibility() && !control.disabled && (control.type !== "radio" || control.checked))
+    .filter((control) => control.checkVisibility() && !control.disabled)
+    .filter((control) => control.type !== "radio" || control.checked)
     .map((control) => {FOCUSED.replace("document.activeElement", "control")})"""
 
 
