@@ -72,3 +72,17 @@ def stem_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training_tools import make_stem
 
     return make_stem(tmp_path_factory.mktemp("stem") / "lr_stem")
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with a tagger that sees everything in everything."""
+    from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+    from tiny_model import build
+
+    folder = tmp_path_factory.mktemp("served_model")
+    pipe = build()
+    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), channels=8, num_stages=2, image_size=16)
+    pipe.tagger = OwnTagger(config).eval()
+    pipe.save_pretrained(folder)
+    return folder

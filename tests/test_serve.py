@@ -12,9 +12,7 @@ from linearsr.images.io import read_image, write_image
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving import schemas
 from linearsr.settings import ColourFix
-from serve_tools import ENDLESS, events, image, problem, send, served_model, serving, wait_for
-
-__all__ = ["served_model"]
+from serve_tools import ENDLESS, events, image, problem, send, serving, wait_for
 
 
 @pytest.fixture(scope="module")

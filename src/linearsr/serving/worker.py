@@ -217,7 +217,11 @@ def plain(message: str, task: Message | None = None) -> str:
     }
     if task is not None and "output" in task:
         output = Path(task["output"])
-        hints |= {f"{task.get('input')}: ": "the image ", f"{output}: ": "the result ", f"{output.parent}: ": ""}
+        hints |= {
+            f"{task.get('input')}: ": "the image ",
+            f"{output}: ": "the result ",
+            f"{output.parent}: ": "",
+        }
     for hint, words in hints.items():
         message = message.replace(hint, words)
     return " ".join(message.split())
