@@ -12,6 +12,7 @@ import linearsr
 from tiny_model import build
 from web_tools import (
     ENDLESS,
+    PATIENCE,
     enlarge,
     give,
     is_firefox,
@@ -123,6 +124,7 @@ def test_a_folder_is_walked_and_what_is_no_photo_named(visit, tmp_path):
 
 def test_a_failed_request_says_what_failed(browser, address):
     page = browser.new_context().new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(address)
     page.wait_for_selector("#limits:not(:empty)", state="attached")
     page.route("**/v1/upscale", lambda route: route.abort())
