@@ -39,10 +39,10 @@ def server() -> Iterator[str]:
 
 
 def large_photo() -> bytes:
-    """A photo of 20 megapixels, more than the server takes."""
+    """A photo of 72 megapixels, more than the server takes."""
     file = BytesIO()
     with Image.open(Path(__file__).parents[1] / "examples" / "photo.jpg") as photo:
-        photo.resize((5000, 4000)).save(file, "JPEG", quality=50)
+        photo.resize((9000, 8000)).save(file, "JPEG", quality=50)
     return file.getvalue()
 
 

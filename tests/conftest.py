@@ -35,6 +35,13 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
+def chromium_alone(browser: Any) -> None:
+    """For what playwright can ask of Chromium alone: fingers, a phone, a dark page."""
+    if browser.browser_type.name != "chromium":
+        pytest.skip("playwright can ask for this in Chromium alone")
+
+
+@pytest.fixture
 def visit(browser: Any, address: str) -> Iterator[Any]:
     """Opens the page at the test module's `address`, as another person at each call."""
     from web_tools import visitors
@@ -74,4 +81,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_model")
     build().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, with a tagger that sees everything in everything."""
+    from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+    from tiny_model import build
+
+    folder = tmp_path_factory.mktemp("served_model")
+    pipe = build()
+    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), channels=8, num_stages=2, image_size=16)
+    pipe.tagger = OwnTagger(config).eval()
+    pipe.save_pretrained(folder)
     return folder

@@ -9,28 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.serving.api import create_app
 from linearsr.serving.settings import ServeSettings
-from tiny_model import build
 
 ENDLESS = {"steps": 50_000, "wait": "false"}
 """A job that does not end by itself."""
-
-
-@pytest.fixture(scope="module")
-def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model, with a tagger that sees everything in everything."""
-    folder = tmp_path_factory.mktemp("served_model")
-    pipe = build()
-    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), channels=8, num_stages=2, image_size=16)
-    pipe.tagger = OwnTagger(config).eval()
-    pipe.save_pretrained(folder)
-    return folder
 
 
 @contextmanager

@@ -12,9 +12,7 @@ from linearsr.images.io import read_image, write_image
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving import schemas
 from linearsr.settings import ColourFix
-from serve_tools import ENDLESS, events, image, problem, send, served_model, serving, wait_for
-
-__all__ = ["served_model"]
+from serve_tools import ENDLESS, events, image, problem, send, serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +147,7 @@ def test_description(client):
     description = client.get("/openapi.json").json()
     assert set(description["paths"]) == {
         "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/upscale", "/v1/tags", "/v1/jobs",
-        "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/events", "/v1/jobs/{job_id}/result",
+        "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/events", "/v1/jobs/{job_id}/result", "/v1/jobs/{job_id}/preview",
     }  # fmt: skip
     form = description["components"]["schemas"]["UpscaleForm"]["properties"]
     assert form["seed"]["maximum"] == 2**32 - 1

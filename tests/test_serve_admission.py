@@ -10,11 +10,9 @@ import pytest
 
 from linearsr.serving.server import _allowed_hosts
 from linearsr.serving.settings import LOOPBACK_HOSTS, MIB, check_host, check_origin
-from serve_tools import problem, send, served_model, serving
+from serve_tools import problem, send, serving
 from test_serve_endurance import refused
 from web_tools import web_server
-
-__all__ = ["served_model"]
 
 
 def test_pages_that_lead_their_own_name_here_are_refused(served_model: Any, tmp_path: Any) -> None:

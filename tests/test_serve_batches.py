@@ -14,10 +14,8 @@ from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.images.io import read_image
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving.dispatcher import Dispatcher
-from serve_tools import ENDLESS, image, send, served_model, serving, wait_for
+from serve_tools import ENDLESS, image, send, serving, wait_for
 from tiny_model import build
-
-__all__ = ["served_model"]
 
 LEVEL = 1 / 255
 

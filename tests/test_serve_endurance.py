@@ -16,9 +16,8 @@ import pytest
 
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.settings import ServeSettings
-from serve_tools import ENDLESS, events, image, problem, send, served_model, serving, wait_for
+from serve_tools import ENDLESS, events, image, problem, send, serving, wait_for
 
-__all__ = ["served_model"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.uploads import Header, read_header
-from serve_tools import image, problem, send, served_model, serving
-
-__all__ = ["served_model"]
+from serve_tools import image, problem, send, serving
 
 WORDS = st.sampled_from(["", "0", "-1", "4", "1e309", "nan", "\0", "true", "../../x", "same", "png", "none"])
 NAMES = st.sampled_from(

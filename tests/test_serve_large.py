@@ -13,10 +13,8 @@ from linearsr.serving import results
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.worker import Cancelled, Worker
-from serve_tools import image, send, served_model, serving, wait_for
+from serve_tools import image, send, serving, wait_for
 from tiny_model import build
-
-__all__ = ["served_model"]
 
 
 def task(folder: Path, **options: Any) -> dict[str, Any]:

@@ -27,10 +27,8 @@ from linearsr.serving.problems import Problem
 from linearsr.serving.settings import DISK_FULL, ServeSettings
 from linearsr.serving.webhooks import check_webhook
 from linearsr.serving.worker import reason
-from serve_tools import image, problem, send, served_model, serving, wait_for
+from serve_tools import image, problem, send, serving, wait_for
 from test_serve_endurance import refused, started, wait_until
-
-__all__ = ["served_model"]
 
 
 @pytest.fixture(scope="module")

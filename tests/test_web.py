@@ -2,8 +2,6 @@
 
 import re
 from dataclasses import replace
-from io import BytesIO
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,6 +15,7 @@ from web_tools import (
     give,
     photo,
     result_seen,
+    saved,
     status,
     until,
     web_server,
@@ -43,9 +42,17 @@ def address(tmp_path_factory):
 
 def download(page, format):
     page.click(f"#result label:has([value={format}])")
-    with page.expect_download() as file:
-        page.click("#download")
-    return file.value.suggested_filename, Image.open(BytesIO(Path(file.value.path()).read_bytes()))
+    name, file = saved(page)
+    return name, Image.open(file)
+
+
+FOCUSED = (
+    "document.activeElement.id || document.activeElement.value || document.activeElement.textContent.trim()"
+)
+CONTROLS = f"""[...document.querySelectorAll("button, summary, select, input, [tabindex='0']")]
+    .filter((control) => control.checkVisibility() && !control.disabled)
+    .filter((control) => control.type !== "radio" || control.checked)
+    .map((control) => {FOCUSED.replace("document.activeElement", "control")})"""
 
 
 def lengths(page, *names):
@@ -347,7 +354,7 @@ def test_a_key_is_asked_for(visit):
 
 
 @pytest.mark.parametrize("mode", ["slider", "beside"])
-def test_pinched(visit, mode):
+def test_pinched(chromium_alone, visit, mode):
     page = visit(390, 844, has_touch=True, is_mobile=True)
     give(page, photo())
     enlarge(page)
@@ -385,18 +392,18 @@ def test_fits_a_phone(visit):
     give(page, photo("a-very-long-name-that-no-phone-can-show-in-one-line-of-text.jpg"))
     # to be reached without scrolling
     assert page.locator("#start").bounding_box()["y"] < 640 - 40
-    page.tap("#start")
+    page.click("#start")
     result_seen(page)
     assert page.evaluate(fits)
     for button in page.locator("button:visible").all():
         box = button.bounding_box()
         assert min(box["height"], box["width"]) >= 24, button
-    page.tap("#mode-beside")
+    page.click("#mode-beside")
     first, second = (page.locator(".pane").nth(number).bounding_box() for number in (0, 1))
     assert second["y"] >= first["y"] + first["height"]
 
 
-def test_dark_and_still_where_asked(visit):
+def test_dark_and_still_where_asked(chromium_alone, visit):
     dark, light = visit(color_scheme="dark", reduced_motion="reduce"), visit(color_scheme="light")
     colour = "getComputedStyle(document.body).backgroundColor"
     brightness = [sum(map(int, re.findall(r"\d+", page.evaluate(colour)))) for page in (dark, light)]
@@ -419,6 +426,20 @@ def test_keyboard_alone(visit):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     until(page, "document.activeElement === divider")
+    # from there Tab comes to every control, of a group of radio buttons to the one that is chosen
+    page.evaluate("for (const part of document.querySelectorAll('#panel details')) part.open = true")
+    wanted = set(page.evaluate(CONTROLS))
+    reached = []
+    while not wanted <= set(reached):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(FOCUSED))
+        assert len(reached) < 100, wanted - set(reached)
+    while page.evaluate(FOCUSED) != "download":
+        page.keyboard.press("Shift+Tab")
+        reached.append(page.evaluate(FOCUSED))
+        assert len(reached) < 200
+    name, _ = saved(page, lambda: page.keyboard.press("Enter"))
+    assert name == "example_x4.png"
     # every control has a name
     unnamed = page.evaluate("""() => [...document.querySelectorAll("button, input, progress, output, [role=group]")]
         .filter((element) => element.checkVisibility() && !(element.ariaLabel || element.textContent.trim()

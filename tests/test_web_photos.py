@@ -3,7 +3,6 @@
 import json
 import re
 import zipfile
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,13 @@ import linearsr
 from tiny_model import build
 from web_tools import (
     ENDLESS,
+    PATIENCE,
     enlarge,
     give,
+    is_firefox,
     photo,
     result_seen,
+    saved,
     status,
     until,
     web_server,
@@ -46,12 +48,6 @@ def finished(page, **settings):
     enlarge(page, steps=1, **settings)
     result_seen(page)
     return page
-
-
-def saved(page, button="#download"):
-    with page.expect_download() as file:
-        page.click(button)
-    return file.value.suggested_filename, BytesIO(Path(file.value.path()).read_bytes())
 
 
 # ---- the first minute
@@ -89,6 +85,24 @@ def test_a_photo_that_is_too_large_stays_and_can_be_made_smaller(visit):
     assert 100 < width < 700
 
 
+DROP_FOLDER = """async () => {
+    const canvas = new OffscreenCanvas(20, 16);
+    canvas.getContext("2d");
+    const blob = await canvas.convertToBlob();
+    const file = (name) => ({ isFile: true, name, file: (done) => done(new File([blob], name, { type: blob.type })) });
+    const folder = (name, ...parts) => {
+        const reads = [parts, []];
+        return { isDirectory: true, name, createReader: () => ({ readEntries: (done) => done(reads.shift()) }) };
+    };
+    const data = new DataTransfer();
+    data.items.add(await new Promise((done) => file("a.jpg").file(done)));
+    const given = folder("holiday", file("a.jpg"), file("notes.txt"), folder("day two", file("b.jpg")));
+    DataTransferItem.prototype.webkitGetAsEntry = () => given;
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
+"""What is done where a driver can drop no folder: a script drops what looks like one."""
+
+
 def test_a_folder_is_walked_and_what_is_no_photo_named(visit, tmp_path):
     folder = tmp_path / "holiday"
     (folder / "day two").mkdir(parents=True)
@@ -96,10 +110,13 @@ def test_a_folder_is_walked_and_what_is_no_photo_named(visit, tmp_path):
         (place / name).write_bytes(photo(name)["buffer"])
     (folder / "notes.txt").write_text("dear diary")
     page = visit()
-    browser = page.context.new_cdp_session(page)
-    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        browser.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    if is_firefox(page):
+        page.evaluate(DROP_FOLDER)
+    else:
+        browser = page.context.new_cdp_session(page)
+        data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            browser.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
     until(page, "photos.children.length === 2")
     page.wait_for_selector("#start:has-text('Enlarge 2 photos')")
     assert page.inner_text("#notice") == "Not a photo, left out: notes.txt"
@@ -107,6 +124,7 @@ def test_a_folder_is_walked_and_what_is_no_photo_named(visit, tmp_path):
 
 def test_a_failed_request_says_what_failed(browser, address):
     page = browser.new_context().new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(address)
     page.wait_for_selector("#limits:not(:empty)", state="attached")
     page.route("**/v1/upscale", lambda route: route.abort())
@@ -196,7 +214,7 @@ def test_looks_are_previews_of_the_place_that_is_seen(visit):
     until(page, f"{seen}.every(Boolean)")
     first = page.evaluate(seen)
     assert len(set(first)) == 3
-    assert page.evaluate("document.querySelector('#look img').naturalWidth") == 256
+    assert page.evaluate("document.querySelector('#look img').naturalWidth") == 224
     page.wait_for_selector("#takes:has-text('Takes about')")
     page.focus(".pane >> nth=0")
     for key in ("2", "ArrowLeft", "ArrowLeft"):
@@ -265,7 +283,7 @@ def test_all_results_as_one_file(visit):
     assert page.is_hidden("#save-all")
     give(page, photo("grün.png", 24), photo("grün.png", 28))
     enlarge(page, steps=1)
-    name, file = saved(page, "#save-all")
+    name, file = saved(page, lambda: page.click("#save-all"))
     assert name == "LinearSR.zip"
     with zipfile.ZipFile(file) as archive:
         assert archive.testzip() is None
@@ -278,7 +296,7 @@ def test_all_results_as_one_file(visit):
 
 def test_on_a_phone_nothing_covers_the_controls(visit):
     page = visit(390, 844, **PHONE)
-    assert page.is_visible("#camera")
+    assert is_firefox(page) or page.is_visible("#camera")
     assert page.get_attribute("#camera-file", "capture") == "environment"
     give(page, photo("one.png", 40, 40), photo("two.png", 44, 40))
     tray = page.locator("#tray").bounding_box()
@@ -312,18 +330,6 @@ def test_every_language_has_every_key(language):
     assert keys <= set(words)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_in_the_language_of_the_browser(visit, language):
-    page = visit(390, 844, locale={"en": "en-GB", "zh": "zh-CN"}.get(language, language), **PHONE)
-    assert page.get_attribute("html", "lang") == language
-    assert page.inner_text("#choose") == LANGUAGES[language]["choose"]
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    give(page, photo())
-    assert page.inner_text("#start") == LANGUAGES[language]["enlarge"]
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert violations(page) == []
-
-
 def violations(page):
     """What axe-core finds wrong, as rule and place."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -331,30 +337,78 @@ def violations(page):
     return [(rule["id"], node["target"]) for rule in found for node in rule["nodes"]]
 
 
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible_in_every_state(visit, size, scheme):
-    page = visit(*size, color_scheme=scheme, reduced_motion="reduce")
-    assert violations(page) == []
+def states(page):
+    """Lead a page through its states; yields the name of each."""
+    yield "welcome"
     page.click("#open-help")
-    assert violations(page) == []
+    yield "help"
     page.keyboard.press("Escape")
     give(page, photo("large.jpg", 400, 250, quality=5))
-    status(page, "This photo has")
-    assert violations(page) == []
+    page.wait_for_selector("#shrink:visible")
+    yield "refused"
+    give(page, {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no photo"})
+    page.click("#start")
+    page.wait_for_selector("#status.trouble:has(#retry:visible)")
+    yield "failed"
     give(page, photo())
     enlarge(page, steps=ENDLESS)
-    status(page, "Step")
-    assert violations(page) == []
+    page.wait_for_selector("#progress[value]")
+    yield "working"
     page.click("#cancel")
-    enlarge(page, steps=1)
-    result_seen(page)
-    assert violations(page) == []
+    for _ in range(2):
+        enlarge(page, steps=1)
+        result_seen(page)
+        page.wait_for_selector("#result:visible")
+    page.wait_for_selector("#against:visible")
+    yield "results"
+    page.route("**/v1/models", lambda route: route.fulfill(status=401, json={"error": {}}))
+    page.reload()
+    page.wait_for_selector("#key[open]")
+    yield "key"
 
 
-def test_the_page_is_small(visit):
+@pytest.mark.parametrize(
+    ("language", "size", "scheme"),
+    [
+        *((language, (390, 844), "light") for language in LANGUAGES),
+        ("en", (390, 844), "dark"),
+        ("en", (1280, 800), "light"),
+        ("en", (1280, 800), "dark"),
+    ],
+)
+def test_accessible_in_every_state_and_language(visit, language, size, scheme):
+    locale = {"en": "en-GB", "zh": "zh-CN"}.get(language, language)
+    page = visit(*size, locale=locale, color_scheme=scheme, reduced_motion="reduce")
+    if is_firefox(page) and scheme == "dark":
+        pytest.skip("playwright cannot ask for a dark page in Firefox")
+    assert page.get_attribute("html", "lang") == language
+    assert page.inner_text("#choose") == LANGUAGES[language]["choose"]
+    for state in states(page):
+        if state == "working":
+            assert page.inner_text("#start") == LANGUAGES[language]["enlarging"]
+        assert violations(page) == [], state
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
+
+
+def test_the_page_is_small_and_there_at_once(visit, capsys):
     page = visit()
     loaded = page.evaluate("""() => ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
         .map(({ name, decodedBodySize }) => [name, decodedBodySize])""")
     assert len(loaded) > 20
     assert 0 < sum(size for _, size in loaded) < PAGE_BYTES
+    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    shown = []
+    for _ in range(5):
+        page.reload()
+        page.wait_for_selector("#limits:not(:empty)", state="attached")
+        shown.append(page.evaluate(paint))
+    with capsys.disabled():
+        print(f"first contentful paint after {min(shown):.0f} ms at best, {max(shown):.0f} ms at worst")
+    # a busy machine shows it later, so the bound is the processor's time
+    if not is_firefox(page):
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        page.reload()
+        page.wait_for_selector("#limits:not(:empty)", state="attached")
+        metrics = {part["name"]: part["value"] for part in session.send("Performance.getMetrics")["metrics"]}
+        assert metrics["TaskDuration"] < 1

@@ -5,8 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -60,17 +62,37 @@ def launched(name: str) -> Iterator[Any]:
     path = next(filter(None, map(shutil.which, BROWSERS[name])), None)
     if path is None:
         pytest.skip(f"needs {name}")
-    options: dict[str, Any] = {"executable_path": path, "timeout": 1000 * PATIENCE}
-    if name == "firefox":
-        options |= {"channel": "moz-firefox", "firefox_user_prefs": _FIREFOX_PREFERENCES}
-    with playwright.sync_playwright() as driver:
+    with playwright.sync_playwright() as driver, TemporaryDirectory() as downloads:
+        options = {"executable_path": path, "timeout": 1000 * PATIENCE, "downloads_path": downloads}
+        if name == "firefox":
+            options |= {"channel": "moz-firefox", "firefox_user_prefs": _FIREFOX_PREFERENCES}
         browser = getattr(driver, name).launch(**options)
+        browser.downloads = Path(downloads)
         yield browser
         browser.close()
 
 
 def is_firefox(page: Any) -> bool:
     return bool(page.context.browser.browser_type.name == "firefox")
+
+
+def saved(page: Any, press: Callable[[], None] | None = None) -> tuple[str, BytesIO]:
+    """What pressing a button downloads, "Download" if no other is pressed: name and content of the file."""
+    press = press or partial(page.click, "#download")
+    if not is_firefox(page):
+        with page.expect_download() as file:
+            press()
+        return file.value.suggested_filename, BytesIO(Path(file.value.path()).read_bytes())
+    # playwright hears nothing of downloads in Firefox
+    folder, end = page.context.browser.downloads, time.monotonic() + PATIENCE
+    press()
+    while not (files := list(folder.iterdir())) or not all(file.stat().st_size for file in files):
+        assert time.monotonic() < end, "nothing was downloaded"
+        page.wait_for_timeout(200)
+    (file,) = files
+    content = file.read_bytes()
+    file.unlink()
+    return file.name, BytesIO(content)
 
 
 @contextmanager

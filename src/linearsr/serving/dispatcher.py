@@ -234,7 +234,6 @@ class Dispatcher:
             worker.jobs += len(jobs)
             for job in jobs:
                 self._metrics.job_seconds.observe(took)
-                # a worker that was killed leaves what it was working with
                 await to_thread(self.store.remove_work, job)
 
     async def _carry_out(self, jobs: list[Job], worker: WorkerHandle) -> None:

@@ -269,8 +269,8 @@ class JobStore:
             path.unlink(missing_ok=True)
 
     def remove_work(self, job: Job) -> None:
-        """Remove what waited for the result of a job."""
-        for folder in self._results.glob(f".{job.id}.*"):
+        """Remove what a worker that was killed has left of its work: `linearsr.jobs.large` names the folder."""
+        for folder in self._results.glob(f".{job.id}.*.linearsr-work"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove_expired(self) -> None:

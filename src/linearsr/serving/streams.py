@@ -58,7 +58,7 @@ class Streams:
     def _event(self, job: Job) -> ServerSentEvent:
         """The same object for all who hear of the same state."""
         position = self._dispatcher.queue.position(job)
-        state = (job.status, job.step, job.steps, job.started, job.expires, position)
+        state = (job.status, job.step, job.steps, job.share, job.started, job.expires, position)
         told = self._told.get(job.id)
         if told is None or told[0] != state:
             kind = "progress" if job.live else job.status

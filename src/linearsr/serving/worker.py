@@ -210,10 +210,18 @@ def reason(error: Exception, task: Message) -> str:
 
 def plain(message: str, task: Message | None = None) -> str:
     """A message about the image or its result, on one line, in words for those who cannot see this machine."""
-    hints = {"<bytes>: ": "the image ", ", or raise the limit (max_pixels)": ""}
+    hints = {
+        "<bytes>: ": "the image ",
+        ", or raise the limit (max_pixels)": "",
+        ", TIFF or another format that Pillow reads": " or TIFF",
+    }
     if task is not None and "output" in task:
         output = Path(task["output"])
-        hints |= {f"{task['input']}: ": "the image ", f"{output}: ": "the result ", f"{output.parent}: ": ""}
+        hints |= {
+            f"{task.get('input')}: ": "the image ",
+            f"{output}: ": "the result ",
+            f"{output.parent}: ": "",
+        }
     for hint, words in hints.items():
         message = message.replace(hint, words)
     return " ".join(message.split())

@@ -1,7 +1,7 @@
 // What the server would not take, and a smaller photo in its place.
 
 import { t } from "./i18n.js";
-import { duration, megabytes, megapixels, sides } from "./words.js";
+import { adviceForRaw, duration, megabytes, megapixels, sides } from "./words.js";
 
 /** Of the time that a photo may take: an estimate can be wrong. */
 const SAFE = 0.8;
@@ -10,11 +10,11 @@ const QUALITY = 0.95;
 const count = ({ width, height }) => width * height;
 
 /** Why the server would not take a photo, "" if it would. */
-export function refusal({ file, size }, { max_bytes: bytes, max_pixels: pixels }) {
+export function refusal({ file, name, size }, { max_bytes: bytes, max_pixels: pixels }) {
   if (file.size > bytes) return t("refused.bytes", { bytes: megabytes(file.size), limit: megabytes(bytes) });
   if (size && count(size) > pixels)
     return t("refused.pixels", { size: sides(size), megapixels: megapixels(count(size)), limit: megapixels(pixels) });
-  return "";
+  return adviceForRaw(name);
 }
 
 /** What to say before a photo is sent, and the pixels to which it may be shrunk: {text, pixels}; null: nothing. */

@@ -1,7 +1,7 @@
 // From a photo to its result: sent in order, tried again while the server is full, followed to the end.
 
 import { t } from "./i18n.js";
-import { advice } from "./words.js";
+import { adviceForHeic } from "./words.js";
 
 const LONGEST_PAUSE = 15;
 /** Milliseconds between two steps that are shown. */
@@ -80,7 +80,7 @@ export class Runner {
       } catch (error) {
         if (signal.aborted) return;
         if (error.status !== 429) {
-          const message = [error.message, error.status === 422 && advice(photo.name)].filter(Boolean).join(". ");
+          const message = [error.message, error.status === 422 && adviceForHeic(photo.name)].filter(Boolean).join(". ");
           return this.photos.update(photo, { state: "failed", message });
         }
         const pause = Math.min(error.retryAfter ?? 5, LONGEST_PAUSE);

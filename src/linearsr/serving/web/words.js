@@ -45,11 +45,9 @@ export function describe(photo) {
   }
 }
 
-/** What to do with a file that the server cannot read, "" if that depends. */
-export function advice(name) {
-  if (/\.(dng|cr[23]|nef|arw|raf|orf|rw2)$/i.test(name)) return t("advice.raw");
-  return /\.(heic|heif)$/i.test(name) ? t("advice.heic") : "";
-}
+/** What to do with a file that no server can read, or this one could not; "" if that depends. */
+export const adviceForRaw = (name) => (/\.(dng|cr[23]|nef|arw|raf|orf|rw2)$/i.test(name) ? t("advice.raw") : "");
+export const adviceForHeic = (name) => (/\.(heic|heif)$/i.test(name) ? t("advice.heic") : "");
 
 /** What a result was made with, short: "×4, fidelity 0.5". */
 export function madeWith({ options }) {
