@@ -226,6 +226,7 @@ def test_an_autoencoder_that_cannot_decode_is_refused(
     from linearsr.models.codec import DeepCompressionCodec
 
     autoencoder = {**AUTOENCODER, **wrong}
+    channels = dict.fromkeys(("in_channels", "out_channels"), autoencoder["latent_channels"])
     message = f"this autoencoder cannot work: .*{reason}"
     refused(
         single(photos, stage={"kind": "codec", "autoencoder": autoencoder}),
@@ -233,7 +234,7 @@ def test_an_autoencoder_that_cannot_decode_is_refused(
     )
     DeepCompressionCodec(diffusers.AutoencoderDC(**autoencoder)).save_pretrained(tmp_path)
     refused(
-        single(photos, stage={"kind": "flow", "preset": "tiny", "codec": str(tmp_path)}),
+        single(photos, stage={"kind": "flow", "preset": "tiny", "codec": str(tmp_path), "network": channels}),
         rf"^stage\.codec: {message}",
     )
 
