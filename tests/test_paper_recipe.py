@@ -17,7 +17,7 @@ from linearsr.training.checks import check, check_model, describe
 from linearsr.training.config import read_settings
 from linearsr.training.recipe import plan
 from linearsr.training.section import ConfigError
-from tiny_encoders import write_clip, write_dino, write_gemma2, write_tokenizer
+from tiny_encoders import write_gemma2, write_tokenizer
 from training_tools import make_photos, make_sana, parse, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -27,7 +27,7 @@ PART = "stages.pretrain.stage.guidance.part"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos with tags and sentences, a SANA, a tagger, and the guidance of `configs/guidance` with tiny encoders."""
+    """Photos with tags, a SANA, a tagger, and the guidance of `configs/guidance/tags` with a tiny encoder."""
     lab = tmp_path_factory.mktemp("lab")
     photos = make_photos(lab / "photos")
     make_sana(lab / "sana")
@@ -37,20 +37,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = ["tag", str(photos), "--tagger", str(lab / "tagger"), "--degrade", "mild"]
     made = CliRunner().invoke(app, [*asked, "-o", str(lab / "tags.json")])
     assert made.exit_code == 0, made.output
-    sentences = {f"photos/{i}.png": [f"an old brick wall in the grass {i}"] for i in range(3)}
-    (lab / "sentences.json").write_text(json.dumps(sentences))
     write_gemma2(lab / "text_encoder")
     write_tokenizer(lab / "tokenizer")
-    write_clip(lab / "clip_encoder")
-    write_dino(lab / "dino_encoder", "Dinov2")
-    for kind, encoders in {
-        "tags": {"text_encoder": "text_encoder", "tokenizer": "tokenizer"},
-        "clip": {"image_encoder": "clip_encoder"},
-        "dino": {"image_encoder": "dino_encoder"},
-    }.items():
-        config = json.loads((CONFIGS / "guidance" / kind / "config.json").read_text())
-        (lab / kind).mkdir()
-        (lab / kind / "config.json").write_text(json.dumps({**config, **encoders, "channels": 16}))
+    encoders = {"text_encoder": "text_encoder", "tokenizer": "tokenizer", "channels": 16}
+    config = json.loads((CONFIGS / "guidance/tags/config.json").read_text())
+    (lab / "tags").mkdir()
+    (lab / "tags/config.json").write_text(json.dumps({**config, **encoders}))
     return lab
 
 
@@ -101,33 +93,15 @@ def test_tags_from_photos_to_the_finished_model(
     encoded: Counter[str] = Counter()
     encode = TextGuidance._encode
     monkeypatch.setattr(
-        TextGuidance, "_encode", lambda self, text: encoded.update([text]) or encode(self, text)
+        TextGuidance, "_encode", lambda self, texts: encoded.update(texts) or encode(self, texts)
     )
     folder = train(raw)
-    assert encoded == dict.fromkeys(TAGS, len(runs)), "once a run, not once a step"
+    assert encoded == dict.fromkeys(TAGS, 1), "once, by the first run"
+    (tokens,) = lab.glob("tags.tokens-*.safetensors")
+    tokens.unlink()
     pipe = LinearSRPipeline.from_pretrained(folder)
     result = pipe(Image.new("RGB", (16, 16), (200, 30, 90)))
     assert set(result.tags[0]) == set(TAGS)
-
-
-@pytest.mark.parametrize(
-    ("change", "kind"),
-    [
-        ("stages.pretrain.stage.guidance=null", None),
-        (PART + "={lab}/clip", "clip"),
-        (PART + "={lab}/dino", "dino"),
-        ("common.data.tags={lab}/sentences.json", "text"),
-    ],
-)
-def test_one_field_chooses_what_guides(change: str, kind: str | None, lab: Path, tmp_path: Path) -> None:
-    raw = paper("600m", lab, tmp_path / "run", change.format(lab=lab))
-    del raw["stages"]["experts"], raw["stages"]["sft"]
-    recipe = parse(raw)
-    check_model(recipe, plan(recipe, "recipe.yaml"))
-    check(plan(recipe, "recipe.yaml"))
-    pipe = LinearSRPipeline.from_pretrained(train(raw))
-    assert (pipe.guidance and pipe.guidance.kind) == kind
-    assert pipe(Image.new("RGB", (16, 16), (200, 30, 90))).images[0].size == (64, 64)
 
 
 def test_guidance_of_another_width_starts_a_projection(lab: Path, tmp_path: Path) -> None:

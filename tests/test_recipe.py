@@ -13,7 +13,6 @@ from PIL import Image
 from linearsr import LinearSRPipeline
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem
-from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training.config import TrainConfig, parse_settings, read_settings
 from linearsr.training.knee import Knee
 from linearsr.training.recipe import plan
@@ -270,9 +269,11 @@ def sana_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sana_model_is_a_start(photos: Path, sana_folder: Path, tmp_path: Path) -> None:
+    """It has its own sizes; what it has not stands beside it."""
+    added = {"lr_channels": 5, "num_null_tokens": 3}
     stages = {
         "pretrain": {
-            "stage": {"preset": "tiny", "sana": str(sana_folder), "gradient_checkpointing": True},
+            "stage": {"sana": str(sana_folder), "network": added, "gradient_checkpointing": True},
             "optimizer": {"lr": 1e-12, "final_lr": 0.0, "warmup_images": 0},
         },
         "experts": {"total_images": 4},
@@ -284,11 +285,12 @@ def test_a_sana_model_is_a_start(photos: Path, sana_folder: Path, tmp_path: Path
     name = "transformer_blocks.1.attn1.to_q.weight"
     torch.testing.assert_close(trained[name], theirs[name], rtol=0, atol=1e-6)
     assert LinearSRPipeline.from_pretrained(folder).codec.latent_channels == 8
+    assert (trained["patch_embed.proj.weight"].shape[1], len(trained["null_tokens"])) == (8 + 5, 3)
 
 
 def test_a_sana_model_of_another_size_is_refused(photos: Path, sana_folder: Path, tmp_path: Path) -> None:
     stages = {"pretrain": {"stage": {"preset": "600m", "sana": str(sana_folder)}}}
-    with pytest.raises(CheckpointError, match="num_attention_heads is 2, preset 600m has 36"):
+    with pytest.raises(ConfigError, match=r"stage\.sana: num_attention_heads is 2, preset 600m has 36"):
         train(recipe_settings(photos, tmp_path / "run", stages=stages))
 
 

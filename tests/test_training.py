@@ -530,6 +530,11 @@ def test_learning_rate_warms_up_and_falls() -> None:
         ({"stage": {"kind": "flow", "stem": "x", "expert": 7}}, [], "stage.flow: .*expert 7 does not exist"),
         ({"stage": {"kind": "flow", "stem": "x", "boundaries": [0.9, 0.1]}}, [], "must rise strictly"),
         ({"stage": {"kind": "flow", "stem": "x", "network": {"depth": 3}}}, [], "stage.flow: .*depth"),
+        (
+            {"stage": {"kind": "flow", "sana": "x", "network": {"num_layers": 3}}},
+            [],
+            "num_layers is SANA's own",
+        ),
         ({"stage": {"kind": "stem", "stem": {"foo": 1}}}, [], "stage.stem: .*foo"),
         ({"total_images": 1}, [], "total_images 1 is less than one batch of 2"),
         ({}, ["optimizer.lr=["], "no valid YAML"),

@@ -123,7 +123,8 @@ def check_round_trip(holder: object, side: int) -> None:
     key = "stage.codec" if isinstance(holder, DeepCompressionCodec) else "stage.autoencoder"
     image = torch.empty(1, 3, side, side, device="meta")
     try:
-        shape = holder.autoencoder.decoder(holder.autoencoder.encoder(image)).shape
+        parts = [holder.autoencoder.get_submodule(name) for name in ("encoder", "decoder")]
+        shape = parts[1](parts[0](image)).shape
     except (RuntimeError, ValueError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{key}: this autoencoder cannot work: {reason}") from None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from linearsr.flow.experts import SNRExperts, read_layout
 from linearsr.flow.partition import Partition
 from linearsr.guidance.base import Guidance
+from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.registry import GUIDANCES, load_guidance
 from linearsr.models.codec import CODECS, Codec, DeepCompressionCodec, ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import STEMS, LRCondition, LRStem, PredictiveStem
@@ -30,7 +31,7 @@ from linearsr.runtime.checkpoints import (
 from linearsr.training.section import ConfigError, Section, require
 
 Kinds = Mapping[str, type[Any]] | type[Any]
-"""Classes by the names that configs use, or the only one."""
+"""By the names that configs use, or the only one."""
 _SANA_SIZES = ("num_attention_heads", "num_layers")
 
 
@@ -121,10 +122,9 @@ class Parts:
             caption_channels=channels,
         )
 
-    def network(self, key: str, folder: Path) -> LinearSRTransformer:
+    def network(self, key: str, folder: Path) -> Any:
         """A transformer alone; `key` names it in the config."""
-        network: LinearSRTransformer = self.read(key, folder, LinearSRTransformer, dtype=torch.float32)
-        return network
+        return self.read(key, folder, LinearSRTransformer, dtype=torch.float32)
 
     def guidance(self, folder: Path) -> Guidance:
         """A frozen guidance part."""
@@ -214,6 +214,8 @@ class Blueprint(Parts):
 
     def guidance(self, folder: Path) -> Guidance:
         part: Guidance = self.read("stage.guidance.part", folder, GUIDANCES, "guidance")
+        if isinstance(part, EncoderPart):
+            part.model_folder = folder.absolute().parent
         return part
 
     def experts(self, key: str, folder: Path) -> SNRExperts:
