@@ -17,6 +17,7 @@ from linearsr.models.residual import ResidualBlock
 from linearsr.models.rows import (
     Chain,
     Convolution,
+    Grouped,
     Joined,
     PerPixel,
     Rows,
@@ -89,11 +90,6 @@ class StridedStem(PretrainedModule):
         """See `PredictiveStem`."""
         return self.config.channels, 0
 
-    @property
-    def step(self) -> int:
-        """LR rows for a kept one."""
-        return self.multiple_of
-
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
         return LRCondition(whole(self.rows(), lr))
@@ -107,10 +103,6 @@ class StridedStem(PretrainedModule):
         dtype = self.layers[0].get_parameter("weight").dtype
         pairs = [part for layer in layers_of(self.layers) for part in (layer, PerPixel(F.silu))]
         return Chain(PerPixel(lambda lr: lr.to(dtype)), *pairs)
-
-    def features(self, kept: Tensor) -> Tensor:
-        """See `PredictiveStem`."""
-        return kept
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
         """See `PredictiveStem`: there is none."""
@@ -196,9 +188,9 @@ class PredictiveStem(PretrainedModule):
     prediction, so that the flow can model the error in units of what is expected at each place: nothing to add in
     a clear sky, much in foliage.
 
-    By rows: `survey` is summed over the image, and `rows` make of that sum and of the LR rows what is kept. The kept
-    channels are the features', then the estimate's (`kept_channels`); `features` and `estimate` finish them. An
-    estimate is right but for `margin` rows at either end, where neighbours are missing.
+    By rows: `survey` is summed over the image, and `rows` make of that sum and of the LR rows what is kept on the
+    latent grid: the features' channels, then those of which `estimate` makes the prediction (`kept_channels`). An
+    estimate is right but for `margin` LR rows at either end, where neighbours are missing.
     """
 
     config_class = PredictiveStemConfig
@@ -241,19 +233,22 @@ class PredictiveStem(PretrainedModule):
         return int(self.config.patch)
 
     margin = _RESAMPLING_REACH
-    step = 1
 
     @property
     def kept_channels(self) -> tuple[int, int]:
         """How many of the kept channels are the features', and how many the estimate's."""
-        return self.config.channels, 3 * self.config.scale**2 + 1
+        return self.config.channels * self.config.patch**2, (
+            3 * self.config.scale**2 + 1
+        ) * self.config.patch**2
 
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
         x = whole(self._entry(), lr)
         x = whole(self._body(None if self.summary is None else self.summary.mean(x)), x)
         features, learned, log_deviation = (whole(head, x) for head in self._heads())
-        return self._estimate(lr, learned, log_deviation)._replace(features=self.features(features))
+        return self._estimate(lr, learned, log_deviation)._replace(
+            features=F.pixel_unshuffle(features, self.config.patch)
+        )
 
     def survey(self) -> Rows | None:
         """LR rows -> what must be summed over all of the image before `rows` can begin; None: nothing."""
@@ -270,12 +265,10 @@ class PredictiveStem(PretrainedModule):
         if self.summary is not None and total is not None:
             mean = total / (-(-size[0] // 2) * -(-size[1] // 2))
             mean = mean.to(self.summary.to_modulation.weight)
-        kept = Joined(lambda *heads: torch.cat(heads, dim=1), *self._heads())
-        return Chain(self._entry(), self._body(mean), kept)
-
-    def features(self, kept: Tensor) -> Tensor:
-        """Kept rows of the features' channels -> rows of the features on the latent grid."""
-        return F.pixel_unshuffle(kept, self.config.patch)
+        heads = Joined(lambda *heads: torch.cat(heads, dim=1), *self._heads())
+        patch = self.config.patch
+        kept = PerPixel(lambda x: F.pixel_unshuffle(x, patch))
+        return Chain(self._entry(), self._body(mean), heads, Grouped(patch), kept)
 
     def strength(self, lr: Tensor) -> Tensor:
         """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
@@ -304,6 +297,7 @@ class PredictiveStem(PretrainedModule):
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
         """LR rows and kept rows of the estimate's channels -> prediction and deviation, without features."""
+        kept = F.pixel_shuffle(kept, self.config.patch)
         return self._estimate(lr, kept[:, :-1], kept[:, -1:])
 
     def _estimate(self, lr: Tensor, learned: Tensor, log_deviation: Tensor) -> LRCondition:
