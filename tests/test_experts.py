@@ -192,8 +192,13 @@ def test_threads_take_turns_and_get_the_experts_they_asked_for():
 
     swapped = SwappedExperts(Slow, 4)
     asked = [3, 0, 2, 1] * 10
+
+    def run(index):
+        with swapped.use(index) as expert:
+            return expert()
+
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(swapped.run, asked)) == asked
+        assert list(pool.map(run, asked)) == asked
 
 
 def test_the_one_before_is_dropped_before_the_next_is_made():
@@ -205,7 +210,8 @@ def test_the_one_before_is_dropped_before_the_next_is_made():
 
     swapped = SwappedExperts(load, 4)
     experts.append(swapped)
-    assert swapped.run(2, torch.ones(1), torch.ones(1)).item() == 12
+    with swapped.use(2) as expert:
+        assert expert(torch.ones(1), torch.ones(1)).item() == 12
 
 
 @pytest.mark.parametrize(

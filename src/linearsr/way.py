@@ -18,7 +18,7 @@ from linearsr.guidance.guide import guide
 from linearsr.images.graphics import likeness_to_drawing
 from linearsr.images.resize import scaled_size
 from linearsr.model import LinearSRModel
-from linearsr.models.lr_stem import PredictiveStem, middle, middle_of
+from linearsr.models.lr_stem import PredictiveStem, middle
 from linearsr.settings import Options
 from linearsr.streaming.flow import OnStep, Walk
 from linearsr.streaming.memory import buffer_bytes
@@ -103,7 +103,7 @@ class ImageWay(LinearSRModel):
             options = replace(options, drawing=drawing, fidelity=fidelity)
         if options.clean_steps is None or options.fidelity == 1:
             return replace(options, clean_steps=None)
-        seen = middle_of(lr.unpadded(*middle(lr.own_size[0])))
+        seen = lr.unpadded(*middle(lr.own_size[0]))
         strength = cast(PredictiveStem, self.lr_stem).strength(seen).item()
         steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
         return replace(options, steps=steps, clean_steps=None)

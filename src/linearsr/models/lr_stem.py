@@ -6,8 +6,7 @@ Shape legend: B batch, h w LR size in pixels, C channels. Images have values in 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +26,11 @@ from linearsr.models.rows import (
     residual,
     whole,
 )
+from linearsr.models.strided_stem import LRCondition, StridedStem, StridedStemConfig
 from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
 from linearsr.runtime.devices import widest_dtype
+
+__all__ = ["LRCondition", "PredictiveStem", "StridedStem", "StridedStemConfig"]
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
@@ -36,77 +38,6 @@ STRENGTH_SIDE = 512
 """LR pixels: so much of an image at the most, its middle, tells how degraded it is."""
 _DETAIL_REACH = 2
 _RESAMPLING_REACH = 4
-
-
-class LRCondition(NamedTuple):
-    """What a stem says about an LR image."""
-
-    features: Tensor
-    """(B, C, h', w') on the latent grid; concatenated with the noisy latent on channels."""
-    prediction: Tensor | None = None
-    """(B, 3, H, W) in about [-1, 1]: the stem's own estimate of the HR image, if it makes one."""
-    deviation: Tensor | None = None
-    """(B, 1, H, W), positive: how far that estimate is expected to be from the truth, per pixel."""
-
-
-@dataclass(frozen=True)
-class StridedStemConfig:
-    """`StridedStem`: the paper's E_conv."""
-
-    scale: int = 4
-    """HR size over LR size."""
-    channels: int = 32
-    """Width of every layer and of the result."""
-    num_layers: int = 3
-    """Strided layers; the latent grid is 2**num_layers times smaller than the LR image."""
-
-
-class StridedStem(PretrainedModule):
-    """Strided 3x3 convolutions with SiLU from the LR image to the latent grid (LinearSR, section 3: E_conv).
-
-    Three layers take an LR image to the grid of a 32x autoencoder at x4 super-resolution: 256 px -> 32.
-    """
-
-    config_class = StridedStemConfig
-    config: StridedStemConfig
-
-    def __init__(self, config: StridedStemConfig) -> None:
-        super().__init__()
-        self.config = config
-        widths = [3] + [config.channels] * config.num_layers
-        self.layers = nn.ModuleList(
-            StridedConv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
-        )
-
-    @property
-    def multiple_of(self) -> int:
-        """LR sides must be multiples of this."""
-        return int(2**self.config.num_layers)
-
-    margin = 0
-
-    @property
-    def kept_channels(self) -> tuple[int, int]:
-        """See `PredictiveStem`."""
-        return self.config.channels, 0
-
-    def forward(self, lr: Tensor) -> LRCondition:
-        """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
-        return LRCondition(whole(self.rows(), lr))
-
-    def survey(self) -> Rows | None:
-        """See `PredictiveStem`."""
-        return None
-
-    def rows(self, total: Tensor | None = None, size: tuple[int, int] = (0, 0)) -> Rows:
-        """See `PredictiveStem`."""
-        dtype = self.layers[0].get_parameter("weight").dtype
-        pairs = [part for layer in layers_of(self.layers) for part in (layer, PerPixel(F.silu))]
-        return Chain(PerPixel(lambda lr: lr.to(dtype)), *pairs)
-
-    def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
-        """See `PredictiveStem`: there is none."""
-        return LRCondition(lr.new_empty(0))
 
 
 @dataclass(frozen=True)
@@ -131,9 +62,9 @@ class PredictiveStemConfig:
     """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
 
     def __post_init__(self) -> None:
-        least = {"scale": 1, "channels": 1, "num_blocks": 0, "patch": 1}
-        least |= {"summary_channels": 0, "strength_channels": 0}
-        for name, bound in least.items():
+        least_one = "scale", "channels", "patch"
+        for name in (*least_one, "num_blocks", "summary_channels", "strength_channels"):
+            bound = int(name in least_one)
             value = getattr(self, name)
             if not isinstance(value, int) or value < bound:
                 raise ValueError(f"{name} {value!r}: must be a whole number of at least {bound}")
@@ -202,20 +133,13 @@ class PredictiveStem(PretrainedModule):
         width, scale = config.channels, config.scale
         self.conv_in = nn.Conv2d(6, width, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(config.num_blocks))
-        self.summary = (
-            ImageSummary(width, config.summary_channels, config.num_blocks)
-            if config.summary_channels
-            else None
-        )
-        self.strength_head = (
-            nn.Sequential(
-                nn.Linear(config.summary_channels, config.strength_channels),
-                nn.SiLU(),
-                nn.Linear(config.strength_channels, 1),
-            )
-            if config.strength_channels
-            else None
-        )
+        self.summary: ImageSummary | None = None
+        if config.summary_channels:
+            self.summary = ImageSummary(width, config.summary_channels, config.num_blocks)
+        self.strength_head: nn.Module | None = None
+        if inner := config.strength_channels:
+            layers = nn.Linear(config.summary_channels, inner), nn.SiLU(), nn.Linear(inner, 1)
+            self.strength_head = nn.Sequential(*layers)
         self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
         self.deviation_head = nn.Sequential(
             nn.Conv2d(width, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
@@ -244,11 +168,10 @@ class PredictiveStem(PretrainedModule):
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
         x = whole(self._entry(), lr)
-        x = whole(self._body(None if self.summary is None else self.summary.mean(x)), x)
-        features, learned, log_deviation = (whole(head, x) for head in self._heads())
-        return self._estimate(lr, learned, log_deviation)._replace(
-            features=F.pixel_unshuffle(features, self.config.patch)
-        )
+        body = self._body(None if self.summary is None else self.summary.mean(x))
+        kept = whole(Chain(body, self._kept()), x)
+        features, estimate = kept.split(list(self.kept_channels), dim=1)
+        return self.estimate(lr, estimate)._replace(features=features)
 
     def survey(self) -> Rows | None:
         """LR rows -> what must be summed over all of the image before `rows` can begin; None: nothing."""
@@ -265,10 +188,7 @@ class PredictiveStem(PretrainedModule):
         if self.summary is not None and total is not None:
             mean = total / (-(-size[0] // 2) * -(-size[1] // 2))
             mean = mean.to(self.summary.to_modulation.weight)
-        heads = Joined(lambda *heads: torch.cat(heads, dim=1), *self._heads())
-        patch = self.config.patch
-        kept = PerPixel(lambda x: F.pixel_unshuffle(x, patch))
-        return Chain(self._entry(), self._body(mean), heads, Grouped(patch), kept)
+        return Chain(self._entry(), self._body(mean), self._kept())
 
     def strength(self, lr: Tensor) -> Tensor:
         """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
@@ -282,7 +202,8 @@ class PredictiveStem(PretrainedModule):
         """
         if self.strength_head is None:
             raise ValueError("this stem does not tell how degraded an image is")
-        strength: Tensor = self.strength_head(self.summary_of(middle_of(lr)))
+        (top, bottom), (left, right) = map(middle, lr.shape[-2:])
+        strength: Tensor = self.strength_head(self.summary_of(lr[:, :, top:bottom, left:right]))
         return strength[:, 0].float()
 
     def summary_of(self, lr: Tensor) -> Tensor:
@@ -297,16 +218,12 @@ class PredictiveStem(PretrainedModule):
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
         """LR rows and kept rows of the estimate's channels -> prediction and deviation, without features."""
-        kept = F.pixel_shuffle(kept, self.config.patch)
-        return self._estimate(lr, kept[:, :-1], kept[:, -1:])
-
-    def _estimate(self, lr: Tensor, learned: Tensor, log_deviation: Tensor) -> LRCondition:
-        scale = self.config.scale
+        scale, kept = self.config.scale, F.pixel_shuffle(kept, self.config.patch)
         bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
-        prediction = bicubic + F.pixel_shuffle(learned.float(), scale)
+        prediction = bicubic + F.pixel_shuffle(kept[:, :-1].float(), scale)
         # what fills no whole vector of the processor is rounded in another way, but not once it was float64: so a strip
         # gets what the whole image does
-        deviation = F.softplus(log_deviation.to(widest_dtype(log_deviation.device))).float()
+        deviation = F.softplus(kept[:, -1:].to(widest_dtype(kept.device))).float()
         deviation = F.interpolate(deviation, scale_factor=scale, mode="bilinear")
         deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
         return LRCondition(lr.new_empty(0), prediction, deviation)
@@ -322,60 +239,51 @@ class PredictiveStem(PretrainedModule):
             modulations = list(self.summary.modulation(mean).chunk(len(blocks), dim=1))
         return residual(*(block.rows(m) for block, m in zip(blocks, modulations, strict=True)))
 
-    def _heads(self) -> list[Rows]:
-        """Features, and what the estimate is made of."""
+    def _kept(self) -> Rows:
+        """Features, and what the estimate is made of: learned detail and log-deviation, all on the latent grid."""
         # features and deviation must not pull on the blocks, which belong to the prediction
         features = PerPixel(lambda x: self.feature_norm(x.detach()))
         deviation = Chain(PerPixel(Tensor.detach), *layers_of(self.deviation_head))
-        return [features, Convolution(self.conv_out), deviation]
+        heads = Joined(_on_channels, features, Convolution(self.conv_out), deviation)
+        patch = self.config.patch
+        return Chain(heads, Grouped(patch), PerPixel(lambda x: F.pixel_unshuffle(x, patch)))
 
     def grown(self, **changes: Any) -> "PredictiveStem":
         """A larger stem that computes what this one does until it is trained further.
 
+        It does not tell how degraded an image is: that is fitted when its training is over.
+
         Args:
-            changes: fields of `PredictiveStemConfig`; see `grown_config`.
+            changes: more `num_blocks`, or `summary_channels` where there are none.
 
         Raises:
-            ValueError: see `grown_config`.
+            ValueError: changes after which the weights would not fit.
         """
-        stem = PredictiveStem(grown_config(self.config, **changes))
+        own = replace(self.config, strength_channels=0)
+        grown = replace(own, **changes)
+        kept = replace(grown, num_blocks=own.num_blocks, summary_channels=own.summary_channels)
+        if kept != own or grown.num_blocks < own.num_blocks:
+            raise ValueError("a trained stem can only be given more num_blocks, and summary_channels")
+        if own.summary_channels and grown != own:
+            raise ValueError(
+                "a trained stem that has a summary cannot grow: the summary is for its own blocks"
+            )
+        stem = PredictiveStem(grown)
         # which leaves the head for the strength behind: it belongs to the summary as it is now
         stem.load_state_dict(self.state_dict(), strict=False)
-        for block in list(stem.blocks)[self.config.num_blocks :]:
+        for block in list(stem.blocks)[own.num_blocks :]:
             nn.init.zeros_(cast(ResidualBlock, block).conv_2.weight)
         return stem
 
 
-def grown_config(config: PredictiveStemConfig, **changes: Any) -> PredictiveStemConfig:
-    """The settings of a larger stem that can start as the one of `config`: with more blocks, with a summary.
-
-    It does not tell how degraded an image is: that is fitted when its training is over.
-
-    Raises:
-        ValueError: for changes after which the weights would not fit.
-    """
-    config = replace(config, strength_channels=0)
-    grown = replace(config, **changes)
-    same_but_larger = (
-        replace(grown, num_blocks=config.num_blocks, summary_channels=config.summary_channels) == config
-    )
-    if not same_but_larger or grown.num_blocks < config.num_blocks:
-        raise ValueError("a trained stem can only be given more num_blocks, and summary_channels")
-    if config.summary_channels and grown != config:
-        raise ValueError("a trained stem that has a summary cannot grow: the summary is for its own blocks")
-    return grown
+def _on_channels(*images: Tensor) -> Tensor:
+    return torch.cat(images, dim=1)
 
 
 def middle(side: int) -> tuple[int, int]:
     """From where to where, the end excluded, the rows or columns go that tell how degraded an image is."""
     first = max(0, (side - STRENGTH_SIDE) // 2)
     return first, min(side, first + STRENGTH_SIDE)
-
-
-def middle_of(lr: Tensor) -> Tensor:
-    """The part of images (B, C, h, w) that tells how degraded they are."""
-    (top, bottom), (left, right) = map(middle, lr.shape[-2:])
-    return lr[:, :, top:bottom, left:right]
 
 
 LRStem = PredictiveStem | StridedStem

@@ -5,6 +5,7 @@ one before. So no step is ever in memory whole, unless its rows are one strip.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import cast
 
@@ -19,7 +20,7 @@ from linearsr.models.bands import BlockRows, band_rows
 from linearsr.models.blocks import TransformerBlock
 from linearsr.models.rows import joined, through
 from linearsr.models.transformer import Conditions, LinearSRTransformer
-from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, strips
+from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, fill, strips
 
 OnStep = Callable[[int, float, Tensor | None], Tensor | None]
 """(step index, time reached, the latents there if they are whole) -> other latents to go on with, or None."""
@@ -28,80 +29,74 @@ _BLOCK = 16
 """torch makes normal numbers in blocks of so many; a last part of a block is made from the end backwards."""
 
 
+@dataclass
 class Walk:
-    """The steps of a walk.
+    """The steps of a walk."""
 
-    Args:
-        experts: may be None where no step is taken.
-        features: the stem's, by rows of the latent grid.
-        shape: of the latents, (B, C, h, w).
-        steps: those to walk; none leaves the latents of zeros.
-        seeds: of the noise, one for each image.
-        guidance: what the network is told; None: its null tokens.
-        mean_is_zero: what the latents are led to by the share `fidelity`: zeros, or else what the first step takes the
-            data to be.
-    """
+    experts: SNRExperts | None
+    """May be None where no step is taken."""
+    features: ReadRows
+    """The stem's, by rows of the latent grid."""
+    lr: LRRows
+    work: Work
+    shape: tuple[int, int, int, int]
+    """Of the latents, (B, C, h, w)."""
+    steps: list[Step]
+    """Those to walk; none leaves the latents of zeros."""
+    seeds: Sequence[int]
+    """Of the noise, one for each image."""
+    guidance: GuidanceTokens | None
+    """What the network is told; None: its null tokens."""
+    guidance_scale: float
+    fidelity: float
+    """By which share the latents are led to the mean."""
+    mean_is_zero: bool
+    """Else the mean is what the first step takes the data to be."""
+    on_step: OnStep
 
-    def __init__(
-        self,
-        experts: SNRExperts | None,
-        features: ReadRows,
-        lr: LRRows,
-        work: Work,
-        shape: tuple[int, int, int, int],
-        steps: list[Step],
-        seeds: Sequence[int],
-        guidance: GuidanceTokens | None,
-        guidance_scale: float,
-        fidelity: float,
-        mean_is_zero: bool,
-        on_step: OnStep,
-    ) -> None:
-        self._experts, self._features, self._lr, self._work = experts, features, lr, work
-        self.shape, self._steps, self._seeds, self._on_step = shape, steps, seeds, on_step
-        self._fidelity, self._mean_is_zero = fidelity, mean_is_zero
-        self._scale = 1.0 if guidance is None else guidance_scale
+    def __post_init__(self) -> None:
         # classifier-free guidance: a second evaluation over the null tokens
-        self._guidances = [("null", None)] if self._scale != 1 else []
-        self._guidances += [("prediction", guidance)]
+        self._guidances: list[tuple[str, GuidanceTokens | None]] = [("prediction", self.guidance)]
+        if self.guidance is not None and self.guidance_scale != 1:
+            self._guidances.insert(0, ("null", None))
 
     @property
     def cost(self) -> float:
         """Of all evaluations."""
-        return len(self._steps) * len(self._guidances) * self._evaluation_cost if self._steps else 0
+        return len(self.steps) * len(self._guidances) * self._evaluation_cost if self.steps else 0
 
     @cached_property
     def _evaluation_cost(self) -> int:
-        assert self._experts is not None
-        with self._experts.at(1000.0) as network:
-            positions = self.shape[2] * self.shape[3] // self._experts.config.patch_size**2
+        assert self.experts is not None
+        with self.experts.at(1000.0) as network:
+            positions = self.shape[2] * self.shape[3] // self.experts.config.patch_size**2
             return sum(p.numel() for p in network.parameters()) * positions
 
     def run(self) -> None:
         """Walk from noise at t = 1 to a latent at t = 0."""
-        if self._steps:
-            self._work.do("noise", 0, self._draw_noise)
-        for i, step in enumerate(self._steps):
-            label = f"step {i + 1} of {len(self._steps)}"
+        if self.steps:
+            self.work.do("noise", 0, self._draw_noise)
+        for i, step in enumerate(self.steps):
+            label = f"step {i + 1} of {len(self.steps)}"
             for name, guidance in self._guidances:
                 evaluate = partial(self._evaluate, step, name, guidance)
-                self._work.do(label, self._evaluation_cost, evaluate)
-            self._work.do(label, 0, partial(self._advance, i))
-            whole = self._buffer("state").read(0, self.shape[2]) if self._work.strip is None else None
-            replaced = self._on_step(i, step.reached, whole)
+                self.work.do(label, self._evaluation_cost, evaluate)
+            self.work.do(label, 0, partial(self._advance, i))
+            whole = self._buffer("state").read(0, self.shape[2]) if self.work.strip is None else None
+            replaced = self.on_step(i, step.reached, whole)
             if replaced is not None and whole is not None:
                 self._buffer("state").write(0, replaced.to(whole))
-        self._work.drop("tokens", "features", "null", "prediction", "estimate")
+        self.work.drop("tokens", "features", "null", "prediction", "estimate")
 
     def latent(self, top: int, bottom: int) -> Tensor:
         """Rows of where the walk ended, led to the mean, (B, C, bottom - top, w)."""
         batch, channels, _, width = self.shape
-        if not self._steps:
-            return torch.zeros(batch, channels, bottom - top, width, device=self._lr.device)
+        if not self.steps:
+            return torch.zeros(batch, channels, bottom - top, width, device=self.lr.device)
         walked = self._rows("state", top, bottom)
-        if self._fidelity:
-            mean = torch.zeros_like(walked) if self._mean_is_zero else self._rows("mean", top, bottom)
-            walked = torch.lerp(walked, mean, self._fidelity)
+        if self.fidelity:
+            mean = torch.zeros_like(walked) if self.mean_is_zero else self._rows("mean", top, bottom)
+            walked = torch.lerp(walked, mean, self.fidelity)
         # one layout for all that is computed with: another is rounded in another way
         return walked.contiguous()
 
@@ -109,8 +104,8 @@ class Walk:
         """Number for number those of `initial_noise`, without holding all."""
         batch, channels, height, width = self.shape
         each = channels * height * width
-        noise = self._work.buffer("noise", (1, 1, batch * each, 1), torch.float32)
-        for image, seed in enumerate(self._seeds):
+        noise = self.work.buffer("noise", (1, 1, batch * each, 1), torch.float32)
+        for image, seed in enumerate(self.seeds):
             generator = torch.Generator().manual_seed(seed)
             done = 0
             while done < each:
@@ -120,22 +115,22 @@ class Walk:
                 numbers = torch.empty(size).normal_(generator=generator)
                 noise.write(image * each + done, numbers.view(1, 1, -1, 1))
                 done += size
-            report((image + 1) / len(self._seeds))
+            report((image + 1) / len(self.seeds))
         for top, bottom in self._strips():
             planes = [
                 noise.read((plane * height + top) * width, (plane * height + bottom) * width).flatten()
                 for plane in range(batch * channels)
             ]
-            rows = torch.stack(planes).view(batch, channels, bottom - top, width).to(self._lr.device)
+            rows = torch.stack(planes).view(batch, channels, bottom - top, width).to(self.lr.device)
             self._buffer("state").write(top, rows.contiguous(memory_format=torch.channels_last))
-        self._work.drop("noise")
+        self.work.drop("noise")
 
     def _evaluate(self, step: Step, output: str, guidance: GuidanceTokens | None, report: Report) -> None:
         """What the network of the step's expert makes of the state, told one thing."""
-        assert self._experts is not None
-        timestep, device = 1000 * step.time, self._lr.device
+        assert self.experts is not None
+        timestep, device = 1000 * step.time, self.lr.device
         # route to the expert: the log-SNR of the step, and so its time, decides which network takes it
-        with self._experts.at(timestep) as expert:
+        with self.experts.at(timestep) as expert:
             network = cast(LinearSRTransformer, expert)
             dtype = network.scale_shift_table.dtype
             embeds, mask = guidance or (None, None)
@@ -151,18 +146,18 @@ class Walk:
                 network,
                 said,
                 lambda top, bottom: self._rows("state", top, bottom).to(dtype),
-                self._features if network.config.lr_channels else None,
-                self._work.buffer(output, self.shape, dtype),
-                self._work.buffer("tokens", grid, dtype),
+                self.features if network.config.lr_channels else None,
+                self.work.buffer(output, self.shape, dtype),
+                self.work.buffer("tokens", grid, dtype),
                 grid,
-                self._work.rows(grid[2], self._lr.height),
+                self.work.rows(grid[2], self.lr.height),
                 report,
             )
 
     def _advance(self, i: int, report: Report) -> None:
         """The flow step: the state at the time that step `i` reaches, in the place of the one before."""
-        step = self._steps[i]
-        extrapolates_next = i + 1 < len(self._steps) and self._steps[i + 1].extrapolation != 1
+        step = self.steps[i]
+        extrapolates_next = i + 1 < len(self.steps) and self.steps[i + 1].extrapolation != 1
         for top, bottom in self._strips():
             z, before = self._rows("state", top, bottom), None
             x0 = self._estimate(step, z, top, bottom)
@@ -171,28 +166,28 @@ class Walk:
             self._buffer("state").write(top, step.advance(z, x0, before))
             if extrapolates_next:
                 self._buffer("estimate").write(top, x0)
-            if i == 0 and self._fidelity and not self._mean_is_zero:
+            if i == 0 and self.fidelity and not self.mean_is_zero:
                 self._buffer("mean").write(top, x0)
             report(bottom / self.shape[2])
 
     def _estimate(self, step: Step, z: Tensor, top: int, bottom: int) -> Tensor:
         """Rows of what a step, which begins at `z`, takes the data to be."""
-        assert self._experts is not None
-        kind = self._experts.config.prediction_type
+        assert self.experts is not None
+        kind = self.experts.config.prediction_type
         estimates = [
             to_sample(self._rows(name, top, bottom).float(), z, step.time, kind)
             for name, _ in self._guidances
         ]
-        return estimates[0] if len(estimates) == 1 else torch.lerp(*estimates, self._scale)
+        return estimates[0] if len(estimates) == 1 else torch.lerp(*estimates, self.guidance_scale)
 
     def _strips(self) -> Iterator[tuple[int, int]]:
-        return strips(self.shape[2], self._work.rows(self.shape[2], self._lr.height))
+        return strips(self.shape[2], self.work.rows(self.shape[2], self.lr.height))
 
     def _buffer(self, name: str) -> Buffer:
-        return self._work.buffer(name, self.shape, torch.float32)
+        return self.work.buffer(name, self.shape, torch.float32)
 
     def _rows(self, name: str, top: int, bottom: int) -> Tensor:
-        return self._buffer(name).read(top, bottom).to(self._lr.device)
+        return self._buffer(name).read(top, bottom).to(self.lr.device)
 
 
 def evaluate(
@@ -250,7 +245,4 @@ def evaluate(
             image, seen = network.unpatch(x, said.embedded, (bottom - top, width)), given(top, bottom)
             yield image if seen is None else joined(image, seen.to(image.dtype))
 
-    done = 0
-    for image in through(network.last_rows(), unpatched()):
-        output.write(done, image)
-        done += image.shape[2]
+    fill(output, through(network.last_rows(), unpatched()))

@@ -17,7 +17,7 @@ from linearsr.models.rows import through, total_of
 from linearsr.models.rrdb import RRDBNet
 from linearsr.settings import Options
 from linearsr.streaming.memory import TRUNK_STRIP_PIXELS
-from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, strips
+from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, fill, filling, strips
 
 _PIXEL_COST = 4000
 """Of a pixel of the result, about, in multiply-accumulates."""
@@ -47,10 +47,7 @@ class TrunkRows:
         if self._work.strip is not None:
             strip = max(1, min(self._work.strip, TRUNK_STRIP_PIXELS // self._lr.width))
             rows = self._trunk.rows(TRUNK_STRIP_PIXELS)
-        done = 0
-        for out in through(rows, self._lr.strips(strip, report)):
-            self._drawn.write(done, out)
-            done += out.shape[2]
+        fill(self._drawn, through(rows, self._lr.strips(strip, report)))
 
 
 class StemRows:
@@ -151,19 +148,11 @@ class DecodedRows:
 
     def _pass(self, i: int, total: Tensor | None, report: Report) -> Tensor | None:
         stage, target = self._stages[i], self._buffer(i)
-
-        def outputs() -> Iterator[Tensor]:
-            done = 0
-            for out in through(stage.layers(total), self._inputs(i, report)):
-                target.write(done, out)
-                done += out.shape[2]
-                yield out
-
-        if stage.survey is not None:
-            return total_of(stage.survey(), outputs())
-        for _ in outputs():
-            pass
-        return None
+        made = through(stage.layers(total), self._inputs(i, report))
+        if stage.survey is None:
+            fill(target, made)
+            return None
+        return total_of(stage.survey(), filling(target, made))
 
     def _inputs(self, i: int, report: Report) -> Iterator[Tensor]:
         for top, bottom in strips(self._shape[2], self._work.rows(self._shape[2], self._lr.height)):

@@ -7,7 +7,7 @@ Shapes: B images, C channels, n of h rows, w columns.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
@@ -119,6 +119,21 @@ class Buffer(Protocol):
         """Let go of it."""
 
 
+def fill(buffer: Buffer, strips: Iterable[Tensor]) -> None:
+    """Write strips of rows, one below the other."""
+    for _ in filling(buffer, strips):
+        pass
+
+
+def filling(buffer: Buffer, strips: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The strips, each once it is written."""
+    done = 0
+    for rows in strips:
+        buffer.write(done, rows)
+        done += rows.shape[2]
+        yield rows
+
+
 class MemoryBuffer:
     """A buffer in memory. Written in one go, rows stay where and as they are."""
 
@@ -127,12 +142,10 @@ class MemoryBuffer:
         self._rows: Tensor | None = None
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """See `Buffer`."""
         assert self._rows is not None
         return self._rows[:, :, top:bottom]
 
     def write(self, top: int, rows: Tensor) -> None:
-        """See `Buffer`."""
         if rows.shape[2] == self._shape[2]:
             self._rows = rows.to(self._dtype)
             return
@@ -141,7 +154,7 @@ class MemoryBuffer:
         self._rows[:, :, top : top + rows.shape[2]] = rows
 
     def close(self) -> None:
-        """See `Buffer`."""
+        """Nothing is open."""
 
 
 class FileBuffer:
@@ -154,7 +167,6 @@ class FileBuffer:
         self._file = path.open("w+b", buffering=0)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """See `Buffer`."""
         rows = torch.empty(bottom - top, self._batch, self._width, self._channels, dtype=self._dtype)
         view = _bytes_of(rows)
         self._file.seek(top * self._row_bytes)
@@ -167,14 +179,12 @@ class FileBuffer:
         return rows.permute(1, 3, 0, 2)
 
     def write(self, top: int, rows: Tensor) -> None:
-        """See `Buffer`."""
         view = _bytes_of(rows.permute(2, 0, 3, 1).to("cpu", self._dtype).contiguous())
         self._file.seek(top * self._row_bytes)
         while view:
             view = view[self._file.write(view) :]
 
     def close(self) -> None:
-        """See `Buffer`."""
         self._file.close()
 
 
