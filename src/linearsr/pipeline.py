@@ -16,7 +16,7 @@ from linearsr.images.io import Picture
 from linearsr.images.picture import FloatArray
 from linearsr.runtime.devices import is_out_of_memory, require_memory
 from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback, seeds_for, tokens_for
-from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_bytes, strip_rows_for, whole_bytes
+from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_rows_for, whole_bytes
 from linearsr.streaming.rows import LRRows, Progress, RowReader, RowWriter, rows_of, work_of
 from linearsr.way import ImageWay
 
@@ -251,15 +251,9 @@ class LinearSRPipeline(ImageWay):
         with work_of(needed, self._strip(strip), work_folder, progress) as work:
             return self._run(lr, [seed], options, work, lambda rows: writer.write(rows[0]))
 
-    def estimate_memory(
-        self, height: int, width: int, *, scale: float | None = None, streamed: bool = False
-    ) -> int:
-        """Peak bytes for an LR image of that size, without the weights: in one piece, or by strips.
-
-        Args:
-            scale: of a result in one piece; None: the model's own.
-        """
-        return strip_bytes(self, width) if streamed else whole_bytes(self, height, width, scale)
+    def estimate_memory(self, height: int, width: int, *, scale: float | None = None) -> int:
+        """Peak bytes for an LR image of that size in one piece, without the weights; None: at the model's own scale."""
+        return whole_bytes(self, height, width, scale)
 
     def fits(self, height: int, width: int, scale: float | None = None) -> bool:
         """Whether the device has the memory now for an LR image of that size in one piece; `scale` as above."""

@@ -129,17 +129,14 @@ class SNRExperts(nn.Module):
         return len(self._limits) - bisect_left(self._limits, _single(timestep))
 
     def forward(self, hidden_states: Tensor, timestep: Tensor | float, **conditions: Any) -> Any:
-        """The output of the expert for `timestep`, for the whole batch.
+        """The output of the expert for `timestep` in [0, 1000], one for the whole batch `hidden_states` (B, C, h, w).
 
-        `hidden_states` (B, C, h, w). `timestep` in [0, 1000]: a number, or a tensor () or (B,) of equal values
-        (a number spares the device a wait). `conditions` go to the expert as they are. ValueError for
-        timesteps that differ, or that are too coarse to route by (float16, bfloat16).
+        `conditions` go to the expert as they are.
         """
-        batch = hidden_states.shape[0]
-        value = _common_value(timestep) if isinstance(timestep, Tensor) else timestep
-        timestep = torch.full((batch,), value, dtype=torch.float32, device=hidden_states.device)
+        value = float(timestep)
+        times = torch.full((len(hidden_states),), value, dtype=torch.float32, device=hidden_states.device)
         with self.at(value) as expert:
-            return expert(hidden_states, timestep, **conditions)
+            return expert(hidden_states, times, **conditions)
 
     def at(self, timestep: float) -> AbstractContextManager[nn.Module]:
         """The expert for `timestep` in [0, 1000] itself, for as long as the block lasts."""
@@ -261,15 +258,6 @@ def _check_interfaces(configs: Sequence[Any]) -> None:
             raise ValueError(
                 f"the experts differ in {name} ({', '.join(map(str, values))}); it must be the same"
             )
-
-
-def _common_value(timestep: Tensor) -> float:
-    if timestep.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"timesteps in {timestep.dtype} are too coarse to choose an expert by; use float32")
-    low, high = torch.aminmax(timestep)
-    if low != high:
-        raise ValueError(f"one expert runs per step: timesteps must be equal, not {low} to {high}")
-    return float(low)
 
 
 def _single(value: float) -> float:
