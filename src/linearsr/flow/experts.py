@@ -126,6 +126,7 @@ class SNRExperts(nn.Module):
         """
         if not 0 <= timestep <= 1000:
             raise ValueError(f"timestep {timestep} is outside [0, 1000]")
+        # route to the expert: no network decides, the time does
         return len(self._limits) - bisect_left(self._limits, _single(timestep))
 
     def forward(self, hidden_states: Tensor, timestep: Tensor | float, **conditions: Any) -> Any:

@@ -32,6 +32,7 @@ class Step(NamedTuple):
 
     def advance(self, z: Tensor, x0: Tensor, before: Tensor | None) -> Tensor:
         """z at `reached` from `z` at `time`, the estimate `x0` of the data there, and that of the step before."""
+        # flow step: on the straight line from z to the data, as far as the time goes; second order leads the data on
         x = x0 if before is None else torch.lerp(before, x0, self.extrapolation)
         return torch.lerp(x, z, self.reached / self.time)
 

@@ -23,6 +23,7 @@ from linearsr.models.rows import (
     StridedConv2d,
     Window,
     layers_of,
+    on_channels,
     residual,
     whole,
 )
@@ -244,7 +245,7 @@ class PredictiveStem(PretrainedModule):
         # features and deviation must not pull on the blocks, which belong to the prediction
         features = PerPixel(lambda x: self.feature_norm(x.detach()))
         deviation = Chain(PerPixel(Tensor.detach), *layers_of(self.deviation_head))
-        heads = Joined(_on_channels, features, Convolution(self.conv_out), deviation)
+        heads = Joined(on_channels, features, Convolution(self.conv_out), deviation)
         patch = self.config.patch
         return Chain(heads, Grouped(patch), PerPixel(lambda x: F.pixel_unshuffle(x, patch)))
 
@@ -274,10 +275,6 @@ class PredictiveStem(PretrainedModule):
         for block in list(stem.blocks)[own.num_blocks :]:
             nn.init.zeros_(cast(ResidualBlock, block).conv_2.weight)
         return stem
-
-
-def _on_channels(*images: Tensor) -> Tensor:
-    return torch.cat(images, dim=1)
 
 
 def middle(side: int) -> tuple[int, int]:

@@ -231,6 +231,11 @@ def residual(*parts: Rows, scale: float = 1) -> Joined:
     return beside(partial(torch.add, alpha=scale), *parts)
 
 
+def on_channels(*images: Tensor) -> Tensor:
+    """Images (B, C_i, h, w) -> (B, sum of C_i, h, w)."""
+    return torch.cat(images, dim=1)
+
+
 def layers_of(modules: Iterable[nn.Module]) -> list[Rows]:
     """Convolutions and layers that look at no neighbours."""
     return [Convolution(m) if isinstance(m, nn.Conv2d) else PerPixel(m) for m in modules]
