@@ -69,8 +69,8 @@ class Walk:
     def _evaluation_cost(self) -> int:
         assert self.experts is not None
         with self.experts.at(1000.0) as network:
-            positions = self.shape[2] * self.shape[3] // self.experts.config.patch_size**2
-            return sum(p.numel() for p in network.parameters()) * positions
+            parameters = sum(p.numel() for p in network.parameters())
+        return parameters * self.shape[2] * self.shape[3] // int(self.experts.config.patch_size) ** 2
 
     def run(self) -> None:
         """Walk from noise at t = 1 to a latent at t = 0."""
@@ -174,11 +174,11 @@ class Walk:
         """Rows of what a step, which begins at `z`, takes the data to be."""
         assert self.experts is not None
         kind = self.experts.config.prediction_type
-        estimates = [
+        first, *guided = (
             to_sample(self._rows(name, top, bottom).float(), z, step.time, kind)
             for name, _ in self._guidances
-        ]
-        return estimates[0] if len(estimates) == 1 else torch.lerp(*estimates, self.guidance_scale)
+        )
+        return torch.lerp(first, guided[0], self.guidance_scale) if guided else first
 
     def _strips(self) -> Iterator[tuple[int, int]]:
         return strips(self.shape[2], self.work.rows(self.shape[2], self.lr.height))
