@@ -6,7 +6,7 @@ Shape legend: B batch, H W HR size in pixels, C latent channels. Images have val
 import copy
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,30 @@ from linearsr.runtime.checkpoints import PretrainedModule
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
+
+
+class Codec(Protocol):
+    """What the pipeline and the trainer ask of a codec."""
+
+    @property
+    def compression(self) -> int:
+        """HR pixels per side of one latent position; H and W must be multiples of it."""
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latent."""
+
+    def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
+        """(B, 3, H, W) -> latent (B, C, H / compression, W / compression), about unit deviation."""
+
+    def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
+        """Latent -> image (B, 3, H, W) in about [-1, 1]."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move or convert, as `torch.nn.Module.to`."""
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write config and weights into `folder`."""
 
 
 _OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
@@ -149,8 +173,6 @@ class DeepCompressionCodec(nn.Module):
         autoencoder = AutoencoderDC.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
         return cls(autoencoder.to(device).eval())
 
-
-Codec = ResidualCodec | DeepCompressionCodec
 
 CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
     "ResidualCodec": ResidualCodec,
