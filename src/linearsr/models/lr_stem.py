@@ -169,10 +169,11 @@ class PredictiveStem(PretrainedModule):
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
         x = whole(self._entry(), lr)
-        body = self._body(None if self.summary is None else self.summary.mean(x))
-        kept = whole(Chain(body, self._kept()), x)
-        features, estimate = kept.split(list(self.kept_channels), dim=1)
-        return self.estimate(lr, estimate)._replace(features=features)
+        x = whole(self._body(None if self.summary is None else self.summary.mean(x)), x)
+        # apart, so that no gradient goes where none belongs
+        features, learned, log_deviation = (whole(head, x) for head in self._heads())
+        features = F.pixel_unshuffle(features, self.config.patch)
+        return self._estimate(lr, learned, log_deviation)._replace(features=features)
 
     def survey(self) -> Rows | None:
         """LR rows -> what must be summed over all of the image before `rows` can begin; None: nothing."""
@@ -189,7 +190,9 @@ class PredictiveStem(PretrainedModule):
         if self.summary is not None and total is not None:
             mean = total / (-(-size[0] // 2) * -(-size[1] // 2))
             mean = mean.to(self.summary.to_modulation.weight)
-        return Chain(self._entry(), self._body(mean), self._kept())
+        patch, heads = self.config.patch, Joined(on_channels, *self._heads())
+        kept = Grouped(patch), PerPixel(lambda x: F.pixel_unshuffle(x, patch))
+        return Chain(self._entry(), self._body(mean), heads, *kept)
 
     def strength(self, lr: Tensor) -> Tensor:
         """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
@@ -219,12 +222,16 @@ class PredictiveStem(PretrainedModule):
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
         """LR rows and kept rows of the estimate's channels -> prediction and deviation, without features."""
-        scale, kept = self.config.scale, F.pixel_shuffle(kept, self.config.patch)
+        kept = F.pixel_shuffle(kept, self.config.patch)
+        return self._estimate(lr, kept[:, :-1], kept[:, -1:])
+
+    def _estimate(self, lr: Tensor, learned: Tensor, log_deviation: Tensor) -> LRCondition:
+        scale = self.config.scale
         bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
-        prediction = bicubic + F.pixel_shuffle(kept[:, :-1].float(), scale)
+        prediction = bicubic + F.pixel_shuffle(learned.float(), scale)
         # what fills no whole vector of the processor is rounded in another way, but not once it was float64: so a strip
         # gets what the whole image does
-        deviation = F.softplus(kept[:, -1:].to(widest_dtype(kept.device))).float()
+        deviation = F.softplus(log_deviation.to(widest_dtype(log_deviation.device))).float()
         deviation = F.interpolate(deviation, scale_factor=scale, mode="bilinear")
         deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
         return LRCondition(lr.new_empty(0), prediction, deviation)
@@ -240,22 +247,18 @@ class PredictiveStem(PretrainedModule):
             modulations = list(self.summary.modulation(mean).chunk(len(blocks), dim=1))
         return residual(*(block.rows(m) for block, m in zip(blocks, modulations, strict=True)))
 
-    def _kept(self) -> Rows:
-        """Features, and what the estimate is made of: learned detail and log-deviation, all on the latent grid."""
+    def _heads(self) -> list[Rows]:
+        """Features, and what the estimate is made of: learned detail and log-deviation."""
         # features and deviation must not pull on the blocks, which belong to the prediction
         features = PerPixel(lambda x: self.feature_norm(x.detach()))
         deviation = Chain(PerPixel(Tensor.detach), *layers_of(self.deviation_head))
-        heads = Joined(on_channels, features, Convolution(self.conv_out), deviation)
-        patch = self.config.patch
-        return Chain(heads, Grouped(patch), PerPixel(lambda x: F.pixel_unshuffle(x, patch)))
+        return [features, Convolution(self.conv_out), deviation]
 
     def grown(self, **changes: Any) -> "PredictiveStem":
         """A larger stem that computes what this one does until it is trained further.
 
-        It does not tell how degraded an image is: that is fitted when its training is over.
-
-        Args:
-            changes: more `num_blocks`, or `summary_channels` where there are none.
+        `changes`: more `num_blocks`, or `summary_channels` where there are none. The stem does not tell how degraded an
+        image is: that is fitted when its training is over.
 
         Raises:
             ValueError: changes after which the weights would not fit.
