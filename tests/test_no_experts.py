@@ -82,7 +82,7 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "has no experts, only a trunk: ask for 0 steps" in error.replace("\n", " ")
     assert "Traceback" not in error
-    code, _, error = run("bench", "--model", folder)
+    code, _, error = run("bench", folder)
     assert code != 0
     assert "has no experts to measure" in error.replace("\n", " ")
 

@@ -37,8 +37,7 @@ DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
 STRENGTH_SIDE = 512
 """LR pixels: so much of an image at the most, its middle, tells how degraded it is."""
-_DETAIL_REACH = 2
-_RESAMPLING_REACH = 4
+_DETAIL_REACH, _RESAMPLING_REACH = 2, 4
 
 
 @dataclass(frozen=True)
