@@ -45,6 +45,7 @@ def latent(pipe, photo, **options):
 
 
 def test_tags_of_the_caller_steer(pipe, photo):
+    assert pipe.multiple_of == 8
     result = pipe(photo, tags="brick wall, Ivy", output_type="np")
     assert result.images[0].shape == (40, 48, 3)
     assert result.tags == [("brick wall", "Ivy")]

@@ -122,25 +122,16 @@ def test_a_straight_flow_is_exact_in_any_number_of_steps(solver, steps, shift):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_end_is_the_last_estimate_itself(solver):
     seen = []
-    result = sample(curved, start(), timesteps(4), solver, lambda i, t, z, x0: seen.append((i, t, z, x0)))
-    assert [(i, t) for i, t, _, _ in seen] == [(0, 0.75), (1, 0.5), (2, 0.25), (3, 0.0)]
-    assert torch.equal(result, seen[-1][3])
-    assert torch.equal(result, seen[-1][2])
-    assert result.isfinite().all()
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_state_replaced_by_on_step_is_gone_on_with(solver):
-    z, other = start(), torch.full((2, 3, 4, 4), 0.5)
-    asked = []
 
     def velocity(z, t):
-        asked.append(z)
-        return curved(z, t)
+        seen.append((z, t, curved(z, t)))
+        return seen[-1][2]
 
-    sample(velocity, z, timesteps(3), solver, lambda i, t, z, x0: other if i == 1 else None)
-    assert torch.equal(asked[2], other.double())
-    assert sample(curved, z, [1.0, 0.0], solver, lambda *_: other).equal(other.double())
+    result = sample(velocity, start(), timesteps(4), solver)
+    assert [t for _, t, _ in seen] == [1.0, 0.75, 0.5, 0.25]
+    z, t, v = seen[-1]
+    assert torch.equal(result, z - t * v)
+    assert result.isfinite().all()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -205,13 +196,6 @@ def test_noise_of_an_image_depends_on_its_own_seed_only():
     assert torch.equal(initial_noise((2, 2, 5, 4), 7), noise[::2])
     expected = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(7))
     assert torch.equal(noise[0], expected)
-
-
-def test_noise_scale_is_its_deviation():
-    noise = initial_noise((1, 64, 64, 4), 0, scale=0.5)
-    assert noise.std().item() == pytest.approx(0.5, rel=0.02)
-    assert noise.mean().item() == pytest.approx(0, abs=0.02)
-    assert initial_noise((1, 2), 0, scale=0.0).count_nonzero() == 0
 
 
 def test_noise_leaves_the_global_generator_alone():

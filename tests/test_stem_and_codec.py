@@ -135,26 +135,11 @@ def test_padding_reflects() -> None:
 
 @pytest.fixture(scope="module")
 def dc_ae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    tiny = diffusers.AutoencoderDC(
-        in_channels=3,
-        latent_channels=4,
-        attention_head_dim=2,
-        encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)),
-        downsample_block_type="conv",
-        upsample_block_type="interpolate",
-        scaling_factor=0.41407,
-    )
+    pytest.importorskip("diffusers")
+    from full_size_model import autoencoder
+
     folder = tmp_path_factory.mktemp("dc_ae")
-    tiny.save_pretrained(folder)
+    autoencoder().save_pretrained(folder)
     return folder
 
 
@@ -164,8 +149,8 @@ def test_dc_ae_adapter_scales_as_diffusers_pipelines_do(dc_ae_folder: Path, tmp_
     codec = DeepCompressionCodec.from_pretrained(dc_ae_folder)
     codec.save_pretrained(tmp_path)
     again = DeepCompressionCodec.from_pretrained(tmp_path)
-    assert (codec.compression, codec.latent_channels) == (2, 4)
-    image, condition = torch.rand(1, 3, 8, 12) * 2 - 1, LRCondition(torch.zeros(1))
+    assert (codec.compression, codec.latent_channels) == (32, 8)
+    image, condition = torch.rand(1, 3, 64, 96) * 2 - 1, LRCondition(torch.zeros(1))
     with torch.no_grad():
         latent = original.encode(image).latent * 0.41407
         assert torch.equal(codec.encode(image, condition), latent)

@@ -20,7 +20,7 @@ from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.streaming.flow import Walk
-from linearsr.streaming.rows import Work
+from linearsr.streaming.rows import LRRows, Work
 from strips import in_strips
 
 SLOW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -146,11 +146,12 @@ def test_noise_is_that_of_one_draw(
     pipe, tmp_path_factory, monkeypatch, buffers, channels, height, width, seed
 ):
     monkeypatch.setattr("linearsr.streaming.flow._NOISE_AT_ONCE", 32)
-    work = Work(tmp_path_factory.mktemp("noise") if buffers == "files" else None)
+    work = Work(2, tmp_path_factory.mktemp("noise") if buffers == "files" else None)
     shape = 2, channels, height, width
-    walk = Walk(pipe.transformer, None, work, shape, 1, [], None, 1.0, 0.0, True)
-    walk._draw_noise([seed, 7], lambda share: None)
-    rows = torch.cat([walk._state(0, 0, height // 2), walk._state(0, height // 2, height)], dim=2)
+    lr = LRRows(None, (height, width), 1, pipe.device, batch=2)
+    walk = Walk(None, None, lr, work, shape, [], [seed, 7], None, 1.0, 0.0, True, None)
+    walk._draw_noise(lambda share: None)
+    rows = torch.cat([walk._rows("state", 0, height // 2), walk._rows("state", height // 2, height)], dim=2)
     assert torch.equal(rows, initial_noise(shape, [seed, 7]))
 
 
@@ -251,12 +252,12 @@ def test_8_bit_blocks_by_strips(pipe):
 
 
 def _fail_in_one_piece(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    upscale = LinearSRPipeline._upscale_strips
+    run = LinearSRPipeline._run
 
-    def fail(self, lr, seeds, options, work, strip, write):
-        return _raise(error) if strip is None else upscale(self, lr, seeds, options, work, strip, write)
+    def fail(self, lr, seeds, options, work, write):
+        return _raise(error) if work.strip is None else run(self, lr, seeds, options, work, write)
 
-    monkeypatch.setattr(LinearSRPipeline, "_upscale_strips", fail)
+    monkeypatch.setattr(LinearSRPipeline, "_run", fail)
 
 
 def _raise(error: BaseException) -> None:

@@ -1,21 +1,18 @@
-"""A model in memory: its parts, where they lie, how they are loaded and saved, and what one call asks of them."""
+"""A model in memory: its parts, where they lie, how they are loaded and saved, and the options of one call."""
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.flow.sampler import Step, plan
-from linearsr.guidance.base import Guidance, GuidanceTokens, Tagger
-from linearsr.guidance.guide import IGNORES_TAGS, TagRequest, guide
-from linearsr.images.graphics import likeness_to_drawing
+from linearsr.guidance.base import Guidance, Tagger
+from linearsr.guidance.guide import IGNORES_TAGS, TagRequest
 from linearsr.model_folder import (
     MODEL_INDEX,
     ModelParts,
@@ -29,7 +26,7 @@ from linearsr.model_folder import (
 )
 from linearsr.models import int8
 from linearsr.models.codec import Codec, ResidualCodec
-from linearsr.models.lr_stem import LRStem, PredictiveStem, middle, middle_of
+from linearsr.models.lr_stem import LRStem
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import CheckpointError, resolve_folder
 from linearsr.runtime.devices import best_device, best_dtype, require_own_threads
@@ -43,7 +40,7 @@ class LinearSRModel:
 
     Args:
         lr_stem: tells the network about the LR image.
-        transformer: one or several experts.
+        transformer: one or several experts; None: none, so that the trunk draws every picture.
         codec: between latents and pixels.
         config: the model's default settings.
         guidance: what the network is told beside the LR image; None: nothing.
@@ -51,16 +48,16 @@ class LinearSRModel:
         trunk: draws the picture where no step is taken; the stem must predict one too, the mean.
 
     Raises:
-        ValueError: no steps by default without a trunk, a trunk of another scale, a stem and a codec of other grids,
-            guidance whose tokens are not as wide as the network takes them, a mean of the stem with a codec that does
-            not start from it, steps for clean images with a stem that does not know them, or `use_tags` without a
-            tagger.
+        ValueError: no steps by default without a trunk, or some without experts, a trunk of another scale, a stem and
+            a codec of other grids, guidance whose tokens are not as wide as the network takes them, a mean of the stem
+            with a codec that does not start from it, steps for clean images with a stem that does not know them, or
+            `use_tags` without a tagger.
     """
 
     def __init__(
         self,
         lr_stem: LRStem,
-        transformer: SNRExperts,
+        transformer: SNRExperts | None,
         codec: Codec,
         config: PipelineConfig | None = None,
         guidance: Guidance | None = None,
@@ -82,8 +79,12 @@ class LinearSRModel:
             )
         if self.config.clean_steps is not None and not getattr(lr_stem.config, "strength_channels", 0):
             raise ValueError("clean_steps: the stem does not tell how degraded an image is")
-        if trunk is None and self.config.num_inference_steps == 0:
+        if trunk is None and (transformer is None or self.config.num_inference_steps == 0):
             raise ValueError("num_inference_steps 0: there is no trunk that makes a picture without a step")
+        if transformer is None and self.config.num_inference_steps:
+            raise ValueError(
+                f"num_inference_steps {self.config.num_inference_steps}: there are no experts: set 0"
+            )
         if trunk is not None and (trunk.scale != self.scale or not isinstance(codec, ResidualCodec)):
             raise ValueError(f"trunk: needs a stem of scale {trunk.scale} and a ResidualCodec")
         if self.config.use_tags and tagger is None:
@@ -96,8 +97,10 @@ class LinearSRModel:
 
     @property
     def _token_channels(self) -> int | None:
-        """Of guidance tokens; None where the network does not say."""
-        return getattr(self.transformer.config, "caption_channels", None)
+        """Of guidance tokens; None where no network says."""
+        return (
+            None if self.transformer is None else getattr(self.transformer.config, "caption_channels", None)
+        )
 
     @classmethod
     def from_pretrained(
@@ -132,21 +135,19 @@ class LinearSRModel:
             raise CheckpointError(f"{folder / MODEL_INDEX}: {error}") from None
         place = best_device() if device == "auto" else torch.device(device)
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
-        loaded = cls(
-            parts.lr_stem, parts.transformer, parts.codec, config, parts.guidance, parts.tagger, parts.trunk
-        )
+        loaded = cls(**parts._asdict(), config=config)
         loaded.int8_ranges = ranges = load_ranges(folder)
         if torch_dtype is None and place.type == "cpu" and ranges and int8.supported():
             int8.use_int8_(parts.lr_stem, ranges, "lr_stem.")
-            parts.transformer.for_each(partial(int8.use_int8_, ranges=ranges, prefix="transformer."))
+            if parts.transformer is not None:
+                parts.transformer.for_each(partial(int8.use_int8_, ranges=ranges, prefix="transformer."))
             loaded._in_place_of_torch = "int8"
         return loaded
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
-        parts = ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk)
         settings = {"_class_name": type(self).__name__, **asdict(self.config)}
-        save_parts(Path(folder), parts, settings, dtype)
+        save_parts(Path(folder), self.parts, settings, dtype)
         save_ranges(Path(folder), self.int8_ranges)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -155,10 +156,15 @@ class LinearSRModel:
 
     def to(self: _Model, *args: Any, **kwargs: Any) -> _Model:
         """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
-        for part in (self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk):
+        for part in self.parts:
             if part is not None:
                 part.to(*args, **kwargs)
         return self
+
+    @property
+    def parts(self) -> ModelParts:
+        """All of them, as they are now."""
+        return ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk)
 
     @property
     def device(self) -> torch.device:
@@ -184,7 +190,8 @@ class LinearSRModel:
     @property
     def multiple_of(self) -> int:
         """LR sides are padded to a multiple of this, and the result is cropped back."""
-        return self.lr_stem.multiple_of * int(self.transformer.config.patch_size)
+        patch = 1 if self.transformer is None else int(self.transformer.config.patch_size)
+        return self.lr_stem.multiple_of * patch
 
     def options(
         self,
@@ -196,17 +203,27 @@ class LinearSRModel:
         tags: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
         callback_on_step_end: StepCallback | None = None,
+        own_guidance: bool = True,
     ) -> Options:
         """What one call asks for, by its arguments: what is left open is taken from the model's own settings.
 
+        Args:
+            own_guidance: whether the guidance, if any, is the model's, and not tokens of the caller's.
+
         Raises:
-            ValueError: a setting of another type or out of its range.
+            ValueError: a setting of another type or out of its range, or that this model cannot follow.
             RuntimeError: this process was forked from one that had loaded a model.
         """
         require_own_threads()
         own = self.config
         if num_inference_steps == 0 and self.trunk is None:
             raise ValueError(f"0 steps: the model {own.name} has no trunk, so at least 1 is needed")
+        if num_inference_steps and self.transformer is None:
+            raise ValueError(
+                f"steps {num_inference_steps}: the model {own.name} has no experts, only a trunk: ask for 0 steps"
+            )
+        if own_guidance and self.guidance is None and guidance_scale not in (None, 1):
+            raise ValueError(f"the model {own.name} has no guidance to scale: give guidance_embeds")
         return Options(
             scale=float(self.scale) if scale is None else scale,
             steps=own.num_inference_steps if num_inference_steps is None else num_inference_steps,
@@ -219,51 +236,12 @@ class LinearSRModel:
             clean_steps=own.clean_steps if num_inference_steps is None else None,
         )
 
-    @torch.inference_mode()
-    def settled(self, options: Options, read: Callable[[int, int], Tensor], size: tuple[int, int]) -> Options:
-        """The options with the fidelity and the steps that suit one LR image, where the call leaves them to the model.
+    def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
+        """The words among a caller's tags that mean none that the model knows, or are too many for it."""
+        return self._unknown(self._tag_request(tags).words)
 
-        Args:
-            read: (top, bottom) -> those rows of the image, (1, 3, bottom - top, w) in [-1, 1].
-            size: (h, w) of the image.
-        """
-        if options.drawing is None:
-            drawing = likeness_to_drawing(read, size)
-            fidelity = options.fidelity + (1 - options.fidelity) * drawing
-            options = replace(options, drawing=drawing, fidelity=fidelity)
-        if options.clean_steps is None or options.fidelity == 1:
-            return replace(options, clean_steps=None)
-        seen = middle_of(read(*middle(size[0]))).to(self.device)
-        strength = cast(PredictiveStem, self.lr_stem).strength(seen).item()
-        steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
-        return replace(options, steps=steps, clean_steps=None)
-
-    def guide(
-        self, lr: Callable[[], Tensor], options: Options
-    ) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
-        """What steers the network for one LR image, None for its null tokens; the tags behind it.
-
-        Args:
-            lr: gives the image (1, 3, h, w) in [-1, 1] where it must be seen.
-        """
-        tokens: GuidanceTokens | None = None
-        tags: tuple[str, ...] = ()
-        if options.guidance_scale > 0 and options.guidance is not None:
-            tokens = options.guidance
-        elif options.guidance_scale > 0 and self.guidance is not None:
-            tokens, tags = guide(lr(), self.guidance, self.tagger, options.tags)
-        null_is_seen = tokens is None or options.guidance_scale != 1
-        if null_is_seen and not self.transformer.config.num_null_tokens:
-            raise ValueError("this model cannot go without guidance: give tags, at a guidance scale of 1")
-        return tokens, tags
-
-    def steps(self, options: Options) -> list[Step]:
-        """The steps to walk: none where none is asked for, or the stem's prediction is all that is."""
-        if options.steps == 0 or (options.fidelity == 1 and self.config.mean == "stem"):
-            return []
-        times = self.config.times(options.steps)
-        # the mean is the first step's estimate: no other step is needed
-        return plan(times if options.fidelity < 1 else times[:2], self.config.solver)
+    def _unknown(self, words: Sequence[str]) -> list[str]:
+        return self.guidance.understand(words).unknown if self.guidance is not None and words else []
 
     def _tag_request(self, tags: str | Sequence[str] | None) -> TagRequest:
         request = TagRequest.parse(tags, self.config.use_tags)

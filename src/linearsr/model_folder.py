@@ -39,14 +39,14 @@ _CLASSES: dict[str, Mapping[str, Any]] = {
     "tagger": TAGGERS,
     "trunk": {RRDBNet.__name__: RRDBNet},
 }
-_OPTIONAL = ("guidance", "tagger", "trunk")
+_OPTIONAL = ("transformer", "guidance", "tagger", "trunk")
 
 
 class ModelParts(NamedTuple):
     """What a pipeline is made of."""
 
     lr_stem: LRStem
-    transformer: SNRExperts
+    transformer: SNRExperts | None
     codec: Codec
     guidance: Guidance | None = None
     tagger: Tagger | None = None
@@ -102,29 +102,25 @@ def load_parts(
 ) -> ModelParts:
     """Load the parts that `index` names. Raises CheckpointError for a part that is unknown, missing or damaged."""
     classes = part_classes(folder, index)
-    stem, codec = STEMS[classes["lr_stem"]], CODECS[classes["codec"]]
-    transformer = SNRExperts.from_pretrained(
-        folder / "transformer",
-        expert_class=LinearSRTransformer,
-        dtype=dtype,
-        device=device,
-        residency=residency,
-    )
-    guidance = tagger = None
+    transformer = guidance = tagger = trunk = None
+    if "transformer" in classes:
+        transformer = SNRExperts.from_pretrained(
+            folder / "transformer",
+            expert_class=LinearSRTransformer,
+            dtype=dtype,
+            device=device,
+            residency=residency,
+        )
+        transformer.for_each(lambda expert: cast(LinearSRTransformer, expert).fuse_projections_())
     if "guidance" in classes:
         guidance = load_guidance(folder / "guidance", dtype, device, residency)
     if "tagger" in classes:
         tagger = load_tagger(folder / "tagger", dtype, device, residency)
-    trunk = RRDBNet.from_pretrained(folder / "trunk", dtype, device) if "trunk" in classes else None
-    transformer.for_each(lambda expert: cast(LinearSRTransformer, expert).fuse_projections_())
-    return ModelParts(
-        stem.from_pretrained(folder / "lr_stem", dtype, device),
-        transformer,
-        codec.from_pretrained(folder / "codec", dtype, device),
-        guidance,
-        tagger,
-        trunk,
-    )
+    if "trunk" in classes:
+        trunk = RRDBNet.from_pretrained(folder / "trunk", dtype, device)
+    stem = STEMS[classes["lr_stem"]].from_pretrained(folder / "lr_stem", dtype, device)
+    codec = CODECS[classes["codec"]].from_pretrained(folder / "codec", dtype, device)
+    return ModelParts(stem, transformer, codec, guidance, tagger, trunk)
 
 
 def load_ranges(folder: Path) -> Ranges:

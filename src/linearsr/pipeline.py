@@ -1,37 +1,26 @@
-"""An image's way through LinearSR, from top to bottom.
-
-Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside, images have values in [-1, 1].
-"""
+"""LinearSR for those who call it: pictures of any kind in, pictures out. Between them lies the way in `way.py`."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from linearsr.images.alpha import checked_alpha, resize_alpha
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
 from linearsr.images.io import Picture
 from linearsr.images.picture import FloatArray
-from linearsr.images.resize import scaled_size
-from linearsr.model import LinearSRModel
 from linearsr.runtime.devices import is_out_of_memory, require_memory
 from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback, seeds_for, tokens_for
-from linearsr.streaming.estimate import StemRows, TrunkRows
-from linearsr.streaming.flow import OnStep, Walk
-from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_bytes, strip_rows_for, whole_bytes
-from linearsr.streaming.pixels import DecodedRows, FinishedRows
-from linearsr.streaming.rows import LRRows, Progress, ReadRows, RowReader, RowWriter, Work, rows_of, work_of
+from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_rows_for, whole_bytes
+from linearsr.streaming.rows import LRRows, Progress, RowReader, RowWriter, rows_of, work_of
+from linearsr.way import ImageWay
 
 __all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
-
-_OUTPUT_STRIPS = 2
-"""Strips of the network in one strip of pixels: the neighbours that resampling needs weigh less."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class LinearSROutput:
     """Words of the caller's that were not used: they mean no tag that the model knows, or there were too many."""
 
 
-class LinearSRPipeline(LinearSRModel):
+class LinearSRPipeline(ImageWay):
     """LinearSR super-resolution: LR stem, guidance, experts by log-SNR, flow sampler, codec.
 
     Calls share nothing that they change, so one pipeline may serve several threads.
@@ -74,9 +63,7 @@ class LinearSRPipeline(LinearSRModel):
         """Upscale one image or several of any sizes.
 
         Args:
-            image: a path, the bytes of a file, a file opened in binary mode, PIL image, array (h, w) or (h, w, C)
-                (uint8, uint16, bool, or float in [0, 1]), tensor (C, h, w) or (B, C, h, w) in [0, 1], or a list of
-                them.
+            image: see `ImageInput`; or a tensor (B, C, h, w), or a list of images.
             scale: 1 to 8; the model's own result is resized where it differs. Default: the model's own.
             num_inference_steps: evaluations of the experts; 0 takes the trunk's picture, where the model has a trunk;
                 None takes the model's setting, as for the next, or its `clean_steps` for an image that is clean.
@@ -115,9 +102,7 @@ class LinearSRPipeline(LinearSRModel):
             )
         if tags is not None and guidance_embeds is not None:
             raise ValueError("give either tags or guidance_embeds")
-        if guidance_embeds is None:
-            self._check_scale(guidance_scale)
-        asked = self.options(
+        options = self.options(
             scale=scale,
             num_inference_steps=num_inference_steps,
             fidelity=fidelity,
@@ -125,28 +110,26 @@ class LinearSRPipeline(LinearSRModel):
             tags=tags,
             guidance_scale=guidance_scale,
             callback_on_step_end=callback_on_step_end,
+            own_guidance=guidance_embeds is None,
         )
-        unknown = self._unknown(asked.tags.words)
+        if output_type == "latent" and options.steps == 0:
+            raise ValueError("output_type latent: the trunk makes pixels at once: ask for at least one step")
         pictures = [as_picture(item) for item in as_list(image)]
         seeds = seeds_for(len(pictures), seed, generator)
         tokens = tokens_for(len(pictures), guidance_embeds, guidance_mask, self._token_channels)
-        jobs = [(p, s, replace(asked, guidance=g)) for p, s, g in zip(pictures, seeds, tokens, strict=True)]
-        if output_type == "latent":
-            for picture in pictures:
+        output = LinearSROutput([], [], self._unknown(options.tags.words))
+        for picture, own_seed, guidance in zip(pictures, seeds, tokens, strict=True):
+            asked = replace(options, guidance=guidance)
+            if output_type == "latent":
                 self.require_memory(*picture.colour.shape[:2])
-            lrs = [lr_tensor(picture) for picture in pictures]
-            if asked.steps == 0:
-                raise ValueError(
-                    "output_type latent: the trunk makes pixels at once: ask for at least one step"
-                )
-            sampled = [
-                self._latents(lr, [s], self._suited(o, lr)) for lr, (_, s, o) in zip(lrs, jobs, strict=True)
-            ]
-            output = LinearSROutput([latents[0] for latents, _ in sampled], [t for _, t in sampled], unknown)
-        else:
-            results = [self._upscale(*job, stream=stream) for job in jobs]
-            images = [from_picture(result, output_type) for result in results]
-            output = LinearSROutput(images, [result.tags for result in results], unknown)
+                lr = self._rows(lr_tensor(picture))
+                latents, used = self._latents(lr, [own_seed], self._settled(asked, lr))
+                made = latents[0]
+            else:
+                result = self._upscale(picture, own_seed, asked, stream)
+                made, used = from_picture(result, output_type), result.tags
+            output.images.append(made)
+            output.tags.append(used)
         # as in diffusers, where the type is that of the default
         return output if return_dict else cast(LinearSROutput, (output.images,))
 
@@ -168,7 +151,6 @@ class LinearSRPipeline(LinearSRModel):
 
         The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
         """
-        self._check_scale(guidance_scale)
         options = self.options(
             scale=scale,
             num_inference_steps=num_inference_steps,
@@ -179,6 +161,26 @@ class LinearSRPipeline(LinearSRModel):
             callback_on_step_end=callback_on_step_end,
         )
         return self._upscale(picture, seed, options, stream)
+
+    def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
+        """In one piece where that fits the memory, else in strips of rows."""
+        lr = self._rows(lr_tensor(picture))
+        options = self._settled(options, lr)
+        if stream is None:
+            stream = not self.fits(*lr.own_size, options.scale)
+        colours, tags = None, tuple[str, ...]()
+        if not stream:
+            try:
+                colours, tags = self._colours(lr, [seed], options)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        if colours is None:
+            # behind the handler, where the error no longer holds on to what was in memory
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            colours, tags = self._colours(lr, [seed], options, strip_rows_for(lr.own_size[1], self.device))
+        return self._result(picture, colours[0], tags, options)
 
     def upscale_together(
         self, pictures: Sequence[Picture], seeds: Sequence[int], options: Options
@@ -204,12 +206,12 @@ class LinearSRPipeline(LinearSRModel):
         require_memory(needed, self.device, f"{len(pictures)} images of {width}x{height}")
         lrs = [lr_tensor(picture) for picture in pictures]
         alike: dict[Options, list[int]] = defaultdict(list)
-        for place, lr in enumerate(lrs):
-            alike[self._suited(options, lr)].append(place)
+        for place, lr in enumerate(map(self._rows, lrs)):
+            alike[self._settled(options, lr)].append(place)
         results: dict[int, Picture] = {}
         for settled, places in alike.items():
             told = replace(settled, callback=settled.callback and _of_places(settled.callback, places))
-            group = torch.cat([lrs[i] for i in places])
+            group = self._rows(torch.cat([lrs[i] for i in places]))
             colours, tags = self._colours(group, [seeds[i] for i in places], told)
             for i, colour in zip(places, colours, strict=True):
                 results[i] = self._result(pictures[i], colour, tags, options)
@@ -242,27 +244,16 @@ class LinearSRPipeline(LinearSRModel):
         Raises:
             ValueError: a setting out of its range, or too little room on the disk.
         """
-        size = reader.height, reader.width
-        lr = LRRows(rows_of(reader), size, self.multiple_of, self.device)
-        options = self.settled(self.options(**settings), lr.unpadded, size)
-
-        def write(rows: Tensor) -> None:
-            writer.write(rows[0].permute(1, 2, 0).cpu().numpy())
-
+        lr = LRRows(rows_of(reader), (reader.height, reader.width), self.multiple_of, self.device)
+        options = self._settled(self.options(**settings), lr)
+        strip = strip_rows or strip_rows_for(lr.width, self.device)
         needed = buffer_bytes(self, lr.height, lr.width, len(self.steps(options)))
-        with work_of(needed, work_folder, progress) as work:
-            strip = strip_rows or strip_rows_for(lr.width, self.device)
-            return self._upscale_strips(lr, [seed], options, work, strip, write)
+        with work_of(needed, self._strip(strip), work_folder, progress) as work:
+            return self._run(lr, [seed], options, work, lambda rows: writer.write(rows[0]))
 
-    def estimate_memory(
-        self, height: int, width: int, *, scale: float | None = None, streamed: bool = False
-    ) -> int:
-        """Peak bytes for an LR image of that size, without the weights: in one piece, or by strips.
-
-        Args:
-            scale: of a result in one piece; None: the model's own.
-        """
-        return strip_bytes(self, width) if streamed else whole_bytes(self, height, width, scale)
+    def estimate_memory(self, height: int, width: int, *, scale: float | None = None) -> int:
+        """Peak bytes for an LR image of that size in one piece, without the weights; None: at the model's own scale."""
+        return whole_bytes(self, height, width, scale)
 
     def fits(self, height: int, width: int, scale: float | None = None) -> bool:
         """Whether the device has the memory now for an LR image of that size in one piece; `scale` as above."""
@@ -272,161 +263,8 @@ class LinearSRPipeline(LinearSRModel):
         """Raises ValueError for an LR image of a size for which the device has not the memory in one piece."""
         require_memory(self.estimate_memory(height, width), self.device, f"an image of {width}x{height}")
 
-    def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
-        """The words among a caller's tags that mean none that the model knows, or are too many for it."""
-        return self._unknown(self._tag_request(tags).words)
-
-    def _unknown(self, words: Sequence[str]) -> list[str]:
-        return self.guidance.understand(words).unknown if self.guidance is not None and words else []
-
-    def _check_scale(self, guidance_scale: float | None) -> None:
-        if guidance_scale not in (None, 1) and self.guidance is None:
-            raise ValueError(f"the model {self.config.name} has no guidance to scale: give guidance_embeds")
-
-    def _suited(self, options: Options, lr: Tensor) -> Options:
-        return self.settled(options, lambda top, bottom: lr[:, :, top:bottom], (lr.shape[2], lr.shape[3]))
-
-    def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
-        width, height = picture.size
-        if stream is None:
-            stream = not self.fits(height, width, options.scale)
-        lr = lr_tensor(picture)
-        options = self._suited(options, lr)
-        colours, tags = None, tuple[str, ...]()
-        if not stream:
-            try:
-                colours, tags = self._colours(lr, [seed], options)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-        if colours is None:
-            # behind the handler, where the error no longer holds on to what was in memory
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            colours, tags = self._colours(lr, [seed], options, strip_rows_for(width, self.device))
-        return self._result(picture, colours[0], tags, options)
-
-    def _colours(
-        self, lr: Tensor, seeds: Sequence[int], options: Options, strip: int | None = None
-    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        """The results (B, H, W, 3) in [0, 1] for LR images (B, 3, h, w), and the tags that guided them.
-
-        Args:
-            strip: LR rows to work on at a time; None: all.
-        """
-        rows = self._rows(lr)
-        colours = np.empty((len(lr), *scaled_size(*rows.own_size, options.scale), 3), dtype=np.float32)
-        done = 0
-
-        def write(made: Tensor) -> None:
-            nonlocal done
-            colours[:, done : done + made.shape[2]] = made.permute(0, 2, 3, 1).cpu().numpy()
-            done += made.shape[2]
-
-        needed = buffer_bytes(self, rows.height, rows.width, len(self.steps(options)))
-        with work_of(0 if strip is None else needed) as work:
-            return colours, self._upscale_strips(rows, seeds, options, work, strip, write)
-
-    @torch.inference_mode()
-    def _latents(self, lr: Tensor, seeds: Sequence[int], options: Options) -> tuple[Tensor, tuple[str, ...]]:
-        """The latents of LR images (B, 3, h, w), and the tags that guided them."""
-        rows = self._rows(lr)
-        stem, walk, tags = self._to_latents(rows, seeds, options, Work(), None)
-        stem.run()
-        walk.run(seeds, self._on_step(options))
-        return walk.latent(0, rows.height // self.lr_stem.multiple_of), tags
-
-    @torch.inference_mode()
-    def _upscale_strips(
-        self,
-        lr: LRRows,
-        seeds: Sequence[int],
-        options: Options,
-        work: Work,
-        strip: int | None,
-        write: Callable[[Tensor], None],
-    ) -> tuple[str, ...]:
-        """LR images' way, in passes from top to bottom by strips of rows; None is one strip, the whole.
-
-        Args:
-            options: as settled for the images.
-            write: gets rows (B, 3, n, W) of the results in [0, 1], one strip after the other.
-
-        Returns:
-            The tags that guided them.
-        """
-        stem, walk, tags = self._to_latents(lr, seeds, options, work, strip)
-        at_once = self._latent_rows(strip)
-        decoded = DecodedRows(self.codec, walk.latent, stem.condition, work, walk.shape, at_once)
-        drawn: TrunkRows | None = None
-        picture: ReadRows = decoded.read
-        if self.trunk is not None and options.steps == 0 and options.fidelity < 1:
-            drawn = TrunkRows(self.trunk, lr, len(seeds), work, strip)
-            picture = _between(drawn.read, decoded.read, options.fidelity)
-        pixels_at_once = at_once and _OUTPUT_STRIPS * at_once * self.codec.compression
-        finished = FinishedRows(picture, lr, work, self.scale, pixels_at_once, options)
-        predicted = drawn is None or options.fidelity > 0
-        cost = stem.cost + walk.cost + decoded.cost if predicted else 0
-        work.expect(cost + finished.cost + (0 if drawn is None else drawn.cost))
-
-        if drawn is not None:
-            drawn.run()  # the trunk's picture, where no step is taken
-        if predicted:
-            stem.run()  # features, the condition of every step, and an estimate of the picture
-            walk.run(seeds, self._on_step(options))  # from noise to latents, one expert a step
-            stem.drop_features()
-            decoded.run()  # from latents and estimate to pixels
-        finished.run(write)  # the LR image's colours, the scale that was asked for
-        return tags
-
-    def _to_latents(
-        self, lr: LRRows, seeds: Sequence[int], options: Options, work: Work, strip: int | None
-    ) -> tuple[StemRows, Walk, tuple[str, ...]]:
-        """The passes from LR images to their latents, and the tags that guide them."""
-        tokens, tags = None, tuple[str, ...]()
-        if options.steps:
-            tokens, tags = self.guide(lambda: lr.unpadded(0, lr.own_size[0]), options)
-        at_once, stride = self._latent_rows(strip), self.lr_stem.multiple_of
-        stem = StemRows(self.lr_stem, lr, len(seeds), work, at_once and at_once * stride)
-        walk = Walk(
-            self.transformer,
-            stem.features,
-            work,
-            (len(seeds), self.codec.latent_channels, lr.height // stride, lr.width // stride),
-            at_once,
-            self.steps(options),
-            tokens,
-            options.guidance_scale,
-            options.fidelity,
-            self.config.mean == "stem",
-        )
-        return stem, walk, tags
-
-    def _latent_rows(self, strip: int | None) -> int | None:
-        """Whole rows of patches in a strip of LR rows, in rows of the latent grid."""
-        if strip is None:
-            return None
-        patch = int(self.transformer.config.patch_size)
-        return max(patch, strip // self.lr_stem.multiple_of // patch * patch)
-
-    def _rows(self, lr: Tensor) -> LRRows:
-        size = lr.shape[-2], lr.shape[-1]
-        return LRRows(lambda top, bottom: lr[:, :, top:bottom], size, self.multiple_of, self.device)
-
-    def _on_step(self, options: Options) -> OnStep:
-        """Calls the caller's callback, with the latents where they are whole."""
-
-        def on_step(step: int, time: float, latents: Tensor | None) -> Tensor | None:
-            if options.callback is None:
-                return None
-            state = {} if latents is None else {"latents": latents}
-            told = options.callback(self, step, time, {**state, "steps": len(self.steps(options))})
-            return (told or {}).get("latents")
-
-        return on_step
-
     def _result(
-        self, picture: Picture, colour: NDArray[np.float32], tags: tuple[str, ...], options: Options
+        self, picture: Picture, colour: FloatArray, tags: tuple[str, ...], options: Options
     ) -> Picture:
         """The result: new colour (H, W, 3) for a picture, grey where it was grey, and its alpha at that size."""
         if picture.colour.shape[2] == 1:
@@ -443,13 +281,6 @@ class LinearSRPipeline(LinearSRModel):
         own = replace(options, scale=float(self.scale), fidelity=1.0, drawing=0.0, callback=None)
         drawn = self._upscale(Picture(alpha[..., None]), 0, own).colour[..., 0]
         return resize_alpha(checked_alpha(drawn, alpha), size)
-
-
-def _between(drawn: ReadRows, mean: ReadRows, fidelity: float) -> ReadRows:
-    """Rows on the line from the trunk's picture to the mean."""
-    if fidelity == 0:
-        return drawn
-    return lambda top, bottom: torch.lerp(drawn(top, bottom), mean(top, bottom), fidelity)
 
 
 def _of_places(callback: StepCallback, places: list[int]) -> StepCallback:

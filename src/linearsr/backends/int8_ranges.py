@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from linearsr.images.convert import ImageInput
 from linearsr.images.degradation import PRESETS, degrade
@@ -46,9 +46,9 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
 
     Experts share ranges. The pipeline must compute in floating point.
     """
-    of_network = int8.find_ranges(pipeline.transformer, _MARGIN_OF_EXPERTS)
+    of_network = int8.find_ranges(pipeline.transformer or nn.Module(), _MARGIN_OF_EXPERTS)
     with int8.find_ranges(pipeline.lr_stem) as of_stem, of_network as of_experts:
-        pipeline(images, num_inference_steps=_steps(pipeline), fidelity=0.0, output_type="latent")
+        upscaled(pipeline, images, fidelity=0.0)
     ranges: Ranges = {f"lr_stem.{name}": value for name, value in of_stem.items()}
     for name, value in of_experts.items():
         int8.widen_(ranges, "transformer." + _EXPERT.sub("", name, count=1), value)
@@ -90,15 +90,17 @@ def _error_with(
         cast(ResidualBlock, block).processor = None
 
 
-def _steps(pipeline: LinearSRPipeline) -> int:
-    """As by default, but at least one: the trunk's picture says nothing of stem and experts."""
-    return max(1, pipeline.config.num_inference_steps)
+def upscaled(
+    pipeline: LinearSRPipeline, images: Sequence[ImageInput], fidelity: float | None = None
+) -> list[Tensor]:
+    """The results (C, H, W), all in as many steps, so that what counts as clean does not matter.
 
-
-def upscaled(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> list[Tensor]:
-    """The results (C, H, W), all in as many steps, so that what counts as clean does not matter."""
-    results: list[Tensor] = pipeline(images, num_inference_steps=_steps(pipeline), output_type="pt").images
-    return results
+    As by default, but at least one, or the mean where there are no experts: the trunk's picture says nothing of 8 bits.
+    """
+    steps = max(1, pipeline.config.num_inference_steps)
+    if pipeline.transformer is None:
+        steps, fidelity = 0, 1.0
+    return pipeline(images, num_inference_steps=steps, fidelity=fidelity, output_type="pt").images
 
 
 def agreement(

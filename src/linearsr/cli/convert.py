@@ -98,6 +98,7 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
         )
     pipeline = start_from_sana(folder)
     pipeline.save_pretrained(output)
+    assert pipeline.transformer is not None
     parameters = sum(p.numel() for p in pipeline.transformer.parameters())
     return {
         "parameters": parameters,

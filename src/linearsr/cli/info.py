@@ -76,7 +76,7 @@ def _model(name: str | None) -> dict[str, Any]:
         "parameters": sum(part["parameters"] for part in parts),
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "parts": parts,
-        "experts": _experts(folder / "transformer"),
+        "experts": _experts(folder / "transformer") if "transformer" in classes else [],
         "guidance": guidance,
         "tagger": tagger,
         "settings": settings,
@@ -156,7 +156,8 @@ def _show(report: dict[str, Any]) -> None:
         span = f"{low:g} to {high:g}"
         experts.add_row(f"{expert['index']} {expert['name']}", span, snr, f"{expert['parameters']:,}")
     screen.print(parts)
-    screen.print(experts)
+    if model["experts"]:
+        screen.print(experts)
 
 
 def _show_guidance(screen: "Console", model: dict[str, Any]) -> None:

@@ -61,6 +61,10 @@ class Benchmark:
 
     def of_model(self, pipe: LinearSRPipeline, sizes: Sequence[Size]) -> Iterator[Report]:
         """A model at several LR sizes, the smallest first. Raises ValueError, before all, for one beyond the memory."""
+        if pipe.transformer is None:
+            raise ValueError(
+                f"the model {pipe.config.name} has no experts to measure: choose one that has some"
+            )
         network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
 
         def grid(size: Size) -> Size:

@@ -92,7 +92,7 @@ def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCos
         return made[0]
 
     lr = torch.zeros(1, 3, height, width, device=pipe.device)
-    tagger, guidance, config = pipe.tagger, pipe.guidance, pipe.transformer.config
+    tagger, guidance = pipe.tagger, pipe.guidance
     found = [] if tagger is None else counted("tagger", lambda: [tag.name for tag in tagger.tag(lr[0])])
     tokens = None
     if guidance is not None:
@@ -101,8 +101,9 @@ def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCos
     padded = [-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width)]
     condition = counted("lr_stem", lambda: pipe.lr_stem(torch.zeros(1, 3, *padded, device=pipe.device)))
     rows, columns = condition.features.shape[-2:]
-    macs = transformer_macs(config, rows, columns, tokens)
-    parts.append(PartCost("transformer", _parameters(pipe.transformer), macs))
+    if pipe.transformer is not None:
+        macs = transformer_macs(pipe.transformer.config, rows, columns, tokens)
+        parts.append(PartCost("transformer", _parameters(pipe.transformer), macs))
     latent = torch.zeros(1, pipe.codec.latent_channels, rows, columns, device=pipe.device)
     counted("codec", lambda: pipe.codec.decode(latent, condition))
     if pipe.trunk is not None:

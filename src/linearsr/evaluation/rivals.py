@@ -52,7 +52,7 @@ def with_softmax_attention(network: LinearSRTransformer) -> LinearSRTransformer:
     for block in plain.transformer_blocks:
         ours = cast(LinearSelfAttention, block.attn1)
         width, heads, head_dim = config.width, config.num_attention_heads, config.attention_head_dim
-        quadratic = SoftmaxSelfAttention(width, width, heads, head_dim, config.attention_bias, config.qk_norm)
+        quadratic = SoftmaxSelfAttention(width, heads, head_dim, config.attention_bias, config.qk_norm)
         quadratic.load_state_dict(ours.state_dict())
         block.attn1 = quadratic.to(table.device, table.dtype)
         # bands are sums of linear attention

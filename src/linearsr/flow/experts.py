@@ -45,7 +45,7 @@ class SwappedExperts(nn.Module):
     def __init__(self, load: Callable[[int], nn.Module], count: int) -> None:
         super().__init__()
         self._count = count
-        self._load = load
+        self.load = load
         self._changes: list[Change] = []
         self._lock = threading.RLock()
         self._index = 0
@@ -54,23 +54,14 @@ class SwappedExperts(nn.Module):
     def __len__(self) -> int:
         return self._count
 
-    def run(self, index: int, *args: Any, **kwargs: Any) -> Any:
-        """The output of expert `index`, brought in first if another one is there."""
-        with self.use(index) as expert:
-            return expert(*args, **kwargs)
-
     @contextmanager
     def use(self, index: int) -> Iterator[nn.Module]:
-        """Expert `index`, there until the end of the block."""
+        """Expert `index`, brought in first if another one is there, and there until the end of the block."""
         with self._lock:
             if self.active is None or index != self._index:
                 self._swap(index)
             assert self.active is not None
             yield self.active
-
-    def fresh(self, index: int) -> nn.Module:
-        """Expert `index` as it was loaded, on the CPU."""
-        return self._load(index)
 
     def for_each(self, change: Change) -> None:
         """Do `change` to the expert in use now, and to each other one when it comes in.
@@ -87,7 +78,7 @@ class SwappedExperts(nn.Module):
         # inference_mode could not be changed outside it.
         self.active = None
         with torch.inference_mode(False), torch.no_grad():
-            expert = self._load(index).train(self.training)
+            expert = self.load(index).train(self.training)
             for change in self._changes:
                 change(expert)
         self.active, self._index = expert, index
@@ -135,22 +126,18 @@ class SNRExperts(nn.Module):
         """
         if not 0 <= timestep <= 1000:
             raise ValueError(f"timestep {timestep} is outside [0, 1000]")
+        # route to the expert: no network decides, the time does
         return len(self._limits) - bisect_left(self._limits, _single(timestep))
 
     def forward(self, hidden_states: Tensor, timestep: Tensor | float, **conditions: Any) -> Any:
-        """The output of the expert for `timestep`, for the whole batch.
+        """The output of the expert for `timestep` in [0, 1000], one for the whole batch `hidden_states` (B, C, h, w).
 
-        `hidden_states` (B, C, h, w). `timestep` in [0, 1000]: a number, or a tensor () or (B,) of equal values
-        (a number spares the device a wait). `conditions` go to the expert as they are. ValueError for
-        timesteps that differ, or that are too coarse to route by (float16, bfloat16).
+        `conditions` go to the expert as they are.
         """
-        batch = hidden_states.shape[0]
-        value = _common_value(timestep) if isinstance(timestep, Tensor) else timestep
-        timestep = torch.full((batch,), value, dtype=torch.float32, device=hidden_states.device)
-        index = self.route(value)
-        if isinstance(self.experts, SwappedExperts):
-            return self.experts.run(index, hidden_states, timestep, **conditions)
-        return self.experts[index](hidden_states, timestep, **conditions)
+        value = float(timestep)
+        times = torch.full((len(hidden_states),), value, dtype=torch.float32, device=hidden_states.device)
+        with self.at(value) as expert:
+            return expert(hidden_states, times, **conditions)
 
     def at(self, timestep: float) -> AbstractContextManager[nn.Module]:
         """The expert for `timestep` in [0, 1000] itself, for as long as the block lasts."""
@@ -174,7 +161,9 @@ class SNRExperts(nn.Module):
         """
         expert_class = ""
         for index in range(self.partition.num_experts):
-            expert = cast(PretrainedModule, self._stored(index))
+            experts = self.experts
+            stored = experts.load(index) if isinstance(experts, SwappedExperts) else experts[index]
+            expert = cast(PretrainedModule, stored)
             expert.save_pretrained(_expert_folder(folder, index), dtype=dtype)
             expert_class = type(expert).__name__
         # last, so that a folder with a config is a whole one
@@ -186,10 +175,6 @@ class SNRExperts(nn.Module):
                 "expert_class": expert_class,
             },
         )
-
-    def _stored(self, index: int) -> nn.Module:
-        experts = self.experts
-        return experts.fresh(index) if isinstance(experts, SwappedExperts) else experts[index]
 
     @classmethod
     def from_pretrained(
@@ -220,17 +205,12 @@ class SNRExperts(nn.Module):
         if residency == "all":
             experts = [expert_class.from_pretrained(path, dtype=dtype, device=device) for path in folders]
             return cls(partition, experts).eval()
-        if residency == "lazy":
-            load = _from_disk(folders, expert_class, dtype)
-        else:
-            load = _from_memory(folders, expert_class, dtype)
+
+        def from_disk(index: int) -> nn.Module:
+            return expert_class.from_pretrained(folders[index], dtype=dtype)
+
+        load = from_disk if residency == "lazy" else _from_memory(folders, expert_class, dtype)
         return cls(partition, SwappedExperts(load, len(folders))).eval().to(device)
-
-
-def _from_disk(
-    folders: list[Path], expert_class: type[PretrainedModule], dtype: torch.dtype | None
-) -> Callable[[int], nn.Module]:
-    return lambda index: expert_class.from_pretrained(folders[index], dtype=dtype)
 
 
 def _from_memory(
@@ -279,15 +259,6 @@ def _check_interfaces(configs: Sequence[Any]) -> None:
             raise ValueError(
                 f"the experts differ in {name} ({', '.join(map(str, values))}); it must be the same"
             )
-
-
-def _common_value(timestep: Tensor) -> float:
-    if timestep.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"timesteps in {timestep.dtype} are too coarse to choose an expert by; use float32")
-    low, high = torch.aminmax(timestep)
-    if low != high:
-        raise ValueError(f"one expert runs per step: timesteps must be equal, not {low} to {high}")
-    return float(low)
 
 
 def _single(value: float) -> float:

@@ -18,11 +18,6 @@ def add_noise(data: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
     return (1 - t) * data + t * noise
 
 
-def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
-    """v = noise - data, the regression target of conditional flow matching (arXiv 2210.02747)."""
-    return noise - data
-
-
 def to_velocity(prediction: Tensor, z: Tensor, t: float | Tensor, prediction_type: PredictionType) -> Tensor:
     """The velocity that a network's `prediction` at (`z`, `t`) stands for, (B, ...).
 

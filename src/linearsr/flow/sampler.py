@@ -17,8 +17,6 @@ from linearsr.flow.snr import log_snr
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(z (B, ...), t in (0, 1]) -> velocity (B, ...)."""
-OnStep = Callable[[int, float, Tensor, Tensor], Tensor | None]
-"""(step index, time reached, z there, the step's estimate of the data) -> another z to go on with, or None."""
 
 _SHORT_LOOP = 15
 """With fewer steps DPM-Solver++ takes the last one at first order, as its authors advise; at t = 0 always."""
@@ -34,6 +32,7 @@ class Step(NamedTuple):
 
     def advance(self, z: Tensor, x0: Tensor, before: Tensor | None) -> Tensor:
         """z at `reached` from `z` at `time`, the estimate `x0` of the data there, and that of the step before."""
+        # flow step: on the straight line from z to the data, as far as the time goes; second order leads the data on
         x = x0 if before is None else torch.lerp(before, x0, self.extrapolation)
         return torch.lerp(x, z, self.reached / self.time)
 
@@ -56,29 +55,19 @@ def plan(times: Sequence[float], solver: Solver = "dpmsolver++") -> list[Step]:
     return steps
 
 
-def sample(
-    velocity: Velocity,
-    z: Tensor,
-    times: Sequence[float],
-    solver: Solver = "dpmsolver++",
-    on_step: OnStep | None = None,
-) -> Tensor:
+def sample(velocity: Velocity, z: Tensor, times: Sequence[float], solver: Solver = "dpmsolver++") -> Tensor:
     """Carry `z` (B, ...) at `times[0]` along the flow to `times[-1]`; one velocity evaluation for each step.
 
     `times` fall strictly inside [0, 1]; t = 1 is pure noise and t = 0 gives the last estimate of the data
     itself. The state is kept in float32 (float64 if `z` is), whatever the velocity's dtype, and returned so.
-    `on_step` is called after each step. Gradients are kept: call it under `torch.inference_mode()` when none
-    are wanted. ValueError for other times or another solver.
+    Gradients are kept: call it under `torch.inference_mode()` when none are wanted. ValueError for other times or
+    another solver.
     """
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     before: Tensor | None = None
-    for i, step in enumerate(plan(times, solver)):
+    for step in plan(times, solver):
         x0 = z - step.time * velocity(z, step.time).to(z.dtype)
-        z = step.advance(z, x0, before)
-        before = x0
-        if on_step is not None:
-            replaced = on_step(i, step.reached, z, x0)
-            z = z if replaced is None else replaced.to(z)
+        z, before = step.advance(z, x0, before), x0
     return z
 
 
@@ -112,12 +101,9 @@ def timesteps(num: int, shift: float = 1.0) -> list[float]:
 
 
 def initial_noise(
-    shape: Sequence[int],
-    seed: int | Sequence[int],
-    scale: float = 1.0,
-    device: torch.device | str = "cpu",
+    shape: Sequence[int], seed: int | Sequence[int], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """`scale` times standard normal noise of `shape` (B, ...), float32, on `device`.
+    """Standard normal noise of `shape` (B, ...), float32, on `device`.
 
     Each image has its own generator, on the CPU, so its noise depends on its seed and size only: not on the
     device, nor on its place in a batch. One number seeds every image alike; a sequence has one seed an image,
@@ -130,4 +116,4 @@ def initial_noise(
     noise = torch.empty(batch, *rest)
     for image, image_seed in zip(noise, seeds, strict=True):
         image.normal_(generator=torch.Generator().manual_seed(image_seed))
-    return (scale * noise).to(device)
+    return noise.to(device)

@@ -62,14 +62,14 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         settings: the fields of `PipelineConfig`.
     """
 
-    _optional_components = ["guidance", "tagger", "trunk"]  # noqa: RUF012
+    _optional_components = ["transformer", "guidance", "tagger", "trunk"]  # noqa: RUF012
     model_cpu_offload_seq = "tagger->guidance->lr_stem->transformer->codec->trunk"
 
     def __init__(
         self,
         lr_stem: nn.Module,
-        transformer: nn.Module,
-        codec: nn.Module,
+        transformer: nn.Module | None = None,
+        codec: nn.Module | None = None,
         guidance: nn.Module | None = None,
         tagger: nn.Module | None = None,
         trunk: nn.Module | None = None,

@@ -178,11 +178,11 @@ class DrawnAlpha:
         return self._drawn.height * self._drawn.row_bytes
 
     def read(self, top: int, bottom: int) -> FloatArray:
-        """See `streaming.source.RowReader`."""
+        """See `streaming.rows.RowReader`."""
         return self._source.read_alpha(top, bottom)[..., None].repeat(3, axis=2)
 
     def write(self, rows: FloatArray) -> None:
-        """See `streaming.source.RowWriter`."""
+        """See `streaming.rows.RowWriter`."""
         self._drawn.append(np.rint(rows.mean(axis=2, keepdims=True) * _MOST))
 
     def checked(self, top: int, bottom: int) -> FloatArray:

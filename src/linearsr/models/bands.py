@@ -102,6 +102,7 @@ class BlockRows:
         """Tokens (n, C) of the next rows -> the block's output, one row behind until the `last` come."""
         assert x is not None
         assert self._attend is not None
+        # linear attention, cross-attention and Mix-FFN, as in `TransformerBlock.in_one`
         x = torch.addcmul(x, self._gate_attn, self._attend(self._self_norm(x)).to(x.dtype))
         x.add_(self._cross_attention(x))
         mixed = self._feed_forward.push(self._ff_norm(x), last)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from linearsr.models.linear_attention import relu_linear_attention
 from linearsr.models.rows import pointwise
+from linearsr.models.transformer_config import TransformerConfig
 
 QK_NORM_EPS = 1e-5
 TIME_CHANNELS = 256
@@ -79,15 +80,13 @@ class TimeEmbedding(nn.Module):
 class Attention(nn.Module):
     """Projections to queries, keys and values and back, with optional norms; subclasses attend."""
 
-    def __init__(
-        self, width: int, context_width: int, heads: int, head_dim: int, bias: bool, qk_norm: str | None
-    ) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, bias: bool, qk_norm: str | None) -> None:
         super().__init__()
         inner = heads * head_dim
         self.heads = heads
         self.to_q = nn.Linear(width, inner, bias=bias)
-        self.to_k = nn.Linear(context_width, inner, bias=bias)
-        self.to_v = nn.Linear(context_width, inner, bias=bias)
+        self.to_k = nn.Linear(width, inner, bias=bias)
+        self.to_v = nn.Linear(width, inner, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(inner, width)])
         self.norm_q = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
         self.norm_k = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
@@ -209,25 +208,16 @@ class TransformerBlock(nn.Module):
     processor: Callable[..., Tensor] | None = None
     """Computes (block, ...), as `forward`, in the place of `in_one`."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        head_dim: int,
-        cross_heads: int,
-        cross_head_dim: int,
-        mlp_ratio: float,
-        attention_bias: bool,
-        qk_norm: str | None,
-        norm_eps: float,
-        norm_elementwise_affine: bool,
-    ) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
-        self.attn1 = LinearSelfAttention(width, width, heads, head_dim, attention_bias, qk_norm)
-        self.attn2 = CrossAttention(width, width, cross_heads, cross_head_dim, True, qk_norm)
-        self.norm2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=norm_elementwise_affine)
-        self.ff = MixFFN(width, mlp_ratio)
+        width, eps, affine = config.width, config.norm_eps, config.norm_elementwise_affine
+        own = config.num_attention_heads, config.attention_head_dim, config.attention_bias, config.qk_norm
+        cross = config.num_cross_attention_heads, config.cross_attention_head_dim, True, config.qk_norm
+        self.norm1 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+        self.attn1 = LinearSelfAttention(width, *own)
+        self.attn2 = CrossAttention(width, *cross)
+        self.norm2 = nn.LayerNorm(width, eps=eps, elementwise_affine=affine)
+        self.ff = MixFFN(width, config.mlp_ratio)
         self.scale_shift_table = nn.Parameter(torch.empty(6, width).normal_(std=width**-0.5))
 
     def forward(self, *inputs: Any) -> Tensor:
@@ -244,11 +234,15 @@ class TransformerBlock(nn.Module):
         width: int,
     ) -> Tensor:
         """Tokens (B, N, C), guidance (B, L, C), its score bias, modulation (B, 6, C) -> (B, N, C)."""
+        # modulation (adaLN-single): the time shifts, scales and gates what goes through
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (
             self.scale_shift_table + modulation
         ).chunk(6, dim=1)
+        # linear attention: every token to every other, in time that grows with their number
         x = torch.addcmul(x, gate_attn, self.attn1(modulated_norm(x, self.norm1, shift_attn, scale_attn)))
+        # cross-attention to the guidance tokens
         x = x + self.attn2(x, context, context_bias)
+        # Mix-FFN: the gated layer that also sees the neighbours
         return torch.addcmul(
             x, gate_ff, self.ff(modulated_norm(x, self.norm2, shift_ff, scale_ff), height, width)
         )

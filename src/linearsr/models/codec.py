@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.models.codec_rows import Stage, decoder_stages
-from linearsr.models.lr_stem import LRCondition
+from linearsr.models.strided_stem import LRCondition
 from linearsr.runtime.checkpoints import PretrainedModule
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class ResidualCodec(PretrainedModule):
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
         prediction, deviation = _estimate(condition)
+        # the residual of the stem's prediction, in units of its expected deviation, in opponent colours
         residual = _mix_channels((image.float() - prediction) / deviation, self._colours(image.device))
         return F.pixel_unshuffle(residual, self.compression)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.rows import Chain, Convolution, Joined, PerPixel, Rows, residual
+from linearsr.models.rows import Chain, Convolution, Joined, PerPixel, Rows, on_channels, residual
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
@@ -171,7 +171,7 @@ def _queries_keys_values(attention: Any) -> Rows:
     scales = [
         Chain(Convolution(block.proj_in), PerPixel(block.proj_out)) for block in attention.to_qkv_multiscale
     ]
-    every_scale = Joined(lambda *x: torch.cat(x, dim=1), PerPixel(lambda x: x), *scales)
+    every_scale = Joined(on_channels, PerPixel(lambda x: x), *scales)
     return Chain(PerPixel(project), every_scale)
 
 

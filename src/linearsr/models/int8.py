@@ -9,7 +9,7 @@ or, in rows where they are many, all at once. It is a matter of each row alone, 
 The convolutions are oneDNN's, through the operators that torch's own quantisation uses.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -40,9 +40,8 @@ _ROUNDING = 1.5 * 2**23
 @cache
 def supported() -> bool:
     """Whether this processor and this torch have fast 8-bit convolutions."""
-    has_vnni: Callable[[], bool] = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
     try:
-        return has_vnni() and _agrees_with_float()
+        return torch.cpu._is_vnni_supported() and _agrees_with_float()
     except (RuntimeError, AttributeError, TypeError):
         return False  # operators of another torch, with other arguments
 
@@ -84,7 +83,7 @@ def find_ranges(network: nn.Module, margin: float = 1.0) -> Iterator[Ranges]:
 
 
 def widen_(ranges: Ranges, name: str, found: Tensor) -> None:
-    """Make the range of that name, if there is one, so wide that it holds `found` too."""
+    """Make the range of that name hold `found` too."""
     ranges[name] = torch.maximum(found, ranges.get(name, found))
 
 
@@ -234,49 +233,20 @@ class _Int8Convolution:
         """The convolution of bytes as numbers of `dtype`."""
         return self._convolve(x, self._weight_steps, self._bias, 1.0, 0, dtype, "none")
 
-    def _convolve(
-        self,
-        x: Tensor,
-        weight_steps: Tensor,
-        bias: Tensor,
-        step: float,
-        zero: int,
-        dtype: torch.dtype,
-        activation: str,
-    ) -> Tensor:
-        out: Tensor = torch.ops.onednn.qconv2d_pointwise(
-            x,
-            self._step,
-            self._zero,
-            self._packed,
-            weight_steps,
-            self._weight_zeros,
-            bias,
-            *self._layout,
-            step,
-            zero,
-            dtype,
-            activation,
-            [],
-            "",
-        )
+    def _convolve(self, x: Tensor, weight_steps: Tensor, bias: Tensor, *output: Any) -> Tensor:
+        """`output`: step, zero and type of what comes out, and the activation before it."""
+        weights = self._packed, weight_steps, self._weight_zeros, bias, *self._layout
+        out: Tensor = torch.ops.onednn.qconv2d_pointwise(x, self._step, self._zero, *weights, *output, [], "")
         return out
 
 
 def _beyond(quantised: Tensor, hidden: Tensor) -> Tensor:
-    """Where hidden bytes (B, C, h, w) are clipped, or made of clipped ones: (B, h, w)."""
+    """Where hidden bytes (B, C, h, w) are clipped, or one of the nine that they are made of is: (B, h, w)."""
     found = _clipped(hidden, at_the_top_only=True)
     before = _clipped(quantised)
     if before.any():
-        found |= _grown(before)
+        found |= F.max_pool2d(before.float(), 3, stride=1, padding=1).bool()
     return found
-
-
-def _grown(found: Tensor) -> Tensor:
-    """Pixels (B, h, w) that are found, or have one that is among their eight neighbours."""
-    padded = F.pad(found, (1, 1, 1, 1))
-    rows = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
-    return rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]
 
 
 def _clipped(quantised: Tensor, at_the_top_only: bool = False) -> Tensor:

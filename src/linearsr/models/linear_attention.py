@@ -55,6 +55,7 @@ class KVSummary:
 
 def kv_summary(k: Tensor, v: Tensor) -> KVSummary:
     """Sum keys and values, (B, H, N, D) of any floating-point dtype, over their tokens."""
+    # first pass of linear attention: one sum over all keys and values, whatever the queries
     chunks = zip(torch.split(k, CHUNK, dim=-2), torch.split(v, CHUNK, dim=-2), strict=True)
     return sum_of(_chunk_summary(*chunk) for chunk in chunks)
 
@@ -81,6 +82,7 @@ def apply_summary(q: Tensor, summary: KVSummary, eps: float = EPS) -> Tensor:
     Each output is an average of values with weights >= 0, so it is never larger than they are.
     """
     with torch.autocast(q.device.type, enabled=False):
+        # second pass: each query reads the sum, and is divided by the sum of its weights
         phi_q = _accurate(F.relu(q))
         normaliser = phi_q @ summary.z.unsqueeze(-1) + eps
         return (phi_q @ summary.S / normaliser).to(q.dtype)

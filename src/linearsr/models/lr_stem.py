@@ -6,8 +6,7 @@ Shape legend: B batch, h w LR size in pixels, C channels. Images have values in 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,104 +16,28 @@ from linearsr.models.residual import ResidualBlock
 from linearsr.models.rows import (
     Chain,
     Convolution,
+    Grouped,
     Joined,
     PerPixel,
     Rows,
     StridedConv2d,
     Window,
     layers_of,
+    on_channels,
     residual,
     whole,
 )
+from linearsr.models.strided_stem import LRCondition, StridedStem, StridedStemConfig
 from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
 from linearsr.runtime.devices import widest_dtype
+
+__all__ = ["LRCondition", "PredictiveStem", "StridedStem", "StridedStemConfig"]
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
 STRENGTH_SIDE = 512
 """LR pixels: so much of an image at the most, its middle, tells how degraded it is."""
-_DETAIL_REACH = 2
-_RESAMPLING_REACH = 4
-
-
-class LRCondition(NamedTuple):
-    """What a stem says about an LR image."""
-
-    features: Tensor
-    """(B, C, h', w') on the latent grid; concatenated with the noisy latent on channels."""
-    prediction: Tensor | None = None
-    """(B, 3, H, W) in about [-1, 1]: the stem's own estimate of the HR image, if it makes one."""
-    deviation: Tensor | None = None
-    """(B, 1, H, W), positive: how far that estimate is expected to be from the truth, per pixel."""
-
-
-@dataclass(frozen=True)
-class StridedStemConfig:
-    """`StridedStem`: the paper's E_conv."""
-
-    scale: int = 4
-    """HR size over LR size."""
-    channels: int = 32
-    """Width of every layer and of the result."""
-    num_layers: int = 3
-    """Strided layers; the latent grid is 2**num_layers times smaller than the LR image."""
-
-
-class StridedStem(PretrainedModule):
-    """Strided 3x3 convolutions with SiLU from the LR image to the latent grid (LinearSR, section 3: E_conv).
-
-    Three layers take an LR image to the grid of a 32x autoencoder at x4 super-resolution: 256 px -> 32.
-    """
-
-    config_class = StridedStemConfig
-    config: StridedStemConfig
-
-    def __init__(self, config: StridedStemConfig) -> None:
-        super().__init__()
-        self.config = config
-        widths = [3] + [config.channels] * config.num_layers
-        self.layers = nn.ModuleList(
-            StridedConv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
-        )
-
-    @property
-    def multiple_of(self) -> int:
-        """LR sides must be multiples of this."""
-        return int(2**self.config.num_layers)
-
-    margin = 0
-
-    @property
-    def kept_channels(self) -> tuple[int, int]:
-        """See `PredictiveStem`."""
-        return self.config.channels, 0
-
-    @property
-    def step(self) -> int:
-        """LR rows for a kept one."""
-        return self.multiple_of
-
-    def forward(self, lr: Tensor) -> LRCondition:
-        """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
-        return LRCondition(whole(self.rows(), lr))
-
-    def survey(self) -> Rows | None:
-        """See `PredictiveStem`."""
-        return None
-
-    def rows(self, total: Tensor | None = None, size: tuple[int, int] = (0, 0)) -> Rows:
-        """See `PredictiveStem`."""
-        dtype = self.layers[0].get_parameter("weight").dtype
-        pairs = [part for layer in layers_of(self.layers) for part in (layer, PerPixel(F.silu))]
-        return Chain(PerPixel(lambda lr: lr.to(dtype)), *pairs)
-
-    def features(self, kept: Tensor) -> Tensor:
-        """See `PredictiveStem`."""
-        return kept
-
-    def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
-        """See `PredictiveStem`: there is none."""
-        return LRCondition(lr.new_empty(0))
+_DETAIL_REACH, _RESAMPLING_REACH = 2, 4
 
 
 @dataclass(frozen=True)
@@ -139,9 +62,9 @@ class PredictiveStemConfig:
     """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
 
     def __post_init__(self) -> None:
-        least = {"scale": 1, "channels": 1, "num_blocks": 0, "patch": 1}
-        least |= {"summary_channels": 0, "strength_channels": 0}
-        for name, bound in least.items():
+        least_one = "scale", "channels", "patch"
+        for name in (*least_one, "num_blocks", "summary_channels", "strength_channels"):
+            bound = int(name in least_one)
             value = getattr(self, name)
             if not isinstance(value, int) or value < bound:
                 raise ValueError(f"{name} {value!r}: must be a whole number of at least {bound}")
@@ -196,9 +119,9 @@ class PredictiveStem(PretrainedModule):
     prediction, so that the flow can model the error in units of what is expected at each place: nothing to add in
     a clear sky, much in foliage.
 
-    By rows: `survey` is summed over the image, and `rows` make of that sum and of the LR rows what is kept. The kept
-    channels are the features', then the estimate's (`kept_channels`); `features` and `estimate` finish them. An
-    estimate is right but for `margin` rows at either end, where neighbours are missing.
+    By rows: `survey` is summed over the image, and `rows` make of that sum and of the LR rows what is kept on the
+    latent grid: the features' channels, then those of which `estimate` makes the prediction (`kept_channels`). An
+    estimate is right but for `margin` LR rows at either end, where neighbours are missing.
     """
 
     config_class = PredictiveStemConfig
@@ -210,20 +133,13 @@ class PredictiveStem(PretrainedModule):
         width, scale = config.channels, config.scale
         self.conv_in = nn.Conv2d(6, width, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(config.num_blocks))
-        self.summary = (
-            ImageSummary(width, config.summary_channels, config.num_blocks)
-            if config.summary_channels
-            else None
-        )
-        self.strength_head = (
-            nn.Sequential(
-                nn.Linear(config.summary_channels, config.strength_channels),
-                nn.SiLU(),
-                nn.Linear(config.strength_channels, 1),
-            )
-            if config.strength_channels
-            else None
-        )
+        self.summary: ImageSummary | None = None
+        if config.summary_channels:
+            self.summary = ImageSummary(width, config.summary_channels, config.num_blocks)
+        self.strength_head: nn.Module | None = None
+        if inner := config.strength_channels:
+            layers = nn.Linear(config.summary_channels, inner), nn.SiLU(), nn.Linear(inner, 1)
+            self.strength_head = nn.Sequential(*layers)
         self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
         self.deviation_head = nn.Sequential(
             nn.Conv2d(width, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
@@ -241,19 +157,22 @@ class PredictiveStem(PretrainedModule):
         return int(self.config.patch)
 
     margin = _RESAMPLING_REACH
-    step = 1
 
     @property
     def kept_channels(self) -> tuple[int, int]:
         """How many of the kept channels are the features', and how many the estimate's."""
-        return self.config.channels, 3 * self.config.scale**2 + 1
+        return self.config.channels * self.config.patch**2, (
+            3 * self.config.scale**2 + 1
+        ) * self.config.patch**2
 
     def forward(self, lr: Tensor) -> LRCondition:
         """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
         x = whole(self._entry(), lr)
         x = whole(self._body(None if self.summary is None else self.summary.mean(x)), x)
+        # apart, so that no gradient goes where none belongs
         features, learned, log_deviation = (whole(head, x) for head in self._heads())
-        return self._estimate(lr, learned, log_deviation)._replace(features=self.features(features))
+        features = F.pixel_unshuffle(features, self.config.patch)
+        return self._estimate(lr, learned, log_deviation)._replace(features=features)
 
     def survey(self) -> Rows | None:
         """LR rows -> what must be summed over all of the image before `rows` can begin; None: nothing."""
@@ -270,12 +189,9 @@ class PredictiveStem(PretrainedModule):
         if self.summary is not None and total is not None:
             mean = total / (-(-size[0] // 2) * -(-size[1] // 2))
             mean = mean.to(self.summary.to_modulation.weight)
-        kept = Joined(lambda *heads: torch.cat(heads, dim=1), *self._heads())
-        return Chain(self._entry(), self._body(mean), kept)
-
-    def features(self, kept: Tensor) -> Tensor:
-        """Kept rows of the features' channels -> rows of the features on the latent grid."""
-        return F.pixel_unshuffle(kept, self.config.patch)
+        patch, heads = self.config.patch, Joined(on_channels, *self._heads())
+        kept = Grouped(patch), PerPixel(lambda x: F.pixel_unshuffle(x, patch))
+        return Chain(self._entry(), self._body(mean), heads, *kept)
 
     def strength(self, lr: Tensor) -> Tensor:
         """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
@@ -289,7 +205,8 @@ class PredictiveStem(PretrainedModule):
         """
         if self.strength_head is None:
             raise ValueError("this stem does not tell how degraded an image is")
-        strength: Tensor = self.strength_head(self.summary_of(middle_of(lr)))
+        (top, bottom), (left, right) = map(middle, lr.shape[-2:])
+        strength: Tensor = self.strength_head(self.summary_of(lr[:, :, top:bottom, left:right]))
         return strength[:, 0].float()
 
     def summary_of(self, lr: Tensor) -> Tensor:
@@ -304,6 +221,7 @@ class PredictiveStem(PretrainedModule):
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
         """LR rows and kept rows of the estimate's channels -> prediction and deviation, without features."""
+        kept = F.pixel_shuffle(kept, self.config.patch)
         return self._estimate(lr, kept[:, :-1], kept[:, -1:])
 
     def _estimate(self, lr: Tensor, learned: Tensor, log_deviation: Tensor) -> LRCondition:
@@ -329,7 +247,7 @@ class PredictiveStem(PretrainedModule):
         return residual(*(block.rows(m) for block, m in zip(blocks, modulations, strict=True)))
 
     def _heads(self) -> list[Rows]:
-        """Features, and what the estimate is made of."""
+        """Features, and what the estimate is made of: learned detail and log-deviation."""
         # features and deviation must not pull on the blocks, which belong to the prediction
         features = PerPixel(lambda x: self.feature_norm(x.detach()))
         deviation = Chain(PerPixel(Tensor.detach), *layers_of(self.deviation_head))
@@ -338,50 +256,33 @@ class PredictiveStem(PretrainedModule):
     def grown(self, **changes: Any) -> "PredictiveStem":
         """A larger stem that computes what this one does until it is trained further.
 
-        Args:
-            changes: fields of `PredictiveStemConfig`; see `grown_config`.
+        `changes`: more `num_blocks`, or `summary_channels` where there are none. The stem does not tell how degraded an
+        image is: that is fitted when its training is over.
 
         Raises:
-            ValueError: see `grown_config`.
+            ValueError: changes after which the weights would not fit.
         """
-        stem = PredictiveStem(grown_config(self.config, **changes))
+        own = replace(self.config, strength_channels=0)
+        grown = replace(own, **changes)
+        kept = replace(grown, num_blocks=own.num_blocks, summary_channels=own.summary_channels)
+        if kept != own or grown.num_blocks < own.num_blocks:
+            raise ValueError("a trained stem can only be given more num_blocks, and summary_channels")
+        if own.summary_channels and grown != own:
+            raise ValueError(
+                "a trained stem that has a summary cannot grow: the summary is for its own blocks"
+            )
+        stem = PredictiveStem(grown)
         # which leaves the head for the strength behind: it belongs to the summary as it is now
         stem.load_state_dict(self.state_dict(), strict=False)
-        for block in list(stem.blocks)[self.config.num_blocks :]:
+        for block in list(stem.blocks)[own.num_blocks :]:
             nn.init.zeros_(cast(ResidualBlock, block).conv_2.weight)
         return stem
-
-
-def grown_config(config: PredictiveStemConfig, **changes: Any) -> PredictiveStemConfig:
-    """The settings of a larger stem that can start as the one of `config`: with more blocks, with a summary.
-
-    It does not tell how degraded an image is: that is fitted when its training is over.
-
-    Raises:
-        ValueError: for changes after which the weights would not fit.
-    """
-    config = replace(config, strength_channels=0)
-    grown = replace(config, **changes)
-    same_but_larger = (
-        replace(grown, num_blocks=config.num_blocks, summary_channels=config.summary_channels) == config
-    )
-    if not same_but_larger or grown.num_blocks < config.num_blocks:
-        raise ValueError("a trained stem can only be given more num_blocks, and summary_channels")
-    if config.summary_channels and grown != config:
-        raise ValueError("a trained stem that has a summary cannot grow: the summary is for its own blocks")
-    return grown
 
 
 def middle(side: int) -> tuple[int, int]:
     """From where to where, the end excluded, the rows or columns go that tell how degraded an image is."""
     first = max(0, (side - STRENGTH_SIDE) // 2)
     return first, min(side, first + STRENGTH_SIDE)
-
-
-def middle_of(lr: Tensor) -> Tensor:
-    """The part of images (B, C, h, w) that tells how degraded they are."""
-    (top, bottom), (left, right) = map(middle, lr.shape[-2:])
-    return lr[:, :, top:bottom, left:right]
 
 
 LRStem = PredictiveStem | StridedStem

@@ -64,36 +64,45 @@ class PerPixel:
         self._function = function
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
         return None if x is None else self._function(x)
 
 
-class Convolution:
+class _Lagging:
+    """A part that keeps rows until those below them come."""
+
+    _rest: Tensor | None = None
+
+    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
+        x = _stacked(self._rest, x)
+        if x is None:
+            return None
+        out, rest = self._take(x, last)
+        # a copy, or the strip would be kept for its last rows
+        self._rest = rest.clone() if rest.shape[2] and not last else None
+        return out
+
+    def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
+        """Of the rows that are there: the output that is complete, and the rows that are needed again."""
+        raise NotImplementedError
+
+
+class Convolution(_Lagging):
     """A convolution with zero padding, of any stride."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self._conv = conv
         self._kernel, self._stride = int(conv.kernel_size[0]), int(conv.stride[0])
         self._margin, self._side = (int(size) for size in conv.padding)
-        self._rest: Tensor | None = None
 
-    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
+    def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
         first = self._rest is None
-        x = _stacked(self._rest, x)
-        if x is None:
-            return None
         if first and last:
             # the whole image at once: no copy of it for the sake of its borders
-            return self._convolved(x, (self._margin, self._side))
+            return self._convolved(x, (self._margin, self._side)), x
         if first or last:
             x = F.pad(x, (0, 0, self._margin if first else 0, self._margin if last else 0))
         count = max(0, (x.shape[2] - self._kernel) // self._stride + 1)
-        # a copy, or the strip would be kept for its last rows
-        self._rest = x[:, :, count * self._stride :].clone()
-        if not count:
-            return None
-        return self._convolved(x, (0, self._side))
+        return self._convolved(x, (0, self._side)) if count else None, x[:, :, count * self._stride :]
 
     def _convolved(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         """In the type of the rows, which may have more digits than the weights."""
@@ -103,7 +112,7 @@ class Convolution:
         return convolve(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
-class Window:
+class Window(_Lagging):
     """A function that sees `reach` rows up and down, and makes a row of each row.
 
     It gets strips with their neighbours; at the image's own borders the neighbours are missing, as they are for the
@@ -112,80 +121,57 @@ class Window:
 
     def __init__(self, function: Callable[[Tensor], Tensor], reach: int) -> None:
         self._function, self._reach = function, reach
-        self._rest: Tensor | None = None
         self._above = 0
 
-    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
-        x = _stacked(self._rest, x)
-        if x is None:
-            return None
+    def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
         done = self._above
-        count = max(0, x.shape[2] - done - (0 if last else self._reach))
-        self._above = min(self._reach, done + count)
-        self._rest = x[:, :, done + count - self._above :].clone()
-        if not count:
-            return None
-        return self._function(x)[:, :, done : done + count]
+        end = max(done, x.shape[2] - (0 if last else self._reach))
+        self._above = min(self._reach, end)
+        out = self._function(x)[:, :, done:end] if end > done else None
+        return out, x[:, :, end - self._above :]
 
 
-class Grouped:
+class Grouped(_Lagging):
     """Rows as they are, in whole groups of `size`."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._rest: Tensor | None = None
 
-    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
-        x = _stacked(self._rest, x)
-        if x is None:
-            return None
-        whole = x.shape[2] if last else x.shape[2] // self._size * self._size
-        self._rest = x[:, :, whole:].clone() if whole < x.shape[2] else None
-        return x[:, :, :whole] if whole else None
+    def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
+        end = x.shape[2] if last else x.shape[2] // self._size * self._size
+        return x[:, :, :end] if end else None, x[:, :, end:]
 
 
-class Extended:
+class Extended(_Lagging):
     """Rows with a mirrored margin on every side, for layers that would see zeros there."""
 
     def __init__(self, margin: int) -> None:
         self._margin, self._first = margin, True
-        self._rest: Tensor | None = None
 
-    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
-        x = _stacked(self._rest, x)
-        assert x is not None
+    def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
         # the rows below may be the last ones, which are mirrored
         end = x.shape[2] if last else max(0, x.shape[2] - self._margin - 1)
-        self._rest = x[:, :, end:].clone()
         if not end:
-            return None
+            return None, x
         above = self._margin * self._first
         self._first = False
         extended = _mirrored(x, (self._margin, self._margin, above, self._margin * last))
-        return extended if last else extended[:, :, : above + end]
+        return extended if last else extended[:, :, : above + end], x[:, :, end:]
 
 
-class Cropped:
+class Cropped(_Lagging):
     """Rows without the outermost `margin` pixels on every side."""
 
     def __init__(self, margin: int) -> None:
         self._margin, self._above = margin, margin
-        self._rest: Tensor | None = None
 
-    def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
-        x = _stacked(self._rest, x)
-        if x is None:
-            return None
+    def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
         done = min(self._above, x.shape[2])
         self._above -= done
         # the last rows that came are the margin below, unless more follow
         end = max(done, x.shape[2] - self._margin)
-        self._rest = x[:, :, end:].clone()
-        return x[:, :, done:end, self._margin : x.shape[3] - self._margin] if end > done else None
+        out = x[:, :, done:end, self._margin : x.shape[3] - self._margin] if end > done else None
+        return out, x[:, :, end:]
 
 
 class InPieces:
@@ -195,7 +181,6 @@ class InPieces:
         self._pixels, self._part = pixels, part
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
         if x is None:
             return self._part.push(None, last)
         *pieces, end = torch.split(x, max(1, self._pixels // x.shape[3]), dim=2)
@@ -211,7 +196,6 @@ class Chain:
         self._parts = parts
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
         for part in self._parts:
             if x is None and not last:
                 return None
@@ -228,7 +212,6 @@ class Joined:
         self._waiting: Sequence[Tensor | None] = [None] * len(parts)
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """See `Rows`."""
         new = [part.push(x, last) for part in self._parts]
         rows = [_stacked(*pair) for pair in zip(self._waiting, new, strict=True)]
         count = min(0 if part is None else part.shape[2] for part in rows)
@@ -246,6 +229,11 @@ def beside(join: Callable[[Tensor, Tensor], Tensor], *parts: Rows) -> Joined:
 def residual(*parts: Rows, scale: float = 1) -> Joined:
     """x + scale * parts(x)."""
     return beside(partial(torch.add, alpha=scale), *parts)
+
+
+def on_channels(*images: Tensor) -> Tensor:
+    """Images (B, C_i, h, w) -> (B, sum of C_i, h, w)."""
+    return torch.cat(images, dim=1)
 
 
 def layers_of(modules: Iterable[nn.Module]) -> list[Rows]:
@@ -286,15 +274,8 @@ def convolve(
     """
     narrow = not isinstance(padding, str) and (x.shape[3] + 2 * padding[1] - weight.shape[3]) < stride[1]
     if narrow and stride[1] > 1 and x.dtype == torch.bfloat16:
-        exact = F.conv2d(
-            x.float(),
-            weight.float(),
-            None if bias is None else bias.float(),
-            stride,
-            padding,
-            dilation,
-            groups,
-        )
+        offset = None if bias is None else bias.float()
+        exact = F.conv2d(x.float(), weight.float(), offset, stride, padding, dilation, groups)
         return exact.to(x.dtype)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 

@@ -22,6 +22,7 @@ from linearsr.models.rows import (
     PerPixel,
     Rows,
     beside,
+    on_channels,
     residual,
     whole,
 )
@@ -69,7 +70,7 @@ class DenseBlock(nn.Module):
     def rows(self) -> Rows:
         """(B, C, n, w) -> the same shape."""
         *dense, last = self.children()
-        seen = [beside(_concatenated, _conv(conv), PerPixel(_act)) for conv in dense]
+        seen = [beside(on_channels, _conv(conv), PerPixel(_act)) for conv in dense]
         return residual(*seen, _conv(last), scale=_BRANCH)
 
 
@@ -159,7 +160,3 @@ def _conv(module: nn.Module) -> Convolution:
 
 def _act(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _SLOPE, inplace=True)
-
-
-def _concatenated(x: Tensor, new: Tensor) -> Tensor:
-    return torch.cat([x, new], dim=1)

@@ -68,21 +68,7 @@ class LinearSRTransformer(PretrainedModule):
         self.time_embed = TimeEmbedding(width)
         self.caption_projection = TwoLayerMLP(config.caption_channels, width, nn.GELU(approximate="tanh"))
         self.caption_norm = RMSNorm(width, eps=CAPTION_NORM_EPS)
-        self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(
-                width,
-                config.num_attention_heads,
-                config.attention_head_dim,
-                config.num_cross_attention_heads,
-                config.cross_attention_head_dim,
-                config.mlp_ratio,
-                config.attention_bias,
-                config.qk_norm,
-                config.norm_eps,
-                config.norm_elementwise_affine,
-            )
-            for _ in range(config.num_layers)
-        )
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
         for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
             block.processor = in_bands
         self.norm_out = nn.LayerNorm(width, eps=NORM_OUT_EPS, elementwise_affine=False)
@@ -157,7 +143,9 @@ class LinearSRTransformer(PretrainedModule):
             raise ValueError(f"a latent of {height}x{width} cannot be cut into patches of {patch}x{patch}")
         grid = height // patch, width // patch
 
+        # conditioning: the time's modulation and the guidance tokens, the same for every block
         said = self.conditions(timestep, encoder_hidden_states, encoder_attention_mask, batch)
+        # patch embedding: noisy latent and LR features, joined on channels, as tokens
         x = self.embed(hidden_states, lr_features)
         for block in self.transformer_blocks:
             run = partial(checkpoint, block, use_reentrant=False) if self.gradient_checkpointing else block

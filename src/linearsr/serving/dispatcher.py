@@ -51,7 +51,8 @@ class Dispatcher:
         """Load the model and go on with the jobs of the last time. Raises UnusableModel if it cannot be loaded."""
         cards = await asyncio.gather(*(worker.start() for worker in self.workers))
         devices = [device for card in cards for device in card["devices"]]
-        self.card = ModelCard(**{**cards[0], "devices": devices}, max_steps=self._settings.max_steps)
+        most = min(cards[0]["max_steps"], self._settings.max_steps)
+        self.card = ModelCard(**{**cards[0], "devices": devices, "max_steps": most})
         await to_thread(self.store.clean)
         for job in await to_thread(self.store.live):
             job.status, job.step, job.share = "queued", 0, 0.0

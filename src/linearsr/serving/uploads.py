@@ -78,8 +78,8 @@ def tags_job(form: TagsForm, owner: str, header: Header) -> Job:
 
 
 def _check_options(form: UpscaleForm, settings: ServeSettings, model: ModelCard) -> None:
-    if form.steps is not None and not model.min_steps <= form.steps <= settings.max_steps:
-        raise Problem(422, "bad_option", f"steps: from {model.min_steps} to {settings.max_steps} here")
+    if form.steps is not None and not model.min_steps <= form.steps <= model.max_steps:
+        raise Problem(422, "bad_option", f"steps: from {model.min_steps} to {model.max_steps} here")
     if form.guidance_scale not in (None, 1) and not model.guided:
         raise Problem(
             422, "bad_option", f"guidance_scale: the model {model.id} has no guidance: leave it out"

@@ -66,17 +66,16 @@ def buffer_bytes(model: LinearSRModel, height: int, width: int, steps: int) -> i
     item = model.dtype.itemsize
     lr_pixels = height * width
     latent = lr_pixels * model.scale**2 // model.codec.compression**2
-    needed = sum(model.lr_stem.kept_channels) * item * lr_pixels // model.lr_stem.step**2
+    needed = sum(model.lr_stem.kept_channels) * item * lr_pixels // model.lr_stem.multiple_of**2
     if steps == 0 and model.trunk is not None:
         needed += lr_pixels * model.scale**2 * _DRAWN_BYTES
-    if steps:
+    if steps and model.transformer is not None:
         channels = model.codec.latent_channels
         with model.transformer.at(1000.0) as network:
             table: torch.Tensor = network.get_parameter("scale_shift_table")
             tokens = table.shape[1] * item * latent // int(model.transformer.config.patch_size) ** 2
-        # noise; then states and twice as many predictions, as many as are alive at once
-        needed += 4 * latent * channels + tokens
-        needed += min(steps, 3) * latent * channels * (4 + 2 * item)
+        # state, the first step's estimate and, for several steps, that of the step before; two predictions
+        needed += latent * channels * (4 * (1 + min(steps, 2)) + 2 * item) + tokens
     if isinstance(model.codec, DeepCompressionCodec):
         sizes = [stage.channels * stage.scale**2 for stage in model.codec.stages()]
         pairs = [a + b for a, b in zip(sizes, [0, *sizes], strict=False)]

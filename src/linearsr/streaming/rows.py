@@ -7,7 +7,7 @@ Shapes: B images, C channels, n of h rows, w columns.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
@@ -57,12 +57,13 @@ class LRRows:
         read: rows of the images.
         multiple: of which both padded sides are one.
         device: where the networks are.
+        batch: B.
     """
 
     def __init__(
-        self, read: ReadRows, own_size: tuple[int, int], multiple: int, device: torch.device
+        self, read: ReadRows, own_size: tuple[int, int], multiple: int, device: torch.device, batch: int = 1
     ) -> None:
-        self._read, self.own_size, self._device = read, own_size, device
+        self._read, self.own_size, self.device, self.batch = read, own_size, device, batch
         down, self._right = (-side % multiple for side in own_size)
         self.height, self.width = own_size[0] + down, own_size[1] + self._right
         self._mode = "reflect" if down < own_size[0] and self._right < own_size[1] else "replicate"
@@ -80,12 +81,13 @@ class LRRows:
 
     def unpadded(self, top: int, bottom: int) -> Tensor:
         """Rows of the images themselves."""
-        return self._read(top, bottom).to(self._device)
+        return self._read(top, bottom).to(self.device)
 
-    def strips(self, rows: int) -> Iterator[tuple[int, Tensor]]:
-        """(bottom, padded rows) of strips of so many rows."""
+    def strips(self, rows: int, report: Report) -> Iterator[Tensor]:
+        """Padded rows, so many at a time; each strip is reported when the next is asked for."""
         for top, bottom in strips(self.height, rows):
-            yield bottom, self.read(top, bottom)
+            yield self.read(top, bottom)
+            report(bottom / self.height)
 
 
 def rows_of(reader: RowReader) -> ReadRows:
@@ -117,6 +119,21 @@ class Buffer(Protocol):
         """Let go of it."""
 
 
+def fill(buffer: Buffer, strips: Iterable[Tensor]) -> None:
+    """Write strips of rows, one below the other."""
+    for _ in filling(buffer, strips):
+        pass
+
+
+def filling(buffer: Buffer, strips: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The strips, each once it is written."""
+    done = 0
+    for rows in strips:
+        buffer.write(done, rows)
+        done += rows.shape[2]
+        yield rows
+
+
 class MemoryBuffer:
     """A buffer in memory. Written in one go, rows stay where and as they are."""
 
@@ -125,12 +142,10 @@ class MemoryBuffer:
         self._rows: Tensor | None = None
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """See `Buffer`."""
         assert self._rows is not None
         return self._rows[:, :, top:bottom]
 
     def write(self, top: int, rows: Tensor) -> None:
-        """See `Buffer`."""
         if rows.shape[2] == self._shape[2]:
             self._rows = rows.to(self._dtype)
             return
@@ -139,7 +154,7 @@ class MemoryBuffer:
         self._rows[:, :, top : top + rows.shape[2]] = rows
 
     def close(self) -> None:
-        """See `Buffer`."""
+        """Nothing is open."""
 
 
 class FileBuffer:
@@ -152,7 +167,6 @@ class FileBuffer:
         self._file = path.open("w+b", buffering=0)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """See `Buffer`."""
         rows = torch.empty(bottom - top, self._batch, self._width, self._channels, dtype=self._dtype)
         view = _bytes_of(rows)
         self._file.seek(top * self._row_bytes)
@@ -165,33 +179,51 @@ class FileBuffer:
         return rows.permute(1, 3, 0, 2)
 
     def write(self, top: int, rows: Tensor) -> None:
-        """See `Buffer`."""
         view = _bytes_of(rows.permute(2, 0, 3, 1).to("cpu", self._dtype).contiguous())
         self._file.seek(top * self._row_bytes)
         while view:
             view = view[self._file.write(view) :]
 
     def close(self) -> None:
-        """See `Buffer`."""
         self._file.close()
 
 
+class Pass(Protocol):
+    """One or several times over all rows, from top to bottom."""
+
+    @property
+    def cost(self) -> float:
+        """In multiply-accumulates, about."""
+
+    def run(self) -> None:
+        """Make all rows."""
+
+
 class Work:
-    """The buffers of passes over images, and their progress.
+    """Passes over images: how many rows they take at a time, their buffers, and their progress.
 
     Args:
+        strip: padded LR rows to work on at a time; None: all, so that every pass sees its images whole.
         folder: for buffers in files; None: they lie in memory.
     """
 
-    def __init__(self, folder: Path | None = None, progress: Progress | None = None) -> None:
-        self._folder = folder
+    def __init__(
+        self, strip: int | None = None, folder: Path | None = None, progress: Progress | None = None
+    ) -> None:
+        self.strip, self._folder = strip, folder
         self._progress = progress or (lambda label, share: None)
         self._cost, self._spent = 1.0, 0.0
         self._buffers: dict[str, Buffer] = {}
 
-    def expect(self, cost: float) -> None:
-        """Say what all passes together will cost, in any unit."""
-        self._cost = cost
+    def run(self, *passes: Pass) -> None:
+        """All passes, one after the other."""
+        self._cost = max(1.0, sum(each.cost for each in passes))
+        for each in passes:
+            each.run()
+
+    def rows(self, height: int, lr_height: int, times: int = 1) -> int:
+        """Of an image `height` rows high, of which the LR image has `lr_height`: as many as `times` strips of that."""
+        return height if self.strip is None else max(1, times * self.strip * height // lr_height)
 
     def do(self, label: str, cost: float, body: Callable[[Report], _Made]) -> _Made:
         """A pass of such a cost; what it makes."""
@@ -210,9 +242,9 @@ class Work:
             )
         return self._buffers[name]
 
-    def drop(self, name: str) -> None:
-        """Free a buffer that no pass reads any more."""
-        if name in self._buffers:
+    def drop(self, *names: str) -> None:
+        """Free buffers that no pass reads any more."""
+        for name in self._buffers.keys() & set(names):
             self._buffers.pop(name).close()
             if self._folder is not None:
                 (self._folder / f"{name}.rows").unlink()
@@ -227,7 +259,9 @@ class Work:
 
 
 @contextmanager
-def work_of(needed: int, folder: Path | None = None, progress: Progress | None = None) -> Iterator[Work]:
+def work_of(
+    needed: int, strip: int | None, folder: Path | None = None, progress: Progress | None = None
+) -> Iterator[Work]:
     """Work whose buffers take so many bytes: in a folder, or in memory if there is room, else in a temporary folder.
 
     Raises:
@@ -245,7 +279,7 @@ def work_of(needed: int, folder: Path | None = None, progress: Progress | None =
                     f"{place.parent}: a picture of this size needs about {needed / 1e9:.0f} GB of disk for its work, "
                     f"and {free / 1e9:.0f} GB are free: make room, or name a folder on another disk"
                 )
-        work = Work(place, progress)
+        work = Work(strip, place, progress)
         stack.callback(work.close)
         yield work
 

@@ -134,6 +134,10 @@ def measure(
         raise ValueError(
             f"crops of {lr_crop} LR pixels: this model needs a multiple of {pipeline.multiple_of}"
         )
+    if pipeline.transformer is None:
+        raise ValueError(
+            f"the model {pipeline.config.name} has no experts to partition: choose one that has some"
+        )
     data = DataConfig(folders={photos: 1.0}, degradations={degradation: 1.0}, lr_crop=lr_crop, workers=0)
     count = -(-images // batch_size)
     pairs = CropPairs(data, pipeline.scale, seed, count * batch_size)

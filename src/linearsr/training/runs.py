@@ -207,7 +207,7 @@ def assemble(
     networks = [LinearSRTransformer.from_pretrained(folder) for folder in experts]
     return LinearSRPipeline(
         load_stem(stem),
-        SNRExperts(Partition(tuple(boundaries)), networks),
+        SNRExperts(Partition(tuple(boundaries)), networks) if networks else None,
         codec,
         config,
         None if guidance is None else load_guidance(guidance),

@@ -35,7 +35,7 @@ _HELD_BYTES_PER_PIXEL = 32
 def decode(
     path: Path, folder: Path, max_pixels: int, keep: Keep = "all", strict: bool = False
 ) -> tuple[RowFile, Notes]:
-    """Decode an image file into `folder`, or take what was decoded there before.
+    """Decode an image file into `folder`.
 
     Returns:
         Upright samples with alpha, if any, in the last of 2 or 4 channels; what the file says about them.
@@ -83,23 +83,20 @@ def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> 
         channels = 3 if managed else image.bands
         rows = RowFile(folder / "input.rows", image.height, image.width, channels, np.dtype(depth_of(image)))
         stored = replace(rows, path=folder / "stored.rows", channels=image.bands)
-        if not rows.is_whole:
-            try:
-                save(image, "rawsave", stored.path)
-            except OSError:
-                return None
+        try:
+            save(image, "rawsave", stored.path)
+        except OSError:
+            return None
         shape = rows.height, rows.width, channels - (channels in {2, 4})
         notes = read_notes(name, header, shape, managed=managed, keep=keep)
         profile = header.info.get("icc_profile")
-    is_whole = rows.is_whole
     if notes.orientation >= 5:
         rows = replace(rows, height=rows.width, width=rows.height)
-    if not is_whole:
-        if managed:
-            stored = _to_srgb(stored, folder / "srgb.rows", profile)
-        if notes.orientation != 1:
-            stored = _turned(stored, replace(rows, path=folder / "upright.rows"), notes.orientation)
-        os.replace(stored.path, rows.path)
+    if managed:
+        stored = _to_srgb(stored, folder / "srgb.rows", profile)
+    if notes.orientation != 1:
+        stored = _turned(stored, replace(rows, path=folder / "upright.rows"), notes.orientation)
+    os.replace(stored.path, rows.path)
     return rows, notes
 
 

@@ -27,7 +27,7 @@ class RowReader:
 
     Args:
         path: an image file of any kind that `read_image` reads.
-        folder: for decoded rows; what lies there must come from this file.
+        folder: for decoded rows.
         max_pixels: more are refused.
         keep, strict: as for `read_image`.
 

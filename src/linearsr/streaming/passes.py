@@ -1,22 +1,109 @@
-"""From the rows of latents to rows of HR pictures: codec, colours, scale."""
+"""The passes around the walk: what trunk and stem make of LR images, and from latents to HR pictures, all by rows."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from linearsr.images.colour import WAVELET_REACH, match_statistics, to_unit, wavelet_colour_fix
 from linearsr.images.graphics import SQUARES_REACH, squares_where_lost
 from linearsr.images.resize import resize_rows, scaled_size
 from linearsr.models.codec import Codec, DeepCompressionCodec
-from linearsr.models.lr_stem import LRCondition
+from linearsr.models.lr_stem import LRCondition, LRStem
 from linearsr.models.rows import through, total_of
+from linearsr.models.rrdb import RRDBNet
 from linearsr.settings import Options
-from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, strips
+from linearsr.streaming.memory import TRUNK_STRIP_PIXELS
+from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, fill, filling, strips
 
-_COST = 4000
-"""Of a pixel, about, in multiply-accumulates."""
+_PIXEL_COST = 4000
+"""Of a pixel of the result, about, in multiply-accumulates."""
+_OUTPUT_STRIPS = 2
+"""Strips of the networks in one strip of pixels: the neighbours that resampling needs weigh less."""
+
+
+class TrunkRows:
+    """The trunk's picture, where no step is taken."""
+
+    def __init__(self, trunk: RRDBNet, lr: LRRows, work: Work) -> None:
+        self._trunk, self._lr, self._work = trunk, lr, work
+        shape = lr.batch, 3, trunk.scale * lr.height, trunk.scale * lr.width
+        self._drawn = work.buffer("drawn", shape, torch.float32)
+        self.cost = trunk.macs_per_pixel * lr.height * lr.width
+
+    def run(self) -> None:
+        """The pass that draws all rows."""
+        self._work.do("trunk", self.cost, self._draw)
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """HR rows, (B, 3, bottom - top, W) in about [-1, 1], in float32."""
+        return self._drawn.read(top, bottom).to(self._lr.device)
+
+    def _draw(self, report: Report) -> None:
+        strip, rows = self._lr.height, self._trunk.rows()
+        if self._work.strip is not None:
+            strip = max(1, min(self._work.strip, TRUNK_STRIP_PIXELS // self._lr.width))
+            rows = self._trunk.rows(TRUNK_STRIP_PIXELS)
+        fill(self._drawn, through(rows, self._lr.strips(strip, report)))
+
+
+class StemRows:
+    """The stem's condition, by rows of the latent grid; its estimate of the picture is finished where it is read."""
+
+    def __init__(self, stem: LRStem, lr: LRRows, work: Work) -> None:
+        self._stem, self._lr, self._work = stem, lr, work
+        self._height, width = lr.height // stem.multiple_of, lr.width // stem.multiple_of
+        dtype = next(stem.parameters()).dtype
+        self._kept = [
+            work.buffer(name, (lr.batch, channels, self._height, width), dtype)
+            for name, channels in zip(("features", "estimate"), stem.kept_channels, strict=True)
+        ]
+        self.cost = sum(p.numel() for p in stem.parameters()) * lr.height * lr.width
+
+    def run(self) -> None:
+        """What every block must know of the whole image; then all layers."""
+        total = self._work.do("stem", 0, self._survey)
+        self._work.do("stem", self.cost, partial(self._keep, total))
+
+    def features(self, top: int, bottom: int) -> Tensor:
+        """The features that condition every step, for rows of the latent grid, (B, C, bottom - top, w)."""
+        return self._kept[0].read(top, bottom).to(self._lr.device)
+
+    def condition(self, top: int, bottom: int) -> LRCondition:
+        """Prediction and deviation for rows of the latent grid, if the stem makes any."""
+        if not self._stem.margin:
+            return LRCondition(torch.empty(0))
+        step = self._stem.multiple_of
+        margin = -(-self._stem.margin // step)
+        first, last = max(0, top - margin), min(self._height, bottom + margin)
+        kept = self._kept[1].read(first, last).to(self._lr.device)
+        made = self._stem.estimate(self._lr.read(step * first, step * last), kept)
+        assert made.prediction is not None
+        assert made.deviation is not None
+        scale = made.prediction.shape[2] // (last - first)
+        rows = slice(scale * (top - first), scale * (bottom - first))
+        return LRCondition(made.features, made.prediction[:, :, rows], made.deviation[:, :, rows])
+
+    def _strips(self, report: Report) -> Iterator[Tensor]:
+        return self._lr.strips(self._work.strip or self._lr.height, report)
+
+    def _survey(self, report: Report) -> Tensor | None:
+        part = self._stem.survey()
+        return None if part is None else total_of(part, self._strips(report))
+
+    def _keep(self, total: Tensor | None, report: Report) -> None:
+        layers = self._stem.rows(total, (self._lr.height, self._lr.width))
+        done = 0
+        for out in through(layers, self._strips(report)):
+            for buffer, rows in zip(
+                self._kept, out.split(list(self._stem.kept_channels), dim=1), strict=True
+            ):
+                # each step reads the features: pixel by pixel, as tokens are, and without the estimate between them
+                buffer.write(done, rows.contiguous(memory_format=torch.channels_last))
+            done += out.shape[2]
 
 
 class DecodedRows:
@@ -26,7 +113,6 @@ class DecodedRows:
         latent: rows of the latents.
         condition: the stem's for rows of the latents.
         shape: of the latents, (B, C, h, w).
-        strip: latent rows to work on at a time; None: all.
     """
 
     def __init__(
@@ -34,12 +120,12 @@ class DecodedRows:
         codec: Codec,
         latent: ReadRows,
         condition: Callable[[int, int], LRCondition],
+        lr: LRRows,
         work: Work,
         shape: tuple[int, int, int, int],
-        strip: int | None,
     ) -> None:
-        self._codec, self._latent, self._condition, self._work = codec, latent, condition, work
-        self._shape, self._strip = shape, strip or shape[2]
+        self._codec, self._latent, self._condition = codec, latent, condition
+        self._lr, self._work, self._shape = lr, work, shape
         self._stages = codec.stages() if isinstance(codec, DeepCompressionCodec) else []
         self.cost = sum(stage.cost for stage in self._stages) * shape[2] * shape[3]
 
@@ -54,7 +140,7 @@ class DecodedRows:
     def read(self, top: int, bottom: int) -> Tensor:
         """Rows of the pictures, (B, 3, bottom - top, W) in about [-1, 1], in float32."""
         if self._stages:
-            return self._buffer(len(self._stages) - 1).read(top, bottom).to(self._device).float()
+            return self._buffer(len(self._stages) - 1).read(top, bottom).to(self._lr.device).float()
         scale = self._codec.compression
         first, last = top // scale, -(-bottom // scale)
         image = self._codec.decode(self._latent(first, last), self._condition(first, last))
@@ -62,28 +148,20 @@ class DecodedRows:
 
     def _pass(self, i: int, total: Tensor | None, report: Report) -> Tensor | None:
         stage, target = self._stages[i], self._buffer(i)
-
-        def outputs() -> Iterator[Tensor]:
-            done = 0
-            for out in through(stage.layers(total), self._inputs(i, report)):
-                target.write(done, out)
-                done += out.shape[2]
-                yield out
-
-        if stage.survey is not None:
-            return total_of(stage.survey(), outputs())
-        for _ in outputs():
-            pass
-        return None
+        made = through(stage.layers(total), self._inputs(i, report))
+        if stage.survey is None:
+            fill(target, made)
+            return None
+        return total_of(stage.survey(), filling(target, made))
 
     def _inputs(self, i: int, report: Report) -> Iterator[Tensor]:
-        for top, bottom in strips(self._shape[2], self._strip):
+        for top, bottom in strips(self._shape[2], self._work.rows(self._shape[2], self._lr.height)):
             if i == 0:
                 assert isinstance(self._codec, DeepCompressionCodec)
                 yield self._codec.unscaled(self._latent(top, bottom))
             else:
                 scale = self._stages[i - 1].scale
-                rows = self._buffer(i - 1).read(top * scale, bottom * scale).to(self._device)
+                rows = self._buffer(i - 1).read(top * scale, bottom * scale).to(self._lr.device)
                 # in one layout for a strip and for the whole: another is rounded in another way
                 yield rows.contiguous(memory_format=torch.channels_last)
             report(bottom / self._shape[2])
@@ -95,11 +173,6 @@ class DecodedRows:
         assert isinstance(self._codec, DeepCompressionCodec)
         return self._work.buffer(f"decoded {i}", shape, self._codec.autoencoder.dtype)
 
-    @property
-    def _device(self) -> torch.device:
-        assert isinstance(self._codec, DeepCompressionCodec)
-        return torch.device(self._codec.autoencoder.device)
-
 
 class FinishedRows:
     """Rows of results in [0, 1]: cropped to the pictures, their colours put back, at the scale that was asked for.
@@ -107,37 +180,45 @@ class FinishedRows:
     Args:
         decoded: rows of the decoded pictures, padding included.
         scale: the model's own.
-        strip: rows at the model's own scale to work on at a time; None: all.
         options: as settled for the pictures.
+        write: gets all rows (B, n, W, 3), one strip after the other.
     """
 
     def __init__(
-        self, decoded: ReadRows, lr: LRRows, work: Work, scale: int, strip: int | None, options: Options
+        self,
+        decoded: ReadRows,
+        lr: LRRows,
+        work: Work,
+        scale: int,
+        options: Options,
+        write: Callable[[NDArray[np.float32]], None],
     ) -> None:
-        self._decoded, self._lr, self._work, self._scale = decoded, lr, work, scale
+        self._decoded, self._lr, self._work, self._scale, self._write = decoded, lr, work, scale, write
         self._lr_size = lr.own_size
         self._own_size = self._lr_size[0] * scale, self._lr_size[1] * scale
         self._size = scaled_size(*self._lr_size, options.scale)
-        self._strip = strip or self._own_size[0]
         self._color_fix, self._drawing = options.color_fix, options.drawing
         self._statistics: Tensor | None = None
-        self.cost = _COST * self._own_size[0] * self._own_size[1]
+        self.cost = _PIXEL_COST * self._own_size[0] * self._own_size[1]
 
-    def run(self, write: Callable[[Tensor], None]) -> None:
-        """Write all rows (B, 3, n, W) from top to bottom. Raises ValueError where they are not finite."""
+    def run(self) -> None:
+        """Write all rows from top to bottom. Raises ValueError where they are not finite."""
         if self._color_fix == "adain":
             self._statistics = self._work.do("colours", 0, self._survey)
-        self._work.do("writing", self.cost, lambda report: self._write(write, report))
+        self._work.do("writing", self.cost, self._write_all)
 
-    def _write(self, write: Callable[[Tensor], None], report: Report) -> None:
-        for top, bottom in strips(self._size[0], max(1, self._strip * self._size[0] // self._own_size[0])):
-            write(self.read(top, bottom))
+    def _write_all(self, report: Report) -> None:
+        for top, bottom in self._strips(self._size[0]):
+            self._write(self.read(top, bottom).permute(0, 2, 3, 1).cpu().numpy())
             report(bottom / self._size[0])
+
+    def _strips(self, height: int) -> Iterator[tuple[int, int]]:
+        return strips(height, self._work.rows(height, self._lr.own_size[0], _OUTPUT_STRIPS))
 
     def _survey(self, report: Report) -> Tensor:
         """Sums of x and x^2 for the channels of the pictures and of their references: (B, 12)."""
         total = torch.zeros((), dtype=torch.float64)
-        for top, bottom in strips(self._own_size[0], self._strip):
+        for top, bottom in self._strips(self._own_size[0]):
             both = torch.cat([self._cropped(top, bottom), self._reference(top, bottom)], dim=1).double()
             total = total + torch.cat([both.sum((2, 3)), both.square().sum((2, 3))], dim=1).cpu()
             report(bottom / self._own_size[0])

@@ -1,0 +1,117 @@
+"""A model without experts, of a trunk and a mean alone: its folder, commands, strips, 8 bits and service."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from linearsr import LinearSRPipeline
+from linearsr.backends.int8_ranges import agreement, observed_ranges, upscaled
+from linearsr.cli.app import app
+from linearsr.evaluation.counting import count_parts
+from linearsr.models import int8
+from linearsr.models.codec import ResidualCodec
+from linearsr.serving.worker import card
+from linearsr.training.runs import assemble
+from strips import in_strips
+from test_rrdb import with_trunk
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written as a recipe writes its model."""
+    parts = tmp_path_factory.mktemp("parts")
+    whole = with_trunk()
+    whole.lr_stem.save_pretrained(parts / "lr_stem")
+    assert whole.trunk is not None
+    whole.trunk.save_pretrained(parts / "trunk")
+    assert isinstance(whole.codec, ResidualCodec)
+    folder = tmp_path_factory.mktemp("model")
+    assemble(parts / "lr_stem", [], (), whole.codec, whole.config, trunk=parts / "trunk").save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> LinearSRPipeline:
+    return LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).random((21, 14, 3), dtype=np.float32)
+
+
+@pytest.mark.parametrize("fidelity", [0.0, 0.3, 1.0])
+def test_it_draws_what_a_model_with_experts_draws_without_a_step(
+    pipe: LinearSRPipeline, photo: np.ndarray, fidelity: float
+) -> None:
+    result = pipe(photo, fidelity=fidelity, output_type="np").images[0]
+    expected = with_trunk()(photo, fidelity=fidelity, output_type="np").images[0]
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    np.testing.assert_allclose(in_strips(pipe, photo, strip_rows=5, fidelity=fidelity), result, atol=2e-5)
+
+
+def test_it_is_saved_and_read_again(pipe: LinearSRPipeline, folder: Path, tmp_path: Path) -> None:
+    assert not (folder / "transformer").exists()
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert "transformer" not in index
+    assert index["trunk"] == ["linearsr", "RRDBNet"]
+    assert LinearSRPipeline.from_pretrained(tmp_path, device="cpu").transformer is None
+
+
+def test_commands(folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 7), (10, 100, 200)).save(tmp_path / "a.png")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        return result.exit_code, result.stdout, result.stderr
+
+    code, out, _ = run("info", folder, "--json")
+    assert (code, json.loads(out)["model"]["experts"]) == (0, [])
+    assert run("info", folder)[0] == 0
+    assert run("upscale", tmp_path / "a.png", "--model", folder)[0] == 0
+    assert Image.open(tmp_path / "a_x4.png").size == (36, 28)
+    code, _, error = run("upscale", tmp_path / "a.png", "--model", folder, "--steps", 1, "--overwrite")
+    assert code == 1
+    assert "has no experts, only a trunk: ask for 0 steps" in error.replace("\n", " ")
+    assert "Traceback" not in error
+    code, _, error = run("bench", folder)
+    assert code != 0
+    assert "has no experts to measure" in error.replace("\n", " ")
+
+
+def test_a_service_takes_no_steps(pipe: LinearSRPipeline) -> None:
+    told = card(pipe)
+    assert (told["min_steps"], told["max_steps"], told["steps"]) == (0, 0, 0)
+
+
+def test_its_parts_are_counted(pipe: LinearSRPipeline) -> None:
+    assert [part.name for part in count_parts(pipe, 8, 8)] == ["lr_stem", "codec", "trunk"]
+
+
+def test_8_bits(folder: Path, photo: np.ndarray) -> None:
+    pipe = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+    ranges = observed_ranges(pipe, [photo])
+    assert sorted(ranges) == ["lr_stem.blocks.0.conv_1", "lr_stem.blocks.0.conv_2"]
+    if int8.supported():
+        expected = upscaled(pipe, [photo])
+        int8.use_int8_(pipe.lr_stem, ranges, "lr_stem.")
+        assert min(agreement(pipe, [photo], expected)) > 30
+
+
+def test_steps_and_parts_that_do_not_fit(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    with pytest.raises(
+        ValueError, match="steps 2: the model tiny has no experts, only a trunk: ask for 0 steps"
+    ):
+        pipe(photo, num_inference_steps=2)
+    with pytest.raises(ValueError, match="num_inference_steps 0: there is no trunk"):
+        LinearSRPipeline(pipe.lr_stem, None, pipe.codec, pipe.config)
+    with pytest.raises(ValueError, match="num_inference_steps 4: there are no experts"):
+        LinearSRPipeline(pipe.lr_stem, None, pipe.codec, trunk=pipe.trunk)
