@@ -27,7 +27,7 @@ def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, with a tagger that sees everything in everything."""
     folder = tmp_path_factory.mktemp("served_model")
     pipe = build()
-    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), channels=8, num_stages=2, image_size=16)
+    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), num_blocks=2, image_size=16)
     pipe.tagger = OwnTagger(config).eval()
     pipe.save_pretrained(folder)
     return folder
