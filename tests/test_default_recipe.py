@@ -13,7 +13,7 @@ from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
 from linearsr.training.checks import check, check_model
 from linearsr.training.config import read_settings
 from linearsr.training.recipe import plan
-from training_tools import make_photos, parse, train, weights
+from training_tools import make_photos, parse, published_lite0, train, weights
 
 RECIPE = Path(__file__).parents[1] / "configs/default/pipeline.yaml"
 TRAINED = ["stem", "pretrain", *(f"{stage}/{i}" for stage in ("experts", "sft") for i in range(2))]
@@ -39,9 +39,8 @@ def small(folder: Path) -> dict[str, Any]:
         stage["validation"] = {**stage.get("validation", {}), "degradations": ["mild"], **checked}
         if "total_images" in stage:
             stage["total_images"] = 2
-        for key, changes in (("stem", {"channels": 8}), ("tagger", {"channels": 8, "image_size": 16})):
-            if isinstance(stage.get("stage", {}).get(key), dict):
-                stage["stage"][key] |= changes
+        if isinstance(stage.get("stage", {}).get("stem"), dict):
+            stage["stage"]["stem"] |= {"channels": 8}
         if stage.get("stage", {}).get("kind") == "strength":
             stage["stage"]["images"] = 16
         if "adversarial" in stage.get("stage", {}):
@@ -50,10 +49,13 @@ def small(folder: Path) -> dict[str, Any]:
     raw["stages"]["grow"]["stage"]["stem"]["num_blocks"] = 2
     raw["stages"]["pretrain"]["stage"]["network"] = NETWORK
     tagger = raw["stages"]["tagger"]
-    tagger["data"]["tags"], tagger["stage"]["vocabulary"] = (
-        str(folder / "tags.json"),
-        str(folder / "vocabulary.txt"),
-    )
+    tagger["data"]["tags"] = str(folder / "tags.json")
+    tagger["stage"] |= {
+        "vocabulary": str(folder / "vocabulary.txt"),
+        "trunk": str(published_lite0(folder / "lite0.pth", num_blocks=2)),
+        "tagger": {"num_blocks": 2, "image_size": 16},
+        "held_out": 0.4,
+    }
     raw["parts"]["trunk"] = str(folder / "trunk")
     raw["boundaries"] = [0.5]
     return {**raw, "run_dir": str(folder / "run")}
@@ -69,7 +71,7 @@ def test_one_recipe_makes_the_model_of_the_package(tmp_path: Path) -> None:
     ]
     check_model(parse(raw), runs)
     assert set(check(runs)) == {
-        name for name in names if name not in ("base", "wide", "told", "sampler", "wide_sampler")
+        name for name in names if name not in ("base", "wide", "told", "sampler", "wide_sampler", "tagger")
     }
     model = train(raw, seen=seen)
     assert seen == names

@@ -149,7 +149,7 @@ def test_a_network_can_be_guided_by_the_features_of_a_tagger(
     photos: Path, tags: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    tagger = OwnTagger(OwnTaggerConfig(WORDS, channels=8, num_stages=2, image_size=16))
+    tagger = OwnTagger(OwnTaggerConfig(WORDS, num_blocks=2, image_size=16))
     tagger.save_pretrained(tmp_path / "tagger")
     raw = guided(photos, tags, tmp_path / "run", vocabulary=None, features=str(tmp_path / "tagger"))
     check([Run("run", TrainConfig(**raw))])

@@ -125,6 +125,27 @@ def test_the_plateau_must_last():
     assert patient >= knee_index + 12
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plateau_is_confirmed_under_noise(seed):
+    """No one can tell at which evaluation 97% was made, but that the answer has made 90% to 99% is sure."""
+    noise = 0.08
+    knee = find(*(rising(knee=88_000, noise=noise, seed=10 * seed + i) for i in range(4)))
+    assert knee.confirmed
+    assert 56_000 <= knee.knee_step <= 128_000
+
+
+def test_the_knee_of_what_still_improved_is_not_in_the_oscillation():
+    """The evaluation before the onset that is found may be the first that swings."""
+    steps = np.array(STEPS)
+    x = np.log1p(30 * (steps - steps[0]) / (steps[-1] - steps[0]))
+    curves = [x + 0.01 * np.random.default_rng(seed).standard_normal(len(x)) for seed in range(3)]
+    for curve in curves:
+        curve[20:] += np.resize([-1, 1], 13) * np.linspace(0.02, 1, 13)
+    knee = find(*curves)
+    assert knee.knee_step < knee.onset_step - 8_000
+    assert knee.knee_step < STEPS[20]
+
+
 def test_one_contradicting_metric_is_outvoted():
     worse = -np.linspace(0, 1, len(STEPS))
     knee = find(oscillating(), oscillating(seed=1), worse + 0.01 * rising(seed=5))

@@ -31,9 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lab = tmp_path_factory.mktemp("lab")
     photos = make_photos(lab / "photos")
     make_sana(lab / "sana")
-    OwnTagger(OwnTaggerConfig(TAGS, (0.0,) * 4, image_size=16, channels=8, num_stages=2)).save_pretrained(
-        lab / "tagger"
-    )
+    OwnTagger(OwnTaggerConfig(TAGS, (0.0,) * 4, num_blocks=2, image_size=16)).save_pretrained(lab / "tagger")
     asked = ["tag", str(photos), "--tagger", str(lab / "tagger"), "--degrade", "mild"]
     made = CliRunner().invoke(app, [*asked, "-o", str(lab / "tags.json")])
     assert made.exit_code == 0, made.output

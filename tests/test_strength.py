@@ -222,7 +222,7 @@ def test_the_stage(tmp_path: Path) -> None:
         stage = {"kind": "strength", "stem": tmp_path / stem, "images": 24}
         data = {"folders": {photos: 1.0}}
         config = TrainConfig(**training_settings(PHOTOS, tmp_path / "run", stage=stage, data=data))
-        return config.stage.compute(config.data.folders, config.seed)  # type: ignore[union-attr]
+        return config.stage.compute(config.data, config.seed)  # type: ignore[union-attr]
 
     stem_with_summary().save_pretrained(tmp_path / "stem")
     made, figures = compute("stem", PHOTOS)

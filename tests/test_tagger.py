@@ -1,7 +1,6 @@
 """The tagger of the default model: its network, what it gives, how it is trained and calibrated."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,36 +10,38 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from typer.testing import CliRunner
+from torch.nn import functional as F
+from typer.testing import CliRunner, Result
 
 from linearsr.cli.app import app
 from linearsr.evaluation.tagging import average_precisions, mean_average_precision
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
-from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
+from linearsr.models.lite0 import Lite0, read_published
 from linearsr.runtime.checkpoints import CheckpointError
-from linearsr.training import tagger as tagger_stage
-from linearsr.training.data import DataConfig, to_tensor
-from linearsr.training.photo_tags import PhotoTags
-from linearsr.training.tagger import TaggerStage, best_threshold, calibrated
-from linearsr.training.tagger_data import Augmentation, TagSamples, augmented, is_held_out
-from training_tools import losses, make_photos, read_records, weights, write_config
+from linearsr.training.data import to_tensor
+from linearsr.training.tagger import (
+    TaggerStage,
+    augmented,
+    best_threshold,
+    fit_head,
+    is_held_out,
+    thresholds,
+)
+from training_tools import make_photos, published_lite0, weights, write_config
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photo.jpg"
 WORDS = ("sky", "tree", "cat", "dog")
-CONFIG = OwnTaggerConfig(vocabulary=WORDS, image_size=32, channels=8, num_stages=2)
+CONFIG = OwnTaggerConfig(vocabulary=WORDS, image_size=32, num_blocks=2)
 
 
 @pytest.fixture
 def tagger() -> OwnTagger:
-    """One with random weights, and statistics that are not those it began with."""
+    """One with random weights."""
     torch.manual_seed(0)
-    made = OwnTagger(CONFIG).train()
-    with torch.no_grad():
-        made(torch.rand(8, 3, 40, 40) * 2 - 1)
-    return made.eval()
+    return OwnTagger(CONFIG).eval()
 
 
 def photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -151,17 +152,50 @@ def test_constant_scores_have_the_precision_of_chance():
     assert mean_average_precision(scores, labels) == pytest.approx(0.375)
 
 
-def test_only_tags_told_from_chance_are_offered(tagger):
-    lrs = [photo(20, 20, seed) for seed in range(40)]
-    with torch.no_grad():
-        known = torch.stack([tagger(lr[None])[0] for lr in lrs])
+def test_only_tags_told_from_chance_are_offered():
+    scores = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(40, 4)
-    labels[known[:, 0].topk(8).indices, 0] = 1  # ranked perfectly
-    labels[(-known[:, 1]).topk(8).indices, 1] = 1  # ranked backwards
-    labels[known[:, 2].topk(1).indices, 2] = 1  # seen once only
-    offered = calibrated(tagger, zip(lrs, labels, strict=True), versions=1).offered
-    assert set(offered) == {"sky"}
-    assert calibrated(tagger, zip(lrs, 0 * labels, strict=True), versions=1).offered == {}
+    labels[scores[:, 0].topk(8).indices, 0] = 1  # ranked perfectly
+    labels[(-scores[:, 1]).topk(8).indices, 1] = 1  # ranked backwards
+    labels[scores[:, 2].topk(1).indices, 2] = 1  # seen once only
+    first, *others = thresholds(scores, labels, versions=1)
+    assert first == pytest.approx(float(scores[:, 0].topk(8).values[-1]))
+    assert others == [None] * 3
+    assert thresholds(scores, 0 * labels, versions=1) == (None,) * 4
+
+
+def test_the_head_tells_what_can_be_told():
+    torch.manual_seed(0)
+    features = 50 + 7 * torch.randn(600, 6)
+    labels = (features[:, :3] > 50).float()
+    scores = fit_head(features, labels)(features).detach()
+    assert average_precisions(scores, labels).min() > 0.9
+
+
+def test_published_weights_fold_into_the_trunk(tmp_path):
+    """The same picture through convolutions and batch norms as published."""
+    torch.manual_seed(0)
+    file = published_lite0(tmp_path / "lite0.pth", num_blocks=1)
+    network, state = Lite0(1).eval(), torch.load(file, weights_only=True)
+    read_published(file, network)
+
+    def layer(x: torch.Tensor, conv: str, norm: str, act: bool = True, **how: int) -> torch.Tensor:
+        x = F.conv2d(x, state[f"{conv}.weight"], **how)
+        named = (state[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+        x = F.batch_norm(x, *named, eps=1e-3)
+        return F.relu6(x) if act else x
+
+    image = photo(9, 8)[None]
+    # an even side is padded at its end only
+    stem = layer(F.pad(image, (0, 1, 1, 1)), "_conv_stem", "_bn0", stride=2)
+    deep = layer(stem, "_blocks.0._depthwise_conv", "_blocks.0._bn1", padding=1, groups=32)
+    block = layer(deep, "_blocks.0._project_conv", "_blocks.0._bn2", act=False)
+    with torch.no_grad():
+        found = network(image)
+    torch.testing.assert_close(found[0], stem)
+    torch.testing.assert_close(found[1], block, rtol=1e-4, atol=1e-4)
+    with pytest.raises(CheckpointError, match="does not hold the weights of EfficientNet-Lite0"):
+        read_published(file, Lite0(2))
 
 
 def tag_file(folder: Path) -> Path:
@@ -176,140 +210,72 @@ def tag_file(folder: Path) -> Path:
     return path
 
 
-def samples(photos: Path, **changes: float) -> TagSamples:
-    file = tag_file(photos)
-    vocabulary = Vocabulary((photos.parent / "vocabulary.txt").read_text().splitlines())
-    augmentation = Augmentation(mixup=changes.pop("mixup", 0.5))
-    return TagSamples(
-        DataConfig(folders={photos: 1.0}, lr_crop=8, workers=0),
-        scale=4,
-        seed=3,
-        length=40,
-        photo_tags=PhotoTags(file, vocabulary),
-        side=12,
-        versions=2,
-        augmentation=augmentation,
-        held_out=changes.pop("held_out", 0.0),
-    )
-
-
-def test_samples_follow_from_their_number(tmp_path):
-    photos = make_photos(tmp_path / "photos")
-    first, second = samples(photos), samples(photos)
-    backwards = [second[i] for i in reversed(range(6))][::-1]
-    for i, other in enumerate(backwards):
-        sample = first[i]
-        assert sample.lr.shape == (3, 12, 12)
-        assert sample.lr.abs().max() <= 1
-        assert sample.tags.shape == (4,)
-        assert sample.tags[0] == 1  # what all photos have is in every blend
-        assert torch.equal(sample.lr, other.lr)
-        assert torch.equal(sample.tags, other.tags)
-
-
-def test_samples_do_not_depend_on_which_photos_are_known_to_be_broken(tmp_path):
-    photos = make_photos(tmp_path / "photos")
-    first = sorted(photos.glob("*.png"))[0]
-    first.write_bytes(first.read_bytes()[:200])  # its header is whole
-    backwards, forwards = samples(photos), samples(photos)
-    late = [backwards[i] for i in reversed(range(20))][::-1]
-    for i in range(20):
-        assert torch.equal(forwards[i].lr, late[i].lr)
-
-
-def test_photos_held_out_are_never_drawn(tmp_path):
-    photos = make_photos(tmp_path / "photos", count=12)
-    held = [i for i, path in enumerate(sorted(photos.glob("*.png"))) if is_held_out(str(path), 0.3)]
-    assert 0 < len(held) < 12
-    drawn = samples(photos, held_out=0.3, mixup=0.0)
-    seen = torch.stack([drawn[i].tags for i in range(40)]).amax(dim=0)[1:]
-    assert not seen[held].any()
-    assert seen.sum() > 5
-    kept = list(drawn.held_out())
-    assert len(kept) == 2 * len(held)
-    assert {int(tags[1:].argmax()) for _, tags in kept} == set(held)
-    assert all(lr.shape == (3, 8, 8) for lr, _ in kept)
-
-
 @given(st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=30)
 def test_augmented_photos_stay_images(seed):
     rng = np.random.default_rng(seed)
-    view = augmented(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), 7, Augmentation(cutout=1.0), rng)
+    view = augmented(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), 7, rng)
     assert view.shape == (7, 7, 3)
     assert view.dtype == np.float32
     assert 0 <= view.min() <= view.max() <= 1
 
 
-def tagger_settings(photos: Path, run_dir: Path, **stage: object) -> dict[str, object]:
+def tagger_settings(photos: Path, **stage: object) -> dict[str, object]:
+    tags = tag_file(photos)
     return {
-        "batch_size": 8,
-        "total_images": 240,
-        "save_every_images": 80,
         "stage": {
             "kind": "tagger",
             "vocabulary": str(photos.parent / "vocabulary.txt"),
-            "tagger": {"channels": 16, "num_stages": 2, "image_size": 16},
-            "augmentation": {"least_area": 0.8, "colour": 0, "cutout": 0, "mixup": 0},
+            "trunk": str(photos.parent / "lite0.pth"),
+            "tagger": {"num_blocks": 2, "image_size": 16},
             "versions": 2,
             "held_out": 0.3,
             **stage,
         },
-        "data": {"folders": {str(photos): 1.0}, "lr_crop": 8, "workers": 0, "tags": str(tag_file(photos))},
+        "data": {"folders": {str(photos): 1.0}, "lr_crop": 8, "workers": 0, "tags": str(tags)},
         "validation": {"folder": str(photos), "every_images": 120, "max_pictures": 4},
-        "optimizer": {"lr": 1e-2, "warmup_images": 16},
     }
 
 
-def train(config: Path, *arguments: str) -> str:
-    result = CliRunner().invoke(app, ["train", str(config), *arguments])
-    assert result.exit_code == 0, result.output
-    return result.output
+def train(config: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["train", str(config), *arguments])
 
 
-def test_a_tagger_is_trained_and_resumed(tmp_path):
-    photos = make_photos(tmp_path / "photos", count=12)
-    whole = tmp_path / "whole"
-    config = write_config(tmp_path / "a.yaml", photos, whole, **tagger_settings(photos, whole))
-    assert "M parameters" in train(config, "--dry-run")
-    train(config)
-    curve = [loss for _, loss in losses(whole)]
-    assert np.mean(curve[-5:]) < 0.8 * np.mean(curve[:5])
-    validations = [record for record in read_records(whole) if "mild/tags/map" in record]
-    assert [record["images"] for record in validations] == [120, 240]
-    found = OwnTagger.from_pretrained(whole / "knee" / "tagger")
-    assert found.config.vocabulary[:2] == ("any", "photo 0")
-    assert calibrated_when_finished(config, whole)
+def test_a_tagger_is_made_of_photos_with_tags(tmp_path, caplog):
+    photos, run = make_photos(tmp_path / "photos", count=12), tmp_path / "run"
+    (photos / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
+    raw = tagger_settings(photos)
+    config = write_config(tmp_path / "a.yaml", photos, run, **raw)
+    missing = train(config, "--dry-run")
+    assert missing.exit_code == 2
+    assert "stage.trunk" in missing.output
+    torch.manual_seed(0)
+    published_lite0(tmp_path / "lite0.pth", num_blocks=2)
+    assert "without training" in train(config, "--dry-run").output
+    made = train(config)
+    assert made.exit_code == 0, made.output
+    assert "broken.png" in caplog.text
+    tagger = OwnTagger.from_pretrained(run / "knee" / "tagger")
+    assert tagger.config.vocabulary[:2] == ("any", "photo 0")
+    assert set(tagger.offered) <= {"any"}  # what a single photo has cannot be told from chance
+    assert 0 < json.loads((run / "knee.json").read_text())["map"] <= 1
+    again = write_config(tmp_path / "b.yaml", photos, tmp_path / "again", **raw)
+    assert train(again).exit_code == 0
+    same = weights(tmp_path / "again" / "knee" / "tagger")
+    assert all(torch.equal(part, same[name]) for name, part in weights(run / "knee" / "tagger").items())
 
-    before, parts = losses(whole), weights(whole / "knee" / "tagger")
-    shutil.rmtree(whole / "checkpoints" / f"{240:010d}")
-    (whole / "knee.json").unlink()
-    shutil.rmtree(whole / "knee")
-    train(config, "--resume")
-    assert losses(whole) == before
-    assert all(torch.equal(part, parts[name]) for name, part in weights(whole / "knee" / "tagger").items())
-    assert OwnTagger.from_pretrained(whole / "knee" / "tagger").config == found.config
 
-
-def calibrated_when_finished(config, run):
-    """Whether a run that dies while thresholds are looked for is not taken for finished."""
-
-    def dies(*_):
-        raise KeyboardInterrupt
-
-    kept = shutil.copytree(run, run.with_name("dies"))
-    (kept / "knee.json").unlink()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tagger_stage, "calibrated", dies)
-        CliRunner().invoke(app, ["train", str(config), "--resume", "--set", f"run_dir={kept}"])
-    return not (kept / "knee.json").exists()
+def test_photos_held_out_are_about_their_share():
+    held = sum(is_held_out(f"{i}.png", 0.3) for i in range(1000))
+    assert held == pytest.approx(300, abs=50)
 
 
 def test_a_stage_that_could_not_be_calibrated_is_refused():
+    given = {"kind": "tagger", "vocabulary": Path("v.txt"), "trunk": Path("t.pth")}
     with pytest.raises(ValidationError, match="held_out"):
-        TaggerStage(kind="tagger", vocabulary=Path("v.txt"), held_out=0)
+        TaggerStage(**given, held_out=0)
     with pytest.raises(ValidationError, match="thresholds is found out"):
-        TaggerStage(kind="tagger", vocabulary=Path("v.txt"), tagger={"thresholds": [0.1]})
+        TaggerStage(**given, tagger={"thresholds": [0.1]})
 
 
 @pytest.fixture(scope="module")

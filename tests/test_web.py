@@ -32,7 +32,7 @@ def address(tmp_path_factory):
     pipe = build()
     pipe.config = replace(pipe.config, use_tags=True)
     pipe.guidance = TagGuidance(TagGuidanceConfig(WORDS, channels=16)).eval()
-    seen = OwnTaggerConfig(WORDS, (0.0, None, 0.0), channels=8, num_stages=2, image_size=16)
+    seen = OwnTaggerConfig(WORDS, (0.0, None, 0.0), num_blocks=2, image_size=16)
     pipe.tagger = OwnTagger(seen).eval()
     pipe.save_pretrained(folder)
     limits = {"max_queue": 1, "max_bytes": MAX_BYTES, "max_pixels": 70_000, "max_steps": 2 * ENDLESS}

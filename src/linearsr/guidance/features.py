@@ -19,15 +19,13 @@ from linearsr.runtime.checkpoints import PretrainedModule
 
 @dataclass(frozen=True)
 class FeatureGuidanceConfig:
-    """`FeatureGuidance`; the first four are those of the tagger."""
+    """`FeatureGuidance`; the first three are those of the tagger."""
 
     num_tags: int = 1
     """V, known tags of the tagger."""
-    tagger_channels: int = 64
-    """Width of its network."""
-    num_stages: int = 3
-    """Its residual stages."""
-    image_size: int = 96
+    num_blocks: int = 13
+    """Of its network."""
+    image_size: int = 192
     """Side of the square that a photo is resized to."""
     grid: int = 4
     """G: the features are averaged to so many places along each side."""
@@ -47,16 +45,17 @@ class FeatureGuidance(PretrainedModule, Guidance):
     def __init__(self, config: FeatureGuidanceConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = TaggerNetwork(config.num_tags, config.tagger_channels, config.num_stages)
-        self.norm = nn.LayerNorm(config.tagger_channels)
-        self.projection = nn.Linear(config.tagger_channels, config.channels)
+        self.network = TaggerNetwork(config.num_tags, config.num_blocks)
+        width = self.network.trunk.channels[-1]
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, config.channels)
 
     @classmethod
     def of(cls, tagger: OwnTagger, channels: int) -> "FeatureGuidance":
         """The features of a trained tagger, for a network with so many `caption_channels`; the tagger is frozen."""
         sizes = tagger.config
         config = FeatureGuidanceConfig(
-            len(sizes.vocabulary), sizes.channels, sizes.num_stages, sizes.image_size, channels=channels
+            len(sizes.vocabulary), sizes.num_blocks, sizes.image_size, channels=channels
         )
         guidance = cls(config)
         guidance.network.load_state_dict(tagger.network.state_dict())
@@ -65,8 +64,6 @@ class FeatureGuidance(PretrainedModule, Guidance):
 
     def forward(self, lr: Tensor, tags: Tensor | None = None) -> GuidanceTokens:
         """Tokens for LR images (B, 3, h, w) in [-1, 1], of any size."""
-        # its batch norm must not follow the photos of this training
-        self.network.eval()
         with torch.no_grad():
             seen = self.network.features(resized_to_square(lr, self.config.image_size))
         places = F.adaptive_avg_pool2d(seen.float(), self.config.grid).flatten(2).transpose(1, 2)

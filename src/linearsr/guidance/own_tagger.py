@@ -23,12 +23,10 @@ class OwnTaggerConfig:
     Empty: 0.5 for all."""
     max_tags: int = 10
     """At most so many tags for a photo."""
-    image_size: int = 96
+    image_size: int = 192
     """Side of the square that a photo is resized to."""
-    channels: int = 64
-    """Width of the network."""
-    num_stages: int = 3
-    """Its residual stages."""
+    num_blocks: int = 13
+    """Of EfficientNet-Lite0's 16."""
 
     def __post_init__(self) -> None:
         # JSON has lists only
@@ -38,7 +36,7 @@ class OwnTaggerConfig:
             raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.vocabulary)} tags")
         if any(least is not None and not 0 <= least <= 1 for least in self.thresholds):
             raise ValueError("thresholds must be from 0 to 1")
-        for name, least in (("max_tags", 0), ("image_size", 1), ("channels", 4), ("num_stages", 2)):
+        for name, least in (("max_tags", 0), ("image_size", 1), ("num_blocks", 2)):
             number = getattr(self, name)
             if not isinstance(number, int) or number < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
@@ -53,20 +51,15 @@ class OwnTagger(PretrainedModule):
     def __init__(self, config: OwnTaggerConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = TaggerNetwork(len(config.vocabulary), config.channels, config.num_stages)
+        self.network = TaggerNetwork(len(config.vocabulary), config.num_blocks)
         known = zip(config.vocabulary, config.thresholds, strict=True)
         self.offered = {tag: least for tag, least in known if least is not None}
         """The least score of each tag that it may give."""
         self._numbers = [config.vocabulary.index(tag) for tag in self.offered]
 
-    def forward(self, lr: Tensor, gains: Tensor | None = None) -> Tensor:
-        """LR images (B, 3, h, w) in [-1, 1], of any size -> logits (B, V) of all known tags, in float32.
-
-        Args:
-            lr: the images.
-            gains: see `TaggerNetwork`.
-        """
-        logits: Tensor = self.network(resized_to_square(lr, self.config.image_size), gains)
+    def forward(self, lr: Tensor) -> Tensor:
+        """LR images (B, 3, h, w) in [-1, 1], of any size -> logits (B, V) of all known tags, in float32."""
+        logits: Tensor = self.network(resized_to_square(lr, self.config.image_size))
         return logits
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of convolutions in 8-bit integers, for a file of half the size; all else as it is.
 
     Each kernel, of one input and one output channel, has a scale in float16, its largest magnitude over 127, in
-    `NAME_scale`; `dequantised` multiplies it back.
+    `NAME_scale`; those of 1x1 share one scale for each output channel. `dequantised` multiplies it back.
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -23,7 +23,8 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             stored[name] = tensor
             continue
         weight = tensor.float()
-        scale = (weight.abs().amax((2, 3), keepdim=True) / 127).clamp(min=_LEAST_SCALE).half()
+        shared = (2, 3) if weight[0, 0].numel() > 1 else (1, 2, 3)
+        scale = (weight.abs().amax(shared, keepdim=True) / 127).clamp(min=_LEAST_SCALE).half()
         stored[name] = (weight / scale.float()).round().clamp(-127, 127).to(torch.int8)
         stored[name + SCALE_SUFFIX] = scale
     return stored

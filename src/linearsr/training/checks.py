@@ -49,6 +49,12 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
             if isinstance(config.stage, Computed):
                 with torch.device("meta"):
                     config.stage.shapes(blueprint)
+                if isinstance(config.stage, TaggerStage):
+                    if config.data.shards:
+                        raise ConfigError(
+                            "data.shards: a tagger learns from photos in data.folders: leave it out"
+                        )
+                    _check_tags("stage.kind", config.data.tags, check_data(config.data, 4))
             else:
                 objectives[name] = _check_training(config, blueprint)
         except ConfigError as error:
@@ -112,16 +118,8 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     photos = config.validation
     validation_photos(photos.folder, objective.scale, photos.max_pictures, photos.least_side)
     catalogue = check_data(data, objective.scale)
-    if isinstance(stage, TaggerStage):
-        if config.batch_size == 1:
-            raise ConfigError("batch_size: the batch norm of a tagger needs at least 2")
-        if data.degrade_on == "device":
-            raise ConfigError(
-                "data.degrade_on: photos for a tagger are degraded by the workers: leave it out"
-            )
     if objective.vocabulary is not None:
-        key = "stage.kind" if isinstance(stage, TaggerStage) else "stage.guidance"
-        _check_tags(key, data.tags, catalogue)
+        _check_tags("stage.guidance", data.tags, catalogue)
     return objective
 
 

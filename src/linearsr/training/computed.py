@@ -11,7 +11,6 @@ has alone: resized only, with noise but not compressed, and so on.
 """
 
 import io
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
@@ -30,7 +29,7 @@ from linearsr.models.lr_stem import STEMS, PredictiveStem, local_detail
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.catalogue import find_photos
-from linearsr.training.data import to_tensor, to_unit
+from linearsr.training.data import DataConfig, to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError
@@ -54,7 +53,7 @@ class BlendStage(Computed):
         before, _ = self._both(parts)
         return {self.before.name: cast(Part, before)}
 
-    def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
+    def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         try:
             return {self.before.name: cast(Part, interpolate(*self._both(FROM_DISK), self.share))}, {}
         except ValueError as error:
@@ -121,9 +120,9 @@ class StrengthStage(Computed):
         stem = self._read(parts)
         return {"lr_stem": cast(Part, PredictiveStem(replace(stem.config, strength_channels=_CHANNELS)))}
 
-    def compute(self, folders: Iterable[Path], seed: int) -> tuple[dict[str, Part], dict[str, float]]:
+    def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         stem = self._read(FROM_DISK)
-        files = [path for folder in folders for path in find_photos(folder, "data.folders")]
+        files = [path for folder in data.folders for path in find_photos(folder, "data.folders")]
         if len(files) < 2:
             raise ConfigError("data.folders: at least 2 photos are needed")
         # every eighth photo is kept back, to tell what the head is worth

@@ -30,8 +30,6 @@ Phase = Literal["improving", "plateau", "oscillating"]
 _MISLED = 0.05
 _MIDDLE = 0.4
 """Quantile of the knee's position that is the answer: a little early rather than late."""
-_NEAR = 0.1
-"""A knee is as good as another this share of the way to it away: with frequent evaluations, one is too strict."""
 _MOST_EVALUATIONS = 150
 """Longer runs are pooled to so many: the knee is then found to within 1/150 of the run."""
 _HUGE = 1e100
@@ -60,9 +58,9 @@ class Knee:
     """What validation curves say about a run.
 
     `knee_step` is one of the steps evaluated, or None: no plateau yet. `onset_step` is the first evaluation
-    of the oscillation (or divergence), or None. `confidence` in 0..1 is the probability that the knee lies
-    within one evaluation of `knee_step`, or a tenth of the way to it if that is more; without a knee, that
-    there is no plateau yet (0: too few points to tell). `confirmed`: a run can stop here. `phases` has one
+    of the oscillation (or divergence), or None. `confidence` in 0..1 is the probability that `knee_step` lies
+    within one evaluation of where the metrics have made 90% to 99% of their gain; without a knee, that there
+    is no plateau yet (0: too few points to tell). `confirmed`: a run can stop here. `phases` has one
     entry for each step; without a knee, all evaluations before the onset count as improving.
     """
 
@@ -169,22 +167,29 @@ def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _
     if n < SHORTEST_GOOD_PHASE or values.shape[1] == 0:
         return _Found(n, n - 1, 0.0, 0.0, 0.0)
     offsets = np.asarray(steps - steps[0], np.float64)
-    family = Family.at(offsets, min(left, 0.5))
+    family = Family.at(tuple(offsets), min(left, 0.5))
     phase = good_phase(family, values, config.swing)
-    votes = np.log((1 - _MISLED) * phase.posterior / family.prior[:, None] + _MISLED).sum(1)
-    probability = np.exp(votes - votes.max()) * family.prior
+    by_knee = phase.posterior.sum(1)
+    votes = np.log((1 - _MISLED) * by_knee / family.prior[:, None] + _MISLED).sum(1)
+    inside, prior, knees = offsets[: phase.end], family.prior, family.knees
+    early, late = family.early, family.late
+    if phase.end < n:
+        # that it was still improving when the oscillation began is as likely as that it was not
+        beyond = knees > inside[-1]
+        prior = np.where(beyond, prior / prior[beyond].sum(), prior / prior[~beyond].sum())
+        # and then its knee is before the last good evaluation, which may be the first that swings
+        knees, early, late = (np.minimum(place, inside[-2]) for place in (knees, early, late))
+    probability = np.exp(votes - votes.max()) * prior
     probability /= probability.sum()
-
-    inside = offsets[: phase.end]
-    # what was still improving when the oscillation began has its knee at the last good evaluation
-    knees = np.minimum(family.knees, inside[-1]) if phase.end < n else family.knees
-    tolerance = np.maximum(np.median(np.diff(offsets)), _NEAR * inside)[:, None]
-    distance = np.abs(inside[:, None] - knees) / tolerance
     middle = knees[min(int(np.searchsorted(probability.cumsum(), _MIDDLE)), len(knees) - 1)]
     index = int(np.abs(inside - middle).argmin())
+
+    every = float(np.median(np.diff(offsets))) * (1 + 1e-6)
+    good_enough = (early - every <= inside[index]) & (inside[index] <= late + every)
+    shapes = phase.posterior.mean(2) / np.maximum(by_knee.mean(1), 1e-300)[:, None]
+    confidence = float((good_enough * shapes).sum(1) @ probability)
     lasted = inside[max(phase.end - 1 - config.patience, 0)]
     reached = float(probability[knees <= lasted].sum())
-    confidence = float(probability[distance[index] < 1 + 1e-6].sum())
     return _Found(phase.end, index, min(confidence, 1.0), reached, max(1 - reached, 0.0))
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from linearsr.guidance.vocabulary import Vocabulary
-from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.data import DataConfig
 from linearsr.training.parts import FROM_DISK, Parts
-from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import Section
 
 
@@ -69,22 +68,6 @@ class Objective(ABC):
     def to(self, device: torch.device) -> None:  # noqa: B027 - most stages keep nothing beside their network
         """Move what is used but not trained."""
 
-    def samples(self, data: DataConfig, seed: int, length: int, tags: PhotoTags | None) -> CropPairs:
-        """The samples of a run; see `CropPairs`."""
-        return CropPairs(data, self.scale, seed, length, tags)
-
-    def own_metrics(
-        self, network: nn.Module, lrs: Mapping[str, list[Tensor]], tags: list[Tensor]
-    ) -> dict[str, float] | None:
-        """Metrics of a network whose estimates are no pictures; None: they are, and are compared as such.
-
-        `lrs` are the LR images (3, h, w) of all photos of validation, by degradation; `tags` (V,) are of these photos.
-        """
-        return None
-
-    def finish(self, folder: Path, samples: CropPairs) -> None:  # noqa: B027 - most stages have nothing left to do
-        """Do what is left to do to the parts at the knee, in `folder`; on the main process."""
-
 
 class Trained(Section):
     """Settings of a stage that takes training steps; each kind has a subclass with its `kind`."""
@@ -106,8 +89,8 @@ class Computed(Section):
         """As of `Trained`."""
         raise NotImplementedError
 
-    def compute(self, folders: Iterable[Path], seed: int) -> tuple[Mapping[str, Part], Mapping[str, float]]:
-        """What it writes, by folder name, and figures to report; `folders` are those of `data.folders`.
+    def compute(self, data: DataConfig, seed: int) -> tuple[Mapping[str, Part], Mapping[str, float]]:
+        """What it writes, by folder name, and figures to report.
 
         Raises:
             ConfigError: one line that names the key.

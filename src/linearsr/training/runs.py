@@ -151,7 +151,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _compute(config: TrainConfig, report: Report) -> None:
     """Make the part of a stage that takes no steps; its folder is that of a finished run."""
     assert isinstance(config.stage, Computed)
-    made, figures = config.stage.compute(config.data.folders, config.seed)
+    made, figures = config.stage.compute(config.data, config.seed)
     for name, part in made.items():
         part.save_pretrained(config.run_dir / KNEE_FOLDER / name)
     write_json(config.run_dir / CONFIG_FILE, settings_of(config))

@@ -19,6 +19,7 @@ that drops and values that explode all show so; an outlier or a metric that only
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,14 @@ Mask = NDArray[np.bool_]
 GAIN = 0.97
 """Share of its whole gain, from the first evaluation to the plateau, that a metric has made at its knee."""
 
-_SHAPES = tuple((q, p) for p in (0.75, 1.0, 1.5, 2.5) for q in (-1.0, -0.5, 0.0, 0.3, 0.6, 1.5))
+_SHAPES = tuple((q, p) for p in (0.75, 1.0, 1.5, 2.5, 6.0) for q in (-1.0, -0.5, 0.0, 0.3, 0.6, 1.5))
 _BEYOND = np.geomspace(1.05, 100, 40)
 """Knees after the last evaluation, in lengths of the run."""
 _DEGREES = 4.0
 """Degrees of freedom of Student's t."""
 _ROUNDS = 5
+_ROUGH = 7
+"""For the onset, each such member of the family is tried: it shares no divisor with the number of shapes."""
 _PARAMETERS = 3
 """What a fit uses up of its points: start, gain and knee."""
 _INDEPENDENCE = 0.5
@@ -48,25 +51,44 @@ class Family:
     """All curves of the family at the evaluations of one run.
 
     `knees` (K,) are positions in steps after the first evaluation, ascending. `prior` (K,) is uniform in the
-    logarithm. `gained` (K * shapes, n) is 1 - r, knee by knee.
+    logarithm. `gained` (K * shapes, n) is 1 - r, knee by knee. `early` and `late` (K, shapes) are where a curve
+    has made 90% and 99% of its gain.
     """
 
     knees: Floats
     prior: Floats
     gained: Floats
+    early: Floats
+    late: Floats
 
     @classmethod
-    def at(cls, offsets: Floats, left: float = 1 - GAIN) -> "Family":
-        """The family at `offsets` (n,) steps after the first evaluation: ascending from 0, n >= 3.
+    @lru_cache(maxsize=64)
+    def at(cls, evaluations: tuple[float, ...], left: float = 1 - GAIN) -> "Family":
+        """The family at `evaluations`, n steps after the first evaluation: ascending from 0, n >= 3.
 
         `left` is the share of the gain from there that is still to be made at the knee.
         """
+        offsets = np.array(evaluations)
         inside = np.sort(np.concatenate([offsets[1:], (offsets[1:-1] + offsets[2:]) / 2]))
         knees = np.concatenate([inside, offsets[-1] * _BEYOND])
         prior = np.gradient(np.log(knees))
         x = offsets / knees[:, None]
         gained = np.stack([1 - _remaining(x, q, p, left) for q, p in _SHAPES], axis=1)
-        return cls(knees, prior / prior.sum(), gained.reshape(-1, len(offsets)))
+        early, late = (
+            np.array([_where(min(share * left / (1 - GAIN), 0.999), q, p, left) for q, p in _SHAPES])
+            for share in (0.1, 0.01)
+        )
+        gained = gained.reshape(-1, len(offsets))
+        return cls(knees, prior / prior.sum(), gained, knees[:, None] * early, knees[:, None] * late)
+
+
+def _where(remaining: float, q: float, p: float, at_knee: float) -> float:
+    """The x at which so much remains to be gained."""
+
+    def power(share: float) -> float:
+        return -np.log(share) if q == 0 else (share**-q - 1) / q
+
+    return (power(remaining) / power(at_knee)) ** (1 / p)
 
 
 def _remaining(x: Floats, q: float, p: float, at_knee: float) -> Floats:
@@ -78,40 +100,40 @@ def _remaining(x: Floats, q: float, p: float, at_knee: float) -> Floats:
 
 @dataclass(frozen=True)
 class Fit:
-    """The family fitted to columns of values, each with its own choice of points.
+    """Curves fitted to columns of values, each with its own choice of points.
 
-    `posterior` (K, columns) is the probability of each knee by that column alone; the prior where it shows
-    no gain. `curve` (n, columns) is its best curve, at all points; `noise` (columns,) the scale around it.
+    `log_likelihood` (curves, columns) is that of each curve. `curve` (n, columns) is the best one, at all points;
+    `noise` (columns,) the scale around it.
     """
 
-    posterior: Floats
+    log_likelihood: Floats
     curve: Floats
     noise: Floats
 
 
-def fit_family(family: Family, values: Floats, chosen: Mask) -> Fit:
-    """Fit `values` (n, columns), higher is better, at the `chosen` points; elsewhere they may be NaN.
+def fit_curves(gained: Floats, values: Floats, chosen: Mask) -> Fit:
+    """Fit curves `gained` (curves, n) to `values` (n, columns), higher is better, at the `chosen` points.
 
-    A gain is never negative: a column that only gets worse is fitted by a constant.
+    Elsewhere values may be NaN. A gain is never negative: a column that only gets worse is fitted by a constant.
     """
     y = np.where(chosen, values, 0.0)
     count = chosen.sum(0)
     low = np.where(chosen, values, np.inf).min(0, initial=np.inf)
     high = np.where(chosen, values, -np.inf).max(0, initial=-np.inf)
     floor = np.maximum(_NOISE_FLOOR * (high - low), 1e-12)
-    squared = family.gained**2
+    squared = gained**2
     columns = np.arange(y.shape[1])
     weight = robust = chosen.astype(np.float64)
     for turn in range(_ROUNDS):
         weight = weight / np.maximum(weight.sum(0), 1e-12)
-        mean_y, mean_h = (weight * y).sum(0), family.gained @ weight
+        mean_y, mean_h = (weight * y).sum(0), gained @ weight
         var_y = (weight * (y - mean_y) ** 2).sum(0)
         var_h = np.maximum(squared @ weight - mean_h**2, 1e-12)
-        covariance = np.maximum(family.gained @ (weight * y) - mean_h * mean_y, 0)
+        covariance = np.maximum(gained @ (weight * y) - mean_h * mean_y, 0)
         explained = covariance**2 / var_h
         best = explained.argmax(0)
         gain = covariance[best, columns] / var_h[best, columns]
-        curve = mean_y + gain * (family.gained[best].T - mean_h[best, columns])
+        curve = mean_y + gain * (gained[best].T - mean_h[best, columns])
         residual = np.where(chosen, values - curve, 0.0)
         if turn == 0:
             # the first curve may be bent by outliers: the median is not
@@ -122,10 +144,7 @@ def fit_family(family: Family, values: Floats, chosen: Mask) -> Fit:
         weight = robust = chosen * student_weight(residual, noise)
     variance = np.maximum(var_y - explained, floor**2)
     log_likelihood = -0.5 * _INDEPENDENCE * np.maximum(count - _PARAMETERS, 0) * np.log(variance)
-    likelihood = np.exp(log_likelihood - log_likelihood.max(0))
-    by_knee = likelihood.reshape(len(family.knees), len(_SHAPES), -1).mean(1)
-    posterior = by_knee * family.prior[:, None]
-    return Fit(posterior / posterior.sum(0), curve, noise)
+    return Fit(log_likelihood - log_likelihood.max(0), curve, noise)
 
 
 def student_weight(residual: Floats, noise: Floats) -> Floats:
@@ -163,7 +182,8 @@ _FALL = 2.5
 class GoodPhase:
     """Evaluations up to `end` (the onset, or all of them), and what they say about the knee.
 
-    `posterior` (K, metrics): see `saturation.Fit`.
+    `posterior` (K, shapes, metrics) is the probability of each curve by that metric alone; the prior where it shows
+    no gain.
     """
 
     end: int
@@ -182,8 +202,11 @@ def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
     before = np.arange(n)[:, None, None] < ends
     good, tail = finite & before, finite & ~before
     columns = np.repeat(values, len(ends), axis=1)
-    fit = fit_family(family, columns, good.reshape(n, -1))
-    curve, noise = fit.curve.reshape(n, metrics, -1), fit.noise.reshape(metrics, -1)
+    rough = fit_curves(family.gained[::_ROUGH], columns, good.reshape(n, -1))
+    curve, noise = rough.curve.reshape(n, metrics, -1), rough.noise.reshape(metrics, -1)
+    # an onset must beat the best curve that there is for all evaluations
+    whole = fit_curves(family.gained, values, finite[:, :, 0])
+    curve[:, :, -1], noise[:, -1] = whole.curve, whole.noise
     residual = np.where(finite, values[:, :, None] - curve, 0.0)
     evidence = _evidence(residual, noise, good, tail, swing)
 
@@ -196,7 +219,11 @@ def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
     place = np.sqrt(np.maximum(evidence[:, likely], 0)).sum(0)
     # the first swings are small: of places that are almost as good, the earliest
     chosen = int(likely[(place >= 0.95 * place.max()).argmax()]) if likely.size else len(ends) - 1
-    return GoodPhase(int(ends[chosen]), fit.posterior.reshape(-1, metrics, len(ends))[:, :, chosen])
+    end = int(ends[chosen])
+    fit = whole if end == n else fit_curves(family.gained[:, :end], values[:end], finite[:end, :, 0])
+    likelihood = np.exp(fit.log_likelihood).reshape(*family.early.shape, metrics)
+    posterior = likelihood * family.prior[:, None, None]
+    return GoodPhase(end, posterior / posterior.sum((0, 1)))
 
 
 def _evidence(residual: Floats, noise: Floats, good: Mask, tail: Mask, swing: float) -> Floats:

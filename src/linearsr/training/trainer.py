@@ -110,7 +110,7 @@ class Trainer:
         self._lock_folder()
         vocabulary, file = self.objective.vocabulary, config.data.tags
         photo_tags = None if vocabulary is None or file is None else PhotoTags(file, vocabulary)
-        self.pairs = self.objective.samples(config.data, config.seed, self._total_images, photo_tags)
+        self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images, photo_tags)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report, config.trackers)
@@ -275,10 +275,8 @@ class Trainer:
         run_dir, knee, trained = self.config.run_dir, self._knee(), self.progress.images
         self._save_parts(run_dir / "final")
         if self.accelerator.is_main_process:
-            assert self.pairs is not None
             wanted = trained if knee is None or knee.knee_step is None else knee.knee_step
             images = keep_knee(run_dir, trained, wanted)
-            self.objective.finish(run_dir / KNEE_FOLDER, self.pairs)
             note_knee(run_dir, images, trained, asdict(knee) if knee else {})
         self.accelerator.wait_for_everyone()
         return run_dir / KNEE_FOLDER

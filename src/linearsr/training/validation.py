@@ -30,7 +30,7 @@ class ValidationConfig(Section):
     degradations: list[str] = Field(["mild", "bicubic"])
     metrics: list[str] = Field(["psnr_y", "ssim_y"], min_length=1)
     """Names of `linearsr eval`. Those without a reference are measured on the sample, where there is one: a mean is
-    smooth by nature. A tagger has its own metrics."""
+    smooth by nature."""
     every_images: int = Field(gt=0)
     max_pictures: int = Field(64, gt=0)
     sample_pictures: int = Field(2, ge=0)
@@ -89,12 +89,7 @@ class Validation:
         """Metrics by "degradation/setting/metric", the same on every process."""
         was_training = network.training
         network.eval()
-        lrs: dict[str, list[Tensor]] = {}
-        for degradation, _, _, lr, _ in self.pairs:
-            lrs.setdefault(degradation, []).append(lr)
-        metrics = self.objective.own_metrics(network, lrs, self.tags)
-        if metrics is None:
-            metrics = self._metrics_of_pictures(network, show)
+        metrics = self._metrics_of_pictures(network, show)
         network.train(was_training)
         return metrics
 
