@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_tools import BAD_BYTES, PNG, RGB8, SMOOTH, encoded, levels
+from image_tools import BAD_BYTES, PNG, RGB8, SMOOTH, encoded, levels, png_chunk
 from linearsr.images.io import ImageError, read_image
 
 
@@ -29,10 +29,15 @@ def test_bad_bytes_give_one_line(kind, tmp_path):
         read_image(data, strict=True)
 
 
+def with_bad_profile(data):
+    return data[:33] + png_chunk(b"iCCP", b"name\0\0not packed") + data[33:]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (encoded(RGB8, icc_profile=b"no profile" * 30), "ICC profile is broken"),
+        (with_bad_profile(encoded(RGB8)), "ICC profile is broken"),
         (encoded(RGB8, "JPEG", exif=b"Exif\0\0garbage garbage"), "EXIF data is broken"),
     ],
 )

@@ -76,7 +76,15 @@ def test_camera_raw_is_one_line(tmp_path, sensor):
 
 
 @pytest.mark.parametrize(
-    "begin", [b"FUJIFILMCCD-RAW ", b"IIRO\x08\0\0\0", b"IIU\0\x18\0\0\0", b"\0\0\0\x18ftypcrx "]
+    "begin",
+    [
+        b"FUJIFILMCCD-RAW ",
+        b"IIRO\x08\0\0\0",
+        b"IIU\0\x18\0\0\0",
+        b"\0\0\0\x18ftypcrx ",
+        b"II\x1a\0\0\0HEAPCCDR",
+        b"\0MRM\0\0\0\0",
+    ],
 )
 def test_camera_raw_of_other_makes_is_one_line(begin):
     with pytest.raises(ImageError, match="is a camera RAW file; convert it"):
@@ -172,6 +180,7 @@ def test_lab_becomes_srgb(tmp_path, photometric, dtype):
         (DEEP[..., 0].astype(np.uint32) * 9, {"photometric": "minisblack"}, "unknown range"),
         (DEEP[..., :3].astype(np.uint32), {"photometric": "rgb"}, "32-bit RGB of 3 channels"),
         (DEEP[..., :3].astype(np.int16), {"photometric": "rgb"}, "16-bit signed RGB of 3 channels"),
+        ((DEEP[..., 0] >> 1).astype(np.int16), {"photometric": "minisblack"}, "unknown range"),
         (UNIT[..., :3] * 300, {"photometric": "rgb"}, "float pixels from .* scale them"),
         (
             np.zeros((12, 17, 40), np.uint16),
@@ -185,6 +194,24 @@ def test_pixels_that_are_no_picture_are_named_both_ways(tmp_path, array, options
     for read in (lambda: read_image(tmp_path / "a.tif"), lambda: RowReader(tmp_path / "a.tif", tmp_path)):
         with pytest.raises(ImageError, match=words):
             read()
+
+
+def test_webp_in_tiff_is_read_both_ways(tmp_path):
+    pixels = (DEEP[..., :3] >> 8).astype(np.uint8)
+    options = {"photometric": "rgb", "compression": "webp", "compressionargs": {"lossless": True}}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    bits, ways = read_both_ways(tmp_path / "a.tif", tmp_path)
+    assert bits == 8
+    for colour, _ in ways:
+        assert np.array_equal(np.rint(colour * 255), pixels)
+
+
+def test_a_tiff_cut_in_its_directory_is_truncated():
+    data = tiff((DEEP[..., :3], {"photometric": "rgb"}))
+    at = int.from_bytes(data[4:8], "little")
+    cut = data[: at + 2 + 12]  # of all tags one is left
+    with pytest.raises(ImageError, match="is a broken TIFF file: its header is damaged or truncated"):
+        read_image(cut)
 
 
 def test_without_the_library_the_pixels_are_named_with_a_remedy(tmp_path, monkeypatch):

@@ -106,7 +106,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(photos, tmp_path, monkeypatch, o
 
 def test_broken_photos_are_named_each_time(photos, tmp_path):
     (photos / "bad.png").write_bytes(b"no image")
-    (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:-200])
+    (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:40])
     (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
     for _ in range(2):
         result = shard(photos, "-o", tmp_path / "shards")
@@ -116,6 +116,19 @@ def test_broken_photos_are_named_each_time(photos, tmp_path):
             assert f"left out: {photos / name}: " in result.stderr
         assert result.stderr.endswith("16 crops of 4 photos, 3 broken photos left out\n")
     assert len(members(tmp_path / "shards")) == 16
+
+
+def test_a_truncated_photo_is_read_as_far_as_it_goes(photos, tmp_path):
+    """As `linearsr upscale` reads it."""
+    (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:-200])
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
+    photo.save(photos / "e.jpg")
+    (photos / "e.jpg").write_bytes((photos / "e.jpg").read_bytes()[:-2])
+    result = shard(photos, "-o", tmp_path / "shards", "--best-share", "0.9")
+    assert result.exit_code == 0
+    assert f"warning: {photos / 'cut.png'}: is truncated: the last" in result.stderr
+    assert f"warning: {photos / 'e.jpg'}: is truncated: its end is missing" in result.stderr
+    assert result.stderr.count("is truncated") == 2
 
 
 def test_flat_crops_are_left_out(photos, tmp_path):

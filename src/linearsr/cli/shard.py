@@ -7,7 +7,7 @@ import typer
 
 from linearsr.cli.console import FAILED, Bars, say, stop, told
 from linearsr.cli.options import MAX_PIXELS, MaxPixels
-from linearsr.jobs.messages import shown
+from linearsr.jobs.messages import heard, shown, warning_text
 from linearsr.jobs.names import check_folder
 
 
@@ -41,7 +41,7 @@ def shard(
     if not photos.is_dir():
         stop(f"{shown(photos)} is not a folder: give a folder of HR photos")
     total = Packed()
-    with told(), Bars() as bars:
+    with told(), heard() as notes, Bars() as bars:
         check_folder(shards)
         settings = ShardSettings(size, crop_type, photos_per_shard, least_detail, best_share, max_pixels)
         sharder = Sharder(photos, shards, settings)
@@ -54,6 +54,8 @@ def shard(
             for reason in packed.broken:
                 say(f"left out: {reason}")
             total += packed
+    for warning in dict.fromkeys(map(warning_text, notes)):
+        say(f"warning: {warning}")
     flat = f", {total.flat} flat ones left out" if total.flat else ""
     broken = f", {len(total.broken)} broken photos left out" if total.broken else ""
     say(f"{total.crops} crops of {len(sharder.photos) - len(total.broken)} photos{flat}{broken}")

@@ -1,5 +1,6 @@
 """What is there of a file that ends too early, or is damaged in its pixels: what a browser would show."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from linearsr.images.files import is_webp
 from linearsr.images.samples import Samples
 
 _JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
+_JPEG_HEADER = re.compile(b"\xff[\xc4\xda\xdb\xdd]")
 _J2K_START, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
 _DROPPED, _LONGEST_FILL = 16, 16
 # in bytes, it makes numbers from 0 to 1 in floats of 16 and 32 bits
@@ -29,7 +31,12 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
         ValueError: nothing is there; else what `decode` raises.
     """
     if data.startswith(_JPEG_START):
-        im, samples = decode(data + _JPEG_END, None)
+        try:
+            im, samples = decode(data + _JPEG_END, None)
+        except OSError:
+            # it ends within the header of a scan: up to there
+            *_, header = _JPEG_HEADER.finditer(data)
+            im, samples = decode(data[: header.start()] + _JPEG_END, None)
         there = np.abs(samples.colour - _JPEG_GREY).max(axis=(1, 2)) >= 0.5 / 255
         there[: np.flatnonzero(there)[-1] + 1 if there.any() else 0] = True
         return im, samples, _missing(there[:, None])
@@ -111,7 +118,7 @@ def _whole_jpeg2000(data: bytes) -> bytes | None:
     box = max(0, data.rfind(b"jp2c", 0, begin) - 4)
     # a box of length 0 goes to the end of the file
     head = data[:box] + bytes(4) + data[box + 4 : begin] if box else data[:begin]
-    return head + _filled(data[begin:], at - begin) + _JPEG_END
+    return head + _filled(data[begin:at], at - begin) + _JPEG_END
 
 
 def whole_webp(data: bytes) -> bytes:

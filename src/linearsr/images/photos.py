@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 _BLOCK = 16
 
 
-def read_rgb(source: Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8, upright; alpha is dropped.
+def read_rgb(
+    source: Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS, strict: bool = True
+) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8, upright; alpha is dropped. Damage that `read_image` repairs is an error, if `strict`.
 
     Raises:
         ImageError: it cannot be read as an image.
     """
-    samples = read_8_bit(source, max_pixels)
+    samples = read_8_bit(source, max_pixels, strict)
     return np.ascontiguousarray(np.broadcast_to(samples, (*samples.shape[:2], 3)))
 
 

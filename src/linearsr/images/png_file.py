@@ -99,8 +99,8 @@ def described(found: PngFile) -> dict[Any, Any]:
     texts = []
     for kind, data in found.aside:
         if kind == b"iCCP":
-            if profile := _unpacked(data.partition(b"\0")[2][1:]):
-                info["icc_profile"] = profile
+            packed = data.partition(b"\0")[2][1:]
+            info["icc_profile"] = _unpacked(packed) or packed
         elif kind in _TEXT and (read := _KNOWN.get(data.partition(b"\0")[0])):
             name, understand = read
             if (block := understand(_text(kind, data))) is not None:

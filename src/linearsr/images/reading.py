@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 DEFAULT_MAX_PIXELS = 64_000_000
 # Cameras append previews to a JPEG (MPO) and Photoshop counts layers: one picture all the same.
 _STILL_FORMATS = frozenset({"MPO", "PSD"})
+_BYTE_COUNT = re.compile(r" \(\d+ bytes not processed\)")
 _PHOTO_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 
 
@@ -52,18 +54,25 @@ def read_image(
     return guarded(name, lambda: _decode(name, data, max_pixels, keep, strict))
 
 
-def read_8_bit(source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-    """(H, W, 3 or 1): the colour of `read_image`, to 8 bits, strictly. A JPEG or WebP photo needs no floats.
+def read_8_bit(
+    source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS, strict: bool = True
+) -> NDArray[np.uint8]:
+    """(H, W, 3 or 1): the colour of `read_image`, to 8 bits. A JPEG or WebP photo needs no floats.
 
     Raises ImageError as `read_image` does.
     """
     name, data = _load(source)
 
     def decode() -> NDArray[np.uint8]:
-        photo = _decode_photo(name, data, max_pixels)
+        try:
+            photo = _decode_photo(name, data, max_pixels)
+        except OSError:
+            if strict:
+                raise
+            photo = None
         if photo is not None:
             return photo
-        colour = _decode(name, data, max_pixels, strict=True).colour
+        colour = _decode(name, data, max_pixels, strict=strict).colour
         return quantise(colour, None, bits=8).astype(np.uint8, copy=False)
 
     return guarded(name, decode)
@@ -108,9 +117,8 @@ def guarded(name: str, action: Callable[[], Result]) -> Result:
         raise ImageError(name, "does not fit in memory; make it smaller first") from error
     # Pillow's decoders raise nearly every exception there is on hostile input.
     except Exception as error:
-        raise ImageError(
-            name, f"is broken or truncated ({error or type(error).__name__}); get a new copy"
-        ) from error
+        reason = _BYTE_COUNT.sub("", str(error)) or type(error).__name__
+        raise ImageError(name, f"is broken or truncated ({reason}); get a new copy") from error
 
 
 def _load(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:

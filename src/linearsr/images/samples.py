@@ -156,7 +156,7 @@ def _deep_grey(im: Image.Image) -> Samples:
     depth = tags.get(258, 16)
     largest = 2 ** (depth[0] if isinstance(depth, tuple) else depth) - 1
     largest = 65535 if largest > 65535 else largest
-    if values.min() < 0 or values.max() > largest:
+    if tags.get(339) == (2,) or tags.get(339) == 2 or values.min() < 0 or values.max() > largest:
         raise ForeignPixels(
             "has 32-bit or signed integers of unknown range; convert it to 8 or 16 bits per channel"
         )

@@ -17,13 +17,15 @@ CAMERA_RAW = (
     "is a camera RAW file; convert it to TIFF, PNG or JPEG first, for example with darktable or RawTherapee"
 )
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_RAW = (b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR")
+_RAW = (b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR")
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _CHILDREN = 254, 255, 256, 257, 262, 330
 _SENSOR = frozenset({32803, 34892})
 _MOST_PAGES = 100
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _WHITE_IS_ZERO, _RGB, _CMYK, _CIELAB, _ICCLAB, _FLOAT_PREDICTOR = 0, 2, 5, 8, 9, 3
 _COLOURS = {0: 1, 1: 1, _RGB: 3, _CIELAB: 3, _ICCLAB: 3}
+_WEBP = 50001
+"""A compression that Pillow takes for one of its own, and cannot decode."""
 _PREMULTIPLIED, _ALPHA = 1, (1, 2)
 _MOST_CHANNELS, _LONGEST_FILL = 32, 16
 _D50 = np.array([0.9642, 1, 0.8249], np.float32)
@@ -43,6 +45,8 @@ class ForeignTiff(TiffImageFile):
     def _setup(self) -> None:
         tags: Any = self.tag_v2
         self._size = (int(tags[_WIDTH]), int(tags[_HEIGHT]))
+        if _PHOTOMETRIC not in tags:
+            raise SyntaxError("most of its tags are missing")
         self._mode, self.tile = "F", []
         for tag, key in ((34675, "icc_profile"), (700, "xmp")):
             if block := tags.get(tag):
@@ -122,6 +126,8 @@ def is_foreign(im: Image.Image) -> TypeGuard[TiffImageFile]:
     if isinstance(im, ForeignTiff) or not isinstance(im, TiffImageFile):
         return isinstance(im, ForeignTiff)
     tags: Any = im.tag_v2
+    if tags.get(259) == _WEBP:
+        return True
     samples, photometric = tags.get(277, 1), tags.get(262)
     # as noise, or shifted, without an error
     planes = (

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
+from PIL.ExifTags import Base
 
 from linearsr.images.metadata import Metadata, Notes, exif_for_upright, notes_of, parse_exif
 from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
@@ -157,7 +158,11 @@ def file_metadata(
     What the format, or a Pillow image for "", cannot hold is left out, text with a warning.
     """
     try:
-        exif = exif_for_upright(parse_exif(notes.exif), size)
+        tags_of_exif = parse_exif(notes.exif)
+        if file_format == "AVIF":
+            # which says nothing more, and for which Pillow would write all text anew, as ASCII
+            tags_of_exif.pop(Base.Orientation, None)
+        exif = exif_for_upright(tags_of_exif, size)
     except Exception:
         warn_of(name, "its EXIF data is broken and is dropped")
         exif = None

@@ -175,7 +175,7 @@ class Sharder:
         least = self._index.least_detail
         members: list[tuple[str, bytes]] = []
         try:
-            crops = list(cut(read_rgb(path, self.settings.max_pixels), self.settings.size))
+            crops = self._crops(path)
         except ImageError as error:
             return [], Packed(broken=[str(error)])
         for left, top, pixels in crops:
@@ -188,12 +188,12 @@ class Sharder:
 
     def _scores(self, path: Path) -> list[float]:
         try:
-            return [
-                detail_score(crop.pixels)
-                for crop in cut(read_rgb(path, self.settings.max_pixels), self.settings.size)
-            ]
+            return [detail_score(crop.pixels) for crop in self._crops(path)]
         except ImageError:
             return []  # it is named when its shard is written
+
+    def _crops(self, path: Path) -> list[Crop]:
+        return list(cut(read_rgb(path, self.settings.max_pixels, strict=False), self.settings.size))
 
     def _key(self, path: Path) -> str:
         """What the names of its crops begin with. A dot would end the key of a WebDataset sample."""
