@@ -8,7 +8,7 @@ out=${1:-runs/miniature}
 parts=$out/parts
 images=${IMAGES:-48}
 photos=examples/photos
-mkdir -p "$out"
+mkdir -p "$out/results"
 
 echo "== checkpoints: SANA, Gemma 2, SigLIP, CLIP, DINOv2, as diffusers and transformers write them"
 python examples/paper_in_miniature.py checkpoints "$parts"
@@ -42,8 +42,8 @@ recipe+=(
 )
 rows=()
 row() { # NAME MODEL
-  linearsr eval --model "$2" --data $photos/val --degrade mild --metrics psnr_y,lpips,niqe --json > "$out/$1.json"
-  rows+=("$out/$1.json")
+  linearsr eval --model "$2" --data $photos/val --degrade mild --metrics psnr_y,lpips,niqe --json > "$out/results/$1.json"
+  rows+=("$out/results/$1.json")
 }
 
 for kind in ${GUIDANCE:-none clip dino sentences tags}; do
