@@ -284,7 +284,7 @@ def shipped() -> OwnTagger:
 
 
 def test_the_shipped_tagger_is_small_and_weak_tags_are_not_offered(shipped):
-    assert sum(path.stat().st_size for path in (default_model_folder() / "tagger").iterdir()) < 1e6
+    assert sum(path.stat().st_size for path in (default_model_folder() / "tagger").iterdir()) < 2e6
     assert len(shipped.config.vocabulary) == 160
     assert {"sky", "tree", "building", "grass"} <= shipped.offered.keys()
     assert "umbrella" not in shipped.offered

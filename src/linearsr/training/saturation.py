@@ -18,6 +18,7 @@ likelier this makes a metric than one good phase to the end is its evidence for 
 that drops and values that explode all show so; an outlier or a metric that only goes on improving does not.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -86,9 +87,9 @@ def _where(remaining: float, q: float, p: float, at_knee: float) -> float:
     """The x at which so much remains to be gained."""
 
     def power(share: float) -> float:
-        return -np.log(share) if q == 0 else (share**-q - 1) / q
+        return -math.log(share) if q == 0 else (share**-q - 1) / q
 
-    return (power(remaining) / power(at_knee)) ** (1 / p)
+    return float((power(remaining) / power(at_knee)) ** (1 / p))
 
 
 def _remaining(x: Floats, q: float, p: float, at_knee: float) -> Floats:
