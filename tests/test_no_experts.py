@@ -93,7 +93,7 @@ def test_a_service_takes_no_steps(pipe: LinearSRPipeline) -> None:
 
 
 def test_its_parts_are_counted(pipe: LinearSRPipeline) -> None:
-    assert [part.name for part in count_parts(pipe, 8, 8)] == ["lr_stem", "codec", "trunk"]
+    assert [part.part for part in count_parts(pipe, 8, 8)] == ["lr_stem", "codec", "trunk"]
 
 
 def test_8_bits(folder: Path, photo: np.ndarray) -> None:
