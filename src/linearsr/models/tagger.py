@@ -28,12 +28,15 @@ class TaggerNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [-1, 1] -> what is seen place by place, (B, C, ., .)."""
-        seen: Tensor = self.trunk(images.to(self.head.weight.dtype))[-1]
-        return seen
+        return self._maps(images)[-1]
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.trunk(images.to(self.trunk.stem.conv.weight.dtype))
+        return maps
 
     def pooled(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [-1, 1] -> what is seen over the whole picture, (B, P) in float32."""
-        maps = [x.float() for x in self.trunk(images.to(self.head.weight.dtype))[-2:]]
+        maps = [x.float() for x in self._maps(images)[-2:]]
         deviations = [(x.var((2, 3), correction=0) + _LEAST_VARIANCE).sqrt() for x in maps]
         return torch.cat([*(x.mean((2, 3)) for x in maps), *deviations], dim=1)
 
