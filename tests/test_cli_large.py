@@ -190,6 +190,16 @@ def test_broken_and_too_large_files_leave_nothing(tiny_model, tmp_path, photo):
     assert entries(tmp_path) == ["a.png", "cut.png", "out"]
 
 
+def test_a_limit_below_one_strip_is_exceeded_with_a_warning(tiny_model, photo):
+    run = upscale(photo, "--model", tiny_model, *TINY)
+    assert run.exit_code == 0
+    said = "a.png: warning: it may take more memory than --memory-limit allows: in strips of 1 row, about "
+    assert said in run.stderr
+    enough = upscale(photo, "--model", tiny_model, "--overwrite", "-v", "--memory-limit", 0.002)
+    assert "in strips of" in enough.stderr
+    assert "warning" not in enough.stderr
+
+
 def test_without_the_extra(tiny_model, tmp_path, photo, monkeypatch):
     from linearsr.images.rows.vips import vips
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skimage.color import rgb2ycbcr
 from torch.nn import functional as F
 
-from linearsr.images.colour import adain_colour_fix, rgb_to_y, wavelet_colour_fix
+from linearsr.images.colour import adain_colour_fix, clamp_keeping_means, rgb_to_y, wavelet_colour_fix
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -37,7 +37,9 @@ def decompose(x, levels=4):
     kernel = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=x.dtype) / 16
     high = torch.zeros_like(x)
     for level in range(levels):
-        padded = F.pad(x, [2**level] * 4, mode="replicate")
+        # numpy's "symmetric" repeats the edge pixel, and goes to and fro where the image is shorter than the reach
+        sides = [(0, 0), (0, 0), *[(2**level,) * 2] * 2]
+        padded = torch.from_numpy(np.pad(x.numpy(), sides, mode="symmetric"))
         low = F.conv2d(padded, kernel.expand(3, 1, 3, 3), groups=3, dilation=2**level)
         high, x = high + x - low, low
     return high, x
@@ -93,12 +95,60 @@ def test_wavelet_keeps_the_mean_of_windows_whatever_the_network_drew(kind):
     assert windows < (1 if kind in ("flat", "dark", "ramp") else 2)
 
 
-def test_wavelet_is_local():
+@settings(max_examples=25, deadline=None)
+@given(sizes, st.integers(0, 100))
+def test_wavelet_keeps_the_mean_of_any_image(size, seed):
+    image, lr = random_pair(size, seed)
+    torch.testing.assert_close(wavelet_colour_fix(image, lr).mean((2, 3)), lr.mean((2, 3)))
+
+
+@pytest.mark.parametrize("fix", [wavelet_colour_fix, clamp_keeping_means])
+def test_low_frequencies_are_local(fix):
     """16 LR pixels of context are enough, so tiles and the whole image agree."""
     (image, _), (_, lr) = random_pair((80, 480), 2), random_pair((20, 120), 3)
-    whole = wavelet_colour_fix(image, lr)
-    tile = wavelet_colour_fix(image[..., 80:400], lr[..., 20:100])
+    whole = fix(image, lr)
+    tile = fix(image[..., 80:400], lr[..., 20:100])
     torch.testing.assert_close(tile[..., 64:-64], whole[..., 144:336])
+
+
+def windows(image, lr):
+    """Levels by which means over 32x32 LR pixels are off, at the most."""
+    off = F.avg_pool2d(image, 4) - lr
+    return float(F.avg_pool2d(off, [min(32, side) for side in off.shape[2:]], 1).abs().max() * 255)
+
+
+@pytest.mark.parametrize("deviation", [40 / 255, 74 / 255])
+@pytest.mark.parametrize("size", [(96, 96), (7, 5)])
+def test_clamping_keeps_the_means_of_noise_that_the_network_took_for_noise(size, deviation):
+    lr = 0.5 + deviation * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    lr = lr.clamp(0, 1)
+    smooth = wavelet_colour_fix(torch.full((1, 3, 4 * size[0], 4 * size[1]), 0.4), lr)
+    assert windows(clamp_keeping_means(smooth, lr), lr) < 1.5
+
+
+def test_clamping_keeps_the_colour_of_saturated_flats():
+    lr = torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 40, 40)
+    noise = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0)) * 4 / 255
+    drawn = wavelet_colour_fix(enlarged(lr, 4) + noise, lr)
+    assert windows(drawn.clamp(0, 1), lr) > 1.5
+    assert windows(clamp_keeping_means(drawn, lr), lr) < 1
+
+
+def test_clamping_brings_no_weak_noise_back():
+    """What a sensor or JPEG leaves is not the picture's; only what 32 pixels and more have in common is."""
+    noise = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    clean = torch.full((1, 3, 384, 384), 0.5)
+    for deviation, most in ((10, 0.6), (40, 30)):
+        made = clamp_keeping_means(clean, 0.5 + noise * deviation / 255)
+        assert float(made.std()) * 255 < most
+
+
+def test_clamping_refuses_what_is_not_finite():
+    image, lr = random_pair((8, 8), 1)
+    for value in (float("nan"), float("inf")):
+        image[0, 0, 3, 3] = value
+        with pytest.raises(ValueError, match="not finite"):
+            clamp_keeping_means(image, lr)
 
 
 @settings(max_examples=100, deadline=None)

@@ -14,7 +14,9 @@ _STUDIO_SPAN = 219 / 255
 
 _WAVELET_LEVELS = 4
 WAVELET_REACH = 2**_WAVELET_LEVELS
-"""LR pixels in each direction that `wavelet_colour_fix` looks at."""
+"""LR pixels in each direction that `wavelet_colour_fix` and `clamp_keeping_means` each look at."""
+_NOISE = ((2, 4, 6), (1, 8, 12))
+"""(wavelet levels, from, to): what is put back where blotches of 7 pixels are off by so many levels of 255."""
 _LEAST_DEVIATION = 1 / 255
 
 
@@ -55,20 +57,30 @@ def wavelet_colour_fix(image: Tensor, lr: Tensor) -> Tensor:
     The a trous wavelet of StableSR (Wang et al. 2024) on the LR grid: blurs with the kernel [1 2 1]/4 in each
     direction, dilated by 1, 2, 4, 8, take the low frequencies of the difference between `lr` and the shrunken image.
     A level less would bring back the blotches that JPEG and sensors leave. A strip gives the same result as the whole
-    where it has `WAVELET_REACH` more LR pixels around it. The result may leave [0, 1]; clamp at the end.
+    where it has `WAVELET_REACH` more LR pixels around it. The result may leave [0, 1]; `clamp_keeping_means` ends it.
 
     Raises:
         ValueError: H and W are not the same whole multiple of h and w.
     """
-    scale = image.shape[-1] // lr.shape[-1]
-    if lr.ndim != 4 or image.shape != (*lr.shape[:2], scale * lr.shape[2], scale * lr.shape[3]):
-        raise ValueError(
-            f"image {tuple(image.shape)} must be a whole multiple of the LR image {tuple(lr.shape)}"
-        )
-    low = lr - F.avg_pool2d(image, scale)
-    for level in range(_WAVELET_LEVELS):
-        low = _blur(_blur(low, 2**level, dim=-1), 2**level, dim=-2)
-    return image + F.interpolate(low, scale_factor=scale, mode="bilinear")
+    return image + _enlarged(_low(_difference(image, lr), _WAVELET_LEVELS), image)
+
+
+def clamp_keeping_means(image: Tensor, lr: Tensor) -> Tensor:
+    """Clamp `image` (B, 3, H, W) to [0, 1] without a change of brightness: means over 32x32 pixels follow `lr`.
+
+    Low frequencies of `lr` (B, 3, h, w) are put back as in `wavelet_colour_fix`. Where the LR image is much noisier
+    than `image`, they are not enough for such means, and higher ones are put back too.
+
+    Raises:
+        ValueError: as `wavelet_colour_fix`, or a value is NaN or infinite.
+    """
+    image = to_unit(image)
+    off = _difference(image, lr)
+    blotches = 255 * _low(_low(off, 2).square().mean(1, keepdim=True), 3).sqrt()
+    low = _low(off, _WAVELET_LEVELS)
+    for levels, weak, strong in _NOISE:
+        low = torch.lerp(low, _low(off, levels), ((blotches - weak) / (strong - weak)).clamp(0, 1))
+    return (image + _enlarged(low, image)).clamp(0, 1)
 
 
 def adain_colour_fix(image: Tensor, reference: Tensor) -> Tensor:
@@ -88,13 +100,31 @@ def match_statistics(image: Tensor, own: tuple[Tensor, Tensor], wanted: tuple[Te
     return (image - mean) * (wanted_deviation / deviation.clamp(min=_LEAST_DEVIATION)) + wanted_mean
 
 
+def _difference(image: Tensor, lr: Tensor) -> Tensor:
+    scale = image.shape[-1] // lr.shape[-1]
+    if lr.ndim != 4 or image.shape != (*lr.shape[:2], scale * lr.shape[2], scale * lr.shape[3]):
+        raise ValueError(
+            f"image {tuple(image.shape)} must be a whole multiple of the LR image {tuple(lr.shape)}"
+        )
+    return lr - F.avg_pool2d(image, scale)
+
+
+def _enlarged(low: Tensor, image: Tensor) -> Tensor:
+    return F.interpolate(low, size=image.shape[-2:], mode="bilinear")
+
+
+def _low(x: Tensor, levels: int) -> Tensor:
+    """The low frequencies of (B, C, h, w), looking 2 ** levels - 1 pixels around."""
+    for level in range(levels):
+        x = _blur(_blur(x, 2**level, dim=-1), 2**level, dim=-2)
+    return x
+
+
 def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:
-    """Convolve one axis with [1 2 1]/4, `dilation` apart, repeating the edge pixels."""
+    """Convolve one axis with [1 2 1]/4, `dilation` apart, mirrored at its ends: that keeps the mean."""
     length = x.shape[dim]
-    first, last = x.narrow(dim, 0, 1), x.narrow(dim, length - 1, 1)
-    edge = list(x.shape)
-    edge[dim] = dilation
-    padded = torch.cat([first.expand(edge), x, last.expand(edge)], dim)
+    places = torch.arange(-dilation, length + dilation, device=x.device) % (2 * length)
+    padded = x.index_select(dim, places.minimum(2 * length - 1 - places))
     sides = padded.narrow(dim, 0, length) + padded.narrow(dim, 2 * dilation, length)
     return sides.add_(x, alpha=2).mul_(0.25)
 

@@ -145,6 +145,7 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
         ImportError: the image fits the memory in "rows" alone, and the extra `large` is not installed.
     """
     from linearsr.images.io import ImageError, read_size
+    from linearsr.images.picture import warn_of
     from linearsr.images.rows.vips import vips
     from linearsr.runtime.devices import available_memory
     from linearsr.streaming.memory import strip_bytes, strip_rows_for, strip_rows_within
@@ -165,7 +166,12 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
     rows = strip_rows_for(width, pipeline.device)
     if memory_limit is not None and limit is not None:
         rows = min(rows, strip_rows_within(pipeline, width, limit))
-    sizes += f": in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip_bytes(pipeline, width, rows))}"
+    strip = strip_bytes(pipeline, width, rows)
+    in_strips = f"in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip)}"
+    sizes += f": {in_strips}"
+    if limit is not None and strip > limit:
+        place = "is free" if memory_limit is None else "--memory-limit allows"
+        warn_of(path, f"it may take more memory than {place}: {in_strips}")
     held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
     try:
         vips()

@@ -8,7 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.images.colour import WAVELET_REACH, match_statistics, to_unit, wavelet_colour_fix
+from linearsr.images.colour import (
+    WAVELET_REACH,
+    clamp_keeping_means,
+    match_statistics,
+    to_unit,
+    wavelet_colour_fix,
+)
 from linearsr.images.graphics import SQUARES_REACH, squares_where_lost
 from linearsr.images.resize import resize_rows, scaled_size
 from linearsr.models.codec import Codec, DeepCompressionCodec
@@ -235,12 +241,18 @@ class FinishedRows:
     def _at_own_size(self, top: int, bottom: int) -> Tensor:
         if not self._drawing:
             return self._coloured(top, bottom)
-        first = max(0, top // self._scale - SQUARES_REACH)
-        last = min(self._lr_size[0], -(-bottom // self._scale) + SQUARES_REACH)
+        squares = partial(squares_where_lost, strength=self._drawing)
+        return self._beside_lr(self._coloured, squares, SQUARES_REACH, top, bottom)
+
+    def _beside_lr(
+        self, rows: ReadRows, change: Callable[[Tensor, Tensor], Tensor], reach: int, top: int, bottom: int
+    ) -> Tensor:
+        """Rows `top` to `bottom` of what `change` makes of an image and its LR image, `reach` LR pixels around."""
+        first = max(0, top // self._scale - reach)
+        last = min(self._lr_size[0], -(-bottom // self._scale) + reach)
         start = first * self._scale
-        image = self._coloured(start, last * self._scale)
-        kept = squares_where_lost(image, self._unit(first, last), self._drawing)
-        return kept[:, :, top - start : bottom - start]
+        changed = change(rows(start, last * self._scale), self._unit(first, last))
+        return changed[:, :, top - start : bottom - start]
 
     def _cropped(self, top: int, bottom: int) -> Tensor:
         return (self._decoded(top, bottom)[..., : self._own_size[1]] + 1) / 2
@@ -259,11 +271,11 @@ class FinishedRows:
             image = self._cropped(top, bottom)
             own, wanted = _mean_and_deviation(self._statistics, self._own_size[0] * self._own_size[1], image)
             return match_statistics(image, own, wanted)
-        first = max(0, top // self._scale - WAVELET_REACH)
-        last = min(self._lr_size[0], -(-bottom // self._scale) + WAVELET_REACH)
-        image = self._cropped(first * self._scale, last * self._scale)
-        fixed = wavelet_colour_fix(image, self._unit(first, last))
-        return fixed[:, :, top - first * self._scale : bottom - first * self._scale]
+        return self._beside_lr(self._cropped, _with_low_frequencies, 2 * WAVELET_REACH, top, bottom)
+
+
+def _with_low_frequencies(image: Tensor, lr: Tensor) -> Tensor:
+    return clamp_keeping_means(wavelet_colour_fix(image, lr), lr)
 
 
 def _mean_and_deviation(
