@@ -76,12 +76,14 @@ class InvertedBlock(nn.Module):
 class Lite0(nn.Module):
     """Its stem and the first `num_blocks` of 16 blocks; with all, 2.9 M parameters."""
 
-    def __init__(self, num_blocks: int = sum(stage[0] for stage in STAGES)) -> None:
+    def __init__(self, num_blocks: int) -> None:
         super().__init__()
         self.stem = SameConv(3, _STEM_CHANNELS, 3, 2)
         self.channels = [_STEM_CHANNELS]
         """Of each map that comes out."""
-        blocks, self.ends, width = [], set(), _STEM_CHANNELS
+        self.ends: set[int] = set()
+        blocks: list[InvertedBlock] = []
+        width = _STEM_CHANNELS
         for repeats, kernel, stride, expansion, channels in STAGES:
             for i in range(min(repeats, num_blocks - len(blocks))):
                 blocks.append(InvertedBlock(width, channels, kernel, 1 if i else stride, expansion))

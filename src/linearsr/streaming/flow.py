@@ -86,7 +86,7 @@ class Walk:
             replaced = self.on_step(i, step.reached, whole)
             if replaced is not None and whole is not None:
                 self._buffer("state").write(0, replaced.to(whole))
-        self.work.drop("tokens", "features", "null", "prediction", "estimate")
+        self.work.drop("tokens", "features", "null", "prediction", "data")
 
     def latent(self, top: int, bottom: int) -> Tensor:
         """Rows of where the walk ended, led to the mean, (B, C, bottom - top, w)."""
@@ -162,10 +162,10 @@ class Walk:
             z, before = self._rows("state", top, bottom), None
             x0 = self._estimate(step, z, top, bottom)
             if step.extrapolation != 1:
-                before = self._rows("estimate", top, bottom)
+                before = self._rows("data", top, bottom)
             self._buffer("state").write(top, step.advance(z, x0, before))
             if extrapolates_next:
-                self._buffer("estimate").write(top, x0)
+                self._buffer("data").write(top, x0)
             if i == 0 and self.fidelity and not self.mean_is_zero:
                 self._buffer("mean").write(top, x0)
             report(bottom / self.shape[2])

@@ -104,9 +104,8 @@ class StemRows:
         layers = self._stem.rows(total, (self._lr.height, self._lr.width))
         done = 0
         for out in through(layers, self._strips(report)):
-            for buffer, rows in zip(
-                self._kept, out.split(list(self._stem.kept_channels), dim=1), strict=True
-            ):
+            kept = torch.split(out, list(self._stem.kept_channels), dim=1)
+            for buffer, rows in zip(self._kept, kept, strict=True):
                 # each step reads the features: pixel by pixel, as tokens are, and without the estimate between them
                 buffer.write(done, rows.contiguous(memory_format=torch.channels_last))
             done += out.shape[2]

@@ -99,7 +99,7 @@ class Parts:
     def transformer(self, stage: PartSettings, caption_channels: int | None = None) -> LinearSRTransformer:
         """The network with its first weights; SANA's can be given guidance tokens of other `caption_channels`."""
         if stage.init is not None:
-            network = self.network("stage.init", stage.init)
+            network: LinearSRTransformer = self.network("stage.init", stage.init)
             try:
                 return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
             except ValueError as error:
