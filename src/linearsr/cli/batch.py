@@ -149,7 +149,11 @@ class BulkProgress(Bars):
             if self._as_json:
                 write_json(self._record(finished=False))
             elif self.bars.disable:
-                say(", ".join(filter(None, (f"{self.counts.total()} of {self._total} images done", self._pace()))))
+                say(
+                    ", ".join(
+                        filter(None, (f"{self.counts.total()} of {self._total} images done", self._pace()))
+                    )
+                )
 
     def killed(self) -> None:
         """A worker process was killed."""
