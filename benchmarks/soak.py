@@ -40,7 +40,9 @@ class Server:
 
     def __init__(self, data: Path, port: int, queue: int) -> None:
         command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", port, "--data", data]
-        self._command = [*map(str, command), "--max-queue", str(queue), "--keep", "86400"]
+        # a damaged header must not become a picture of minutes
+        limits = ["--max-queue", str(queue), "--keep", "86400", "--max-pixels", "4000"]
+        self._command = [*map(str, command), *limits]
         self.up = False
         self.starts = 0
         self.process: asyncio.subprocess.Process

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.lpips import lpips
@@ -47,6 +48,17 @@ def test_strips_give_the_pixels_of_the_whole_in_its_own_type(
     for rows in (4, 16):
         found = in_strips(pipe, picture.colour, num_inference_steps=steps, strip_rows=rows)
         np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("noise", 2), ("green", 1), ("narrow", 2)])
+def test_means_of_windows_are_those_of_the_input(pipe: LinearSRPipeline, kind: str, most: float) -> None:
+    """Of what networks know least: noise they take for a sensor's, colours that overshoot, a row of pixels."""
+    random = np.random.default_rng(0).random((48, 48, 3), dtype=np.float32)
+    lr = {"noise": random, "green": np.zeros_like(random) + np.float32([0, 1, 0]), "narrow": random[:1, :7]}
+    made = pipe(lr[kind], output_type="pt").images[0]
+    off = F.avg_pool2d(made, 4) - torch.from_numpy(lr[kind].copy()).permute(2, 0, 1)
+    windows = F.avg_pool2d(off, [min(32, side) for side in off.shape[1:]], stride=1)
+    assert windows.abs().max() * 255 < most
 
 
 def test_float16_after_loading(hr: np.ndarray) -> None:

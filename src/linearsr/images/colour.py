@@ -15,7 +15,7 @@ _STUDIO_SPAN = 219 / 255
 _WAVELET_LEVELS = 4
 WAVELET_REACH = 2**_WAVELET_LEVELS
 """LR pixels in each direction that `wavelet_colour_fix` and `clamp_keeping_means` each look at."""
-_NOISE = ((2, 4, 6), (1, 8, 12))
+_NOISE = ((2, 4, 6), (1, 10, 14))
 """(wavelet levels, from, to): what is put back where blotches of 7 pixels are off by so many levels of 255."""
 _LEAST_DEVIATION = 1 / 255
 
