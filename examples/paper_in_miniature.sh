@@ -8,6 +8,10 @@ out=${1:-runs/miniature}
 parts=$out/parts
 images=${IMAGES:-48}
 photos=examples/photos
+if [ -e "$out" ]; then
+  echo "$out is there already: remove it or name another folder" >&2
+  exit 2
+fi
 mkdir -p "$out/results"
 
 echo "== checkpoints: SANA, Gemma 2, SigLIP, CLIP, DINOv2, as diffusers and transformers write them"

@@ -20,10 +20,11 @@ KINDS = {
 
 @pytest.mark.timeout(1800)
 def test_the_paper_in_miniature(tmp_path: Path) -> None:
+    out = tmp_path / "miniature"
     paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     small = {"IMAGES": "8", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [SCRIPT, tmp_path], capture_output=True, text=True, check=False, env={**os.environ, **paths, **small}
+        [SCRIPT, out], capture_output=True, text=True, check=False, env={**os.environ, **paths, **small}
     )
     assert done.returncode == 0, done.stderr[-4000:]
     table = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")]
@@ -32,7 +33,7 @@ def test_the_paper_in_miniature(tmp_path: Path) -> None:
     assert [name.strip() for name in table[0][1:]] == ["psnr_y", "lpips", "niqe"]
     assert all(float(figure) > 0 for row in table[2:] for figure in row[1:])
     for kind, guidance in KINDS.items():
-        index = json.loads((tmp_path / kind / "model/model_index.json").read_text())
+        index = json.loads((out / kind / "model/model_index.json").read_text())
         assert index.get("guidance", [None, None])[1] == guidance
-    assert len(list((tmp_path / "tags/model/transformer").glob("expert_*"))) == 4
-    assert not (tmp_path / "one-step/model/transformer/expert_1").exists()
+    assert len(list((out / "tags/model/transformer").glob("expert_*"))) == 4
+    assert not (out / "one-step/model/transformer/expert_1").exists()
