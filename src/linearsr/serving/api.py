@@ -22,8 +22,9 @@ from starlette.types import Message, Receive, Scope, Send
 from linearsr._version import __version__
 from linearsr.serving.admission import Admission
 from linearsr.serving.dispatcher import Dispatcher
+from linearsr.serving.gauges import Gauges
 from linearsr.serving.jobs import Job, JobStore
-from linearsr.serving.metrics import Gauges, Metrics
+from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem, ProblemBody, answer_problems
 from linearsr.serving.results import Results
 from linearsr.serving.schemas import (
