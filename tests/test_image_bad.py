@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import warnings
 
 import numpy as np
@@ -138,3 +139,9 @@ def test_damage_never_raises_anything_else(file_format, data):
             pass
         else:
             assert np.isfinite(picture.colour).all()
+
+
+def test_an_error_comes_whole_out_of_another_process() -> None:
+    error = pickle.loads(pickle.dumps(ImageError("a.png", "is empty")))
+    assert isinstance(error, ImageError)
+    assert str(error) == "a.png: is empty"

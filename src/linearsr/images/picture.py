@@ -16,9 +16,14 @@ class ImageError(ValueError):
     """One line: which image, what is wrong with it and what to do."""
 
     def __init__(self, source: str | PathLike[str], problem: str) -> None:
+        self._told = fspath(source), problem
         line = f"{fspath(source)}: {' '.join(problem.split())}"
         # A file name may hold line breaks or undecodable bytes; the message must still print as one line.
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """How it comes out of another process."""
+        return type(self), self._told
 
 
 def warn_of(source: str | PathLike[str], problem: str) -> None:
