@@ -58,7 +58,7 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Image super-resolution with the components of a LinearSR model.
 
     Args:
-        lr_stem, transformer, codec, guidance, tagger, trunk: as for `LinearSRPipeline`.
+        lr_stem, codec, transformer, guidance, tagger, trunk: as for `LinearSRPipeline`.
         settings: the fields of `PipelineConfig`.
     """
 
@@ -68,8 +68,8 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     def __init__(
         self,
         lr_stem: nn.Module,
+        codec: nn.Module,
         transformer: nn.Module | None = None,
-        codec: nn.Module | None = None,
         guidance: nn.Module | None = None,
         tagger: nn.Module | None = None,
         trunk: nn.Module | None = None,
