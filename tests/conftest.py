@@ -36,7 +36,8 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def chromium_alone(browser: Any) -> None:
-    """For what playwright can ask of Chromium alone: fingers, a phone, a dark page."""
+    """For what playwright can ask of Chromium alone: fingers, a phone, a dark page, a clipboard,
+    the focus beyond the page's last control."""
     if browser.browser_type.name != "chromium":
         pytest.skip("playwright can ask for this in Chromium alone")
 

@@ -12,6 +12,7 @@ from tiny_model import build
 from web_tools import (
     ENDLESS,
     enlarge,
+    fill,
     give,
     photo,
     result_seen,
@@ -78,8 +79,8 @@ def test_steps_left_empty_are_for_the_model_to_decide(visit):
     give(page, photo())
     assert page.input_value("#steps") == ""
     page.click("summary:has-text('Exact values')")
-    page.fill("#steps", "3")
-    page.fill("#steps", "")
+    fill(page, "#steps", "3")
+    fill(page, "#steps", "")
     with page.expect_response(lambda response: response.status == 202) as queued:
         enlarge(page)
     options = queued.value.json()["options"]
@@ -178,7 +179,7 @@ def test_zoom_and_move_both_pictures_together(visit):
     assert page.inner_text("#zoom") == "100%"
 
 
-def test_dropped_and_pasted(visit):
+def test_dropped_and_pasted(chromium_alone, visit):
     page = visit()
     for event, carrier in (("drop", "dataTransfer"), ("paste", "clipboardData")):
         page.evaluate(
@@ -210,7 +211,7 @@ def test_tags_are_seen_and_edited(visit):
     assert chips(page, "chosen") == ["ivy"]
     assert chips(page, "found") == ["sky"]
     assert page.inner_text("#live") == "sky removed"
-    page.fill("#new-tag", "Moss, zeppelin")
+    fill(page, "#new-tag", "Moss, zeppelin")
     page.keyboard.press("Enter")
     assert chips(page, "chosen") == ["ivy", "moss", "zeppelin"]
     enlarge(page, steps=1)
@@ -242,7 +243,7 @@ def test_cancel_and_try_again(visit):
     page.click("#cancel")
     status(page, "Cancelled")
     assert page.is_hidden("#progress")
-    page.fill("#steps", "1")
+    fill(page, "#steps", "1")
     page.click("#retry")
     result_seen(page)
 
@@ -260,10 +261,10 @@ def test_what_is_no_photo_or_too_large_is_named(visit):
     give(page, {"name": "heavy.png", "mimeType": "image/png", "buffer": bytes(MAX_BYTES + 1)})
     status(page, "This file has")
     give(page, photo("good.png", 200, 100))
-    page.fill("#scale", "9")
+    fill(page, "#scale", "9")
     assert page.is_disabled("#start")
     assert page.inner_text("#trouble").startswith("Scale: ")
-    page.fill("#scale", "8")
+    fill(page, "#scale", "8")
     page.wait_for_selector("#trouble:has-text('Choose a smaller scale')")
     enlarge(page, scale=2)
     result_seen(page)
@@ -342,10 +343,10 @@ def test_a_key_is_asked_for(visit):
 
     page.route("**/v1/**", guard)
     page.reload()
-    page.fill("#key-text", "guess")
+    fill(page, "#key-text", "guess")
     page.keyboard.press("Enter")
     page.wait_for_selector("#key-wrong:visible")
-    page.fill("#key-text", "secret")
+    fill(page, "#key-text", "secret")
     page.keyboard.press("Enter")
     page.wait_for_selector("#limits:not(:empty)")
     give(page, photo())
@@ -414,7 +415,7 @@ def test_dark_and_still_where_asked(chromium_alone, visit):
     assert (dark.evaluate(moves), light.evaluate(moves)) == ("0s", "0.7s")
 
 
-def test_keyboard_alone(visit):
+def test_keyboard_alone(chromium_alone, visit):
     page = visit()
     page.keyboard.press("Tab")
     names = []

@@ -14,6 +14,7 @@ from web_tools import (
     ENDLESS,
     PATIENCE,
     enlarge,
+    fill,
     give,
     is_firefox,
     photo,
@@ -179,7 +180,7 @@ def test_what_takes_longer_than_the_server_allows_is_said_before(visit):
     page.reload()
     give(page, photo("slow.png", 100, 40))
     page.click("summary:has-text('Exact values')")
-    page.fill("#steps", "1")
+    fill(page, "#steps", "1")
     status(page, "This takes about 1.1 hours, and this server stops after 10 minutes.")
     assert page.inner_text("#takes") == "Takes about 1.1 hours"
     page.click("#shrink")
@@ -198,9 +199,9 @@ def test_sizes(visit):
     page.click("[data-width='1920']")
     page.wait_for_selector("#sizes:has-text('→ 1920 × 80 pixels')")
     assert page.get_attribute("[data-width='1920']", "aria-pressed") == "true"
-    page.fill("#width", "100")
+    fill(page, "#width", "100")
     assert page.inner_text("#trouble") == "Width: this photo can become 480 to 3840 pixels wide."
-    page.fill("#width", "601")
+    fill(page, "#width", "601")
     page.click("#start")
     result_seen(page)
     assert page.evaluate("after.naturalWidth") == 601
@@ -257,7 +258,7 @@ def test_name_and_camera_data_are_chosen_and_remembered(visit):
     page.click("label:has([value=jpg])")
     assert Image.open(saved(page)[1]).getexif()[0x010F] == "A camera"
     page.check("#strip")
-    page.fill("#pattern", "{name}: {width}x{height} {fidelity}")
+    fill(page, "#pattern", "{name}: {width}x{height} {fidelity}")
     name, file = saved(page)
     assert name == "photo- 96x80 auto.jpg"
     assert not Image.open(file).getexif()
@@ -267,7 +268,7 @@ def test_name_and_camera_data_are_chosen_and_remembered(visit):
     assert saved(page)[0] == name
 
 
-def test_copied(visit):
+def test_copied(chromium_alone, visit):
     page = finished(visit(permissions=["clipboard-read", "clipboard-write"]))
     page.click("#copy")
     page.wait_for_selector("#copy:has-text('Copied')")
