@@ -123,7 +123,7 @@ def test_clamping_keeps_the_means_of_noise_that_the_network_took_for_noise(size,
     lr = 0.5 + deviation * torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     lr = lr.clamp(0, 1)
     smooth = wavelet_colour_fix(torch.full((1, 3, 4 * size[0], 4 * size[1]), 0.4), lr)
-    assert windows(clamp_keeping_means(smooth, lr), lr) < 2
+    assert windows(clamp_keeping_means(smooth, lr), lr) < 4
 
 
 def test_clamping_keeps_the_colour_of_saturated_flats():
@@ -134,11 +134,11 @@ def test_clamping_keeps_the_colour_of_saturated_flats():
     assert windows(clamp_keeping_means(drawn, lr), lr) < 1
 
 
-def test_clamping_brings_no_weak_noise_back():
+def test_clamping_brings_no_noise_back():
     """What a sensor or JPEG leaves is not the picture's; only what 32 pixels and more have in common is."""
     noise = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     clean = torch.full((1, 3, 384, 384), 0.5)
-    for deviation, most in ((10, 0.6), (40, 30)):
+    for deviation, most in ((10, 0.6), (40, 2.4)):
         made = clamp_keeping_means(clean, 0.5 + noise * deviation / 255)
         assert float(made.std()) * 255 < most
 

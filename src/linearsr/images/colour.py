@@ -15,8 +15,6 @@ _STUDIO_SPAN = 219 / 255
 _WAVELET_LEVELS = 4
 WAVELET_REACH = 2**_WAVELET_LEVELS
 """LR pixels in each direction that `wavelet_colour_fix` and `clamp_keeping_means` each look at."""
-_NOISE = ((2, 4, 6), (1, 10, 14))
-"""(wavelet levels, from, to): what is put back where blotches of 7 pixels are off by so many levels of 255."""
 _LEAST_DEVIATION = 1 / 255
 
 
@@ -62,25 +60,20 @@ def wavelet_colour_fix(image: Tensor, lr: Tensor) -> Tensor:
     Raises:
         ValueError: H and W are not the same whole multiple of h and w.
     """
-    return image + _enlarged(_low(_difference(image, lr), _WAVELET_LEVELS), image)
+    low = _low(_difference(image, lr), _WAVELET_LEVELS)
+    return image + F.interpolate(low, size=image.shape[-2:], mode="bilinear")
 
 
 def clamp_keeping_means(image: Tensor, lr: Tensor) -> Tensor:
     """Clamp `image` (B, 3, H, W) to [0, 1] without a change of brightness: means over 32x32 pixels follow `lr`.
 
-    Low frequencies of `lr` (B, 3, h, w) are put back as in `wavelet_colour_fix`. Where the LR image is much noisier
-    than `image`, they are not enough for such means, and higher ones are put back too.
+    What clamping takes from the low frequencies of `lr` (B, 3, h, w) is put back as in `wavelet_colour_fix`. Higher
+    ones would be closer still to the means of an LR image full of noise, but bring back blotches of that noise.
 
     Raises:
         ValueError: as `wavelet_colour_fix`, or a value is NaN or infinite.
     """
-    image = to_unit(image)
-    off = _difference(image, lr)
-    blotches = 255 * _low(_low(off, 2).square().mean(1, keepdim=True), 3).sqrt()
-    low = _low(off, _WAVELET_LEVELS)
-    for levels, weak, strong in _NOISE:
-        low = torch.lerp(low, _low(off, levels), ((blotches - weak) / (strong - weak)).clamp(0, 1))
-    return (image + _enlarged(low, image)).clamp(0, 1)
+    return wavelet_colour_fix(to_unit(image), lr).clamp(0, 1)
 
 
 def adain_colour_fix(image: Tensor, reference: Tensor) -> Tensor:
@@ -107,10 +100,6 @@ def _difference(image: Tensor, lr: Tensor) -> Tensor:
             f"image {tuple(image.shape)} must be a whole multiple of the LR image {tuple(lr.shape)}"
         )
     return lr - F.avg_pool2d(image, scale)
-
-
-def _enlarged(low: Tensor, image: Tensor) -> Tensor:
-    return F.interpolate(low, size=image.shape[-2:], mode="bilinear")
 
 
 def _low(x: Tensor, levels: int) -> Tensor:
