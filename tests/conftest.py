@@ -37,7 +37,7 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.fixture
 def chromium_alone(browser: Any) -> None:
     """For what playwright can ask of Chromium alone: fingers, a phone, a dark page, a clipboard,
-    the focus beyond the page's last control."""
+    answers to pictures, the focus beyond the last control."""
     if browser.browser_type.name != "chromium":
         pytest.skip("playwright can ask for this in Chromium alone")
 

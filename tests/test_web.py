@@ -317,7 +317,7 @@ def test_photos_of_an_earlier_visit(visit):
     assert page.is_hidden("#tray")
 
 
-def test_results_that_the_server_has_removed(visit):
+def test_results_that_the_server_has_removed(chromium_alone, visit):
     page = visit()
     give(page, photo())
     enlarge(page, steps=1)
