@@ -24,19 +24,11 @@ from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import CheckpointError
-from tiny_model import build
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipe(folder: Path) -> LinearSRPipeline:
-    return LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+def pipe(tiny_model: Path) -> LinearSRPipeline:
+    return LinearSRPipeline.from_pretrained(tiny_model, torch_dtype=torch.float32, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +123,8 @@ def test_the_mean_takes_one_evaluation(pipe: LinearSRPipeline, photo: np.ndarray
     assert steps[-1][1] == 0
 
 
-def test_the_mean_may_be_the_stems(folder: Path, photo: np.ndarray) -> None:
-    pipe = LinearSRPipeline.from_pretrained(folder, device="cpu")
+def test_the_mean_may_be_the_stems(tiny_model: Path, photo: np.ndarray) -> None:
+    pipe = LinearSRPipeline.from_pretrained(tiny_model, device="cpu")
     pipe.config = replace(pipe.config, mean="stem")
     steps: list[int] = []
     mean = pipe(
@@ -167,8 +159,8 @@ def test_a_callback_may_replace_the_latents(pipe: LinearSRPipeline, photo: np.nd
     assert (latent == 0).all()
 
 
-def test_own_noise_levels_are_walked_for_their_number_of_steps(folder: Path, photo: np.ndarray) -> None:
-    pipe = LinearSRPipeline.from_pretrained(folder, device="cpu")
+def test_own_noise_levels_are_walked_for_their_number_of_steps(tiny_model: Path, photo: np.ndarray) -> None:
+    pipe = LinearSRPipeline.from_pretrained(tiny_model, device="cpu")
     pipe.config = replace(pipe.config, num_inference_steps=3, sigmas=(1.0, 0.9, 0.2))
     times: list[float] = []
     pipe(photo, fidelity=0, callback_on_step_end=lambda p, i, t, s: times.append(t))
@@ -227,8 +219,8 @@ def test_grey_alpha_and_depth_are_kept(pipe: LinearSRPipeline) -> None:
 
 
 @pytest.mark.parametrize("fix", ["wavelet", "adain"])
-def test_colour_fixes_bring_the_mean_back(folder: Path, photo: np.ndarray, fix: str) -> None:
-    pipe = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
+def test_colour_fixes_bring_the_mean_back(tiny_model: Path, photo: np.ndarray, fix: str) -> None:
+    pipe = LinearSRPipeline.from_pretrained(tiny_model, torch_dtype=torch.float32, device="cpu")
     with torch.no_grad():
         pipe.lr_stem.conv_out.bias.fill_(0.2)
     target = (photo / 255).mean(axis=(0, 1))
@@ -284,7 +276,7 @@ def test_a_tuple_on_request(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 @pytest.mark.parametrize("way", ["fork", "spawn"])
-def test_after_a_fork_there_is_an_error_and_no_waiting(folder: Path, tmp_path: Path, way: str) -> None:
+def test_after_a_fork_there_is_an_error_and_no_waiting(tiny_model: Path, tmp_path: Path, way: str) -> None:
     """A forked process has not the threads that OpenMP believes to have."""
     program = tmp_path / "program.py"
     program.write_text(
@@ -301,14 +293,14 @@ photo = np.zeros((64, 64, 3), np.uint8)
 
 def work(pipe):
     try:
-        print((pipe or LinearSRPipeline.from_pretrained({str(folder)!r})).__call__(photo).images[0].size)
+        print((pipe or LinearSRPipeline.from_pretrained({str(tiny_model)!r})).__call__(photo).images[0].size)
     except RuntimeError as error:
         print(error)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    pipe = LinearSRPipeline.from_pretrained({str(folder)!r})
+    pipe = LinearSRPipeline.from_pretrained({str(tiny_model)!r})
     pipe(photo)
     for given in [pipe, None] if {way!r} == "fork" else [None]:
         process = multiprocessing.get_context({way!r}).Process(target=work, args=(given,))
@@ -349,9 +341,9 @@ def test_saved_and_loaded_is_the_same(
     assert np.array_equal(again(photo, fidelity=0, output_type="np").images[0], expected)
 
 
-def test_threads_do_not_disturb_each_other(folder: Path, photo: np.ndarray) -> None:
+def test_threads_do_not_disturb_each_other(tiny_model: Path, photo: np.ndarray) -> None:
     pipe = LinearSRPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, device="cpu", residency="active"
+        tiny_model, torch_dtype=torch.float32, device="cpu", residency="active"
     )
     images = [np.roll(photo, i, axis=0) for i in range(6)]
     alone = [pipe(image, seed=i, output_type="np").images[0] for i, image in enumerate(images)]

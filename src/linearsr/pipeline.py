@@ -137,30 +137,15 @@ class LinearSRPipeline(ImageWay):
         self,
         picture: Picture,
         *,
-        scale: float | None = None,
-        num_inference_steps: int | None = None,
-        fidelity: float | None = None,
-        tags: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
         seed: int = 0,
-        color_fix: ColourFix | None = None,
         stream: bool | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        **settings: Any,
     ) -> Picture:
-        """Upscale a `Picture` with its alpha, bit depth and metadata; arguments as for the call.
+        """Upscale a `Picture` with its alpha, bit depth and metadata; arguments, and `settings` too, as for the call.
 
         The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
         """
-        options = self.options(
-            scale=scale,
-            num_inference_steps=num_inference_steps,
-            fidelity=fidelity,
-            color_fix=color_fix,
-            tags=tags,
-            guidance_scale=guidance_scale,
-            callback_on_step_end=callback_on_step_end,
-        )
-        return self._upscale(picture, seed, options, stream)
+        return self._upscale(picture, seed, self.options(**settings), stream)
 
     def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
         """In one piece where that fits the memory, else in strips of rows."""

@@ -60,7 +60,14 @@ def wavelet_colour_fix(image: Tensor, lr: Tensor) -> Tensor:
     Raises:
         ValueError: H and W are not the same whole multiple of h and w.
     """
-    low = _low(_difference(image, lr), _WAVELET_LEVELS)
+    scale = image.shape[-1] // lr.shape[-1]
+    if lr.ndim != 4 or image.shape != (*lr.shape[:2], scale * lr.shape[2], scale * lr.shape[3]):
+        raise ValueError(
+            f"image {tuple(image.shape)} must be a whole multiple of the LR image {tuple(lr.shape)}"
+        )
+    low = lr - F.avg_pool2d(image, scale)
+    for level in range(_WAVELET_LEVELS):
+        low = _blur(_blur(low, 2**level, dim=-1), 2**level, dim=-2)
     return image + F.interpolate(low, size=image.shape[-2:], mode="bilinear")
 
 
@@ -91,22 +98,6 @@ def match_statistics(image: Tensor, own: tuple[Tensor, Tensor], wanted: tuple[Te
     """The step of `adain_colour_fix`, for any part of an image of which mean and deviation (B, C, 1, 1) are known."""
     (mean, deviation), (wanted_mean, wanted_deviation) = own, wanted
     return (image - mean) * (wanted_deviation / deviation.clamp(min=_LEAST_DEVIATION)) + wanted_mean
-
-
-def _difference(image: Tensor, lr: Tensor) -> Tensor:
-    scale = image.shape[-1] // lr.shape[-1]
-    if lr.ndim != 4 or image.shape != (*lr.shape[:2], scale * lr.shape[2], scale * lr.shape[3]):
-        raise ValueError(
-            f"image {tuple(image.shape)} must be a whole multiple of the LR image {tuple(lr.shape)}"
-        )
-    return lr - F.avg_pool2d(image, scale)
-
-
-def _low(x: Tensor, levels: int) -> Tensor:
-    """The low frequencies of (B, C, h, w), looking 2 ** levels - 1 pixels around."""
-    for level in range(levels):
-        x = _blur(_blur(x, 2**level, dim=-1), 2**level, dim=-2)
-    return x
 
 
 def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:
