@@ -11,6 +11,7 @@ has alone: resized only, with noise but not compressed, and so on.
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from linearsr.images.degradation import PRESETS, ImageArray, degrade
 from linearsr.images.photos import read_rgb
@@ -173,24 +175,49 @@ def fit_strength(
     torch.manual_seed(seed)
     first = nn.Linear(summaries.shape[1], channels)
     head = nn.Sequential(first, nn.SiLU(), nn.Linear(channels, 1))
-    mean, deviation = summaries.mean(0), summaries.std(0).clamp(min=1e-6)
-    seen = (summaries - mean) / deviation
     optimizer = torch.optim.AdamW(head.parameters(), 3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-    for _ in range(_STEPS):
-        drawn = torch.randint(len(seen), (_BATCH,))
-        loss = F.mse_loss(head(seen[drawn])[:, 0], strengths[drawn])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        # the head sees summaries as they are
-        first.weight.div_(deviation)
-        first.bias.sub_(first.weight @ mean)
+    schedule = CosineAnnealingLR(optimizer, _STEPS)
+    fit_standardised(
+        first,
+        summaries,
+        lambda seen, drawn: F.mse_loss(head(seen)[:, 0], strengths[drawn]),
+        schedule,
+        steps=_STEPS,
+        batch=_BATCH,
+        least_deviation=1e-6,
+    )
     config = replace(stem.config, strength_channels=channels)
     state = {**stem.state_dict(), **head.state_dict(prefix="strength_head.")}
     return PredictiveStem.from_state(config, state, "fitted")
+
+
+def fit_standardised(
+    first: nn.Linear,
+    inputs: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    schedule: LRScheduler,
+    *,
+    steps: int,
+    batch: int,
+    least_deviation: float,
+) -> None:
+    """Fit a head on standardised `inputs` (N, C); in the end its layer `first` takes inputs as they are.
+
+    Args:
+        loss: of rows (batch, C) of the standardised inputs, which have these numbers (batch,).
+        schedule: that of the optimizer of all the head's weights.
+    """
+    mean, deviation = inputs.mean(0), inputs.std(0).clamp(min=least_deviation)
+    standardised = (inputs - mean) / deviation
+    for _ in range(steps):
+        drawn = torch.randint(len(standardised), (batch,))
+        schedule.optimizer.zero_grad()
+        loss(standardised[drawn], drawn).backward()  # type: ignore[no-untyped-call]
+        schedule.optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        first.weight.div_(deviation)
+        first.bias.sub_(first.weight @ mean)
 
 
 def explained(stem: PredictiveStem, summaries: Tensor, strengths: Tensor) -> float:

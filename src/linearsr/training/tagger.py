@@ -31,6 +31,7 @@ from linearsr.models.lite0 import read_published
 from linearsr.models.tagger import resized_to_square
 from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training.catalogue import find_photos
+from linearsr.training.computed import fit_standardised
 from linearsr.training.data import DataConfig, to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
@@ -168,25 +169,17 @@ def is_held_out(name: str, share: float) -> bool:
 
 def fit_head(features: Tensor, labels: Tensor) -> nn.Linear:
     """The linear layer that tells the tags (N, V) from features (N, P) by their binary cross-entropy."""
-    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-4)
-    seen = (features - mean) / deviation
-    head = nn.Linear(seen.shape[1], labels.shape[1])
+
+    def loss(seen: Tensor, drawn: Tensor) -> Tensor:
+        logits = head(F.dropout(seen, _DROPOUT))
+        return F.binary_cross_entropy_with_logits(logits, labels[drawn], reduction="none").sum(1).mean()
+
+    head = nn.Linear(features.shape[1], labels.shape[1])
     nn.init.zeros_(head.weight)
     nn.init.constant_(head.bias, _RARE)
     optimizer = torch.optim.AdamW(head.parameters(), _RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, _STEPS)
-    for _ in range(_STEPS):
-        drawn = torch.randint(len(seen), (_BATCH,))
-        logits = head(F.dropout(seen[drawn], _DROPOUT))
-        loss = F.binary_cross_entropy_with_logits(logits, labels[drawn], reduction="none").sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    with torch.no_grad():
-        # the head sees features as they are
-        head.weight.div_(deviation)
-        head.bias.sub_(head.weight @ mean)
+    fit_standardised(head, features, loss, schedule, steps=_STEPS, batch=_BATCH, least_deviation=1e-4)
     return head
 
 
