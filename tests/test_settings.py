@@ -8,16 +8,17 @@ import typer.main
 from linearsr.cli.app import app
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving.schemas import UpscaleForm
-from linearsr.settings import SETTINGS, Fit, check_setting
+from linearsr.settings import SETTINGS, Asked, Fit, check_setting
 
 
 @pytest.mark.parametrize("command", ["upscale", "batch"])
 def test_each_setting_is_an_option_a_keyword_and_a_field(command):
     options = {o.name: o for o in typer.main.get_command(app).get_command(None, command).params}
-    keywords = inspect.signature(LinearSRPipeline.upscale).parameters
+    keywords = inspect.signature(LinearSRPipeline.__call__).parameters
     for name, asked in SETTINGS.items():
         assert options[name].help == asked.help
         assert (asked.keyword or name) in keywords
+        assert name == "seed" or (asked.keyword or name) in Asked.__annotations__
         assert UpscaleForm.model_fields[name].description == asked.help
 
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture,
 from linearsr.images.io import Picture
 from linearsr.images.picture import FloatArray
 from linearsr.runtime.devices import is_out_of_memory, require_memory
-from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback, seeds_for, tokens_for
+from linearsr.settings import Asked, ColourFix, Options, PipelineConfig, StepCallback, seeds_for, tokens_for
 from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_rows_for, whole_bytes
 from linearsr.streaming.rows import LRRows, Progress, RowReader, RowWriter, rows_of, work_of
 from linearsr.way import ImageWay
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ColourFix", "LinearSROutput", "LinearSRPipeline", "PipelineConfig", "StepCallback"]
 
@@ -139,7 +142,7 @@ class LinearSRPipeline(ImageWay):
         *,
         seed: int = 0,
         stream: bool | None = None,
-        **settings: Any,
+        **settings: "Unpack[Asked]",
     ) -> Picture:
         """Upscale a `Picture` with its alpha, bit depth and metadata; arguments, and `settings` too, as for the call.
 
@@ -211,7 +214,7 @@ class LinearSRPipeline(ImageWay):
         work_folder: Path | None = None,
         strip_rows: int | None = None,
         progress: Progress | None = None,
-        **settings: Any,
+        **settings: "Unpack[Asked]",
     ) -> tuple[str, ...]:
         """Upscale rows into rows, in the memory of a strip; the result is that of `upscale` to float rounding.
 

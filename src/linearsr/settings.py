@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import inf, isfinite, sqrt
 from numbers import Integral, Real
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from linearsr.flow import Solver
 
@@ -32,7 +32,7 @@ which pictures the latents are."""
 class Setting:
     """One thing that can be asked of an upscale: its type, its range (None: open), and what it means.
 
-    `keyword` is what `LinearSRPipeline.upscale` calls it, where that is not its name; a `default` of None, the model's.
+    `keyword` is what `LinearSRPipeline` calls it, where that is not its name; a `default` of None, the model's.
     """
 
     type: Any
@@ -69,6 +69,18 @@ SETTINGS = {
     "color_fix": Setting(ColourFix, "How to keep the colours of the input. Default: set by the model."),
 }
 """By the name of its option; the order is that of the help."""
+
+
+class Asked(TypedDict, total=False):
+    """What a call may ask for by keyword; see `LinearSRPipeline.__call__`."""
+
+    scale: float | None
+    num_inference_steps: int | None
+    fidelity: float | None
+    tags: str | Sequence[str] | None
+    guidance_scale: float | None
+    color_fix: ColourFix | None
+    callback_on_step_end: StepCallback | None
 
 
 def check_setting(name: str, value: Any) -> None:
