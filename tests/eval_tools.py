@@ -7,16 +7,12 @@ import numpy as np
 from PIL import Image
 
 from commands import linearsr
+from image_tools import smooth_photo
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (32, 24), noise: float = 0.0) -> None:
     """A smooth picture that `seed` decides, with noise that differs from one path to the next."""
-    width, height = size
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    pixels = np.asarray(
-        Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64
-    )
+    pixels = np.asarray(smooth_photo(seed, size, (4, 3)), dtype=np.float64)
     pixels = pixels + np.random.default_rng(len(str(path)) + seed).normal(0, noise, pixels.shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)).save(path)

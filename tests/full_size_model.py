@@ -1,5 +1,6 @@
 """A model of the full size's make and a toy's size, each part written by the library that writes the real one."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,40 +15,14 @@ from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 from linearsr.runtime.checkpoints import write_json
-from tiny_encoders import write_gemma2, write_siglip, write_tokenizer
+from tiny_encoders import autoencoder_config, write_gemma2, write_siglip, write_tokenizer
 
 TAGS = ("sky", "tree", "brick wall", "ivy", "sea")
-NETWORK = replace(
-    PRESETS["600m"],
-    in_channels=8,
-    out_channels=8,
-    num_attention_heads=2,
-    attention_head_dim=8,
-    num_layers=2,
-    num_cross_attention_heads=2,
-    cross_attention_head_dim=8,
-    caption_channels=16,
-    lr_channels=8,
-)
+NETWORK = replace(PRESETS["tiny"], num_null_tokens=8)
 
 
 def autoencoder() -> diffusers.AutoencoderDC:
-    return diffusers.AutoencoderDC(
-        in_channels=3,
-        latent_channels=8,
-        attention_head_dim=2,
-        encoder_block_types="ResBlock",
-        decoder_block_types="ResBlock",
-        encoder_block_out_channels=(8,) * 6,
-        decoder_block_out_channels=(8,) * 6,
-        encoder_layers_per_block=(1,) * 6,
-        decoder_layers_per_block=(1,) * 6,
-        encoder_qkv_multiscales=((),) * 6,
-        decoder_qkv_multiscales=((),) * 6,
-        downsample_block_type="conv",
-        upsample_block_type="interpolate",
-        scaling_factor=0.41407,
-    )
+    return diffusers.AutoencoderDC(**autoencoder_config((8,) * 6), scaling_factor=0.41407)
 
 
 def pipeline(**settings: object) -> LinearSRPipeline:
@@ -78,8 +53,6 @@ def write_full_size_model(folder: Path, **settings: object) -> Path:
 
 def add_part(folder: Path, part: str, class_name: str, **config: object) -> None:
     """Write a part that is a config alone, and name it in the index, as a person would."""
-    import json
-
     (folder / part).mkdir(exist_ok=True)
     write_json(folder / part / "config.json", {"_class_name": class_name, **config})
     index = json.loads((folder / "model_index.json").read_text())

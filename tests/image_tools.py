@@ -61,6 +61,12 @@ def noise(path, width, height, **options):
     Image.fromarray(pixels).save(path, **options)
 
 
+def smooth_photo(seed, size, grain=(12, 9)):
+    """`grain` random pixels, enlarged; `seed` may be a generator."""
+    small = np.random.default_rng(seed).integers(0, 256, (*reversed(grain), 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
 @pytest.fixture
 def photos(tmp_path):
     """A folder with a.png and sub/b.jpg."""

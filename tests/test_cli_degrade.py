@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from commands import done, linearsr
+from image_tools import smooth_photo
 from linearsr.images.degradation import PRESETS
 from linearsr.training.data import to_tensor, validation_pairs
 
@@ -20,8 +21,7 @@ def photos(tmp_path: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, size in [("a.png", (41, 38)), ("b.jpg", (36, 44)), ("sub/c.webp", (32, 32))]:
-        small = Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8))
-        small.resize(size, Image.Resampling.BICUBIC).save(folder / name)
+        smooth_photo(rng, size, (8, 9)).save(folder / name)
     Image.fromarray(rng.integers(0, 256, (33, 32), dtype=np.uint8)).save(folder / "grey.png")
     return folder
 

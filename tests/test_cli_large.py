@@ -154,9 +154,8 @@ def test_two_processes_do_not_work_on_one_result(tiny_model, tmp_path, photo):
     folder = work_folder_of(tmp_path / "a_x4.png")
     folder.mkdir()
     with FileLock(folder / "lock"):
-        run = upscale(photo, "--model", tiny_model, *TINY)
-    assert run.exit_code == 1
-    assert "another process has it in work" in run.stderr
+        said = refused(upscale(photo, "--model", tiny_model, *TINY), 1)
+    assert "another process has it in work" in said
     assert folder.is_dir()
 
 

@@ -6,14 +6,15 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from linearsr.cli.app import app
+from commands import document, done, linearsr, records, refused
+from image_tools import noise
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.pipeline import LinearSRPipeline
@@ -46,41 +47,33 @@ def tagged(tmp_path_factory):
 def photos(tmp_path):
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / "a.png")
-    Image.fromarray(pixels[::-1]).save(folder / "sub/b.jpg")
+    noise(folder / "a.png", 12, 10)
+    noise(folder / "sub/b.jpg", 12, 10)
     (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def records(result):
-    return [json.loads(line) for line in result.stdout.splitlines()]
+tag = partial(linearsr, "tag")
+upscale = partial(linearsr, "upscale")
 
 
 def test_a_line_for_each_image(tagged, photos):
-    result = run("tag", photos, photos / "gone.png", "--model", tagged, "--json")
-    assert result.exit_code == 1
-    first, broken, second, gone = records(result)
-    assert {tag["tag"] for tag in first["tags"]} == set(TAGS[:3])
+    result = tag(photos, photos / "gone.png", "--model", tagged, "--json")
+    first, broken, second, gone = records(result, 1)
+    assert {found["tag"] for found in first["tags"]} == set(TAGS[:3])
     assert [first["status"], first["size"], second["status"]] == ["done", [12, 10], "done"]
-    assert all(0 <= tag["score"] <= 1 for tag in first["tags"])
+    assert all(0 <= found["score"] <= 1 for found in first["tags"])
     assert (broken["status"], broken["tags"], gone["error"]) == ("failed", None, "no such file")
     assert "2 done, 2 failed" in result.stderr
 
 
 def test_a_table(tagged, photos):
-    result = run("tag", photos / "a.png", "--model", tagged, "--max-tags", 2)
-    assert result.exit_code == 0, result.stderr
+    result = done(tag(photos / "a.png", "--model", tagged, "--max-tags", 2))
     assert result.stderr == ""
-    assert sum(tag in result.stdout for tag in TAGS) == 2
-    none = run("tag", photos / "a.png", "--model", tagged, "--threshold", 1)
-    assert none.exit_code == 0
-    assert "-" in none.stdout
-    assert not any(tag in none.stdout for tag in TAGS)
+    assert sum(name in result.stdout for name in TAGS) == 2
+    none = done(tag(photos / "a.png", "--model", tagged, "--threshold", 1)).stdout
+    assert "-" in none
+    assert not any(name in none for name in TAGS)
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
 
@@ -88,14 +81,13 @@ def test_tags_for_training_are_written_and_resumed(tagged, photos, tmp_path):
     """As `data.tags` reads them, of LR versions of the photos; a second run does what is missing."""
     seen = []
     file = tmp_path / "out.json"
-    asked = ("tag", photos, "--model", tagged, "-o", file, "--degrade", "mild", "--json")
+    asked = (photos, "--model", tagged, "-o", file, "--degrade", "mild", "--json")
     with pytest.MonkeyPatch.context() as patch:
         find = OwnTagger.tag
         patch.setattr(
             OwnTagger, "tag", lambda self, lr, **how: seen.append(lr.shape) or find(self, lr, **how)
         )
-        first = run(*asked)
-        assert first.exit_code == 1, first.stderr  # one of them is broken
+        records(tag(*asked), 1)  # one of them is broken
         assert seen == [(3, 2, 3)] * 2
         tags = read_tags(file)
         assert set(tags) == {"photos/a.png", "photos/sub/b.jpg"}
@@ -103,8 +95,7 @@ def test_tags_for_training_are_written_and_resumed(tagged, photos, tmp_path):
         assert set(read_vocabulary(file.with_suffix(".txt"), "vocabulary").tags) == set(TAGS[:3])
         (photos / "broken.png").unlink()
         file.write_text(json.dumps({"photos/a.png": ["moss", "moss", "Sky"]}))
-        again = run(*asked)
-    assert again.exit_code == 0, again.stderr
+        again = done(tag(*asked))
     assert len(seen) == 3
     assert "has their tags: 1 (--overwrite tags them again)" in again.stderr
     assert "2 photos" in again.stderr
@@ -113,7 +104,7 @@ def test_tags_for_training_are_written_and_resumed(tagged, photos, tmp_path):
     vocabulary = read_vocabulary(file, "vocabulary").tags
     assert vocabulary == read_vocabulary(file.with_suffix(".txt"), "vocabulary").tags
     assert (vocabulary[0], set(vocabulary)) == ("moss", {"moss", "Sky", "tree", "brick wall"})
-    assert run(*asked, "--overwrite").exit_code == 0
+    done(tag(*asked, "--overwrite"))
     assert set(read_tags(file)["photos/a.png"]) == set(TAGS[:3])
 
 
@@ -122,11 +113,10 @@ def test_the_crops_of_shards_are_tagged_one_by_one(tagged, photos, tmp_path):
     (photos / "broken.png").unlink()
     Image.new("RGB", (72, 40), "red").save(photos / "wide.png")
     shards = tmp_path / "shards"
-    assert run("shard", photos, "-o", shards, "--size", 40).exit_code == 0
+    done(linearsr("shard", photos, "-o", shards, "--size", 40))
     file = shards / "tags.json"
     for source in (shards, shards / "00000.tar"):  # the second time nothing is left to do
-        result = run("tag", source, "--model", tagged, "-o", file, "--degrade", "mild")
-        assert result.exit_code == 0, result.stderr
+        result = done(tag(source, "--model", tagged, "-o", file, "--degrade", "mild"))
     assert "has their tags: 4" in result.stderr
     names = {"a_png@0,0", "sub/b_jpg@0,0", "wide_png@0,0", "wide_png@32,0"}
     assert set(read_tags(file)) == {f"00000.tar/{name}.webp" for name in names}
@@ -134,8 +124,7 @@ def test_the_crops_of_shards_are_tagged_one_by_one(tagged, photos, tmp_path):
     pairs = CropPairs(DataConfig(shards={str(shards): 1.0}, lr_crop=10, workers=0), 4, 0, 4, tags)
     assert all(sample.tags.sum() == 3 for sample in (pairs[number] for number in range(4)))
     (tmp_path / "bad.tar").write_bytes(b"x" * 999)
-    broken = run("tag", tmp_path / "bad.tar", "--model", tagged)
-    assert (broken.exit_code, len(broken.stderr.splitlines())) == (1, 1)
+    refused(tag(tmp_path / "bad.tar", "--model", tagged), 1)
 
 
 def test_what_is_found_before_an_interruption_is_kept(tagged, photos, tmp_path, monkeypatch):
@@ -148,7 +137,7 @@ def test_what_is_found_before_an_interruption_is_kept(tagged, photos, tmp_path, 
         return find(self, lr, **how)
 
     monkeypatch.setattr(OwnTagger, "tag", interrupted)
-    assert run("tag", photos, "--model", tagged, "-o", tmp_path / "out.json").exit_code == 130
+    assert tag(photos, "--model", tagged, "-o", tmp_path / "out.json").exit_code == 130
     assert list(read_tags(tmp_path / "out.json")) == ["photos/a.png"]
 
 
@@ -156,9 +145,7 @@ def test_a_siglip_with_a_vocabulary(photos, tmp_path):
     write_siglip(tmp_path / "siglip")
     (tmp_path / "tags.txt").write_text("sky\nивы\t0.99\n", encoding="utf-8")
     named = ("--tagger", tmp_path / "siglip", "--vocabulary", tmp_path / "tags.txt")
-    result = run("tag", photos / "a.png", *named, "--json")
-    assert result.exit_code == 0, result.stderr
-    assert [tag["tag"] for tag in records(result)[0]["tags"]] == ["sky"]
+    assert [found["tag"] for found in document(tag(photos / "a.png", *named, "--json"))["tags"]] == ["sky"]
 
 
 @pytest.mark.parametrize(
@@ -176,10 +163,7 @@ def test_a_siglip_with_a_vocabulary(photos, tmp_path):
     ],
 )
 def test_wrong_use_is_one_line(tiny_model, photos, options, message):
-    result = run("tag", photos, "--model", tiny_model, *options)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert len(result.stderr.splitlines()) == 1
-    assert message in result.stderr
+    assert message in refused(tag(photos, "--model", tiny_model, *options))
 
 
 @pytest.mark.parametrize(
@@ -200,16 +184,13 @@ def test_a_broken_tagger_is_one_line(tagged, photos, tmp_path, file, change):
     shutil.copytree(tagged, model)
     config = json.loads((model / file).read_text())
     (model / file).write_text(json.dumps({**config, **change}))
-    for command in ("tag", "upscale"):
-        result = run(command, photos, "--model", model)
-        assert (result.exit_code, type(result.exception)) == (2, SystemExit), result.output
-        assert len(result.stderr.splitlines()) == 1
+    for command in (tag, upscale):
+        refused(command(photos, "--model", model))
 
 
 def upscaled(photo, model, *options):
-    result = run("upscale", photo, "--model", model, "--overwrite", "--json", "--fidelity", 0, *options)
-    assert result.exit_code == 0, result.stderr
-    record = records(result)[0]
+    result = upscale(photo, "--model", model, "--overwrite", "--json", "--fidelity", 0, *options)
+    record = document(result)
     with Image.open(record["output"]) as image:
         return record, np.asarray(image), result.stderr
 
@@ -232,7 +213,7 @@ def test_the_tags_found_guide_where_the_model_uses_them(tagged, photos):
 
 
 def test_unknown_tags_are_said_once(tagged, photos):
-    result = run("upscale", photos, "--model", tagged, "--tags", "zeppelin, sky")
+    result = upscale(photos, "--model", tagged, "--tags", "zeppelin, sky")
     assert result.exit_code == 1
     warnings = [line for line in result.stderr.splitlines() if "zeppelin" in line]
     assert warnings == ["warning: ignored tags, unknown to the model or too many: zeppelin"]
@@ -242,11 +223,10 @@ def test_unknown_tags_are_said_once(tagged, photos):
 @pytest.mark.parametrize("tags", ["sky", "+sky"])
 def test_a_model_that_does_not_listen_to_tags_says_so_once(tiny_model, photos, tags):
     (photos / "broken.png").unlink()
-    asked = ("upscale", photos, "--model", tiny_model, "--fidelity", 0)
+    asked = (photos, "--model", tiny_model, "--fidelity", 0)
     plain, told = (photos.parent / name for name in ("plain", "told"))
-    assert run(*asked, "-o", plain).exit_code == 0
-    result = run(*asked, "-o", told, "--tags", tags)
-    assert result.exit_code == 0
+    done(upscale(*asked, "-o", plain))
+    result = done(upscale(*asked, "-o", told, "--tags", tags))
     warning = "warning: this model does not listen to tags: results are as without them"
     assert [line for line in result.stderr.splitlines() if "tags" in line] == [warning]
     for name in ("a.png", "sub/b.png"):
@@ -257,33 +237,24 @@ def test_a_model_that_does_not_listen_to_tags_says_so_once(tiny_model, photos, t
 
 
 def test_a_model_without_guidance_says_so_before_it_begins(tiny_model, photos):
-    result = run("upscale", photos, "--model", tiny_model, "--guidance-scale", "3")
-    assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "guid" in result.stderr
+    assert "guid" in refused(upscale(photos, "--model", tiny_model, "--guidance-scale", "3"))
     assert sorted(path.name for path in photos.rglob("*.*")) == ["a.png", "b.jpg", "broken.png"]
-    assert run("upscale", photos / "a.png", "--model", tiny_model, "--tags", "").exit_code == 0
+    done(upscale(photos / "a.png", "--model", tiny_model, "--tags", ""))
 
 
 def test_tags_on_the_default_path_import_no_heavy_library(tagged, photos):
-    code = (
-        "import sys; from linearsr.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
-        "print([m for m in ('diffusers', 'transformers', 'accelerate', 'torchvision') if m in sys.modules])"
-    )
-    for command in ("upscale", "tag"):
-        arguments = [command, str(photos / "a.png"), "--model", str(tagged), "--json"]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=ENVIRONMENT,
-        )
-        assert done.stdout.endswith("}\n[]\n")
+    code = """if True:
+        import sys; from linearsr.cli.app import app
+        for name in ("upscale", "tag"):
+            app([name, *sys.argv[1:]], standalone_mode=False)
+        print([m for m in ("diffusers", "transformers", "accelerate", "torchvision") if m in sys.modules])
+    """
+    command = [sys.executable, "-c", code, str(photos / "a.png"), "--model", str(tagged), "--json"]
+    assert subprocess.check_output(command, text=True, env=ENVIRONMENT).endswith("}\n[]\n")
 
 
 def test_info_shows_vocabulary_and_tagger(tagged):
-    model = json.loads(run("info", tagged, "--json").stdout)["model"]
+    model = document(linearsr("info", tagged, "--json"))["model"]
     assert model["guidance"] == {"kind": "tags", "token_channels": 16, "known_tags": 4}
     assert model["tagger"] == {"class": "OwnTagger", "known_tags": 4}
     assert model["parameters"] == sum(part["parameters"] for part in model["parts"])
@@ -294,6 +265,4 @@ def test_a_name_that_the_terminal_cannot_show(tagged, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "ä.png")
     command = [sys.executable, "-m", "linearsr.cli.app", "tag", "ä.png", "--model", str(tagged)]
     ascii_only = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
-    result = subprocess.run(command, capture_output=True, check=False, env=ascii_only, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert rb"\xe4.png" in result.stdout
+    assert rb"\xe4.png" in subprocess.check_output(command, env=ascii_only, cwd=tmp_path)

@@ -1,6 +1,5 @@
 """Training data: what a sample depends on, where photos come from, and what becomes of broken ones."""
 
-import io
 import logging
 import tarfile
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
+from bulk_tools import tar_of
+from image_tools import smooth_photo
 from linearsr.evaluation.metrics import ssim_y
 from linearsr.images.io import read_image
 from linearsr.images.photos import detail_score, read_rgb
@@ -20,27 +21,17 @@ from linearsr.training.data import CropPairs, DataConfig, Sample, check_data, va
 from linearsr.training.section import ConfigError
 
 
-def photo(seed: int, size: tuple[int, int] = (56, 48)) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    return small.resize(size, Image.Resampling.BICUBIC)
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i, suffix in enumerate(["png", "jpg", "webp"]):
-        photo(i).save(folder / f"{i}.{suffix}")
+        smooth_photo(i, (56, 48)).save(folder / f"{i}.{suffix}")
     return folder
 
 
 def shard(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    path.write_bytes(tar_of(members))
     return path
 
 
@@ -127,7 +118,7 @@ def test_weights_are_shares_of_pixels(tmp_path: Path) -> None:
 def test_broken_headers_are_skipped_and_named(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photos / "bad.png").write_bytes(b"no image")
     (photos / "empty.jpg").touch()
-    photo(0, (20, 90)).save(photos / "small.png")
+    smooth_photo(0, (20, 90)).save(photos / "small.png")
     catalogue = check_data(config(photos), 4)
     assert (len(catalogue), catalogue.areas.sum(), catalogue.too_small) == (3, 3 * 56 * 48, 1)
     assert [Path(skipped.name).name for skipped in catalogue.skipped] == ["bad.png", "empty.jpg"]
@@ -214,7 +205,7 @@ def test_unusable_sources_are_one_line(
     for name in ("empty", "small", "bad", "tars"):
         (tmp_path / name).mkdir()
     (tmp_path / "tars/0.tar").touch()
-    photo(0, (20, 20)).save(tmp_path / "small" / "a.png")
+    smooth_photo(0, (20, 20)).save(tmp_path / "small" / "a.png")
     (tmp_path / "bad" / "bad.png").write_bytes(b"no image")
     shard(tmp_path / "void.tar", {"a.json": b"{}"})
     with tarfile.open(tmp_path / "gz.tar", "w:gz") as tar:
@@ -242,10 +233,10 @@ def test_validation_photos_are_never_left_out_silently(photos: Path) -> None:
 
 def test_a_validation_photo_must_be_large_enough_to_be_measured(tmp_path: Path) -> None:
     """The window of SSIM has 11 pixels, and sides are cut to multiples of the scale."""
-    photo(0, (40, 11)).save(tmp_path / "a.png")
+    smooth_photo(0, (40, 11)).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match=r"a\.png: has less than 12 pixels on a side"):
         validation_pairs(tmp_path, "mild", 4, max_pictures=2)
-    photo(0, (40, 12)).save(tmp_path / "a.png")
+    smooth_photo(0, (40, 12)).save(tmp_path / "a.png")
     ((_, _, hr),) = validation_pairs(tmp_path, "mild", 4, max_pictures=2)
     assert ssim_y((hr[None] + 1) / 2, (hr[None] + 1) / 2) == pytest.approx(1)
 
@@ -305,7 +296,8 @@ def test_detail_is_scored_at_any_size(side: int) -> None:
 def test_photos_are_read_as_pictures_are(mode: str, orientation: int, tmp_path: Path) -> None:
     """The short way for JPEG photos gives what the long way gives."""
     path = tmp_path / f"a.{'jpg' if mode in {'RGB', 'L', 'CMYK'} else 'png'}"
-    image = photo(0).convert("L").convert(mode) if mode == "I;16" else photo(0).convert(mode)
+    image = smooth_photo(0, (56, 48))
+    image = (image.convert("L") if mode == "I;16" else image).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(path, exif=exif)

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from linearsr.cli.app import app
+from commands import done, linearsr, refused
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.degradation_choice import EFFECTS, identity, label, named_degradation
 from linearsr.images.kernels import _beta
@@ -118,8 +117,7 @@ def test_the_command_and_validation_make_the_same_of_it(tmp_path):
     photos.mkdir()
     write_image(Picture(HR), photos / "a.png")
     name = written(tmp_path, "orders: [{noise_range: [5, 9], jpeg_range: [20, 30]}]")
-    result = CliRunner().invoke(app, ["degrade", str(photos), "-o", str(tmp_path / "lr"), "--preset", name])
-    assert result.exit_code == 0, result.output
+    done(linearsr("degrade", photos, "-o", tmp_path / "lr", "--preset", name))
     lr = read_image(tmp_path / "lr" / "a.png").colour
     ((_, validated, _),) = validation_pairs(photos, name, 4, max_pictures=1)
     np.testing.assert_allclose(lr, (validated.permute(1, 2, 0).numpy() + 1) / 2, atol=1e-6)
@@ -130,9 +128,5 @@ def test_the_command_and_validation_make_the_same_of_it(tmp_path):
     "command", [["degrade", "HR", "-o", "LR", "--preset"], ["eval", "--data", "HR", "--degrade"]]
 )
 def test_commands_say_what_is_wrong(command, tmp_path):
-    result = CliRunner().invoke(app, [*command, "fog"])
-    assert result.exit_code == 2
-    assert "unknown degradation 'fog': choose from bicubic" in result.stderr
-    result = CliRunner().invoke(app, [*command, str(tmp_path / "none.yaml")])
-    assert result.exit_code == 2
-    assert "none.yaml: no such file" in result.stderr
+    assert "unknown degradation 'fog': choose from bicubic" in refused(linearsr(*command, "fog"))
+    assert "none.yaml: no such file" in refused(linearsr(*command, tmp_path / "none.yaml"))

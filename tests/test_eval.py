@@ -125,10 +125,9 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     next(steps)
     for message, *files in steps:
         result = run_eval(tmp_path / "pred", tmp_path / "hr", *QUICK)
-        assert result.exit_code == 2
+        assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr
         assert all(str(file) in result.stderr for file in files)
-        assert not result.stdout
 
 
 def test_of_many_files_the_first_are_named(tmp_path):
@@ -264,10 +263,9 @@ def test_other_settings_are_noticed(tmp_path, more, message):
     out = tmp_path / "out"
     run_eval(pred, hr, *QUICK, "-o", out)
     before = (out / "per_image.csv").read_bytes()
-    result = run_eval(pred, hr, *QUICK, *more, "-o", out)
-    assert result.exit_code == 2
-    assert message in result.stderr
-    assert "choose another -o, or --overwrite" in result.stderr
+    said = refused(run_eval(pred, hr, *QUICK, *more, "-o", out))
+    assert message in said
+    assert "choose another -o, or --overwrite" in said
     assert (out / "per_image.csv").read_bytes() == before
     assert run_eval(pred, hr, *QUICK, *more, "-o", out, "--overwrite").exit_code == 0
 
@@ -287,10 +285,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     assert run_eval(*arguments).exit_code == 0
     before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     with FileLock(tmp_path / "out/.lock"):
-        result = run_eval(*arguments, "--overwrite")
-    assert result.exit_code == 2
-    assert "another evaluation writes there" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+        assert "another evaluation writes there" in refused(run_eval(*arguments, "--overwrite"))
     assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
     assert run_eval(*arguments, "--overwrite").exit_code == 0
 

@@ -6,15 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import document, done, linearsr, refused
 from full_size_model import NETWORK, TAGS, add_part, write_full_size_model
+from image_tools import noise
 from linearsr import LinearSRPipeline
-from linearsr.cli.app import app
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.models.transformer import LinearSRTransformer
@@ -34,8 +33,7 @@ def pipe(folder):
 
 @pytest.fixture
 def photo(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    noise(tmp_path / "photo.png", 12, 10)
     return tmp_path / "photo.png"
 
 
@@ -125,14 +123,9 @@ def test_saved_loaded_and_offloaded_it_is_the_same(pipe, photo, tmp_path, reside
     assert (held is None) == (residency == "lazy")
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
 def test_command_line_names_the_tags_everywhere(folder, photo):
-    result = run("upscale", photo, "--model", folder, "--tags", "+ivy", "--json")
-    assert result.exit_code == 0, result.stderr
-    record = json.loads(result.stdout)
+    result = linearsr("upscale", photo, "--model", folder, "--tags", "+ivy", "--json")
+    record = document(result)
     assert record["tags"][0] == "ivy"
     assert 3 <= len(record["tags"]) <= 4
     assert "tags: ivy, " in result.stderr
@@ -144,52 +137,43 @@ def test_command_line_names_the_tags_everywhere(folder, photo):
 
 @pytest.mark.parametrize("tags", ["", " , ", "🌳, дерево, 木", "<&\"'>", "\x00\x1b[31m", "+", "x" * 5000])
 def test_any_tags_give_a_picture(folder, photo, tags):
-    result = run("upscale", photo, "--model", folder, "--tags", tags, "--overwrite", "--json")
-    assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["status"] == "done"
+    result = linearsr("upscale", photo, "--model", folder, "--tags", tags, "--overwrite", "--json")
+    assert document(result)["status"] == "done"
     assert all(line.isprintable() for line in result.stderr.splitlines())
 
 
 def test_too_many_tags_are_cut_in_one_line(folder, photo):
     tags = ", ".join(f"thing {i}" for i in range(500))
-    result = run("upscale", photo, "--model", folder, "--tags", tags, "--json")
-    assert result.exit_code == 0, result.stderr
-    record = json.loads(result.stdout)
+    result = linearsr("upscale", photo, "--model", folder, "--tags", tags, "--json")
+    record = document(result)
     assert len(record["tags"]) + len(record["unknown_tags"]) == 500
     assert record["tags"][:2] == ["thing 0", "thing 1"]
-    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning")]
-    assert len(warnings) == 1
-    assert "and " in warnings[0]
-    assert len(warnings[0]) < 400
+    [warning] = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert "and " in warning
+    assert len(warning) < 400
 
 
 def test_info_says_what_the_model_expects(folder):
-    result = run("info", folder, "--json")
-    assert result.exit_code == 0, result.stderr
-    model = json.loads(result.stdout)["model"]
+    model = document(linearsr("info", folder, "--json"))["model"]
     assert model["guidance"] == {
         "kind": "text",
         "token_channels": 16,
         "encoders": {"text_encoder": "text_encoder", "tokenizer": "tokenizer"},
     }
-    assert model["tagger"] == {
-        "class": "ZeroShotTagger",
-        "known_tags": 5,
-        "encoders": {"encoder": "tagger_encoder"},
-    }
+    encoders = {"encoder": "tagger_encoder"}
+    assert model["tagger"] == {"class": "ZeroShotTagger", "known_tags": 5, "encoders": encoders}
     parts = {part["name"]: part for part in model["parts"]}
     assert list(parts)[3:] == ["guidance", "tagger", "text_encoder", "tagger_encoder"]
     assert parts["text_encoder"]["class"] == "Gemma2Model"
     assert parts["text_encoder"]["parameters"] > 1000
-    text = run("info", folder).stdout
+    text = linearsr("info", folder).stdout
     assert "guidance: text; token channels 16; encoders text_encoder, tokenizer" in text
 
 
-def broken(folder, tmp_path, part, **config):
-    copy = tmp_path / "broken"
-    shutil.copytree(folder, copy)
-    add_part(copy, part, *(["TextGuidance"] if part == "guidance" else ["ZeroShotTagger"]), **config)
-    return copy
+def broken(folder, tmp_path, **config):
+    shutil.copytree(folder, tmp_path / "broken")
+    add_part(tmp_path / "broken", "guidance", "TextGuidance", **config)
+    return tmp_path / "broken"
 
 
 @pytest.mark.parametrize(
@@ -201,12 +185,10 @@ def broken(folder, tmp_path, part, **config):
     ],
 )
 def test_parts_that_do_not_fit_are_one_line(folder, tmp_path, photo, config, message):
-    model = broken(folder, tmp_path, "guidance", **config)
+    model = broken(folder, tmp_path, **config)
     with pytest.raises(ValueError, match=message):
         LinearSRPipeline.from_pretrained(model, device="cpu")
-    result = run("upscale", photo, "--model", model, "--tags", "sky")
-    assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
+    refused(linearsr("upscale", photo, "--model", model, "--tags", "sky"))
 
 
 def test_a_model_cannot_use_tags_that_nobody_finds(folder, tmp_path, photo):
@@ -215,10 +197,8 @@ def test_a_model_cannot_use_tags_that_nobody_finds(folder, tmp_path, photo):
     index = json.loads((model / "model_index.json").read_text())
     del index["tagger"]
     (model / "model_index.json").write_text(json.dumps({**index, "use_tags": True}))
-    result = run("upscale", photo, "--model", model)
-    assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "use_tags: the model has no tagger: add one, or set use_tags to false" in result.stderr
+    said = refused(linearsr("upscale", photo, "--model", model))
+    assert "use_tags: the model has no tagger: add one, or set use_tags to false" in said
 
 
 def test_nothing_heavy_is_imported_until_tags_are_used(folder, photo):
@@ -226,8 +206,7 @@ def test_nothing_heavy_is_imported_until_tags_are_used(folder, photo):
         "import sys; from linearsr.guidance.registry import load_guidance; "
         f"load_guidance({str(folder / 'guidance')!r}); print('transformers' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def test_features_of_the_image_guide_where_the_model_has_them(pipe, photo, tmp_path):
@@ -243,8 +222,7 @@ def test_features_of_the_image_guide_where_the_model_has_them(pipe, photo, tmp_p
     with pytest.warns(UserWarning, match="does not listen to tags"):
         told, _ = latent(seeing, photo, tags="sky")
     assert torch.equal(told, features)
-    model = json.loads(run("info", tmp_path, "--json").stdout)["model"]
-    assert model["guidance"]["kind"] == "dino"
+    assert document(linearsr("info", tmp_path, "--json"))["model"]["guidance"]["kind"] == "dino"
 
 
 def test_a_network_without_null_tokens_needs_tags(pipe, photo):
@@ -258,13 +236,12 @@ def test_a_network_without_null_tokens_needs_tags(pipe, photo):
 
 
 def test_an_encoder_that_is_broken_stops_before_the_first_image(folder, tmp_path, photo):
-    model = broken(folder, tmp_path, "guidance", channels=16)
+    model = broken(folder, tmp_path, channels=16)
     (model / "text_encoder/model.safetensors").write_bytes(b"x")
     for tags in ("sky", "+sky"):
-        result = run("upscale", photo, "--model", model, "--tags", tags)
-        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
-        assert "text encoder cannot be read" in result.stderr
-    assert run("upscale", photo, "--model", model).exit_code == 0
+        said = refused(linearsr("upscale", photo, "--model", model, "--tags", tags))
+        assert "text encoder cannot be read" in said
+    done(linearsr("upscale", photo, "--model", model))
 
 
 def test_a_name_cannot_lead_out_of_the_model(folder, tmp_path):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import document, done, linearsr, refused
 from linearsr import LinearSRPipeline
 from linearsr.backends.int8_ranges import agreement, observed_ranges, upscaled
-from linearsr.cli.app import app
 from linearsr.evaluation.counting import count_parts
 from linearsr.models import int8
 from linearsr.models.codec import ResidualCodec
@@ -68,23 +67,13 @@ def test_it_is_saved_and_read_again(pipe: LinearSRPipeline, folder: Path, tmp_pa
 
 def test_commands(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9, 7), (10, 100, 200)).save(tmp_path / "a.png")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        result = CliRunner().invoke(app, list(map(str, arguments)))
-        return result.exit_code, result.stdout, result.stderr
-
-    code, out, _ = run("info", folder, "--json")
-    assert (code, json.loads(out)["model"]["experts"]) == (0, [])
-    assert run("info", folder)[0] == 0
-    assert run("upscale", tmp_path / "a.png", "--model", folder)[0] == 0
+    assert document(linearsr("info", folder, "--json"))["model"]["experts"] == []
+    done(linearsr("info", folder))
+    done(linearsr("upscale", tmp_path / "a.png", "--model", folder))
     assert Image.open(tmp_path / "a_x4.png").size == (36, 28)
-    code, _, error = run("upscale", tmp_path / "a.png", "--model", folder, "--steps", 1, "--overwrite")
-    assert code == 1
-    assert "has no experts, only a trunk: ask for 0 steps" in error.replace("\n", " ")
-    assert "Traceback" not in error
-    code, _, error = run("bench", folder)
-    assert code != 0
-    assert "has no experts to measure" in error.replace("\n", " ")
+    stepped = linearsr("upscale", tmp_path / "a.png", "--model", folder, "--steps", 1, "--overwrite")
+    assert "has no experts, only a trunk: ask for 0 steps" in refused(stepped, 1)
+    assert "has no experts to measure" in refused(linearsr("bench", folder), 1)
 
 
 def test_a_service_takes_no_steps(pipe: LinearSRPipeline) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from commands import done, linearsr
 from linearsr import LinearSRPipeline
-from linearsr.cli.app import app
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.text import TextGuidance
 from linearsr.training.checks import check, check_model, describe
@@ -32,9 +31,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos = make_photos(lab / "photos")
     make_sana(lab / "sana")
     OwnTagger(OwnTaggerConfig(TAGS, (0.0,) * 4, num_blocks=2, image_size=16)).save_pretrained(lab / "tagger")
-    asked = ["tag", str(photos), "--tagger", str(lab / "tagger"), "--degrade", "mild"]
-    made = CliRunner().invoke(app, [*asked, "-o", str(lab / "tags.json")])
-    assert made.exit_code == 0, made.output
+    asked = (photos, "--tagger", lab / "tagger", "--degrade", "mild")
+    done(linearsr("tag", *asked, "-o", lab / "tags.json"))
     write_gemma2(lab / "text_encoder")
     write_tokenizer(lab / "tokenizer")
     encoders = {"text_encoder": "text_encoder", "tokenizer": "tokenizer", "channels": 16}

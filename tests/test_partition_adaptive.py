@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from commands import document, done, linearsr
+from image_tools import smooth_photo
 from linearsr.flow.partition import (
     PUBLISHED,
     Partition,
@@ -112,10 +113,8 @@ def test_equal_spans():
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name in "ab":
-        small = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8))
-        small.resize((96, 96), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+    for seed, name in enumerate("ab"):
+        smooth_photo(seed, (96, 96), (24, 24)).save(folder / f"{name}.png")
     return folder
 
 

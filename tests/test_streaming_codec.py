@@ -18,34 +18,23 @@ from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 from strips import in_strips
 from test_streaming import levels_apart, lively, photo
+from tiny_encoders import autoencoder_config
 
 diffusers = pytest.importorskip("diffusers")
 
 
 def autoencoder(upsample: str, layers_at_the_top: int, in_shortcut: bool = True) -> torch.nn.Module:
     torch.manual_seed(3)
-    kinds = ("ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock")
-    layers = (layers_at_the_top, 1, 2, 1)
-    scales = ((), (), (5,), (3, 5))
-    return lively_norms(
-        diffusers.AutoencoderDC(
-            in_channels=3,
-            latent_channels=4,
-            attention_head_dim=4,
-            encoder_block_types="ResBlock",
-            decoder_block_types=kinds,
-            encoder_block_out_channels=(8, 8, 8, 8),
-            decoder_block_out_channels=(8, 8, 16, 16),
-            encoder_layers_per_block=(1, 1, 1, 1),
-            decoder_layers_per_block=layers,
-            encoder_qkv_multiscales=((), (), (), ()),
-            decoder_qkv_multiscales=scales,
-            upsample_block_type=upsample,
-            decoder_norm_types="rms_norm",
-            decoder_in_shortcut=in_shortcut,
-            scaling_factor=0.5,
-        ).eval()
-    )
+    decoder = {
+        "decoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock"),
+        "decoder_layers_per_block": (layers_at_the_top, 1, 2, 1),
+        "decoder_qkv_multiscales": ((), (), (5,), (3, 5)),
+        "decoder_norm_types": "rms_norm",
+        "decoder_in_shortcut": in_shortcut,
+        "upsample_block_type": upsample,
+    }
+    sizes = {**autoencoder_config(), "latent_channels": 4, "attention_head_dim": 4, "scaling_factor": 0.5}
+    return lively_norms(diffusers.AutoencoderDC(**{**sizes, **decoder}).eval())
 
 
 def lively_norms(model: torch.nn.Module) -> torch.nn.Module:

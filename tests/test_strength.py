@@ -1,5 +1,6 @@
 """How degraded an image is: fitted to a trained stem, told by it, and what a model does with a clean image."""
 
+import copy
 import io
 import json
 import shutil
@@ -46,11 +47,16 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
     return flat, noise
 
 
-@pytest.fixture
-def pipe() -> LinearSRPipeline:
+@pytest.fixture(scope="module")
+def fitted() -> PredictiveStem:
+    """A stem whose head has learned random numbers."""
+    return fit_strength(stem_with_summary(), torch.randn(64, 4), torch.rand(64), channels=3).eval()
+
+
+@pytest.fixture(scope="module")
+def pipe(fitted: PredictiveStem) -> LinearSRPipeline:
     """Two steps, and one for what is clean: the flat image, not the noisy one."""
-    whole = build()
-    stem = fit_strength(stem_with_summary(), torch.randn(64, 4), torch.rand(64), channels=3).eval()
+    whole, stem = build(), copy.deepcopy(fitted)
     flat, noise = (stem.strength(lr(image)).item() for image in pictures())
     if flat > noise:
         with torch.no_grad():
@@ -116,17 +122,16 @@ def test_the_fit_tells_what_can_be_told_and_changes_nothing_else() -> None:
     assert explained(fooled, summaries[500:], unrelated[500:]) < 0.1
 
 
-def test_the_middle_of_a_large_image_counts() -> None:
-    stem = fit_strength(stem_with_summary(), torch.randn(64, 4), torch.rand(64), channels=3)
+def test_the_middle_of_a_large_image_counts(fitted: PredictiveStem) -> None:
     image = torch.rand(2, 3, 30, 700) * 2 - 1
     with torch.no_grad():
-        told = stem.strength(image)
+        told = fitted.strength(image)
         assert told.shape == (2,)
-        torch.testing.assert_close(stem.strength(image[..., 94:606]), told)
+        torch.testing.assert_close(fitted.strength(image[..., 94:606]), told)
         image[..., :94] = image[..., 606:] = 1
-        torch.testing.assert_close(stem.strength(image), told)
+        torch.testing.assert_close(fitted.strength(image), told)
         image[..., 300:400] = 1
-        assert (stem.strength(image) - told).abs().min() > 1e-4
+        assert (fitted.strength(image) - told).abs().min() > 1e-4
 
 
 def test_a_stem_without_the_head_says_so() -> None:
@@ -146,12 +151,11 @@ def test_a_stem_without_the_head_says_so() -> None:
         StemStage(kind="stem", stem={"summary_channels": 4, "strength_channels": 3})
 
 
-def test_a_stem_that_is_trained_on_must_be_fitted_anew() -> None:
-    stem = fit_strength(stem_with_summary(), torch.randn(64, 4), torch.rand(64))
-    grown = stem.grown()
+def test_a_stem_that_is_trained_on_must_be_fitted_anew(fitted: PredictiveStem) -> None:
+    grown = fitted.grown()
     assert grown.strength_head is None
-    assert torch.equal(grown.summary.to_modulation.weight, stem.summary.to_modulation.weight)
-    assert interpolate(stem, stem_with_summary(), 0.5).config == stem_with_summary().config
+    assert torch.equal(grown.summary.to_modulation.weight, fitted.summary.to_modulation.weight)
+    assert interpolate(fitted, stem_with_summary(), 0.5).config == stem_with_summary().config
 
 
 def test_a_clean_image_takes_other_steps_unless_the_call_names_them(pipe: LinearSRPipeline) -> None:

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional as F
-from typer.testing import CliRunner, Result
 
-from linearsr.cli.app import app
+from commands import done, linearsr
 from linearsr.evaluation.tagging import average_precisions, mean_average_precision
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.images.degradation import PRESETS, degrade
@@ -237,30 +236,25 @@ def tagger_settings(photos: Path, **stage: object) -> dict[str, object]:
     }
 
 
-def train(config: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["train", str(config), *arguments])
-
-
 def test_a_tagger_is_made_of_photos_with_tags(tmp_path, caplog):
     photos, run = make_photos(tmp_path / "photos", count=12), tmp_path / "run"
     (photos / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
     raw = tagger_settings(photos)
     config = write_config(tmp_path / "a.yaml", photos, run, **raw)
-    missing = train(config, "--dry-run")
+    missing = linearsr("train", config, "--dry-run")
     assert missing.exit_code == 2
     assert "stage.trunk" in missing.output
     torch.manual_seed(0)
     published_lite0(tmp_path / "lite0.pth", num_blocks=2)
-    assert "without training" in train(config, "--dry-run").output
-    made = train(config)
-    assert made.exit_code == 0, made.output
+    assert "without training" in linearsr("train", config, "--dry-run").output
+    done(linearsr("train", config))
     assert "broken.png" in caplog.text
     tagger = OwnTagger.from_pretrained(run / "knee" / "tagger")
     assert tagger.config.vocabulary[:2] == ("any", "photo 0")
     assert set(tagger.offered) <= {"any"}  # what a single photo has cannot be told from chance
     assert 0 < json.loads((run / "knee.json").read_text())["map"] <= 1
     again = write_config(tmp_path / "b.yaml", photos, tmp_path / "again", **raw)
-    assert train(again).exit_code == 0
+    done(linearsr("train", again))
     same = weights(tmp_path / "again" / "knee" / "tagger")
     assert all(torch.equal(part, same[name]) for name, part in weights(run / "knee" / "tagger").items())
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
-from typer.testing import CliRunner
 
-from linearsr.cli.app import app
+from commands import done, linearsr
 from linearsr.guidance.base import best_tags
 from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.registry import load_tagger, named_tagger
@@ -171,8 +170,7 @@ def ram(monkeypatch, tmp_path):
         "visual_encoder.patch_embed.proj.weight": torch.zeros(3),
     }
     torch.save({"model": weights, "epoch": 3}, tmp_path / "ram.pth")
-    converted = CliRunner().invoke(app, ["convert", str(tmp_path / "ram.pth"), "-o", str(tmp_path / "ram")])
-    assert converted.exit_code == 0, converted.stderr
+    done(linearsr("convert", tmp_path / "ram.pth", "-o", tmp_path / "ram"))
     return tmp_path / "ram"
 
 

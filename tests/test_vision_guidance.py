@@ -6,6 +6,7 @@ import torch
 import transformers
 from PIL import Image
 
+from image_tools import smooth_photo
 from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, Tower, VisionGuidanceConfig
 from linearsr.runtime.checkpoints import CheckpointError
@@ -56,8 +57,7 @@ def test_the_patches_of_the_tower(kind, tmp_path):
 
 def test_pixels_are_those_of_the_librarys_own_processor():
     """Up to 8-bit rounding in Pillow; for a square image, of which the processor crops nothing."""
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    small = np.asarray(Image.fromarray(pixels).resize((80, 80), Image.Resampling.BICUBIC))
+    small = np.asarray(smooth_photo(0, (80, 80), (40, 40)))
     lr = torch.from_numpy(small.copy()).permute(2, 0, 1)[None] / 127.5 - 1
     processor = transformers.CLIPImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}

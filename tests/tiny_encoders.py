@@ -1,6 +1,7 @@
 """Encoders of a few thousand random weights, written by `transformers` in the formats of the published ones."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -32,6 +33,16 @@ def write_tokenizer(folder: Path, max_length: int = 300) -> PreTrainedTokenizerF
     )
     fast.save_pretrained(folder)
     return fast
+
+
+def autoencoder_config(channels: tuple[int, ...] = (8, 8, 16, 16)) -> dict[str, Any]:
+    """Of a DC-AE with a level for each of `channels`, half as large as the one before."""
+    levels = len(channels)
+    each = {"block_types": "ResBlock", "block_out_channels": channels}
+    each |= {"layers_per_block": (1,) * levels, "qkv_multiscales": ((),) * levels}
+    both = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in each.items()}
+    sampling = {"downsample_block_type": "Conv", "upsample_block_type": "interpolate"}
+    return {"in_channels": 3, "latent_channels": 8, "attention_head_dim": 8, **both, **sampling}
 
 
 def write_gemma2(folder: Path, channels: int = 16) -> transformers.PreTrainedModel:

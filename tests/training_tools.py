@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 
+from image_tools import smooth_photo
 from linearsr.models.lite0 import Lite0, SameConv
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.training.config import TrainConfig, parse_settings
@@ -20,24 +20,11 @@ from linearsr.training.objective import Batch
 from linearsr.training.recipe import RecipeConfig, plan
 from linearsr.training.runs import train_recipe
 from linearsr.training.trainer import Trainer
+from tiny_encoders import autoencoder_config
 
 NETWORK = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "prediction_type": "sample"}
 """What makes the preset `tiny` fit a tiny stem."""
-AUTOENCODER = {
-    "in_channels": 3,
-    "latent_channels": 8,
-    "attention_head_dim": 8,
-    "encoder_block_types": "ResBlock",
-    "decoder_block_types": "ResBlock",
-    "encoder_block_out_channels": (8, 8, 16, 16),
-    "decoder_block_out_channels": (8, 8, 16, 16),
-    "encoder_layers_per_block": (1, 1, 1, 1),
-    "decoder_layers_per_block": (1, 1, 1, 1),
-    "encoder_qkv_multiscales": ((), (), (), ()),
-    "decoder_qkv_multiscales": ((), (), (), ()),
-    "downsample_block_type": "Conv",
-    "upsample_block_type": "interpolate",
-}
+AUTOENCODER = autoencoder_config()
 """A tiny DC-AE, 8 times smaller."""
 
 
@@ -65,8 +52,7 @@ def make_photos(folder: Path, count: int = 3) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for i in range(count):
-        small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-        small.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+        smooth_photo(rng, (96, 72)).save(folder / f"{i}.png")
     return folder
 
 
