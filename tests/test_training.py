@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors import SafetensorError
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from linearsr.evaluation.registry import METRICS
 from linearsr.models.presets import PRESETS
@@ -297,6 +300,23 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path
     trainer(photos, tmp_path / "run").run()
     (tmp_path / "run/checkpoints/.0000000018.tmp").mkdir()
     assert trainer(photos, tmp_path / "run").resume() == 12
+
+
+def test_what_keeps_a_checkpoint_from_its_disk_is_said_as_it_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(photos, tmp_path / "run").run()
+    part = next((tmp_path / "run/checkpoints").glob("*12/network/*"))
+    part.write_bytes(part.read_bytes()[:1000])
+    with pytest.raises(SafetensorError):
+        trainer(photos, tmp_path / "run").resume()
+
+    def full(*args: object) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer(photos, tmp_path / "other").run()
 
 
 def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
