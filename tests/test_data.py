@@ -1,5 +1,6 @@
 """Training data: what a sample depends on, where photos come from, and what becomes of broken ones."""
 
+import json
 import logging
 import tarfile
 from pathlib import Path
@@ -283,6 +284,49 @@ def test_the_detail_of_a_photo_is_looked_at_once(photos: Path, monkeypatch: pyte
     for share in (0.5, 0.5, 0.1):
         CropPairs(config(photos, best_share=share), 4, 0, 1)
     assert len(seen) == 3
+
+
+def test_the_best_share_by_a_metric_is_kept_for_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, scores = tmp_path / "photos", tmp_path / "scores"
+    folder.mkdir()
+    crisp = Image.open(Path(__file__).parents[1] / "examples/photos/train/building.jpg").crop(
+        (0, 0, 200, 200)
+    )
+    crisp.save(folder / "crisp.png")
+    crisp.filter(ImageFilter.GaussianBlur(2)).save(folder / "soft.png")
+    crisp.resize((60, 60)).save(folder / "tiny.png")
+
+    def kept(**changes: object) -> list[str]:
+        changes = {"best_share": 0.5, "best_by": "niqe", "scores": scores, **changes}
+        catalogue = CropPairs(config(folder, **changes), 4, 0, 1).catalogue
+        return [catalogue[i].path.stem for i in range(len(catalogue))]
+
+    assert kept() == ["crisp"]
+    assert "tiny.png: niqe: " in caplog.text
+    measured = json.loads((scores / "niqe.json").read_text())
+    assert measured.keys() == {"../photos/crisp.png", "../photos/soft.png"}
+    assert measured["../photos/crisp.png"] < measured["../photos/soft.png"]
+    monkeypatch.setattr("linearsr.evaluation.registry.niqe", None)
+    # another process, for this one remembers what it has seen
+    (scores / "niqe.json").write_text(json.dumps({name: -value for name, value in measured.items()}))
+    assert kept(lr_crop=9) == ["soft"]
+    (scores / "niqe.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"^data\.scores: .*niqe\.json is no valid JSON"):
+        kept(lr_crop=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("psnr_y", "'psnr_y' is unknown: choose from detail, niqe"), ("musiq", "musiq needs pip")],
+)
+def test_photos_are_chosen_by_known_scores(
+    name: str, message: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linearsr.evaluation.registry.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message):
+        config(photos, best_by=name)
 
 
 @pytest.mark.parametrize("side", [19, 20, 21, 37])

@@ -69,8 +69,14 @@ def written(path: Path, config: dict[str, object]) -> Path:
 
 
 def files(folder: Path) -> set[Path]:
+    """All but those of TensorBoard, and the parts of checkpoints, of which each process writes its own."""
     found = {path.relative_to(folder) for path in folder.rglob("*")}
-    return {path for path in found if "tfevents" not in path.name}
+    return {path for path in found if "tfevents" not in path.name and not path.match("shard-*")}
+
+
+def writers(run_dir: Path) -> set[str]:
+    """Who wrote tensors of the checkpoints of a run."""
+    return {path.name[:11] for path in (run_dir / "checkpoints").rglob("shard-*")}
 
 
 def assert_alike(run_dir: Path, expected_dir: Path, part: str, rel: float = 1e-4) -> None:
@@ -112,6 +118,8 @@ def test_two_processes_train_a_recipe_as_one_does(photos: Path, tmp_path: Path) 
     assert_alike(tmp_path / "two/stem", tmp_path / "one/stem", "lr_stem", rel=1e-5)
     assert_alike(tmp_path / "two/pretrain", tmp_path / "one/pretrain", "transformer")
     assert files(tmp_path / "two") == files(tmp_path / "one")
+    assert writers(tmp_path / "two/pretrain") == {"shard-00001", "shard-00002"}
+    assert writers(tmp_path / "one/pretrain") == {"shard-00001"}
 
 
 def test_two_processes_have_bit_by_bit_the_losses_of_one_that_takes_its_batch_in_two_parts(

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
 
 from linearsr.training.config import TrainConfig, load_config
 from linearsr.training.trainer import Trainer
@@ -77,6 +78,13 @@ def half_file(state: object, path: Path, **options: object) -> None:
     os.truncate(path, os.path.getsize(path) // 2)
 
 
+def half_part(state: dict[str, torch.Tensor], storage_writer: HuggingFaceStorageWriter) -> None:
+    """In the middle of writing a process's part of a checkpoint."""
+    save(state, storage_writer=storage_writer)
+    (path,) = Path(storage_writer.path).iterdir()
+    os.truncate(path, os.path.getsize(path) // 2)
+
+
 def half_line(log: object, record: object) -> None:
     """In the middle of writing down a step."""
     with (log.folder / "metrics.jsonl").open("a") as file:
@@ -102,8 +110,8 @@ def not_at_all(*args: object) -> None:
 MOMENTS: dict[str, tuple[str, int, Callable[..., None]]] = {
     "before the first step": ("linearsr.training.state:ExponentialMovingAverage.update", 1, not_at_all),
     "in a step": ("linearsr.training.state:ExponentialMovingAverage.update", 6, not_at_all),
-    "in the first checkpoint": ("linearsr.training.state:save_file", 2, half_file),
-    "in a later checkpoint": ("linearsr.training.state:save_file", 8, half_file),
+    "in the first checkpoint": ("linearsr.training.state:save", 2, half_part),
+    "in a later checkpoint": ("linearsr.training.state:save", 8, half_part),
     "at the end of a checkpoint": ("linearsr.training.state:write_json", 3, not_at_all),
     "removing an old checkpoint": ("linearsr.training.state:shutil.rmtree", 1, half_removal),
     "writing a line": ("linearsr.training.run_folder:RunLog.write", 5, half_line),

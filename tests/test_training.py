@@ -4,14 +4,19 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors import SafetensorError
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from linearsr.evaluation.registry import METRICS
 from linearsr.models.presets import PRESETS
@@ -299,6 +304,23 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path
     assert trainer(photos, tmp_path / "run").resume() == 12
 
 
+def test_what_keeps_a_checkpoint_from_its_disk_is_said_as_it_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(photos, tmp_path / "run").run()
+    part = next((tmp_path / "run/checkpoints").glob("*12/network/*"))
+    part.write_bytes(part.read_bytes()[:1000])
+    with pytest.raises(SafetensorError):
+        trainer(photos, tmp_path / "run").resume()
+
+    def full(*args: object) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer(photos, tmp_path / "other").run()
+
+
 def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -347,18 +369,25 @@ def test_every_figure_goes_to_the_trackers(
         trainer(photos, tmp_path / "other", trackers=["wandb"])
 
 
-def test_a_network_is_compiled_where_the_config_says_so(
+def test_a_compiled_network_has_the_losses_of_one_that_is_not(
     photos: Path, stem_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[torch.nn.Module] = []
+    """Captured by the compiler; only the code that it writes then, which takes minutes, is left out."""
+    graphs: list[torch.fx.GraphModule] = []
 
-    def note(module: torch.nn.Module) -> None:
-        compiled.append(module)
+    def capture(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
 
-    monkeypatch.setattr(torch.nn.Module, "compile", note)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=capture))
     for wanted in (False, True):
-        made = trainer(photos, tmp_path / str(wanted), stage=flow_stage(stem_folder), compile=wanted)
-        assert compiled == [made.objective.network] * wanted
+        assert not graphs
+        changes = {"stage": flow_stage(stem_folder), "compile": wanted, "total_images": 6}
+        trainer(photos, tmp_path / str(wanted), **changes).run()
+    assert graphs
+    assert np.allclose(losses(tmp_path / "True"), losses(tmp_path / "False"), rtol=1e-5)
+    plain, compiled = (weights(tmp_path / run / "knee/transformer") for run in ("False", "True"))
+    assert plain.keys() == compiled.keys()
 
 
 def test_the_loss_falls(photos: Path, tmp_path: Path) -> None:

@@ -103,8 +103,8 @@ def tag(
         sources = inputs_of([name for name in pipes.names if not _is_shards(name)], by_name=False)
         jobs = [pipes.called(Job(each.path, None, each.error, each.name)) for each in sources] + jobs
         if file is not None:
-            done = [job for job in jobs if job.input in file]
-            jobs = [job for job in jobs if job.input not in file]
+            done = [job for job in jobs if file.get(job.input) is not None]
+            jobs = [job for job in jobs if file.get(job.input) is None]
             if done:
                 say(f"skipped, as {file.path} has their tags: {len(done)} (--overwrite tags them again)")
         if pending(jobs, overwrite=False):
@@ -113,7 +113,8 @@ def tag(
             run_all(jobs, work, Rules(), as_json=as_json, settings={"tags": None})
         finally:
             if file is not None:
-                say(file.write())
+                file.write()
+                say(str(file))
             if rows and not as_json:
                 _show(rows)
 

@@ -1,6 +1,6 @@
 """All metrics by name: what each is measured on, which way is better, and who computes it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -108,6 +108,19 @@ _METRICS = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 BUILT_IN = tuple(metric for metric in _METRICS if metric.pyiqa_name is None)
 """Those that need nothing downloaded."""
+
+
+def known_metric(name: str, kinds: Collection[Kind], others: Collection[str] = ()) -> str:
+    """The name itself. Raises ValueError where no metric of these kinds has it, or it needs what is not installed.
+
+    `others` are further names that could have been chosen.
+    """
+    known = [*others, *(metric.name for metric in _METRICS if metric.kind in kinds)]
+    if name not in known:
+        raise ValueError(f"{name!r} is unknown: choose from {', '.join(known)}")
+    if METRICS[name].pyiqa_name is not None and (remedy := missing()) is not None:
+        raise ValueError(f"{name} needs {remedy}")
+    return name
 
 
 def choose(names: Sequence[str] | None, has_reference: bool) -> list[Metric]:

@@ -7,12 +7,11 @@ and its sibling `wids`, which had an index, was dropped in 1.0; the index here i
 """
 
 import logging
-import math
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from glob import glob, has_magic
 from io import BytesIO
@@ -24,12 +23,12 @@ from numpy.typing import NDArray
 
 from linearsr.images.files import is_image_name, list_images
 from linearsr.images.io import ImageError, read_size
-from linearsr.images.photos import detail_score, read_rgb
+from linearsr.images.photos import read_rgb
 from linearsr.training.section import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_THREADS = 8
+THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,45 +127,6 @@ class Catalogue:
         return weights
 
 
-def best_photos(catalogue: Catalogue, share: float) -> Catalogue:
-    """The `share` of the readable photos with the highest `detail_score`, rounded up, in their old order.
-
-    With a share of 1 nothing is read.
-
-    Raises:
-        ConfigError: not one photo can be read.
-    """
-    if share == 1:
-        return catalogue
-    results = _scores(catalogue)
-    broken = [result for result in results if isinstance(result, Skipped)]
-    scores = np.array([-1.0 if isinstance(result, Skipped) else result for result in results])
-    count = math.ceil(round(share * (len(scores) - len(broken)), 6))
-    if not count:
-        raise ConfigError(f"data.best_share: all photos are broken, e.g. {broken[0].reason}")
-    best = np.sort(np.argsort(-scores, kind="stable")[:count])
-    return replace(catalogue, table=catalogue.table[best], skipped=[*catalogue.skipped, *broken])
-
-
-@cache
-def _scores(catalogue: Catalogue) -> list[float | Skipped]:
-    """One for each photo; read once, as all experts draw from the same photos."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        # a thread keeps the score and not the photo: all photos together need not fit the memory
-        results = list(pool.map(_score, (catalogue[i] for i in range(len(catalogue)))))
-    for result in results:
-        if isinstance(result, Skipped):
-            logger.warning("skipped: %s", result.reason)
-    return results
-
-
-def _score(photo: Photo) -> float | Skipped:
-    try:
-        return detail_score(photo.read())
-    except ImageError as error:
-        return Skipped(photo.name, str(error))
-
-
 @cache
 def read_catalogue(
     folders: tuple[tuple[Path, float], ...], shards: tuple[tuple[str, float], ...], hr_crop: int
@@ -182,7 +142,7 @@ def read_catalogue(
     photos: list[Photo] = []
     skipped: list[Skipped] = []
     too_small = 0
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for finding in _findings(folders, shards, pool):
             if isinstance(finding, Skipped):
                 logger.warning("skipped: %s", finding.reason)

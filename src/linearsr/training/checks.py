@@ -171,14 +171,16 @@ def describe(runs: Sequence[Run], rate: float | None = None) -> dict[str, dict[s
 def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
     scale, data, rate = objective.scale, config.data, config.optimizer
     catalogue = check_data(data, scale)
-    share = f"best {100 * data.best_share:g}% of " if data.best_share < 1 else ""
+    share, by = (
+        (f"best {100 * data.best_share:g}% of ", f" by {data.best_by}") if data.best_share < 1 else ("", "")
+    )
     every = config.validation.every_images
     end = " at most, to the knee" if config.stop_at_knee else ""
     network, memory = _size_up(config, objective)
     return {
         "network": network,
         "memory": memory,
-        "data": f"{share}{len(catalogue):,} photos, {catalogue.areas.sum() / 1e6:,.0f} megapixels; "
+        "data": f"{share}{len(catalogue):,} photos{by}, {catalogue.areas.sum() / 1e6:,.0f} megapixels; "
         f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop",
         "batch": f"{config.batch_size} crops of {data.lr_crop * scale} px (LR {data.lr_crop} px)",
         "schedule": f"{config.total_images:,} images in {config.total_images // config.batch_size:,} steps{end}; "

@@ -18,17 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
+from linearsr.evaluation.registry import known_metric
 from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
-from linearsr.training.catalogue import (
-    Catalogue,
-    Skipped,
-    best_photos,
-    find_photos,
-    read_catalogue,
-)
+from linearsr.training.best import DETAIL, best_photos
+from linearsr.training.catalogue import Catalogue, Skipped, find_photos, read_catalogue
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
 
@@ -67,14 +63,23 @@ class DataConfig(Section):
     """Who degrades: the workers, image by image, or the training device, a batch at once. The ranges are the same,
     the random numbers are not."""
     best_share: float = Field(1.0, gt=0, le=1)
-    """Draw from this share of the photos only, those with the most detail (`detail_score`). Below 1 every photo
-    is decoded once at the start."""
+    """Draw from this share of the photos only, those that `best_by` puts first. Below 1 every photo is decoded once at
+    the start."""
+    best_by: str = DETAIL
+    """`detail` (`detail_score`), or a metric of `linearsr eval` that needs no reference, e.g. `niqe` or `musiq`."""
+    scores: Path | None = None
+    """Folder where the scores of `best_by` are kept for other runs and processes, as `musiq.json`."""
     tags: Path | None = None
     """JSON file with the tags of photos, `{"folder/photo.jpg": ["tag", ...], ...}`, relative to its own folder."""
     cache_gib: float = Field(2.0, ge=0)
     """GiB of decoded photos that the workers of one training process keep, each an even share of it."""
 
     _check_degradations = field_validator("degradations")(known_degradations)
+
+    @field_validator("best_by")
+    @classmethod
+    def _known_score(cls, name: str) -> str:
+        return name if name == DETAIL else known_metric(name, ["no-reference"], (DETAIL,))
 
     @model_validator(mode="after")
     def _has_a_source(self) -> "DataConfig":
@@ -147,7 +152,8 @@ class CropPairs(Dataset[Sample]):
     ) -> None:
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
         self.photo_tags = photo_tags
-        self.catalogue = best_photos(check_data(config, scale), config.best_share)
+        wanted = config.best_share, config.best_by, config.scores
+        self.catalogue = best_photos(check_data(config, scale), *wanted)
         cumulative = np.cumsum(self.catalogue.weights * self.catalogue.areas)
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))

@@ -1,4 +1,4 @@
-"""Tags of photos, from a JSON file that lists them by file name."""
+"""Tags of photos, from a JSON file that lists them by file name; and such files as they grow."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from linearsr.runtime.files import whole_file
 from linearsr.training.section import ConfigError
 
 _SECONDS_BETWEEN_WRITES = 60
+_T = TypeVar("_T")
 
 
 class PhotoTags:
@@ -42,8 +44,31 @@ def name_in(file: Path, photo: str | Path) -> str:
     return Path(os.path.relpath(photo, file.parent)).as_posix()
 
 
-class TagFile:
-    """A file of tags that grows as photos are tagged, and a text file beside it with all tags that it names.
+class PhotoFile(Generic[_T]):
+    """A JSON file of what is `known` of photos, which grows as they are looked at."""
+
+    def __init__(self, path: Path, known: dict[str, _T]) -> None:
+        self.path, self.known = path, known
+        self._written = time.monotonic()
+
+    def get(self, photo: str | Path) -> _T | None:
+        """What is known of a photo."""
+        return self.known.get(name_in(self.path, photo))
+
+    def add(self, photo: str | Path, found: _T) -> None:
+        """Note what was found; once a minute all is written."""
+        self.known[name_in(self.path, photo)] = found
+        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file."""
+        write_json(self.path, self.known)
+        self._written = time.monotonic()
+
+
+class TagFile(PhotoFile[list[str]]):
+    """Such a file of tags, and a text file beside it with all tags that it names.
 
     What an earlier run has written stays, unless it is to be `anew`.
 
@@ -52,27 +77,19 @@ class TagFile:
     """
 
     def __init__(self, path: Path, anew: bool = False) -> None:
-        self.path, self.vocabulary_path = path, path.with_suffix(".txt")
-        self.tags = {} if anew or not path.exists() else read_tags(path, "-o")
-        self._written = time.monotonic()
+        super().__init__(path, {} if anew or not path.exists() else read_tags(path, "-o"))
+        self.vocabulary_path = path.with_suffix(".txt")
 
-    def __contains__(self, photo: Path) -> bool:
-        return name_in(self.path, photo) in self.tags
-
-    def add(self, photo: Path, tags: list[str]) -> None:
-        """Note the tags of a photo; once a minute all are written."""
-        self.tags[name_in(self.path, photo)] = tags
-        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
-            self.write()
-
-    def write(self) -> str:
-        """Write both files; returns what they hold, as one line."""
-        vocabulary = vocabulary_of(self.tags)
-        write_json(self.path, self.tags)
+    def write(self) -> None:
+        """Write both files."""
+        super().write()
         with whole_file(self.vocabulary_path) as draft:
-            draft.write_text("".join(f"{tag}\n" for tag in vocabulary), encoding="utf-8")
-        self._written = time.monotonic()
-        return f"{self.path}: {len(self.tags):,} photos; {self.vocabulary_path}: {len(vocabulary):,} tags"
+            draft.write_text("".join(f"{tag}\n" for tag in vocabulary_of(self.known)), encoding="utf-8")
+
+    def __str__(self) -> str:
+        """What both files hold, as one line."""
+        tags = len(vocabulary_of(self.known))
+        return f"{self.path}: {len(self.known):,} photos; {self.vocabulary_path}: {tags:,} tags"
 
 
 def vocabulary_of(tags: Mapping[str, list[str]]) -> tuple[str, ...]:

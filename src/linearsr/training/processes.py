@@ -26,8 +26,12 @@ def start(config: TrainConfig) -> Accelerator:
     Raises:
         ConfigError: something that is set does not go with so many processes, or with split weights.
     """
-    # of a layout that costs nothing here, and of writing into outputs, which no loss here does
-    for message in ("Grad strides do not match", "FSDP2-wrapped module .* returned a view"):
+    # of a layout that costs nothing here, of writing into outputs, which no loss here does, and of a single process
+    for message in (
+        "Grad strides do not match",
+        "FSDP2-wrapped module .* returned a view",
+        "torch.distributed is disabled, unavailable or uninitialized",
+    ):
         warnings.filterwarnings("ignore", message)
     # a stage may have another precision than the one before it in this process
     if (

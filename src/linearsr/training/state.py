@@ -1,7 +1,7 @@
 """What a run carries from step to step: the averaged weights, and checkpoints from which it goes on unchanged.
 
-Checkpoints are safetensors and JSON. Tensors that are split over devices are written whole, so a run may go on with
-another number of processes.
+Checkpoints are safetensors and JSON, written by `torch.distributed.checkpoint`: each process writes its part of the
+tensors, and a run may go on with another number of processes.
 """
 
 import json
@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from linearsr.runtime.checkpoints import write_json
@@ -97,28 +101,23 @@ def save_checkpoint(
 ) -> None:
     """Write `root/<images>` whole or not at all, then remove all but the newest `keep` checkpoints.
 
-    Every process must call it, since split tensors are gathered; only the one with `write` touches the disk.
+    Every process must call it and writes its part of the tensors; the one with `write` does the rest.
     """
     folder = root / f"{progress.images:010d}"
     draft = root / f".{folder.name}.tmp"
-    if write:
-        for left in root.glob(".*"):  # by a killed run
-            shutil.rmtree(left, ignore_errors=True)
-        draft.mkdir(parents=True)
-    optimizer_state = optimizer.state_dict()
+    state = optimizer.state_dict()
     slots = {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, slot in optimizer_state["state"].items()
-        for name, value in slot.items()
+        index: {name: torch.as_tensor(value).contiguous() for name, value in slot.items()}
+        for index, slot in state["state"].items()
     }
-    # one after the other, and in the memory of one process: all of them are several times the network
-    for name, state in (("network", network.state_dict()), ("ema", ema.state), ("optimizer", slots)):
-        tensors = whole(state, keep=write)
-        if write:
-            save_file(tensors, draft / f"{name}.safetensors")
+    # one after the other: what is written is in memory twice meanwhile
+    for name, tensors in (("network", network.state_dict()), ("ema", ema.state), ("optimizer", slots)):
+        writer = HuggingFaceStorageWriter(str(draft / name), save_distributed=True)
+        with _own_errors():
+            save(tensors, storage_writer=writer)
     if not write:
         return
-    groups = [_counters(group) for group in optimizer_state["param_groups"]]
+    groups = [_counters(group) for group in state["param_groups"]]
     write_json(draft / _PROGRESS, {**asdict(progress), "ema_steps": ema.steps, "optimizer_groups": groups})
     if folder.exists():
         _remove(folder)
@@ -134,22 +133,44 @@ def load_checkpoint(
     progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
     ema.steps = progress.pop("ema_steps")
     groups = progress.pop("optimizer_groups")
-    for name, state in (("network", network.state_dict()), ("ema", ema.state)):
-        saved = load_file(folder / f"{name}.safetensors")
-        with torch.no_grad():
-            for key, tensor in state.items():
-                tensor.copy_(_split_like(saved[key], tensor))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        parameter = parameters[int(index)]
-        same_shape = tensor.shape == parameter.shape
-        slots.setdefault(int(index), {})[name] = _split_like(tensor, parameter) if same_shape else tensor
+    slots = _empty_slots(folder / "optimizer", optimizer)
+    for name, tensors in (("network", network.state_dict()), ("ema", ema.state), ("optimizer", slots)):
+        reader = HuggingFaceStorageReader(str(folder / name))
+        reader.read_metadata()  # `load` would not say why it cannot be read
+        with _own_errors():
+            load(tensors, storage_reader=reader)
     current = optimizer.state_dict()["param_groups"]
     merged = [{**group, **_counters(saved)} for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": merged})
     return Progress(**progress)
+
+
+def _empty_slots(folder: Path, optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
+    """Room for what the optimizer kept; what has the shape of its parameter is split as that is."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, saved in HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata.items():
+        assert isinstance(saved, TensorStorageMetadata)
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        like = parameter if saved.size == parameter.shape else torch.empty(saved.size)
+        slots.setdefault(int(index), {})[name] = torch.empty_like(like, dtype=saved.properties.dtype)
+    return slots
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raises what went wrong in some process, and not all of it as one exception that is no `Exception`."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error
+
+
+def remove_drafts(root: Path) -> None:
+    """Remove what a killed run has left of a checkpoint."""
+    for left in root.glob(".*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def update_progress(root: Path, progress: Progress) -> None:
@@ -184,12 +205,6 @@ def whole(state: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
         if keep:
             gathered[name] = full.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return gathered
-
-
-def _split_like(tensor: Tensor, like: Tensor) -> Tensor:
-    if isinstance(like, DTensor):
-        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
-    return tensor
 
 
 def _counters(group: dict[str, Any]) -> dict[str, Any]:

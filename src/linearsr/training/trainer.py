@@ -48,6 +48,7 @@ from linearsr.training.state import (
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
+    remove_drafts,
     save_checkpoint,
     update_progress,
     whole,
@@ -141,6 +142,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             write_json(self.config.run_dir / CONFIG_FILE, settings_of(self.config))
             reopen(self.config.run_dir)
+            remove_drafts(self.checkpoints)
         self._remember()
         if not from_main(partial(checkpoints, self.checkpoints)):
             self._save()  # the start, so that the guard has something to go back to

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from linearsr.evaluation.evaluate import scorers_of
-from linearsr.evaluation.registry import METRICS, choose, missing
+from linearsr.evaluation.registry import METRICS, choose, known_metric
 from linearsr.images.degradation_choice import label
 from linearsr.models.codec import pad_to_multiple
 from linearsr.training.data import known_degradations, validation_pairs, validation_photos
@@ -44,13 +44,7 @@ class ValidationConfig(Section):
     @field_validator("metrics")
     @classmethod
     def _check_metrics(cls, names: list[str]) -> list[str]:
-        known = [metric.name for metric in METRICS.values() if metric.kind != "set"]
-        for name in names:
-            if name not in known:
-                raise ValueError(f"{name!r} is unknown: choose from {', '.join(known)}")
-            if METRICS[name].pyiqa_name is not None and (remedy := missing()) is not None:
-                raise ValueError(f"{name} needs {remedy}")
-        return names
+        return [known_metric(name, ["full-reference", "no-reference"]) for name in names]
 
     @property
     def least_side(self) -> int:

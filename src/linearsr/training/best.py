@@ -1,0 +1,117 @@
+"""Which photos a run draws from where it wants only a share of them: those with the best score, which is computed once.
+
+A score is `detail_score`, or any metric of `linearsr eval` that needs no reference.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from linearsr.evaluation.registry import METRICS, NotAvailable
+from linearsr.images.io import ImageError
+from linearsr.images.photos import detail_score
+from linearsr.runtime.devices import named_device
+from linearsr.training.catalogue import THREADS, Catalogue, Photo, Skipped
+from linearsr.training.photo_tags import PhotoFile
+from linearsr.training.section import ConfigError
+
+logger = logging.getLogger(__name__)
+
+DETAIL = "detail"
+
+
+def best_photos(
+    catalogue: Catalogue, share: float, by: str = DETAIL, folder: Path | None = None
+) -> Catalogue:
+    """The `share` of the readable photos with the best score, rounded up, in their old order.
+
+    `by` names the score; `folder` keeps it for other runs. With a share of 1 nothing is read.
+
+    Raises:
+        ConfigError: not one photo has a score, or the score cannot be had.
+    """
+    if share == 1:
+        return catalogue
+    results = _scores(catalogue, by, folder)
+    skipped = [result for result in results if isinstance(result, Skipped)]
+    sign = -1 if by in METRICS and not METRICS[by].higher_is_better else 1
+    scores = np.array([-np.inf if isinstance(result, Skipped) else sign * result for result in results])
+    count = math.ceil(round(share * (len(scores) - len(skipped)), 6))
+    if not count:
+        raise ConfigError(f"data.best_share: no photo has a score, e.g. {skipped[0].reason}")
+    best = np.sort(np.argsort(-scores, kind="stable")[:count])
+    return replace(catalogue, table=catalogue.table[best], skipped=[*catalogue.skipped, *skipped])
+
+
+@cache
+def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | Skipped]:
+    """One for each photo; read once, as all experts draw from the same photos.
+
+    Of several processes the first one computes them, and the others find them in the folder.
+    """
+    score, results = _scorer(by), list[float | Skipped]()
+    file: PhotoFile[float] | None = None
+
+    def look(number: int) -> float | Skipped:
+        photo = catalogue[number]
+        kept = None if file is None else file.get(photo.name)
+        return score(photo) if kept is None else kept
+
+    with ExitStack() as stack:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / f".{by}.lock"))
+            file = _read(folder / f"{by}.json")
+            stack.callback(file.write)
+        # networks take one photo after the other. A thread keeps the score and not the photo: all of them together
+        # need not fit the memory
+        networks = by in METRICS and METRICS[by].pyiqa_name is not None
+        pool = stack.enter_context(ThreadPoolExecutor(1 if networks else THREADS))
+        for number, result in enumerate(pool.map(look, range(len(catalogue)))):
+            if isinstance(result, Skipped):
+                logger.warning("skipped: %s", result.reason)
+            elif file is not None:
+                file.add(catalogue[number].name, result)
+            results.append(result)
+    return results
+
+
+def _read(path: Path) -> PhotoFile[float]:
+    try:
+        return PhotoFile(path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    except ValueError as error:
+        raise ConfigError(f"data.scores: {path} is no valid JSON ({error}): remove it") from None
+
+
+def _scorer(by: str) -> Callable[[Photo], float | Skipped]:
+    if by == DETAIL:
+        measure: Callable[..., float] = detail_score
+    else:
+        try:
+            metric = METRICS[by].scorer(named_device("auto"))
+        except NotAvailable as error:
+            raise ConfigError(f"data.best_by: {by}: {error}") from None
+
+        def measure(pixels: NDArray[np.uint8]) -> float:
+            return metric(torch.from_numpy(pixels / 255).permute(2, 0, 1)[None], None)
+
+    def score(photo: Photo) -> float | Skipped:
+        try:
+            return measure(photo.read())
+        except ImageError as error:
+            return Skipped(photo.name, str(error))
+        except (ValueError, RuntimeError, AssertionError) as error:
+            return Skipped(photo.name, f"{photo.name}: {by}: {' '.join(str(error).split())}")
+
+    return score
