@@ -83,19 +83,12 @@ def clamp_keeping_means(image: Tensor, lr: Tensor) -> Tensor:
     return wavelet_colour_fix(to_unit(image), lr).clamp(0, 1)
 
 
-def adain_colour_fix(image: Tensor, reference: Tensor) -> Tensor:
-    """Give each channel of `image` the mean and deviation of `reference`: both (B, C, H, W) -> same shape.
+def match_statistics(image: Tensor, own: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> Tensor:
+    """Give `image` (B, C, H, W), a part of one with its `own` mean and deviation (B, C, 1, 1), the `wanted` ones.
 
     Adaptive instance normalisation (Huang and Belongie 2017, eq. 8) on pixels. A channel whose deviation is below
-    one of 255 levels counts as flat, and is not stretched to that of the reference. The statistics are those of the
-    whole image: never call it on tiles. The result may leave [0, 1]; clamp at the end.
+    one of 255 levels counts as flat, and is not stretched. The result may leave [0, 1]; clamp at the end.
     """
-    _require_same_shape(image, reference)
-    return match_statistics(image, _channel_statistics(image), _channel_statistics(reference))
-
-
-def match_statistics(image: Tensor, own: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> Tensor:
-    """The step of `adain_colour_fix`, for any part of an image of which mean and deviation (B, C, 1, 1) are known."""
     (mean, deviation), (wanted_mean, wanted_deviation) = own, wanted
     return (image - mean) * (wanted_deviation / deviation.clamp(min=_LEAST_DEVIATION)) + wanted_mean
 
@@ -109,21 +102,6 @@ def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:
     return sides.add_(x, alpha=2).mul_(0.25)
 
 
-def _channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    # A single pixel has no unbiased variance; it counts as flat.
-    correction = 1 if x.shape[-2] * x.shape[-1] > 1 else 0
-    deviation, mean = torch.std_mean(x, dim=(-2, -1), correction=correction, keepdim=True)
-    return mean, deviation
-
-
 def _require_rgb(x: Tensor, name: str) -> None:
     if x.ndim != 4 or x.shape[1] != 3:
         raise ValueError(f"{name} must have the shape (B, 3, H, W), not {tuple(x.shape)}")
-
-
-def _require_same_shape(image: Tensor, reference: Tensor) -> None:
-    if image.ndim != 4 or image.shape != reference.shape:
-        raise ValueError(
-            f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be (B, C, H, W) alike; "
-            "resize the reference to the image first"
-        )

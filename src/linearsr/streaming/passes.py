@@ -268,8 +268,8 @@ class FinishedRows:
         if self._color_fix == "adain":
             assert self._statistics is not None
             image = self._cropped(top, bottom)
-            own, wanted = _mean_and_deviation(self._statistics, self._own_size[0] * self._own_size[1], image)
-            return match_statistics(image, own, wanted)
+            count = self._own_size[0] * self._own_size[1]
+            return match_statistics(image, *_mean_and_deviation(self._statistics, count, image))
         return self._beside_lr(self._cropped, _with_low_frequencies, 2 * WAVELET_REACH, top, bottom)
 
 
@@ -277,11 +277,10 @@ def _with_low_frequencies(image: Tensor, lr: Tensor) -> Tensor:
     return clamp_keeping_means(wavelet_colour_fix(image, lr), lr)
 
 
-def _mean_and_deviation(
-    total: Tensor, count: int, like: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    sums, squares = total.chunk(2, dim=1)
+def _mean_and_deviation(total: Tensor, count: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of images, then of their references: (B, C, 1, 1) from the sums of `FinishedRows._survey`."""
+    sums, squares = total[..., None, None].chunk(2, dim=1)
     mean = sums / count
     variance = (squares - count * mean.square()).clamp(min=0) / max(1, count - 1)
-    mean, deviation = (x.to(like).view(-1, 6, 1, 1) for x in (mean, variance.sqrt()))
-    return (mean[:, :3], deviation[:, :3]), (mean[:, 3:], deviation[:, 3:])
+    means, deviations = (x.to(like).chunk(2, dim=1) for x in (mean, variance.sqrt()))
+    return zip(means, deviations, strict=True)
