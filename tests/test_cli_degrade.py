@@ -11,7 +11,8 @@ from PIL import Image
 
 from commands import done, linearsr
 from linearsr.images.degradation import PRESETS
-from linearsr.training.data import to_tensor, validation_pairs
+from linearsr.training.data import to_tensor
+from linearsr.training.validation import validation_pairs
 
 
 @pytest.fixture
