@@ -34,7 +34,7 @@ from linearsr.evaluation.niqe import niqe
 from linearsr.images.colour import rgb_to_y
 from linearsr.images.files import list_images
 from linearsr.images.photos import read_rgb
-from linearsr.training.data import validation_pairs
+from linearsr.training.validation import validation_pairs
 
 Pair = tuple[str, Tensor, Tensor]
 """Name, LR (3, h, w) and HR (3, H, W) in [0, 1]."""

@@ -36,7 +36,8 @@ from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import save_weights
 from linearsr.runtime.quantised import quantised
 from linearsr.training.computed import interpolate
-from linearsr.training.data import CropPairs, DataConfig, validation_pairs
+from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.validation import validation_pairs
 
 MIX = {
     "bicubic": 0.07,

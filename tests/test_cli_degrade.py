@@ -12,7 +12,8 @@ from PIL import Image
 from commands import done, linearsr
 from image_tools import smooth_photo
 from linearsr.images.degradation import PRESETS
-from linearsr.training.data import to_tensor, validation_pairs
+from linearsr.training.data import to_tensor
+from linearsr.training.validation import validation_pairs
 
 
 @pytest.fixture

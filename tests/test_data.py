@@ -10,16 +10,26 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
+from typer.testing import CliRunner
 
 from bulk_tools import tar_of
 from image_tools import smooth_photo
+from linearsr.cli.app import app
 from linearsr.evaluation.metrics import ssim_y
 from linearsr.images.io import read_image
 from linearsr.images.photos import detail_score, read_rgb
 from linearsr.images.picture import quantise
+from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.lr_stem import LRCondition
 from linearsr.training.catalogue import Photo
-from linearsr.training.data import CropPairs, DataConfig, Sample, check_data, validation_pairs
+from linearsr.training.checks import describe
+from linearsr.training.config import TrainConfig
+from linearsr.training.data import CropPairs, DataConfig, Sample, check_data
+from linearsr.training.recipe import Run
 from linearsr.training.section import ConfigError
+from linearsr.training.trainer import Trainer
+from linearsr.training.validation import validation_pairs
+from training_tools import make_sana, settings
 
 
 @pytest.fixture
@@ -59,8 +69,8 @@ def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
     other = CropPairs(config(photos), 4, seed=6, length=3)
     assert same(one[2], two[2])
     assert not torch.equal(one[2][1], other[2][1])
-    lr, hr, tags, number = one[1]
-    assert (lr.shape, hr.shape, tags.shape, number) == ((3, 8, 8), (3, 32, 32), (0,), 1)
+    lr, hr, tags, number, latent = one[1]
+    assert (lr.shape, hr.shape, tags.shape, number, latent.shape) == ((3, 8, 8), (3, 32, 32), (0,), 1, (0,))
     assert -1 <= hr.min() < hr.max() <= 1
 
 
@@ -349,3 +359,49 @@ def test_photos_are_read_as_pictures_are(mode: str, orientation: int, tmp_path: 
     read = read_rgb(path)
     assert read.shape == ((56, 48, 3) if orientation == 6 else (48, 56, 3))
     assert (read == colour).all()
+
+
+def test_training_reads_the_latents_that_are_beside_crops(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, autoencoder = tmp_path / "shards", make_sana(tmp_path / "sana") / "vae"
+    asked = ["shard", str(photos), "-o", str(target), "--size", "32", "--format", "jpg"]
+    made = CliRunner().invoke(app, [*asked, "--latents", str(autoencoder)])
+    assert made.exit_code == 0, made.stderr
+    assert "made with other latents: choose" in CliRunner().invoke(app, asked).stderr
+    wrong = CliRunner().invoke(app, [*asked, "--latents", str(photos)])
+    assert (wrong.exit_code, len(wrong.stderr.splitlines())) == (2, 1), wrong.stderr
+    wrong = CliRunner().invoke(app, [*asked, "--latents", str(autoencoder), "--size", "36"])
+    assert wrong.stderr == "linearsr: crops of 36 px have no latents: give a multiple of 8\n"
+
+    codec = DeepCompressionCodec.from_pretrained(autoencoder)
+    source = config(shards={str(target): 1.0})
+    pairs = CropPairs(source, 4, seed=1, length=8, latents=True)
+    for sample in (pairs[number] for number in range(8)):
+        with torch.no_grad():
+            latent = codec.encode(sample.hr[None], LRCondition(sample.lr))[0]
+        # they may be made in bfloat16
+        assert (sample.latent - latent).abs().mean() < 0.02 * latent.abs().mean()
+    # what is cut out of a crop has other latents
+    assert CropPairs(source, 2, seed=1, length=8, latents=True)[0].latent.numel() == 0
+
+    stage = {"kind": "flow", "codec": str(autoencoder), "preset": "tiny"}
+    run = TrainConfig(**settings(photos, tmp_path / "run", stage=stage, data=source))
+    assert describe([Run("run", run)])["run"]["data"].endswith("; latents from the shards")
+    seen: list[torch.Size] = []
+    encode = DeepCompressionCodec.encode
+
+    def noted(self: DeepCompressionCodec, image: torch.Tensor, condition: LRCondition) -> torch.Tensor:
+        seen.append(image.shape)
+        return encode(self, image, condition)
+
+    monkeypatch.setattr(DeepCompressionCodec, "encode", noted)
+    Trainer(run).run()
+    assert seen.count(torch.Size([2, 3, 32, 32])) == 1  # to see that they are of the same codec
+    with torch.no_grad():
+        next(codec.autoencoder.encoder.parameters()).mul_(-1)
+    codec.save_pretrained(autoencoder)
+    with pytest.raises(
+        ConfigError, match=r"^data\.shards: their latents are of another codec than the stage's"
+    ):
+        Trainer(run.model_copy(update={"run_dir": tmp_path / "other"})).run()

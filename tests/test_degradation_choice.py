@@ -12,7 +12,8 @@ from commands import done, linearsr, refused
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.degradation_choice import EFFECTS, identity, label, named_degradation
 from linearsr.images.kernels import _beta
-from linearsr.training.data import DataConfig, validation_pairs
+from linearsr.training.data import DataConfig
+from linearsr.training.validation import validation_pairs
 
 HR = np.random.default_rng(1).random((96, 64, 3), dtype=np.float32)
 

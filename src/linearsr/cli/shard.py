@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from linearsr.cli.console import FAILED, Bars, say, stop, told
-from linearsr.cli.options import MAX_PIXELS, MaxPixels
+from linearsr.cli.loading import choose_device
+from linearsr.cli.options import MAX_PIXELS, Device, MaxPixels
 from linearsr.jobs.messages import heard, shown, warning_text
 from linearsr.jobs.names import check_folder
 
@@ -28,6 +29,13 @@ def shard(
         float,
         typer.Option(min=0.001, max=1, help="Keep this share of all crops, those with the most detail."),
     ] = 1.0,
+    latents: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Also store the latents of each crop, by the DC-AE in this folder."
+        ),
+    ] = None,
+    device: Device = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Cut HR photos into crops, and pack them into WebDataset shards for fast training (`data.shards`).
@@ -36,7 +44,7 @@ def shard(
 
         linearsr shard photos/ -o shards/ --size 512
     """
-    from linearsr.training.shards import Packed, Sharder, ShardSettings
+    from linearsr.training.shards import Latents, Packed, Sharder, ShardSettings
 
     if not photos.is_dir():
         stop(f"{shown(photos)} is not a folder: give a folder of HR photos")
@@ -44,7 +52,8 @@ def shard(
     with told(), heard() as notes, Bars() as bars:
         check_folder(shards)
         settings = ShardSettings(size, crop_type, photos_per_shard, least_detail, best_share, max_pixels)
-        sharder = Sharder(photos, shards, settings)
+        encoder = None if latents is None else Latents(latents, choose_device(device))
+        sharder = Sharder(photos, shards, settings, encoder)
         shards.mkdir(parents=True, exist_ok=True)
         if sharder.scores_missing:
             scores = bars.bars.add_task("photos measured", total=len(sharder.photos))

@@ -11,7 +11,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from glob import glob, has_magic
 from io import BytesIO
@@ -29,6 +29,7 @@ from linearsr.training.section import ConfigError
 logger = logging.getLogger(__name__)
 
 THREADS = 8
+LATENT_SUFFIX = ".latent.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ class Photo:
     offset: int = 0
     length: int = 0
     """Where its bytes lie in the tar file."""
+    latent_offset: int = 0
+    latent_length: int = 0
+    """And those of its latents; 0: there are none."""
 
     @property
     def name(self) -> str:
@@ -63,9 +67,17 @@ class Photo:
         """Its file, or its bytes from the tar file. Raises OSError if that cannot be read."""
         if not self.member:
             return self.path
+        return NamedBytes(self._bytes(self.offset, self.length), self.name)
+
+    def latent(self) -> NDArray[np.float16]:
+        """(C, h', w') of its DC-AE, as `linearsr shard` has put it beside the photo. Raises OSError or ValueError."""
+        array: NDArray[np.float16] = np.load(BytesIO(self._bytes(self.latent_offset, self.latent_length)))
+        return array
+
+    def _bytes(self, offset: int, length: int) -> bytes:
         with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return NamedBytes(file.read(self.length), self.name)
+            file.seek(offset)
+            return file.read(length)
 
 
 class NamedBytes(BytesIO):
@@ -98,11 +110,7 @@ class Catalogue:
     @classmethod
     def of(cls, photos: Sequence[Photo], skipped: Sequence[Skipped] = (), too_small: int = 0) -> "Catalogue":
         """The catalogue of `photos`, in their order."""
-        rows = (
-            (os.fsencode(p.path), p.height, p.width, p.weight, os.fsencode(p.member), p.offset, p.length)
-            for p in photos
-        )
-        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        columns = [np.array([_stored(getattr(p, field.name)) for p in photos]) for field in fields(Photo)]
         kinds = [(field.name, column.dtype) for field, column in zip(fields(Photo), columns, strict=True)]
         table = np.rec.fromarrays(columns, dtype=kinds)
         return cls(table, list(skipped), too_small)
@@ -120,11 +128,22 @@ class Catalogue:
         areas: NDArray[np.int64] = self.table["height"] * self.table["width"]
         return areas
 
+    def has_latents(self, side: int) -> bool:
+        """Whether every photo is a crop of that side with its latents."""
+        table = self.table
+        whole = (table["height"] == side) & (table["width"] == side) & (table["latent_length"] > 0)
+        return bool(whole.all())
+
     @property
     def weights(self) -> NDArray[np.float64]:
         """How often a pixel of each photo is drawn."""
         weights: NDArray[np.float64] = self.table["weight"]
         return weights
+
+
+def _stored(value: Any) -> Any:
+    """As a table holds it: names of files may have bytes that are no text."""
+    return os.fsencode(value) if isinstance(value, str | Path) else value
 
 
 @cache
@@ -222,20 +241,19 @@ def _look_into_shard(path: Path, weight: float) -> list[Photo | Skipped]:
     try:
         # only an uncompressed tar file can be read at any place
         with tarfile.open(path, "r:") as tar:
-            findings.extend(_look_at_member(tar, path, member, weight) for member in _photos_of(tar))
+            key = ""
+            for member in filter(tarfile.TarInfo.isreg, tar):
+                known = _key(member.name) == key
+                if not known and is_image_name(Path(member.name)):
+                    key = _key(member.name)
+                    findings.append(_look_at_member(tar, path, member, weight))
+                elif known and member.name.endswith(LATENT_SUFFIX) and isinstance(findings[-1], Photo):
+                    place = {"latent_offset": member.offset_data, "latent_length": member.size}
+                    findings[-1] = replace(findings[-1], **place)  # type: ignore[arg-type]
     except (tarfile.TarError, OSError) as error:
         hint = "make it an uncompressed tar file anew"
         findings.append(Skipped(str(path), f"{path}: is a broken shard from here on ({error}): {hint}"))
     return findings
-
-
-def _photos_of(tar: Iterable[tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
-    seen = ""
-    for member in tar:
-        key = _key(member.name)
-        if member.isreg() and key != seen and is_image_name(Path(member.name)):
-            seen = key
-            yield member
 
 
 def _key(name: str) -> str:

@@ -17,7 +17,7 @@ from linearsr.runtime.checkpoints import HUB_ID
 from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage, check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
-from linearsr.training.data import check_data, validation_photos
+from linearsr.training.data import check_data
 from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective, Trained
@@ -27,6 +27,7 @@ from linearsr.training.recipe import RecipeConfig, Run, last_flow
 from linearsr.training.run_folder import records
 from linearsr.training.section import ConfigError
 from linearsr.training.tagger import TaggerStage
+from linearsr.training.validation import validation_photos
 
 _MOMENTS = {"adamw": 2, "came": 1, "muon": 1}
 _FLOAT32 = 4
@@ -174,6 +175,8 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
     share, by = (
         (f"best {100 * data.best_share:g}% of ", f" by {data.best_by}") if data.best_share < 1 else ("", "")
     )
+    with_latents = objective.wants_latents and catalogue.has_latents(data.lr_crop * scale)
+    latents = "; latents from the shards" if with_latents else ""
     every = config.validation.every_images
     end = " at most, to the knee" if config.stop_at_knee else ""
     network, memory = _size_up(config, objective)
@@ -181,7 +184,7 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
         "network": network,
         "memory": memory,
         "data": f"{share}{len(catalogue):,} photos{by}, {catalogue.areas.sum() / 1e6:,.0f} megapixels; "
-        f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop",
+        f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop{latents}",
         "batch": f"{config.batch_size} crops of {data.lr_crop * scale} px (LR {data.lr_crop} px)",
         "schedule": f"{config.total_images:,} images in {config.total_images // config.batch_size:,} steps{end}; "
         f"validation every {every:,} images ({config.total_images // every} times)",

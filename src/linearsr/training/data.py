@@ -5,7 +5,6 @@ Nothing depends on workers or on what was drawn before, so a resumed run sees ex
 
 import logging
 from collections import OrderedDict
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,14 +16,12 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
 from linearsr.evaluation.registry import known_metric
 from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
-from linearsr.images.io import ImageError, read_size
-from linearsr.images.photos import degraded_pair
+from linearsr.images.io import ImageError
 from linearsr.training.best import DETAIL, best_photos
-from linearsr.training.catalogue import Catalogue, Skipped, find_photos, read_catalogue
+from linearsr.training.catalogue import Catalogue, Skipped, read_catalogue
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
 
@@ -111,6 +108,8 @@ class Sample(NamedTuple):
     """(V,): 1 for the tags of the photo, 0 for the others."""
     number: Tensor
     """(): which sample of the run it is."""
+    latent: Tensor
+    """(C, h', w') of the DC-AE, from the shard; empty where the codec makes it from `hr`."""
 
 
 class PhotoCache:
@@ -141,6 +140,9 @@ class PhotoCache:
 class CropPairs(Dataset[Sample]):
     """`length` training pairs; c is `config.lr_crop`, V the number of known tags, 0 without `photo_tags`.
 
+    With `latents`, where every crop in shards has its own and is as large as a sample, these are read. Such samples are
+    whole crops as they are; others are cut at random, turned and mirrored.
+
     A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
 
     Raises:
@@ -148,12 +150,19 @@ class CropPairs(Dataset[Sample]):
     """
 
     def __init__(
-        self, config: DataConfig, scale: int, seed: int, length: int, photo_tags: PhotoTags | None = None
+        self,
+        config: DataConfig,
+        scale: int,
+        seed: int,
+        length: int,
+        photo_tags: PhotoTags | None = None,
+        latents: bool = False,
     ) -> None:
         self.config, self.scale, self.seed, self.length = config, scale, seed, length
         self.photo_tags = photo_tags
         wanted = config.best_share, config.best_by, config.scores
         self.catalogue = best_photos(check_data(config, scale), *wanted)
+        self.latents = latents and self.catalogue.has_latents(config.lr_crop * scale)
         cumulative = np.cumsum(self.catalogue.weights * self.catalogue.areas)
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
@@ -178,15 +187,18 @@ class CropPairs(Dataset[Sample]):
         size = self.config.lr_crop * self.scale
         top = int(rng.integers(photo.shape[0] - size + 1))
         left = int(rng.integers(photo.shape[1] - size + 1))
-        crop = np.rot90(photo[top : top + size, left : left + size], k=int(rng.integers(4)))
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
+        crop, latent = photo[top : top + size, left : left + size], torch.empty(0)
+        if self.latents:
+            latent = torch.from_numpy(self.catalogue[number].latent())
+        else:
+            crop = np.rot90(crop, k=int(rng.integers(4)))
+            crop = crop[:, ::-1] if rng.random() < 0.5 else crop
         hr = to_unit(np.ascontiguousarray(crop))
         lr = torch.empty(0)
         if self.config.degrade_on == "workers":
             lr = to_tensor(degrade(hr, self.degradations[self._draw_degradation(rng)], rng, self.scale))
         tags = torch.empty(0) if self.photo_tags is None else self.photo_tags.bag(self.catalogue[number].name)
-        return Sample(lr, to_tensor(hr), tags, torch.tensor(index))
+        return Sample(lr, to_tensor(hr), tags, torch.tensor(index), latent)
 
     def complete(self, samples: Sample) -> Tensor:
         """The LR images (B, 3, c, c) in [-1, 1] of a batch, made now on the device unless the workers made them.
@@ -249,45 +261,3 @@ def to_unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:
 def to_tensor(image: ImageArray) -> Tensor:
     """(H, W, 3) in [0, 1] -> (3, H, W) in [-1, 1]."""
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1
-
-
-@cache
-def validation_photos(
-    folder: Path, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
-) -> list[Path]:
-    """The first `max_pictures` photos of a folder.
-
-    Raises:
-        ConfigError: `folder` has no photos, or one of them cannot be read, is too small to be measured, or leaves
-            nothing on the LR side: what is measured on is never changed silently.
-    """
-    photos = find_photos(folder, "validation.folder")[:max_pictures]
-    least = -(-least_side // scale) * scale
-    for path in photos:
-        try:
-            size = read_size(path, str(path))
-        except ImageError as error:
-            raise ConfigError(f"validation.folder: {error}") from None
-        if min(size) < least:
-            raise ConfigError(
-                f"validation.folder: {path}: has less than {least} pixels on a side: leave it out"
-            )
-    return photos
-
-
-def validation_pairs(
-    folder: Path, degradation: str, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
-) -> list[tuple[str, Tensor, Tensor]]:
-    """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
-
-    Raises:
-        ConfigError: as `validation_photos`.
-    """
-    pairs, how = [], named_degradation(degradation)
-    for path in validation_photos(folder, scale, max_pictures, least_side):
-        try:
-            lr, hr = degraded_pair(path, how, seed=0, scale=scale)
-        except ImageError as error:
-            raise ConfigError(f"validation.folder: {error}") from error
-        pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))
-    return pairs

@@ -16,7 +16,7 @@ from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
 from linearsr.guidance.text import TextGuidance
-from linearsr.models.codec import ResidualCodec
+from linearsr.models.codec import DeepCompressionCodec, ResidualCodec
 from linearsr.models.lr_stem import LRCondition, StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
@@ -38,6 +38,8 @@ from linearsr.training.section import ConfigError
 from linearsr.training.times import TimeLaw
 
 _SCALE = 4
+_SAME_CODEC = 0.1
+"""How far latents from shards may be off, as a share of their size: they were made in another precision."""
 _NEW_SETTINGS = ("lr_channels", "num_null_tokens")
 _NEW_PARAMETERS = ("patch_embed.proj.weight", "patch_embed.proj.bias", "null_tokens")
 """What SANA has not learned: its LR inputs start at zero, so frozen ones would never see the photo."""
@@ -146,6 +148,7 @@ class FlowObjective(Objective):
         self.stem = parts.stem(stage)
         self.codec = parts.codec(stage)
         cast(nn.Module, self.codec).requires_grad_(False)
+        self.wants_latents, self._same_codec = isinstance(self.codec, DeepCompressionCodec), False
         if self.stem is not None:
             cast(nn.Module, self.stem).requires_grad_(False)
             check_grid(stage, self.stem, self.codec)
@@ -221,8 +224,19 @@ class FlowObjective(Objective):
     @torch.no_grad()
     def _encode(self, batch: Batch) -> tuple[LRCondition | None, Tensor]:
         condition = None if self.stem is None else self.stem(batch.lr)
+        given = batch.latent.float()
+        if given.numel() and self._same_codec:
+            return condition, given
         # a codec that needs the stem's prediction comes with a frozen stem
-        return condition, self.codec.encode(batch.hr, condition or LRCondition(batch.lr)).float()
+        latent = self.codec.encode(batch.hr, condition or LRCondition(batch.lr)).float()
+        if not given.numel():
+            return condition, latent
+        if (latent - given).abs().mean() > _SAME_CODEC * latent.abs().mean():
+            raise ConfigError(
+                "data.shards: their latents are of another codec than the stage's: make them anew"
+            )
+        self._same_codec = True
+        return condition, given
 
     def _guide(self, batch: Batch, disturb: bool) -> Guide | None:
         settings = self.stage.guidance

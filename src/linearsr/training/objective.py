@@ -28,6 +28,8 @@ class Batch(NamedTuple):
     """(B, V): 1 for the tags of the photo, 0 for the others; V is 0 where the stage has no vocabulary."""
     seeds: list[int]
     """One for each sample."""
+    latent: Tensor = torch.empty(0)
+    """(B, C, h', w') of `hr`; empty where it is still to be encoded."""
 
 
 class Part(Protocol):
@@ -46,6 +48,8 @@ class Objective(ABC):
     """LR sides must be multiples of this."""
     vocabulary: Vocabulary | None = None
     """The tags that it wants to be told of."""
+    wants_latents: bool = False
+    """Whether latents that a DC-AE made before are of use."""
     network: nn.Module
     """What is trained; the trainer may wrap it, and calls it through `loss` and `predict` only."""
 

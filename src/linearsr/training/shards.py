@@ -13,16 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from threading import Lock
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.images.files import list_images
 from linearsr.images.io import DEFAULT_MAX_PIXELS, ImageError
 from linearsr.images.photos import detail_score, read_rgb
+from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.lr_stem import LRCondition
+from linearsr.runtime.devices import best_dtype
 from linearsr.runtime.files import from_json, whole_file
+from linearsr.training.catalogue import LATENT_SUFFIX
+from linearsr.training.data import to_tensor, to_unit
 
 INDEX = "index.json"
 # a crop of 512x512 is decoded in 8 ms as such a WebP, in 18 ms as the fastest PNG, in 3 ms as JPEG
@@ -96,14 +103,21 @@ class Sharder:
         folder: searched to the bottom.
         target: a folder, made if need be.
         settings: they must be those that shards in `target` were made with.
+        latents: what puts the latents of each whole crop beside it.
 
     Raises:
         ShardError: no photos, two of them with one name, or `target` holds shards of other photos or settings.
         OSError: `target` cannot be written.
     """
 
-    def __init__(self, folder: Path, target: Path, settings: ShardSettings) -> None:
-        self.folder, self.target, self.settings = folder, target, settings
+    def __init__(
+        self, folder: Path, target: Path, settings: ShardSettings, latents: "Latents | None" = None
+    ) -> None:
+        self.folder, self.target, self.settings, self.latents = folder, target, settings, latents
+        if latents is not None and settings.size % latents.codec.compression:
+            raise ShardError(
+                f"crops of {settings.size} px have no latents: give a multiple of {latents.codec.compression}"
+            )
         self.photos = list_images(folder)
         if not self.photos:
             raise ShardError(f"{folder}: no images found: give a folder with HR photos")
@@ -174,6 +188,7 @@ class Sharder:
         """The members made of one photo."""
         least = self._index.least_detail
         members: list[tuple[str, bytes]] = []
+        kept, size = 0, self.settings.size
         try:
             crops = self._crops(path)
         except ImageError as error:
@@ -183,8 +198,11 @@ class Sharder:
                 continue
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, **_SAVE[self.settings.format])
-            members.append((f"{self._key(path)}@{left},{top}.{self.settings.format}", file.getvalue()))
-        return members, Packed(crops=len(members), flat=len(crops) - len(members))
+            key, kept = f"{self._key(path)}@{left},{top}", kept + 1
+            members.append((f"{key}.{self.settings.format}", file.getvalue()))
+            if self.latents is not None and pixels.shape[:2] == (size, size):
+                members.append((key + LATENT_SUFFIX, self.latents.of(file)))
+        return members, Packed(crops=kept, flat=len(crops) - kept)
 
     def _scores(self, path: Path) -> list[float]:
         try:
@@ -205,6 +223,8 @@ class Sharder:
         names = "\n".join(f"{path.relative_to(self.folder)} {path.lstat().st_size}" for path in self.photos)
         digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         made_of = {**asdict(self.settings), "photos": digest}
+        if self.latents is not None:
+            made_of["latents"] = self.latents.name
         path = self.target / INDEX
         if not path.exists():
             if next(self.target.glob("*.tar"), None) is not None:
@@ -214,7 +234,8 @@ class Sharder:
             index = from_json(Index, json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise ShardError(f"{path} is no index of shards ({error}): choose another folder") from None
-        other = [key.replace("_", " ") for key in made_of if index.made_of.get(key) != made_of[key]]
+        keys = {**made_of, **index.made_of}
+        other = [key.replace("_", " ") for key in keys if index.made_of.get(key) != made_of.get(key)]
         if other:
             raise ShardError(
                 f"{self.target} holds shards made with other {' and '.join(other)}: choose another folder"
@@ -227,6 +248,27 @@ class Sharder:
     def _write_index(self) -> None:
         with whole_file(self.target / INDEX, "shard") as draft:
             draft.write_text(json.dumps(asdict(self._index), indent=1))
+
+
+class Latents:
+    """What the DC-AE in a folder makes of crops, encoded on `device`, for training that need not encode them."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.name, self.device = str(folder), device
+        self.codec = DeepCompressionCodec.from_pretrained(folder, device=device)
+        self._autocast = best_dtype(device) == torch.bfloat16
+        self._one_at_a_time = Lock()
+
+    @torch.inference_mode()
+    def of(self, crop: BinaryIO) -> bytes:
+        """The bytes of an `.npy` file, (C, h', w') float16, from those of a crop as training will decode it."""
+        crop.seek(0)
+        image = to_tensor(to_unit(read_rgb(crop)))[None].to(self.device)
+        with self._one_at_a_time, torch.autocast(self.device.type, torch.bfloat16, self._autocast):
+            latent = self.codec.encode(image, LRCondition(image))[0]
+        file = io.BytesIO()
+        np.save(file, latent.to("cpu", torch.float16).numpy())
+        return file.getvalue()
 
 
 def cut(photo: NDArray[np.uint8], size: int) -> Iterator[Crop]:

@@ -111,7 +111,8 @@ class Trainer:
         self._lock_folder()
         vocabulary, file = self.objective.vocabulary, config.data.tags
         photo_tags = None if vocabulary is None or file is None else PhotoTags(file, vocabulary)
-        self.pairs = CropPairs(config.data, self.objective.scale, config.seed, self._total_images, photo_tags)
+        drawn = self.objective.scale, config.seed, self._total_images
+        self.pairs = CropPairs(config.data, *drawn, photo_tags, self.objective.wants_latents)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report, config.trackers)
@@ -163,7 +164,8 @@ class Trainer:
         loader = batches(self.pairs, progress.images, config.batch_size // self.accelerator.num_processes)
         for samples in self.accelerator.prepare(loader):
             seeds = [(config.seed << 40) + number for number in samples.number.tolist()]
-            batch = Batch(self.pairs.complete(samples), samples.hr, samples.tags, seeds)
+            lr = self.pairs.complete(samples)
+            batch = Batch(lr, samples.hr, samples.tags, seeds, samples.latent)
             record, verdict = self._step(batch)
             if verdict == "roll back":
                 self._roll_back(record["skipped"])
@@ -207,7 +209,7 @@ class Trainer:
         size = len(batch.seeds) // count
         for first in range(0, len(batch.seeds), size):
             chosen = slice(first, first + size)
-            part = Batch(batch.lr[chosen], batch.hr[chosen], batch.tags[chosen], batch.seeds[chosen])
+            part = Batch(*(whole[chosen] for whole in batch))  # type: ignore[arg-type]
             last = first + size == len(batch.seeds)
             # processes add up their gradients once
             with nullcontext() if last else self.accelerator.no_sync(self.network):

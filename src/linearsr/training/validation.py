@@ -1,6 +1,7 @@
 """Validation during training: whole photos, degraded once with a fixed seed, upscaled by the averaged weights."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,10 +11,14 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from linearsr.evaluation.evaluate import scorers_of
+from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
 from linearsr.evaluation.registry import METRICS, choose, known_metric
-from linearsr.images.degradation_choice import label
+from linearsr.images.degradation_choice import label, named_degradation
+from linearsr.images.io import ImageError, read_size
+from linearsr.images.photos import degraded_pair
 from linearsr.models.codec import pad_to_multiple
-from linearsr.training.data import known_degradations, validation_pairs, validation_photos
+from linearsr.training.catalogue import find_photos
+from linearsr.training.data import known_degradations, to_tensor
 from linearsr.training.objective import Batch, Objective
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
@@ -50,6 +55,48 @@ class ValidationConfig(Section):
     def least_side(self) -> int:
         """Pixels: a smaller photo cannot be judged by every metric."""
         return max(metric.least_side for metric in choose(self.metrics, has_reference=True))
+
+
+@cache
+def validation_photos(
+    folder: Path, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
+) -> list[Path]:
+    """The first `max_pictures` photos of a folder.
+
+    Raises:
+        ConfigError: `folder` has no photos, or one of them cannot be read, is too small to be measured, or leaves
+            nothing on the LR side: what is measured on is never changed silently.
+    """
+    photos = find_photos(folder, "validation.folder")[:max_pictures]
+    least = -(-least_side // scale) * scale
+    for path in photos:
+        try:
+            size = read_size(path, str(path))
+        except ImageError as error:
+            raise ConfigError(f"validation.folder: {error}") from None
+        if min(size) < least:
+            raise ConfigError(
+                f"validation.folder: {path}: has less than {least} pixels on a side: leave it out"
+            )
+    return photos
+
+
+def validation_pairs(
+    folder: Path, degradation: str, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
+) -> list[tuple[str, Tensor, Tensor]]:
+    """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
+
+    Raises:
+        ConfigError: as `validation_photos`.
+    """
+    pairs, how = [], named_degradation(degradation)
+    for path in validation_photos(folder, scale, max_pictures, least_side):
+        try:
+            lr, hr = degraded_pair(path, how, seed=0, scale=scale)
+        except ImageError as error:
+            raise ConfigError(f"validation.folder: {error}") from error
+        pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))
+    return pairs
 
 
 class Validation:
