@@ -233,6 +233,35 @@ def test_looks_are_previews_of_the_place_that_is_seen(visit):
     assert page.input_value("#fidelity") == ""
 
 
+def test_a_large_result_is_shown_at_full_size_where_one_looks(chromium_alone, visit):
+    page = visit()
+    script = (WEB / "pictures.js").read_text(encoding="utf-8")
+    large = script.replace("16e6", "1e3")
+    assert large != script
+    page.route("**/pictures.js", lambda route: route.fulfill(body=large, content_type="text/javascript"))
+    small = photo()["buffer"]
+    page.route("**/preview?region=", lambda route: route.fulfill(body=small, content_type="image/jpeg"))
+    page.reload()
+    finished(page)
+    part = page.locator("#after-part")
+    part.wait_for()
+    seen = "(id) => { const image = document.getElementById(id); return image.naturalWidth; }"
+    assert [page.evaluate(seen, id) for id in ("after", "after-part")] == [24, 96]
+    page.focus(".pane >> nth=1")
+    for _ in range(4):
+        page.keyboard.press("+")
+    until(page, "document.getElementById('after-part').naturalWidth < 48")
+    part.wait_for()
+    # where it lies in the whole picture, in pixels of the result
+    whole, box, pane = (
+        page.locator(place).bounding_box() for place in ("#after", "#after-part", ".pane >> nth=1")
+    )
+    pixel = whole["width"] / 96
+    assert box["width"] / pixel == pytest.approx(page.evaluate(seen, "after-part"), abs=0.01)
+    assert box["x"] == pytest.approx(pane["x"], abs=pixel)
+    assert box["x"] + box["width"] == pytest.approx(pane["x"] + pane["width"], abs=pixel)
+
+
 def test_two_settings_of_one_photo(visit):
     page = finished(visit(), fidelity=1)
     page.click("#settings-title")
