@@ -216,6 +216,14 @@ def test_sizes(visit):
 
 def test_looks_are_previews_of_the_place_that_is_seen(visit):
     page = visit()
+    # as long as it takes for a photo of 12 megapixels
+    page.evaluate("""() => {
+        const { decode } = HTMLImageElement.prototype;
+        HTMLImageElement.prototype.decode = async function () {
+            await new Promise((resolve) => setTimeout(resolve, 900));
+            return decode.call(this);
+        };
+    }""")
     give(page, photo("large.png", 200, 200))
     seen = "[...document.querySelectorAll('#look img')].map((image) => image.hidden ? '' : image.src)"
     until(page, f"{seen}.every(Boolean)")

@@ -83,6 +83,7 @@ async function take(files, left = []) {
   await ready;
   if (!server) return;
   added.forEach(judge);
+  preview();
   $("start").focus({ preventScroll: true });
   if (photos.selected) findTags(photos.selected);
 }
