@@ -13,7 +13,7 @@ from linearsr.serving import results
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.worker import Cancelled, Worker
-from serve_tools import image, send, serving, wait_for
+from serve_tools import image, problem, send, serving, wait_for
 from tiny_model import build
 
 
@@ -117,6 +117,12 @@ def test_preview_is_a_jpeg_and_goes_with_its_job(served_model, tmp_path):
         answer = client.get(f"/v1/jobs/{job['id']}/preview")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
         assert Image.open(BytesIO(answer.content)).size == (48, 40)
+        whole = Image.open(BytesIO(client.get(f"/v1/jobs/{job['id']}/result").content))
+        part = Image.open(BytesIO(client.get(f"/v1/jobs/{job['id']}/preview?region=8,16,40,24").content))
+        cut = whole.crop((8, 16, 48, 40))
+        assert abs(np.asarray(part.convert("L")).astype(int) - np.asarray(cut.convert("L"))).mean() < 4
+        for wrong in ("8,16,41,24", "8,16,0,24", "8,16,40", "-1,0,9,9"):
+            problem(client.get(f"/v1/jobs/{job['id']}/preview?region={wrong}"), 422, "bad_option")
         client.delete(f"/v1/jobs/{job['id']}")
         assert client.get(f"/v1/jobs/{job['id']}/preview").status_code == 404
         assert list((tmp_path / "results").iterdir()) == []

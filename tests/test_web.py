@@ -64,7 +64,7 @@ def lengths(page, *names):
 
 
 def boxes(page):
-    return page.evaluate("""() => [...document.querySelectorAll('.pane img')].map((image) => {
+    return page.evaluate("""() => [...document.querySelectorAll('.pane img:first-child')].map((image) => {
         const [inner, outer] = [image, image.parentElement].map((element) => element.getBoundingClientRect());
         return [inner.left - outer.left, inner.top - outer.top, inner.width, inner.height].map(Math.round);
     })""")
@@ -105,6 +105,7 @@ def test_from_a_photo_to_its_download(visit):
     )
     assert page.inner_text("#live") == "photo.jpg: ready, 72 × 60 pixels"
     assert page.title() == "✓ Ready · LinearSR"
+    assert re.fullmatch(r"Lossless, keeps transparency\. 0\.0\d+ MB\.", page.inner_text("#format-note"))
     for format in ("png", "jpg", "webp", "tiff"):
         name, result = download(page, format)
         assert name == f"photo_x3.{'tif' if format == 'tiff' else format}"
@@ -251,9 +252,14 @@ def test_cancel_and_try_again(visit):
 def test_what_is_no_photo_or_too_large_is_named(visit):
     page = visit()
     give(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"dear diary"})
+    status(page, "This is not a photo.")
+    assert page.is_disabled("#start")
+    assert page.is_hidden("#unseen")
+    give(page, {"name": "damaged.jpg", "mimeType": "image/jpeg", "buffer": b"dear diary"})
+    page.wait_for_selector("#unseen:has-text('If the server can read it')")
     enlarge(page)
-    page.wait_for_selector("#status.trouble")
-    assert page.inner_text("#live").startswith("notes.txt: ")
+    page.wait_for_selector("#status.trouble:has-text('This file cannot be read')")
+    assert page.inner_text("#live").startswith("damaged.jpg: ")
     until(page, "unseen.hidden")
     give(page, photo("large.jpg", 300, 250, quality=5))
     status(page, "This photo has 300 × 250")

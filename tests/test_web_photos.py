@@ -149,6 +149,9 @@ def test_time_goes_on_from_the_first_second(visit):
     first = page.evaluate("progress.value")
     until(page, f"progress.value > {first}")
     assert re.match(r"\d+:\d\d · about [\d.]+ .* left", page.inner_text("#status-time"))
+    assert (
+        page.inner_text("#takes") == "You can close this page and come back. The result is kept for 1 hour."
+    )
     page.click("#cancel")
     # within one long step the bar moves by what such photos took before
     shares = page.evaluate("""async () => {
@@ -174,7 +177,10 @@ def test_what_takes_longer_than_the_server_allows_is_said_before(visit):
     page = finished(visit())
     page.evaluate("""() => {
         const paces = JSON.parse(localStorage.getItem("linearsr-pace"));
-        for (const name of Object.keys(paces)) paces[name] = [1e9, 1e3];
+        for (const name of Object.keys(paces)) {
+            paces[name] = [1e9, 1e3];
+            paces[name.replace(/steps.*/, "mean")] = [2e8, 1e3];
+        }
         localStorage.setItem("linearsr-pace", JSON.stringify(paces));
     }""")
     page.reload()
@@ -182,7 +188,7 @@ def test_what_takes_longer_than_the_server_allows_is_said_before(visit):
     page.click("summary:has-text('Exact values')")
     fill(page, "#steps", "1")
     status(page, "This takes about 1.1 hours, and this server stops after 10 minutes.")
-    assert page.inner_text("#takes") == "Takes about 1.1 hours"
+    assert page.inner_text("#takes") == "Takes about 1.1 hours · “Faithful” about 13 minutes"
     page.click("#shrink")
     page.wait_for_selector("#takes:has-text('7 minutes')")
     assert page.is_hidden("#status")
@@ -210,6 +216,14 @@ def test_sizes(visit):
 
 def test_looks_are_previews_of_the_place_that_is_seen(visit):
     page = visit()
+    # as long as it takes for a photo of 12 megapixels
+    page.evaluate("""() => {
+        const { decode } = HTMLImageElement.prototype;
+        HTMLImageElement.prototype.decode = async function () {
+            await new Promise((resolve) => setTimeout(resolve, 900));
+            return decode.call(this);
+        };
+    }""")
     give(page, photo("large.png", 200, 200))
     seen = "[...document.querySelectorAll('#look img')].map((image) => image.hidden ? '' : image.src)"
     until(page, f"{seen}.every(Boolean)")
@@ -225,6 +239,35 @@ def test_looks_are_previews_of_the_place_that_is_seen(visit):
     assert page.input_value("#fidelity") == "1"
     page.click("#look label:has-text('Automatic')")
     assert page.input_value("#fidelity") == ""
+
+
+def test_a_large_result_is_shown_at_full_size_where_one_looks(chromium_alone, visit):
+    page = visit()
+    script = (WEB / "pictures.js").read_text(encoding="utf-8")
+    large = script.replace("16e6", "1e3")
+    assert large != script
+    page.route("**/pictures.js", lambda route: route.fulfill(body=large, content_type="text/javascript"))
+    small = photo()["buffer"]
+    page.route("**/preview?region=", lambda route: route.fulfill(body=small, content_type="image/jpeg"))
+    page.reload()
+    finished(page)
+    part = page.locator("#after-part")
+    part.wait_for()
+    seen = "(id) => { const image = document.getElementById(id); return image.naturalWidth; }"
+    assert [page.evaluate(seen, id) for id in ("after", "after-part")] == [24, 96]
+    page.focus(".pane >> nth=1")
+    for _ in range(4):
+        page.keyboard.press("+")
+    until(page, "document.getElementById('after-part').naturalWidth < 48")
+    part.wait_for()
+    # where it lies in the whole picture, in pixels of the result
+    whole, box, pane = (
+        page.locator(place).bounding_box() for place in ("#after", "#after-part", ".pane >> nth=1")
+    )
+    pixel = whole["width"] / 96
+    assert box["width"] / pixel == pytest.approx(page.evaluate(seen, "after-part"), abs=0.01)
+    assert box["x"] == pytest.approx(pane["x"], abs=pixel)
+    assert box["x"] + box["width"] == pytest.approx(pane["x"] + pane["width"], abs=pixel)
 
 
 def test_two_settings_of_one_photo(visit):

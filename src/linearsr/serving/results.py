@@ -2,11 +2,11 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 from fastapi import Response
@@ -20,6 +20,8 @@ from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem, storage_full
 from linearsr.serving.schemas import MEDIA_TYPES, ResultFormat
 from linearsr.serving.settings import DISK_FULL
+
+Value = TypeVar("Value")
 
 PREVIEW_SIDE = 4096
 """Pixels."""
@@ -56,12 +58,23 @@ class Results:
         if not self._store.result_path(job).exists():
             raise Problem(404, "not_found", "the result has expired")
 
-    async def preview(self, job: Job) -> Response:
-        """The image as JPEG, shrunk to `PREVIEW_SIDE` if it is larger. Raises Problem if there is none."""
+    async def preview(self, job: Job, region: Sequence[int] = ()) -> Response:
+        """The image as JPEG, or its pixels (left, top, width, height), shrunk to `PREVIEW_SIDE` if they are more.
+
+        Raises Problem if there is no image, or it has no such pixels.
+        """
         self._require_result(job)
-        target = self._store.preview_path(job)
-        await self._make(job, "preview", _shrink, self._store.result_path(job), target)
-        return _file(job, target, MEDIA_TYPES["jpg"])
+        source, target = self._store.result_path(job), self._store.preview_path(job)
+        if not region:
+            await self._make(job, "preview", _shrink, source, target)
+            return _file(job, target, MEDIA_TYPES["jpg"])
+        assert job.output is not None
+        left, top, width, height = region
+        most = job.output["width"], job.output["height"]
+        if not (0 < width <= most[0] - left and 0 < height <= most[1] - top):
+            raise Problem(422, "bad_option", f"region: the image has {most[0]}x{most[1]} pixels")
+        data = await self._run("preview", _cut, source, tuple(region))
+        return Response(data, media_type=MEDIA_TYPES["jpg"], headers=_headers(job))
 
     async def converted(self, job: Job, format: ResultFormat | None, stripped: bool) -> Response:
         """The image in a format, converted once; with all metadata, or `stripped` of all but the colour profile.
@@ -84,20 +97,27 @@ class Results:
             return
         self._dispatcher.require_room(job)
         try:
-            await to_process.run_sync(convert, *task, cancellable=True, limiter=self._turn)
-        except BrokenWorkerProcess:
-            message = "there is not enough memory to convert the result"
-            raise Problem(422, "bad_option", f"{what}: {message}") from None
+            await self._run(what, convert, *task)
         except ImageError as error:
             message = str(error).replace(f"{target}: ", "the result ").replace(f"{source}: ", "the result ")
             raise Problem(422, "bad_option", f"{what}: {message}") from None
         finally:
             self._store.measure(job)
 
+    async def _run(self, what: str, function: Callable[..., Value], *values: Any) -> Value:
+        try:
+            return await to_process.run_sync(function, *values, cancellable=True, limiter=self._turn)
+        except BrokenWorkerProcess:
+            message = "there is not enough memory to convert the result"
+            raise Problem(422, "bad_option", f"{what}: {message}") from None
+
 
 def _file(job: Job, path: Path, media_type: str) -> Response:
-    headers = {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}
-    return FileResponse(path, media_type=media_type, headers=headers)
+    return FileResponse(path, media_type=media_type, headers=_headers(job))
+
+
+def _headers(job: Job) -> dict[str, str]:
+    return {"X-Job-ID": job.id, "Cache-Control": "private, no-store"}
 
 
 def _convert(source: Path, target: Path, tags: tuple[str, ...], max_pixels: int, stripped: bool) -> None:
@@ -126,5 +146,18 @@ def _shrink(source: Path, target: Path) -> None:
 
     image = vips().Image.thumbnail(str(source), PREVIEW_SIDE, height=PREVIEW_SIDE, size="down")
     made = target.with_name(f".{target.name}.part")
-    save(image.flatten(background=255) if image.hasalpha() else image, "jpegsave", made, Q=85, keep=0)
+    save(_opaque(image), "jpegsave", made, Q=85, keep=0)
     os.replace(made, target)
+
+
+def _cut(source: Path, region: tuple[int, int, int, int]) -> bytes:
+    from linearsr.images.rows.vips import vips
+
+    image = vips().Image.new_from_file(str(source), access="sequential").crop(*region)
+    image = image.thumbnail_image(PREVIEW_SIDE, height=PREVIEW_SIDE, size="down")
+    data: bytes = _opaque(image).jpegsave_buffer(Q=90, keep=0)
+    return data
+
+
+def _opaque(image: Any) -> Any:
+    return image.flatten(background=255) if image.hasalpha() else image

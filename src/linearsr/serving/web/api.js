@@ -59,9 +59,9 @@ export class Api {
     return (await this.#call("result", `v1/jobs/${id}/result?format=${format}&stripped=${stripped}`)).blob();
   }
 
-  /** A large result as a small picture. */
-  async small(id) {
-    return (await this.#call("result", `v1/jobs/${id}/preview`)).blob();
+  /** A large result as a small picture; `region`: a part of it, [left, top, width, height] in its pixels. */
+  async small(id, region = []) {
+    return (await this.#call("result", `v1/jobs/${id}/preview?region=${region}`)).blob();
   }
 
   async remove(id) {

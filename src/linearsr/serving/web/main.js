@@ -20,6 +20,8 @@ import { duration, megabytes, megapixels } from "./words.js";
 
 /** Milliseconds that the view is still before its previews are drawn. */
 const STILL = 500;
+/** Seconds after which it is worth saying what is quicker, and that nobody has to wait here. */
+const PATIENCE = 60;
 const NARROW = matchMedia("(max-width: 52rem)");
 
 translate();
@@ -81,6 +83,7 @@ async function take(files, left = []) {
   await ready;
   if (!server) return;
   added.forEach(judge);
+  preview();
   $("start").focus({ preventScroll: true });
   if (photos.selected) findTags(photos.selected);
 }
@@ -228,7 +231,7 @@ function render() {
   settings.render(photo);
   tags.render(photo);
   result.render(photo);
-  renderStart(photo);
+  renderStart(photo, progress);
   turnTo(photo);
   $("photo-name").textContent = $("photo-name").title = photo.name;
 }
@@ -237,7 +240,7 @@ function advice(photo) {
   return remedy(photo, server.limits, pace.estimate(photo.size, settings.options(photo)));
 }
 
-function renderStart(photo) {
+function renderStart(photo, { left }) {
   const moving = MOVING.includes(photo.state);
   const chosen = photo.state === "ready" ? waiting() : [photo];
   const trouble = photo.file && !moving && photo.state !== "refused" ? settings.trouble(photo) : "";
@@ -246,8 +249,22 @@ function renderStart(photo) {
   $("start").classList.toggle("primary", photo.state !== "done");
   const once = photo.state === "ready" || photo.state === "refused" ? t("enlarge") : t("enlarge.again");
   $("start").textContent = moving ? t("enlarging") : chosen.length > 1 ? t("enlarge.many", { count: chosen.length }) : once;
-  const seconds = chosen.reduce((sum, { size }) => sum + (pace.estimate(size, settings.options(photo)) ?? NaN), 0);
-  $("takes").textContent = seconds > 0 && !$("start").disabled ? t("takes", { time: duration(seconds) }) : "";
+  $("takes").textContent = moving ? patience(left) : $("start").disabled ? "" : expected(photo, chosen);
+}
+
+/** How long the chosen photos take, "" if that cannot be told. */
+function expected(photo, chosen) {
+  const estimate = (look) => chosen.reduce((sum, { size }) => sum + (pace.estimate(size, { ...settings.options(photo), ...look }) ?? NaN), 0);
+  const [seconds, faithful] = [estimate({}), estimate({ fidelity: 1 })];
+  if (!(seconds > 0)) return "";
+  const quicker = seconds > PATIENCE && faithful < seconds / 2 ? t("takes.faithful", { time: duration(faithful) }) : "";
+  return [t("takes", { time: duration(seconds) }), quicker].filter(Boolean).join(" · ");
+}
+
+/** What else to do meanwhile: once the server has the photos, it needs the page no more. */
+function patience(left) {
+  const sent = photos.list.every(({ state, job }) => job || !MOVING.includes(state));
+  return sent && left > PATIENCE ? t("leave", { time: duration(server.limits.keep_seconds) }) : "";
 }
 
 /** Another photo, or a result: that comes first, and the settings fold away until the person opens them. */

@@ -2,7 +2,7 @@
 
 const MOST_SHOWN_WHOLE = 16e6;
 
-/** Whether a result is too large for a browser (a phone's above all), so that a small picture of it is shown. */
+/** Whether a result is too large for a browser (a phone's above all): a small picture of it is shown, and parts of it. */
 export const isShrunk = ({ width, height }) => width * height > MOST_SHOWN_WHOLE;
 
 export class Pictures {
@@ -30,6 +30,11 @@ export class Pictures {
     if (photo.state !== "done") return null;
     const { id, output } = photo.job;
     return this.#keep(id, () => (isShrunk(output) ? this.api.small(id) : this.api.result(id, "png")));
+  }
+
+  /** A part of a result that is shown small: [left, top, width, height] in its pixels. */
+  part({ job }, region) {
+    return this.#keep(`${job.id} ${region}`, () => this.api.small(job.id, region));
   }
 
   #keep(what, fetch) {

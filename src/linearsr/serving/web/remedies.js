@@ -1,6 +1,7 @@
 // What the server would not take, and a smaller photo in its place.
 
 import { t } from "./i18n.js";
+import { ENDINGS } from "./intake.js";
 import { adviceForRaw, duration, megabytes, megapixels, sides } from "./words.js";
 
 /** Of the time that a photo may take: an estimate can be wrong. */
@@ -14,6 +15,8 @@ export function refusal({ file, name, size }, { max_bytes: bytes, max_pixels: pi
   if (file.size > bytes) return t("refused.bytes", { bytes: megabytes(file.size), limit: megabytes(bytes) });
   if (size && count(size) > pixels)
     return t("refused.pixels", { size: sides(size), megapixels: megapixels(count(size)), limit: megapixels(pixels) });
+  // a system that knows no type gives none
+  if (!size && !file.type.startsWith("image/") && !ENDINGS.test(name)) return t("refused.kind");
   return adviceForRaw(name);
 }
 

@@ -2,9 +2,8 @@
 
 import { $ } from "./dom.js";
 import { t } from "./i18n.js";
-import { isShrunk } from "./pictures.js";
 import { Saving, save } from "./saving.js";
-import { sides } from "./words.js";
+import { megabytes, sides } from "./words.js";
 import { zip } from "./zip.js";
 
 const NAMES = { png: "PNG", jpg: "JPG", webp: "WebP", tiff: "TIFF" };
@@ -39,10 +38,10 @@ export class Result {
     $("made").textContent = parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
     const remarks = [...warnings];
     if (unknown.length) remarks.push(t("tags.unknown", { tags: unknown.join(", ") }));
-    if (isShrunk(output)) remarks.push(t("shrunk"));
     $("warnings").hidden = !remarks.length;
     $("warnings").textContent = remarks.join(" ");
-    $("format-note").textContent = this.saving.note;
+    // only the server's own file has a known size
+    $("format-note").textContent = this.saving.note + (this.saving.format === "png" ? ` ${megabytes(output.bytes)}.` : "");
     $("download").textContent = t("download", { format: NAMES[this.saving.format] });
     $("copy").textContent = t("copy");
   }

@@ -2,15 +2,20 @@
 
 import { $, make } from "./dom.js";
 import { t } from "./i18n.js";
+import { isShrunk } from "./pictures.js";
 import { MOVING } from "./runner.js";
 import { Viewer } from "./viewer.js";
 import { clock, describe, duration, madeWith, megapixels } from "./words.js";
+
+/** Milliseconds that the view is still before its parts are fetched. */
+const STILL = 400;
 
 export class Stage {
   #viewer;
   #photo = null;
   #shown = "";
   #others = [];
+  #stillness = 0;
 
   /**
    * `cancel`, `retry`, `shrink` and `crop` get the photo when their button is pressed; `lose(photo, error)` is called if
@@ -19,7 +24,10 @@ export class Stage {
   constructor(pictures, { lose, turned, ...actions }) {
     this.pictures = pictures;
     this.lose = lose;
-    this.#viewer = new Viewer(turned);
+    this.#viewer = new Viewer(() => {
+      turned();
+      this.#sharpen();
+    });
     for (const [button, action] of Object.entries(actions)) $(button).addEventListener("click", () => action(this.#photo));
     $("against").addEventListener("change", () => this.render(this.#photo, this.now));
   }
@@ -39,13 +47,28 @@ export class Stage {
     this.now = now;
     this.#renderStatus(photo, now);
     this.#renderOthers(photo, now.others);
-    const against = this.#others.find(({ key }) => key === $("against").value);
+    const against = this.#against;
     const size = photo.size ?? photo.size === null;
     const news = [photo.key, photo.state === "done", photo.state === "failed", photo.job?.id, size, now.scale, against?.key];
     const shown = JSON.stringify(news);
     if (shown === this.#shown) return;
     this.#shown = shown;
     this.#renderPictures(photo, now.scale, same, against).catch((error) => this.lose(photo, error));
+  }
+
+  /** The other result that is shown in the place of the photo. */
+  get #against() {
+    return this.#others.find(({ key }) => key === $("against").value);
+  }
+
+  /** Of large results, which are shown small, fetch what is seen; once the view is still. */
+  #sharpen() {
+    clearTimeout(this.#stillness);
+    this.#stillness = setTimeout(() => {
+      for (const [side, photo] of Object.entries({ before: this.#against, after: this.#photo }))
+        if (photo?.state === "done" && isShrunk(photo.job.output))
+          this.#viewer.sharpen(side, (region) => this.pictures.part(photo, region)).catch((error) => this.lose(photo, error));
+    }, STILL);
   }
 
   #renderStatus(photo, { progress, remedy }) {
@@ -83,11 +106,12 @@ export class Stage {
     const addresses = await Promise.all([before, this.pictures.after(photo)]);
     if (photo !== this.#photo) return;
     const [left, right] = addresses;
-    $("unseen").hidden = Boolean(left || right) || photo.size !== null || photo.state === "failed";
+    $("unseen").hidden = Boolean(left || right) || photo.size !== null || ["failed", "refused"].includes(photo.state);
     const { name, size, job } = photo;
     const expected = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
     const labels = against ? [madeWith(against), madeWith(photo)] : [t("before"), t("after")];
     await this.#viewer.show({ before: left, after: right, size: job?.output ?? expected, name, same, labels });
+    this.#sharpen();
     // the button that had the focus is gone
     if (right && same && [$("cancel"), document.body].includes(document.activeElement)) $("divider").focus({ preventScroll: true });
   }

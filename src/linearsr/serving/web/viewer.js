@@ -66,6 +66,28 @@ export class Viewer {
     return this.#view.window;
   }
 
+  /** Lay what is seen over a picture that has too few pixels; `fetch` its address by [left, top, width, height]. */
+  async sharpen(side, fetch) {
+    const { width, height } = this.picture;
+    const image = this.images[side];
+    if (image.hidden || image.naturalWidth >= Math.min(width, this.#view.box.width * devicePixelRatio)) return;
+    const { window } = this;
+    const edge = (share, length) => Math.min(Math.round(share * length), length);
+    const [left, right] = [window.left, window.left + window.width].map((share) => edge(share, width));
+    const [top, bottom] = [window.top, window.top + window.height].map((share) => edge(share, height));
+    const region = [left, top, right - left, bottom - top];
+    const part = $(`${side}-part`);
+    const wanted = (part.dataset.wanted = `${image.src} ${region}`);
+    const address = await fetch(region);
+    if (part.dataset.wanted !== wanted || !wanted.startsWith(image.src)) return;
+    part.hidden = true;
+    part.src = address;
+    await part.decode();
+    const shares = { x: left / width, y: top / height, wide: region[2] / width, high: region[3] / height };
+    for (const [name, share] of Object.entries(shares)) part.style.setProperty(`--${name}`, share);
+    part.hidden = false;
+  }
+
   fit() {
     this.#change(() => this.#view.fit());
   }
@@ -85,7 +107,7 @@ export class Viewer {
   async #put(which, address) {
     const image = this.images[which];
     if (image.getAttribute("src") === address) return;
-    image.hidden = true;
+    image.hidden = $(`${which}-part`).hidden = true;
     if (!address) return image.removeAttribute("src");
     image.src = address;
     await image.decode().then(() => (image.hidden = false), () => {});
