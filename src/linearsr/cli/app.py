@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 from linearsr._version import __version__
@@ -75,7 +76,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def linearsr(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Photorealistic image super-resolution with linear attention."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import FAILED, INTERRUPTED, Bars, needing, say, stop, summary, told, write_json
 from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Overwrite, Quality, WeightType, takes_settings
@@ -24,52 +25,48 @@ _FAILURES_SHOWN = 20
 def batch(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="SRC",
             help="Folder (with its subfolders), tar file (WebDataset) or pattern such as 'set-*.tar'; also s3://..., "
             "gs://... or any URL that fsspec supports.",
         ),
     ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="DST", help="Folder or URL for the results.")
-    ],
+    output: Annotated[str, Option("--output", "-o", metavar="DST", help="Folder or URL for the results.")],
     shards: Annotated[
         bool,
-        typer.Option("--shards", help="Write one tar file per input tar file instead of a folder of images."),
+        Option("--shards", help="Write one tar file per input tar file instead of a folder of images."),
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Worker processes. Default: one per GPU, or as many as CPUs and memory allow."
-        ),
+        Option(min=1, help="Worker processes. Default: one per GPU, or as many as CPUs and memory allow."),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "--threads-per-worker", min=1, help="CPU threads per worker. Default: CPUs divided by workers."
         ),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster: auto or HOST:PORT. Default: $RAY_ADDRESS, or else this machine."),
+        Option(help="Ray cluster: auto or HOST:PORT. Default: $RAY_ADDRESS, or else this machine."),
     ] = None,
     model: Model = None,
     *,
     settings: dict[str, Any],
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"],
-        typer.Option(help="Device of the workers; auto gives each a GPU if Ray has any."),
+        Option(help="Device of the workers; auto gives each a GPU if Ray has any."),
     ] = "auto",
     dtype: WeightType = "auto",
     format: Annotated[
         Literal["png", "jpg", "webp", "tiff"],
-        typer.Option(case_sensitive=False, help="File type of the results."),
+        Option(case_sensitive=False, help="File type of the results."),
     ] = "png",
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print counts, rate and time left as JSON lines to stdout.")
+        bool, Option("--json", help="Print counts, rate and time left as JSON lines to stdout.")
     ] = False,
 ) -> None:
     """Upscale many images with several processes, or on a Ray cluster.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from linearsr.cli.console import FAILED, needing, out, say, stop, table, told, write_json
 from linearsr.cli.loading import check_figure, choose_device, load_pipeline
@@ -22,28 +22,28 @@ def bench(
     model: BuiltInOrModel = None,
     sizes: Annotated[
         str,
-        typer.Option(metavar="LIST", help="LR sizes, separated by commas: 256 or 320x240 (width x height)."),
+        Option(metavar="LIST", help="LR sizes, separated by commas: 256 or 320x240 (width x height)."),
     ] = "256",
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each; the median is shown.")] = 5,
+    runs: Annotated[int, Option(min=1, help="Timed runs of each; the median is shown.")] = 5,
     compare: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NETWORK",
             help="Also time another network: softmax (quadratic attention) or diffusers (its SANA class); repeatable.",
         ),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds per evaluation above which --compare only estimates.")
+        float, Option(min=0, help="Seconds per evaluation above which --compare only estimates.")
     ] = 60.0,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Use torch.compile with CUDA graphs; needs CUDA.")
+        bool, Option("--compile", help="Use torch.compile with CUDA graphs; needs CUDA.")
     ] = False,
     preset: Annotated[
         str | None,
-        typer.Option(help="Measure a transformer with random weights instead: tiny, default, 600m or 1600m."),
+        Option(help="Measure a transformer with random weights instead: tiny, default, 600m or 1600m."),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Plot time against size into this file.")
+        Path | None, Option(metavar="PNG", help="Plot time against size into this file.")
     ] = None,
     device: Device = "auto",
     dtype: WeightType = "auto",

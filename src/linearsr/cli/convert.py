@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import say, stop, told, write_json
 from linearsr.cli.loading import DEFAULT_MODEL
@@ -28,27 +28,23 @@ _MOST_PHOTOS = 6
 def convert(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="SRC",
             help="Model to convert: folder or hub id, 'default' for the built-in model, or a checkpoint (.pth) of "
             "NVlabs' SANA or of the tagger RAM.",
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the converted model.")
-    ],
+    output: Annotated[Path, Option("--output", "-o", metavar="DIR", help="Folder for the converted model.")],
     to: Annotated[
         Literal["model", "int8"],
-        typer.Option(
-            help="model: make a LinearSR to train from a SANA; int8: make a LinearSR faster on CPUs."
-        ),
+        Option(help="model: make a LinearSR to train from a SANA; int8: make a LinearSR faster on CPUs."),
     ] = "model",
     photos: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="With --to int8: photos to find and check the ranges of 8 bits on."),
+        Option(metavar="DIR", help="With --to int8: photos to find and check the ranges of 8 bits on."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that already has files.")
+        bool, Option("--overwrite", help="Write into a folder that already has files.")
     ] = False,
     as_json: JsonDocument = False,
 ) -> None:

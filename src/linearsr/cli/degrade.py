@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import stop, told
 from linearsr.cli.loading import check_degradation
@@ -16,22 +16,18 @@ from linearsr.jobs.sources import mark_results
 
 
 def degrade(
-    hr_dir: Annotated[
-        Path, typer.Argument(metavar="HR_DIR", help="Folder of HR photos (with its subfolders).")
-    ],
-    lr_dir: Annotated[
-        Path, typer.Option("--output", "-o", metavar="LR_DIR", help="Folder for the PNG results.")
-    ],
+    hr_dir: Annotated[Path, Argument(metavar="HR_DIR", help="Folder of HR photos (with its subfolders).")],
+    lr_dir: Annotated[Path, Option("--output", "-o", metavar="LR_DIR", help="Folder for the PNG results.")],
     preset: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Degradation: bicubic, resized, mild, soft, noisy, seesr, realesrgan, extreme, scan, old-phone, or "
             "your own .yaml file."
         ),
     ] = "mild",
-    scale: Annotated[int, typer.Option(min=1, max=32, help="HR size divided by LR size.")] = 4,
+    scale: Annotated[int, Option(min=1, max=32, help="HR size divided by LR size.")] = 4,
     seed: Annotated[
-        int, typer.Option(min=0, help="Random seed. The same seed and file name give the same result.")
+        int, Option(min=0, help="Random seed. The same seed and file name give the same result.")
     ] = 0,
     max_pixels: MaxPixels = MAX_PIXELS,
     keep_times: KeepTimes = False,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import (
     FAILED,
@@ -34,22 +35,18 @@ _MOST_COLUMNS = 6
 
 def evaluate(
     pred_dir: Annotated[
-        Path | None, typer.Argument(metavar="PRED_DIR", help="Folder of results to measure.")
+        Path | None, Argument(metavar="PRED_DIR", help="Folder of results to measure.")
     ] = None,
     hr_dir: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="HR_DIR", help="Folder of their HR images; without it, metrics without reference."
-        ),
+        Argument(metavar="HR_DIR", help="Folder of their HR images; without it, metrics without reference."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Measure a model: folder, hub id, or 'default' for the built-in one.")
+        str | None, Option(help="Measure a model: folder, hub id, or 'default' for the built-in one.")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="HR_DIR", help="Photos to degrade and restore. Default model: the built-in one."
-        ),
+        Option(metavar="HR_DIR", help="Photos to degrade and restore. Default model: the built-in one."),
     ] = None,
     degrade: Degrade = "mild",
     seed: Seed = 0,
@@ -57,32 +54,24 @@ def evaluate(
     fidelity: Fidelity = None,
     dataset: Annotated[
         str | None,
-        typer.Option(
-            help="Test set: realsr, drealsr, reallq250 or div2k-val. Alone, checks that it is complete."
-        ),
+        Option(help="Test set: realsr, drealsr, reallq250 or div2k-val. Alone, checks that it is complete."),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the test set, with LR and HR in it.")
+        Path | None, Option(metavar="DIR", help="Folder of the test set, with LR and HR in it.")
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(
-            metavar="A,B,...", help="Metrics to measure, or all. Default: those without a download."
-        ),
+        Option(metavar="A,B,...", help="Metrics to measure, or all. Default: those without a download."),
     ] = None,
-    border: Annotated[int, typer.Option(min=0, help="Pixels to cut off each side before measuring.")] = 0,
+    border: Annotated[int, Option(min=0, help="Pixels to cut off each side before measuring.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="OUT_DIR", help="Folder for tables (CSV, JSON) and an HTML report."
-        ),
+        Option("--output", "-o", metavar="OUT_DIR", help="Folder for tables (CSV, JSON) and an HTML report."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Measure again what is in OUT_DIR already.")
+        bool, Option("--overwrite", help="Measure again what is in OUT_DIR already.")
     ] = False,
-    device: Annotated[
-        str, typer.Option(help="Device of the model and of metrics that are networks.")
-    ] = "auto",
+    device: Annotated[str, Option(help="Device of the model and of metrics that are networks.")] = "auto",
     dtype: WeightType = "auto",
     as_json: JsonDocument = False,
 ) -> None:

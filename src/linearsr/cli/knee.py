@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import out, say, stop, table, told, write_json
 from linearsr.cli.loading import check_new_file
@@ -17,26 +17,22 @@ if TYPE_CHECKING:
 
 
 def knee(
-    source: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_CSV", help="Folder of a training run, or CSV file.")
-    ],
+    source: Annotated[Path, Argument(metavar="RUN_OR_CSV", help="Folder of a training run, or CSV file.")],
     higher: Annotated[
         list[str] | None,
-        typer.Option("--higher", metavar="NAME", help="Metric for which higher is better; repeatable."),
+        Option("--higher", metavar="NAME", help="Metric for which higher is better; repeatable."),
     ] = None,
     lower: Annotated[
         list[str] | None,
-        typer.Option("--lower", metavar="NAME", help="Metric for which lower is better; repeatable."),
+        Option("--lower", metavar="NAME", help="Metric for which lower is better; repeatable."),
     ] = None,
     patterns: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric", metavar="PATTERN", help="Use only these metrics, such as '*/mean/*'; repeatable."
-        ),
+        Option("--metric", metavar="PATTERN", help="Use only these metrics, such as '*/mean/*'; repeatable."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--output", "-o", metavar="PNG", help="Plot of the curves. Default: knee.png beside the input."
         ),
     ] = None,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from linearsr.settings import SETTINGS, DType, Format
 
@@ -13,7 +13,7 @@ from linearsr.settings import SETTINGS, DType, Format
 def _asked(name: str) -> Any:
     """The option of a setting, as Typer takes it; with open ends, its default is the model's own."""
     asked = SETTINGS[name]
-    option = typer.Option(min=asked.low, max=asked.high, help=asked.help)
+    option = Option(min=asked.low, max=asked.high, help=asked.help)
     return Annotated[asked.type if asked.default is not None else asked.type | None, option]
 
 
@@ -48,23 +48,21 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 Images = Annotated[
     list[str],
-    typer.Argument(
+    Argument(
         metavar="INPUT",
         help="Images, folders (with their subfolders), patterns such as '*.jpg', @LIST (a file with one name per "
         "line), or - for stdin.",
     ),
 ]
 BuiltInOrModel = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="Model folder or hub id. Default: the built-in model.")
+    str | None, Argument(metavar="MODEL", help="Model folder or hub id. Default: the built-in model.")
 ]
 Model = Annotated[
-    str | None, typer.Option(help="Model folder or hub id (owner/name). Default: the built-in model.")
+    str | None, Option(help="Model folder or hub id (owner/name). Default: the built-in model.")
 ]
-MaxPixels = Annotated[
-    int, typer.Option(min=1, help="Refuse images with more pixels.", show_default="64 million")
-]
+MaxPixels = Annotated[int, Option(min=1, help="Refuse images with more pixels.", show_default="64 million")]
 MAX_PIXELS = 64_000_000
-Degrade = Annotated[str, typer.Option(help="How to degrade the photos; see `linearsr degrade --preset`.")]
+Degrade = Annotated[str, Option(help="How to degrade the photos; see `linearsr degrade --preset`.")]
 
 # settings of the model
 
@@ -74,22 +72,22 @@ Seed = _asked("seed")
 
 # computation
 
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps, ...")]
-WeightType = Annotated[DType, typer.Option(help="Data type of the weights and the computation.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: chosen by torch.")]
+Device = Annotated[str, Option(help="Device: auto, cpu, cuda, cuda:1, mps, ...")]
+WeightType = Annotated[DType, Option(help="Data type of the weights and the computation.")]
+Threads = Annotated[int | None, Option(min=1, help="CPU threads. Default: chosen by torch.")]
 
 # output
 
 FormatOf = Annotated[
     Format | None,
-    typer.Option(
+    Option(
         case_sensitive=False,
         help="File type of the results; `same` keeps the type of each input (png if it cannot be written). "
         "Default: the type of -o FILE, otherwise png.",
     ),
 ]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
-KeepTimes = Annotated[bool, typer.Option("--keep-times", help="Copy the file times of each input.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON line per image to stdout.")]
-JsonDocument = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+Quality = Annotated[int, Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing results.")]
+KeepTimes = Annotated[bool, Option("--keep-times", help="Copy the file times of each input.")]
+JsonLines = Annotated[bool, Option("--json", help="Print one JSON line per image to stdout.")]
+JsonDocument = Annotated[bool, Option("--json", help="Print one JSON document to stdout.")]

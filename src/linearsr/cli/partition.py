@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from linearsr.cli.console import Bars, out, stop, table, told, write_json
 from linearsr.cli.loading import check_degradation, check_figure, load_pipeline
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def partition(
-    data: Annotated[Path, typer.Option(metavar="HR_DIR", help="Folder of HR photos to measure on.")],
+    data: Annotated[Path, Option(metavar="HR_DIR", help="Folder of HR photos to measure on.")],
     model: BuiltInOrModel = None,
     degrade: Degrade = "mild",
-    experts: Annotated[int, typer.Option(min=1, help="Number of experts.")] = 4,
-    images: Annotated[int, typer.Option(min=1, help="Crops to measure on.")] = 64,
-    times: Annotated[int, typer.Option(min=2, max=200, help="Points of the grid in log-SNR.")] = 24,
-    lr_crop: Annotated[int, typer.Option(min=8, help="Side of an LR crop in pixels.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of crops, degradation and noise.")] = 0,
+    experts: Annotated[int, Option(min=1, help="Number of experts.")] = 4,
+    images: Annotated[int, Option(min=1, help="Crops to measure on.")] = 64,
+    times: Annotated[int, Option(min=2, max=200, help="Points of the grid in log-SNR.")] = 24,
+    lr_crop: Annotated[int, Option(min=8, help="Side of an LR crop in pixels.")] = 32,
+    seed: Annotated[int, Option(min=0, help="Random seed of crops, degradation and noise.")] = 0,
     device: Device = "auto",
     figure: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Plot cosines and boundaries into this file.")
+        Path | None, Option(metavar="PNG", help="Plot cosines and boundaries into this file.")
     ] = None,
     overwrite: Overwrite = False,
     as_json: JsonDocument = False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Option
 
 from linearsr.cli.console import doing, needing, say, stop, told
 from linearsr.cli.options import Model, WeightType
@@ -18,70 +19,64 @@ _SECRET_VARIABLE = "LINEARSR_WEBHOOK_SECRET"
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
     model: Model = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(help="auto, cpu, cuda, cuda:1, ...; repeat for one worker per device. Default: auto."),
+        Option(help="auto, cpu, cuda, cuda:1, ...; repeat for one worker per device. Default: auto."),
     ] = None,
     dtype: WeightType = "auto",
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for jobs, inputs and results. Default: the user's application data folder."
-        ),
+        Option(help="Folder for jobs, inputs and results. Default: the user's application data folder."),
     ] = None,
-    keep: Annotated[float, typer.Option(min=1, help="Seconds to keep results.")] = 3600,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most images of one size and options per batch.")] = 1,
-    max_queue: Annotated[int, typer.Option(min=1, help="Most jobs waiting; others are refused (429).")] = 32,
-    max_streams: Annotated[int, typer.Option(min=1, help="Most event streams open per client.")] = 1000,
-    max_mib: Annotated[float, typer.Option(min=0.01, help="Largest upload, in MiB.")] = 64,
+    keep: Annotated[float, Option(min=1, help="Seconds to keep results.")] = 3600,
+    max_batch: Annotated[int, Option(min=1, help="Most images of one size and options per batch.")] = 1,
+    max_queue: Annotated[int, Option(min=1, help="Most jobs waiting; others are refused (429).")] = 32,
+    max_streams: Annotated[int, Option(min=1, help="Most event streams open per client.")] = 1000,
+    max_mib: Annotated[float, Option(min=0.01, help="Largest upload, in MiB.")] = 64,
     max_uploads_mib: Annotated[
-        float, typer.Option(min=0.01, help="Most MiB of uploads in progress, all together.")
+        float, Option(min=0.01, help="Most MiB of uploads in progress, all together.")
     ] = 256,
     max_storage: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Most GiB of stored results. Default: what the disk holds."),
+        Option(min=0.001, help="Most GiB of stored results. Default: what the disk holds."),
     ] = None,
     max_pixels: Annotated[
         int,
-        typer.Option(
-            min=1, max=64_000_000, help="Most pixels of an input; results may have 16 times as many."
-        ),
+        Option(min=1, max=64_000_000, help="Most pixels of an input; results may have 16 times as many."),
     ] = 64_000_000,
     max_seconds: Annotated[
         float,
-        typer.Option(min=1, help="Longest computation per megapixel of an image (at least one), in seconds."),
+        Option(min=1, help="Longest computation per megapixel of an image (at least one), in seconds."),
     ] = 600,
     api_keys: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help=f"Require one of the keys in this file (one per line) under /v1. Or set {_KEYS_VARIABLE}.",
         ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Site whose pages may use this server, such as https://example.org; repeatable."),
+        Option(help="Site whose pages may use this server, such as https://example.org; repeatable."),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Host name of this server, such as sr.example.org; repeatable. Default: localhost, 127.0.0.1 and "
             "[::1] on a loopback address, otherwise any."
         ),
     ] = None,
     webhook_origin: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Server that may be notified when a job ends, such as https://hooks.example.org; repeatable. "
             f"Notifications are signed with {_SECRET_VARIABLE}."
         ),
     ] = None,
-    access_log: Annotated[
-        Literal["off", "text", "json"], typer.Option(help="Log each request to stderr.")
-    ] = "off",
+    access_log: Annotated[Literal["off", "text", "json"], Option(help="Log each request to stderr.")] = "off",
 ) -> None:
     """Serve the web page and the HTTP API until Ctrl-C.
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import FAILED, Bars, say, stop, told
 from linearsr.cli.loading import choose_device
@@ -13,27 +14,23 @@ from linearsr.jobs.names import check_folder
 
 
 def shard(
-    photos: Annotated[
-        Path, typer.Argument(metavar="PHOTOS", help="Folder of HR photos (with its subfolders).")
-    ],
-    shards: Annotated[Path, typer.Option("--output", "-o", metavar="SHARDS", help="Folder for the shards.")],
-    size: Annotated[int, typer.Option(min=32, max=16383, help="Side of the crops in pixels.")] = 512,
+    photos: Annotated[Path, Argument(metavar="PHOTOS", help="Folder of HR photos (with its subfolders).")],
+    shards: Annotated[Path, Option("--output", "-o", metavar="SHARDS", help="Folder for the shards.")],
+    size: Annotated[int, Option(min=32, max=16383, help="Side of the crops in pixels.")] = 512,
     crop_type: Annotated[
-        Literal["webp", "jpg"], typer.Option("--format", help="Lossless WebP, or JPEG of quality 95 (4:4:4).")
+        Literal["webp", "jpg"], Option("--format", help="Lossless WebP, or JPEG of quality 95 (4:4:4).")
     ] = "webp",
-    photos_per_shard: Annotated[int, typer.Option(min=1, help="Photos in one shard.")] = 100,
+    photos_per_shard: Annotated[int, Option(min=1, help="Photos in one shard.")] = 100,
     least_detail: Annotated[
-        float, typer.Option(min=0, help="Leave out flat crops: those with less detail, e.g. 1.")
+        float, Option(min=0, help="Leave out flat crops: those with less detail, e.g. 1.")
     ] = 0.0,
     best_share: Annotated[
         float,
-        typer.Option(min=0.001, max=1, help="Keep this share of all crops, those with the most detail."),
+        Option(min=0.001, max=1, help="Keep this share of all crops, those with the most detail."),
     ] = 1.0,
     latents: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Also store the latents of each crop, by the DC-AE in this folder."
-        ),
+        Option(metavar="FOLDER", help="Also store the latents of each crop, by the DC-AE in this folder."),
     ] = None,
     device: Device = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,

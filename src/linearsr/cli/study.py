@@ -6,6 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import FAILED, BatchProgress, out, say, stop, table, told, write_json
 from linearsr.cli.loading import check_new_file
@@ -24,55 +25,49 @@ _QUESTIONS = ["Which one do you prefer?"]
 def study(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="NAME=FOLDER",
             help="Methods to compare, each with its folder of results. With --score: files or folders of answers.",
         ),
     ],
-    lr: Annotated[Path | None, typer.Option(metavar="LR_DIR", help="Folder of the LR images.")] = None,
+    lr: Annotated[Path | None, Option(metavar="LR_DIR", help="Folder of the LR images.")] = None,
     hr: Annotated[
-        Path | None, typer.Option(metavar="HR_DIR", help="Folder of the HR images, shown on the key O.")
+        Path | None, Option(metavar="HR_DIR", help="Folder of the HR images, shown on the key O.")
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--output", "-o", metavar="HTML", help="Page to write. Its key is written beside it (.key.json)."
         ),
     ] = Path("study.html"),
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Which image looks better?",
-    question: Annotated[
-        list[str], typer.Option(help="Question about each pair; repeat for several.")
-    ] = _QUESTIONS,
-    trials: Annotated[int, typer.Option(min=1, help="Comparisons per participant, at most.")] = 40,
+    title: Annotated[str, Option(help="Heading of the page.")] = "Which image looks better?",
+    question: Annotated[list[str], Option(help="Question about each pair; repeat for several.")] = _QUESTIONS,
+    trials: Annotated[int, Option(min=1, help="Comparisons per participant, at most.")] = 40,
     repeats: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Comparisons to show twice, mirrored, as a check. Default: a tenth, at least 2."
-        ),
+        Option(min=0, help="Comparisons to show twice, mirrored, as a check. Default: a tenth, at least 2."),
     ] = None,
-    images: Annotated[
-        int, typer.Option(min=1, help="Images to show; drawn at random if there are more.")
-    ] = 24,
-    crop: Annotated[int, typer.Option(min=64, max=1024, help="Side of the pictures shown, in pixels.")] = 384,
+    images: Annotated[int, Option(min=1, help="Images to show; drawn at random if there are more.")] = 24,
+    crop: Annotated[int, Option(min=64, max=1024, help="Side of the pictures shown, in pixels.")] = 384,
     crop_at: Annotated[
-        CropAt, typer.Option(help="Show the place where results differ most, or the centre.")
+        CropAt, Option(help="Show the place where results differ most, or the centre.")
     ] = "different",
     quality: Annotated[
-        int | None, typer.Option(min=80, max=100, help="Quality of lossy WebP pictures. Default: lossless.")
+        int | None, Option(min=80, max=100, help="Quality of lossy WebP pictures. Default: lossless.")
     ] = None,
-    forced: Annotated[bool, typer.Option("--forced", help='Do not offer "can\'t decide".')] = False,
+    forced: Annotated[bool, Option("--forced", help='Do not offer "can\'t decide".')] = False,
     contact: Annotated[
-        str, typer.Option(help="Where participants send their answers.")
+        str, Option(help="Where participants send their answers.")
     ] = "the person who gave you this page",
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the page.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Random seed of the page.")] = 0,
     overwrite: Overwrite = False,
-    score: Annotated[bool, typer.Option("--score", help="Evaluate answers.")] = False,
+    score: Annotated[bool, Option("--score", help="Evaluate answers.")] = False,
     key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --score: the .key.json of the page.")
+        Path | None, Option(metavar="FILE", help="With --score: the .key.json of the page.")
     ] = None,
     min_consistency: Annotated[
         float,
-        typer.Option(
+        Option(
             min=0, max=1, help="With --score: leave out people who repeat fewer of their answers than this."
         ),
     ] = 0.0,

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from linearsr.cli.console import out, say, table, told
 from linearsr.cli.loading import check_degradation, check_new_file, load_tagger
@@ -26,30 +26,30 @@ _SCALE = 4
 def tag(
     inputs: Images,
     model: Annotated[
-        str | None, typer.Option(help="Model with a tagger: folder or hub id. Default: the built-in model.")
+        str | None, Option(help="Model with a tagger: folder or hub id. Default: the built-in model.")
     ] = None,
     tagger: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Tagger: own (the model's), ram or ram++ (Recognize Anything), or a CLIP or SigLIP (folder or hub id)."
         ),
     ] = "own",
     vocabulary: Annotated[
-        Path | None, typer.Option(help="With CLIP or SigLIP: file with one tag per line.")
+        Path | None, Option(help="With CLIP or SigLIP: file with one tag per line.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="With ram or ram++: folder of its safetensors weights.")
+        str | None, Option(help="With ram or ram++: folder of its safetensors weights.")
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Minimum score. Default: set by the tagger for each tag."),
+        Option(min=0, max=1, help="Minimum score. Default: set by the tagger for each tag."),
     ] = None,
     max_tags: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of tags per image. Default: set by the tagger.")
+        int | None, Option(min=1, help="Maximum number of tags per image. Default: set by the tagger.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             metavar="FILE.json",
@@ -58,12 +58,12 @@ def tag(
     ] = None,
     degrade: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="PRESET",
             help="Tag an LR version of each photo, 4 times smaller, as the model will see it; see `degrade --preset`.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Tag again what -o FILE has.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Tag again what -o FILE has.")] = False,
     device: Device = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
     as_json: JsonLines = False,

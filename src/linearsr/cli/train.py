@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer import Argument, Option
 
 from linearsr.cli.console import (
     FAILED,
@@ -35,12 +36,12 @@ _HEAD_START = 5.0
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file with a recipe of stages, or one run.")
+        Path, Argument(metavar="CONFIG", help="YAML file with a recipe of stages, or one run.")
     ],
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Resume from the newest checkpoint.")] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY=VALUE",
             help="Change a value of CONFIG, such as common.batch_size=4; repeatable.",
@@ -48,22 +49,20 @@ def train(
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="NAME", help="Train only this stage or run of a recipe, such as pretrain or experts/2."
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show what would be trained, on what and at what cost."),
+        Option("--dry-run", help="Show what would be trained, on what and at what cost."),
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="With --dry-run: print one JSON document to stdout.")
+        bool, Option("--json", help="With --dry-run: print one JSON document to stdout.")
     ] = False,
     rate: Annotated[
         float | None,
-        typer.Option(
-            min=0.001, help="With --dry-run: images per second, to tell the hours. Default: measured."
-        ),
+        Option(min=0.001, help="With --dry-run: images per second, to tell the hours. Default: measured."),
     ] = None,
     threads: Threads = None,
 ) -> None:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from linearsr.cli.console import doing, say, say_unknown, stop, told
 from linearsr.cli.loading import heard_tags, own_scale
@@ -36,7 +36,7 @@ def upscale(
     inputs: Images,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             help="File (for one image), folder, or - for stdout. Default: NAME_x4.png beside each input.",
@@ -46,44 +46,42 @@ def upscale(
     *,
     settings: dict[str, Any],
     width: Annotated[
-        int | None, typer.Option(min=1, help="Width of the results in pixels, instead of --scale.")
+        int | None, Option(min=1, help="Width of the results in pixels, instead of --scale.")
     ] = None,
     height: Annotated[
-        int | None, typer.Option(min=1, help="Height of the results; with --width, results fit within both.")
+        int | None, Option(min=1, help="Height of the results; with --width, results fit within both.")
     ] = None,
     megapixels: Annotated[
-        float | None, typer.Option(min=0.0001, help="Size of the results in millions of pixels.")
+        float | None, Option(min=0.0001, help="Size of the results in millions of pixels.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, mps, ..., or several to share the images: cuda:0,cuda:1.")
+        str, Option(help="auto, cpu, cuda, mps, ..., or several to share the images: cuda:0,cuda:1.")
     ] = "auto",
     dtype: WeightType = "auto",
     format: FormatOf = None,
     suffix: Annotated[
         str | None,
-        typer.Option(help="Suffix of the names of results. Default: _x4 beside the inputs, none with -o."),
+        Option(help="Suffix of the names of results. Default: _x4 beside the inputs, none with -o."),
     ] = None,
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
     memory_limit: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="GiB per image; larger images are processed in strips. Default: the free memory."
-        ),
+        Option(min=0, help="GiB per image; larger images are processed in strips. Default: the free memory."),
     ] = None,
     strip_metadata: Annotated[
-        bool, typer.Option("--strip-metadata", help="Leave out all metadata except colour information.")
+        bool, Option("--strip-metadata", help="Leave out all metadata except colour information.")
     ] = False,
     strip_gps: Annotated[
-        bool, typer.Option("--strip-gps", help="Leave out the location (GPS) from EXIF and XMP.")
+        bool, Option("--strip-gps", help="Leave out the location (GPS) from EXIF and XMP.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse damaged files instead of reading what is left.")
+        bool, Option("--strict", help="Refuse damaged files instead of reading what is left.")
     ] = False,
     keep_times: KeepTimes = False,
     overwrite: Overwrite = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Report the memory each image needs, and the progress.")
+        bool, Option("--verbose", "-v", help="Report the memory each image needs, and the progress.")
     ] = False,
     as_json: JsonLines = False,
 ) -> None:
