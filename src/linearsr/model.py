@@ -1,6 +1,5 @@
 """A model in memory: its parts, where they lie, how they are loaded and saved, and the options of one call."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from linearsr.models import int8
 from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.lr_stem import LRStem
 from linearsr.models.rrdb import RRDBNet
-from linearsr.runtime.checkpoints import CheckpointError, resolve_folder
+from linearsr.runtime.checkpoints import CheckpointError, StrPath, resolve_folder
 from linearsr.runtime.devices import best_device, best_dtype, require_own_threads
 from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback
 
@@ -105,7 +104,7 @@ class LinearSRModel:
     @classmethod
     def from_pretrained(
         cls: type[_Model],
-        model: str | os.PathLike[str] | None = None,
+        model: StrPath | None = None,
         *,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device = "auto",
@@ -144,7 +143,7 @@ class LinearSRModel:
             loaded._in_place_of_torch = "int8"
         return loaded
 
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
         settings = {"_class_name": type(self).__name__, **asdict(self.config)}
         save_parts(Path(folder), self.parts, settings, dtype)

@@ -3,7 +3,6 @@
 A folder of experts is `config.json` with the boundaries, and one sub-folder `expert_0`, `expert_1`, ... for each.
 """
 
-import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     CheckpointError,
     PretrainedModule,
+    StrPath,
     load_config,
     resolve_folder,
     write_json,
@@ -154,7 +154,7 @@ class SNRExperts(nn.Module):
             for expert in self.experts:
                 change(expert)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write every expert into its sub-folder, floating-point weights as `dtype` where given, then the config.
 
         The experts must be `PretrainedModule`s. Swapped experts are written as they were loaded.
@@ -179,7 +179,7 @@ class SNRExperts(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        folder: StrPath,
         *,
         expert_class: type[PretrainedModule],
         dtype: torch.dtype | None = None,
@@ -248,7 +248,7 @@ def read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Par
     return partition, folders
 
 
-def _expert_folder(folder: str | os.PathLike[str], index: int) -> Path:
+def _expert_folder(folder: StrPath, index: int) -> Path:
     return Path(folder) / f"expert_{index}"
 
 

@@ -3,7 +3,6 @@
 Fields, names and the call are those of `ImageModelDescriptor` of `spandrel`, which is not needed for it.
 """
 
-import os
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from linearsr.pipeline import LinearSRPipeline
+from linearsr.runtime.checkpoints import StrPath
 
 
 class ModelTiling(Enum):
@@ -77,7 +77,7 @@ class LinearSRDescriptor:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | os.PathLike[str] | None = None, device: str | torch.device = "auto", **settings: Any
+        cls, model: StrPath | None = None, device: str | torch.device = "auto", **settings: Any
     ) -> "LinearSRDescriptor":
         """Load a model: a folder or a hub id; None is the one in the package.
 

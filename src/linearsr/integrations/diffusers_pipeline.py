@@ -8,7 +8,6 @@ or, since this file stands alone, as code that `diffusers` loads:
     DiffusionPipeline.from_pretrained(folder, custom_pipeline=".../diffusers_pipeline.py", trust_remote_code=True)
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -21,7 +20,7 @@ from torch import nn
 
 from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
-from linearsr.runtime.checkpoints import resolve_folder
+from linearsr.runtime.checkpoints import StrPath, resolve_folder
 
 _PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger", "trunk")
 _HERE = "linearsr.integrations.diffusers_pipeline"
@@ -36,7 +35,7 @@ class Part(ModelMixin):
 
     @staticmethod
     def from_pretrained(
-        folder: str | os.PathLike[str],
+        folder: StrPath,
         torch_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
     ) -> Any:
@@ -82,9 +81,7 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         _load.cache_clear()
 
     @classmethod
-    def from_pretrained(
-        cls, model: str | os.PathLike[str] | None = None, **kwargs: Any
-    ) -> "LinearSRDiffusionPipeline":
+    def from_pretrained(cls, model: StrPath | None = None, **kwargs: Any) -> "LinearSRDiffusionPipeline":
         """Load a model: a folder or a hub id; None is the one in the package. Arguments as in `diffusers`.
 
         Raises:
@@ -103,7 +100,7 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         return {**parts, "settings": asdict(PipelineConfig.from_index(config_dict))}, kwargs, {}
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], dtype: torch.dtype | None = None, **kwargs: Any
+        self, save_directory: StrPath, dtype: torch.dtype | None = None, **kwargs: Any
     ) -> None:
         """Write a folder that this class and `LinearSRPipeline` load."""
         self.linearsr.save_pretrained(save_directory, dtype)

@@ -4,7 +4,6 @@ Shape legend: B batch, H W HR size in pixels, C latent channels. Images have val
 """
 
 import copy
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from linearsr.models.codec_rows import Stage, decoder_stages
 from linearsr.models.strided_stem import LRCondition
-from linearsr.runtime.checkpoints import PretrainedModule
+from linearsr.runtime.checkpoints import PretrainedModule, StrPath
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
@@ -40,7 +39,7 @@ class Codec(Protocol):
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Move or convert, as `torch.nn.Module.to`."""
 
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write config and weights into `folder`."""
 
 
@@ -146,7 +145,7 @@ class DeepCompressionCodec(nn.Module):
         """What the autoencoder itself takes a latent to be."""
         return latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write the autoencoder as `diffusers` does."""
         # a copy: the codec in use keeps its type
         autoencoder = self.autoencoder if dtype is None else copy.deepcopy(self.autoencoder).to(dtype)
@@ -155,7 +154,7 @@ class DeepCompressionCodec(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        folder: StrPath,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> "DeepCompressionCodec":

@@ -3,7 +3,6 @@
 Shape legend: B batch, h w LR size in pixels, C channels. Images have values in [-1, 1].
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -28,7 +27,7 @@ from linearsr.models.rows import (
     whole,
 )
 from linearsr.models.strided_stem import LRCondition, StridedStem, StridedStemConfig
-from linearsr.runtime.checkpoints import PretrainedModule, class_in, resolve_folder
+from linearsr.runtime.checkpoints import PretrainedModule, StrPath, class_in, resolve_folder
 from linearsr.runtime.devices import widest_dtype
 
 __all__ = ["LRCondition", "PredictiveStem", "StridedStem", "StridedStemConfig"]
@@ -293,7 +292,7 @@ STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {
 }
 
 
-def load_stem(folder: str | os.PathLike[str]) -> LRStem:
+def load_stem(folder: StrPath) -> LRStem:
     """The stem of either kind in `folder`. Raises CheckpointError where there is none."""
     path = resolve_folder(folder)
     kind, _ = class_in(path, STEMS, "a stem")

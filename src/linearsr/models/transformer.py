@@ -8,7 +8,6 @@ a convolutional `detail_head`), and what the output means (`prediction_type`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar, NamedTuple, cast
@@ -25,6 +24,7 @@ from linearsr.models.rows import PerPixel, Rows, StridedConv2d, joined
 from linearsr.models.transformer_config import TransformerConfig, config_from_sana
 from linearsr.runtime.checkpoints import (
     PretrainedModule,
+    StrPath,
     load_config,
     load_weights,
     resolve_folder,
@@ -249,7 +249,7 @@ class LinearSRTransformer(PretrainedModule):
     @classmethod
     def from_sana(
         cls,
-        folder: str | os.PathLike[str],
+        folder: StrPath,
         lr_channels: int = 0,
         num_null_tokens: int = 0,
         dtype: torch.dtype | None = None,

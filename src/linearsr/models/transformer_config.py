@@ -10,7 +10,7 @@ from math import isqrt
 from typing import Any
 
 from linearsr.models.residual import FINE
-from linearsr.runtime.checkpoints import CONFIG_NAME, CheckpointError
+from linearsr.runtime.checkpoints import CONFIG_NAME, CheckpointError, StrPath
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
 QK_NORMS = (None, "rms_norm_across_heads")
@@ -113,7 +113,7 @@ def config_from_sana(
     raw: Mapping[str, Any],
     lr_channels: int,
     num_null_tokens: int,
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     caption_channels: int | None = None,
 ) -> TransformerConfig:
     """The settings of a network that starts from a SANA transformer.

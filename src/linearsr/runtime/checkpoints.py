@@ -29,6 +29,7 @@ WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+StrPath = str | os.PathLike[str]
 _T = TypeVar("_T")
 _Self = TypeVar("_Self", bound="PretrainedModule")
 
@@ -37,7 +38,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, unsafe or made for another network; the message is one line."""
 
 
-def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | None = None) -> Path:
+def resolve_folder(name_or_path: StrPath, parts: Sequence[str] | None = None) -> Path:
     """The folder that a user's `--model` means.
 
     An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
@@ -66,9 +67,7 @@ def resolve_folder(name_or_path: str | os.PathLike[str], parts: Sequence[str] | 
         raise CheckpointError(f"{name}: no such folder, and not to be had from the hub: {reason}") from error
 
 
-def save_weights(
-    folder: str | os.PathLike[str], config: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> None:
+def save_weights(folder: StrPath, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write `diffusion_pytorch_model.safetensors`, then `config.json` into `folder`, each by rename."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,12 +105,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def load_config(folder: StrPath) -> dict[str, Any]:
     """The contents of `folder/config.json`. Raises CheckpointError if it is missing or no JSON object."""
     return read_json(Path(folder) / CONFIG_NAME)
 
 
-def load_weights(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:
+def load_weights(folder: StrPath, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """All tensors of `folder`, from one safetensors file or from the shards that an `*.index.json` lists.
 
     Raises:
@@ -136,7 +135,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
 
 
 def check_state(
-    state: Mapping[str, Tensor], expected: Mapping[str, Tensor | torch.Size], where: str | os.PathLike[str]
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor | torch.Size], where: StrPath
 ) -> None:
     """Compare names and shapes of a state with those a network needs.
 
@@ -168,7 +167,7 @@ class PretrainedModule(nn.Module):
     config_class: ClassVar[type[Any]]
     config: Any
 
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write the config and the weights, floating-point ones as `dtype` where given."""
         config = {"_class_name": type(self).__name__, **dataclasses.asdict(self.config)}
         save_weights(folder, config, _as_dtype(self.state_dict(), dtype))
@@ -176,7 +175,7 @@ class PretrainedModule(nn.Module):
     @classmethod
     def from_pretrained(
         cls: type[_Self],
-        folder: str | os.PathLike[str],
+        folder: StrPath,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> _Self:
@@ -190,7 +189,7 @@ class PretrainedModule(nn.Module):
         return cls.from_state(config, _as_dtype(load_weights(path, device), dtype), path)
 
     @classmethod
-    def parse_config(cls, raw: Mapping[str, Any], where: str | os.PathLike[str] = CONFIG_NAME) -> Any:
+    def parse_config(cls, raw: Mapping[str, Any], where: StrPath = CONFIG_NAME) -> Any:
         """`config_class` from the contents of a `config.json`; keys that start with `_` are notes.
 
         Raises:
@@ -210,9 +209,7 @@ class PretrainedModule(nn.Module):
             raise CheckpointError(f"{place}: {error}") from error
 
     @classmethod
-    def from_state(
-        cls: type[_Self], config: Any, state: Mapping[str, Tensor], where: str | os.PathLike[str]
-    ) -> _Self:
+    def from_state(cls: type[_Self], config: Any, state: Mapping[str, Tensor], where: StrPath) -> _Self:
         """A network that takes over the tensors of `state` themselves, with no second copy in memory.
 
         Raises:
