@@ -24,6 +24,7 @@ from linearsr.runtime.checkpoints import (
     resolve_folder,
     write_json,
 )
+from linearsr.runtime.files import prefixed
 
 Residency = Literal["all", "active", "lazy"]
 """Where experts wait: "all" on the device; "active" in CPU memory; "lazy" on disk."""
@@ -224,10 +225,8 @@ def _from_memory(
 
 def read_partition(folder: Path) -> Partition:
     """The spans of the experts in a folder. Raises CheckpointError where its config is damaged."""
-    try:
+    with prefixed(f"{folder / CONFIG_NAME}: ", CheckpointError, (TypeError, ValueError)):
         return Partition(tuple(float(boundary) for boundary in load_config(folder).get("boundaries", ())))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
 
 
 def read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Partition, list[Path]]:

@@ -27,6 +27,7 @@ from linearsr.runtime.checkpoints import (
     write_json,
 )
 from linearsr.runtime.devices import best_dtype
+from linearsr.runtime.files import prefixed
 
 _IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
 _ON_HUB = re.compile(rf"{HUB_ID.pattern}|{_IN_REPOSITORY.pattern}")
@@ -129,10 +130,8 @@ class EncoderPart(PretrainedModule):
     def folder(self, field: str) -> Path:
         """The folder that a field of the config names. Raises CheckpointError where there is none."""
         name = getattr(self.config, field)
-        try:
+        with prefixed(f"{type(self).__name__}, {field}: ", CheckpointError, CheckpointError):
             return encoder_folder(name, self.model_folder)
-        except CheckpointError as error:
-            raise CheckpointError(f"{type(self).__name__}, {field}: {error}") from error
 
     def encoder_files(self) -> list[Path]:
         """The weights of its encoders, as far as they lie in folders on this machine."""

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from linearsr.runtime.files import prefixed
+
 _LEAST_LIKENESS = 0.8
 _MAX_TAG_LENGTH = 100
 
@@ -121,10 +123,8 @@ def read_tag_list(path: str | Path) -> TagList:
     if not entries:
         raise ValueError(f"{path}: holds no tags; name a file with one tag a line")
     tags, thresholds = zip(*entries, strict=True)
-    try:
+    with prefixed(f"{path}: ", ValueError):
         Vocabulary(tags)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     return TagList(tags, thresholds)
 
 

@@ -15,6 +15,7 @@ from linearsr.images.alpha import fill_transparent
 from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
 from linearsr.images.picture import warn_of
 from linearsr.images.samples import checked_float, split_alpha
+from linearsr.runtime.files import prefixed
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 ImageInput = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor
@@ -84,10 +85,8 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
     elif samples.dtype in (np.uint8, np.uint16):
         unit = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
     elif np.issubdtype(samples.dtype, np.floating):
-        try:
+        with prefixed("the image array ", ValueError):
             unit = checked_float(samples)
-        except ValueError as error:
-            raise ValueError(f"the image array {error}") from None
     else:
         raise ValueError(f"an image array must be uint8, uint16, bool or float in [0, 1], not {array.dtype}")
     split = split_alpha(unit, 16 if samples.dtype == np.uint16 else 8, has_alpha=unit.shape[2] in (2, 4))

@@ -17,7 +17,7 @@ import numpy as np
 
 from linearsr.images.degradation import PRESETS, Degradation, Order, ResizeMode, degrade
 from linearsr.images.degradation_effects import Effect
-from linearsr.runtime.files import from_json
+from linearsr.runtime.files import from_json, prefixed
 
 FILE_SUFFIXES = (".yaml", ".yml")
 
@@ -54,10 +54,8 @@ def named_degradation(name: str) -> Degradation:
         raise ValueError(
             f"unknown degradation {name!r}: choose from {', '.join(PRESETS)}, or name a .yaml file of your own"
         )
-    try:
+    with prefixed(f"{name}: ", ValueError):
         return _read(Path(name))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
 
 
 def label(name: str) -> str:
@@ -107,10 +105,8 @@ def _part(kind: type[_Part], values: Mapping[str, Any], place: str) -> _Part:
     for key in values:
         if key not in known:
             raise ValueError(f"{place}unknown setting {key!r}: choose from {', '.join(known)}")
-    try:
+    with prefixed(place, ValueError, (TypeError, ValueError)):
         part = from_json(kind, values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}{error}") from None
     for key, value in values.items():
         inner = getattr(part, key)
         if is_dataclass(inner):

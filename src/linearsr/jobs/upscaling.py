@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from linearsr.jobs.names import Job
 from linearsr.jobs.run import Watcher, Work
+from linearsr.runtime.files import prefixed
 from linearsr.settings import DType, Fit
 
 if TYPE_CHECKING:
@@ -103,10 +104,8 @@ def load_pipeline(model: str | None, device: str, dtype: DType, *, option: str =
     from linearsr.pipeline import LinearSRPipeline
     from linearsr.runtime.devices import named_device
 
-    try:
+    with prefixed(option, ValueError):
         place = named_device(device)
-    except ValueError as error:
-        raise ValueError(f"{option}{error}") from error
     torch_dtype = None if dtype == "auto" else getattr(torch, dtype)
     return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=place)
 

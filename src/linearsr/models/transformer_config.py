@@ -11,6 +11,7 @@ from typing import Any
 
 from linearsr.models.residual import FINE
 from linearsr.runtime.checkpoints import CONFIG_NAME, CheckpointError, StrPath
+from linearsr.runtime.files import prefixed
 
 PREDICTION_TYPES = ("flow_prediction", "sample")
 QK_NORMS = (None, "rms_norm_across_heads")
@@ -141,10 +142,8 @@ def config_from_sana(
     values = {key: value for key, value in raw.items() if key in known and value is not None}
     if caption_channels is not None:
         values["caption_channels"] = caption_channels
-    try:
+    with prefixed(f"{place}/{CONFIG_NAME}: ", CheckpointError, (TypeError, ValueError)):
         config = TransformerConfig(**values, lr_channels=lr_channels, num_null_tokens=num_null_tokens)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{place}/{CONFIG_NAME}: {error}") from error
     if raw.get("cross_attention_dim", config.width) != config.width:
         raise CheckpointError(
             f"{place}: cross_attention_dim {raw['cross_attention_dim']} is not {config.width}"

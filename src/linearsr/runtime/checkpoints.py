@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from linearsr.runtime.files import from_json, whole_file
+from linearsr.runtime.files import from_json, prefixed, whole_file
 from linearsr.runtime.quantised import dequantised
 
 CONFIG_NAME = "config.json"
@@ -203,10 +203,8 @@ class PretrainedModule(nn.Module):
         unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls.config_class)})
         if unknown:
             raise CheckpointError(f"{place}: unknown setting {_some(unknown)}; a newer linearsr may know it")
-        try:
+        with prefixed(f"{place}: ", CheckpointError):
             return from_json(cls.config_class, values)
-        except ValueError as error:
-            raise CheckpointError(f"{place}: {error}") from error
 
     @classmethod
     def from_state(cls: type[_Self], config: Any, state: Mapping[str, Tensor], where: StrPath) -> _Self:

@@ -12,6 +12,17 @@ _T = TypeVar("_T")
 
 
 @contextmanager
+def prefixed(
+    prefix: str, kind: type[ValueError], caught: type[Exception] | tuple[type[Exception], ...] = ValueError
+) -> Iterator[None]:
+    """Raise what is `caught` in the block anew, as one of `kind`, with `prefix` before its message."""
+    try:
+        yield
+    except caught as error:
+        raise kind(f"{prefix}{error}") from error
+
+
+@contextmanager
 def whole_file(path: Path, tag: str | None = None) -> Iterator[Path]:
     """An empty file beside `path` to write to, renamed to `path` at the end. After an error nothing is left of it.
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.models.codec import DeepCompressionCodec
+from linearsr.runtime.files import prefixed
 from linearsr.training.objective import Batch, Objective, Part, Trained
 from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError, require
@@ -73,10 +74,8 @@ class CodecObjective(Objective):
             )
             autoencoder = start.autoencoder.train()
         else:
-            try:
+            with prefixed("stage.autoencoder: ", ConfigError, (TypeError, ValueError, AssertionError)):
                 autoencoder = AutoencoderDC(**stage.autoencoder)
-            except (TypeError, ValueError, AssertionError) as error:
-                raise ConfigError(f"stage.autoencoder: {error}") from error
         self.settings = dict(autoencoder.config)
         self.scale = stage.scale
         compression = DeepCompressionCodec(autoencoder).compression

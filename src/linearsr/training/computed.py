@@ -30,6 +30,7 @@ from linearsr.images.photos import read_rgb
 from linearsr.models.lr_stem import STEMS, PredictiveStem, local_detail
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime.checkpoints import PretrainedModule
+from linearsr.runtime.files import prefixed
 from linearsr.training.catalogue import find_photos
 from linearsr.training.data import DataConfig, to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
@@ -56,10 +57,8 @@ class BlendStage(Computed):
         return {self.before.name: cast(Part, before)}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
-        try:
+        with prefixed("stage.after: ", ConfigError):
             return {self.before.name: cast(Part, interpolate(*self._both(FROM_DISK), self.share))}, {}
-        except ValueError as error:
-            raise ConfigError(f"stage.after: {error}") from None
 
     def _both(self, parts: Parts) -> tuple[PretrainedModule, PretrainedModule]:
         what = "a network to blend"

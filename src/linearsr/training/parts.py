@@ -28,6 +28,7 @@ from linearsr.runtime.checkpoints import (
     load_config,
     resolve_folder,
 )
+from linearsr.runtime.files import prefixed
 from linearsr.training.section import ConfigError, Section, require
 
 Kinds = Mapping[str, type[Any]] | type[Any]
@@ -100,10 +101,8 @@ class Parts:
         """The network with its first weights; SANA's can be given guidance tokens of other `caption_channels`."""
         if stage.init is not None:
             network: LinearSRTransformer = self.network("stage.init", stage.init)
-            try:
+            with prefixed("stage.detail_blocks: ", ConfigError):
                 return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
-            except ValueError as error:
-                raise ConfigError(f"stage.detail_blocks: {error}") from None
         if stage.sana is None:
             return LinearSRTransformer(stage.wanted)
         network = self._from_sana(stage, stage.sana, caption_channels)
@@ -167,10 +166,8 @@ class Blueprint(Parts):
         self, key: str, folder: Path, kinds: Kinds, what: str = "", dtype: torch.dtype | None = None
     ) -> Any:
         if folder.is_dir():
-            try:
+            with prefixed(f"{key}: ", ConfigError, CheckpointError):
                 return _built(folder, kinds, what)
-            except CheckpointError as error:
-                raise ConfigError(f"{key}: {error}") from None
         run_dir = self._to_come(folder)
         if run_dir is None:
             from_hub = kinds in (CODECS, DeepCompressionCodec)
@@ -222,10 +219,8 @@ class Blueprint(Parts):
         partition, folders = Partition(()), [folder]
         if self._to_come(folder) is None:
             _check_there(key, str(folder))
-            try:
+            with prefixed(f"{key}: ", ConfigError, CheckpointError):
                 partition, folders = read_layout(folder, LinearSRTransformer)
-            except CheckpointError as error:
-                raise ConfigError(f"{key}: {error}") from None
         return SNRExperts(partition, [self.read(key, path, LinearSRTransformer) for path in folders])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from linearsr.guidance.vocabulary import Vocabulary, normalised, read_tag_list
 from linearsr.runtime.checkpoints import write_json
-from linearsr.runtime.files import whole_file
+from linearsr.runtime.files import prefixed, whole_file
 from linearsr.training.section import ConfigError
 
 _SECONDS_BETWEEN_WRITES = 60
@@ -130,7 +130,5 @@ def read_vocabulary(path: Path, key: str) -> Vocabulary:
     """
     if path.suffix == ".json":
         return Vocabulary(vocabulary_of(read_tags(path, key)))
-    try:
+    with prefixed(f"{key}: ", ConfigError):
         return Vocabulary(read_tag_list(path).tags)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from None

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from linearsr.flow.partition import PUBLISHED, Partition
 from linearsr.pipeline import PipelineConfig
+from linearsr.runtime.files import prefixed
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.flow import FlowStage
 from linearsr.training.run_folder import KNEE_FOLDER, knee_record
@@ -98,10 +99,8 @@ class RecipeConfig(Section):
         Partition(self.boundaries)
         if "pretrain" not in self.stages and {"experts", "sft"} & set(self.stages):
             raise ValueError("stages: experts and sft start from the knee of pretrain, which is missing")
-        try:
+        with prefixed("model: ", ValueError, (TypeError, ValueError)):
             PipelineConfig.from_index(self.model)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"model: {error}") from None
         known = PipelineConfig.__dataclass_fields__
         if unknown := sorted(set(self.model) - set(known)):
             raise ValueError(f"model: unknown setting {unknown[0]!r}: choose from {', '.join(known)}")

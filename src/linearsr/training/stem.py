@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.runtime.files import prefixed
 from linearsr.training.objective import Batch, Objective, Part, Trained
 from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError
@@ -31,10 +32,8 @@ class StemStage(Trained):
 
     @model_validator(mode="after")
     def _fits(self) -> "StemStage":
-        try:
+        with prefixed("stem: ", ValueError, (TypeError, ValueError)):
             PredictiveStemConfig(**self.stem)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"stem: {error}") from None
         if self.stem.get("strength_channels"):
             raise ValueError("stem: strength_channels: fitted at the end, by a stage of kind strength")
         return self
@@ -55,10 +54,8 @@ class StemObjective(Objective):
         self.stage = stage
         if stage.init is not None:
             start: PredictiveStem = parts.read("stage.init", stage.init, PredictiveStem, dtype=torch.float32)
-            try:
+            with prefixed("stage.stem: ", ConfigError):
                 self.network = start.grown(**stage.stem)
-            except ValueError as error:
-                raise ConfigError(f"stage.stem: {error}") from None
             if not stage.stem:
                 # flows that were trained on its features go on with them: their scale stays
                 self.network.feature_norm.momentum = 0.0

@@ -17,6 +17,7 @@ from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
 from linearsr.models.codec import pad_to_multiple
+from linearsr.runtime.files import prefixed
 from linearsr.training.catalogue import find_photos
 from linearsr.training.data import known_degradations, to_tensor
 from linearsr.training.objective import Batch, Objective
@@ -70,10 +71,8 @@ def validation_photos(
     photos = find_photos(folder, "validation.folder")[:max_pictures]
     least = -(-least_side // scale) * scale
     for path in photos:
-        try:
+        with prefixed("validation.folder: ", ConfigError, ImageError):
             size = read_size(path, str(path))
-        except ImageError as error:
-            raise ConfigError(f"validation.folder: {error}") from None
         if min(size) < least:
             raise ConfigError(
                 f"validation.folder: {path}: has less than {least} pixels on a side: leave it out"
@@ -91,10 +90,8 @@ def validation_pairs(
     """
     pairs, how = [], named_degradation(degradation)
     for path in validation_photos(folder, scale, max_pictures, least_side):
-        try:
+        with prefixed("validation.folder: ", ConfigError, ImageError):
             lr, hr = degraded_pair(path, how, seed=0, scale=scale)
-        except ImageError as error:
-            raise ConfigError(f"validation.folder: {error}") from error
         pairs.append((path.stem, to_tensor(lr), to_tensor(hr)))
     return pairs
 
