@@ -21,8 +21,8 @@ echo "== convert: a .pth of NVlabs to the format of diffusers, a SANA to a Linea
 linearsr convert "$parts/sana.pth" -o "$out/sana-from-pth"
 linearsr convert "$parts/sana" -o "$out/untrained"
 
-echo "== shard: photos to crops"
-linearsr shard $photos/train -o "$out/shards" --size 96 --photos-per-shard 8
+echo "== shard: photos to crops, with their latents"
+linearsr shard $photos/train -o "$out/shards" --size 64 --latents "$parts/sana/vae"
 
 echo "== tag: each crop, and the photos for validation, degraded as the model will see them"
 linearsr tag "$out/shards" $photos/val --tagger "$parts/tagger" --degrade realesrgan -o "$out/tags.json"
