@@ -114,7 +114,7 @@ def save_checkpoint(
     for name, tensors in (("network", network.state_dict()), ("ema", ema.state), ("optimizer", slots)):
         writer = HuggingFaceStorageWriter(str(draft / name), save_distributed=True)
         with _own_errors():
-            save(tensors, storage_writer=writer)
+            save({name: tensors}, storage_writer=writer)
     if not write:
         return
     groups = [_counters(group) for group in state["param_groups"]]
@@ -138,7 +138,7 @@ def load_checkpoint(
         reader = HuggingFaceStorageReader(str(folder / name))
         reader.read_metadata()  # `load` would not say why it cannot be read
         with _own_errors():
-            load(tensors, storage_reader=reader)
+            load({name: tensors}, storage_reader=reader)
     current = optimizer.state_dict()["param_groups"]
     merged = [{**group, **_counters(saved)} for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": merged})
@@ -151,7 +151,7 @@ def _empty_slots(folder: Path, optimizer: Optimizer) -> dict[int, dict[str, Tens
     slots: dict[int, dict[str, Tensor]] = {}
     for key, saved in HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata.items():
         assert isinstance(saved, TensorStorageMetadata)
-        index, name = key.split(".", 1)
+        _, index, name = key.split(".", 2)
         parameter = parameters[int(index)]
         like = parameter if saved.size == parameter.shape else torch.empty(saved.size)
         slots.setdefault(int(index), {})[name] = torch.empty_like(like, dtype=saved.properties.dtype)
