@@ -167,8 +167,11 @@ def test_time_goes_on_from_the_first_second(visit):
             const begun = Date.now() - 1000 * seconds;
             return pace.progress({ state: "running", job, size: half, options: {}, asked: begun, begun });
         };
-        return [1, 25, 50, 100].map(at).map(({ share, left }) => [share, left]);
+        const shares = [1, 25, 50, 100].map(at).map(({ share, left }) => [share, left]);
+        job.step = 1;
+        return [...shares, at(100).left];
     }""")
+    assert shares.pop() is None
     assert [round(left) for _, left in shares] == [49, 25, 0, -50]
     assert [share for share, _ in shares] == pytest.approx([0.02, 0.5, 0.963, 0.99], abs=0.005)
 

@@ -43,7 +43,8 @@ export class Pace {
     const passed = worked / whole;
     const eased = passed < SURE ? passed : 1 - (1 - SURE) * Math.exp((SURE - passed) / (1 - SURE));
     const share = Math.min(0.99, Math.max(job.progress, Math.min(eased, (job.step + 1) / job.steps)));
-    return { share, elapsed, left: whole - worked };
+    // what comes after the last step has no expected time
+    return { share, elapsed, left: job.step < job.steps ? whole - worked : null };
   }
 
   #name(options) {
