@@ -297,7 +297,7 @@ def test_the_detail_of_a_photo_is_looked_at_once(photos: Path, monkeypatch: pyte
 
 
 def test_the_best_share_by_a_metric_is_kept_for_other_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, scores = tmp_path / "photos", tmp_path / "scores"
     folder.mkdir()
@@ -318,13 +318,17 @@ def test_the_best_share_by_a_metric_is_kept_for_other_runs(
     measured = json.loads((scores / "niqe.json").read_text())
     assert measured.keys() == {"../photos/crisp.png", "../photos/soft.png"}
     assert measured["../photos/crisp.png"] < measured["../photos/soft.png"]
-    monkeypatch.setattr("linearsr.evaluation.registry.niqe", None)
     # another process, for this one remembers what it has seen
     (scores / "niqe.json").write_text(json.dumps({name: -value for name, value in measured.items()}))
     assert kept(lr_crop=9) == ["soft"]
     (scores / "niqe.json").write_text("[")
     with pytest.raises(ConfigError, match=r"^data\.scores: .*niqe\.json is no valid JSON"):
         kept(lr_crop=10)
+    (scores / "niqe.json").write_text('{"crisp.png": "best"}')
+    with pytest.raises(
+        ConfigError, match=r"^data\.scores: .*niqe\.json does not hold a score for each photo"
+    ):
+        kept(lr_crop=11)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +405,10 @@ def test_training_reads_the_latents_that_are_beside_crops(
     with torch.no_grad():
         next(codec.autoencoder.encoder.parameters()).mul_(-1)
     codec.save_pretrained(autoencoder)
-    with pytest.raises(
-        ConfigError, match=r"^data\.shards: their latents are of another codec than the stage's"
-    ):
-        Trainer(run.model_copy(update={"run_dir": tmp_path / "other"})).run()
+    narrow = lambda self, image, condition: encode(self, image, condition)[:, :1]  # noqa: E731
+    for number, other in enumerate((encode, narrow)):
+        monkeypatch.setattr(DeepCompressionCodec, "encode", other)
+        with pytest.raises(
+            ConfigError, match=r"^data\.shards: their latents are of another codec than the stage's"
+        ):
+            Trainer(run.model_copy(update={"run_dir": tmp_path / f"other{number}"})).run()

@@ -312,6 +312,9 @@ def test_what_keeps_a_checkpoint_from_its_disk_is_said_as_it_is(
     part.write_bytes(part.read_bytes()[:1000])
     with pytest.raises(SafetensorError):
         trainer(photos, tmp_path / "run").resume()
+    part.unlink()
+    with pytest.raises(ConfigError, match=r"is not whole, network/\S+ is missing: remove it"):
+        trainer(photos, tmp_path / "run").resume()
 
     def full(*args: object) -> None:
         raise OSError(ENOSPC, "No space left on device")

@@ -118,7 +118,7 @@ def known_metric(name: str, kinds: Collection[Kind], others: Collection[str] = (
     known = [*others, *(metric.name for metric in _METRICS if metric.kind in kinds)]
     if name not in known:
         raise ValueError(f"{name!r} is unknown: choose from {', '.join(known)}")
-    if METRICS[name].pyiqa_name is not None and (remedy := missing()) is not None:
+    if name not in others and METRICS[name].pyiqa_name is not None and (remedy := missing()) is not None:
         raise ValueError(f"{name} needs {remedy}")
     return name
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from linearsr.evaluation.registry import METRICS, NotAvailable
 from linearsr.images.io import ImageError
 from linearsr.images.photos import detail_score
-from linearsr.runtime.devices import named_device
+from linearsr.runtime.devices import is_out_of_memory, named_device
 from linearsr.training.catalogue import THREADS, Catalogue, Photo, Skipped
 from linearsr.training.photo_tags import PhotoFile
 from linearsr.training.section import ConfigError
@@ -58,7 +58,8 @@ def best_photos(
 def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | Skipped]:
     """One for each photo; read once, as all experts draw from the same photos.
 
-    Of several processes the first one computes them, and the others find them in the folder.
+    Of several processes the first one computes them, and the others find them in the folder. A score belongs to the
+    name of its photo: remove the file where photos were replaced.
     """
     score, results = _scorer(by), list[float | Skipped]()
     file: PhotoFile[float] | None = None
@@ -89,9 +90,12 @@ def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | 
 
 def _read(path: Path) -> PhotoFile[float]:
     try:
-        return PhotoFile(path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+        scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise ConfigError(f"data.scores: {path} is no valid JSON ({error}): remove it") from None
+    if not isinstance(scores, dict) or not all(isinstance(score, float | int) for score in scores.values()):
+        raise ConfigError(f"data.scores: {path} does not hold a score for each photo: remove it")
+    return PhotoFile(path, scores)
 
 
 def _scorer(by: str) -> Callable[[Photo], float | Skipped]:
@@ -112,6 +116,8 @@ def _scorer(by: str) -> Callable[[Photo], float | Skipped]:
         except ImageError as error:
             return Skipped(photo.name, str(error))
         except (ValueError, RuntimeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
             return Skipped(photo.name, f"{photo.name}: {by}: {' '.join(str(error).split())}")
 
     return score

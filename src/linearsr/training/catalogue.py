@@ -70,8 +70,11 @@ class Photo:
         return NamedBytes(self._bytes(self.offset, self.length), self.name)
 
     def latent(self) -> NDArray[np.float16]:
-        """(C, h', w') of its DC-AE, as `linearsr shard` has put it beside the photo. Raises OSError or ValueError."""
-        array: NDArray[np.float16] = np.load(BytesIO(self._bytes(self.latent_offset, self.latent_length)))
+        """(C, h', w') of its DC-AE, as `linearsr shard` has put it beside the photo. Raises ImageError."""
+        try:
+            array: NDArray[np.float16] = np.load(BytesIO(self._bytes(self.latent_offset, self.latent_length)))
+        except (OSError, ValueError, EOFError) as error:
+            raise ImageError(self.name, f"has a latent that cannot be read ({error})") from error
         return array
 
     def _bytes(self, offset: int, length: int) -> bytes:

@@ -183,14 +183,12 @@ class CropPairs(Dataset[Sample]):
         return self.catalogue.skipped + [Skipped(name, f"{name}: is broken or truncated") for name in broken]
 
     def __getitem__(self, index: int) -> Sample:
-        number, photo, rng = self._draw(index)
+        number, photo, latent, rng = self._draw(index)
         size = self.config.lr_crop * self.scale
         top = int(rng.integers(photo.shape[0] - size + 1))
         left = int(rng.integers(photo.shape[1] - size + 1))
-        crop, latent = photo[top : top + size, left : left + size], torch.empty(0)
-        if self.latents:
-            latent = torch.from_numpy(self.catalogue[number].latent())
-        else:
+        crop = photo[top : top + size, left : left + size]
+        if not self.latents:
             crop = np.rot90(crop, k=int(rng.integers(4)))
             crop = crop[:, ::-1] if rng.random() < 0.5 else crop
         hr = to_unit(np.ascontiguousarray(crop))
@@ -221,15 +219,16 @@ class CropPairs(Dataset[Sample]):
     def _draw_degradation(self, rng: np.random.Generator) -> int:
         return int(rng.choice(len(self.shares), p=self.shares))
 
-    def _draw(self, index: int) -> tuple[int, NDArray[np.uint8], np.random.Generator]:
-        """The number of a photo, the whole photo, and the generator that drew it."""
+    def _draw(self, index: int) -> tuple[int, NDArray[np.uint8], Tensor, np.random.Generator]:
+        """The number of a photo, the whole photo, its latent (empty: not used), and the generator that drew it."""
         for attempt in range(_MAX_ATTEMPTS):
             rng = np.random.default_rng([self.seed, index, attempt])
             number = int(np.searchsorted(self.cumulative, rng.random()))
             if self._broken[number]:
                 continue
             try:
-                return number, self.cache[number], rng
+                latent = torch.from_numpy(self.catalogue[number].latent()) if self.latents else torch.empty(0)
+                return number, self.cache[number], latent, rng
             except ImageError as error:
                 self._broken[number] = True
                 logger.warning("skipped: %s", error)

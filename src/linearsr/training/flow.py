@@ -231,7 +231,11 @@ class FlowObjective(Objective):
         latent = self.codec.encode(batch.hr, condition or LRCondition(batch.lr)).float()
         if not given.numel():
             return condition, latent
-        if (latent - given).abs().mean() > _SAME_CODEC * latent.abs().mean():
+        # written so that what is not a number is refused too
+        same = (
+            latent.shape == given.shape and (latent - given).abs().mean() <= _SAME_CODEC * latent.abs().mean()
+        )
+        if not same:
             raise ConfigError(
                 "data.shards: their latents are of another codec than the stage's: make them anew"
             )

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from linearsr.runtime.checkpoints import write_json
+from linearsr.training.section import ConfigError
 
 _PROGRESS = "progress.json"
 _COUNTERS = ("step",)
@@ -118,7 +119,8 @@ def save_checkpoint(
     if not write:
         return
     groups = [_counters(group) for group in state["param_groups"]]
-    write_json(draft / _PROGRESS, {**asdict(progress), "ema_steps": ema.steps, "optimizer_groups": groups})
+    rest = {"ema_steps": ema.steps, "optimizer_groups": groups, "parts": _parts(draft)}
+    write_json(draft / _PROGRESS, {**asdict(progress), **rest})
     if folder.exists():
         _remove(folder)
     os.replace(draft, folder)
@@ -131,6 +133,10 @@ def load_checkpoint(
 ) -> Progress:
     """Put a checkpoint back into the objects it was made from; returns how far it was."""
     progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+    if lost := sorted(set(progress.pop("parts", [])) - set(_parts(folder))):
+        raise ConfigError(
+            f"{folder} is not whole, {lost[0]} is missing: remove it to go on from the one before"
+        )
     ema.steps = progress.pop("ema_steps")
     groups = progress.pop("optimizer_groups")
     slots = _empty_slots(folder / "optimizer", optimizer)
@@ -143,6 +149,10 @@ def load_checkpoint(
     merged = [{**group, **_counters(saved)} for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": merged})
     return Progress(**progress)
+
+
+def _parts(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.safetensors"))
 
 
 def _empty_slots(folder: Path, optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:

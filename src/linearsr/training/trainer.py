@@ -209,7 +209,7 @@ class Trainer:
         size = len(batch.seeds) // count
         for first in range(0, len(batch.seeds), size):
             chosen = slice(first, first + size)
-            part = Batch(*(whole[chosen] for whole in batch))  # type: ignore[arg-type]
+            part = Batch(*(field[chosen] for field in batch))  # type: ignore[arg-type]
             last = first + size == len(batch.seeds)
             # processes add up their gradients once
             with nullcontext() if last else self.accelerator.no_sync(self.network):
