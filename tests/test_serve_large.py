@@ -111,7 +111,7 @@ def test_large_result_is_shown_small(tmp_path, monkeypatch):
         assert Image.open(target).size == ((50, 20) if mode == "RGB" else size)
 
 
-def test_preview_is_a_jpeg_and_goes_with_its_job(served_model, tmp_path):
+def test_preview_is_a_jpeg_and_goes_with_its_job(served_model, tmp_path, monkeypatch):
     with serving(served_model, tmp_path) as client:
         job = wait_for(client, send(client, wait="false").json(), "done")
         answer = client.get(f"/v1/jobs/{job['id']}/preview")
@@ -122,7 +122,18 @@ def test_preview_is_a_jpeg_and_goes_with_its_job(served_model, tmp_path):
         cut = whole.crop((8, 16, 48, 40))
         assert abs(np.asarray(part.convert("L")).astype(int) - np.asarray(cut.convert("L"))).mean() < 4
         for wrong in ("8,16,41,24", "8,16,0,24", "8,16,40", "-1,0,9,9"):
-            problem(client.get(f"/v1/jobs/{job['id']}/preview?region={wrong}"), 422, "bad_option")
+            told = problem(client.get(f"/v1/jobs/{job['id']}/preview?region={wrong}"), 422, "bad_option")
+            assert told.startswith("region: ")
+        assert told == "region: LEFT,TOP,WIDTH,HEIGHT in pixels"
+        run_sync = results.to_process.run_sync
+
+        async def after_its_end(function, source, *values, **options):
+            source.unlink()
+            return await run_sync(function, source, *values, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results.to_process, "run_sync", after_its_end)
+            problem(client.get(f"/v1/jobs/{job['id']}/preview?region=8,16,40,24"), 404, "not_found")
         client.delete(f"/v1/jobs/{job['id']}")
         assert client.get(f"/v1/jobs/{job['id']}/preview").status_code == 404
         assert list((tmp_path / "results").iterdir()) == []

@@ -1,6 +1,7 @@
 """The HTTP API: what each address does."""
 
 import asyncio
+import re
 from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ _IMAGE = {
 }
 _KEYS = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 """What the description says of keys; `Admission` looks at them."""
-_REGION = r"^(\d{1,7}(,\d{1,7}){3})?$"
+_REGION = r"^([0-9]{1,7}(,[0-9]{1,7}){3})?$"
 _MAX_TAGGING_SECONDS = 60.0
 
 JobId = Annotated[str, PathParameter(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
@@ -254,9 +255,13 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
     @router.get("/preview", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410, 507)})
     async def preview(
         job: Annotated[Job, Depends(of_this_owner)],
-        region: Annotated[str, Query(pattern=_REGION, description="A part: left,top,width,height.")] = "",
+        region: Annotated[
+            str, Query(json_schema_extra={"pattern": _REGION}, description="A part: left,top,width,height.")
+        ] = "",
     ) -> Response:
         """The image that a job made, or a part of it, as JPEG of at most 4096 pixels a side, to be looked at."""
+        if not re.fullmatch(_REGION, region):
+            raise Problem(422, "bad_option", "region: LEFT,TOP,WIDTH,HEIGHT in pixels")
         return await results.preview(job, [int(number) for number in region.split(",") if number])
 
     @router.delete("", status_code=204)

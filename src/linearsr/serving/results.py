@@ -73,7 +73,7 @@ class Results:
         most = job.output["width"], job.output["height"]
         if not (0 < width <= most[0] - left and 0 < height <= most[1] - top):
             raise Problem(422, "bad_option", f"region: the image has {most[0]}x{most[1]} pixels")
-        data = await self._run("preview", _cut, source, tuple(region))
+        data = await self._run(job, "preview", _cut, source, tuple(region))
         return Response(data, media_type=MEDIA_TYPES["jpg"], headers=_headers(job))
 
     async def converted(self, job: Job, format: ResultFormat | None, stripped: bool) -> Response:
@@ -97,19 +97,22 @@ class Results:
             return
         self._dispatcher.require_room(job)
         try:
-            await self._run(what, convert, *task)
+            await self._run(job, what, convert, *task)
         except ImageError as error:
             message = str(error).replace(f"{target}: ", "the result ").replace(f"{source}: ", "the result ")
             raise Problem(422, "bad_option", f"{what}: {message}") from None
         finally:
             self._store.measure(job)
 
-    async def _run(self, what: str, function: Callable[..., Value], *values: Any) -> Value:
+    async def _run(self, job: Job, what: str, function: Callable[..., Value], *values: Any) -> Value:
         try:
             return await to_process.run_sync(function, *values, cancellable=True, limiter=self._turn)
         except BrokenWorkerProcess:
             message = "there is not enough memory to convert the result"
             raise Problem(422, "bad_option", f"{what}: {message}") from None
+        except Exception:
+            self._require_result(job)  # it may be gone since
+            raise
 
 
 def _file(job: Job, path: Path, media_type: str) -> Response:
