@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import linearsr
+from linearsr.images.files import IMAGE_SUFFIXES
 from tiny_model import build
 from web_tools import (
     ENDLESS,
@@ -102,6 +103,11 @@ DROP_FOLDER = """async () => {
     document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
 }"""
 """What is done where a driver can drop no folder: a script drops what looks like one."""
+
+
+def test_every_image_of_a_folder_is_taken_by_its_name():
+    endings = re.search("ENDINGS = /(.+)/i;", (WEB / "intake.js").read_text(encoding="utf-8"))
+    assert [suffix for suffix in sorted(IMAGE_SUFFIXES) if not re.search(endings[1], f"a{suffix}")] == []
 
 
 def test_a_folder_is_walked_and_what_is_no_photo_named(visit, tmp_path):
@@ -244,8 +250,8 @@ def test_looks_are_previews_of_the_place_that_is_seen(visit):
     assert page.input_value("#fidelity") == ""
 
 
-def test_a_large_result_is_shown_at_full_size_where_one_looks(chromium_alone, visit):
-    page = visit()
+def shows_small(page):
+    """From now on a page shows every result as a picture of 24 x 20 pixels, and parts over it."""
     script = (WEB / "pictures.js").read_text(encoding="utf-8")
     large = script.replace("16e6", "1e3")
     assert large != script
@@ -253,7 +259,11 @@ def test_a_large_result_is_shown_at_full_size_where_one_looks(chromium_alone, vi
     small = photo()["buffer"]
     page.route("**/preview?region=", lambda route: route.fulfill(body=small, content_type="image/jpeg"))
     page.reload()
-    finished(page)
+    return page
+
+
+def test_a_large_result_is_shown_at_full_size_where_one_looks(chromium_alone, visit):
+    page = finished(shows_small(visit()))
     part = page.locator("#after-part")
     part.wait_for()
     seen = "(id) => { const image = document.getElementById(id); return image.naturalWidth; }"
@@ -271,6 +281,43 @@ def test_a_large_result_is_shown_at_full_size_where_one_looks(chromium_alone, vi
     assert box["width"] / pixel == pytest.approx(page.evaluate(seen, "after-part"), abs=0.01)
     assert box["x"] == pytest.approx(pane["x"], abs=pixel)
     assert box["x"] + box["width"] == pytest.approx(pane["x"] + pane["width"], abs=pixel)
+
+
+def test_parts_of_a_large_result_are_laid_over_it_alone(chromium_alone, visit):
+    page = finished(shows_small(visit()))
+    page.click("#settings-title")
+    enlarge(page, scale=2)
+    until(page, "document.getElementById('after-part').naturalWidth === 48")
+    page.select_option("#against", label="×4, 1 step")
+    until(page, "document.getElementById('before-part').naturalWidth === 96")
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    # another result is chosen before the view was still, and comes late
+    page.click("#photos button >> nth=1")
+    until(page, "document.getElementById('after-part').naturalWidth === 96")
+    page.route("**/preview?region=", hold)
+    page.focus(".pane >> nth=1")
+    page.keyboard.press("+")
+    page.click("#photos button >> nth=0")
+    page.wait_for_timeout(800)
+    page.unroute("**/preview?region=", hold)
+    held.pop().fallback()
+    until(page, "document.getElementById('after-part').naturalWidth === 48")
+    assert page.is_hidden("#notice")
+    # a photo without a result is chosen before a part has come
+    part = re.compile(r"/preview\?region=\d")
+    page.route(part, hold)
+    page.focus(".pane >> nth=1")
+    with page.expect_request(part):
+        page.keyboard.press("+")
+    give(page, photo("next.png", 28))
+    until(page, "before.naturalWidth === 28")
+    held.pop().continue_()
+    page.wait_for_timeout(300)
+    assert page.is_hidden("#after-part")
 
 
 def test_two_settings_of_one_photo(visit):

@@ -40,8 +40,8 @@ export class Result {
     if (unknown.length) remarks.push(t("tags.unknown", { tags: unknown.join(", ") }));
     $("warnings").hidden = !remarks.length;
     $("warnings").textContent = remarks.join(" ");
-    // only the server's own file has a known size
-    $("format-note").textContent = this.saving.note + (this.saving.format === "png" ? ` ${megabytes(output.bytes)}.` : "");
+    // the size is the server's own file's, a PNG: only the note on PNG says it
+    $("format-note").textContent = t(`note.${this.saving.format}`, { size: megabytes(output.bytes) });
     $("download").textContent = t("download", { format: NAMES[this.saving.format] });
     $("copy").textContent = t("copy");
   }

@@ -28,10 +28,6 @@ export class Saving {
     return $("strip").checked;
   }
 
-  get note() {
-    return t(`note.${this.format}`);
-  }
-
   /** "holiday.jpg" at x4 -> "holiday_x4.png"; what a file name cannot hold becomes a dash. */
   name({ name, options, job }) {
     const values = {

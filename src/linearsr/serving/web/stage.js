@@ -13,6 +13,8 @@ const STILL = 400;
 export class Stage {
   #viewer;
   #photo = null;
+  /** The photos whose results are seen, by side; none while others are fetched. */
+  #seen = {};
   #shown = "";
   #others = [];
   #stillness = 0;
@@ -65,9 +67,9 @@ export class Stage {
   #sharpen() {
     clearTimeout(this.#stillness);
     this.#stillness = setTimeout(() => {
-      for (const [side, photo] of Object.entries({ before: this.#against, after: this.#photo }))
+      for (const [side, photo] of Object.entries(this.#seen))
         if (photo?.state === "done" && isShrunk(photo.job.output))
-          this.#viewer.sharpen(side, (region) => this.pictures.part(photo, region)).catch((error) => this.lose(photo, error));
+          this.#viewer.sharpen(side, photo.job.output, (region) => this.pictures.part(photo, region)).catch((error) => this.lose(photo, error));
     }, STILL);
   }
 
@@ -101,6 +103,7 @@ export class Stage {
   }
 
   async #renderPictures(photo, scale, same, against) {
+    this.#seen = {};
     this.pictures.look(photo);
     const before = against ? this.pictures.after(against) : this.pictures.before(photo);
     const addresses = await Promise.all([before, this.pictures.after(photo)]);
@@ -111,6 +114,8 @@ export class Stage {
     const expected = size && { width: Math.round(size.width * scale), height: Math.round(size.height * scale) };
     const labels = against ? [madeWith(against), madeWith(photo)] : [t("before"), t("after")];
     await this.#viewer.show({ before: left, after: right, size: job?.output ?? expected, name, same, labels });
+    if (photo !== this.#photo || against !== this.#against) return;
+    this.#seen = { before: against, after: photo };
     this.#sharpen();
     // the button that had the focus is gone
     if (right && same && [$("cancel"), document.body].includes(document.activeElement)) $("divider").focus({ preventScroll: true });

@@ -66,9 +66,11 @@ export class Viewer {
     return this.#view.window;
   }
 
-  /** Lay what is seen over a picture that has too few pixels; `fetch` its address by [left, top, width, height]. */
-  async sharpen(side, fetch) {
-    const { width, height } = this.picture;
+  /**
+   * Lay what is seen over a picture that has too few pixels: fewer than `width` and `height`, those of the result.
+   * `fetch` its address by [left, top, width, height].
+   */
+  async sharpen(side, { width, height }, fetch) {
     const image = this.images[side];
     if (image.hidden || image.naturalWidth >= Math.min(width, this.#view.box.width * devicePixelRatio)) return;
     const { window } = this;
@@ -79,10 +81,11 @@ export class Viewer {
     const part = $(`${side}-part`);
     const wanted = (part.dataset.wanted = `${image.src} ${region}`);
     const address = await fetch(region);
-    if (part.dataset.wanted !== wanted || !wanted.startsWith(image.src)) return;
+    if (part.dataset.wanted !== wanted) return;
     part.hidden = true;
     part.src = address;
-    await part.decode();
+    const decoded = await part.decode().then(() => true, () => false);
+    if (!decoded || part.dataset.wanted !== wanted) return;
     const shares = { x: left / width, y: top / height, wide: region[2] / width, high: region[3] / height };
     for (const [name, share] of Object.entries(shares)) part.style.setProperty(`--${name}`, share);
     part.hidden = false;
@@ -107,7 +110,9 @@ export class Viewer {
   async #put(which, address) {
     const image = this.images[which];
     if (image.getAttribute("src") === address) return;
-    image.hidden = $(`${which}-part`).hidden = true;
+    const part = $(`${which}-part`);
+    image.hidden = part.hidden = true;
+    delete part.dataset.wanted;
     if (!address) return image.removeAttribute("src");
     image.src = address;
     await image.decode().then(() => (image.hidden = false), () => {});
