@@ -41,7 +41,7 @@ def shard(
 
         linearsr shard photos/ -o shards/ --size 512
     """
-    from linearsr.training.shards import Latents, Packed, Sharder, ShardSettings
+    from linearsr.training.shards import Packed, Sharder, ShardSettings
 
     if not photos.is_dir():
         stop(f"{shown(photos)} is not a folder: give a folder of HR photos")
@@ -49,7 +49,11 @@ def shard(
     with told(), heard() as notes, Bars() as bars:
         check_folder(shards)
         settings = ShardSettings(size, crop_type, photos_per_shard, least_detail, best_share, max_pixels)
-        encoder = None if latents is None else Latents(latents, choose_device(device))
+        encoder = None
+        if latents is not None:
+            from linearsr.training.latents import Latents
+
+            encoder = Latents(latents, choose_device(device))
         sharder = Sharder(photos, shards, settings, encoder)
         shards.mkdir(parents=True, exist_ok=True)
         if sharder.scores_missing:

@@ -76,7 +76,7 @@ class DataConfig(Section):
     @field_validator("best_by")
     @classmethod
     def _known_score(cls, name: str) -> str:
-        return name if name == DETAIL else known_metric(name, ["no-reference"], (DETAIL,))
+        return known_metric(name, ["no-reference"], (DETAIL,))
 
     @model_validator(mode="after")
     def _has_a_source(self) -> "DataConfig":

@@ -13,23 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from threading import Lock
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.images.files import list_images
 from linearsr.images.io import DEFAULT_MAX_PIXELS, ImageError
 from linearsr.images.photos import detail_score, read_rgb
-from linearsr.models.codec import DeepCompressionCodec
-from linearsr.models.lr_stem import LRCondition
-from linearsr.runtime.devices import best_dtype
 from linearsr.runtime.files import from_json, whole_file
 from linearsr.training.catalogue import LATENT_SUFFIX
-from linearsr.training.data import to_tensor, to_unit
+
+if TYPE_CHECKING:
+    from linearsr.training.latents import Latents
 
 INDEX = "index.json"
 # a crop of 512x512 is decoded in 8 ms as such a WebP, in 18 ms as the fastest PNG, in 3 ms as JPEG
@@ -248,27 +245,6 @@ class Sharder:
     def _write_index(self) -> None:
         with whole_file(self.target / INDEX, "shard") as draft:
             draft.write_text(json.dumps(asdict(self._index), indent=1))
-
-
-class Latents:
-    """What the DC-AE in a folder makes of crops, encoded on `device`, for training that need not encode them."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.name, self.device = str(folder), device
-        self.codec = DeepCompressionCodec.from_pretrained(folder, device=device)
-        self._autocast = best_dtype(device) == torch.bfloat16
-        self._one_at_a_time = Lock()
-
-    @torch.inference_mode()
-    def of(self, crop: BinaryIO) -> bytes:
-        """The bytes of an `.npy` file, (C, h', w') float16, from those of a crop as training will decode it."""
-        crop.seek(0)
-        image = to_tensor(to_unit(read_rgb(crop)))[None].to(self.device)
-        with self._one_at_a_time, torch.autocast(self.device.type, torch.bfloat16, self._autocast):
-            latent = self.codec.encode(image, LRCondition(image))[0]
-        file = io.BytesIO()
-        np.save(file, latent.to("cpu", torch.float16).numpy())
-        return file.getvalue()
 
 
 def cut(photo: NDArray[np.uint8], size: int) -> Iterator[Crop]:
