@@ -110,6 +110,14 @@ def test_every_image_of_a_folder_is_taken_by_its_name():
     assert [suffix for suffix in sorted(IMAGE_SUFFIXES) if not re.search(endings[1], f"a{suffix}")] == []
 
 
+def test_the_file_dialog_offers_every_image():
+    accepted = re.search(
+        'id="files" type="file" accept="([^"]+)"', (WEB / "index.html").read_text(encoding="utf-8")
+    )
+    known_to_browsers = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"}
+    assert set(accepted[1].split(",")) == IMAGE_SUFFIXES - known_to_browsers | {"image/*"}
+
+
 def test_a_folder_is_walked_and_what_is_no_photo_named(visit, tmp_path):
     folder = tmp_path / "holiday"
     (folder / "day two").mkdir(parents=True)
