@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One worker per core, four at most; each takes whole test files.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: example test test-all lint docs wheel
 
@@ -9,10 +11,10 @@ example: $(VENV)/installed
 	$(BIN)/linearsr upscale examples/photo.jpg -o photo_x4.png --overwrite
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,11 +1,16 @@
 """What every test needs, and which tests are slow."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Parallel workers share the cores: with all threads in each, they would wait for one another.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 SLOW = """
     allocator bench bulk bulk_ray bulk_s3 cli_bad_input cli_convert cli_knee cli_large cli_tag cli_train cli_upscale
