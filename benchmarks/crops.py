@@ -1,15 +1,20 @@
 """Side-by-side crops as one picture: LR (nearest), any methods, HR.
 
     python benchmarks/crops.py PHOTO[@X,Y][:PRESET] ... -o crops.png [--methods bicubic 1 0.5 0] [--model DIR]
-    python benchmarks/crops.py PHOTO@X,Y ... -o gallery.png --methods bicubic realesrgan-x4plus own --columns 2
+    python benchmarks/crops.py FOLDER --draw 12 --seed 1 -o gallery.jpg --methods bicubic realesrgan-x4plus own
+    python benchmarks/crops.py --pairs LR HR --draw 12 --seed 1 -o pairs.jpg --results OSEDiff=FOLDER
 
 X,Y is the upper left corner of the crop in HR pixels; the middle of the photo if left out. A method is "bicubic", one
-of the networks of peers.py, a number, which is a fidelity of ours, or "own", the fidelity of the model.
+of the networks of peers.py, a number, which is a fidelity of ours, or "own", the fidelity of the model. `--draw` takes
+photos and places at random, so that nobody chooses the good ones.
 """
 
 import argparse
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +24,7 @@ from quality import bicubic
 
 from linearsr import LinearSRPipeline
 from linearsr.images.degradation import PRESETS, degrade
+from linearsr.images.files import list_images
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 
 LABEL = 16
@@ -43,22 +49,63 @@ def open_method(name: str, pipe: LinearSRPipeline) -> tuple[str, Method]:
     return f"ours, fidelity {fidelity:g}", lambda lr: pipe(lr, fidelity=fidelity).images[0]
 
 
-def row(photo: str, methods: dict[str, Method], preset: str, size: int, zoom: int) -> list[Crop]:
+class Place(NamedTuple):
+    """What a row shows."""
+
+    kind: str
+    """Where the LR image comes from."""
+    lr: np.ndarray
+    """(h, w, 3) in [0, 1]."""
+    hr: np.ndarray
+    """(4h, 4w, 3) in [0, 1]."""
+    corner: tuple[int, int] | None
+    """Left and top of the crop in HR pixels; None: its middle is that of the image."""
+    others: dict[str, Image.Image]
+    """Results of other methods for the whole image."""
+
+
+def of_photo(photo: str, preset: str) -> Place:
+    """From `PHOTO[@X,Y][:PRESET]`."""
     photo, _, own_preset = photo.partition(":")
     path, _, corner = photo.partition("@")
-    preset = own_preset or preset
     hr = crop_to_multiple(read_rgb(Path(path)), 4)
-    lr = degrade(hr, PRESETS[preset], file_generator(0, Path(path).stem), 4)
-    tensor = torch.from_numpy(np.ascontiguousarray(lr)).permute(2, 0, 1)
-    full = (hr.shape[1], hr.shape[0])
+    lr = degrade(hr, PRESETS[own_preset or preset], file_generator(0, Path(path).stem), 4)
+    left, _, top = corner.partition(",")
+    return Place(own_preset or preset, lr, hr, (int(left), int(top)) if corner else None, {})
+
+
+def drawn_photos(folder: Path, presets: Sequence[str], size: int, rng: random.Random) -> Iterator[Place]:
+    """Photos of a folder in random order, at random places, degraded by each preset in turn."""
+    paths = list_images(folder)
+    for number, path in enumerate(rng.sample(paths, len(paths))):
+        hr = read_rgb(path)
+        corner = ",".join(str(rng.randrange(side - size)) for side in hr.shape[1::-1])
+        yield of_photo(f"{path}@{corner}", presets[number % len(presets)])
+
+
+def drawn_pairs(
+    pairs: Sequence[Path], results: dict[str, Path], size: int, rng: random.Random
+) -> Iterator[Place]:
+    """Pairs in random order at random places; only those that every other method has a result for."""
+    found = [{path.stem: path for path in list_images(folder)} for folder in [*pairs, *results.values()]]
+    stems = sorted(set.intersection(*(set(paths) for paths in found)))
+    for stem in rng.sample(stems, len(stems)):
+        lr, hr, *others = (read_rgb(paths[stem]) for paths in found)
+        left, top = (rng.randrange(side - size) for side in hr.shape[1::-1])
+        others_by_name = {name: to_pil(picture) for name, picture in zip(results, others, strict=True)}
+        yield Place("camera", lr, hr, (left, top), others_by_name)
+
+
+def row(place: Place, methods: dict[str, Method], size: int, zoom: int) -> list[Crop]:
+    tensor = torch.from_numpy(np.ascontiguousarray(place.lr)).permute(2, 0, 1)
+    full = (place.hr.shape[1], place.hr.shape[0])
     pictures = {
-        f"LR ({preset})": to_pil(lr).resize(full, Image.Resampling.NEAREST),
+        f"LR ({place.kind})": to_pil(place.lr).resize(full, Image.Resampling.NEAREST),
         **{name: method(tensor) for name, method in methods.items()},
-        "HR": to_pil(hr),
+        **place.others,
+        "HR": to_pil(place.hr),
     }
-    left, top = (
-        (int(v) for v in corner.split(",")) if corner else ((full[0] - size) // 2, (full[1] - size) // 2)
-    )
+    left, top = place.corner or ((full[0] - size) // 2, (full[1] - size) // 2)
     box = (left, top, left + size, top + size)
     return [
         (name, picture.crop(box).resize((size * zoom, size * zoom), Image.Resampling.NEAREST))
@@ -84,10 +131,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", nargs="+")
+    parser.add_argument("photos", nargs="*")
+    parser.add_argument("--draw", type=int, help="so many, at random from the folder or the pairs")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--pairs", nargs=2, type=Path, metavar=("LR", "HR"), help="draw from these folders")
+    parser.add_argument(
+        "--results", nargs="+", default=[], metavar="NAME=FOLDER", help="of others for the pairs"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=["bicubic", "1", "0.5", "0"])
-    parser.add_argument("--degrade", default="mild")
+    parser.add_argument(
+        "--degrade", nargs="+", default=["mild"], help="presets; drawn photos take them in turn"
+    )
     parser.add_argument("--model")
     parser.add_argument("--size", type=int, default=128, help="side of a crop in HR pixels")
     parser.add_argument("--zoom", type=int, default=2)
@@ -96,7 +151,15 @@ def main() -> None:
 
     pipe = LinearSRPipeline.from_pretrained(args.model)
     methods = dict(open_method(name, pipe) for name in args.methods)
-    rows = [row(photo, methods, args.degrade, args.size, args.zoom) for photo in args.photos]
+    rng = random.Random(args.seed)
+    results = {name: Path(folder) for name, folder in (given.split("=", 1) for given in args.results)}
+    if args.pairs:
+        places = drawn_pairs(args.pairs, results, args.size, rng)
+    elif args.draw:
+        places = drawn_photos(Path(args.photos[0]), args.degrade, args.size, rng)
+    else:
+        places = (of_photo(photo, args.degrade[0]) for photo in args.photos)
+    rows = [row(place, methods, args.size, args.zoom) for place in islice(places, args.draw)]
     sheet(rows, args.size * args.zoom, args.columns).save(args.output, quality=92)
 
 

