@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.lpips import lpips
 from linearsr.evaluation.metrics import psnr_y, ssim_y
-from linearsr.flow.partition import PUBLISHED
 from linearsr.images.convert import picture_from_array
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
@@ -37,16 +36,16 @@ def test_it_says_in_what_it_computes(pipe: LinearSRPipeline) -> None:
     assert plain.arithmetic == "float32"
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("fidelity", [0.0, 0.4, 1.0])
 def test_strips_give_the_pixels_of_the_whole_in_its_own_type(
-    pipe: LinearSRPipeline, hr: np.ndarray, steps: int
+    pipe: LinearSRPipeline, hr: np.ndarray, fidelity: float
 ) -> None:
     # much detail for its size: some of it leaves the ranges of 8 bits
     photo = hr[::3, ::3][:37, :51].copy()
-    whole = pipe(photo, num_inference_steps=steps, output_type="np", stream=False).images[0]
+    whole = pipe(photo, fidelity=fidelity, output_type="np", stream=False).images[0]
     picture = picture_from_array(photo)
     for rows in (4, 16):
-        found = in_strips(pipe, picture.colour, num_inference_steps=steps, strip_rows=rows)
+        found = in_strips(pipe, picture.colour, fidelity=fidelity, strip_rows=rows)
         np.testing.assert_array_equal(found, whole)
 
 
@@ -63,8 +62,8 @@ def test_means_of_windows_are_those_of_the_input(pipe: LinearSRPipeline, kind: s
 
 def test_float16_after_loading(hr: np.ndarray) -> None:
     pipe = LinearSRPipeline.from_pretrained(device="cpu")
-    exact = pipe.to(torch.float32)(hr[:24, :32], num_inference_steps=1, output_type="np").images[0]
-    half = pipe.to(torch.float16)(hr[:24, :32], num_inference_steps=1, output_type="np").images[0]
+    exact = pipe.to(torch.float32)(hr[:24, :32], fidelity=0.5, output_type="np").images[0]
+    half = pipe.to(torch.float16)(hr[:24, :32], fidelity=0.5, output_type="np").images[0]
     assert np.abs(half - exact).max() < 0.2
 
 
@@ -82,12 +81,12 @@ def bicubic(lr: np.ndarray) -> np.ndarray:
     return np.asarray(image.resize((256, 256), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
-def test_it_is_four_experts_by_log_snr_in_less_than_60_mb(pipe: LinearSRPipeline) -> None:
-    assert pipe.transformer.partition == PUBLISHED
-    weights = [expert.transformer_blocks[0].ff.conv_point.weight for expert in pipe.transformer.experts]
-    assert len({weight.float().sum().item() for weight in weights}) == 4, "the experts must differ"
+def test_it_is_a_trunk_a_stem_and_a_tagger_in_less_than_30_mb(pipe: LinearSRPipeline) -> None:
+    assert pipe.transformer is None, "weights that nothing uses"
+    assert pipe.trunk is not None
+    assert pipe.tagger is not None
     size = sum(path.stat().st_size for path in default_model_folder().rglob("*") if path.is_file())
-    assert size < 60e6
+    assert size < 30e6
     assert not [path for path in default_model_folder().rglob("*") if path.suffix in {".bin", ".pt", ".pth"}]
 
 
@@ -99,8 +98,6 @@ def test_it_beats_bicubic(pipe: LinearSRPipeline, hr: np.ndarray, preset: str, g
     usual = tensor(pipe(lr, output_type="np").images[0])
     assert psnr_y(mean, truth) > psnr_y(base, truth) + gain
     assert ssim_y(mean, truth) > ssim_y(base, truth) + 0.01
-    sampled = pipe(lr, num_inference_steps=2, fidelity=0.05, color_fix="none", output_type="np").images[0]
-    assert psnr_y(tensor(sampled), truth) > psnr_y(base, truth)
     assert lpips(usual, truth) < 0.8 * lpips(base, truth)
 
 

@@ -1,5 +1,7 @@
 """Pictures a few pixels wide: the same bytes at each run, and none of them from memory that nobody wrote."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -30,10 +32,21 @@ def test_strided_convolutions(dtype: torch.dtype, layout: torch.memory_format) -
             torch.testing.assert_close(found, expected, atol=0.05, rtol=0.02)
 
 
-@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("fidelity", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_default_model(dtype: torch.dtype, steps: int) -> None:
-    pipe = LinearSRPipeline.from_pretrained(torch_dtype=dtype, device="cpu")
+def test_the_default_model(dtype: torch.dtype, fidelity: float) -> None:
+    sweep(LinearSRPipeline.from_pretrained(torch_dtype=dtype, device="cpu"), fidelity=fidelity)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_with_experts(tiny_model: Path, dtype: torch.dtype) -> None:
+    sweep(
+        LinearSRPipeline.from_pretrained(tiny_model, torch_dtype=dtype, device="cpu"), num_inference_steps=1
+    )
+
+
+def sweep(pipe: LinearSRPipeline, **settings: float) -> None:
+    """Widths and heights from 1 to 9, each twice: finite, of the mean of the input, and the same bytes."""
     rng = np.random.default_rng(0)
     for size in [
         (side, other) for side in range(1, 10) for other in ({1, 2, 9} if side > 2 else range(1, 10))
@@ -42,7 +55,7 @@ def test_the_default_model(dtype: torch.dtype, steps: int) -> None:
         runs = []
         for _ in range(2):
             leave_nan_in_freed_memory()
-            runs.append(pipe(photo, num_inference_steps=steps, output_type="np").images[0])
+            runs.append(pipe(photo, **settings, output_type="np").images[0])
         assert np.isfinite(runs[0]).all(), size
         assert abs(runs[0].mean() - photo.mean()) < 0.1, size
         np.testing.assert_array_equal(*runs)

@@ -73,7 +73,11 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "a_x4.png").size == (36, 28)
     stepped = linearsr("upscale", tmp_path / "a.png", "--model", folder, "--steps", 1, "--overwrite")
     assert "has no experts, only a trunk: ask for 0 steps" in refused(stepped, 1)
-    assert "has no experts to measure" in refused(linearsr("bench", folder), 1)
+    (measured,) = document(linearsr("bench", folder, "--sizes", "9x7", "--runs", 1, "--json"))["sizes"]
+    assert (measured["tokens"], measured["output"]) == (9 * 7, [36, 28])
+    assert measured["image_seconds"]["median"] > measured["nfe_seconds"]["median"] > 0
+    done(linearsr("bench", folder, "--sizes", 8, "--runs", 1))
+    assert "no attention to compare" in refused(linearsr("bench", folder, "--compare", "softmax"), 1)
 
 
 def test_a_service_takes_no_steps(pipe: LinearSRPipeline) -> None:

@@ -20,6 +20,7 @@ from linearsr.evaluation.plotting import BLUE, GREY, RED, drawn
 from linearsr.evaluation.rivals import Rival, rival_call
 from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
+from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
@@ -32,8 +33,9 @@ Report = dict[str, Any]
 """What a model costs at one size, as JSON can hold it.
 
 `input` and `output` are widths and heights; `tokens` those of the latent; `nfe_seconds` the time of one evaluation of
-the transformer (1 NFE); `image_seconds` that of a whole image, None for a preset, which has no other parts; `compare`
-that of one evaluation of other networks, None where it would take too long, by `expected_seconds`.
+the transformer (1 NFE), or of the trunk in a model without experts, whose tokens are LR pixels; `image_seconds` that
+of a whole image, None for a preset, which has no other parts; `compare` that of one evaluation of other networks,
+None where it would take too long, by `expected_seconds`.
 """
 
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
@@ -60,22 +62,31 @@ class Benchmark:
     """A rival is left out where one evaluation would take longer, by its multiply-accumulates at the pace of ours."""
 
     def of_model(self, pipe: LinearSRPipeline, sizes: Sequence[Size]) -> Iterator[Report]:
-        """A model at several LR sizes, the smallest first. Raises ValueError, before all, for one beyond the memory."""
-        if pipe.transformer is None:
+        """A model at several LR sizes, the smallest first.
+
+        Raises:
+            ValueError: before all, for a size beyond the memory, or a rival of a model without attention.
+        """
+        drawing = pipe.transformer or pipe.trunk
+        assert drawing is not None
+        network = next(m for m in drawing.modules() if isinstance(m, LinearSRTransformer | RRDBNet))
+        if self.compare and isinstance(network, RRDBNet):
             raise ValueError(
-                f"the model {pipe.config.name} has no experts to measure: choose one that has some"
+                f"the model {pipe.config.name} has no attention to compare: measure a preset instead"
             )
-        network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
 
         def grid(size: Size) -> Size:
+            if isinstance(network, RRDBNet):
+                return size
             padded = (-(-side // pipe.multiple_of) * pipe.multiple_of for side in size)
             rows, columns = (side * pipe.scale // pipe.codec.compression for side in padded)
             return rows, columns
 
-        table = network.scale_shift_table
         for size in sizes:
             pipe.require_memory(*size)
-            self._require_memory(network.config, table.device, table.dtype, grid(size), size)
+            if isinstance(network, LinearSRTransformer):
+                table = network.scale_shift_table
+                self._require_memory(network.config, table.device, table.dtype, grid(size), size)
         for size in _by_area(sizes):
             image = np.random.default_rng(0).random((*size, 3), dtype=np.float32)
             whole = partial(measure, partial(pipe, image), pipe.device, self.runs)
@@ -102,7 +113,7 @@ class Benchmark:
     @torch.inference_mode()
     def _report(
         self,
-        network: LinearSRTransformer,
+        network: LinearSRTransformer | RRDBNet,
         size: Size,
         grid: Size,
         scale: int,
@@ -110,25 +121,32 @@ class Benchmark:
         whole: Callable[[], Timing] | None = None,
     ) -> Report:
         """Measure one evaluation, a whole image where `whole` does that, and the rivals."""
-        config, table = network.config, network.scale_shift_table
-        inputs = evaluation_inputs(config, *grid, None, table.device, table.dtype)
-        evaluation, peak = with_peak(partial(self._evaluation, network, inputs), table.device)
+        weight = next(network.parameters())
+        inputs: dict[str, Any]
+        if isinstance(network, RRDBNet):
+            tokens, inputs = grid[0] * grid[1], {"lr": weight.new_zeros(1, 3, *grid)}
+        else:
+            tokens = _tokens(network.config, *grid)
+            inputs = evaluation_inputs(network.config, *grid, None, weight.device, weight.dtype)
+        evaluation, peak = with_peak(partial(self._evaluation, network, inputs), weight.device)
         image = None
         if whole is not None:
             with torch.inference_mode(False):
-                image, peak = with_peak(whole, table.device)
+                image, peak = with_peak(whole, weight.device)
         height, width = size[0] * scale, size[1] * scale
-        expected = {rival: _expected(rival, config, grid, evaluation.median) for rival in self.compare}
-        compared: dict[Rival, Timing | None] = dict.fromkeys(self.compare)
-        for rival, seconds in expected.items():
-            if seconds <= self.max_seconds:
+        expected: dict[Rival, float] = {}
+        compared: dict[Rival, Timing | None] = {}
+        if isinstance(network, LinearSRTransformer):
+            for rival in self.compare:
+                expected[rival] = _expected(rival, network.config, grid, evaluation.median)
                 call = rival_call(rival, network, inputs)
-                compared[rival] = measure(call, table.device, self.runs)
+                within = expected[rival] <= self.max_seconds
+                compared[rival] = measure(call, weight.device, self.runs) if within else None
         report: Report = _rounded(
             {
                 "input": (size[1], size[0]),
                 "output": (width, height),
-                "tokens": _tokens(config, *grid),
+                "tokens": tokens,
                 "parts": [asdict(part) for part in parts],
                 "nfe_seconds": asdict(evaluation),
                 "image_seconds": image and asdict(image),
@@ -154,12 +172,12 @@ class Benchmark:
         needed = values * config.width * _tokens(config, *grid) * dtype.itemsize
         require_memory(needed, device, f"an image of {size[1]}x{size[0]}")
 
-    def _evaluation(self, network: LinearSRTransformer, inputs: dict[str, Any]) -> Timing:
+    def _evaluation(self, network: LinearSRTransformer | RRDBNet, inputs: dict[str, Any]) -> Timing:
         if self.compiled:
             network.compile(mode="reduce-overhead")
         # compiled in the first call, recorded as a graph in the next ones
         warmup = 4 if self.compiled else 1
-        return measure(partial(network, **inputs), network.scale_shift_table.device, self.runs, warmup)
+        return measure(partial(network, **inputs), next(network.parameters()).device, self.runs, warmup)
 
 
 def _by_area(sizes: Sequence[Size]) -> list[Size]:

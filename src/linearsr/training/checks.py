@@ -78,7 +78,11 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
             raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
     if recipe.makes_model and model.use_tags and parts.tagger is None:
         raise ConfigError("model.use_tags: the model has no tagger: set parts.tagger to the folder of one")
-    if not recipe.makes_model or (model.clean_steps is None and model.mean != "stem"):
+    if recipe.makes_model and parts.lr_stem is None and not last_flow(runs):
+        raise ConfigError(
+            "parts.lr_stem: a model without experts needs a stem: give its folder, or @RUN/knee/lr_stem"
+        )
+    if not last_flow(runs) or (model.clean_steps is None and model.mean != "stem"):
         return
     blueprint = Blueprint()
     for run in runs:

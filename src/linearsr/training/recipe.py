@@ -114,7 +114,8 @@ class RecipeConfig(Section):
     def makes_model(self) -> bool:
         """Whether there is one in the end; a stem or a codec alone is none."""
         kinds = (settings.get("stage", {}).get("kind") for settings in self.stages.values())
-        return "pretrain" in self.stages or not {"flow", "distill"}.isdisjoint(kinds)
+        draws = "pretrain" in self.stages or not {"flow", "distill"}.isdisjoint(kinds)
+        return draws or self.parts.trunk is not None
 
 
 class Run(NamedTuple):
@@ -167,11 +168,10 @@ def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
 
 
 def last_flow(runs: Sequence[Run]) -> list[Run]:
-    """The runs of the last of the stages `pretrain`, `experts` and `sft`; without these, the last flow of all."""
+    """The runs of the last of the stages `pretrain`, `experts` and `sft`; without these, the last flow of all; or none."""
     flows = [run for run in runs if isinstance(run.config.stage, FlowStage)]
     flows = [run for run in flows if run.name.partition("/")[0] in _FLOW] or flows
-    last = flows[-1].name.partition("/")[0]
-    return [run for run in flows if run.name.partition("/")[0] == last]
+    return [run for run in flows if run.name.partition("/")[0] == flows[-1].name.partition("/")[0]]
 
 
 def in_recipe(folder: Path, value: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.guidance.registry import load_guidance, load_tagger
-from linearsr.models.codec import Codec, ResidualCodec
+from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import load_stem
 from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
@@ -164,15 +164,20 @@ def _compute(config: TrainConfig, report: Report) -> None:
 def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
     """Write the model of the last flow stage's networks, or of what `parts` names instead; returns its folder."""
     final, parts = last_flow(runs), recipe.parts
-    stage = final[0].config.stage
-    assert isinstance(stage, FlowStage)
-    guidance = None
-    if stage.guidance is not None:
-        guidance = stage.guidance.part or final[0].knee / "guidance"
+    stem = None if parts.lr_stem is None else recipe.folder(parts.lr_stem)
     experts = [run.knee / "transformer" for run in final]
+    codec: Codec = ResidualCodec(ResidualCodecConfig())
+    guidance: Path | None = None
+    boundaries: tuple[float, ...] = ()
+    if final:
+        stage = final[0].config.stage
+        assert isinstance(stage, FlowStage)
+        stem = stem or stage.stem or final[0].knee / "lr_stem"
+        codec, boundaries = FROM_DISK.codec(stage), stage.boundaries
+        if stage.guidance is not None:
+            guidance = stage.guidance.part or final[0].knee / "guidance"
     for number, name in parts.experts.items():
         experts[number] = recipe.folder(name)
-    codec = FROM_DISK.codec(stage)
     if isinstance(codec, ResidualCodec):
         codec = ResidualCodec(replace(codec.config, **parts.codec))
     others = {
@@ -180,9 +185,9 @@ def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
         for name in ("tagger", "trunk")
         if (folder := getattr(parts, name)) is not None
     }
-    stem = stage.stem or final[0].knee / "lr_stem" if parts.lr_stem is None else recipe.folder(parts.lr_stem)
+    assert stem is not None
     config = PipelineConfig.from_index(recipe.model)
-    model = assemble(stem, experts, stage.boundaries, codec, config, guidance, **others)
+    model = assemble(stem, experts, boundaries, codec, config, guidance, **others)
     folder = recipe.run_dir / MODEL_FOLDER
     model.save_pretrained(folder, torch.bfloat16)
     return folder
