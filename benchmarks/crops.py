@@ -90,7 +90,7 @@ def drawn_pairs(
     found = [{path.stem: path for path in list_images(folder)} for folder in [*pairs, *results.values()]]
     stems = sorted(set.intersection(*(set(paths) for paths in found)))
     for stem in rng.sample(stems, len(stems)):
-        lr, hr, *others = (read_rgb(paths[stem]) for paths in found)
+        lr, hr, *others = (crop_to_multiple(read_rgb(paths[stem]), 1) for paths in found)
         left, top = (rng.randrange(side - size) for side in hr.shape[1::-1])
         others_by_name = {name: to_pil(picture) for name, picture in zip(results, others, strict=True)}
         yield Place("camera", lr, hr, (left, top), others_by_name)
