@@ -71,24 +71,25 @@ def peaks(cpu_time: bool) -> dict[str, float]:
 def parts(
     pipe: LinearSRPipeline, counted: LinearSRPipeline, lr: torch.Tensor, runs: int, cpu_time: bool
 ) -> list[PartSpeed]:
-    """Stem, one evaluation of the transformer, and codec, on an LR image (1, 3, h, w) in [-1, 1].
+    """Stem, trunk, one evaluation of the transformer, and codec, on an LR image (1, 3, h, w) in [-1, 1].
 
     Args:
         pipe: is timed.
         counted: the same model in floating point, whose MACs can be counted.
     """
     macs = {part.part: part.macs for part in count_parts(counted, *lr.shape[-2:])}
-    condition = pipe.lr_stem(lr)
-    network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
-    grid = condition.features.shape[-2:]
-    inputs = evaluation_inputs(network.config, *grid, None, _CPU, pipe.dtype)
-    inputs["lr_features"] = condition.features if network.config.lr_channels else None
-    latent = torch.randn(1, pipe.codec.latent_channels, *grid)
-    calls: dict[str, Callable[[], object]] = {
-        "lr_stem": lambda: pipe.lr_stem(lr),
-        "transformer": lambda: network(**inputs),
-        "codec": lambda: pipe.codec.decode(latent, condition),
-    }
+    calls: dict[str, Callable[[], object]] = {"lr_stem": lambda: pipe.lr_stem(lr)}
+    if pipe.trunk is not None:
+        calls["trunk"] = lambda: pipe.trunk(lr)
+    if pipe.transformer is not None:
+        condition = pipe.lr_stem(lr)
+        network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))
+        grid = condition.features.shape[-2:]
+        inputs = evaluation_inputs(network.config, *grid, None, _CPU, pipe.dtype)
+        inputs["lr_features"] = condition.features if network.config.lr_channels else None
+        latent = torch.randn(1, pipe.codec.latent_channels, *grid)
+        calls["transformer"] = lambda: network(**inputs)
+        calls["codec"] = lambda: pipe.codec.decode(latent, condition)
     return [PartSpeed(name, macs[name], best_of(call, runs, cpu_time)) for name, call in calls.items()]
 
 

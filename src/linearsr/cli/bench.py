@@ -57,7 +57,7 @@ def bench(
     quadratic.
 
         linearsr bench
-        linearsr bench --sizes 64,128,256 --compare softmax
+        linearsr bench --preset default --sizes 64,128,256 --compare softmax
         linearsr bench --preset 600m --device cuda --dtype bfloat16
     """
     import torch

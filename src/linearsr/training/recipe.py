@@ -168,7 +168,7 @@ def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
 
 
 def last_flow(runs: Sequence[Run]) -> list[Run]:
-    """The runs of the last of the stages `pretrain`, `experts` and `sft`; without these, the last flow of all; or none."""
+    """The runs of the last of the stages `pretrain`, `experts` and `sft`; without these, the last flow, if any."""
     flows = [run for run in runs if isinstance(run.config.stage, FlowStage)]
     flows = [run for run in flows if run.name.partition("/")[0] in _FLOW] or flows
     return [run for run in flows if run.name.partition("/")[0] == flows[-1].name.partition("/")[0]]
