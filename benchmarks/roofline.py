@@ -79,8 +79,8 @@ def parts(
     """
     macs = {part.part: part.macs for part in count_parts(counted, *lr.shape[-2:])}
     calls: dict[str, Callable[[], object]] = {"lr_stem": lambda: pipe.lr_stem(lr)}
-    if pipe.trunk is not None:
-        calls["trunk"] = lambda: pipe.trunk(lr)
+    if (trunk := pipe.trunk) is not None:
+        calls["trunk"] = lambda: trunk(lr)
     if pipe.transformer is not None:
         condition = pipe.lr_stem(lr)
         network = next(m for m in pipe.transformer.modules() if isinstance(m, LinearSRTransformer))

@@ -26,6 +26,7 @@ from linearsr.flow.partition import (
     partition_at,
 )
 from linearsr.flow.snr import log_snr
+from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.partition import cosines, log_snr_grid, measure, shared_network
 
@@ -143,14 +144,6 @@ def test_the_shared_network_is_the_mean(tiny_model):
         assert torch.allclose(weight, expected, atol=1e-6), name
 
 
-def test_the_built_in_model_can_be_asked(photos):
-    # its first expert was distilled, and is built otherwise than the rest
-    common = ("--data", photos, "--images", 2, "--times", 4, "--lr-crop", 8, "--json")
-    report = document(run(*common))
-    assert len(report["boundaries"]) == 3
-    assert report["spread"] is None, "one batch of four crops cannot be drawn again in another way"
-
-
 run = partial(linearsr, "partition")
 
 
@@ -173,6 +166,11 @@ def test_the_command(tiny_model, photos, tmp_path):
     assert "found" in single.stdout
 
 
+def test_one_batch_says_nothing_of_the_spread(tiny_model, photos):
+    few = ("--images", 2, "--times", 4, "--lr-crop", 8, "--json")
+    assert document(run(tiny_model, "--data", photos, *few))["spread"] is None
+
+
 def test_wrong_use(tiny_model, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     taken = tmp_path / "taken.png"
@@ -186,6 +184,7 @@ def test_wrong_use(tiny_model, photos, tmp_path):
         ([tiny_model, "--data", photos, "--figure", taken], "add --overwrite to replace it"),
         ([tiny_model, "--data", photos, "--figure", "a.jpg"], "ends in .png"),
         ([tmp_path / "no-model", "--data", photos], "no-model"),
+        ([default_model_folder(), "--data", photos], "has no experts to partition: choose one that has some"),
     ):
         result = run(*arguments)
         assert result.exit_code == 2, arguments

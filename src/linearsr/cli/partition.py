@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
 from linearsr.cli.console import Bars, out, stop, table, told, write_json
 from linearsr.cli.loading import check_degradation, check_figure, load_pipeline
-from linearsr.cli.options import BuiltInOrModel, Degrade, Device, JsonDocument, Overwrite
+from linearsr.cli.options import Degrade, Device, JsonDocument, Overwrite
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def partition(
+    model: Annotated[str, Argument(metavar="MODEL", help="Model folder or hub id, of a model with experts.")],
     data: Annotated[Path, Option(metavar="HR_DIR", help="Folder of HR photos to measure on.")],
-    model: BuiltInOrModel = None,
     degrade: Degrade = "mild",
     experts: Annotated[int, Option(min=1, help="Number of experts.")] = 4,
     images: Annotated[int, Option(min=1, help="Crops to measure on.")] = 64,
@@ -37,7 +37,7 @@ def partition(
     possible within each span. Also shows the published boundaries and equal spans in t and in log-SNR. The same seed
     and photos give the same boundaries.
 
-        linearsr partition --data photos/
+        linearsr partition runs/mine/model --data photos/
         linearsr partition runs/mine/model --data photos/ --figure partition.png
     """
     from linearsr.evaluation.sources import find_images
