@@ -71,7 +71,13 @@ class Expert(nn.Module):
         tokens = (None, None) if tags is None else self.guidance(trunk, tags)
         unshuffled = F.pixel_unshuffle(CONTRAST * (trunk - 0.5), PATCH)
         given = torch.cat([features, unshuffled.to(features.dtype)], 1)
-        latent = self.network(noise.to(features.dtype), torch.tensor(1000.0), *tokens, lr_features=given)
+        latent = self.network(
+            noise.to(features.dtype),
+            torch.tensor(1000.0),
+            encoder_hidden_states=tokens[0],
+            encoder_attention_mask=tokens[1],
+            lr_features=given,
+        )
         return trunk + F.pixel_shuffle(latent.float(), PATCH) / CONTRAST
 
 
