@@ -49,7 +49,7 @@ CONTRAST = 4
 
 
 class Expert(nn.Module):
-    """The trunk's picture with what one step of an expert adds to it."""
+    """What one step of an expert adds to the trunk's picture."""
 
     def __init__(self, before: LinearSRTransformer, vocabulary: Sequence[str]) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Expert(nn.Module):
         start_near_null_(self.guidance, self.network.null_tokens)
 
     def forward(self, trunk: Tensor, features: Tensor, noise: Tensor, tags: Tensor | None) -> Tensor:
-        """The trunk's picture (B, 3, H, W), features and noise (B, C, h/2, w/2), tags (B, V) -> (B, 3, H, W)."""
+        """What the trunk's picture lacks (B, 3, H, W), from it, features and noise (B, C, h/2, w/2), and tags (B, V)."""
         tokens = (None, None) if tags is None else self.guidance(trunk, tags)
         unshuffled = F.pixel_unshuffle(CONTRAST * (trunk - 0.5), PATCH)
         given = torch.cat([features, unshuffled.to(features.dtype)], 1)
@@ -78,7 +78,7 @@ class Expert(nn.Module):
             encoder_attention_mask=tokens[1],
             lr_features=given,
         )
-        return trunk + F.pixel_shuffle(latent.float(), PATCH) / CONTRAST
+        return F.pixel_shuffle(latent.float(), PATCH) / CONTRAST
 
 
 class TaggedDiscriminator(Discriminator):
@@ -128,7 +128,9 @@ class Trial:
         trunk, features = self.seen(lr)
         if noise is None:
             noise = torch.randn(len(lr), 3 * PATCH**2, *features.shape[-2:])
-        return wavelet_colour_fix(self.expert.network(trunk, features, noise, tags), lr)
+        lacking = self.expert.network(trunk, features, noise, tags)
+        # the trunk's low frequencies are those of the LR image already
+        return trunk + wavelet_colour_fix(lacking, torch.zeros_like(lr))
 
     def step(self, lr: Tensor, hr: Tensor, tags: Tensor) -> dict[str, float]:
         """One batch (B, 3, h, w), (B, 3, H, W), (B, V)."""
