@@ -67,7 +67,7 @@ class Expert(nn.Module):
         start_near_null_(self.guidance, self.network.null_tokens)
 
     def forward(self, trunk: Tensor, features: Tensor, noise: Tensor, tags: Tensor | None) -> Tensor:
-        """What the trunk's picture lacks (B, 3, H, W), from it, features and noise (B, C, h/2, w/2), and tags (B, V)."""
+        """What the trunk's picture lacks (B, 3, H, W), from it, features and noise (B, C, h/2, w/2), tags (B, V)."""
         tokens = (None, None) if tags is None else self.guidance(trunk, tags)
         unshuffled = F.pixel_unshuffle(CONTRAST * (trunk - 0.5), PATCH)
         given = torch.cat([features, unshuffled.to(features.dtype)], 1)
