@@ -14,11 +14,11 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 
 SLOW = """
     allocator bench bulk bulk_ray bulk_s3 cli_bad_input cli_convert cli_knee cli_large cli_tag cli_train cli_upscale
-    cli_workers data default_model degradation degradation_choice dispatcher distill distributed eval eval_pyiqa
-    full_size_tags guard guided_training integrations_comfyui integrations_diffusers kill miniature one_step partition
-    partition_adaptive pipeline plan recipe rrdb sana_parity serve serve_admission serve_batches serve_connections
-    serve_endurance serve_fuzz serve_large streaming streaming_codec strength study study_page tagger taggers training
-    web web_default web_photos
+    cli_workers data default_model degradation degradation_choice degradation_effects dispatcher distill distributed
+    eval eval_pyiqa full_size_tags guard guided_training integrations_comfyui integrations_diffusers kill miniature
+    one_step partition partition_adaptive pipeline plan recipe rrdb sana_parity serve serve_admission serve_batches
+    serve_connections serve_endurance serve_fuzz serve_large streaming streaming_codec strength study study_page tagger
+    taggers training web web_default web_photos
 """.split()  # noqa: SIM905
 """`tests/test_NAME.py`: seconds each, for they train, serve, start processes or compute whole pictures."""
 
