@@ -6,15 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linearsr.images.degradation_effects import (
-    Effect,
-    Reposts,
-    Resample,
-    SensorNoise,
-    Shake,
-    Sharpen,
-    Smear,
-)
+from linearsr.images.degradation_effects import Effect, Reposts, Resample, SensorNoise, Shake, Sharpen, Smear
 from linearsr.images.degradation_print import Dust, Fading, Halftone, Paper
 
 EFFECTS: list[Effect] = [

@@ -21,13 +21,6 @@ from tiny_model import build
 from training_tools import flow_stage, picture, read_records, settings, trainer, untagged, weights
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    build().save_pretrained(folder)
-    return folder
-
-
 @examples(deadline=None, max_examples=10)
 @given(blocks=st.integers(1, 3), row=st.integers(0, 15))
 def test_a_row_depends_on_rows_within_reach_only(blocks: int, row: int) -> None:
@@ -79,9 +72,9 @@ def train(tmp_path: Path, photos: Path, what: dict[str, object]) -> Path:
 
 
 def test_a_run_gives_a_network_without_its_discriminator(
-    photos: Path, stem_folder: Path, model: Path, tmp_path: Path
+    photos: Path, stem_folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    expert = model / "transformer" / "expert_0"
+    expert = tiny_model / "transformer" / "expert_0"
     what = stage(
         stem_folder,
         init=str(expert),
@@ -100,7 +93,7 @@ def test_a_run_gives_a_network_without_its_discriminator(
     assert {"l1", "gradient", "adversarial", "discriminator", "feature_matching"} <= set(step)
     # the head is another, the interface is the same: it stands beside the other experts
     experts = [
-        LinearSRTransformer.from_pretrained(model / "transformer" / f"expert_{i}") for i in range(1, 4)
+        LinearSRTransformer.from_pretrained(tiny_model / "transformer" / f"expert_{i}") for i in range(1, 4)
     ]
     SNRExperts(PUBLISHED, [LinearSRTransformer.from_pretrained(made / "transformer"), *experts])
 
@@ -118,9 +111,9 @@ def test_a_discriminator_goes_on_where_another_run_left_it(
     torch.testing.assert_close(taken.eval()(image, prediction), left.eval()(image, prediction))
 
 
-def test_a_student_comes_closer_to_its_teacher(photos: Path, stem_folder: Path, model: Path) -> None:
+def test_a_student_comes_closer_to_its_teacher(photos: Path, stem_folder: Path, tiny_model: Path) -> None:
     torch.manual_seed(0)
-    raw = stage(stem_folder, adversarial=0, formulas={}, teacher=str(model / "transformer"))
+    raw = stage(stem_folder, adversarial=0, formulas={}, teacher=str(tiny_model / "transformer"))
     objective = DistillStage.model_validate(raw).objective()
     lr, hr = picture(0, 16), picture(0, 64)
     optimizer = torch.optim.AdamW(objective.network.parameters(), 3e-3)
@@ -135,8 +128,11 @@ def test_a_student_comes_closer_to_its_teacher(photos: Path, stem_folder: Path, 
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, model: Path) -> None:
-    raw = {**stage(stem_folder, adversarial=0, rollout=str(model / "transformer")), "pure_noise_prob": 0.5}
+def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, tiny_model: Path) -> None:
+    raw = {
+        **stage(stem_folder, adversarial=0, rollout=str(tiny_model / "transformer")),
+        "pure_noise_prob": 0.5,
+    }
     objective = DistillStage.model_validate(raw).objective()
     seeds = list(range(40))
     batch = untagged(

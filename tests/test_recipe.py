@@ -50,7 +50,7 @@ def test_each_stage_starts_from_the_knee_of_the_one_before(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first(steps: list[int], *_: object) -> Knee:
-        return Knee(steps[0], None, 0.9, False, tuple(steps), ("improving",) * len(steps))
+        return Knee(steps[0] if steps else None, None, 0.9, False, tuple(steps), ("improving",) * len(steps))
 
     monkeypatch.setattr("linearsr.training.trainer.find_knee", first)
     raw = recipe_settings(photos, tmp_path / "run")

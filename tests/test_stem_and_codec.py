@@ -7,12 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linearsr.models.codec import (
-    DeepCompressionCodec,
-    ResidualCodec,
-    ResidualCodecConfig,
-    pad_to_multiple,
-)
+from linearsr.models.codec import DeepCompressionCodec, ResidualCodec, ResidualCodecConfig, pad_to_multiple
 from linearsr.models.lr_stem import (
     LRCondition,
     PredictiveStem,

@@ -14,14 +14,7 @@ from linearsr.training.recipe import Run
 from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
-from training_tools import (
-    flow_stage,
-    losses,
-    read_records,
-    trainer,
-    weights,
-    write_config,
-)
+from training_tools import flow_stage, losses, read_records, trainer, validation_on, weights, write_config
 
 
 class StopEarly(Exception):
@@ -120,7 +113,7 @@ def test_a_finished_run_is_not_taken_for_one_of_other_settings(change: str, fini
 def test_a_file_of_ones_own_that_says_something_else_is_a_change(photos: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("orders: [{blur_prob: 0.5}]")
-    validation = {"folder": str(photos), "every_images": 12, "max_pictures": 1, "degradations": [str(own)]}
+    validation = validation_on(photos, every_images=12, degradations=[str(own)])
     trainer(photos, tmp_path / "run", validation=validation).run()
     assert any(key.startswith("own/") for record in read_records(tmp_path / "run") for key in record)
     assert trainer(photos, tmp_path / "run", validation=validation).resume() == 12

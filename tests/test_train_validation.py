@@ -33,6 +33,7 @@ from training_tools import (
     read_records,
     trainer,
     untagged,
+    validation_on,
     weights,
     write_config,
 )
@@ -42,24 +43,14 @@ def test_validation_photos_may_have_any_size(photos: Path, stem_folder: Path, tm
     odd = tmp_path / "odd"
     odd.mkdir()
     Image.new("RGB", (101, 110), (50, 90, 130)).save(odd / "a.png")
-    changes = {
-        "stage": flow_stage(stem_folder),
-        "validation": {"folder": str(odd), "every_images": 6, "degradations": ["bicubic"]},
-    }
-    trainer(photos, tmp_path / "run", **changes).run()
+    trainer(photos, tmp_path / "run", stage=flow_stage(stem_folder), validation=validation_on(odd)).run()
     validations = [record for record in read_records(tmp_path / "run") if "bicubic/stem/psnr_y" in record]
     assert len(validations) == 2
     assert all(record["bicubic/stem/psnr_y"] > 30 for record in validations)
 
 
 def test_validation_by_other_metrics(photos: Path, tmp_path: Path) -> None:
-    validation = {
-        "folder": str(photos),
-        "every_images": 6,
-        "max_pictures": 1,
-        "degradations": ["bicubic"],
-        "metrics": ["lpips", "psnr_y"],
-    }
+    validation = validation_on(photos, metrics=["lpips", "psnr_y"])
     trainer(photos, tmp_path / "run", validation=validation).run()
     validations = [record for record in read_records(tmp_path / "run") if "bicubic/mean/lpips" in record]
     assert len(validations) == 2
@@ -84,12 +75,7 @@ def test_metrics_without_a_reference_look_at_the_sample(
     large.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((192, 192), Image.Resampling.BICUBIC).save(large / "a.png")
-    validation = {
-        "folder": str(large),
-        "every_images": 2,
-        "degradations": ["bicubic"],
-        "metrics": ["psnr_y", "haarpsi", "niqe", "musiq"],
-    }
+    validation = validation_on(large, every_images=2, metrics=["psnr_y", "haarpsi", "niqe", "musiq"])
     made = trainer(
         large, tmp_path / "run", validation=validation, stage=flow_stage(stem_folder), total_images=2
     )
@@ -162,7 +148,7 @@ def test_a_validation_photo_must_be_large_enough_to_be_measured(tmp_path: Path) 
 def test_photos_of_one_name_have_a_picture_each(photos: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         make_photos(tmp_path / "two" / folder, count=1)
-    validation = {"folder": str(tmp_path / "two"), "every_images": 12, "degradations": ["bicubic"]}
+    validation = validation_on(tmp_path / "two", every_images=12, max_pictures=2)
     trainer(photos, tmp_path / "run", validation=validation).run()
     pictures = sorted(picture.name for picture in (tmp_path / "run/samples/0000000012").iterdir())
     assert pictures == ["0-0-bicubic.png", "1-0-bicubic.png"]
@@ -207,7 +193,7 @@ def test_a_run_ends_at_its_knee_and_keeps_the_weights_there(
         return Knee(steps[1] if found else None, None, 0.9, found, tuple(steps), phases)
 
     monkeypatch.setattr(module, "find_knee", knee_at_second)
-    validation = {"folder": str(photos), "every_images": 2, "max_pictures": 1, "degradations": ["bicubic"]}
+    validation = validation_on(photos, every_images=2)
     changes = {"validation": validation, "optimizer": {"lr": 1e-3, "final_lr": 1e-3, "warmup_images": 0}}
     run, short = tmp_path / "run", tmp_path / "short"
     knee = trainer(photos, run, total_images=40, **changes).run()

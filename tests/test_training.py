@@ -13,14 +13,7 @@ import torch
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.flow import FlowStage
 from linearsr.training.optimizer import OptimizerConfig, learning_rate
-from training_tools import (
-    flow_stage,
-    losses,
-    read_records,
-    trainer,
-    untagged,
-    weights,
-)
+from training_tools import flow_stage, losses, read_records, trainer, untagged, weights
 
 
 def test_a_velocity_network_is_trained_as_one(photos: Path, stem_folder: Path, tmp_path: Path) -> None:

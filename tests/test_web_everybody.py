@@ -5,15 +5,7 @@ import re
 
 import pytest
 
-from web_tools import (
-    ENDLESS,
-    WEB,
-    enlarge,
-    give,
-    is_firefox,
-    photo,
-    result_seen,
-)
+from web_tools import ENDLESS, WEB, enlarge, give, is_firefox, photo, result_seen
 
 LANGUAGES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in WEB.glob("locales/*.json")}
 PHONE = {"has_touch": True, "is_mobile": True}

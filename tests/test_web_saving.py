@@ -4,16 +4,7 @@ import zipfile
 
 from PIL import Image
 
-from web_tools import (
-    download,
-    enlarge,
-    fill,
-    finished,
-    give,
-    photo,
-    result_seen,
-    saved,
-)
+from web_tools import download, enlarge, fill, finished, give, photo, result_seen, saved
 
 
 def test_name_and_camera_data_are_chosen_and_remembered(visit):

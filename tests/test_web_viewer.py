@@ -4,15 +4,7 @@ import re
 
 import pytest
 
-from web_tools import (
-    WEB,
-    enlarge,
-    finished,
-    give,
-    photo,
-    result_seen,
-    until,
-)
+from web_tools import WEB, enlarge, finished, give, photo, until
 
 
 def lengths(page, *names):
@@ -30,10 +22,7 @@ def boxes(page):
 
 
 def test_divider_by_pointer_and_keys(visit):
-    page = visit()
-    give(page, photo())
-    enlarge(page)
-    result_seen(page)
+    page = finished(visit())
     # the divider comes to rest in the middle, and has the focus
     until(page, "getComputedStyle(viewer).getPropertyValue('--share') === '0.5'")
     until(page, "document.activeElement === divider")
@@ -58,10 +47,7 @@ def test_divider_by_pointer_and_keys(visit):
 
 
 def test_zoom_and_move_both_pictures_together(visit):
-    page = visit()
-    give(page, photo())
-    enlarge(page)
-    result_seen(page)
+    page = finished(visit())
     whole = boxes(page)
     assert whole[0] == whole[1]
     box = page.locator("#viewer").bounding_box()
@@ -97,10 +83,7 @@ def test_zoom_and_move_both_pictures_together(visit):
 
 @pytest.mark.parametrize("mode", ["slider", "beside"])
 def test_pinched(chromium_alone, visit, mode):
-    page = visit(390, 844, has_touch=True, is_mobile=True)
-    give(page, photo())
-    enlarge(page)
-    result_seen(page)
+    page = finished(visit(390, 844, has_touch=True, is_mobile=True))
     page.click(f"#mode-{mode}")
     whole = boxes(page)
     box = page.locator("#viewer").bounding_box()

@@ -121,6 +121,12 @@ def data_config(*folders: Path, **changes: object) -> DataConfig:
     return DataConfig.model_validate({**settings, **changes})
 
 
+def validation_on(folder: Path, **changes: object) -> dict[str, object]:
+    """On one photo, bicubically degraded, twice in a run of six steps, or what `changes` says."""
+    usual = {"folder": str(folder), "every_images": 6, "max_pictures": 1, "degradations": ["bicubic"]}
+    return {**usual, **changes}
+
+
 def trainer(
     photos: Path, run_dir: Path, report: Callable[[dict[str, Any]], None] | None = None, **changes: object
 ) -> Trainer:

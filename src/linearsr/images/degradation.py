@@ -154,20 +154,7 @@ own; a night shot by hand that was passed around; an old print and its scan; a p
 
 
 def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, scale: int = 4) -> ImageArray:
-    """Degrade one HR image: `degrade_batch` of one.
-
-    Args:
-        hr: (H, W, 3) float32 in [0, 1]; H and W multiples of `scale`.
-        degradation: what to do to it, e.g. `PRESETS["mild"]`.
-        rng: source of every random draw.
-        scale: ratio of the HR to the LR size.
-
-    Returns:
-        (H / scale, W / scale, 3) float32 in [0, 1], on the 8-bit grid.
-
-    Raises:
-        ValueError: if H or W is no multiple of `scale`.
-    """
+    """Degrade one HR image, float32 (H, W, 3), as `degrade_batch` does several; gives (H / scale, W / scale, 3)."""
     lr = degrade_batch(torch.from_numpy(hr).permute(2, 0, 1)[None], degradation, [rng], scale)
     return lr[0].permute(1, 2, 0).contiguous().numpy()
 
@@ -205,7 +192,9 @@ def degrade_batch(
 
 def _degraded(image: Tensor, degradation: Degradation, lr_size: Size, rng: np.random.Generator) -> Tensor:
     if not degradation.orders:
-        return _clean(image, lr_size, degradation.filters[rng.integers(len(degradation.filters))])
+        mode = degradation.filters[rng.integers(len(degradation.filters))]
+        small = to_pillow(image).resize(lr_size[::-1], Image.Resampling[mode.upper()])
+        return from_pillow(small).to(image.device)
     device = image.device
     for effect in degradation.effects:
         image = effect(image.cpu(), lr_size, rng)
@@ -214,8 +203,3 @@ def _degraded(image: Tensor, degradation: Degradation, lr_size: Size, rng: np.ra
         image = one_round(image, order, rng)
     image = last_round(image, lr_size, degradation.orders[-1], degradation.final_sinc_prob, rng)
     return (image.clamp(0, 1) * 255).round() / 255
-
-
-def _clean(image: Tensor, size: Size, mode: ResizeMode) -> Tensor:
-    small = to_pillow(image).resize((size[1], size[0]), Image.Resampling[mode.upper()])
-    return from_pillow(small).to(image.device)

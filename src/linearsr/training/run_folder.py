@@ -134,11 +134,7 @@ def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def claim(run_dir: Path, lock: FileLock) -> str:
-    """Take the lock of a run folder, for two runs in one would write over each other.
-
-    Returns:
-        "", or that another process has it, for the user. The lock of a killed run is free.
-    """
+    """Take the lock of a run folder: "", or why not. Two runs would write over each other; a killed one holds none."""
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()
