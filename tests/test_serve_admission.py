@@ -10,8 +10,7 @@ import pytest
 
 from linearsr.serving.server import _allowed_hosts
 from linearsr.serving.settings import LOOPBACK_HOSTS, MIB, check_host, check_origin
-from serve_tools import problem, send, serving
-from test_serve_endurance import refused
+from serve_tools import problem, refused, send, serving
 from web_tools import web_server
 
 

@@ -3,11 +3,7 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 
@@ -16,27 +12,7 @@ import pytest
 
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.settings import ServeSettings
-from serve_tools import ENDLESS, events, image, problem, send, serving, wait_for
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@contextmanager
-def started(model, data, *options):
-    """A server in a process of its own, and a client of it."""
-    command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", "0", "--data", data]
-    command += ["--model", model, "--device", "cpu", *options]
-    with subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        try:
-            assert line.startswith("LinearSR is at "), line
-            with httpx.Client(base_url=line.split()[3], timeout=60) as client:
-                yield process, client
-        finally:
-            process.kill()
+from serve_tools import ENDLESS, events, image, problem, refused, send, serving, started, wait_for, wait_until
 
 
 def worker_of(client):
@@ -46,16 +22,6 @@ def worker_of(client):
 
 def has_started(client, times):
     return client.app.state.dispatcher.restarts + 1 == times
-
-
-def refused(*options, **variables):
-    """The one line of a server that does not start."""
-    command = [sys.executable, "-m", "linearsr.cli.app", "serve", *map(str, options)]
-    environment = {**ENVIRONMENT, **variables}
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert process.returncode == 2
-    (line,) = process.stderr.splitlines()
-    return line
 
 
 def test_killed_server_goes_on_with_what_it_accepted(served_model, tmp_path):
@@ -93,13 +59,6 @@ def test_killed_server_goes_on_with_what_it_accepted(served_model, tmp_path):
         assert process.wait(60) == 143
         assert process.stderr.read() == ""
     assert [path.name for path in (tmp_path / "inputs").iterdir()] == [waiting.result().json()["id"]]
-
-
-def wait_until(condition, seconds=150):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_killed_worker_is_replaced_and_its_job_done(served_model, tmp_path, monkeypatch):

@@ -7,12 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linearsr.models.codec import (
-    DeepCompressionCodec,
-    ResidualCodec,
-    ResidualCodecConfig,
-    pad_to_multiple,
-)
+from linearsr.models.codec import DeepCompressionCodec, ResidualCodec, ResidualCodecConfig, pad_to_multiple
 from linearsr.models.lr_stem import (
     LRCondition,
     PredictiveStem,
@@ -20,6 +15,7 @@ from linearsr.models.lr_stem import (
     StridedStem,
     StridedStemConfig,
 )
+from linearsr.training.stem import StemStage
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +94,28 @@ def test_features_reach_unit_deviation_in_training() -> None:
     # unshuffled: four positions of each of the eight channels
     deviations = features.reshape(64, 8, 4, 4, 4).std(dim=(0, 2, 3, 4))
     assert deviations == pytest.approx(torch.ones(8), rel=0.15)
+
+
+def test_a_stem_that_is_trained_on_keeps_the_scale_of_its_features(tmp_path: Path) -> None:
+    PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1)).save_pretrained(tmp_path)
+
+    def after_a_step(**grown: int) -> torch.Tensor:
+        network = StemStage(kind="stem", init=tmp_path, stem=grown).objective().network.train()
+        network(torch.rand(2, 3, 16, 16) * 4)
+        return network.feature_norm.running_var
+
+    assert torch.equal(after_a_step(), torch.ones(8))
+    assert not torch.equal(after_a_step(num_blocks=2), torch.ones(8))
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_no_image_makes_blocks_multiply_without_bound(size: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    stem = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=3, summary_channels=4))
+    torch.nn.init.normal_(stem.summary.to_modulation.weight)
+    x = size * torch.randn(1, 8, 6, 7)
+    assert stem.summary.modulation(stem.summary.mean(x)).abs().max() <= 1
 
 
 @given(st.integers(1, 5), st.integers(1, 5))

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import uniform_filter
 from torch import Tensor
@@ -284,25 +282,3 @@ def test_a_worker_tells_each_task_of_its_own_steps(pipe: LinearSRPipeline, tmp_p
     told = [json.loads(line) for line in answers.getvalue().splitlines()]
     steps = {task: [(a["step"], a["steps"]) for a in told if a["id"] == task] for task in ("clean", "noisy")}
     assert steps == {"clean": [(1, 1)], "noisy": [(1, 2), (2, 2)]}
-
-
-def test_a_stem_that_is_trained_on_keeps_the_scale_of_its_features(tmp_path: Path) -> None:
-    PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=1)).save_pretrained(tmp_path)
-
-    def after_a_step(**grown: int) -> Tensor:
-        network = StemStage(kind="stem", init=tmp_path, stem=grown).objective().network.train()
-        network(torch.rand(2, 3, 16, 16) * 4)
-        return network.feature_norm.running_var
-
-    assert torch.equal(after_a_step(), torch.ones(8))
-    assert not torch.equal(after_a_step(num_blocks=2), torch.ones(8))
-
-
-@given(st.floats(-1e6, 1e6), st.integers(1, 5))
-@settings(max_examples=20, deadline=None)
-def test_no_image_makes_blocks_multiply_without_bound(size: float, seed: int) -> None:
-    torch.manual_seed(seed)
-    stem = PredictiveStem(PredictiveStemConfig(channels=8, num_blocks=3, summary_channels=4))
-    torch.nn.init.normal_(stem.summary.to_modulation.weight)
-    x = size * torch.randn(1, 8, 6, 7)
-    assert stem.summary.modulation(stem.summary.mean(x)).abs().max() <= 1

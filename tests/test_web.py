@@ -11,8 +11,11 @@ from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from tiny_model import build
 from web_tools import (
     ENDLESS,
+    MAX_PIXELS,
+    download,
     enlarge,
     fill,
+    finished,
     give,
     photo,
     result_seen,
@@ -23,6 +26,8 @@ from web_tools import (
 )
 
 WORDS = ("ivy", "moss", "sky")
+
+
 MAX_BYTES = 100_000
 
 
@@ -36,38 +41,20 @@ def address(tmp_path_factory):
     seen = OwnTaggerConfig(WORDS, (0.0, None, 0.0), num_blocks=2, image_size=16)
     pipe.tagger = OwnTagger(seen).eval()
     pipe.save_pretrained(folder)
-    limits = {"max_queue": 1, "max_bytes": MAX_BYTES, "max_pixels": 70_000, "max_steps": 2 * ENDLESS}
+    limits = {"max_queue": 1, "max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "max_steps": 2 * ENDLESS}
     with web_server(tmp_path_factory.mktemp("data"), folder, **limits) as address:
         yield address
-
-
-def download(page, format):
-    page.click(f"#result label:has([value={format}])")
-    name, file = saved(page)
-    return name, Image.open(file)
 
 
 FOCUSED = (
     "document.activeElement.id || document.activeElement.value || document.activeElement.textContent.trim()"
 )
+
+
 CONTROLS = f"""[...document.querySelectorAll("button, summary, select, input, [tabindex='0']")]
     .filter((control) => control.checkVisibility() && !control.disabled)
     .filter((control) => control.type !== "radio" || control.checked)
     .map((control) => {FOCUSED.replace("document.activeElement", "control")})"""
-
-
-def lengths(page, *names):
-    style = "getComputedStyle(document.getElementById('viewer'))"
-    return [
-        float(page.evaluate(f"{style}.getPropertyValue('--{name}')").removesuffix("px")) for name in names
-    ]
-
-
-def boxes(page):
-    return page.evaluate("""() => [...document.querySelectorAll('.pane img:first-child')].map((image) => {
-        const [inner, outer] = [image, image.parentElement].map((element) => element.getBoundingClientRect());
-        return [inner.left - outer.left, inner.top - outer.top, inner.width, inner.height].map(Math.round);
-    })""")
 
 
 def chips(page, where):
@@ -114,94 +101,6 @@ def test_from_a_photo_to_its_download(visit):
         assert result.getexif()[0x010F] == "A camera"
 
 
-def test_divider_by_pointer_and_keys(visit):
-    page = visit()
-    give(page, photo())
-    enlarge(page)
-    result_seen(page)
-    # the divider comes to rest in the middle, and has the focus
-    until(page, "getComputedStyle(viewer).getPropertyValue('--share') === '0.5'")
-    until(page, "document.activeElement === divider")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
-    assert lengths(page, "share") == [0.52]
-    assert page.get_attribute("#divider", "aria-valuetext") == "52% before"
-    page.keyboard.press("Home")
-    assert lengths(page, "share") == [0]
-
-    box = page.locator("#viewer").bounding_box()
-    left, right = lengths(page, "from", "to")
-    middle = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + left + 5, middle)
-    page.mouse.down()
-    page.mouse.move(box["x"] + left + 0.75 * (right - left), middle)
-    page.mouse.up()
-    assert lengths(page, "share")[0] == pytest.approx(0.75, abs=0.01)
-    # each half is cut at the divider
-    cut = page.evaluate("getComputedStyle(after.parentElement).clipPath")
-    assert float(re.findall(r"[\d.]+", cut)[-1]) == pytest.approx(left + 0.75 * (right - left), abs=6)
-
-
-def test_zoom_and_move_both_pictures_together(visit):
-    page = visit()
-    give(page, photo())
-    enlarge(page)
-    result_seen(page)
-    whole = boxes(page)
-    assert whole[0] == whole[1]
-    box = page.locator("#viewer").bounding_box()
-    x, y = round(box["x"] + 0.4 * box["width"]), round(box["y"] + 0.6 * box["height"])
-    page.mouse.move(x, y)
-    page.mouse.wheel(0, -600)
-    page.wait_for_selector("#fit:not([disabled])")
-    near = boxes(page)
-    assert near[0] == near[1]
-    # the point under the pointer stays
-    for place, (start, side) in ((x - box["x"], (0, 2)), (y - box["y"], (1, 3))):
-        share = (place - whole[0][start]) / whole[0][side]
-        assert near[0][start] + share * near[0][side] == pytest.approx(place, abs=2)
-    page.mouse.down()
-    page.mouse.move(x + 30, y + 20)
-    page.mouse.up()
-    assert boxes(page) == [[near[0][0] + 30, near[0][1] + 20, *near[0][2:]]] * 2
-
-    page.click("#mode-beside")
-    beside = boxes(page)
-    assert beside[0] == beside[1]
-    first, second = (page.locator(".pane").nth(number).bounding_box() for number in (0, 1))
-    assert second["x"] >= first["x"] + first["width"]
-    page.focus(".pane >> nth=1")
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("+")
-    assert boxes(page)[0] == boxes(page)[1] != beside[0]
-    page.keyboard.press("0")
-    assert page.is_disabled("#fit")
-    page.click("#actual")
-    assert page.inner_text("#zoom") == "100%"
-
-
-def test_dropped_and_pasted(chromium_alone, visit):
-    page = visit()
-    for event, carrier in (("drop", "dataTransfer"), ("paste", "clipboardData")):
-        page.evaluate(
-            """async ([event, carrier]) => {
-                const data = new DataTransfer();
-                const canvas = new OffscreenCanvas(20, 16);
-                canvas.getContext("2d");
-                data.items.add(new File([await canvas.convertToBlob()], `${event}.png`, { type: "image/png" }));
-                const kind = { drop: DragEvent, paste: ClipboardEvent }[event];
-                document.body.dispatchEvent(new kind(event, { [carrier]: data, bubbles: true, cancelable: true }));
-            }""",
-            [event, carrier],
-        )
-        page.wait_for_selector(f"#photo-name:has-text('{event}.png')")
-        page.wait_for_selector("#sizes:has-text('20 × 16')")
-    assert page.locator("#photos li").count() == 2
-    assert page.inner_text("#start") == "Enlarge 2 photos"
-    page.click("#start")
-    until(page, "document.querySelectorAll('#photos [aria-label$=ready]').length === 2")
-
-
 def test_tags_are_seen_and_edited(visit):
     page = visit()
     give(page, photo())
@@ -220,18 +119,6 @@ def test_tags_are_seen_and_edited(visit):
     assert "guided by ivy, moss" in page.inner_text("#made").replace("\xa0", " ")
     assert "does not know: zeppelin" in page.inner_text("#warnings")
     assert b"moss" in download(page, "jpg")[1].info["xmp"]
-
-
-def test_a_format_that_cannot_hold_the_result(visit):
-    page = visit()
-    give(page, photo("panorama.jpg", 4100, 5))
-    enlarge(page, steps=1)
-    result_seen(page)
-    page.click("#result label:has([value=webp])")
-    page.click("#download")
-    page.wait_for_selector("#notice:has-text('16383')")
-    download(page, "png")
-    assert page.is_hidden("#notice")
 
 
 def test_cancel_and_try_again(visit):
@@ -355,41 +242,7 @@ def test_a_key_is_asked_for(visit):
     fill(page, "#key-text", "secret")
     page.keyboard.press("Enter")
     page.wait_for_selector("#limits:not(:empty)")
-    give(page, photo())
-    enlarge(page, steps=1)
-    result_seen(page)
-
-
-@pytest.mark.parametrize("mode", ["slider", "beside"])
-def test_pinched(chromium_alone, visit, mode):
-    page = visit(390, 844, has_touch=True, is_mobile=True)
-    give(page, photo())
-    enlarge(page)
-    result_seen(page)
-    page.click(f"#mode-{mode}")
-    whole = boxes(page)
-    box = page.locator("#viewer").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    browser = page.context.new_cdp_session(page)
-
-    def touch(kind, *fingers):
-        points = [{"x": place[0], "y": place[1], "id": number} for number, place in enumerate(fingers)]
-        browser.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-    # across the divider, and across the border between two panes
-    for right, down in ((1, 0), (0, 1)):
-        for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 60)):
-            fingers = [(x + side * apart * right, y + side * apart * down) for side in (-1, 1)]
-            if kind == "touchStart":
-                touch(kind, fingers[0])
-            touch(kind, *fingers)
-        touch("touchEnd")
-        until(page, "!fit.disabled")
-        near = boxes(page)
-        assert near[0] == near[1]
-        assert near[0][2] == pytest.approx(3 * whole[0][2], rel=0.1)
-        page.click("#fit")
-    assert page.evaluate("visualViewport.scale") == 1
+    finished(page)
 
 
 def test_fits_a_phone(visit):
@@ -408,17 +261,6 @@ def test_fits_a_phone(visit):
     page.click("#mode-beside")
     first, second = (page.locator(".pane").nth(number).bounding_box() for number in (0, 1))
     assert second["y"] >= first["y"] + first["height"]
-
-
-def test_dark_and_still_where_asked(chromium_alone, visit):
-    dark, light = visit(color_scheme="dark", reduced_motion="reduce"), visit(color_scheme="light")
-    colour = "getComputedStyle(document.body).backgroundColor"
-    brightness = [sum(map(int, re.findall(r"\d+", page.evaluate(colour)))) for page in (dark, light)]
-    assert brightness[0] < 150 < 600 < brightness[1]
-    for page in (dark, light):
-        page.evaluate("viewer.classList.add('sweep')")
-    moves = "getComputedStyle(viewer).transitionDuration"
-    assert (dark.evaluate(moves), light.evaluate(moves)) == ("0s", "0.7s")
 
 
 def test_keyboard_alone(chromium_alone, visit):
@@ -452,37 +294,3 @@ def test_keyboard_alone(chromium_alone, visit):
         .filter((element) => element.checkVisibility() && !(element.ariaLabel || element.textContent.trim()
             || element.labels?.length)).map((element) => element.id)""")
     assert unnamed == []
-
-
-def test_pieces_of_an_event_stream_and_views(visit):
-    page = visit()
-    page.evaluate("""async () => {
-        const { read } = await import("./events.js");
-        const text = ": hello\\r\\n\\r\\nevent: progress\\ndata: {\\"a\\": \\"é\\"}\\n\\ndata: 1\\ndata: 2\\n\\n";
-        const bytes = new TextEncoder().encode(text);
-        for (let first = 0; first <= bytes.length; first++)
-            for (let second = first; second <= bytes.length; second += 3) {
-                const parts = [bytes.slice(0, first), bytes.slice(first, second), bytes.slice(second)];
-                const put = (to) => { parts.forEach((part) => to.enqueue(part)); to.close(); };
-                const got = await Array.fromAsync(read(new ReadableStream({ start: put })));
-                if (got.join("|") !== '{"a": "é"}|1\\n2') throw new Error(`${first} ${second}: ${got}`);
-            }
-    }""")
-    page.evaluate("""async () => {
-        const { View } = await import("./view.js");
-        const random = (least, most) => least + Math.random() * (most - least);
-        for (let round = 0; round < 300; round++) {
-            const view = new View();
-            const pane = { width: random(50, 900), height: random(50, 900) };
-            view.resize(pane, { width: random(1, 9000), height: random(1, 9000) });
-            for (let turn = 0; turn < 10; turn++) {
-                view.zoomBy(random(0.3, 4), random(-200, 200), random(-200, 200));
-                view.moveBy(random(-500, 500), random(-500, 500));
-                const { left, top, width, height } = view.box;
-                for (const [start, side, pane] of [[left, width, view.pane.width], [top, height, view.pane.height]]) {
-                    const empty = Math.max(start, 0) + Math.max(pane - start - side, 0);
-                    if (Math.abs(empty - Math.max(pane - side, 0)) > 1e-6 * pane) throw new Error(JSON.stringify(view));
-                }
-            }
-        }
-    }""")

@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 from image_tools import smooth_photo
 from linearsr.models.lite0 import Lite0, SameConv
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
+from linearsr.training.checks import check, describe
 from linearsr.training.config import TrainConfig, parse_settings
+from linearsr.training.data import DataConfig
 from linearsr.training.objective import Batch
-from linearsr.training.recipe import RecipeConfig, plan
+from linearsr.training.recipe import RecipeConfig, Run, plan
 from linearsr.training.runs import train_recipe
+from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from tiny_encoders import autoencoder_config
 
@@ -26,6 +29,8 @@ NETWORK = {"in_channels": 192, "out_channels": 192, "lr_channels": 32, "predicti
 """What makes the preset `tiny` fit a tiny stem."""
 AUTOENCODER = autoencoder_config()
 """A tiny DC-AE, 8 times smaller."""
+CODEC = {"codec": {"stage": {"autoencoder": AUTOENCODER}}, "pretrain": {"stage": {"preset": "tiny"}}}
+"""Stages of a small codec and a network in its latents."""
 
 
 def make_sana(folder: Path) -> Path:
@@ -54,6 +59,12 @@ def make_photos(folder: Path, count: int = 3) -> Path:
     for i in range(count):
         smooth_photo(rng, (96, 72)).save(folder / f"{i}.png")
     return folder
+
+
+def picture(seed: int, side: int = 64) -> torch.Tensor:
+    """Two smooth images (2, 3, side, side) in [-1, 1]."""
+    small = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(small, size=(side, side), mode="bicubic").clamp(-1, 1)
 
 
 def published_lite0(file: Path, num_blocks: int = 16) -> Path:
@@ -102,6 +113,18 @@ def settings(photos: Path, run_dir: Path, **changes: object) -> dict[str, object
         "optimizer": {"lr": 1e-3, "warmup_images": 4},
         **changes,
     }
+
+
+def data_config(*folders: Path, **changes: object) -> DataConfig:
+    """Small crops of these folders, or what `changes` says."""
+    settings: dict[str, object] = {"folders": dict.fromkeys(folders, 1.0), "lr_crop": 8, "workers": 0}
+    return DataConfig.model_validate({**settings, **changes})
+
+
+def validation_on(folder: Path, **changes: object) -> dict[str, object]:
+    """On one photo, bicubically degraded, twice in a run of six steps, or what `changes` says."""
+    usual = {"folder": str(folder), "every_images": 6, "max_pictures": 1, "degradations": ["bicubic"]}
+    return {**usual, **changes}
 
 
 def trainer(
@@ -166,13 +189,36 @@ def parse(raw: dict[str, Any]) -> RecipeConfig:
     return parse_settings(RecipeConfig, copy.deepcopy(raw), "recipe.yaml")
 
 
+def single(photos: Path, **changes: Any) -> list[Run]:
+    """One run alone, as `settings`."""
+    raw = settings(photos, photos.parent / "run") | changes
+    return [Run("single", parse_settings(TrainConfig, raw, "single.yaml"))]
+
+
+def recipe(photos: Path, common: dict[str, Any] | None = None, **stages: dict[str, Any]) -> list[Run]:
+    """The runs of a tiny stem, a network and two experts, or of other stages."""
+    raw = recipe_settings(photos, photos.parent / "run")
+    raw["common"].update(common or {})
+    usual = {name: raw["stages"][name] for name in ("stem", "pretrain", "experts")}
+    raw["stages"] = stages if "pretrain" in stages else {**usual, **stages}
+    return plan(parse(raw), "recipe.yaml")
+
+
+def refused(runs: list[Run], message: str) -> None:
+    """That a check and a dry run say what is wrong with runs, on one line."""
+    for look in (check, describe):
+        with pytest.raises(ConfigError, match=message) as caught:
+            look(runs)
+        assert "\n" not in str(caught.value)
+
+
 def train(raw: dict[str, Any], only: str | None = None, seen: list[str] | None = None) -> Path | None:
     """Train a recipe, or its run of the name `only`; the names of the runs that were trained go to `seen`."""
-    recipe = parse(raw)
+    parsed = parse(raw)
     names = seen if seen is not None else []
 
     def report_for(run: Any) -> Any:
         names.append(run.name)
         return lambda record: None
 
-    return train_recipe(recipe, plan(recipe, "recipe.yaml"), report_for, only)
+    return train_recipe(parsed, plan(parsed, "recipe.yaml"), report_for, only)

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+import linearsr
 from linearsr.serving.api import create_app
 from linearsr.serving.settings import ServeSettings
 
@@ -32,6 +33,11 @@ ENDLESS = 20_000
 
 PATIENCE = 90
 """Seconds to wait on a busy machine for what takes one."""
+
+MAX_PIXELS = 70_000
+"""Of a photo that the servers of these tests take."""
+
+WEB = Path(linearsr.__file__).parent / "serving" / "web"
 
 Opener = Callable[..., Any]
 
@@ -174,3 +180,20 @@ def until(page: Any, condition: str) -> None:
     while not page.evaluate(condition):
         assert time.monotonic() < end, f"never so: {condition}"
         page.wait_for_timeout(50)
+
+
+def finished(page: Any, **settings: float) -> Any:
+    """A page with the result of a photo of 24 x 20 pixels."""
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    give(page, photo(exif=exif))
+    enlarge(page, steps=1, **settings)
+    result_seen(page)
+    return page
+
+
+def download(page: Any, format: str) -> tuple[str, Image.Image]:
+    """The result in a format."""
+    page.click(f"#result label:has([value={format}])")
+    name, file = saved(page)
+    return name, Image.open(file)

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from linearsr.images.degradation import PRESETS, Degradation, Order, ResizeMode, degrade
+from linearsr.images.degradation import PRESETS, Degradation, ResizeMode, degrade
 from linearsr.images.degradation_effects import Effect
+from linearsr.images.degradation_rounds import Order
 from linearsr.runtime.files import from_json, prefixed
 
 FILE_SUFFIXES = (".yaml", ".yml")

@@ -1,6 +1,5 @@
 """The HTTP API: what each address does."""
 
-import asyncio
 import re
 from asyncio import to_thread
 from collections.abc import AsyncIterator
@@ -93,7 +92,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     answer_problems(app)
     _add_state(app, settings, dispatcher, metrics)
     _add_upscale(app, settings, dispatcher, results)
-    _add_tags(app, settings, dispatcher)
+    _add_tags(app, settings, dispatcher, results)
     _add_jobs(app, settings, dispatcher, results)
     _add_page(app)
     app.add_middleware(Admission, settings=settings, dispatcher=dispatcher, metrics=metrics)
@@ -167,14 +166,14 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, 
         job = await dispatcher.accept(job, form.image.file, request.state.reservation)
         if form.wait is not False:
             seconds = settings.answer_seconds if form.wait is None else None
-            if await _finished(request, job, dispatcher, seconds):
+            if await results.awaited(job, request, seconds):
                 return results.answer(job)
         return JSONResponse(
             dispatcher.view(job).model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"}
         )
 
 
-def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> None:
+def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, results: Results) -> None:
     @app.post(
         "/v1/tags",
         tags=["models"],
@@ -189,7 +188,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher) -> 
         job = tags_job(form, request.state.owner, header)
         await dispatcher.accept(job, form.image.file, request.state.reservation)
         try:
-            if not await _finished(request, job, dispatcher, _MAX_TAGGING_SECONDS):
+            if not await results.awaited(job, request, _MAX_TAGGING_SECONDS):
                 raise Problem(429, "busy", "the server is busy: come back later", {"Retry-After": "10"})
             if job.output is None:
                 raise Problem(422, "bad_image", job.error or "cancelled")
@@ -287,24 +286,6 @@ def _add_page(app: FastAPI) -> None:
 
     # a mount would take the requests whose method an address of the API refuses
     app.router.default = page_file
-
-
-async def _finished(request: Request, job: Job, dispatcher: Dispatcher, seconds: float | None) -> bool:
-    """Wait so long for the end of a job, which a client that goes away cancels; whether it came."""
-    end, gone = asyncio.create_task(dispatcher.finished(job)), asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({end, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if gone.done() and job.live and job.idempotency is None:
-            await dispatcher.cancel(job)
-        return not job.live
-    finally:
-        end.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Jobs, and where they are remembered: a table in SQLite beside a folder of inputs and one of results."""
 
+import itertools
 import math
 import secrets
 import shutil
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import sqlalchemy as sql
-from sqlalchemy import JSON, delete, select, update
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, sessionmaker
 
 from linearsr.serving.problems import storage_full
 from linearsr.serving.schemas import MEDIA_TYPES, JobView, ResultInfo, Size, Status
@@ -39,9 +39,9 @@ def now() -> float:
 
 class _Base(MappedAsDataclass, DeclarativeBase, eq=False):
     type_annotation_map: ClassVar[dict[Any, Any]] = {
-        dict[str, Any]: JSON,
-        dict[str, Any] | None: JSON,
-        list[str]: JSON,
+        dict[str, Any]: sql.JSON,
+        dict[str, Any] | None: sql.JSON,
+        list[str]: sql.JSON,
     }
 
 
@@ -131,6 +131,7 @@ class JobStore:
         table = folder / "jobs.sqlite3"
         self._engine = sql.create_engine(f"sqlite:///{table}", connect_args={"timeout": _BUSY_SECONDS})
         sql.event.listen(self._engine, "connect", _set_up)
+        self._sessions = sessionmaker(self._engine)
         try:
             self._open()
         except (DatabaseError, sqlite3.DatabaseError, ValueError) as error:
@@ -141,7 +142,7 @@ class JobStore:
             ) from None
 
     def _open(self) -> None:
-        with self._engine.connect() as connection:
+        with self._engine.begin() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if version != _SCHEMA and sql.inspect(connection).get_table_names():
                 raise ValueError(f"it has version {version} where this program has {_SCHEMA}")
@@ -151,7 +152,6 @@ class JobStore:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             _Base.metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {_SCHEMA}")
-            connection.commit()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -192,22 +192,21 @@ class JobStore:
     def save(self, job: Job) -> None:
         """Write down how a job stands."""
         # else an older state of a job, read before a newer one, might be written after it
-        with self._lock, Session(self._engine) as session:
+        with self._lock, self._sessions.begin() as session:
             session.merge(job)
-            session.commit()
         if not job.live:
             self.input_path(job).unlink(missing_ok=True)
             self.measure(job)
 
     def get(self, job_id: str) -> Job | None:
         """The job of that name."""
-        with Session(self._engine) as session:
+        with self._sessions() as session:
             return session.get(Job, job_id)
 
     def find(self, *where: sql.ColumnElement[bool]) -> Sequence[Job]:
         """The jobs of which all that holds, oldest first."""
-        with Session(self._engine) as session:
-            return session.scalars(select(Job).where(*where).order_by(Job.created, Job.id)).all()
+        with self._sessions() as session:
+            return session.scalars(sql.select(Job).where(*where).order_by(Job.created, Job.id)).all()
 
     def live(self) -> Sequence[Job]:
         """The jobs that are still to be done, oldest first."""
@@ -219,15 +218,14 @@ class JobStore:
         where = [Job.owner == owner, Job.do == "upscale"]
         if before is not None:
             where.append(order < (before.created, before.id))
-        with Session(self._engine) as session:
-            query = select(Job).where(*where).order_by(Job.created.desc(), Job.id.desc())
+        with self._sessions() as session:
+            query = sql.select(Job).where(*where).order_by(Job.created.desc(), Job.id.desc())
             return session.scalars(query.limit(limit)).all()
 
     def forget_webhook(self, job: Job) -> None:
         """Nobody is to be told of a job's end any more."""
-        with self._lock, Session(self._engine) as session:
-            session.execute(update(Job).where(Job.id == job.id).values(webhook=None))
-            session.commit()
+        with self._lock, self._sessions.begin() as session:
+            session.execute(sql.update(Job).where(Job.id == job.id).values(webhook=None))
 
     # what it takes
 
@@ -260,9 +258,8 @@ class JobStore:
 
     def remove(self, job: Job) -> None:
         """Forget a job, and remove its files."""
-        with Session(self._engine) as session:
-            session.execute(delete(Job).where(Job.id == job.id))
-            session.commit()
+        with self._sessions.begin() as session:
+            session.execute(sql.delete(Job).where(Job.id == job.id))
         self._taken.pop(job.id, None)
         self.remove_work(job)
         for path in (self.input_path(job), *self._results_of(job)):
@@ -290,10 +287,8 @@ class JobStore:
             self.measure(job)
 
     def _results_of(self, job: Job) -> list[Path]:
-        made = [
-            self.result_path(job, format, stripped) for format in MEDIA_TYPES for stripped in (False, True)
-        ]
-        return [*made, self.preview_path(job)]
+        kinds = itertools.product(MEDIA_TYPES, (False, True))
+        return [*(self.result_path(job, *kind) for kind in kinds), self.preview_path(job)]
 
 
 def cause(error: Exception) -> str:

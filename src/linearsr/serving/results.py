@@ -1,5 +1,6 @@
 """The result of a job as an answer, in the format it was made in or another."""
 
+import asyncio
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
-from fastapi import Response
+from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from PIL import Image
 
@@ -39,6 +40,19 @@ class Results:
     def __init__(self, dispatcher: Dispatcher, max_pixels: int) -> None:
         self._dispatcher, self._store, self._max_pixels = dispatcher, dispatcher.store, max_pixels
         self._turn = CapacityLimiter(1)
+
+    async def awaited(self, job: Job, request: Request, seconds: float | None) -> bool:
+        """Wait so long for the end of a job, which a client that goes away cancels; whether it came."""
+        end = asyncio.create_task(self._dispatcher.finished(job))
+        gone = asyncio.create_task(_disconnected(request))
+        try:
+            await asyncio.wait({end, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and job.live and job.idempotency is None:
+                await self._dispatcher.cancel(job)
+            return not job.live
+        finally:
+            end.cancel()
+            gone.cancel()
 
     def answer(self, job: Job, format: ResultFormat | None = None, stripped: bool = False) -> Response:
         """The image as it was made, or as it was converted. Raises Problem if there is none."""
@@ -113,6 +127,11 @@ class Results:
         except Exception:
             self._require_result(job)  # it may be gone since
             raise
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _file(job: Job, path: Path, media_type: str) -> Response:

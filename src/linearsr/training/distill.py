@@ -29,7 +29,6 @@ from linearsr.training.section import ConfigError
 
 _ROLLOUT_STREAM = 0x0110
 _WINDOW_STREAM = 0x0C20
-_HALF = 0.5
 _NEEDS = {
     "teacher_weight": "teacher",
     "teacher_times": "teacher",
@@ -203,8 +202,7 @@ class DistillObjective(FlowObjective):
             return self.codec.decode(cut(clean), window)
 
         hr = cut(batch.hr)
-        judged = Judged(decode, hr, beside)
-        image, verdict = network(noisy, times, batch.lr, condition, guide, judged)
+        image, verdict = network(noisy, times, batch.lr, condition, guide, Judged(decode, hr, beside))
         # variances, of which some formulas are made, are differences of large sums
         with torch.autocast(image.device.type, enabled=False):
             terms = {name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()}
@@ -243,19 +241,14 @@ class DistillObjective(FlowObjective):
 
     @torch.no_grad()
     def _begun(
-        self,
-        latent: Tensor,
-        noise: Tensor,
-        condition: LRCondition,
-        seeds: list[int],
-        guide: Guide | None,
+        self, latent: Tensor, noise: Tensor, condition: LRCondition, seeds: list[int], guide: Guide | None
     ) -> Tensor:
         """What the noisy input is made from: the true latent, or the estimate of the network that steps before."""
         if self.first is None:
             return latent
         estimate = noise - _velocity(self.first, condition, guide)(noise, 1.0)
         draws = [torch.rand((), generator=torch.Generator().manual_seed(s ^ _ROLLOUT_STREAM)) for s in seeds]
-        own = (torch.stack(draws) < _HALF).to(latent.device)
+        own = (torch.stack(draws) < 0.5).to(latent.device)
         return torch.where(own[:, None, None, None], estimate, latent)
 
     @torch.no_grad()
@@ -277,12 +270,12 @@ class DistillObjective(FlowObjective):
 def _discriminator(stage: DistillStage, parts: Parts) -> Discriminator | None:
     if not stage.adversarial:
         return None
-    if stage.discriminator is not None:
-        judge: Discriminator = parts.read(
-            "stage.discriminator", stage.discriminator, Discriminator, dtype=torch.float32
-        )
-        return judge.train()
-    return Discriminator(DiscriminatorConfig(stage.channels))
+    if stage.discriminator is None:
+        return Discriminator(DiscriminatorConfig(stage.channels))
+    judge: Discriminator = parts.read(
+        "stage.discriminator", stage.discriminator, Discriminator, dtype=torch.float32
+    )
+    return judge.train()
 
 
 def _velocity(

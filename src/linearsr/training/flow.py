@@ -12,22 +12,21 @@ from torch import Tensor, nn
 from linearsr.flow.partition import Partition
 from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
-from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
-from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import DeepCompressionCodec, ResidualCodec
 from linearsr.models.lr_stem import LRCondition, StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
-from linearsr.runtime.devices import best_dtype
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,
     check_fit,
     disturbed,
+    encoded,
     frozen_guidance,
     known_tags,
+    place,
     start_guidance,
     undisturbed,
 )
@@ -203,13 +202,8 @@ class FlowObjective(Objective):
         self.others.to(device)
         if self.stem is not None:
             self.stem.to(device)
-        if isinstance(self.guidance, EncoderPart):
-            self.guidance.to(device, best_dtype(device))
-        elif self.guidance is not None:
-            self.guidance.to(device)
-        if isinstance(self.guidance, TextGuidance) and self.vocabulary is not None:
-            assert self.stage.guidance is not None
-            self.guidance.keep(self.vocabulary.tags, self.stage.guidance.vocabulary)
+        if self.guidance is not None and self.stage.guidance is not None:
+            place(self.guidance, device, self.vocabulary, self.stage.guidance)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
@@ -247,28 +241,18 @@ class FlowObjective(Objective):
         if settings is None:
             return None
         guide = disturbed(batch.tags, batch.seeds, settings) if disturb else undisturbed(batch.tags)
-        if self.guidance is None:
-            return guide
-        known = () if self.vocabulary is None else self.vocabulary.tags
-        names = [[known[i] for i in bag.nonzero().flatten().tolist()] for bag in guide.tags]
-        with torch.no_grad():
-            tokens = self.guidance.encode(batch.lr, names)
-        if tokens is not None:  # of encoders, in their own type
-            tokens = tokens._replace(embeds=tokens.embeds.to(batch.lr.dtype))
-        return guide._replace(tokens=tokens)
+        return guide if self.guidance is None else encoded(guide, self.guidance, batch.lr, self.vocabulary)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """Times (B,) and noise as of the latent, one for each seed."""
-        noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
-        return self._draw_times(seeds).to(latent.device), noise
-
-    def _draw_times(self, seeds: list[int]) -> Tensor:
         uniform = torch.stack(
             [torch.rand(2, generator=torch.Generator().manual_seed(seed ^ 0x5EED)) for seed in seeds]
         )
         times = self.stage.times.draw(uniform[:, 0], self.low, self.high)
         pure = uniform[:, 1] < self.stage.pure_noise_prob
-        return torch.where(pure & (self.high == 1), torch.ones(()), times)
+        times = torch.where(pure & (self.high == 1), torch.ones(()), times)
+        noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
+        return times.to(latent.device), noise
 
     def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time.

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from linearsr.guidance.base import Guidance, GuidanceTokens
+from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.own_tagger import OwnTagger
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig, start_near_null_
@@ -18,6 +19,7 @@ from linearsr.guidance.text import TextGuidance
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
+from linearsr.runtime.devices import best_dtype
 from linearsr.training.parts import Parts
 from linearsr.training.photo_tags import read_vocabulary
 from linearsr.training.section import ConfigError, Section
@@ -135,3 +137,26 @@ def disturbed(tags: Tensor, seeds: list[int], settings: GuidanceSettings) -> Gui
 def undisturbed(tags: Tensor) -> Guide:
     """Just these tags."""
     return Guide(tags, torch.zeros(len(tags), dtype=torch.bool, device=tags.device))
+
+
+def place(
+    guidance: Guidance, device: torch.device, vocabulary: Vocabulary | None, settings: GuidanceSettings
+) -> None:
+    """Move a frozen part to a device; one of texts encodes all tags there, once."""
+    if isinstance(guidance, EncoderPart):
+        guidance.to(device, best_dtype(device))
+    else:
+        guidance.to(device)
+    if isinstance(guidance, TextGuidance) and vocabulary is not None:
+        guidance.keep(vocabulary.tags, settings.vocabulary)
+
+
+@torch.no_grad()
+def encoded(guide: Guide, guidance: Guidance, lr: Tensor, vocabulary: Vocabulary | None) -> Guide:
+    """A guide with the tokens of a frozen part, made from its tags and LR images (B, 3, h, w) in [-1, 1]."""
+    known = () if vocabulary is None else vocabulary.tags
+    names = [[known[i] for i in bag.nonzero().flatten().tolist()] for bag in guide.tags]
+    tokens = guidance.encode(lr, names)
+    if tokens is not None:  # of encoders, in their own type
+        tokens = tokens._replace(embeds=tokens.embeds.to(lr.dtype))
+    return guide._replace(tokens=tokens)

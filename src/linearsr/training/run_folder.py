@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -132,6 +133,16 @@ def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return (unit.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
 
+def claim(run_dir: Path, lock: FileLock) -> str:
+    """Take the lock of a run folder: "", or why not. Two runs would write over each other; a killed one holds none."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        return f"run_dir: {run_dir} is in use by a run of another process: wait for its end, or set another folder"
+    return ""
+
+
 def begun_with(run_dir: Path) -> dict[str, Any]:
     """The settings with which a run was last started; none where it never was."""
     return _read(run_dir / CONFIG_FILE) or {}
@@ -182,8 +193,8 @@ def validated(run_dir: Path, images: int) -> Path:
     return run_dir / _VALIDATED_FOLDER / f"{images:010d}"
 
 
-def keep_knee(run_dir: Path, trained: int, wanted: int) -> int:
-    """Copy the validated weights nearest to `wanted` images to `knee/`; returns their images.
+def keep_knee(run_dir: Path, trained: int, wanted: int, figures: Mapping[str, Any]) -> None:
+    """Copy the validated weights nearest to `wanted` images to `knee/`, and finish the run as `note_knee` does.
 
     Of a run that was finished before and went on, only that knee is left beside what came later; the last weights,
     of `trained` images, are in `final/`.
@@ -193,7 +204,7 @@ def keep_knee(run_dir: Path, trained: int, wanted: int) -> int:
     images = min(kept, key=lambda at: abs(at - wanted))
     shutil.rmtree(run_dir / KNEE_FOLDER, ignore_errors=True)
     shutil.copytree(kept[images], run_dir / KNEE_FOLDER)
-    return images
+    note_knee(run_dir, images, trained, figures)
 
 
 def note_knee(run_dir: Path, images: int, trained: int, figures: Mapping[str, Any]) -> None:

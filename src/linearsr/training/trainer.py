@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor, nn
 
 from linearsr.runtime.checkpoints import write_json
@@ -33,8 +33,8 @@ from linearsr.training.run_folder import (
     RunLog,
     begun_with,
     check_same_run,
+    claim,
     keep_knee,
-    note_knee,
     records,
     reopen,
     settings_of,
@@ -45,7 +45,6 @@ from linearsr.training.section import ConfigError
 from linearsr.training.state import (
     ExponentialMovingAverage,
     Progress,
-    checkpoints,
     latest_checkpoint,
     load_checkpoint,
     remove_drafts,
@@ -71,9 +70,8 @@ class Trainer:
         if config.compile:
             network.compile()
         self.network: nn.Module
-        self.network, self.optimizer = self.accelerator.prepare(
-            network, build_optimizer(config.optimizer, network)
-        )
+        optimizer = build_optimizer(config.optimizer, network)
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.bare: nn.Module = self.accelerator.unwrap_model(self.network)
         self.ema = ExponentialMovingAverage(self.bare, config.ema_decay)
         self.guard = DivergenceGuard(config.guard)
@@ -82,16 +80,16 @@ class Trainer:
         self._saved = 0
         self._validations: list[Record] = []
         self.checkpoints = config.run_dir / "checkpoints"
+        self._newest = partial(latest_checkpoint, self.checkpoints)
         self._lock = FileLock(config.run_dir / ".lock", timeout=0)
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
         config = self.config
-        newest = partial(latest_checkpoint, self.checkpoints)
-        if from_main(newest) is not None:
+        if from_main(self._newest) is not None:
             check_same_run(config.run_dir, config)
         self._lock_folder()
-        folder = from_main(newest)
+        folder = from_main(self._newest)
         if folder is not None:
             before = from_main(partial(begun_with, config.run_dir))
             self._load(folder)
@@ -124,20 +122,8 @@ class Trainer:
             self._lock.release(force=True)
 
     def _lock_folder(self) -> None:
-        """Two runs in one folder would write over each other. The lock of a killed run is free."""
-        if not from_main(self._try_lock):
-            raise ConfigError(
-                f"run_dir: {self.config.run_dir} is in use by a run of another process: wait for its end, or set "
-                "another folder"
-            )
-
-    def _try_lock(self) -> bool:
-        self.config.run_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            return False
-        return True
+        if trouble := from_main(partial(claim, self.config.run_dir, self._lock)):
+            raise ConfigError(trouble)
 
     def _run(self, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
@@ -145,7 +131,7 @@ class Trainer:
             reopen(self.config.run_dir)
             remove_drafts(self.checkpoints)
         self._remember()
-        if not from_main(partial(checkpoints, self.checkpoints)):
+        if from_main(self._newest) is None:
             self._save()  # the start, so that the guard has something to go back to
         self.network.train()
         while not self._train(validation):
@@ -176,7 +162,7 @@ class Trainer:
             if _crossed(before, progress.images, config.validation.every_images):
                 self._validate(validation)
                 knee = self._knee()
-                if config.stop_at_knee and knee is not None and knee.confirmed:
+                if config.stop_at_knee and knee.confirmed:
                     return True
             if self.guard.calm and _crossed(self._saved, progress.images, config.save_every_images):
                 self._save()
@@ -229,7 +215,7 @@ class Trainer:
                 f"each with {guard.lr_factor:g} times the learning rate, did not help: lower optimizer.lr"
             )
         rollbacks, lr_scale = self.progress.rollbacks + 1, self.progress.lr_scale * guard.lr_factor
-        folder = from_main(partial(latest_checkpoint, self.checkpoints))
+        folder = from_main(self._newest)
         assert folder is not None
         self._load(folder)
         self._set_guard(lr_scale, rollbacks)
@@ -249,10 +235,9 @@ class Trainer:
         """What the log says of the steps up to now, for the guard and the knee."""
         written = from_main(lambda: list(records(self.config.run_dir)))
         seen = [record for record in written if record["images"] <= self.progress.images]
+        steps = [record for record in seen if "grad_norm" in record]
         self.guard.remember(
-            (record["loss"] or 0.0, record["grad_norm"] or 0.0, "skipped" in record)
-            for record in seen
-            if "grad_norm" in record
+            (step["loss"] or 0.0, step["grad_norm"] or 0.0, "skipped" in step) for step in steps
         )
         self._validations = [record for record in seen if "grad_norm" not in record and "event" not in record]
 
@@ -265,10 +250,8 @@ class Trainer:
         self._write({"images": images, **metrics})
         self._validations.append({"images": images, **metrics})
 
-    def _knee(self) -> Knee | None:
-        """The knee of the curves so far, if there are any."""
-        if not self._validations:
-            return None
+    def _knee(self) -> Knee:
+        """The knee of the curves so far."""
         steps = [record["images"] for record in self._validations]
         names = {name for record in self._validations for name in record if name.count("/") == 2}
         curves = {name: [record.get(name) for record in self._validations] for name in sorted(names)}
@@ -279,9 +262,8 @@ class Trainer:
         run_dir, knee, trained = self.config.run_dir, self._knee(), self.progress.images
         self._save_parts(run_dir / "final")
         if self.accelerator.is_main_process:
-            wanted = trained if knee is None or knee.knee_step is None else knee.knee_step
-            images = keep_knee(run_dir, trained, wanted)
-            note_knee(run_dir, images, trained, asdict(knee) if knee else {})
+            wanted = trained if knee.knee_step is None else knee.knee_step
+            keep_knee(run_dir, trained, wanted, asdict(knee))
         self.accelerator.wait_for_everyone()
         return run_dir / KNEE_FOLDER
 

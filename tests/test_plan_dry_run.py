@@ -1,0 +1,118 @@
+"""What a dry run says: photos, parameters and memory, without building anything."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from linearsr.models.lr_stem import StridedStem, StridedStemConfig
+from linearsr.models.presets import PRESETS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.training.checks import check, describe
+from linearsr.training.lora import LoraConfig, add_lora
+from linearsr.training.section import ConfigError
+from training_tools import AUTOENCODER, CODEC, NETWORK, flow_stage, make_stem, recipe, refused, single
+
+
+def test_hub_ids_are_left_to_the_hub(photos: Path) -> None:
+    stage = {"kind": "flow", "preset": "tiny"}
+    for crop in (8, 9):
+        data = {"folders": {str(photos): 1.0}, "lr_crop": crop}
+        plans = describe(single(photos, data=data, stage={**stage, "codec": "owner/name"}))
+        assert "without the codec" in plans["single"]["memory"]  # whose grid is not known
+        sana = single(photos, data=data, stage={**stage, "sana": "owner/name"})
+        check(sana) if crop == 8 else refused(sana, "no multiple of 8")
+
+
+@pytest.mark.parametrize("wrong", [{"wings": 2}, {"encoder_block_out_channels": 5}])
+def test_an_impossible_autoencoder_is_one_line(photos: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"^stage\.autoencoder: "):
+        describe(single(photos, stage={"kind": "codec", "autoencoder": wrong}))
+
+
+def test_a_dry_run_says_which_photos(photos: Path) -> None:
+    data = {"folders": {str(photos): 1.0}, "lr_crop": 8, "best_share": 0.5}
+    assert describe(single(photos, data=data))["single"]["data"].startswith("best 50% of 3 photos")
+
+
+def test_low_rank_updates_train_little(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    network = LinearSRTransformer(replace(PRESETS["tiny"], **NETWORK, num_layers=4, num_attention_heads=32))
+    network.save_pretrained(tmp_path / "network")
+    stage = flow_stage(make_stem(tmp_path / "stem"), network={}, init=str(tmp_path / "network"))
+    whole, low = (
+        describe(single(photos, stage={**stage, **changes}))["single"]
+        for changes in ({}, {"lora": {"rank": 2}})
+    )
+    assert "of them trained" not in whole["network"]
+    assert average(low) < 0.7 * average(whole)
+    assert "frozen parts" in low["memory"]
+    add_lora(network, LoraConfig(rank=2))
+    parameters = list(network.parameters())
+    count, trained = (
+        sum(p.numel() for p in parameters if p.requires_grad or every) for every in (True, False)
+    )
+    expected = f"{count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
+    assert low["network"] == expected
+
+
+def frozen(plan: dict[str, str]) -> float:
+    """MiB of the parts that are not trained."""
+    return float(plan["memory"].split("frozen parts ")[1].split(" MiB")[0])
+
+
+def average(plan: dict[str, str]) -> float:
+    """MiB of what is kept for each weight."""
+    return float(plan["memory"].split("average ")[1].split(" MiB")[0])
+
+
+def test_each_process_has_its_part_of_a_batch(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def activations() -> float:
+        runs = single(photos, batch_size=64, total_images=64, stage={"kind": "stem"})
+        return float(describe(runs)["single"]["memory"].split("activations ")[1].split()[0])
+
+    alone = activations()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert activations() == pytest.approx(alone / 4, rel=0.1)
+
+
+def test_what_a_distilled_network_is_judged_by_is_counted(photos: Path, tmp_path: Path) -> None:
+    stem = make_stem(tmp_path / "stem")
+    stage = {**flow_stage(stem), "kind": "distill", "adversarial": 0.1}
+    judged, alone = (
+        describe(single(photos, stage={**stage, "adversarial": weight}))["single"] for weight in (0.1, 0)
+    )
+    assert "without" not in judged["memory"]
+    assert float(judged["network"].split()[0]) > float(alone["network"].split()[0])
+    wide = replace(PRESETS["tiny"], **NETWORK, num_attention_heads=32)
+    LinearSRTransformer(wide).save_pretrained(tmp_path / "teacher")
+    taught = describe(single(photos, stage={**stage, "teacher": str(tmp_path / "teacher")}))["single"]
+    assert frozen(taught) > frozen(judged)
+    assert "without" not in taught["memory"]
+    refused(
+        single(photos, stage={**stage, "teacher": str(stem)}), r"^stage\.teacher: .* written for Predictive"
+    )
+
+
+def test_the_codec_of_a_folder_is_looked_at(photos: Path, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from linearsr.models.codec import DeepCompressionCodec
+
+    folder = tmp_path / "codec"
+    DeepCompressionCodec(diffusers.AutoencoderDC(**AUTOENCODER)).save_pretrained(folder)
+    lines = describe(single(photos, stage={"kind": "flow", "preset": "tiny", "codec": str(folder)}))["single"]
+    assert "frozen parts" in lines["memory"]
+    known = describe(single(photos, stage={"kind": "codec", "init": str(folder)}))["single"]["network"]
+    made = describe(single(photos, stage={"kind": "codec", "autoencoder": AUTOENCODER}))["single"]["network"]
+    assert known == made
+
+
+def test_a_stem_that_is_trained_along_counts(photos: Path) -> None:
+    network = LinearSRTransformer(PRESETS["tiny"])
+    stem = StridedStem(StridedStemConfig(channels=8, num_layers=1))
+    count = sum(p.numel() for part in (network, stem) for p in part.parameters())
+    plans = describe(recipe(photos, **CODEC, experts={}))
+    assert plans["pretrain"]["network"] == f"{count / 1e6:.2f} M parameters"
+    assert "frozen parts" in plans["experts/0"]["memory"]

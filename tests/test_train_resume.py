@@ -1,0 +1,182 @@
+"""A resumed run is the same run: what it goes on from, what may change on the way, and what is refused."""
+
+from errno import ENOSPC
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+from linearsr.training.config import load_config
+from linearsr.training.recipe import Run
+from linearsr.training.runs import check_begun
+from linearsr.training.section import ConfigError
+from linearsr.training.trainer import Trainer
+from training_tools import flow_stage, losses, read_records, trainer, validation_on, weights, write_config
+
+
+class StopEarly(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "stop_after"),
+    [
+        ("stem", "adamw", 2),
+        ("stem", "adamw", 6),
+        ("stem", "muon", 8),
+        ("stem", "came", 10),
+        ("flow", "adamw", 8),
+        ("flow", "muon", 6),
+    ],
+)
+def test_a_resumed_run_is_the_unbroken_run(
+    kind: str, optimizer: str, stop_after: int, photos: Path, stem_folder: Path, tmp_path: Path
+) -> None:
+    stage: dict[str, object] = {"optimizer": {"name": optimizer, "lr": 1e-3, "warmup_images": 4}}
+    if kind == "flow":
+        stage["stage"] = flow_stage(stem_folder)
+    expected = trainer(photos, tmp_path / "whole", **stage).run()
+
+    def stop(record: dict[str, float]) -> None:
+        if record["images"] > stop_after:
+            raise StopEarly
+
+    with pytest.raises(StopEarly):
+        trainer(photos, tmp_path / "broken", stop, **stage).run()
+    again = trainer(photos, tmp_path / "broken", **stage)
+    assert again.resume() == stop_after // 6 * 6
+    final = again.run()
+
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 6
+    part = "lr_stem" if kind == "stem" else "transformer"
+    for name, tensor in weights(expected / part).items():
+        assert torch.equal(tensor, weights(final / part)[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a run that is done."""
+    place = tmp_path_factory.mktemp("finished")
+    path = write_config(place / "a.yaml", photos, place / "run")
+    Trainer(load_config(path)).run()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [
+        ("seed", "0", "1"),
+        ("batch_size", "2", "3"),
+        ("mixed_precision", "no", "bf16"),
+        ("ema_decay", "0.9", "0.8"),
+        ("stage.stem", "{'channels': 8, 'num_blocks': 1}", "{'channels': 8, 'num_blocks': 2}"),
+        ("data.lr_crop", "8", "10"),
+        ("data.degradations", "{'realesrgan': 1.0}", "{'bicubic': 1.0}"),
+        ("data.best_share", "1.0", "0.5"),
+        ("data.degrade_on", "workers", "device"),
+        ("optimizer.name", "adamw", "muon"),
+        ("validation.degradations", "['mild', 'bicubic']", "['mild']"),
+        ("validation.metrics", "['psnr_y', 'ssim_y']", "['psnr_y', 'lpips']"),
+        ("validation.max_pictures", "1", "2"),
+    ],
+)
+def test_a_changed_config_is_not_resumed(key: str, before: str, now: str, finished: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Trainer(load_config(finished, [f"{key}={now}".replace("'", "")])).resume()
+    assert str(caught.value).startswith(
+        f"{key}: was {before} when this run began and is {now} now: set it back"
+    )
+
+
+@pytest.mark.parametrize(
+    "change", ["total_images=14", "data.workers=1", "data.cache_gib=1", "optimizer.lr=1"]
+)
+def test_what_the_losses_so_far_do_not_depend_on_may_change(change: str, finished: Path) -> None:
+    assert Trainer(load_config(finished, [change])).resume() == 12
+
+
+@pytest.mark.parametrize("change", ["optimizer.lr=1", "optimizer.weight_decay=0.5", "knee.patience=9"])
+def test_a_finished_run_is_not_taken_for_one_of_other_settings(change: str, finished: Path) -> None:
+    run = Run("run", load_config(finished))
+    check_begun([run])
+    changed = Run("run", load_config(finished, [change]))
+    with pytest.raises(ConfigError, match=f"{change.split('=', maxsplit=1)[0]}: was "):
+        check_begun([changed])
+    # which is no change of what was trained already where there is more to come
+    check_begun([Run("run", load_config(finished, [change, "total_images=14"]))])
+
+
+def test_a_file_of_ones_own_that_says_something_else_is_a_change(photos: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("orders: [{blur_prob: 0.5}]")
+    validation = validation_on(photos, every_images=12, degradations=[str(own)])
+    trainer(photos, tmp_path / "run", validation=validation).run()
+    assert any(key.startswith("own/") for record in read_records(tmp_path / "run") for key in record)
+    assert trainer(photos, tmp_path / "run", validation=validation).resume() == 12
+    own.write_text("orders: [{blur_prob: 0.6}]")
+    with pytest.raises(ConfigError, match=r"own\.yaml: was .* when this run began and is"):
+        trainer(photos, tmp_path / "run", validation=validation).resume()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_new_weight_decay_is_the_one_in_use(optimizer: str, photos: Path, tmp_path: Path) -> None:
+    rates = {"name": optimizer, "lr": 1e-3, "warmup_images": 4}
+    trainer(photos, tmp_path / "run", optimizer=rates).run()
+    again = trainer(photos, tmp_path / "run", optimizer={**rates, "weight_decay": 0.5}, total_images=14)
+    again.resume()
+    groups = again.optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0.5}
+    if optimizer == "muon":
+        assert {group["step"] for group in groups} == {12 // again.config.batch_size}
+
+
+def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:
+    trainer(photos, tmp_path / "run").run()
+    whole = losses(tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"images": 1')
+    again = trainer(photos, tmp_path / "run")
+    again.resume()
+    again.run()
+    assert losses(tmp_path / "run") == whole
+
+
+def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
+    trainer(photos, tmp_path / "run").run()
+    (tmp_path / "run/checkpoints/.0000000018.tmp").mkdir()
+    assert trainer(photos, tmp_path / "run").resume() == 12
+
+
+def test_what_keeps_a_checkpoint_from_its_disk_is_said_as_it_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(photos, tmp_path / "run").run()
+    part = next((tmp_path / "run/checkpoints").glob("*12/network/*"))
+    part.write_bytes(part.read_bytes()[:1000])
+    with pytest.raises(SafetensorError):
+        trainer(photos, tmp_path / "run").resume()
+    part.unlink()
+    with pytest.raises(ConfigError, match=r"is not whole, network/\S+ is missing: remove it"):
+        trainer(photos, tmp_path / "run").resume()
+
+    def full(*args: object) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer(photos, tmp_path / "other").run()
+
+
+def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with FileLock(run / ".lock"):
+        for begin in (trainer(photos, run).resume, trainer(photos, run).run):
+            with pytest.raises(ConfigError, match=r"^run_dir: .*run is in use by a run of another process"):
+                begin()
+    trainer(photos, run).run()
+    assert trainer(photos, run).resume() == 12
