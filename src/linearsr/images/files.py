@@ -18,6 +18,8 @@ def suffix_for(begin: bytes) -> str:
     """The suffix of a file that begins so, if a result can be written in its format; else that of PNG."""
     if is_webp(begin):
         return ".webp"
+    if begin[4:12] == b"ftypavif":
+        return ".avif"
     return next((suffix for start, suffix in _BEGINNINGS.items() if begin.startswith(start)), ".png")
 
 
