@@ -131,6 +131,16 @@ BAD_BYTES = {
     "zip": (b"PK\x03\x04" + bytes(100), "not an image"),
     "pickle": (b"\x80\x04\x95cposix\nsystem\n", "not an image"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    "pam": (
+        b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nENDHDR\n\0",
+        "is of type PAM, which cannot be read",
+    ),
+    "colour pfm": (b"PF\n1 1\n-1.0\n" + bytes(12), "is of type colour PFM"),
+    "openexr": (b"v/1\x01\x02" + bytes(100), "is of type OpenEXR"),
+    "radiance hdr": (
+        b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n" + bytes(4),
+        "is of type Radiance HDR",
+    ),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
     "png signature only": (PNG[:8], "not an image|broken"),
     "png cut in the header": (PNG[:20], "not an image|broken"),

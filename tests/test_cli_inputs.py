@@ -150,6 +150,8 @@ def test_formats_and_suffixes(tree):
 
     assert named("in/b.png", format="jpeg") == "in/b_x4.jpg"
     assert named("in/a.JPG", format="same") == "in/a_x4.JPG"
+    Path("in/c.jfif").write_bytes(b"x")
+    assert named("in/c.jfif", format="same") == "in/c_x4.jfif"
     assert named("in/sub/deep/c.webp", "out", format="same") == "out/c.webp"
     assert named("in/notes.txt", format="same") == "in/notes_x4.png"
     assert named("in/b.png", "big.jpeg", format="jpg") == "big.jpeg"

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import Result
 
 from commands import document, done, linearsr, records, refused
-from image_tools import noise, photos
+from image_tools import encoded, noise, photos
 from linearsr.pipeline import LinearSRPipeline
 
 __all__ = ["photos"]
@@ -32,13 +33,15 @@ def size_of(path: Path) -> tuple[int, int]:
 # ---------------------------------------------------------------- stdin and stdout
 
 
-@pytest.mark.parametrize("output", [[], ["-o", "-"]])
-def test_from_stdin_to_stdout(photos, tiny_model, output):
+@pytest.mark.parametrize(("output", "kind"), [([], "JPEG"), (["-o", "-"], "JPEG"), ([], "AVIF")])
+def test_from_stdin_to_stdout(photos, tiny_model, output, kind):
     data = (photos / "sub/b.jpg").read_bytes()
+    if kind == "AVIF":
+        data = encoded(np.asarray(Image.open(io.BytesIO(data))), kind)
     result = done(upscale("-", *output, "--format", "same", model=tiny_model, given=data))
     assert result.stderr.startswith("- -> - (36x56, ")
     with Image.open(io.BytesIO(result.stdout_bytes)) as image:
-        assert (image.format, image.size) == ("JPEG", (36, 56))
+        assert (image.format, image.size) == (kind, (36, 56))
 
 
 def test_from_stdin_to_a_file_and_from_a_file_to_stdout(photos, tiny_model, tmp_path):

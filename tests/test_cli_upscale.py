@@ -255,8 +255,9 @@ def test_a_model_that_is_not_there_is_told_though_nothing_is_to_do(photos, tiny_
 
 
 def test_a_phone_photo_in_a_folder_is_named_and_not_passed_over(photos, tiny_model, tmp_path):
-    (photos / "sub/IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    for name in ("IMG_1.HEIC", "DSC_1.HIF"):
+        (photos / "sub" / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     result = upscale(photos, "-o", tmp_path / "out", "--model", tiny_model)
     assert result.exit_code == 1
     assert "IMG_1.HEIC: is a broken HEIC photo" in result.stderr
-    assert result.stderr.splitlines()[-1] == "2 done, 1 failed"
+    assert result.stderr.splitlines()[-1] == "2 done, 2 failed"

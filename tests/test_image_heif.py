@@ -2,6 +2,7 @@
 
 import io
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -29,6 +30,34 @@ def test_heic_is_read_upright_with_its_metadata():
     assert parse_exif(picture.exif)[0x010F] == "A phone"
     assert parse_exif(picture.exif).get(0x0112, 1) == 1
     assert read_size(io.BytesIO(heic()), "a") == (64, 48)
+
+
+@pytest.mark.parametrize(("primaries", "transfer", "kept"), [(12, 13, True), (9, 16, True), (1, 13, False)])
+@pytest.mark.parametrize("brand", ["heic", "avif"])
+def test_colours_without_a_profile_are_kept(tmp_path, brand, primaries, transfer, kept):
+    file = io.BytesIO()
+    HEIF.from_pillow(Image.fromarray(SMOOTH)).save(
+        file, color_primaries=primaries, transfer_characteristics=transfer
+    )
+    data = file.getvalue()
+    if brand == "avif":
+        nclx = data[(at := data.index(b"colrnclx") + 8) : at + 7]
+        avif = encoded(SMOOTH, "AVIF")
+        data = avif[: (at := avif.index(b"colrnclx") + 8)] + nclx + avif[at + 7 :]
+    is_hdr = transfer == 16
+    with pytest.warns(UserWarning, match=r"HDR colours \(PQ\)") if is_hdr else nullcontext():
+        picture = read_image(data)
+    assert picture.colour_chunks == (((b"cICP", bytes([primaries, transfer, 0, 1])),) if kept else ())
+    as_jpeg = read_image(encode_image(picture, "a.jpg"))
+    assert (as_jpeg.icc_profile is not None) == (kept and not is_hdr)
+
+
+def test_of_several_colours_none_is_taken():
+    data = heic()
+    at = data.index(b"colrnclx")
+    other = b"colrnclx\0\x0c\0\x0d\0\x06\x80"
+    assert read_image(data + other).colour_chunks == ()
+    assert read_image(data[:at] + other + data[at + len(other) :]).colour_chunks != ()
 
 
 def jxl(array, **options):

@@ -223,6 +223,9 @@ def test_without_the_library_the_pixels_are_named_with_a_remedy(tmp_path, monkey
 @pytest.mark.parametrize("white", [1023, 65535])
 def test_ppm_keeps_all_its_bits(white):
     samples = DEEP[..., :3].astype(int) % (white + 1)
-    picture = read_image(b"P6\n# a comment\n17 12\n%d\n" % white + samples.astype(">u2").tobytes())
-    assert picture.bits == 16
-    np.testing.assert_allclose(picture.colour, samples / white, atol=1e-5)
+    head = b"\n# a comment\n17 12\n%d\n" % white
+    plain = " ".join(map(str, samples.flat)).encode()
+    for data in (b"P6" + head + samples.astype(">u2").tobytes(), b"P3" + head + plain):
+        picture = read_image(data)
+        assert picture.bits == 16
+        np.testing.assert_allclose(picture.colour, samples / white, atol=1e-5)

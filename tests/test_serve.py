@@ -70,6 +70,7 @@ def test_job_from_queue_to_removal(client):
         ("TIFF", "same", "TIFF"),
         ("WEBP", "same", "WEBP"),
         ("GIF", "same", "PNG"),
+        ("AVIF", "same", "PNG"),
     ],
 )
 def test_formats(client, sent, asked, format):

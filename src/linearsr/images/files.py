@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-_COMMON = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-_RARE = {".apng", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
+_COMMON = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_RARE = {".apng", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
 IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
 """What counts as an image where a folder is searched, also where an extra reads it; a file that is named is read
 whatever its name."""
@@ -18,6 +18,8 @@ def suffix_for(begin: bytes) -> str:
     """The suffix of a file that begins so, if a result can be written in its format; else that of PNG."""
     if is_webp(begin):
         return ".webp"
+    if begin[4:12] == b"ftypavif":
+        return ".avif"
     return next((suffix for start, suffix in _BEGINNINGS.items() if begin.startswith(start)), ".png")
 
 

@@ -34,6 +34,7 @@ _NAMED_FORMATS = {kind: f"{kind} file" for kind in ("PNG", "JPEG", "TIFF", "GIF"
     "HEIF": "HEIC photo",
     "JXL": "JPEG XL file",
 }
+_NOT_READ = {b"P7\n": "PAM", b"PF\n": "colour PFM", b"v/1\x01": "OpenEXR", b"#?RAD": "Radiance HDR"}
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc"})
 _JXL_BOXES = 2**20
 _JXL_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
@@ -123,6 +124,9 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
     for kind, words in _NAMED_FORMATS.items():
         if kind in Image.OPEN and _accepts(kind, begin):
             raise ImageError(name, f"is a broken {words}: its header is damaged or truncated; get a new copy")
+    for start, words in _NOT_READ.items():
+        if begin.startswith(start):
+            raise ImageError(name, f"is of type {words}, which cannot be read; convert it to PNG or TIFF")
     raise ImageError(
         name,
         "is not an image, or its header is broken; use PNG, JPEG, WebP, TIFF or another format that Pillow reads",

@@ -1,5 +1,6 @@
 """Colours as PNG names them without an ICC profile, made one for other formats (cICP, gAMA and cHRM; ITU-T H.273)."""
 
+import re
 import struct
 from collections.abc import Mapping
 
@@ -33,6 +34,20 @@ _CURVES: dict[int, tuple[float, ...]] = {
     15: _VIDEO_CURVE,
 }
 _Chromaticities = tuple[tuple[float, float], ...]
+_NCLX = re.compile(rb"colrnclx\0(.)\0(.)", re.DOTALL)
+# (primaries, transfer) that viewers show as sRGB: BT.709 or not specified
+_LIKE_SRGB = frozenset((p, t) for p in (1, 2) for t in (1, 2, 6, 13))
+
+
+def chunks_of_nclx(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """The colours of an AVIF or HEIC file (ISO 14496-12, section 12.1.5) as a cICP chunk; none for sRGB.
+
+    None, too, where the images of the file (as a gain map) differ.
+    """
+    codes = {(primaries[0], transfer[0]) for primaries, transfer in _NCLX.findall(data)}
+    if len(codes) != 1 or codes <= _LIKE_SRGB:
+        return ()
+    return ((b"cICP", bytes([*codes.pop(), 0, 1])),)
 
 
 def hdr_curve(chunks: Mapping[bytes, bytes]) -> str | None:

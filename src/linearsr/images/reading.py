@@ -16,6 +16,7 @@ from linearsr.images.cut import jpeg2000_is_cut, keep_what_is_read, read_what_is
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
 from linearsr.images.opening import check_size, is_jxl, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
+from linearsr.images.png_colour import chunks_of_nclx
 from linearsr.images.png_file import described, is_png, scan, without_asides
 from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
 from linearsr.images.tiff_reading import foreign_samples, is_foreign
@@ -25,7 +26,8 @@ Result = TypeVar("Result")
 DEFAULT_MAX_PIXELS = 64_000_000
 # Cameras append previews to a JPEG (MPO) and Photoshop counts layers: one picture all the same.
 _STILL_FORMATS = frozenset({"MPO", "PSD"})
-_BYTE_COUNT = re.compile(r" \(\d+ bytes not processed\)")
+# in the words of decoders: Pillow's count, and advice to who builds the JPEG XL plugin
+_ASIDE = re.compile(r" \(\d+ bytes not processed\)|\.\s+Please build .*", re.DOTALL)
 _PHOTO_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 
 
@@ -117,7 +119,7 @@ def guarded(name: str, action: Callable[[], Result]) -> Result:
         raise ImageError(name, "does not fit in memory; make it smaller first") from error
     # Pillow's decoders raise nearly every exception there is on hostile input.
     except Exception as error:
-        reason = _BYTE_COUNT.sub("", str(error)) or type(error).__name__
+        reason = _ASIDE.sub("", str(error)) or type(error).__name__
         raise ImageError(name, f"is broken or truncated ({reason}); get a new copy") from error
 
 
@@ -200,6 +202,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         _tell_repair(name, problem, strict)
     if im.format not in _STILL_FORMATS and getattr(im, "is_animated", False):
         warn_of(name, "has several frames or pages; only the first is used")
+    if im.format in {"AVIF", "HEIF"} and not im.info.get("icc_profile"):
+        said = {"png_colours": chunks_of_nclx(data)}
     im.info.update(said)
     check_size(name, im.size, max_pixels)
     return _assemble(name, im, samples, keep)

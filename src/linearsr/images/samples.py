@@ -15,7 +15,7 @@ from linearsr.images.picture import FloatArray
 
 # Float files are nominally 0 to 1; filters may overshoot a little, other ranges are somebody's physical units.
 _FLOAT_TOLERANCE = 0.1
-_PPM_HEAD = re.compile(rb"P6" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
+_PPM_HEAD = re.compile(rb"P([36])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
 # libtiff swaps to the byte order of the machine, for which Pillow's name is N
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 _DEEP_LAYOUTS = frozenset({"RGB", "RGBX", "RGBA", "RGBa"})
@@ -122,15 +122,23 @@ def _raw_mode(tile: Any) -> str:
 
 
 def deep_ppm(data: bytes) -> Samples | None:
-    """The samples of a PPM of more than 8 bits (Netpbm's P6), of which Pillow keeps 8; None for any other file."""
+    """The samples of a PPM of more than 8 bits (Netpbm's P6 or P3), of which Pillow keeps 8; None for another file."""
     head = _PPM_HEAD.match(data)
     if head is None:
         return None
-    width, height, white = map(int, head.groups())
-    if not 255 < white <= 65535 or len(data) < head.end() + width * height * 6:
+    kind, width, height, white = map(int, head.groups())
+    count = width * height * 3
+    if not 255 < white <= 65535 or len(data) < head.end() + 2 * count - 1:
         return None
-    samples = np.frombuffer(data, ">u2", width * height * 3, head.end()).reshape(height, width, 3)
-    scaled = np.minimum(samples, white).astype(np.uint32)
+    try:
+        if kind == 6:
+            samples = np.frombuffer(data, ">u2", count, head.end())
+        else:
+            samples = np.array(data[head.end() :].split(None, count)[:count]).astype(np.int64)
+        samples = samples.reshape(height, width, 3)
+    except (ValueError, OverflowError):  # it ends too early, or has comments
+        return None
+    scaled = np.clip(samples, 0, white).astype(np.uint32)
     return deep_samples(((scaled * 65535 + white // 2) // white).astype(np.uint16))
 
 

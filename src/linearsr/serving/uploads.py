@@ -1,7 +1,7 @@
 """From what was sent to a job, or to what is wrong with it, before anything is computed."""
 
 from asyncio import to_thread
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from fastapi import Request
 
@@ -9,7 +9,7 @@ from linearsr.images.files import suffix_for
 from linearsr.images.io import ImageError, read_size
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
-from linearsr.serving.schemas import ModelCard, ResultFormat, TagsForm, UpscaleForm
+from linearsr.serving.schemas import MEDIA_TYPES, ModelCard, ResultFormat, TagsForm, UpscaleForm
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.webhooks import check_webhook
 from linearsr.serving.worker import plain
@@ -46,7 +46,8 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> He
             "bad_image",
             f"the result of {width}x{height} pixels, {scale:g} times larger: {limit}; choose a smaller scale",
         )
-    return Header(width, height, cast(ResultFormat, suffix_for(start).removeprefix(".")))
+    kind = suffix_for(start).removeprefix(".")
+    return Header(width, height, kind if kind in MEDIA_TYPES else "png")
 
 
 async def each_field_once(request: Request) -> None:

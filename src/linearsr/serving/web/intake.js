@@ -3,7 +3,7 @@
 import { $ } from "./dom.js";
 
 /** Of names that may be photos'. */
-export const ENDINGS = /\.(jpe?g|jpe|jfif|mpo|a?png|webp|avif|gif|bmp|tiff?|tga|jp2|jxl|hei[cf]|p[bgpn]m|dng|cr[23]|nef|arw|raf|orf|rw2)$/i;
+export const ENDINGS = /\.(jpe?g|jpe|jfif|mpo|a?png|webp|avif|gif|bmp|tiff?|tga|jp2|jxl|hei[cf]|hif|p[bgpn]m|dng|cr[23]|nef|arw|raf|orf|rw2)$/i;
 
 /** Call `take(files, left)` with what the person gives; `left` are names of files in folders that are no photos. */
 export function watchIntake(take) {

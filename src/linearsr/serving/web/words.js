@@ -47,7 +47,7 @@ export function describe(photo) {
 
 /** What to do with a file that no server can read, or this one could not; "" if that depends. */
 export const adviceForRaw = (name) => (/\.(dng|cr[23]|nef|arw|raf|orf|rw2)$/i.test(name) ? t("advice.raw") : "");
-export const adviceForHeic = (name) => (/\.(heic|heif)$/i.test(name) ? t("advice.heic") : "");
+export const adviceForHeic = (name) => (/\.(heic|heif|hif)$/i.test(name) ? t("advice.heic") : "");
 
 /** What a result was made with, short: "×4, fidelity 0.5". */
 export function madeWith({ options }) {
