@@ -153,7 +153,8 @@ class Soak:
             assert answer.status_code == 200, f"lost: {answer.text}"
             job = answer.json()
         if job["finished"] and job["started"]:
-            self.job_seconds.append(max(0.05, seconds(job["finished"]) - seconds(job["started"])))
+            started, finished = (datetime.fromisoformat(job[name]) for name in ("started", "finished"))
+            self.job_seconds.append(max(0.05, (finished - started).total_seconds()))
         return job
 
     async def patiently(self, method: str, address: str) -> httpx.Response:
@@ -244,10 +245,6 @@ def picture(side: int, seed: int) -> bytes:
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def seconds(time_text: str) -> float:
-    return datetime.fromisoformat(time_text.replace("Z", "+00:00")).timestamp()
 
 
 async def soak(minutes: float, port: int, queue: int, seed: int) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from web_tools import (
     download,
     enlarge,
     fill,
-    finished,
     give,
     photo,
     result_seen,
@@ -99,6 +98,28 @@ def test_from_a_photo_to_its_download(visit):
         assert result.format == {"jpg": "JPEG"}.get(format, format.upper())
         assert result.size == (72, 60)
         assert result.getexif()[0x010F] == "A camera"
+
+
+def test_dropped_and_pasted(chromium_alone, visit):
+    page = visit()
+    for event, carrier in (("drop", "dataTransfer"), ("paste", "clipboardData")):
+        page.evaluate(
+            """async ([event, carrier]) => {
+                const data = new DataTransfer();
+                const canvas = new OffscreenCanvas(20, 16);
+                canvas.getContext("2d");
+                data.items.add(new File([await canvas.convertToBlob()], `${event}.png`, { type: "image/png" }));
+                const kind = { drop: DragEvent, paste: ClipboardEvent }[event];
+                document.body.dispatchEvent(new kind(event, { [carrier]: data, bubbles: true, cancelable: true }));
+            }""",
+            [event, carrier],
+        )
+        page.wait_for_selector(f"#photo-name:has-text('{event}.png')")
+        page.wait_for_selector("#sizes:has-text('20 × 16')")
+    assert page.locator("#photos li").count() == 2
+    assert page.inner_text("#start") == "Enlarge 2 photos"
+    page.click("#start")
+    until(page, "document.querySelectorAll('#photos [aria-label$=ready]').length === 2")
 
 
 def test_tags_are_seen_and_edited(visit):
@@ -222,27 +243,6 @@ def test_results_that_the_server_has_removed(chromium_alone, visit):
     status(page, "The server has removed this result")
     page.click("#retry")
     result_seen(page)
-
-
-def test_a_key_is_asked_for(visit):
-    page = visit()
-
-    def guard(route):
-        if route.request.headers.get("authorization") == "Bearer secret":
-            return route.continue_()
-        return route.fulfill(
-            status=401, json={"error": {"code": "unauthorized", "message": "a key is needed"}}
-        )
-
-    page.route("**/v1/**", guard)
-    page.reload()
-    fill(page, "#key-text", "guess")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#key-wrong:visible")
-    fill(page, "#key-text", "secret")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#limits:not(:empty)")
-    finished(page)
 
 
 def test_fits_a_phone(visit):

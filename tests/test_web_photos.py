@@ -238,23 +238,22 @@ def test_two_settings_of_one_photo(visit):
     until(page, "before.naturalWidth === 24")
 
 
-def test_dropped_and_pasted(chromium_alone, visit):
+def test_a_key_is_asked_for(visit):
     page = visit()
-    for event, carrier in (("drop", "dataTransfer"), ("paste", "clipboardData")):
-        page.evaluate(
-            """async ([event, carrier]) => {
-                const data = new DataTransfer();
-                const canvas = new OffscreenCanvas(20, 16);
-                canvas.getContext("2d");
-                data.items.add(new File([await canvas.convertToBlob()], `${event}.png`, { type: "image/png" }));
-                const kind = { drop: DragEvent, paste: ClipboardEvent }[event];
-                document.body.dispatchEvent(new kind(event, { [carrier]: data, bubbles: true, cancelable: true }));
-            }""",
-            [event, carrier],
+
+    def guard(route):
+        if route.request.headers.get("authorization") == "Bearer secret":
+            return route.continue_()
+        return route.fulfill(
+            status=401, json={"error": {"code": "unauthorized", "message": "a key is needed"}}
         )
-        page.wait_for_selector(f"#photo-name:has-text('{event}.png')")
-        page.wait_for_selector("#sizes:has-text('20 × 16')")
-    assert page.locator("#photos li").count() == 2
-    assert page.inner_text("#start") == "Enlarge 2 photos"
-    page.click("#start")
-    until(page, "document.querySelectorAll('#photos [aria-label$=ready]').length === 2")
+
+    page.route("**/v1/**", guard)
+    page.reload()
+    fill(page, "#key-text", "guess")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#key-wrong:visible")
+    fill(page, "#key-text", "secret")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#limits:not(:empty)")
+    finished(page)

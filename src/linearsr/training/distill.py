@@ -221,21 +221,16 @@ class DistillObjective(FlowObjective):
         size, step, sides = self.stage.judged_crop, self.multiple_of, batch.lr.shape[-2:]
         if not size:
             return lambda crops: crops
-        places = [(side - size) // step + 1 for side in sides]
-        corners = [np.random.default_rng([seed, _WINDOW_STREAM]).integers(places) for seed in batch.seeds]
+        ends = [(side - size) // step + 1 for side in sides]
+        corners = [np.random.default_rng([seed, _WINDOW_STREAM]).integers(ends) for seed in batch.seeds]
 
         def cut(crops: Tensor) -> Tensor:
             # lengths in LR pixels become those of an image or of a latent
-            lengths = list(zip(crops.shape[-2:], sides, strict=True))
-            height, width = (size * length // side for length, side in lengths)
-            windows = []
-            for crop, corner in zip(crops, corners, strict=True):
-                top, left = (
-                    place * step * length // side
-                    for place, (length, side) in zip(corner.tolist(), lengths, strict=True)
-                )
-                windows.append(crop[:, top : top + height, left : left + width])
-            return torch.stack(windows)
+            whole = np.array(crops.shape[-2:])
+            height, width = size * whole // sides
+            places = (corner * step * whole // sides for corner in corners)
+            cuts = zip(crops, places, strict=True)
+            return torch.stack([crop[:, y : y + height, x : x + width] for crop, (y, x) in cuts])
 
         return cut
 
