@@ -431,8 +431,9 @@ def test_what_is_no_image_is_named(pipe: LinearSRPipeline, image: object) -> Non
 
 
 def test_a_seed_is_a_whole_number(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
-    with pytest.raises(TypeError):
-        pipe(photo, seed=1.9)  # type: ignore[arg-type]
+    for wrong in (1.9, "0"):
+        with pytest.raises(TypeError, match="a seed must be a whole number, not"):
+            pipe(photo, seed=wrong)  # type: ignore[arg-type]
 
 
 def test_sigmas_that_make_no_sense_are_refused() -> None:
