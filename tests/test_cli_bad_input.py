@@ -63,7 +63,7 @@ def test_each_bad_file_is_one_line_and_the_good_ones_are_done(photos, tiny_model
     assert "Traceback" not in result.stderr
     assert all(character.isprintable() for text in lines for character in text)
     done = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
-    assert done == {"photos/good.png", "photos/one_pixel.png", "photos/sub/good.png"}
+    assert done == {"photos/good.png", "photos/one_pixel.png", "photos/sub/good.png", ".linearsr-results"}
 
 
 def test_one_bad_file_alone(photos, tiny_model):

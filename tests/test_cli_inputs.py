@@ -183,11 +183,31 @@ def test_a_folder_of_results_among_the_inputs_is_no_input(tree):
         inputs, results = split_results(find_sources(again, Path("in/out2")))
         assert not [source for source in inputs if "out" in source.path.parts]
         assert [str(source.path) for source in results] == ["in/out"]
-    assert list(outputs(["in/out"], "other")) == ["in/out/b.png"], "who names it wants it"
+    assert list(outputs(["in/out"], "other")) == ["in/out/b.png"], "who names it alone wants it"
     mark_results(Path("elsewhere"), arguments)
     mark_results(Path("in"), arguments)
     assert not Path("elsewhere").exists()
     assert not Path("in/.linearsr-results").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["in/*.*"], ["in/b.png", "in/a.JPG"], ["in/b.png", "in/out", "in/sub"]]
+)
+def test_an_output_folder_that_a_shell_finds_is_no_input(tree, arguments):
+    Path("in/out").mkdir()
+    found = outputs(arguments, "in/out")
+    mark_results(Path("in/out"), arguments)
+    Path("in/out/b.png").write_bytes(b"x")
+    names = [arguments[0]] if "*" in arguments[0] else [*arguments, "in/out"]
+    assert outputs(names, "in/out") == found, "the same command, resumed"
+    assert "in/out/b.png" not in outputs([*names, "in/notes.txt"], "in/out2")
+
+
+def test_a_single_file_leaves_no_mark(tree):
+    mark_results(Path("out"), ["in/b.png"])
+    mark_results(Path("in/out"), ["in/b.png"])
+    assert not Path("out").exists()
+    assert not Path("in/out").exists()
 
 
 def test_a_list_of_names(tree):

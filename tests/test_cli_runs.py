@@ -90,6 +90,13 @@ def test_a_full_stdout_is_one_line(photos, tiny_model):
         assert "No space left" in done.stderr
 
 
+def test_a_closed_stdout_is_no_error(photos, tiny_model):
+    command = [*COMMAND, str(photos / "a.png"), "--model", str(tiny_model)]
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], env=ENVIRONMENT, check=False)
+    assert closed.returncode == 0
+    assert (photos / "a_x4.png").exists()
+
+
 # ---------------------------------------------------------------- sizes, lists, times
 
 

@@ -42,6 +42,7 @@ def test_an_interrupt_is_heard_at_every_moment_of_the_start(tiny_model, tmp_path
     first = (
         next(place for place, line in enumerate(imports) if line.endswith("linearsr.cli.interrupts\n")) + 2
     )
+    assert not [line for line in imports[:first] if line.endswith((" typing\n", " re\n"))], "slow to import"
     last = next(place for place, line in enumerate(imports) if line.endswith(" linearsr.pipeline\n")) - 1
     for index in range(MOMENTS):
         moment = first + (last - first) * index // (MOMENTS - 1)

@@ -266,3 +266,23 @@ def test_a_name_that_the_terminal_cannot_show(tagged, tmp_path):
     command = [sys.executable, "-m", "linearsr.cli.app", "tag", "ä.png", "--model", str(tagged)]
     ascii_only = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
     assert rb"\xe4.png" in subprocess.check_output(command, env=ascii_only, cwd=tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has such a disk")
+def test_a_full_stdout_is_one_line(tagged, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "linearsr.cli.app", "tag", "a.png", "--model", str(tagged)]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "linearsr: cannot write to stdout: No space left on device\n",
+    )

@@ -59,12 +59,12 @@ def test_errors_that_say_that_memory_is_gone(error: Exception, expected: bool) -
 
 
 def test_an_unknown_device_is_one_short_line() -> None:
-    for name in ("gpu", "toaster", "cuda:99", ""):
+    for name in ("gpu", "toaster", "cuda:99", "", "meta"):
         with pytest.raises(ValueError, match="cannot be used") as refused:
             named_device(name)
         assert len(str(refused.value)) < 200
         assert "privateuseone" not in str(refused.value)
-    assert named_device("cpu") == CPU
+    assert named_device("cpu") == named_device("cpu:7") == CPU
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="a processor without bfloat16")

@@ -37,8 +37,10 @@ def test_every_kind_of_source(tmp_path):
     data = encoded(RGB8)
     path = tmp_path / "wrong extension.jpg"
     path.write_bytes(data)
+    written = io.BytesIO()
+    written.write(data)
     with open(path, "rb") as file:
-        for source in (data, path, str(path), io.BytesIO(data), file):
+        for source in (data, path, str(path), io.BytesIO(data), written, file):
             assert np.array_equal(levels(read_image(source)), RGB8)
 
 

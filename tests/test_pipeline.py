@@ -284,3 +284,9 @@ def test_integer_tensors_and_wrong_ranges(pipe: LinearSRPipeline, photo: np.ndar
 def test_what_is_no_image_is_named(pipe: LinearSRPipeline, image: object) -> None:
     with pytest.raises(TypeError, match=f"a path, a PIL image, .*not {type(image).__name__}"):
         pipe(image)  # type: ignore[arg-type]
+
+
+def test_a_seed_is_a_whole_number(pipe: LinearSRPipeline, photo: np.ndarray) -> None:
+    for wrong in (1.9, "0"):
+        with pytest.raises(TypeError, match="a seed must be a whole number, not"):
+            pipe(photo, seed=wrong)  # type: ignore[arg-type]

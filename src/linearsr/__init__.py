@@ -3,17 +3,17 @@
 The names below are imported when they are first used, so that `import linearsr` costs nothing.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from linearsr._version import __version__
 
+TYPE_CHECKING = False
+"""As in `typing`, which takes too long to import before Ctrl-C is handled."""
 if TYPE_CHECKING:
     from linearsr.pipeline import LinearSROutput, LinearSRPipeline
 
 __all__ = ["LinearSROutput", "LinearSRPipeline", "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in ("LinearSROutput", "LinearSRPipeline"):
         import linearsr.pipeline
 

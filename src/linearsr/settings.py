@@ -229,6 +229,7 @@ def seeds_for(
 
     Raises:
         ValueError: another number of them, or both are given.
+        TypeError: a seed is not a whole number.
     """
     import torch
 
@@ -239,8 +240,10 @@ def seeds_for(
         values = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
     else:
         given = list(seed) if isinstance(seed, Sequence) else [0 if seed is None else seed] * count
-        # a fraction is no seed
-        values = [index(each) for each in given]
+        try:
+            values = [index(each) for each in given]
+        except TypeError as error:
+            raise TypeError(f"a seed must be a whole number, not {seed!r}") from error
     if len(values) != count:
         raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
     return values

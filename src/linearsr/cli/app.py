@@ -87,6 +87,9 @@ def main() -> None:
     # Threads that wait for each other by spinning make a busy machine ten times slower. OpenMP reads this with torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     keep_freed_memory()
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
         # a name that the terminal's encoding has not is better escaped than the end of the work
         if isinstance(stream, io.TextIOWrapper):

@@ -3,8 +3,12 @@
 import os
 import signal
 import sys
-from types import FrameType
-from typing import NoReturn
+
+from linearsr import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
 
 _IMPORTS = "<frozen importlib._bootstrap>"
 _INTERRUPTED = 130
@@ -22,13 +26,13 @@ def hand_over() -> None:
         signal.signal(signal.SIGINT, _interrupt)
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
+def _leave(number: int, frame: "FrameType | None") -> "NoReturn":
     sys.stderr.write("linearsr: interrupted\n")
     sys.stderr.flush()
     os._exit(_INTERRUPTED)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: "FrameType | None") -> "NoReturn":
     while frame is not None:
         if frame.f_code.co_filename == _IMPORTS:
             _leave(number, frame)

@@ -13,7 +13,7 @@ from linearsr.images.files import tell_others
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import Job
 from linearsr.jobs.run import Rules, Work, run_job
-from linearsr.jobs.sources import Source, find_sources, split_results
+from linearsr.jobs.sources import Source, find_sources, folders_of, split_results
 
 _HEAD: dict[str, Any] = dict.fromkeys(("input", "output", "status", "size", "seconds")) | {"warnings": []}
 
@@ -25,7 +25,7 @@ def inputs_of(
     inputs, results = split_results(find_sources(names, folder), suffix, by_name=by_name)
     if results:
         say(f"skipped as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
-    if others := tell_others([Path(name) for name in names if os.path.isdir(name)], folder):
+    if others := tell_others(map(Path, folders_of(names, folder)), folder):
         say(others)
     return inputs
 

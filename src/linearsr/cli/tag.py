@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from linearsr.cli.console import out, say, table, told
+from linearsr.cli.console import lost_output, out, say, table, told
 from linearsr.cli.loading import check_degradation, check_new_file, load_tagger
 from linearsr.cli.options import MAX_PIXELS, Device, Images, JsonLines, MaxPixels
 from linearsr.cli.pictures import inputs_of, run_all
@@ -148,4 +148,7 @@ def _show(rows: list[tuple[str, str]]) -> None:
     found = table("image", "tags", ruled=True)
     for image, tags in rows:
         found.add_row(image, tags or "-")
-    out().print(found)
+    try:
+        out().print(found)
+    except OSError as error:
+        lost_output(error)

@@ -123,7 +123,7 @@ def upscale(
         sources = inputs_of(pipes.names, place.folder, suffix)
         size = fit.suffix() if fit else f"_x{settings['scale']:g}"
         jobs = [pipes.called(job) for job in plan(sources, place.namer(size))]
-        if place.folder is not None:
+        if place.folder is not None and any(job.error is None for job in jobs):
             mark_results(place.folder, pipes.names)
         rules = Rules(overwrite, keep_times)
         _run(upscaling, jobs, device.split(","), rules, pipes.to_stdout, as_json)

@@ -11,6 +11,9 @@ IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
 """What counts as an image where a folder is searched, also where an extra reads it; a file that is named is read
 whatever its name."""
 
+RESULTS_MARK = ".linearsr-results"
+"""A file of this name marks a folder of results that lies among the inputs: a search leaves it out."""
+
 _BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tiff", b"MM\0*": ".tiff"}
 
 
@@ -33,6 +36,11 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def is_marked(folder: str | Path) -> bool:
+    """Whether an earlier run filled a folder with results."""
+    return os.path.exists(os.path.join(folder, RESULTS_MARK))
+
+
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """Image files under `folder`, to the bottom but for hidden folders, sorted."""
     top = Path(folder)
@@ -50,10 +58,12 @@ def tell_others(folders: Iterable[Path], left_out: Path | None = None) -> str | 
     kinds = Counter[str]()
     away = left_out and os.path.realpath(left_out)
     for root, inside, names in (entry for folder in folders for entry in os.walk(folder)):
-        visible = [name for name in inside if not name.startswith(".")]
-        inside[:] = [name for name in visible if os.path.realpath(os.path.join(root, name)) != away]
+        visible = {name: os.path.join(root, name) for name in inside if not name.startswith(".")}
+        inside[:] = [
+            name for name, at in visible.items() if os.path.realpath(at) != away and not is_marked(at)
+        ]
         for path in map(Path, names):
-            if not is_image_name(path):
+            if not is_image_name(path) and path.name != RESULTS_MARK:
                 kinds["hidden" if path.name.startswith(".") else path.suffix.lower() or "without a type"] += 1
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"skipped, not image file names: {counts}" if kinds else None

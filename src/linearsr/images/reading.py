@@ -131,9 +131,13 @@ def _load(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
     else:
         name = str(getattr(source, "name", "<stream>"))
         try:
+            if getattr(source, "seekable", bool)():
+                source.seek(0)  # as Pillow does: it may just have been written
             data = source.read()
         except (OSError, ValueError) as error:
             raise ImageError(name, f"cannot be read ({error}); open it for reading in binary mode") from error
+        if isinstance(data, str):
+            raise ImageError(name, "is opened as text; open it for reading in binary mode")
     return name, data
 
 

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from linearsr.images.files import is_image_name
+from linearsr.images.files import RESULTS_MARK, is_image_name, is_marked
 from linearsr.jobs.messages import shown
 
-RESULTS_MARK = ".linearsr-results"
-"""A file of this name marks a folder of results that lies among the inputs: a search leaves it out."""
 _RESULT_NAME = r"(?P<name>.+?)(_x\d+(\.\d+)?|(_\d+[wh]|_\d+(\.\d+)?mp)+{own})"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -65,11 +63,14 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
     Folders are walked to the bottom, without hidden files, `output_folder` and folders that an earlier run filled; of
     several folders each keeps its own name in the tree. A pattern that the shell has not expanded is expanded here.
     """
-    several = sum(os.path.isdir(argument) for argument in arguments) > 1
+    folders = folders_of(arguments, output_folder)
+    several = len(folders) > 1
     found: list[Source] = []
     for argument in arguments:
         path = Path(argument)
-        if os.path.isdir(path):
+        if os.path.isdir(path) and argument not in folders:
+            found.append(Source(path, Path(), is_results=True))
+        elif os.path.isdir(path):
             tree = Path(path.resolve().name) if several else Path()
             found += _walk(path, tree, output_folder)
         elif os.path.lexists(path):
@@ -85,6 +86,16 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
     for source in found:
         unique.setdefault(key_of(source.path), source)
     return list(unique.values())
+
+
+def folders_of(arguments: Sequence[str], output_folder: Path | None = None) -> list[str]:
+    """The folders among the arguments, but of several none with results: a shell finds these in the place of `*`."""
+    place = output_folder and os.path.realpath(output_folder)
+    return [
+        each
+        for each in filter(os.path.isdir, arguments)
+        if len(arguments) == 1 or not (is_marked(each) or os.path.realpath(each) == place)
+    ]
 
 
 def split_results(
@@ -114,11 +125,22 @@ def split_results(
 
 
 def mark_results(folder: Path, arguments: Sequence[str]) -> None:
-    """Mark an output folder that lies in a folder among the arguments, so that no later run searches it."""
+    """Mark an output folder that lies where the arguments search, so that no later run searches it.
+
+    A shell may have searched for several files: then it lies where they do.
+    """
     place = folder.resolve()
-    if any(Path(each).resolve() in place.parents for each in arguments if os.path.isdir(each)):
+    is_search = len(arguments) > 1 or not os.path.isfile(arguments[0])
+    if is_search and any(_root(each).resolve() in place.parents for each in arguments):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULTS_MARK).touch()
+
+
+def _root(argument: str) -> Path:
+    """The folder that an argument searches, or that of its file."""
+    if os.path.isdir(argument):
+        return Path(argument)
+    return Path(argument).parent if os.path.lexists(argument) else _fixed_part(argument)
 
 
 def stems(path: Path) -> tuple[str, str]:
@@ -141,9 +163,9 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
     for root, folders, files in os.walk(folder, onerror=unreadable):
         inside = [Path(root, name) for name in sorted(folders) if not name.startswith(".")]
         inside = [path for path in inside if os.path.realpath(path) != left_out]
-        found += [Source(path, Path(), is_results=True) for path in inside if _is_marked(path)]
+        found += [Source(path, Path(), is_results=True) for path in inside if is_marked(path)]
         # in place: os.walk then goes into these only, in this order
-        folders[:] = [path.name for path in inside if not _is_marked(path)]
+        folders[:] = [path.name for path in inside if not is_marked(path)]
         for name in sorted(files):
             path = Path(root, name)
             if is_image_name(path):
@@ -153,16 +175,12 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
     return found
 
 
-def _is_marked(folder: Path) -> bool:
-    return (folder / RESULTS_MARK).exists()
-
-
 def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
     """What a shell would make of the pattern, with folders walked; `**` goes down any number of folders."""
     root = _fixed_part(pattern)
     found: list[Source] = []
     for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
-        marked = next(filter(_is_marked, _folders_on_the_way(root, match)), None)
+        marked = next(filter(is_marked, _folders_on_the_way(root, match)), None)
         if marked is not None:
             found.append(Source(marked, Path(), is_results=True))
         elif match.is_dir():

@@ -43,11 +43,11 @@ def named_device(name: str) -> torch.device:
     with contextlib.suppress(RuntimeError):
         device = torch.device(name)
         try:
-            torch.zeros(1, device=device) + 1
+            (torch.zeros(1, device=device) + 1).item()
         except Exception as error:
             reason = " ".join(str(error).split()).split(". ")[0]
         else:
-            return device
+            return torch.device("cpu") if device.type == "cpu" else device
     raise ValueError(f"{name} cannot be used ({reason}): choose auto, cpu, cuda, cuda:1 or mps")
 
 
