@@ -184,7 +184,7 @@ def test_broken_and_too_large_files_leave_nothing(tiny_model, tmp_path, photo):
     run = upscale(cut, photo, "--model", tiny_model, "-o", tmp_path / "out", "--strict", *TINY)
     assert run.exit_code == 1
     assert "is truncated" in run.stderr
-    assert entries(tmp_path / "out") == ["a.png"]
+    assert entries(tmp_path / "out") == [".linearsr-results", "a.png"]
     assert "exceed the limit" in refused(upscale(photo, "--model", tiny_model, "--max-pixels", 100, *TINY), 1)
     assert entries(tmp_path) == ["a.png", "cut.png", "out"]
 

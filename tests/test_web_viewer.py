@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from web_tools import WEB, enlarge, finished, give, photo, until
+from web_tools import WEB, enlarge, finished, give, photo, result_seen, until
 
 
 def lengths(page, *names):
@@ -83,7 +83,11 @@ def test_zoom_and_move_both_pictures_together(visit):
 
 @pytest.mark.parametrize("mode", ["slider", "beside"])
 def test_pinched(chromium_alone, visit, mode):
-    page = finished(visit(390, 844, has_touch=True, is_mobile=True))
+    page = visit(390, 844, has_touch=True, is_mobile=True)
+    # without exact values, whose fields would push the viewer off the screen
+    give(page, photo())
+    enlarge(page)
+    result_seen(page)
     page.click(f"#mode-{mode}")
     whole = boxes(page)
     box = page.locator("#viewer").bounding_box()
