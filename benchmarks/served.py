@@ -25,7 +25,7 @@ class Server:
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(*self._command, stderr=asyncio.subprocess.PIPE)
         assert self.process.stderr is not None
-        line = (await self.process.stderr.readline()).decode()
+        _loading, line = [(await self.process.stderr.readline()).decode() for _ in range(2)]
         if not line.startswith("LinearSR is at"):
             raise SystemExit(f"the server does not start: {line}")
         self.said = asyncio.create_task(self.process.stderr.read())

@@ -42,6 +42,7 @@ def started(
         list(map(str, command)), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:
         assert process.stderr is not None
+        assert process.stderr.readline() == "loading the model\n"
         line = process.stderr.readline()
         try:
             assert line.startswith("LinearSR is at "), line
@@ -57,7 +58,8 @@ def refused(*options: object, **variables: str) -> str:
     environment = {**ENVIRONMENT, **variables}
     process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert process.returncode == 2
-    (line,) = process.stderr.splitlines()
+    *before, line = process.stderr.splitlines()
+    assert before in ([], ["loading the model"])
     return line
 
 
