@@ -68,19 +68,26 @@ def of_photo(photo: str, preset: str) -> Place:
     """From `PHOTO[@X,Y][:PRESET]`."""
     photo, _, own_preset = photo.partition(":")
     path, _, corner = photo.partition("@")
-    hr = crop_to_multiple(read_rgb(Path(path)), 4)
-    lr = degrade(hr, PRESETS[own_preset or preset], file_generator(0, Path(path).stem), 4)
     left, _, top = corner.partition(",")
-    return Place(own_preset or preset, lr, hr, (int(left), int(top)) if corner else None, {})
+    hr = crop_to_multiple(read_rgb(Path(path)), 4)
+    return degraded(Path(path), hr, own_preset or preset, (int(left), int(top)) if corner else None)
+
+
+def degraded(path: Path, hr: np.ndarray, preset: str, corner: tuple[int, int] | None) -> Place:
+    return Place(preset, degrade(hr, PRESETS[preset], file_generator(0, path.stem), 4), hr, corner, {})
+
+
+def drawn_corner(hr: np.ndarray, size: int, rng: random.Random) -> tuple[int, int]:
+    height, width = hr.shape[:2]
+    return rng.randrange(width - size), rng.randrange(height - size)
 
 
 def drawn_photos(folder: Path, presets: Sequence[str], size: int, rng: random.Random) -> Iterator[Place]:
     """Photos of a folder in random order, at random places, degraded by each preset in turn."""
     paths = list_images(folder)
     for number, path in enumerate(rng.sample(paths, len(paths))):
-        hr = read_rgb(path)
-        corner = ",".join(str(rng.randrange(side - size)) for side in hr.shape[1::-1])
-        yield of_photo(f"{path}@{corner}", presets[number % len(presets)])
+        hr = crop_to_multiple(read_rgb(path), 4)
+        yield degraded(path, hr, presets[number % len(presets)], drawn_corner(hr, size, rng))
 
 
 def drawn_pairs(
@@ -91,9 +98,9 @@ def drawn_pairs(
     stems = sorted(set.intersection(*(set(paths) for paths in found)))
     for stem in rng.sample(stems, len(stems)):
         lr, hr, *others = (crop_to_multiple(read_rgb(paths[stem]), 1) for paths in found)
-        left, top = (rng.randrange(side - size) for side in hr.shape[1::-1])
+        corner = drawn_corner(hr, size, rng)
         others_by_name = {name: to_pil(picture) for name, picture in zip(results, others, strict=True)}
-        yield Place("camera", lr, hr, (left, top), others_by_name)
+        yield Place("camera", lr, hr, corner, others_by_name)
 
 
 def row(place: Place, methods: dict[str, Method], size: int, zoom: int) -> list[Crop]:

@@ -28,7 +28,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from trunk_training import Discriminator, Features, Trained, distance, drawn, noisy, say, seen_pixels
+from trunk_training import (
+    Balance,
+    Discriminator,
+    Features,
+    Trained,
+    deceived,
+    distance,
+    drawn,
+    one_window,
+    say,
+    seen_pixels,
+    told_apart,
+)
 
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.lpips import lpips_values
@@ -101,7 +113,7 @@ class TaggedDiscriminator(Discriminator):
 class Trial:
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
-        self.share = args.share
+        self.balance = Balance(args.share, 0.02)
         vocabulary = read_vocabulary(args.vocabulary, "vocabulary")
         self.vocabulary = vocabulary
         model = LinearSRPipeline.from_pretrained(torch_dtype=torch.bfloat16)
@@ -116,8 +128,6 @@ class Trial:
             before = torch.load(args.judge, weights_only=True)["discriminator"]["mean"]
             with torch.no_grad():  # the weights for tags come last
                 torch._foreach_copy_(self.discriminator.exact[: len(before)], before)
-        self.weight = 0.02
-        """Of the discriminator's loss."""
 
     @torch.no_grad()
     def seen(self, lr: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,12 +147,10 @@ class Trial:
         tags = tags * (torch.rand(len(tags), 1) > 0.25)
         out = self.picture(lr, tags)
         leaf = out.detach().requires_grad_(True)
-        top, left = (int(x) for x in torch.randint(0, 9, (2,)))
         with torch.no_grad():
             taught = drawn(self.teacher, lr)
-        up, hr, taught, window = (
-            x[..., top : top + hr.shape[2] - 8, left : left + hr.shape[3] - 8]
-            for x in (F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, taught, leaf)
+        up, hr, taught, window = one_window(
+            F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, taught, leaf
         )
         with torch.no_grad():
             of_up, of_hr, of_taught = (self.features(x) for x in (up, hr, taught))
@@ -154,18 +162,15 @@ class Trial:
 
         loss = 1.5 * F.l1_loss(window, hr) + 0.6 * distance(of_window, of_hr)
         loss = loss + 0.35 * distance(of_window, of_taught) + 1.5 * lpips_values(window, hr).mean()
-        judge = self.discriminator.network
-        judge.requires_grad_(False)
-        real, fake = judge(of_hr, of_up, seen_hr), judge(of_window, of_up, seen)
-        adversarial = torch.stack([F.softplus(r - f).mean() for r, f in zip(real, fake, strict=True)]).mean()
-        judge.requires_grad_(True)
-        (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
-        (towards_real,) = torch.autograd.grad(adversarial, leaf)
-        wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))
-        self.weight += 0.02 * (min(3.0, wanted) - self.weight)
-        out.backward(towards_truth + self.weight * towards_real)
+        adversarial = deceived(self.discriminator.network, of_window, of_hr, of_up, seen, seen_hr)
+        self.balance.backward(out, leaf, loss, adversarial)
         self.expert.step(most=1.0)
-        return {"loss": loss.item(), "adversarial": adversarial.item(), "weight": self.weight, **told}
+        return {
+            "loss": loss.item(),
+            "adversarial": adversarial.item(),
+            "weight": self.balance.weight,
+            **told,
+        }
 
     def _learn_to_judge(
         self,
@@ -182,17 +187,11 @@ class Trial:
         misled = judge(of_hr, given, seen_hr)
         differ = (judge.tags != tags).any(1).float()
         judge.tags = tags
-        real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
-        shaken = [
-            *judge(noisy(of_hr, 0.1), given, noisy([seen_hr], 0.05)[0]),
-            *judge(noisy(of_fake, 0.1), given, noisy([seen], 0.05)[0]),
-        ]
-        apart = torch.stack([F.softplus(f - r).mean() for r, f in zip(real, fake, strict=True)]).mean()
+        real, apart, moved = told_apart(judge, of_hr, of_fake, given, seen_hr, seen)
         wrong = torch.stack(
             [(differ * F.softplus(m - r).mean((1, 2, 3))).mean() for r, m in zip(real, misled, strict=True)]
         ).mean()
-        moved = [(a - b).square().mean() for a, b in zip([*real, *fake], shaken, strict=True)]
-        (apart + 0.3 * wrong + 5 * torch.stack(moved).sum() / len(real)).backward()
+        (apart + 0.3 * wrong + 5 * moved).backward()
         self.discriminator.step(most=10.0)
         return {"judge": apart.item(), "wrong tags": wrong.item() / max(1e-9, differ.mean().item())}
 

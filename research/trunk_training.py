@@ -163,15 +163,70 @@ def noisy(maps: Sequence[Tensor], deviation: float) -> list[Tensor]:
     return [m + deviation * torch.randn_like(m) for m in maps]
 
 
+def one_window(*pictures: Tensor) -> Iterator[Tensor]:
+    """The same window of pictures of one size, another each time: strides must not meet the same pixels."""
+    top, left = (int(x) for x in torch.randint(0, 9, (2,)))
+    height, width = (side - 8 for side in pictures[0].shape[2:])
+    return (x[..., top : top + height, left : left + width] for x in pictures)
+
+
+def told_apart(
+    judge: nn.Module,
+    of_hr: list[Tensor],
+    of_fake: list[Tensor],
+    given: list[Tensor],
+    seen_hr: Tensor,
+    seen: Tensor,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """What the discriminator says of the originals, its loss, and how far a little noise moves what it says."""
+    real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
+    shaken = [
+        *judge(noisy(of_hr, 0.1), given, noisy([seen_hr], 0.05)[0]),
+        *judge(noisy(of_fake, 0.1), given, noisy([seen], 0.05)[0]),
+    ]
+    apart = torch.stack([F.softplus(f - r).mean() for r, f in zip(real, fake, strict=True)]).mean()
+    moved = [(a - b).square().mean() for a, b in zip([*real, *fake], shaken, strict=True)]
+    return real, apart, torch.stack(moved).sum() / len(real)
+
+
+def deceived(
+    judge: nn.Module,
+    of_fake: list[Tensor],
+    of_hr: list[Tensor],
+    given: list[Tensor],
+    seen: Tensor,
+    seen_hr: Tensor,
+) -> Tensor:
+    """The adversarial loss of pictures, for which the discriminator stays as it is."""
+    judge.requires_grad_(False)
+    real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
+    judge.requires_grad_(True)
+    return torch.stack([F.softplus(r - f).mean() for r, f in zip(real, fake, strict=True)]).mean()
+
+
+class Balance:
+    """Weighs the adversarial gradient so that its norm is a set share of the others'."""
+
+    def __init__(self, share: float, weight: float) -> None:
+        self.share, self.weight = share, weight
+
+    def backward(self, out: Tensor, leaf: Tensor, loss: Tensor, adversarial: Tensor) -> None:
+        """Go back from pictures `out`; both losses are of `leaf`, their detached copy."""
+        (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        (towards_real,) = torch.autograd.grad(adversarial, leaf)
+        wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))
+        self.weight += 0.02 * (min(3.0, wanted) - self.weight)
+        out.backward(towards_truth + self.weight * towards_real)
+
+
 class Training:
     def __init__(self, args: argparse.Namespace) -> None:
-        self.share, self.blend = args.share, args.blend
+        self.blend = args.blend
+        self.balance = Balance(args.share, 0.005)
         self.features = Features()
         self.trunk = Trained(RRDBNet.from_pretrained(args.trunk), args.rate, 0.9)
         self.discriminator = Trained(Discriminator(), 3e-4, 0.5)
         self.teacher = RRDBNet.from_pretrained(args.trunk).to(torch.bfloat16).requires_grad_(False)
-        self.weight = 0.005
-        """Of the discriminator's loss."""
 
     def step(self, lr: Tensor, hr: Tensor, *, trains_trunk: bool) -> dict[str, float]:
         """One batch (B, 3, h, w), (B, 3, H, W). While the discriminator learns alone, it judges the teacher."""
@@ -179,11 +234,8 @@ class Training:
             taught = drawn(self.teacher, lr)
         out = drawn(self.trunk.network, lr) if trains_trunk else taught
         leaf = out.detach().requires_grad_(trains_trunk)
-        # another window each time: strides must not meet the same pixels
-        top, left = (int(x) for x in torch.randint(0, 9, (2,)))
-        up, hr, taught, window = (
-            x[..., top : top + hr.shape[2] - 8, left : left + hr.shape[3] - 8]
-            for x in (F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, taught, leaf)
+        up, hr, taught, window = one_window(
+            F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, taught, leaf
         )
         with torch.no_grad():
             of_up, of_hr, of_taught = (self.features(x) for x in (up, hr, taught))
@@ -196,31 +248,22 @@ class Training:
         # towards the truth, and not far from a picture without grain
         loss = F.l1_loss(window, hr) + 0.7 * distance(of_window, of_hr) + 0.2 * distance(of_window, of_taught)
         loss = loss + 1.5 * lpips_values(window, hr).mean()
-        judge = self.discriminator.network
-        judge.requires_grad_(False)
-        real, fake = judge(of_hr, of_up, seen_hr), judge(of_window, of_up, seen)
-        adversarial = torch.stack([F.softplus(r - f).mean() for r, f in zip(real, fake, strict=True)]).mean()
-        judge.requires_grad_(True)
-        (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
-        (towards_real,) = torch.autograd.grad(adversarial, leaf)
-        wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))
-        self.weight += 0.02 * (min(3.0, wanted) - self.weight)
-        out.backward(towards_truth + self.weight * towards_real)
+        adversarial = deceived(self.discriminator.network, of_window, of_hr, of_up, seen, seen_hr)
+        self.balance.backward(out, leaf, loss, adversarial)
         self.trunk.step(most=1.0)
-        return {"loss": loss.item(), "adversarial": adversarial.item(), "weight": self.weight, **told}
+        return {
+            "loss": loss.item(),
+            "adversarial": adversarial.item(),
+            "weight": self.balance.weight,
+            **told,
+        }
 
     def _learn_to_judge(
         self, of_hr: list[Tensor], of_fake: list[Tensor], given: list[Tensor], seen_hr: Tensor, seen: Tensor
     ) -> dict[str, float]:
         judge = self.discriminator.network
-        real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
-        shaken = [
-            *judge(noisy(of_hr, 0.1), given, noisy([seen_hr], 0.05)[0]),
-            *judge(noisy(of_fake, 0.1), given, noisy([seen], 0.05)[0]),
-        ]
-        apart = torch.stack([F.softplus(f - r).mean() for r, f in zip(real, fake, strict=True)]).mean()
-        moved = [(a - b).square().mean() for a, b in zip([*real, *fake], shaken, strict=True)]
-        (apart + torch.stack(moved).sum() / len(real)).backward()
+        _, apart, moved = told_apart(judge, of_hr, of_fake, given, seen_hr, seen)
+        (apart + moved).backward()
         self.discriminator.step(most=10.0)
         return {"judge": apart.item()}
 
@@ -240,7 +283,7 @@ class Training:
         state = {
             "trunk": self.trunk.state(),
             "discriminator": self.discriminator.state(),
-            "weight": self.weight,
+            "weight": self.balance.weight,
         }
         torch.save({**state, "hours": hours}, folder / "state.tmp")
         (folder / "state.tmp").replace(folder / "state.pt")
@@ -257,7 +300,7 @@ class Training:
         state = torch.load(folder / "state.pt", weights_only=True)
         self.trunk.load(state["trunk"])
         self.discriminator.load(state["discriminator"])
-        self.weight = state["weight"]
+        self.balance.weight = state["weight"]
         return float(state["hours"])
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
@@ -13,6 +14,7 @@ from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
 from linearsr.training.checks import check, check_model
 from linearsr.training.config import read_settings
 from linearsr.training.recipe import plan
+from linearsr.training.section import ConfigError
 from training_tools import make_photos, parse, published_lite0, train, weights
 
 RECIPE = Path(__file__).parents[1] / "configs/default/pipeline.yaml"
@@ -82,3 +84,7 @@ def test_one_recipe_makes_the_model_of_the_package(tmp_path: Path) -> None:
     again = list[str]()
     assert train(raw, seen=again) == model
     assert again == []
+
+    del raw["parts"]["lr_stem"]
+    with pytest.raises(ConfigError, match=r"parts\.lr_stem: a model without experts needs a stem"):
+        check_model(parse(raw), runs)

@@ -117,9 +117,11 @@ def summary(counts: Mapping[Any, int], total: int, rest: str = "not finished") -
 
 
 @contextmanager
-def doing(what: str) -> Iterator[None]:
-    """Show on a terminal what takes a while."""
+def doing(what: str, logged: bool = False) -> Iterator[None]:
+    """Show on a terminal what takes a while; where there is none, it is a line of the log if it is `logged`."""
     if not console().is_terminal:
+        if logged:
+            say(what)
         yield
         return
     with console().status(what):

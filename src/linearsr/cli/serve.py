@@ -10,11 +10,10 @@ from typing import Annotated, Literal
 import typer
 from typer import Option
 
-from linearsr.cli.console import console, doing, needing, say, stop, told
+from linearsr.cli.console import doing, needing, say, stop, told
 from linearsr.cli.options import Model, WeightType
 from linearsr.jobs.messages import failure, shown
 
-_LOADING = "loading the model"
 _KEYS_VARIABLE = "LINEARSR_API_KEYS"
 _SECRET_VARIABLE = "LINEARSR_WEBHOOK_SECRET"
 
@@ -111,10 +110,7 @@ def serve(
         keep_seconds=keep,
     )
     with told(), ExitStack() as loading:
-        # a log gets a line, too: loading may take long
-        if not console().is_terminal:
-            say(_LOADING)
-        loading.enter_context(doing(_LOADING))
+        loading.enter_context(doing("loading the model", logged=True))
 
         def ready(address: str) -> None:
             loading.close()

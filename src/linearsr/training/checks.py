@@ -78,16 +78,17 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
             raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
     if recipe.makes_model and model.use_tags and parts.tagger is None:
         raise ConfigError("model.use_tags: the model has no tagger: set parts.tagger to the folder of one")
-    if recipe.makes_model and parts.lr_stem is None and not last_flow(runs):
+    flows = last_flow(runs)
+    if recipe.makes_model and parts.lr_stem is None and not flows:
         raise ConfigError(
             "parts.lr_stem: a model without experts needs a stem: give its folder, or @RUN/knee/lr_stem"
         )
-    if not last_flow(runs) or (model.clean_steps is None and model.mean != "stem"):
+    if not flows or (model.clean_steps is None and model.mean != "stem"):
         return
     blueprint = Blueprint()
     for run in runs:
         blueprint.add(run.config.run_dir, run.config.stage)
-    stage = last_flow(runs)[-1].config.stage
+    stage = flows[-1].config.stage
     assert isinstance(stage, Trained)
     with torch.device("meta"):
         objective = stage.objective(blueprint)
