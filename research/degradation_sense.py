@@ -4,14 +4,12 @@
 
 A row is how the LR image was made, a column how the one was made whose summary the blocks are told; each cell has the
 PSNR-Y and the sharpness of the stem's prediction. A stem that makes nothing of its summary has the same in all columns.
-The last columns are what the stem tells of each LR image: the strength of its degradation, lowest, median and highest,
-and how many are taken for clean.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -58,7 +56,6 @@ def main() -> None:
         parser.error("this model's stem has no summary of the whole image")
     made = {preset: list(degraded_pairs(args.hr, preset)) for preset in args.degrade}
     cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    strengths: dict[str, list[float]] = {preset: [] for preset in args.degrade}
     with torch.inference_mode():
         for photos in track(list(zip(*made.values(), strict=True)), console=Console(stderr=True)):
             _, lr, hr = photos[0]
@@ -70,23 +67,15 @@ def main() -> None:
             }
             summaries = {preset: stem.summary_of(lr) for preset, lr in inputs.items()}
             for preset, lr in inputs.items():
-                if stem.strength_head is not None:
-                    strengths[preset].append(stem.strength(lr).item())
                 for told, summary in summaries.items():
                     image = predicted(stem, lr, summary)
                     score = psnr_y(image.double(), truth.double()), sharpness(image, truth)
                     cells.setdefault((preset, told), []).append(score)
 
-    columns = "LR", *(f"told {told}" for told in args.degrade), "strength", "clean"
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("LR", *(f"told {told}" for told in args.degrade), box=SIMPLE_HEAD, pad_edge=False)
     for preset in args.degrade:
         means = [map(fmean, zip(*cells[preset, told], strict=True)) for told in args.degrade]
-        found = strengths[preset]
-        spread = f"{min(found):.2f} {median(found):.2f} {max(found):.2f}" if found else ""
-        clean = (
-            f"{sum(value <= pipe.config.clean_strength for value in found)} of {len(found)}" if found else ""
-        )
-        table.add_row(preset, *("{:.2f} / {:.2f}".format(*mean) for mean in means), spread, clean)
+        table.add_row(preset, *("{:.2f} / {:.2f}".format(*mean) for mean in means))
     Console(width=130).print(table)
 
 

@@ -35,7 +35,7 @@ from linearsr.models.lite0 import Lite0, read_published
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import save_weights
 from linearsr.runtime.quantised import quantised
-from linearsr.training.computed import interpolate
+from linearsr.training.blend import interpolate
 from linearsr.training.data import CropPairs, DataConfig
 from linearsr.training.validation import validation_pairs
 

@@ -18,7 +18,7 @@ SLOW = """
     distill_losses distributed eval eval_pyiqa eval_resume full_size_tags guard guided_training integrations_comfyui
     integrations_diffusers kill miniature one_step partition partition_adaptive pipeline pipeline_steps plan
     plan_dry_run recipe rrdb sana_parity serve serve_admission serve_batches serve_connections serve_endurance
-    serve_fuzz serve_large serve_webhooks streaming streaming_codec strength study study_page study_score tagger taggers
+    serve_fuzz serve_large serve_webhooks streaming streaming_codec study study_page study_score tagger taggers
     train_resume train_settings train_validation training web web_default web_everybody web_photos web_saving web_viewer
 """.split()  # noqa: SIM905
 """`tests/test_NAME.py`: seconds each, for they train, serve, start processes or compute whole pictures."""

@@ -9,7 +9,7 @@ import torch
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.training.computed import BlendStage, interpolate
+from linearsr.training.blend import BlendStage, interpolate
 from linearsr.training.config import TrainConfig
 from linearsr.training.section import ConfigError
 from training_tools import settings

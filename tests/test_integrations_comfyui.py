@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -87,17 +86,6 @@ def test_images(nodes, comfy):
     np.testing.assert_array_equal(result.numpy(), np.stack(expected))
     (bar,) = comfy.bars
     assert (bar.total, bar.done) == (6, 6)
-
-
-def test_frames_take_the_same_steps_and_one_image_its_own(nodes, comfy, monkeypatch):
-    pipe = build()
-    pipe.config = replace(pipe.config, num_inference_steps=2, clean_steps=1)
-    clean = pipe.config.clean_strength - 1
-    monkeypatch.setattr(type(pipe.lr_stem), "strength", lambda self, lr: torch.tensor([clean]))
-    node, image = nodes["LinearSRUpscale"], torch.rand(1, 8, 8, 3)
-    run(node, model=pipe, image=image)
-    run(node, model=pipe, image=torch.cat([image, image]))
-    assert [(bar.total, bar.done) for bar in comfy.bars] == [(1, 1), (4, 4)]
 
 
 def test_the_fidelity_offered_is_that_of_the_model_in_the_package(nodes):

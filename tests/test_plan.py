@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig, StridedStem, StridedStemConfig
+from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training import section
@@ -52,20 +52,9 @@ def test_a_model_set_to_what_its_parts_cannot_do_is_refused_before_they_are_trai
     def look(runs: list[Run], **model: Any) -> None:
         check_model(RecipeConfig(run_dir=tmp_path, stages={"pretrain": {}}, model=model), runs)
 
-    steps = {"num_inference_steps": 2, "clean_steps": 1}
     look(recipe(photos), mean="stem")
-    with pytest.raises(ConfigError, match=r"^model\.clean_steps: the stem does not tell"):
-        look(recipe(photos), **steps)
-    knows = PredictiveStem(
-        PredictiveStemConfig(channels=8, num_blocks=1, summary_channels=4, strength_channels=4)
-    )
-    knows.save_pretrained(tmp_path / "knows")
-    look(recipe(photos, common={"stage": {"stem": str(tmp_path / "knows")}}), **steps)
-    runs = recipe(photos, **CODEC, experts={})
     with pytest.raises(ConfigError, match=r"^model\.mean: "):
-        look(runs, mean="stem")
-    with pytest.raises(ConfigError, match=r"^model\.clean_steps: "):
-        look(runs, **steps)
+        look(recipe(photos, **CODEC, experts={}), mean="stem")
 
 
 @pytest.mark.parametrize("key", ["data.folders", "validation.folder"])
@@ -133,7 +122,6 @@ def test_a_crop_off_the_grid_is_refused(photos: Path) -> None:
         ("codec", "init", "/nowhere/codec"),
         ("blend", "before", "/nowhere/stem"),
         ("blend", "after", "/nowhere/stem"),
-        ("strength", "stem", "/nowhere/stem"),
         ("stem", "init", "/nowhere/stem"),
         *(("distill", key, "/nowhere/part") for key in ("discriminator", "teacher", "rollout")),
     ],

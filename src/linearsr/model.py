@@ -49,8 +49,7 @@ class LinearSRModel:
     Raises:
         ValueError: no steps by default without a trunk, or some without experts, a trunk of another scale, a stem and
             a codec of other grids, guidance whose tokens are not as wide as the network takes them, a mean of the stem
-            with a codec that does not start from it, steps for clean images with a stem that does not know them, or
-            `use_tags` without a tagger.
+            with a codec that does not start from it, or `use_tags` without a tagger.
     """
 
     def __init__(
@@ -76,8 +75,6 @@ class LinearSRModel:
                 f"the stem has one feature for {stride} HR pixels a side, and the codec one latent for "
                 f"{codec.compression}: they need one grid"
             )
-        if self.config.clean_steps is not None and not getattr(lr_stem.config, "strength_channels", 0):
-            raise ValueError("clean_steps: the stem does not tell how degraded an image is")
         if trunk is None and (transformer is None or self.config.num_inference_steps == 0):
             raise ValueError("num_inference_steps 0: there is no trunk that makes a picture without a step")
         if transformer is None and self.config.num_inference_steps:
@@ -232,7 +229,6 @@ class LinearSRModel:
             tags=self._tag_request(tags),
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
             callback=callback_on_step_end,
-            clean_steps=own.clean_steps if num_inference_steps is None else None,
         )
 
     def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:

@@ -69,7 +69,7 @@ class LinearSRPipeline(ImageWay):
             image: see `ImageInput`; or a tensor (B, C, h, w), or a list of images.
             scale: 1 to 8; the model's own result is resized where it differs. Default: the model's own.
             num_inference_steps: evaluations of the experts; 0 takes the trunk's picture, where the model has a trunk;
-                None takes the model's setting, as for the next, or its `clean_steps` for an image that is clean.
+                None: the model's setting.
             fidelity: from 0, a full sample or the trunk's picture, with the most detail, to 1, the posterior mean with
                 the least distortion.
                 In between, the point on the straight line from the mean to the sample, the optimal tradeoff between

@@ -137,10 +137,6 @@ class PipelineConfig:
 
     num_inference_steps: int = 4
     """Network evaluations (NFE); 0: none, the trunk's picture."""
-    clean_steps: int | None = None
-    """As many for a clean image, one without compression, noise or strong blur; None: as for any other."""
-    clean_strength: float = 2.0
-    """Up to where an image is clean; see `PredictiveStem.strength`."""
     fidelity: float = 0.0
     """0: a full sample of the flow; 1: the posterior mean."""
     mean: Mean = "first_step"
@@ -170,10 +166,6 @@ class PipelineConfig:
             raise ValueError(f"sigmas {self.sigmas} must fall strictly from 1 and stay above 0")
         if not (isfinite(self.flow_shift) and self.flow_shift > 0):
             raise ValueError(f"flow_shift {self.flow_shift:g} must be above 0")
-        if self.clean_steps is not None and not 1 <= self.clean_steps <= self.num_inference_steps:
-            raise ValueError(f"clean_steps {self.clean_steps}: from 1 to num_inference_steps")
-        if not isfinite(self.clean_strength):
-            raise ValueError(f"clean_strength {self.clean_strength} must be a number")
         for name in ("steps", "fidelity", "color_fix", "guidance_scale"):
             check_setting(name, getattr(self, SETTINGS[name].keyword or name))
 
@@ -210,8 +202,6 @@ class Options:
     guidance_scale: float
     guidance: "GuidanceTokens | None" = None
     callback: StepCallback | None = None
-    clean_steps: int | None = None
-    """Other steps for a clean image, where the call leaves them to the model."""
     drawing: float | None = None
     """How far the image is from a photo, 0 to 1; None: to be measured, as the call leaves fidelity to the model."""
 

@@ -5,7 +5,7 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from linearsr.guidance.guide import guide
 from linearsr.images.graphics import likeness_to_drawing
 from linearsr.images.resize import scaled_size
 from linearsr.model import LinearSRModel
-from linearsr.models.lr_stem import PredictiveStem, middle
 from linearsr.settings import Options
 from linearsr.streaming.flow import OnStep, Walk
 from linearsr.streaming.memory import buffer_bytes
@@ -96,17 +95,11 @@ class ImageWay(LinearSRModel):
 
     @torch.inference_mode()
     def _settled(self, options: Options, lr: LRRows) -> Options:
-        """The options with the fidelity and steps that suit an LR image, where the call leaves them to the model."""
-        if options.drawing is None:
-            drawing = likeness_to_drawing(lr.unpadded, lr.own_size)
-            fidelity = options.fidelity + (1 - options.fidelity) * drawing
-            options = replace(options, drawing=drawing, fidelity=fidelity)
-        if options.clean_steps is None or options.fidelity == 1:
-            return replace(options, clean_steps=None)
-        seen = lr.unpadded(*middle(lr.own_size[0]))
-        strength = cast(PredictiveStem, self.lr_stem).strength(seen).item()
-        steps = options.clean_steps if strength <= self.config.clean_strength else options.steps
-        return replace(options, steps=steps, clean_steps=None)
+        """The options with the fidelity that suits an LR image, where the call leaves it to the model."""
+        if options.drawing is not None:
+            return options
+        drawing = likeness_to_drawing(lr.unpadded, lr.own_size)
+        return replace(options, drawing=drawing, fidelity=options.fidelity + (1 - options.fidelity) * drawing)
 
     def guide(
         self, lr: Callable[[], Tensor], options: Options

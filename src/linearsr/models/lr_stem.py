@@ -34,8 +34,6 @@ __all__ = ["LRCondition", "PredictiveStem", "StridedStem", "StridedStemConfig"]
 
 DETAIL_GAIN = 16.0
 """Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
-STRENGTH_SIDE = 512
-"""LR pixels: so much of an image at the most, its middle, tells how degraded it is."""
 _DETAIL_REACH, _RESAMPLING_REACH = 2, 4
 
 
@@ -51,8 +49,6 @@ class PredictiveStemConfig:
     """Residual blocks on the LR grid."""
     summary_channels: int = 0
     """Width of a summary of the whole image, by which blocks can know its degradation; 0: there is none."""
-    strength_channels: int = 0
-    """Width of what reads from the summary how degraded an image is; 0: the stem does not tell."""
     patch: int = 2
     """LR pixels per side of one latent token: features are unshuffled by it."""
     max_deviation: float = 0.15
@@ -62,15 +58,13 @@ class PredictiveStemConfig:
 
     def __post_init__(self) -> None:
         least_one = "scale", "channels", "patch"
-        for name in (*least_one, "num_blocks", "summary_channels", "strength_channels"):
+        for name in (*least_one, "num_blocks", "summary_channels"):
             bound = int(name in least_one)
             value = getattr(self, name)
             if not isinstance(value, int) or value < bound:
                 raise ValueError(f"{name} {value!r}: must be a whole number of at least {bound}")
         if not 0 < self.min_deviation < self.max_deviation:
             raise ValueError("min_deviation must be above 0 and below max_deviation")
-        if self.strength_channels and not self.summary_channels:
-            raise ValueError("strength_channels: how degraded an image is, is read from summary_channels")
 
 
 class ImageSummary(nn.Module):
@@ -135,10 +129,6 @@ class PredictiveStem(PretrainedModule):
         self.summary: ImageSummary | None = None
         if config.summary_channels:
             self.summary = ImageSummary(width, config.summary_channels, config.num_blocks)
-        self.strength_head: nn.Module | None = None
-        if inner := config.strength_channels:
-            layers = nn.Linear(config.summary_channels, inner), nn.SiLU(), nn.Linear(inner, 1)
-            self.strength_head = nn.Sequential(*layers)
         self.conv_out = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
         self.deviation_head = nn.Sequential(
             nn.Conv2d(width, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
@@ -192,22 +182,6 @@ class PredictiveStem(PretrainedModule):
         kept = Grouped(patch), PerPixel(lambda x: F.pixel_unshuffle(x, patch))
         return Chain(self._entry(), self._body(mean), heads, *kept)
 
-    def strength(self, lr: Tensor) -> Tensor:
-        """How degraded LR images (B, 3, h, w) in [-1, 1] are, as (B,).
-
-        log(1 + 100 d), d the RMS difference from what a clean resize would have made of the same HR image, over the
-        RMS of that one's detail. The estimate is about 1 where there is nothing to clean, and mostly more than 3 with
-        compression, or noise that can be seen. Of a large image the middle counts. `training/computed.py` fits it.
-
-        Raises:
-            ValueError: the stem was made without `strength_channels`.
-        """
-        if self.strength_head is None:
-            raise ValueError("this stem does not tell how degraded an image is")
-        (top, bottom), (left, right) = map(middle, lr.shape[-2:])
-        strength: Tensor = self.strength_head(self.summary_of(lr[:, :, top:bottom, left:right]))
-        return strength[:, 0].float()
-
     def summary_of(self, lr: Tensor) -> Tensor:
         """LR images (B, 3, h, w) in [-1, 1] -> the vector (B, summary_channels) of each. The stem must have one."""
         assert self.summary is not None
@@ -255,14 +229,12 @@ class PredictiveStem(PretrainedModule):
     def grown(self, **changes: Any) -> "PredictiveStem":
         """A larger stem that computes what this one does until it is trained further.
 
-        `changes`: more `num_blocks`, or `summary_channels` where there are none. The stem does not tell how degraded an
-        image is: that is fitted when its training is over.
+        `changes`: more `num_blocks`, or `summary_channels` where there are none.
 
         Raises:
             ValueError: changes after which the weights would not fit.
         """
-        own = replace(self.config, strength_channels=0)
-        grown = replace(own, **changes)
+        own, grown = self.config, replace(self.config, **changes)
         kept = replace(grown, num_blocks=own.num_blocks, summary_channels=own.summary_channels)
         if kept != own or grown.num_blocks < own.num_blocks:
             raise ValueError("a trained stem can only be given more num_blocks, and summary_channels")
@@ -271,17 +243,10 @@ class PredictiveStem(PretrainedModule):
                 "a trained stem that has a summary cannot grow: the summary is for its own blocks"
             )
         stem = PredictiveStem(grown)
-        # which leaves the head for the strength behind: it belongs to the summary as it is now
         stem.load_state_dict(self.state_dict(), strict=False)
         for block in list(stem.blocks)[own.num_blocks :]:
             nn.init.zeros_(cast(ResidualBlock, block).conv_2.weight)
         return stem
-
-
-def middle(side: int) -> tuple[int, int]:
-    """From where to where, the end excluded, the rows or columns go that tell how degraded an image is."""
-    first = max(0, (side - STRENGTH_SIDE) // 2)
-    return first, min(side, first + STRENGTH_SIDE)
 
 
 LRStem = PredictiveStem | StridedStem

@@ -156,9 +156,6 @@ class ModelCard(BaseModel):
     min_scale: float = 1
     max_scale: float = 8
     steps: int
-    clean_steps: int | None = Field(
-        description="For clean images, where a request does not say; null: as for all."
-    )
     min_steps: int = Field(description="0 where the model has a trunk, which makes a picture by itself.")
     max_steps: int
     fidelity: float

@@ -238,7 +238,7 @@ def card(pipeline: "LinearSRPipeline") -> Message:
         "steps": own.num_inference_steps,
         "min_steps": 1 if pipeline.trunk is None else 0,
         "max_steps": 0 if pipeline.transformer is None else sys.maxsize,
-        **{name: getattr(own, name) for name in ("clean_steps", "fidelity", "guidance_scale", "color_fix")},
+        **{name: getattr(own, name) for name in ("fidelity", "guidance_scale", "color_fix")},
         "guided": guidance is not None,
         "guided_by_tags": guidance is not None and guidance.uses_tags,
         "uses_tags": own.use_tags,

@@ -11,7 +11,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import DeepCompressionCodec
-from linearsr.models.lr_stem import STEMS, PredictiveStem
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import HUB_ID
 from linearsr.training.catalogue import Catalogue
@@ -83,7 +82,7 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
         raise ConfigError(
             "parts.lr_stem: a model without experts needs a stem: give its folder, or @RUN/knee/lr_stem"
         )
-    if not flows or (model.clean_steps is None and model.mean != "stem"):
+    if not flows or model.mean != "stem":
         return
     blueprint = Blueprint()
     for run in runs:
@@ -93,16 +92,7 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
     with torch.device("meta"):
         objective = stage.objective(blueprint)
     assert isinstance(objective, FlowObjective)
-    stem = objective.stem
-    if parts.lr_stem is not None:
-        stem = blueprint.read("parts.lr_stem", recipe.folder(parts.lr_stem), STEMS, "a stem")
-    tells_strength = isinstance(stem, PredictiveStem) and stem.config.strength_channels
-    if model.clean_steps is not None and not tells_strength:
-        raise ConfigError(
-            "model.clean_steps: the stem does not tell how degraded an image is: leave it out, or add a stage "
-            "of kind strength"
-        )
-    if model.mean == "stem" and isinstance(objective.codec, DeepCompressionCodec):
+    if isinstance(objective.codec, DeepCompressionCodec):
         raise ConfigError(
             "model.mean: the stem's prediction is the zero of the residual codec only: leave it out"
         )

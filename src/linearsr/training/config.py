@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linearsr.evaluation.registry import METRICS
+from linearsr.training.blend import BlendStage
 from linearsr.training.codec import CodecStage
-from linearsr.training.computed import BlendStage, StrengthStage
 from linearsr.training.data import DataConfig
 from linearsr.training.distill import DistillStage
 from linearsr.training.flow import FlowStage
@@ -34,7 +34,7 @@ class RunKneeConfig(KneeConfig):
     """Of the samples, all but PSNR and SSIM vote: these fall when a flow begins to draw detail."""
 
 
-Stage = CodecStage | StemStage | FlowStage | DistillStage | TaggerStage | BlendStage | StrengthStage
+Stage = CodecStage | StemStage | FlowStage | DistillStage | TaggerStage | BlendStage
 
 
 class TrainConfig(Section):

@@ -27,7 +27,7 @@ _FLOW = ("pretrain", "experts", "sft")
 _ONLY_AT_THE_START = ("init", "network", "lora", "detail_blocks")
 _ONCE = "detail_blocks"
 """Puts a new way out in the place of the one there is, so of `common` it is for the first of these stages alone."""
-_COMPUTED = ("blend", "strength", "tagger")
+_COMPUTED = ("blend", "tagger")
 """Kinds of stages that take no steps, so nobody need say how many."""
 
 

@@ -34,8 +34,6 @@ class StemStage(Trained):
     def _fits(self) -> "StemStage":
         with prefixed("stem: ", ValueError, (TypeError, ValueError)):
             PredictiveStemConfig(**self.stem)
-        if self.stem.get("strength_channels"):
-            raise ValueError("stem: strength_channels: fitted at the end, by a stage of kind strength")
         return self
 
     def objective(self, parts: Parts = FROM_DISK) -> "StemObjective":

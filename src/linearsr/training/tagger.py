@@ -31,7 +31,6 @@ from linearsr.models.lite0 import read_published
 from linearsr.models.tagger import resized_to_square
 from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training.catalogue import find_photos
-from linearsr.training.computed import fit_standardised
 from linearsr.training.data import DataConfig, to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
@@ -51,6 +50,8 @@ _BETA = 0.5
 _LEAST_AREA, _ASPECT, _COLOUR = 0.4, 0.3, 0.3
 """Of a crop: its share of the photo, how far exp(aspect) stretches it, and the strength of changes of colour."""
 _STEPS, _BATCH, _RATE, _DECAY, _DROPOUT = 300, 512, 4e-3, 1.0, 0.5
+_LEAST_DEVIATION = 1e-4
+"""Of a feature, which is divided by it."""
 _RARE = -3.0
 """Logit that the head begins with: a photo has few of the tags."""
 
@@ -169,17 +170,25 @@ def is_held_out(name: str, share: float) -> bool:
 
 def fit_head(features: Tensor, labels: Tensor) -> nn.Linear:
     """The linear layer that tells the tags (N, V) from features (N, P) by their binary cross-entropy."""
-
-    def loss(seen: Tensor, drawn: Tensor) -> Tensor:
-        logits = head(F.dropout(seen, _DROPOUT))
-        return F.binary_cross_entropy_with_logits(logits, labels[drawn], reduction="none").sum(1).mean()
-
+    mean, deviation = features.mean(0), features.std(0).clamp(min=_LEAST_DEVIATION)
+    standardised = (features - mean) / deviation
     head = nn.Linear(features.shape[1], labels.shape[1])
     nn.init.zeros_(head.weight)
     nn.init.constant_(head.bias, _RARE)
     optimizer = torch.optim.AdamW(head.parameters(), _RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, _STEPS)
-    fit_standardised(head, features, loss, schedule, steps=_STEPS, batch=_BATCH, least_deviation=1e-4)
+    for _ in range(_STEPS):
+        drawn = torch.randint(len(standardised), (_BATCH,))
+        optimizer.zero_grad()
+        logits = head(F.dropout(standardised[drawn], _DROPOUT))
+        loss = F.binary_cross_entropy_with_logits(logits, labels[drawn], reduction="none").sum(1).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    # from now on it takes features as they are
+    with torch.no_grad():
+        head.weight.div_(deviation)
+        head.bias.sub_(head.weight @ mean)
     return head
 
 

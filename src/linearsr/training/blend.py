@@ -1,0 +1,69 @@
+"""The stage that takes the weights between two networks.
+
+A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
+most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning"). Of two samplers
+that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
+"""
+
+from pathlib import Path
+from typing import Literal, TypeVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from linearsr.models.lr_stem import STEMS
+from linearsr.models.transformer import LinearSRTransformer
+from linearsr.runtime.checkpoints import PretrainedModule
+from linearsr.runtime.files import prefixed
+from linearsr.training.data import DataConfig
+from linearsr.training.objective import Computed, Part
+from linearsr.training.parts import FROM_DISK, Parts
+from linearsr.training.section import ConfigError
+
+_Network = TypeVar("_Network", bound=PretrainedModule)
+_KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name__: LinearSRTransformer}
+
+
+class BlendStage(Computed):
+    """Take the weights between two networks of one shape."""
+
+    kind: Literal["blend"]
+    before: Path
+    """Folder of the network that training began with."""
+    after: Path
+    """Folder of what it became."""
+    share: float = Field(0.5, ge=0, le=1)
+    """How much of the way from `before` (0) to `after` (1)."""
+
+    def shapes(self, parts: Parts) -> dict[str, Part]:
+        before, _ = self._both(parts)
+        return {self.before.name: cast(Part, before)}
+
+    def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
+        with prefixed("stage.after: ", ConfigError):
+            return {self.before.name: cast(Part, interpolate(*self._both(FROM_DISK), self.share))}, {}
+
+    def _both(self, parts: Parts) -> tuple[PretrainedModule, PretrainedModule]:
+        what = "a network to blend"
+        before = parts.read("stage.before", self.before, _KINDS, what)
+        return before, parts.read("stage.after", self.after, _KINDS, what)
+
+
+def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
+    """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
+
+    Raises:
+        ValueError: networks of different shapes.
+    """
+    if before.config != after.config:
+        raise ValueError("the two networks differ in shape: one must have been trained on from the other")
+    other = after.state_dict()
+
+    def between(name: str, weight: Tensor) -> Tensor:
+        return (
+            torch.lerp(weight.float(), other[name].float(), share) if weight.is_floating_point() else weight
+        )
+
+    state = {name: between(name, weight) for name, weight in before.state_dict().items()}
+    return type(before).from_state(before.config, state, "interpolated")
