@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel
+from PIL import Image
 
 from commands import document, done, linearsr, refused
 from full_size_model import autoencoder
 from image_tools import smooth_photo
 from linearsr.backends import nvlabs
 from linearsr.models import int8
-from linearsr.models.int8 import Int8Processor
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.runtime.checkpoints import CheckpointError, save_tensors
+from test_rrdb import with_trunk
 from tiny_encoders import write_gemma2, write_tokenizer
 
-needs_int8 = pytest.mark.skipif(not int8.supported(), reason="this processor has no fast 8-bit convolutions")
+needs_int8 = pytest.mark.skipif(not int8.supported(), reason="this torch has no 8-bit convolutions")
 
 
 convert = partial(linearsr, "convert")
@@ -188,32 +189,60 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def drawing_model(tmp_path: Path) -> Path:
+    """One with a trunk."""
+    with_trunk().save_pretrained(tmp_path / "drawing")
+    return tmp_path / "drawing"
+
+
 @needs_int8
-def test_int8_keeps_the_weights_and_is_used(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
-    assert (
-        document(convert(tiny_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "int8", "--json"))[
-            "psnr_db"
-        ]["least"]
-        > 45
-    )
-    auto = LinearSRPipeline.from_pretrained(tmp_path / "int8", device="cpu")
-    assert all(isinstance(block.processor, Int8Processor) for block in auto.lr_stem.blocks)
-    exact = LinearSRPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32, device="cpu")
-    assert not any(isinstance(block.processor, Int8Processor) for block in exact.lr_stem.blocks)
-    for file in tiny_model.rglob("*.safetensors"):
-        assert (tmp_path / "int8" / file.relative_to(tiny_model)).read_bytes() == file.read_bytes()
+def test_int8_keeps_the_weights_and_is_used_where_it_is_faster(
+    drawing_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = convert(drawing_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "int8", "--json")
+    assert document(made)["psnr_db"]["least"] > 45
+    for file in drawing_model.rglob("*.safetensors"):
+        assert (tmp_path / "int8" / file.relative_to(drawing_model)).read_bytes() == file.read_bytes()
     info = json.loads(linearsr("info", str(tmp_path / "int8"), "--json").stdout)
-    assert info["model"]["int8_ranges"] == len(exact.int8_ranges) == 2
+
+    exact = LinearSRPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32, device="cpu")
+    assert exact.arithmetic == "float32"
+    assert info["model"]["int8_ranges"] == len(exact.int8_ranges) == 6
+    photo = Image.open(photos / "0.png")
+    expected = exact(photo, output_type="np").images[0]
+    for faster in (True, False):
+        monkeypatch.setattr(int8, "faster_than", lambda dtype, faster=faster: faster)
+        auto = LinearSRPipeline.from_pretrained(tmp_path / "int8", device="cpu")
+        assert auto.arithmetic.startswith("int8") == faster
+        for stream in (False, True):
+            found = auto(photo, output_type="np", stream=stream).images[0]
+            np.testing.assert_allclose(found, expected, atol=2 / 255)
     exact.save_pretrained(tmp_path / "saved")
     saved = (tmp_path / "saved" / "int8_ranges.safetensors").read_bytes()
     assert saved == (tmp_path / "int8" / "int8_ranges.safetensors").read_bytes()
+
+
+def test_a_model_without_a_trunk_has_no_8_bits(tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+    said = refused(convert(tiny_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "out"))
+    assert "has no trunk, which is the part that computes in 8 bits" in said
+
+
+@needs_int8
+def test_8_bits_that_are_too_coarse_are_not_written(
+    drawing_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linearsr.cli.convert._LEAST_AGREEMENT", 200)
+    said = refused(convert(drawing_model, "--to", "int8", "--photos", photos, "-o", tmp_path / "int8"), 1)
+    assert "8 bits are too coarse for this model" in said
+    assert not (tmp_path / "int8").exists()
 
 
 def test_ranges_that_make_no_sense_are_one_line(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     for value in (0.0, -1.0, float("nan"), float("inf")):
-        save_tensors(folder / "int8_ranges.safetensors", {"lr_stem.blocks.0.conv_2": torch.tensor(value)})
+        save_tensors(folder / "int8_ranges.safetensors", {"body.0.rdb1": torch.tensor([value])})
         with pytest.raises(CheckpointError, match=r"int8_ranges.safetensors: int8_ranges must be above 0"):
             LinearSRPipeline.from_pretrained(folder, device="cpu")
     (folder / "int8_ranges.safetensors").write_bytes(b"?")

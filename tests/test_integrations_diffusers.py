@@ -84,11 +84,9 @@ def test_callback_and_generator(pipe, photo):
 
 def test_ranges_for_8_bits_survive(tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "model")
-    save_ranges(tmp_path / "model", {"lr_stem.blocks.0.conv_2": torch.tensor(2.0)})
+    save_ranges(tmp_path / "model", {"body.0.rdb1": torch.tensor([2.0])})
     LinearSRDiffusionPipeline.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "saved")
-    assert LinearSRPipeline.from_pretrained(tmp_path / "saved").int8_ranges.keys() == {
-        "lr_stem.blocks.0.conv_2"
-    }
+    assert LinearSRPipeline.from_pretrained(tmp_path / "saved").int8_ranges.keys() == {"body.0.rdb1"}
 
 
 def test_saved_folder_loads_in_both(pipe, photo, expected, tmp_path):

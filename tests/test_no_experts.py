@@ -10,7 +10,7 @@ from PIL import Image
 
 from commands import document, done, linearsr, refused
 from linearsr import LinearSRPipeline
-from linearsr.backends.int8_ranges import agreement, observed_ranges, upscaled
+from linearsr.backends.int8_ranges import agreement, observed_ranges
 from linearsr.evaluation.counting import count_parts
 from linearsr.models import int8
 from linearsr.models.codec import ResidualCodec
@@ -92,11 +92,9 @@ def test_its_parts_are_counted(pipe: LinearSRPipeline) -> None:
 def test_8_bits(folder: Path, photo: np.ndarray) -> None:
     pipe = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
     ranges = observed_ranges(pipe, [photo])
-    assert sorted(ranges) == ["lr_stem.blocks.0.conv_1", "lr_stem.blocks.0.conv_2"]
+    assert "body.0.rdb1" in ranges
     if int8.supported():
-        expected = upscaled(pipe, [photo])
-        int8.use_int8_(pipe.lr_stem, ranges, "lr_stem.")
-        assert min(agreement(pipe, [photo], expected)) > 30
+        assert min(agreement(pipe, ranges, [photo])) > 40
 
 
 def test_steps_and_parts_that_do_not_fit(pipe: LinearSRPipeline, photo: np.ndarray) -> None:

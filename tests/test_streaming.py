@@ -1,6 +1,5 @@
 """Pictures by strips of rows: the same as in one piece, whatever the strips."""
 
-import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ import tiny_model
 from linearsr.flow.sampler import initial_noise
 from linearsr.images.io import Picture
 from linearsr.images.resize import resize, resize_rows
-from linearsr.models import int8
 from linearsr.models.bands import BlockRows
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
@@ -233,22 +231,6 @@ def test_a_block_by_rows_equals_the_block():
             rows = BlockRows(block, context, None, modulation[0], width)
             out = torch.cat(list(rows.outputs(lambda strips=strips: strips)))
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.skipif(not int8.supported(), reason="this processor has no fast 8-bit products")
-def test_8_bit_blocks_by_strips(pipe):
-    stem = copy.deepcopy(pipe.lr_stem)
-    image = photo(41, 24)
-    own = pipe.lr_stem
-    try:
-        pipe.lr_stem = stem
-        with int8.find_ranges(stem) as ranges:
-            pipe(image, stream=False)
-        int8.use_int8_(stem, ranges)
-        whole = pipe(image, output_type="np", stream=False).images[0]
-        assert levels_apart(in_strips(pipe, image, strip_rows=6), whole) <= 1
-    finally:
-        pipe.lr_stem = own
 
 
 def _fail_in_one_piece(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +111,7 @@ class LinearSRModel:
         Args:
             model: a folder, or a hub id such as "owner/name"; None is the default model inside the package.
             torch_dtype: type of the weights; None takes bfloat16 where the device computes in it, else float32, and
-                8 bits for convolutions of a known range where the processor is faster in them.
+                8 bits for the trunk, if its ranges are known, where the processor is clearly faster in them.
             device: "auto" takes CUDA where there is one, else the CPU.
             residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU; "lazy"
                 reads each from disk when its span begins. The encoders of guidance and taggers likewise.
@@ -133,10 +132,9 @@ class LinearSRModel:
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
         loaded = cls(**parts._asdict(), config=config)
         loaded.int8_ranges = ranges = load_ranges(folder)
-        if torch_dtype is None and place.type == "cpu" and ranges and int8.supported():
-            int8.use_int8_(parts.lr_stem, ranges, "lr_stem.")
-            if parts.transformer is not None:
-                parts.transformer.for_each(partial(int8.use_int8_, ranges=ranges, prefix="transformer."))
+        automatic = torch_dtype is None and place.type == "cpu"
+        if automatic and parts.trunk is not None and ranges and int8.faster_than(loaded.dtype):
+            int8.use_int8_(parts.trunk, ranges)
             loaded._in_place_of_torch = "int8"
         return loaded
 

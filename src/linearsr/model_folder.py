@@ -124,7 +124,7 @@ def load_parts(
 
 
 def load_ranges(folder: Path) -> Ranges:
-    """The ranges for 8 bits in `int8_ranges.safetensors`, if it is there, by part and name.
+    """The ranges of the trunk for 8 bits in `int8_ranges.safetensors`, if it is there, by the names of its blocks.
 
     Raises:
         CheckpointError: a damaged file, or ranges that are not above 0.

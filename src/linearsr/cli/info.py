@@ -143,7 +143,7 @@ def _show(report: dict[str, Any]) -> None:
     size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
     screen.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
     screen.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
-    screen.print(f"8-bit ranges: of {model['int8_ranges']} convolutions")
+    screen.print(f"8-bit ranges: of {model['int8_ranges']} blocks")
     _show_guidance(screen, model)
     parts = table("part", "class", "parameters", ruled=True)
     for part in model["parts"]:

@@ -6,8 +6,7 @@ A linear way out makes each token's patch by itself, and what is invented there 
 Shapes: B batch, h w tokens' grid, C channels of a latent (3 * (8 HR pixels)**2 for the residual codec).
 """
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from math import isqrt
 from typing import cast
 
@@ -15,20 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.rows import Chain, Convolution, Grouped, PerPixel, Rows, Window, joined, residual, whole
+from linearsr.models.rows import Chain, Convolution, Grouped, PerPixel, Rows, joined, residual, whole
 
 FINE = 2
 """Cells of the finer grid on a token's side: for the default model's patches the grid of the LR image."""
 _COLOURS = 3
-_REACH = 2
-"""Rows of neighbours on which a block's output depends."""
 
 
 class ResidualBlock(nn.Module):
     """x + conv(SiLU(conv(x))); the branch starts small, so a deep stack starts near the identity."""
-
-    processor: Callable[..., Tensor] | None = None
-    """Computes (block, x, modulation), as `forward`, in the place of `layers`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,13 +39,7 @@ class ResidualBlock(nn.Module):
         return whole(self.rows(modulation), x)
 
     def rows(self, modulation: Tensor | None = None) -> Rows:
-        """The block for rows; a processor computes those between two strips twice."""
-        if self.processor is not None:
-            return Window(partial(self.processor, self, modulation=modulation), _REACH)
-        return self.layers(modulation)
-
-    def layers(self, modulation: Tensor | None = None) -> Rows:
-        """The block for rows, in floating point."""
+        """The block for rows."""
         between = PerPixel(lambda x: F.silu(modulated(x, modulation)))
         return residual(Convolution(self.conv_1), between, Convolution(self.conv_2))
 

@@ -89,6 +89,9 @@ class _Lagging:
 class Convolution(_Lagging):
     """A convolution with zero padding, of any stride."""
 
+    beyond = 0
+    """What stands for zero."""
+
     def __init__(self, conv: nn.Conv2d) -> None:
         self._conv = conv
         self._kernel, self._stride = int(conv.kernel_size[0]), int(conv.stride[0])
@@ -100,7 +103,7 @@ class Convolution(_Lagging):
             # the whole image at once: no copy of it for the sake of its borders
             return self._convolved(x, (self._margin, self._side)), x
         if first or last:
-            x = F.pad(x, (0, 0, self._margin if first else 0, self._margin if last else 0))
+            x = F.pad(x, (0, 0, self._margin * first, self._margin * last), value=self.beyond)
         count = max(0, (x.shape[2] - self._kernel) // self._stride + 1)
         return self._convolved(x, (0, self._side)) if count else None, x[:, :, count * self._stride :]
 

@@ -6,6 +6,7 @@ checkpoints, so that their weights load. It is written once, for rows that flow 
 Shape legend: B batch, C channels, h w LR size in pixels. Images have values in [-1, 1].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,9 +29,9 @@ from linearsr.models.rows import (
 )
 from linearsr.runtime.checkpoints import PretrainedModule
 
-_SLOPE = 0.2
+SLOPE = 0.2
 """Of the leaky ReLUs."""
-_BRANCH = 0.2
+BRANCH = 0.2
 """What a dense block, and a group of three, adds to its input is scaled by this."""
 _BORDER = 4
 """LR pixels that are mirrored on every side: with zeros there, rims would be dark and crooked."""
@@ -61,17 +62,29 @@ class RRDBNetConfig:
 class DenseBlock(nn.Module):
     """Five convolutions, each of which sees what all before it made; x + 0.2 times the last one's output."""
 
+    processor: Callable[["DenseBlock"], Rows] | None = None
+    """Makes the block for rows, in the place of `layers`."""
+
     def __init__(self, channels: int, growth_channels: int) -> None:
         super().__init__()
         for i in range(_CONVOLUTIONS):
             made = channels if i == _CONVOLUTIONS - 1 else growth_channels
             self.add_module(f"conv{i + 1}", nn.Conv2d(channels + i * growth_channels, made, 3, padding=1))
 
+    @property
+    def convolutions(self) -> list[nn.Conv2d]:
+        """All of them, in order."""
+        return [conv for conv in self.children() if isinstance(conv, nn.Conv2d)]
+
     def rows(self) -> Rows:
-        """(B, C, n, w) -> the same shape."""
-        *dense, last = self.children()
-        seen = [beside(on_channels, _conv(conv), PerPixel(_act)) for conv in dense]
-        return residual(*seen, _conv(last), scale=_BRANCH)
+        """(B, C, n, w) -> the same shape, by the processor if there is one."""
+        return self.layers() if self.processor is None else self.processor(self)
+
+    def layers(self, *before_last: Rows) -> Rows:
+        """The block in floating point; `before_last` are parts between the last two convolutions."""
+        *dense, last = self.convolutions
+        seen = [beside(on_channels, Convolution(conv), PerPixel(_act)) for conv in dense]
+        return residual(*seen, *before_last, Convolution(last), scale=BRANCH)
 
 
 class RRDB(nn.Module):
@@ -85,7 +98,7 @@ class RRDB(nn.Module):
     def rows(self) -> Rows:
         """(B, C, n, w) -> the same shape."""
         blocks = [block.rows() for block in self.children() if isinstance(block, DenseBlock)]
-        return residual(*blocks, scale=_BRANCH)
+        return residual(*blocks, scale=BRANCH)
 
 
 class RRDBNet(PretrainedModule):
@@ -159,4 +172,4 @@ def _conv(module: nn.Module) -> Convolution:
 
 
 def _act(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, _SLOPE, inplace=True)
+    return F.leaky_relu(x, SLOPE, inplace=True)

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 _CONTAINERS = (
@@ -16,8 +17,8 @@ _CONTAINERS = (
 )
 """Folder, files of limit and usage, and what of the usage the system gives back by itself; both versions of cgroups."""
 _MEMORY_NOW = Path("/proc/meminfo")
-_CLEARLY_FASTER = 0.8
-"""Share of float32's time that bfloat16 may take to be chosen: a choice that is close would differ between runs."""
+CLEARLY_FASTER = 0.8
+"""Share of the time in another type that one may take to be chosen: a close choice would differ between runs."""
 _computed_in: list[int] = []
 """The process that computed first; those that are forked from it inherit this."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -68,25 +69,30 @@ def widest_dtype(device: torch.device) -> torch.dtype:
 @lru_cache
 def _is_faster_in_bfloat16() -> bool:
     """Whether the CPU's kernels are, by a small convolution: what the processor could do may be switched off."""
+
+    def convolve(dtype: torch.dtype) -> Callable[[], Tensor]:
+        image, kernel = torch.ones(1, 128, 32, 32, dtype=dtype), torch.ones(128, 128, 3, 3, dtype=dtype)
+        return partial(F.conv2d, image.contiguous(memory_format=torch.channels_last), kernel)
+
+    in_bfloat16, in_float32 = least_seconds(convolve(torch.bfloat16), convolve(torch.float32))
+    return in_bfloat16 < CLEARLY_FASTER * in_float32
+
+
+def least_seconds(*functions: Callable[[], object]) -> list[float]:
+    """The least time that each of the functions takes, on one thread, called in turns."""
     # the thread's own time: other work on the machine must not decide
     exact = time.get_clock_info("thread_time").resolution < 1e-5
     clock = time.thread_time if exact else time.perf_counter
-    seconds = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    threads = torch.get_num_threads()
+    seconds, threads = [float("inf")] * len(functions), torch.get_num_threads()
     torch.set_num_threads(1)  # waiting for others would count
     with torch.inference_mode():
         for _ in range(8):  # the first round compiles the kernels
-            for dtype, least in seconds.items():
-                image, kernel = (
-                    torch.ones(1, 128, 32, 32, dtype=dtype),
-                    torch.ones(128, 128, 3, 3, dtype=dtype),
-                )
-                image = image.contiguous(memory_format=torch.channels_last)
+            for i, function in enumerate(functions):
                 started = clock()
-                F.conv2d(image, kernel)
-                seconds[dtype] = min(least, clock() - started)
+                function()
+                seconds[i] = min(seconds[i], clock() - started)
     torch.set_num_threads(threads)
-    return seconds[torch.bfloat16] < _CLEARLY_FASTER * seconds[torch.float32]
+    return seconds
 
 
 def require_own_threads() -> None:
