@@ -5,10 +5,12 @@
 
 The losses: L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, and a relativistic discriminator of paired pictures
 (Jolicoeur-Martineau 2018): heads on features of the picture and of the upsampled LR picture, and one on pixels, kept
-smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Its gradient is a set share of the
-others'. Low frequencies are those of the LR picture, in training as in use. The network computes in bfloat16, with
-float32 weights for the optimizer. What is written lies between the first weights and the trained ones. All is saved
-every ten minutes; the same command goes on from there.
+smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Detail where the truth has none costs
+extra. The discriminator's gradient is a set share of the others', and each crop has its part of it: much where the LR
+picture is damaged or detail is missing, little where a clean picture is wanted. Low frequencies are those of the LR
+picture, in training as in use. The network computes in bfloat16, with float32 weights for the optimizer. What is
+written lies between the first weights and the trained ones. All is saved every ten minutes; the same command goes on
+from there.
 
 Shape legend: B batch, C channels, h w LR size, H W HR size. Pictures have values in [0, 1].
 """
@@ -114,7 +116,7 @@ def seen_pixels(picture: Tensor, up: Tensor) -> Tensor:
 class Trained:
     """A network in bfloat16, its weights in float32 for Adam, and their running mean."""
 
-    def __init__(self, network: nn.Module, rate: float, beta: float, decay: float = 0.997) -> None:
+    def __init__(self, network: nn.Module, rate: float, beta: float, decay: float = 0.995) -> None:
         self.network = network.to(torch.bfloat16).requires_grad_(True)
         self._decay = decay
         self.exact = [p.detach().float().requires_grad_(True) for p in network.parameters()]
@@ -170,6 +172,39 @@ def one_window(*pictures: Tensor) -> Iterator[Tensor]:
     return (x[..., top : top + height, left : left + width] for x in pictures)
 
 
+def local_mean(x: Tensor, side: int) -> Tensor:
+    return F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
+
+
+def needless_detail(picture: Tensor, hr: Tensor) -> Tensor:
+    """How much more detail a picture has than the original, where the original has too little to hide it."""
+
+    def detail(x: Tensor) -> Tensor:
+        return local_mean((x - local_mean(x, 9)).square().sum(1, keepdim=True), 9).add(1e-6).sqrt()
+
+    true = detail(hr)
+    return (F.relu(detail(picture) - 1.1 * true - 0.004) / (true + 0.02) / (1 + (true / 0.025) ** 2)).mean()
+
+
+@torch.no_grad()
+def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
+    """Each crop's part of the adversarial gradient, (B, 1, 1, 1): by damage of the LR picture and lacking detail."""
+    clean = F.avg_pool2d(hr, 4)
+    fine = clean - local_mean(clean, 5)
+    # what differs from the clean LR picture, but for blur and sharpening
+    off = lr - clean
+    blurred = (off * fine).sum((1, 2, 3)) / fine.square().sum((1, 2, 3)).clamp(min=1e-6)
+    noise = (off - blurred.clamp(-1.2, 0.5)[:, None, None, None] * fine).abs().mean((1, 2, 3))
+    damaged = 0.25 + 2.2 * ((noise - 0.012) / 0.035).clamp(0, 1)
+    lacking = 1 - (edges(picture) + 0.004) / (edges(hr) + 0.004)
+    return (damaged * (1 + 2 * lacking).clamp(0.2, 1.6))[:, None, None, None]
+
+
+def edges(picture: Tensor) -> Tensor:
+    """Mean magnitude of the gradient, (B,)."""
+    return sum((picture.diff(dim=d).abs().mean((1, 2, 3)) for d in (2, 3)), start=torch.zeros(()))
+
+
 def told_apart(
     judge: nn.Module,
     of_hr: list[Tensor],
@@ -210,13 +245,15 @@ class Balance:
     def __init__(self, share: float, weight: float) -> None:
         self.share, self.weight = share, weight
 
-    def backward(self, out: Tensor, leaf: Tensor, loss: Tensor, adversarial: Tensor) -> None:
-        """Go back from pictures `out`; both losses are of `leaf`, their detached copy."""
+    def backward(
+        self, out: Tensor, leaf: Tensor, loss: Tensor, adversarial: Tensor, parts: Tensor | float = 1.0
+    ) -> None:
+        """Go back from pictures `out`; both losses are of `leaf`, their detached copy. `parts`: of each picture."""
         (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
         (towards_real,) = torch.autograd.grad(adversarial, leaf)
         wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))
         self.weight += 0.02 * (min(3.0, wanted) - self.weight)
-        out.backward(towards_truth + self.weight * towards_real)
+        out.backward(towards_truth + self.weight * parts * towards_real)
 
 
 class Training:
@@ -225,7 +262,7 @@ class Training:
         self.balance = Balance(args.share, 0.005)
         self.features = Features()
         self.trunk = Trained(RRDBNet.from_pretrained(args.trunk), args.rate, 0.9)
-        self.discriminator = Trained(Discriminator(), 3e-4, 0.5)
+        self.discriminator = Trained(Discriminator(), 1e-4, 0.5)
         self.teacher = RRDBNet.from_pretrained(args.trunk).to(torch.bfloat16).requires_grad_(False)
 
     def step(self, lr: Tensor, hr: Tensor, *, trains_trunk: bool) -> dict[str, float]:
@@ -234,6 +271,7 @@ class Training:
             taught = drawn(self.teacher, lr)
         out = drawn(self.trunk.network, lr) if trains_trunk else taught
         leaf = out.detach().requires_grad_(trains_trunk)
+        parts, needless = adversarial_parts(lr, hr, leaf), needless_detail(leaf, hr)
         up, hr, taught, window = one_window(
             F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, taught, leaf
         )
@@ -246,10 +284,10 @@ class Training:
             return told
 
         # towards the truth, and not far from a picture without grain
-        loss = F.l1_loss(window, hr) + 0.7 * distance(of_window, of_hr) + 0.2 * distance(of_window, of_taught)
-        loss = loss + 1.5 * lpips_values(window, hr).mean()
+        loss = 1.5 * F.l1_loss(window, hr) + 3 * needless + 1.5 * lpips_values(window, hr).mean()
+        loss = loss + 0.6 * distance(of_window, of_hr) + 0.2 * distance(of_window, of_taught)
         adversarial = deceived(self.discriminator.network, of_window, of_hr, of_up, seen, seen_hr)
-        self.balance.backward(out, leaf, loss, adversarial)
+        self.balance.backward(out, leaf, loss, adversarial, parts)
         self.trunk.step(most=1.0)
         return {
             "loss": loss.item(),
@@ -263,7 +301,7 @@ class Training:
     ) -> dict[str, float]:
         judge = self.discriminator.network
         _, apart, moved = told_apart(judge, of_hr, of_fake, given, seen_hr, seen)
-        (apart + moved).backward()
+        (apart + 5 * moved).backward()
         self.discriminator.step(most=10.0)
         return {"judge": apart.item()}
 
@@ -332,12 +370,12 @@ def main() -> None:
     parser.add_argument(
         "--alone", type=float, default=0.07, help="hours that the discriminator learns alone at first"
     )
-    parser.add_argument("--rate", type=float, default=9e-6)
+    parser.add_argument("--rate", type=float, default=1.6e-5)
     parser.add_argument(
-        "--share", type=float, default=0.7, help="norm of the adversarial gradient over the others'"
+        "--share", type=float, default=0.5, help="norm of the adversarial gradient over the others'"
     )
     parser.add_argument(
-        "--blend", type=float, default=0.5, help="how far on the way to what was trained is written"
+        "--blend", type=float, default=0.45, help="how far on the way to what was trained is written"
     )
     parser.add_argument("--crop", type=int, default=40, help="LR pixels")
     parser.add_argument("--batch", type=int, default=4)

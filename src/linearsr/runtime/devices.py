@@ -17,8 +17,8 @@ _CONTAINERS = (
 )
 """Folder, files of limit and usage, and what of the usage the system gives back by itself; both versions of cgroups."""
 _MEMORY_NOW = Path("/proc/meminfo")
-CLEARLY_FASTER = 0.8
-"""Share of the time in another type that one may take to be chosen: a close choice would differ between runs."""
+_CLEARLY_FASTER = 0.8
+"""Share of float32's time that bfloat16 may take to be chosen: a choice that is close would differ between runs."""
 _computed_in: list[int] = []
 """The process that computed first; those that are forked from it inherit this."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -75,7 +75,7 @@ def _is_faster_in_bfloat16() -> bool:
         return partial(F.conv2d, image.contiguous(memory_format=torch.channels_last), kernel)
 
     in_bfloat16, in_float32 = least_seconds(convolve(torch.bfloat16), convolve(torch.float32))
-    return in_bfloat16 < CLEARLY_FASTER * in_float32
+    return in_bfloat16 < _CLEARLY_FASTER * in_float32
 
 
 def least_seconds(*functions: Callable[[], object]) -> list[float]:
