@@ -1,7 +1,7 @@
 """Which ranges a trunk's dense blocks see on photos, so that it can compute in 8 bits, and how close it then is."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def lr_images(photos: Iterable[Path]) -> list[NDArray[np.float32]]:
     return images
 
 
-def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> Ranges:
+def observed_ranges(pipeline: LinearSRPipeline, images: Iterable[ImageInput]) -> Ranges:
     """The ranges of the trunk over the images. The pipeline must have one, and compute in floating point."""
     assert pipeline.trunk is not None
     with int8.find_ranges(pipeline.trunk) as ranges:
@@ -41,18 +41,17 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) ->
     return ranges
 
 
-def drawn(pipeline: LinearSRPipeline, images: Sequence[ImageInput]) -> list[Tensor]:
+def drawn(pipeline: LinearSRPipeline, images: Iterable[ImageInput]) -> list[Tensor]:
     """The trunk's pictures (C, H, W)."""
-    return pipeline(images, num_inference_steps=0, fidelity=0.0, output_type="pt").images
+    return [
+        pipeline(image, num_inference_steps=0, fidelity=0.0, output_type="pt").images[0] for image in images
+    ]
 
 
-def agreement(pipeline: LinearSRPipeline, ranges: Ranges, images: Sequence[ImageInput]) -> list[float]:
-    """PSNR in dB between 8 bits and floating point, for each image; the pipeline computes in 8 bits from then on."""
-    assert pipeline.trunk is not None
-    expected = drawn(pipeline, images)
-    int8.use_int8_(pipeline.trunk, ranges)
-    pairs = zip(drawn(pipeline, images), expected, strict=True)
-    return [float(-10 * torch.log10((found - exact).square().mean())) for found, exact in pairs]
+def agreement(pictures: Iterable[Tensor], exact: Iterable[Tensor]) -> list[float]:
+    """PSNR in dB of pictures (C, H, W) against exact ones, for each."""
+    pairs = zip(pictures, exact, strict=True)
+    return [float(-10 * torch.log10((a - b).square().mean())) for a, b in pairs]
 
 
 def write_with_ranges(source: Path, folder: Path, ranges: Ranges) -> None:

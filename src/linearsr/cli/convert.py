@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from linearsr.cli.console import say, stop, told, write_json
+from linearsr.cli.console import Bars, say, stop, told, write_json
 from linearsr.cli.loading import DEFAULT_MODEL
 from linearsr.cli.options import JsonDocument
 from linearsr.jobs.messages import shown
@@ -100,9 +100,9 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
 
 
 def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
-    from linearsr.backends.int8_ranges import agreement, lr_images, observed_ranges, write_with_ranges
+    from linearsr.backends.int8_ranges import agreement, drawn, lr_images, observed_ranges, write_with_ranges
     from linearsr.images.files import list_images
-    from linearsr.models.int8 import supported
+    from linearsr.models.int8 import supported, use_int8_
 
     files = list_images(photos)
     if len(files) < 2:
@@ -110,12 +110,19 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     folder, pipeline = _in_float32(source)
     if pipeline.trunk is None:
         stop(f"{source} has no trunk, which is the part that computes in 8 bits")
-    ranges = observed_ranges(pipeline, lr_images(files[::2][:_MOST_PHOTOS]))
+    with Bars() as progress:
+        images = lr_images(files[::2][:_MOST_PHOTOS])
+        ranges = observed_ranges(pipeline, progress.bars.track(images, description="finding ranges"))
     if not supported():
         write_with_ranges(folder, output, ranges)
         note = f"{len(ranges)} ranges; this torch has no 8-bit convolutions, so they were not tried"
         return {"ranges": len(ranges), "psnr_db": None, "note": note}
-    decibels = agreement(pipeline, ranges, lr_images(files[1::2][:_MOST_PHOTOS]))
+    with Bars() as progress:
+        images = lr_images(files[1::2][:_MOST_PHOTOS])
+        exact = drawn(pipeline, progress.bars.track(images, description="checking: float32"))
+        use_int8_(pipeline.trunk, ranges)
+        found = drawn(pipeline, progress.bars.track(images, description="checking: 8 bits"))
+    decibels = agreement(found, exact)
     figures = {"median": median(decibels), "least": min(decibels)}
     if figures["median"] < _LEAST_AGREEMENT:
         stop(
