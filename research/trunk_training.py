@@ -51,7 +51,7 @@ MIX = {
     "scan": 0.04,
     "old-phone": 0.05,
 }
-"""What the shipped weights saw."""
+"""About what the shipped weights saw."""
 SAVE_SECONDS = 600
 
 
