@@ -63,6 +63,8 @@ def main() -> None:
         found: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for _, lr, hr in track(pairs, preset, console=Console(stderr=True)):
             plain = windows(hr).square().mean((1, 2)).sqrt() < _PLAIN
+            if not plain.any():
+                continue
             images = {"HR": hr, "bicubic": bicubic(lr)}
             images |= {name: pipe(lr, output_type="pt").images[0] for name, pipe in pipes.items()}
             for name, image in images.items():
