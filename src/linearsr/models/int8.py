@@ -32,8 +32,8 @@ _NARROWEST = 1 / 16
 _ROUNDING = 1.5 * 2**23
 """A float32 of about this size has no digits behind the point, and its last byte counts in ones."""
 _CLEARLY_FASTER = 0.5
-"""Share of the time in floating point that 8 bits may take: they take 0.36 to 0.45 with VNNI, on a busy machine too, and
-0.57 to 0.7 without, where sums may saturate."""
+"""Share of the time in floating point that 8 bits may take: they take 0.36 to 0.45 with VNNI, also on a busy machine,
+and 0.57 to 0.7 without, where sums may saturate."""
 _MOST_ERROR = 0.1
 """Of what a block adds to its input."""
 
