@@ -19,6 +19,7 @@ from linearsr.backends import nvlabs
 from linearsr.models import int8
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.runtime.checkpoints import CheckpointError, save_tensors
+from linearsr.runtime.devices import best_dtype
 from test_rrdb import with_trunk
 from tiny_encoders import write_gemma2, write_tokenizer
 
@@ -209,6 +210,7 @@ def test_int8_keeps_the_weights_and_is_used_where_it_is_faster(
     exact = LinearSRPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32, device="cpu")
     assert exact.arithmetic == "float32"
     assert info["model"]["int8_ranges"] == len(exact.int8_ranges) == 6
+    assert info["int8"] == int8.faster_than(best_dtype(torch.device("cpu")))
     photo = Image.open(photos / "0.png")
     expected = exact(photo, output_type="np").images[0]
     for faster in (True, False):

@@ -23,16 +23,19 @@ def info(
     """Show the installation, and a model: its parts, experts, sizes and default settings."""
     import torch
 
+    from linearsr.models import int8
     from linearsr.runtime.devices import best_device, best_dtype
 
     with told(ValueError, OSError):
-        device = best_device()
+        device, found = best_device(), _model(model)
+        dtype = best_dtype(device)
         report = {
             "version": __version__,
             "torch": torch.__version__,
             "device": str(device),
-            "dtype": str(best_dtype(device)).removeprefix("torch."),
-            "model": _model(model),
+            "dtype": str(dtype).removeprefix("torch."),
+            "int8": bool(found["int8_ranges"]) and device.type == "cpu" and int8.faster_than(dtype),
+            "model": found,
         }
     if as_json:
         write_json(report)
@@ -139,7 +142,8 @@ def _count_parameters(file: Path) -> int:
 def _show(report: dict[str, Any]) -> None:
     model, screen = report["model"], out()
     screen.print(f"linearsr {report['version']}, torch {report['torch']}")
-    screen.print(f"runs on {report['device']} in {report['dtype']}")
+    bits = ", the trunk in 8 bits" if report["int8"] else ""
+    screen.print(f"runs on {report['device']} in {report['dtype']}{bits}")
     size = f"{model['parameters'] / 1e6:.2f} million parameters, {model['bytes'] / 1e6:.1f} MB"
     screen.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
     screen.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
