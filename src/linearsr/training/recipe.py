@@ -17,7 +17,7 @@ from linearsr.runtime.files import prefixed
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.flow import FlowStage
 from linearsr.training.run_folder import KNEE_FOLDER, knee_record
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.section import ConfigError, Section, check_fields
 from linearsr.training.state import latest_checkpoint
 
 STAGES = ("codec", "stem", "pretrain", "experts", "sft")
@@ -101,9 +101,7 @@ class RecipeConfig(Section):
             raise ValueError("stages: experts and sft start from the knee of pretrain, which is missing")
         with prefixed("model: ", ValueError, (TypeError, ValueError)):
             PipelineConfig.from_index(self.model)
-        known = PipelineConfig.__dataclass_fields__
-        if unknown := sorted(set(self.model) - set(known)):
-            raise ValueError(f"model: unknown setting {unknown[0]!r}: choose from {', '.join(known)}")
+        check_fields(PipelineConfig, self.model, "model")
         return self
 
     def folder(self, name: str) -> Path:
@@ -155,7 +153,8 @@ def plan(recipe: RecipeConfig, where: str) -> list[Run]:
         for expert in range(count) if stage in _ONE_RUN_AN_EXPERT else [None]:
             name = stage if expert is None else f"{stage}/{expert}"
             raw = {**_settings_of(recipe, stage, expert), "run_dir": recipe.run_dir / name}
-            runs.append(Run(name, parse_settings(TrainConfig, raw, f"{where}: stages.{stage}")))
+            sources = {f"stages.{stage}": recipe.stages[stage], "common": recipe.common}
+            runs.append(Run(name, parse_settings(TrainConfig, raw, where, sources)))
     return runs
 
 
