@@ -156,19 +156,21 @@ def test_both_processes_killed_and_one_goes_on(photos: Path, tmp_path: Path) -> 
 
 
 def test_sharded_processes_train_as_one_does(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
-    """FSDP2: flow by AdamW, resumed; stem by Muon; and returns of the guard to a checkpoint."""
+    """FSDP2: flow by AdamW, resumed, and in bfloat16; stem by Muon; and returns of the guard to a checkpoint."""
     flow = four_a_step(photos, tmp_path / "flow", stage=flow_stage(stem_folder))
     muon = four_a_step(photos, tmp_path / "muon", optimizer={"name": "muon", "warmup_images": 8})
     guard = {"loss_factor": 1.5, "window": 10, "max_bad_steps": 1, "max_rollbacks": 20}
     wild = four_a_step(photos, tmp_path / "wild", guard=guard, optimizer={"lr": 0.3, "warmup_images": 40})
-    runs = {"start": {**flow, "total_images": 16}, "flow": flow, "muon": muon, "wild": wild}
+    half = {**flow, "run_dir": str(tmp_path / "half"), "mixed_precision": "bf16"}
+    runs = {"start": {**flow, "total_images": 16}, "flow": flow, "half": half, "muon": muon, "wild": wild}
     paths = [written(tmp_path / f"{name}.yaml", config) for name, config in runs.items()]
     both = launch([*TORCHRUN, Path(__file__).parent / "sharded_run.py", *paths])
     assert both.returncode == 0, both.stderr
-    for name in ("flow", "muon", "wild"):
+    for name in ("flow", "half", "muon", "wild"):
         train_here({**runs[name], "run_dir": str(tmp_path / "one" / name)})
 
     assert_alike(tmp_path / "flow", tmp_path / "one/flow", "transformer")
+    assert_alike(tmp_path / "half", tmp_path / "one/half", "transformer", rel=1e-2)
     # its bfloat16 steps of Newton and Schulz make much of a last bit
     assert_alike(tmp_path / "muon", tmp_path / "one/muon", "lr_stem", rel=0.02)
     events = [
