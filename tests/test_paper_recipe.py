@@ -102,11 +102,13 @@ def test_tags_from_photos_to_the_finished_model(
 
 
 def test_guidance_of_another_width_starts_a_projection(lab: Path, tmp_path: Path) -> None:
-    """CLIP and DINO are not as wide as SANA's text; in the plan, too."""
+    """CLIP and DINO are not as wide as SANA's text; in the plan, too. They need no tags."""
     (tmp_path / "wide").mkdir()
     config = json.loads((CONFIGS / "guidance/clip/config.json").read_text())
     (tmp_path / "wide/config.json").write_text(json.dumps(config))
-    runs = plan(parse(paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide")), "recipe.yaml")[:1]
+    no_tags = "common.data.tags=none.json"
+    raw = paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide", no_tags)
+    runs = plan(parse(raw), "recipe.yaml")[:1]
     assert describe(runs)["pretrain"]["memory"].endswith("; without the encoder of stage.guidance")
     assert "time" not in describe(runs)["pretrain"]
     assert describe(runs, rate=0.002)["pretrain"]["time"] == "0.3 hours at 0.002 images per second (--rate)"

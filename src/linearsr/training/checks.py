@@ -17,10 +17,10 @@ from linearsr.training.codec import CodecStage, check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data
 from linearsr.training.distill import DistillObjective, DistillStage
-from linearsr.training.flow import FlowObjective, FlowStage
+from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective, Trained
 from linearsr.training.parts import Blueprint, UnknownCodec
-from linearsr.training.photo_tags import check_tags, read_tags, read_vocabulary, tagged
+from linearsr.training.photo_tags import check_tags, read_vocabulary, tagged
 from linearsr.training.recipe import RecipeConfig, Run, last_flow
 from linearsr.training.run_folder import records
 from linearsr.training.section import ConfigError
@@ -110,8 +110,6 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run]) -> None:
 def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     stage, data = config.stage, config.data
     assert isinstance(stage, Trained)
-    if isinstance(stage, FlowStage) and stage.guidance is not None and data.tags is not None:
-        read_tags(data.tags)  # before the vocabulary, which may be this file too
     with torch.device("meta"):
         objective = stage.objective(blueprint)
     crop, multiple = data.lr_crop, objective.multiple_of

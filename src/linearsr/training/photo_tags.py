@@ -164,12 +164,12 @@ def read_tags(path: Path, key: str = "data.tags") -> dict[str, list[str]]:
 
 
 def read_vocabulary(path: Path, key: str) -> Vocabulary:
-    """The tags of a file, as `read_tag_list` reads them, or of a JSON file as `read_tags` does.
+    """The tags of a file, as `read_tag_list` reads them, or all of `data.tags`, a JSON file, as `read_tags` does.
 
     Raises:
-        ConfigError: as one line that names `key`, where that fails.
+        ConfigError: as one line that names `key`, or data.tags, where that fails.
     """
     if path.suffix == ".json":
-        return Vocabulary(vocabulary_of(read_tags(path, key)))
+        return Vocabulary(vocabulary_of(read_tags(path)))
     with prefixed(f"{key}: ", ConfigError):
         return Vocabulary(read_tag_list(path).tags)
