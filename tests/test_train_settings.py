@@ -139,6 +139,10 @@ def test_a_stage_can_be_dropped_on_the_command_line(photos: Path, tmp_path: Path
         ({"batch_size": 4}, r"batch_size: .*it belongs in common\.batch_size"),
         ({"comon": {}}, r"comon: is unknown: did you mean common\?"),
         ({"stages": {"stem": {"batch": 3}}}, r"stages\.stem: batch: is unknown: did you mean batch_size\?"),
+        (
+            {"stages": {"pretrain": {"guidance": None}}},
+            r"stages\.pretrain: guidance: is no setting of this section: it belongs in stage\.guidance",
+        ),
         ({"common": {"batchsize": 3}}, r": common: batchsize: is unknown: did you mean batch_size\?"),
         ({"common": {"optimizer": {"lrr": 1}}}, r": common: optimizer\.lrr: is unknown: .* optimizer\.lr\?"),
         ({"stages": {"pretrain": {"stage": {"preset": "huge"}}}}, r"stages\.pretrain: .*huge"),

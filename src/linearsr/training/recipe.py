@@ -37,7 +37,9 @@ def none_is_empty(value: Any) -> Any:
 
 
 def _cleaned(settings: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in settings.items() if value is not None}
+    # what is null in the wrong place must be seen to be there
+    known = TrainConfig.model_fields
+    settings = {key: value for key, value in settings.items() if value is not None or key not in known}
     stage = settings.get("stage", {})
     if not isinstance(stage, dict):
         raise ValueError(f"stage: {stage} is a value, not a section")
