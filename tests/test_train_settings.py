@@ -143,6 +143,10 @@ def test_a_stage_can_be_dropped_on_the_command_line(photos: Path, tmp_path: Path
             {"stages": {"pretrain": {"guidance": None}}},
             r"stages\.pretrain: guidance: is no setting of this section: it belongs in stage\.guidance",
         ),
+        (
+            {"stages": {"pretrain": {"stage": {"lr_channels": 64}}}},
+            r"stage\.lr_channels: .*it belongs in stage\.network\.lr_channels \(kind flow\)",
+        ),
         ({"common": {"batchsize": 3}}, r": common: batchsize: is unknown: did you mean batch_size\?"),
         ({"common": {"optimizer": {"lrr": 1}}}, r": common: optimizer\.lrr: is unknown: .* optimizer\.lr\?"),
         ({"stages": {"pretrain": {"stage": {"preset": "huge"}}}}, r"stages\.pretrain: .*huge"),
@@ -165,6 +169,13 @@ def test_mistakes_are_one_line_that_names_the_key(
     with pytest.raises(ConfigError, match=message) as caught:
         plan(parse(recipe_settings(photos, tmp_path, **changes)), "recipe.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_an_entry_of_a_list_in_common_is_said_to_be_there(photos: Path, tmp_path: Path) -> None:
+    raw = recipe_settings(photos, tmp_path)
+    raw["common"]["trackers"] = ["wandbb"]
+    with pytest.raises(ConfigError, match=r": common: trackers\.0: Input should be 'tensorboard'"):
+        plan(parse(raw), "recipe.yaml")
 
 
 def test_the_configs_of_the_repository_can_be_read() -> None:

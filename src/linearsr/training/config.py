@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linearsr.evaluation.registry import METRICS
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.codec import CodecStage
 from linearsr.training.computed import BlendStage, StrengthStage
 from linearsr.training.data import DataConfig
@@ -141,6 +143,7 @@ def parse_settings(
         message = _unknown(section, key) if unknown else first["msg"].removeprefix("Value error, ")
         # pydantic names the kind of a stage, too
         key = re.sub(r"^stage\.\w+", "stage", key)
+        message = message.removeprefix(f"{key}: ")
         place = _source(key, sources or {})
         raise ConfigError(": ".join(part for part in (where, place, key, message) if part)) from None
 
@@ -150,7 +153,7 @@ def _source(key: str, sources: Mapping[str, Any]) -> str:
     for place, settings in sources.items():
         found = settings
         for part in key.split("."):
-            found = found.get(part, _MISSING) if isinstance(found, dict) else _MISSING
+            found = found.get(part, _MISSING) if isinstance(found, dict) else found
         if found is not _MISSING:
             return place
     return next(iter(sources), "")
@@ -159,6 +162,7 @@ def _source(key: str, sources: Mapping[str, Any]) -> str:
 def _unknown(section: type[Section], key: str) -> str:
     """What to say of a key that a section does not have: where it belongs, or what is spelt alike."""
     known = list(_keys(section))
+    known += [f"stage.flow.network.{field.name}" for field in fields(TransformerConfig)]
     if "common" in section.model_fields:
         known += [f"common.{inner}" for inner in _keys(TrainConfig)]
     leaf = key.rpartition(".")[2]
