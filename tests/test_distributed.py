@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -13,6 +14,8 @@ import yaml
 
 from linearsr.cli.app import app
 from linearsr.training.config import TrainConfig
+from linearsr.training.processes import start
+from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from training_tools import flow_stage, losses, read_records, settings, weights
 
@@ -192,3 +195,19 @@ def test_a_mistake_is_said_once(photos: Path, tmp_path: Path) -> None:
     ours = [line for line in both.stderr.splitlines() if line.startswith("linearsr:")]
     assert ours == ["linearsr: batch_size: 5 is no multiple of the 2 processes"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "optimizer", "message"),
+    [
+        (1, "adamw", r"^FSDP: version 1 .* fsdp_version: 2"),
+        (2, "came", r"^optimizer\.name: came .* adamw"),
+    ],
+)
+def test_what_does_not_work_on_split_weights_is_refused(
+    version: int, optimizer: str, message: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=version)))
+    monkeypatch.setattr("linearsr.training.processes.Accelerator", lambda **how: split)
+    with pytest.raises(ConfigError, match=message):
+        start(TrainConfig(**settings(photos, tmp_path / "run", optimizer={"name": optimizer})))
