@@ -42,7 +42,7 @@ done
 recipe+=(
   --set stages.pretrain.stage.preset=tiny --set stages.pretrain.stage.sana="$parts/sana"
   --set stages.pretrain.stage.validation_steps=4 --set common.validation.metrics="[psnr_y, lpips]"
-  --set parts.tagger="$parts/tagger" --set model.num_inference_steps=4
+  --set stages.sft.data.scores="$out/scores" --set parts.tagger="$parts/tagger" --set model.num_inference_steps=4
 )
 rows=()
 row() { # NAME MODEL

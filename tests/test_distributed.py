@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -13,6 +14,8 @@ import yaml
 
 from linearsr.cli.app import app
 from linearsr.training.config import TrainConfig
+from linearsr.training.processes import start
+from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 from training_tools import flow_stage, losses, read_records, settings, weights
 
@@ -156,19 +159,21 @@ def test_both_processes_killed_and_one_goes_on(photos: Path, tmp_path: Path) -> 
 
 
 def test_sharded_processes_train_as_one_does(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
-    """FSDP2: flow by AdamW, resumed; stem by Muon; and returns of the guard to a checkpoint."""
+    """FSDP2: flow by AdamW, resumed, and in bfloat16; stem by Muon; and returns of the guard to a checkpoint."""
     flow = four_a_step(photos, tmp_path / "flow", stage=flow_stage(stem_folder))
     muon = four_a_step(photos, tmp_path / "muon", optimizer={"name": "muon", "warmup_images": 8})
     guard = {"loss_factor": 1.5, "window": 10, "max_bad_steps": 1, "max_rollbacks": 20}
     wild = four_a_step(photos, tmp_path / "wild", guard=guard, optimizer={"lr": 0.3, "warmup_images": 40})
-    runs = {"start": {**flow, "total_images": 16}, "flow": flow, "muon": muon, "wild": wild}
+    half = {**flow, "run_dir": str(tmp_path / "half"), "mixed_precision": "bf16"}
+    runs = {"start": {**flow, "total_images": 16}, "flow": flow, "half": half, "muon": muon, "wild": wild}
     paths = [written(tmp_path / f"{name}.yaml", config) for name, config in runs.items()]
     both = launch([*TORCHRUN, Path(__file__).parent / "sharded_run.py", *paths])
     assert both.returncode == 0, both.stderr
-    for name in ("flow", "muon", "wild"):
+    for name in ("flow", "half", "muon", "wild"):
         train_here({**runs[name], "run_dir": str(tmp_path / "one" / name)})
 
     assert_alike(tmp_path / "flow", tmp_path / "one/flow", "transformer")
+    assert_alike(tmp_path / "half", tmp_path / "one/half", "transformer", rel=1e-2)
     # its bfloat16 steps of Newton and Schulz make much of a last bit
     assert_alike(tmp_path / "muon", tmp_path / "one/muon", "lr_stem", rel=0.02)
     events = [
@@ -190,3 +195,19 @@ def test_a_mistake_is_said_once(photos: Path, tmp_path: Path) -> None:
     ours = [line for line in both.stderr.splitlines() if line.startswith("linearsr:")]
     assert ours == ["linearsr: batch_size: 5 is no multiple of the 2 processes"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "optimizer", "message"),
+    [
+        (1, "adamw", r"^FSDP: version 1 .* fsdp_version: 2"),
+        (2, "came", r"^optimizer\.name: came .* adamw"),
+    ],
+)
+def test_what_does_not_work_on_split_weights_is_refused(
+    version: int, optimizer: str, message: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=version)))
+    monkeypatch.setattr("linearsr.training.processes.Accelerator", lambda **how: split)
+    with pytest.raises(ConfigError, match=message):
+        start(TrainConfig(**settings(photos, tmp_path / "run", optimizer={"name": optimizer})))

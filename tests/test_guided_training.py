@@ -65,6 +65,8 @@ def test_a_sample_has_the_tags_of_its_photo(photos: Path, tags: Path, tmp_path: 
     found = PhotoTags(tags, Vocabulary(WORDS))
     expected = {"0.png": [1, 1, 0, 0], "1.png": [0, 0, 1, 0], "2.png": [0, 0, 0, 0]}
     assert {name: found.bag(photos / name).tolist() for name in expected} == expected
+    other_spelling = PhotoTags(tags, Vocabulary([word.upper() for word in WORDS]))
+    assert other_spelling.bag(photos / "0.png").tolist() == expected["0.png"]
     config = TrainConfig(**settings(photos, tmp_path / "run")).data
     pairs = CropPairs(config, 4, seed=0, length=20, photo_tags=found)
     alone = CropPairs(config, 4, seed=0, length=20)
@@ -186,7 +188,7 @@ def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_pa
     ("change", "complaint"),
     [
         ({"data": {"tags": None}}, r"^stage\.guidance: needs .*data\.tags"),
-        ({"data": {"tags": "nowhere.json"}}, r"^data\.tags: nowhere\.json cannot be read"),
+        ({"data": {"tags": "nowhere.json"}}, r"^data\.tags: nowhere\.json cannot be read .*linearsr tag"),
         (
             {"guidance": {"vocabulary": "nowhere.txt"}},
             r"^stage\.guidance\.vocabulary: nowhere\.txt: cannot be read",
@@ -198,6 +200,7 @@ def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_pa
         ({"tags": "[1]"}, r"^data\.tags: .*must hold"),
         ({"tags": '{"a.png": "sky"}'}, r"^data\.tags: .*'a\.png' has no list of tags"),
         ({"tags": '{"photo/0.png": ["sky"]}'}, r"^data\.tags: .*names none of the photos.*'photos/0\.png'"),
+        ({"tags": '{"photos/0.png": ["zebra"]}'}, r"^data\.tags: .*no tag of the vocabulary for any photo"),
         ({"tags": "{"}, r"^data\.tags: .*no valid JSON"),
     ],
 )

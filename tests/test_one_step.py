@@ -148,7 +148,6 @@ def test_teacher_and_first_step_see_the_tokens_of_the_student(model: Path) -> No
     ("change", "message"),
     [
         ({"teacher_times": [1.0, 0.5]}, "teacher_times: has no effect without teacher"),
-        ({"teacher_weight": 2.0}, "teacher_weight: has no effect without teacher"),
         (
             {"adversarial": 0, "discriminator": "somewhere"},
             "discriminator: has no effect without adversarial",

@@ -61,6 +61,7 @@ def paper(size: str, lab: Path, run_dir: Path, *changes: str) -> dict[str, Any]:
         "common.validation.max_pictures=1",
         *(f"stages.{stage}.total_images=2" for stage in ("pretrain", "experts", "sft")),
         *(f"stages.{stage}.validation.every_images=2" for stage in ("pretrain", "experts", "sft")),
+        f"stages.sft.data.scores={lab}/scores",
         "stages.pretrain.stage.preset=tiny",
         f"stages.pretrain.stage.sana={lab}/sana",
         "stages.pretrain.stage.validation_steps=2",
@@ -101,11 +102,13 @@ def test_tags_from_photos_to_the_finished_model(
 
 
 def test_guidance_of_another_width_starts_a_projection(lab: Path, tmp_path: Path) -> None:
-    """CLIP and DINO are not as wide as SANA's text; in the plan, too."""
+    """CLIP and DINO are not as wide as SANA's text; in the plan, too. They need no tags."""
     (tmp_path / "wide").mkdir()
     config = json.loads((CONFIGS / "guidance/clip/config.json").read_text())
     (tmp_path / "wide/config.json").write_text(json.dumps(config))
-    runs = plan(parse(paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide")), "recipe.yaml")[:1]
+    no_tags = "common.data.tags=none.json"
+    raw = paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide", no_tags)
+    runs = plan(parse(raw), "recipe.yaml")[:1]
     assert describe(runs)["pretrain"]["memory"].endswith("; without the encoder of stage.guidance")
     assert "time" not in describe(runs)["pretrain"]
     assert describe(runs, rate=0.002)["pretrain"]["time"] == "0.3 hours at 0.002 images per second (--rate)"
@@ -117,7 +120,9 @@ def test_the_text_encoder_is_counted(lab: Path, tmp_path: Path) -> None:
     """One that stays is a frozen part; one whose tags are all known leaves before the first step."""
     raw = paper("600m", lab, tmp_path / "run")
     size = (lab / "text_encoder/model.safetensors").stat().st_size / 2**20
-    passing = describe(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]["memory"]
+    described = describe(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]
+    assert described["tags"] == "3 of 3 photos have some of the 4 known tags"
+    passing = described["memory"]
     assert passing.endswith(f"; before the first step, the text encoder alone, {size:.0f} MiB")
     config = json.loads((lab / "tags/config.json").read_text())
     (lab / "joined").mkdir(exist_ok=True)
@@ -132,3 +137,11 @@ def test_tags_are_not_used_without_a_tagger(lab: Path, tmp_path: Path) -> None:
     recipe = parse(paper("600m", lab, tmp_path / "run", "parts.tagger=null"))
     with pytest.raises(ConfigError, match=r"^model\.use_tags: the model has no tagger: set parts\.tagger"):
         check_model(recipe, plan(recipe, "recipe.yaml"))
+
+
+def test_tags_that_are_still_to_be_made_are_named_as_such(lab: Path, tmp_path: Path) -> None:
+    runs = plan(parse(paper("600m", lab, tmp_path / "run", "common.data.tags=none.json")), "recipe.yaml")
+    with pytest.raises(
+        ConfigError, match=r"^pretrain: data\.tags: none\.json cannot .*`linearsr tag` writes"
+    ):
+        check(runs)

@@ -1,5 +1,6 @@
 """LR stems and codecs: sizes, the residual's exactness, and the DC-AE adapter against diffusers."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,20 @@ def test_dc_ae_refuses_float16(dc_ae_folder: Path) -> None:
         with pytest.raises(ValueError, match="bfloat16"):
             codec.to(**arguments)
     assert codec.to("cpu", torch.bfloat16).autoencoder.dtype == torch.bfloat16
+
+
+def test_dc_ae_is_written_in_another_type_without_a_word(
+    dc_ae_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codec = DeepCompressionCodec.from_pretrained(dc_ae_folder)
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    codec.save_pretrained(tmp_path, torch.bfloat16)
+    assert not caplog.records
+    assert codec.autoencoder.dtype == torch.float32
+    assert DeepCompressionCodec.from_pretrained(tmp_path, torch.bfloat16).autoencoder.dtype == torch.bfloat16
 
 
 def test_dc_ae_refuses_pickles(dc_ae_folder: Path, tmp_path: Path) -> None:

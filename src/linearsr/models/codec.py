@@ -147,8 +147,11 @@ class DeepCompressionCodec(nn.Module):
 
     def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write the autoencoder as `diffusers` does."""
-        # a copy: the codec in use keeps its type
-        autoencoder = self.autoencoder if dtype is None else copy.deepcopy(self.autoencoder).to(dtype)
+        autoencoder = self.autoencoder
+        if dtype is not None:
+            # a copy: the codec in use keeps its type; `to` of `diffusers` warns of modules that it has not
+            autoencoder = copy.deepcopy(autoencoder)
+            nn.Module.to(autoencoder, dtype)
         autoencoder.save_pretrained(folder)
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import HUB_ID
-from linearsr.training.catalogue import Catalogue
 from linearsr.training.codec import CodecStage, check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data
@@ -21,7 +19,7 @@ from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective, Trained
 from linearsr.training.parts import Blueprint, UnknownCodec
-from linearsr.training.photo_tags import name_in, read_tags
+from linearsr.training.photo_tags import check_tags, read_vocabulary, tagged
 from linearsr.training.recipe import RecipeConfig, Run, last_flow
 from linearsr.training.run_folder import records
 from linearsr.training.section import ConfigError
@@ -54,7 +52,8 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
                         raise ConfigError(
                             "data.shards: a tagger learns from photos in data.folders: leave it out"
                         )
-                    _check_tags("stage.kind", config.data.tags, check_data(config.data, 4))
+                    known = read_vocabulary(config.stage.vocabulary, "stage.vocabulary")
+                    check_tags("stage.kind", config.data.tags, known, check_data(config.data, 4))
             else:
                 objectives[name] = _check_training(config, blueprint)
         except ConfigError as error:
@@ -115,7 +114,7 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     validation_photos(photos.folder, objective.scale, photos.max_pictures, photos.least_side)
     catalogue = check_data(data, objective.scale)
     if objective.vocabulary is not None:
-        _check_tags("stage.guidance", data.tags, catalogue)
+        check_tags("stage.guidance", data.tags, objective.vocabulary, catalogue)
     return objective
 
 
@@ -128,19 +127,6 @@ def _check_apart(config: TrainConfig) -> None:
                 f"run_dir: {config.run_dir} lies in {folder} of {key}, where the pictures of the run would be "
                 "taken for photos: choose another folder"
             )
-
-
-def _check_tags(key: str, path: Path | None, catalogue: Catalogue) -> None:
-    """A network cannot learn what nothing is said of."""
-    if path is None:
-        raise ConfigError(f"{key}: needs the tags of the photos: set data.tags to a JSON file")
-    photos = [Path(catalogue[number].name) for number in range(len(catalogue))]
-    tags = read_tags(path)
-    if not any(name_in(path, photo) in tags for photo in photos):
-        raise ConfigError(
-            f"data.tags: {path} names none of the photos: write their paths relative to {path.parent}, "
-            f"e.g. {name_in(path, photos[0])!r}"
-        )
 
 
 def describe(runs: Sequence[Run], rate: float | None = None) -> dict[str, dict[str, str]]:
@@ -173,6 +159,12 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
     with_latents = objective.wants_latents and catalogue.has_latents(data.lr_crop * scale)
     latents = "; latents from the shards" if with_latents else ""
     every = config.validation.every_images
+    tags = dict[str, str]()
+    if (known := objective.vocabulary) is not None and data.tags is not None:
+        count = tagged(data.tags, known.tags, catalogue)
+        tags["tags"] = (
+            f"{count:,} of {len(catalogue):,} photos have some of the {len(known.tags):,} known tags"
+        )
     end = " at most, to the knee" if config.stop_at_knee else ""
     network, memory = _size_up(config, objective)
     return {
@@ -180,6 +172,7 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
         "memory": memory,
         "data": f"{share}{len(catalogue):,} photos{by}, {catalogue.areas.sum() / 1e6:,.0f} megapixels; "
         f"{len(catalogue.skipped)} broken, {catalogue.too_small} smaller than a crop{latents}",
+        **tags,
         "batch": f"{config.batch_size} crops of {data.lr_crop * scale} px (LR {data.lr_crop} px)",
         "schedule": f"{config.total_images:,} images in {config.total_images // config.batch_size:,} steps{end}; "
         f"validation every {every:,} images ({config.total_images // every} times)",

@@ -1,7 +1,8 @@
 """What a training run is made of: a YAML file, checked before anything is built."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linearsr.evaluation.registry import METRICS
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.training.blend import BlendStage
 from linearsr.training.codec import CodecStage
 from linearsr.training.data import DataConfig
@@ -24,6 +26,7 @@ from linearsr.training.tagger import TaggerStage
 from linearsr.training.validation import ValidationConfig
 
 _Section = TypeVar("_Section", bound=Section)
+_MISSING = object()
 _OF_SAMPLES = tuple(f"*/sample/{name}" for name in METRICS if not re.search("psnr|ssim", name))
 
 
@@ -122,21 +125,44 @@ def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, A
     return raw
 
 
-def parse_settings(section: type[_Section], raw: dict[str, Any], where: str) -> _Section:
-    """The settings as a config. Raises ConfigError, one line that names `where` and the key."""
+def parse_settings(
+    section: type[_Section], raw: dict[str, Any], where: str, sources: Mapping[str, Any] | None = None
+) -> _Section:
+    """The settings as a config; `sources` are the places in a file that they were merged from, the first one first.
+
+    Raises:
+        ConfigError: one line that names `where`, the place and the key.
+    """
     try:
         return section.model_validate(raw)
     except ValidationError as error:
         # what is misspelt is also missing under its right name
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"]) or "config"
-        message = first["msg"] if first["type"] != "extra_forbidden" else _unknown(section, key)
-        raise ConfigError(f"{where}: {key}: {message}") from None
+        key = ".".join(str(part) for part in first["loc"])
+        unknown = first["type"] == "extra_forbidden"
+        message = _unknown(section, key) if unknown else first["msg"].removeprefix("Value error, ")
+        # pydantic names the kind of a stage, too
+        key = re.sub(r"^stage\.\w+", "stage", key)
+        message = message.removeprefix(f"{key}: ")
+        place = _source(key, sources or {})
+        raise ConfigError(": ".join(part for part in (where, place, key, message) if part)) from None
+
+
+def _source(key: str, sources: Mapping[str, Any]) -> str:
+    """The first of the places that has this key, or else the first of all."""
+    for place, settings in sources.items():
+        found = settings
+        for part in key.split("."):
+            found = found.get(part, _MISSING) if isinstance(found, dict) else found
+        if found is not _MISSING:
+            return place
+    return next(iter(sources), "")
 
 
 def _unknown(section: type[Section], key: str) -> str:
     """What to say of a key that a section does not have: where it belongs, or what is spelt alike."""
     known = list(_keys(section))
+    known += [f"stage.flow.network.{field.name}" for field in fields(TransformerConfig)]
     if "common" in section.model_fields:
         known += [f"common.{inner}" for inner in _keys(TrainConfig)]
     leaf = key.rpartition(".")[2]

@@ -30,7 +30,6 @@ from linearsr.training.section import ConfigError
 _ROLLOUT_STREAM = 0x0110
 _WINDOW_STREAM = 0x0C20
 _NEEDS = {
-    "teacher_weight": "teacher",
     "teacher_times": "teacher",
     "discriminator": "adversarial",
     "feature_matching": "adversarial",
@@ -54,8 +53,6 @@ class DistillStage(FlowStage):
     """Start from the discriminator that another run has left in this folder."""
     teacher: Path | None = None
     """Folder of trained experts that the network learns to overtake."""
-    teacher_weight: float = Field(1.0, gt=0)
-    """Of the L1 distance to the teacher's sample from the same noise, where there is a teacher."""
     teacher_times: tuple[float, ...] = (1.0, 0.939, 0.875, 0.223)
     """At which times the teacher's steps begin."""
     judged_crop: int = Field(0, ge=0)
@@ -208,7 +205,7 @@ class DistillObjective(FlowObjective):
             terms = {name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()}
         if self.teacher is not None:
             taught = self.codec.decode(cut(self._taught(noise, condition, guide)), window)
-            terms["teacher"] = self.stage.teacher_weight * l1(image, taught)
+            terms["teacher"] = l1(image, taught)
         if verdict is not None:
             terms["adversarial"] = self.stage.adversarial * verdict.generator
             terms["discriminator"] = verdict.discriminator

@@ -33,7 +33,7 @@ from linearsr.training.guidance import (
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
 from linearsr.training.parts import FROM_DISK, Parts, PartSettings, check_channels, check_grid
-from linearsr.training.section import ConfigError
+from linearsr.training.section import ConfigError, check_fields
 from linearsr.training.times import TimeLaw
 
 _SCALE = 4
@@ -76,6 +76,7 @@ class FlowStage(PartSettings, Trained):
             raise ValueError(
                 f"network: {own[0]} is SANA's own: beside sana set {' and '.join(_NEW_SETTINGS)} only"
             )
+        check_fields(TransformerConfig, self.network, "network")
         if self.lora is not None and self.init is None and self.sana is None:
             raise ValueError("lora needs init or sana: a new network is trained in full")
         if self.stem is None and self.codec is None and self.sana is None:

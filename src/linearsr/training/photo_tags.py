@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from linearsr.guidance.vocabulary import Vocabulary, normalised, read_tag_list
 from linearsr.runtime.checkpoints import write_json
 from linearsr.runtime.files import prefixed, whole_file
+from linearsr.training.catalogue import Catalogue
 from linearsr.training.section import ConfigError
 
 _SECONDS_BETWEEN_WRITES = 60
@@ -28,15 +30,52 @@ class PhotoTags:
 
     def __init__(self, file: Path, vocabulary: Vocabulary) -> None:
         self.vocabulary, self._file = vocabulary, file
-        numbers = {tag: number for number, tag in enumerate(vocabulary.tags)}
-        tags = read_tags(file).items()
-        self._numbers = {name: [numbers[tag] for tag in found if tag in numbers] for name, found in tags}
+        known = {normalised(tag): number for number, tag in enumerate(vocabulary.tags)}
+        tags = read_tags(file)
+        meant = {tag: known.get(normalised(tag)) for tag in {tag for found in tags.values() for tag in found}}
+        self._numbers = {
+            name: [number for tag in found if (number := meant[tag]) is not None]
+            for name, found in tags.items()
+        }
+
+    def numbers(self, photo: str | Path) -> list[int]:
+        """Which tags of the vocabulary a photo has."""
+        return self._numbers.get(name_in(self._file, photo), [])
 
     def bag(self, photo: str | Path) -> Tensor:
         """1 for the tags of a photo and 0 for the others, (V,)."""
         bag = torch.zeros(len(self.vocabulary.tags))
-        bag[self._numbers.get(name_in(self._file, photo), [])] = 1
+        bag[self.numbers(photo)] = 1
         return bag
+
+
+def check_tags(key: str, path: Path | None, vocabulary: Vocabulary, catalogue: Catalogue) -> None:
+    """A network cannot learn what nothing is said of.
+
+    Raises:
+        ConfigError: one line, if no photo of the catalogue has a tag of the vocabulary; `key` is what needs them.
+    """
+    if path is None:
+        raise ConfigError(f"{key}: needs the tags of the photos: set data.tags to a JSON file")
+    if tagged(path, vocabulary.tags, catalogue):
+        return
+    photos, tags = [Path(catalogue[number].name) for number in range(len(catalogue))], read_tags(path)
+    if any(name_in(path, photo) in tags for photo in photos):
+        raise ConfigError(
+            f"data.tags: {path} has no tag of the vocabulary for any photo: use the vocabulary that "
+            "`linearsr tag` wrote beside it"
+        )
+    raise ConfigError(
+        f"data.tags: {path} names none of the photos: write their paths relative to {path.parent}, "
+        f"e.g. {name_in(path, photos[0])!r}"
+    )
+
+
+@cache
+def tagged(path: Path, vocabulary: tuple[str, ...], catalogue: Catalogue) -> int:
+    """How many of the photos have tags of the vocabulary."""
+    tags = PhotoTags(path, Vocabulary(vocabulary))
+    return sum(bool(tags.numbers(catalogue[number].name)) for number in range(len(catalogue)))
 
 
 def name_in(file: Path, photo: str | Path) -> str:
@@ -110,7 +149,9 @@ def read_tags(path: Path, key: str = "data.tags") -> dict[str, list[str]]:
     try:
         tags = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be read ({error.strerror})") from None
+        raise ConfigError(
+            f"{key}: {path} cannot be read ({error.strerror}): `linearsr tag` writes such a file"
+        ) from None
     except ValueError as error:
         raise ConfigError(f"{key}: {path} is no valid JSON ({error})") from None
     shape = 'it must hold {"folder/photo.jpg": ["tag", ...], ...}'
@@ -123,12 +164,12 @@ def read_tags(path: Path, key: str = "data.tags") -> dict[str, list[str]]:
 
 
 def read_vocabulary(path: Path, key: str) -> Vocabulary:
-    """The tags of a file, as `read_tag_list` reads them, or of a JSON file as `read_tags` does.
+    """The tags of a file, as `read_tag_list` reads them, or all of `data.tags`, a JSON file, as `read_tags` does.
 
     Raises:
-        ConfigError: as one line that names `key`, where that fails.
+        ConfigError: as one line that names `key`, or data.tags, where that fails.
     """
     if path.suffix == ".json":
-        return Vocabulary(vocabulary_of(read_tags(path, key)))
+        return Vocabulary(vocabulary_of(read_tags(path)))
     with prefixed(f"{key}: ", ConfigError):
         return Vocabulary(read_tag_list(path).tags)

@@ -13,6 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from linearsr.training.config import TrainConfig
 from linearsr.training.section import ConfigError
@@ -42,8 +43,14 @@ def start(config: TrainConfig) -> Accelerator:
     accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=_on_cpu())
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
+        if plugin.fsdp_version != 2:
+            raise ConfigError(
+                "FSDP: version 1 does not work here: set fsdp_version: 2 with `accelerate config`"
+            )
         # every process makes the same weights from the seed; loading them from the main one fails for buffers
         plugin.cpu_ram_efficient_loading = False
+        # autocast computes in bfloat16, as without splitting; `accelerate` would round inputs too, such as times
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
         if config.optimizer.name == "came":
             raise ConfigError(
                 "optimizer.name: came does not work on split weights (FSDP): choose adamw or muon"

@@ -17,7 +17,7 @@ from linearsr.runtime.files import prefixed
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.flow import FlowStage
 from linearsr.training.run_folder import KNEE_FOLDER, knee_record
-from linearsr.training.section import ConfigError, Section
+from linearsr.training.section import ConfigError, Section, check_fields
 from linearsr.training.state import latest_checkpoint
 
 STAGES = ("codec", "stem", "pretrain", "experts", "sft")
@@ -37,7 +37,9 @@ def none_is_empty(value: Any) -> Any:
 
 
 def _cleaned(settings: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in settings.items() if value is not None}
+    # what is null in the wrong place must be seen to be there
+    known = TrainConfig.model_fields
+    settings = {key: value for key, value in settings.items() if value is not None or key not in known}
     stage = settings.get("stage", {})
     if not isinstance(stage, dict):
         raise ValueError(f"stage: {stage} is a value, not a section")
@@ -101,9 +103,7 @@ class RecipeConfig(Section):
             raise ValueError("stages: experts and sft start from the knee of pretrain, which is missing")
         with prefixed("model: ", ValueError, (TypeError, ValueError)):
             PipelineConfig.from_index(self.model)
-        known = PipelineConfig.__dataclass_fields__
-        if unknown := sorted(set(self.model) - set(known)):
-            raise ValueError(f"model: unknown setting {unknown[0]!r}: choose from {', '.join(known)}")
+        check_fields(PipelineConfig, self.model, "model")
         return self
 
     def folder(self, name: str) -> Path:
@@ -155,7 +155,8 @@ def plan(recipe: RecipeConfig, where: str) -> list[Run]:
         for expert in range(count) if stage in _ONE_RUN_AN_EXPERT else [None]:
             name = stage if expert is None else f"{stage}/{expert}"
             raw = {**_settings_of(recipe, stage, expert), "run_dir": recipe.run_dir / name}
-            runs.append(Run(name, parse_settings(TrainConfig, raw, f"{where}: stages.{stage}")))
+            sources = {f"stages.{stage}": recipe.stages[stage], "common": recipe.common}
+            runs.append(Run(name, parse_settings(TrainConfig, raw, where, sources)))
     return runs
 
 

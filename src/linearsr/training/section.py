@@ -1,6 +1,10 @@
 """What every section of a training config is: frozen, closed to keys it does not know, and its mistakes one line."""
 
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
 from importlib.util import find_spec
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +22,16 @@ class Section(BaseModel):
     """Base of the config models; each lies beside the class that it configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def check_fields(kind: Any, names: Iterable[str], key: str) -> None:
+    """Raises ValueError, naming the `key` that lists them, if one of the names is no field of the dataclass `kind`."""
+    known = [field.name for field in fields(kind)]
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+            raise ValueError(f"{key}: {name} is unknown: {hint}")
 
 
 def remedy(module: str) -> str:

@@ -12,7 +12,7 @@ from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.runtime.files import prefixed
 from linearsr.training.objective import Batch, Objective, Part, Trained
 from linearsr.training.parts import FROM_DISK, Parts
-from linearsr.training.section import ConfigError
+from linearsr.training.section import ConfigError, check_fields
 
 _LIKELIHOOD_WEIGHT = 0.01
 
@@ -32,6 +32,7 @@ class StemStage(Trained):
 
     @model_validator(mode="after")
     def _fits(self) -> "StemStage":
+        check_fields(PredictiveStemConfig, self.stem, "stem")
         with prefixed("stem: ", ValueError, (TypeError, ValueError)):
             PredictiveStemConfig(**self.stem)
         return self

@@ -30,12 +30,13 @@ from linearsr.images.photos import read_rgb
 from linearsr.models.lite0 import read_published
 from linearsr.models.tagger import resized_to_square
 from linearsr.runtime.checkpoints import CheckpointError
+from linearsr.runtime.files import prefixed
 from linearsr.training.catalogue import find_photos
 from linearsr.training.data import DataConfig, to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
 from linearsr.training.photo_tags import PhotoTags, read_vocabulary
-from linearsr.training.section import ConfigError
+from linearsr.training.section import ConfigError, check_fields
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +78,9 @@ class TaggerStage(Computed):
         for key in _SET_BY_THE_STAGE:
             if key in self.tagger:
                 raise ValueError(f"tagger: {key} is found out by the stage: leave it out")
-        try:
+        check_fields(OwnTaggerConfig, self.tagger, "tagger")
+        with prefixed("tagger: ", ValueError, ValueError):
             OwnTaggerConfig(**self.tagger)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"tagger: {error}") from None
         return self
 
     def shapes(self, parts: Parts) -> dict[str, Part]:
