@@ -42,7 +42,10 @@ def test_every_language_has_every_key(language):
     assert list(words) == list(english)
     # ten thousands are what East Asian languages count in
     assert {key for key in words if values(words[key]) - {"{wan}"} - values(english[key])} == set()
-    keys = set(re.findall(r'data-t(?:-\w+)?="([^"]+)"', (WEB / "index.html").read_text(encoding="utf-8")))
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    buttons = set(re.findall(r'<button[^>]* data-t(?:-label)?="([^"]+)"', html))
+    assert len({words[key] for key in buttons}) == len(buttons) >= 20
+    keys = set(re.findall(r'data-t(?:-\w+)?="([^"]+)"', html))
     for script in WEB.glob("*.js"):
         keys |= set(re.findall(r'\bt\("([\w.]+)"', script.read_text(encoding="utf-8")))
     assert keys <= set(words)
