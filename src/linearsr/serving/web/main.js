@@ -111,7 +111,7 @@ function crop(photo) {
   const { left, top, width, height } = stage.window;
   const box = [left * photo.size.width, top * photo.size.height, width * photo.size.width, height * photo.size.height];
   const [x, y, w, h] = box.map(Math.round);
-  replace(photo, { left: x, top: y, width: w, height: h }).catch(tell);
+  replace(photo, { left: x, top: y, width: w, height: h }, advice(photo).pixels).catch(tell);
 }
 
 function select(photo) {
