@@ -32,6 +32,17 @@ def test_on_a_phone_nothing_covers_the_controls(visit):
     assert covered == []
 
 
+def test_on_a_phone_the_progress_is_seen(visit):
+    page = visit(390, 844, **PHONE)
+    give(page, photo())
+    # the settings are far below the photo
+    enlarge(page, steps=ENDLESS)
+    page.wait_for_selector("#progress:visible")
+    seen = page.locator("#status").bounding_box()
+    page.click("#cancel")
+    assert 0 <= seen["y"] <= 844 - seen["height"]
+
+
 def values(text):
     return set(re.findall(r"\{\w+\}", text if isinstance(text, str) else text["other"]))
 

@@ -168,7 +168,9 @@ function run(photo) {
   previews.stop();
   runner.start(photo, { ...settings.options(photo), tags: Tags.option(photo) });
   // the button that was pressed is disabled now
-  if (photo === photos.selected) $("cancel").focus({ preventScroll: true });
+  if (photo !== photos.selected) return;
+  $("cancel").focus({ preventScroll: true });
+  $("stage").scrollIntoView({ block: "nearest" });
 }
 
 /** What did not come to a result is tried again in its place; a result is kept beside the new one. */
