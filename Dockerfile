@@ -5,8 +5,8 @@
 #   docker run --rm -p 8000:8000 -v linearsr:/data linearsr
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -w /work linearsr upscale photo.jpg
 # For NVIDIA GPUs: docker build --target cuda, docker run --gpus all.
-# A digest pins the base: --build-arg BASE=python:3.12-slim@sha256:...
-ARG BASE=python:3.12-slim
+# For another base: --build-arg BASE=python:3.13-slim
+ARG BASE=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 
 FROM ${BASE} AS wheel
 WORKDIR /src

@@ -15,9 +15,12 @@ def test_the_example(tmp_path, browser):
         assert re.match(r"\d:\d\d", page.inner_text("#status-time"))
         page.wait_for_selector("#viewer.both")
         assert page.evaluate("[before.naturalWidth, after.naturalWidth]") == [256, 1024]
-        # tags do not guide this model, so there are none
+        assert page.inner_text("#made").replace("\u00a0", " ") == "1024 × 1024 pixels · ×4"
+        # tags do not guide this model, and it takes no steps
         page.click("#settings-title")
-        assert page.is_hidden("#tags")
+        page.click("summary:has-text('Exact values')")
+        assert page.is_visible("#fidelity")
+        assert [page.is_hidden(part) for part in ("#tags", "#steps", "#steps-hint")] == [True] * 3
         # the photo is kept, only clearer: noise goes from its sky
         until(page, "after.complete")
         before, after = (

@@ -32,6 +32,17 @@ def test_on_a_phone_nothing_covers_the_controls(visit):
     assert covered == []
 
 
+def test_on_a_phone_the_progress_is_seen(visit):
+    page = visit(390, 844, **PHONE)
+    give(page, photo())
+    # the settings are far below the photo
+    enlarge(page, steps=ENDLESS)
+    page.wait_for_selector("#progress:visible")
+    seen = page.locator("#status").bounding_box()
+    page.click("#cancel")
+    assert 0 <= seen["y"] <= 844 - seen["height"]
+
+
 def values(text):
     return set(re.findall(r"\{\w+\}", text if isinstance(text, str) else text["other"]))
 
@@ -42,7 +53,10 @@ def test_every_language_has_every_key(language):
     assert list(words) == list(english)
     # ten thousands are what East Asian languages count in
     assert {key for key in words if values(words[key]) - {"{wan}"} - values(english[key])} == set()
-    keys = set(re.findall(r'data-t(?:-\w+)?="([^"]+)"', (WEB / "index.html").read_text(encoding="utf-8")))
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    buttons = set(re.findall(r'<button[^>]* data-t(?:-label)?="([^"]+)"', html))
+    assert len({words[key] for key in buttons}) == len(buttons) >= 20
+    keys = set(re.findall(r'data-t(?:-\w+)?="([^"]+)"', html))
     for script in WEB.glob("*.js"):
         keys |= set(re.findall(r'\bt\("([\w.]+)"', script.read_text(encoding="utf-8")))
     assert keys <= set(words)

@@ -35,15 +35,20 @@ def test_the_last_result_is_shown_after_a_reload(visit):
 def test_a_photo_that_is_too_large_stays_and_can_be_made_smaller(visit):
     page = visit()
     give(page, photo("large.jpg", 400, 250, quality=5))
-    status(page, "this server takes up to 0.07 megapixels")
+    status(page, "This server takes up to 0.07 megapixels")
     page.reload()
-    status(page, "This photo has 400 × 250 = 0.1 megapixels")
+    status(page, "This photo has 0.1 megapixels (400 × 250).")
     assert page.is_disabled("#start")
     page.click("#shrink")
     page.wait_for_selector("#start:enabled")
     width, height = map(int, re.findall(r"\d+", page.inner_text("#sizes"))[:2])
     assert (width, height) == (334, 209)
     assert width * height <= MAX_PIXELS
+    give(page, photo("whole.png", 300, 250))
+    status(page, "This photo has")
+    # what is seen is all of it
+    page.click("#crop")
+    page.wait_for_selector("#start:enabled")
     give(page, photo("wide.png", 800, 100))
     status(page, "This photo has")
     page.focus(".pane >> nth=0")
@@ -212,7 +217,7 @@ def test_looks_are_previews_of_the_place_that_is_seen(visit):
     until(page, f"{seen}.every(Boolean)")
     first = page.evaluate(seen)
     assert len(set(first)) == 3
-    assert page.evaluate("document.querySelector('#look img').naturalWidth") == 224
+    assert page.evaluate("document.querySelector('#look img').naturalWidth") == 384
     page.wait_for_selector("#takes:has-text('Takes about')")
     page.focus(".pane >> nth=0")
     for key in ("2", "ArrowLeft", "ArrowLeft"):

@@ -111,7 +111,7 @@ function crop(photo) {
   const { left, top, width, height } = stage.window;
   const box = [left * photo.size.width, top * photo.size.height, width * photo.size.width, height * photo.size.height];
   const [x, y, w, h] = box.map(Math.round);
-  replace(photo, { left: x, top: y, width: w, height: h }).catch(tell);
+  replace(photo, { left: x, top: y, width: w, height: h }, advice(photo).pixels).catch(tell);
 }
 
 function select(photo) {
@@ -168,7 +168,9 @@ function run(photo) {
   previews.stop();
   runner.start(photo, { ...settings.options(photo), tags: Tags.option(photo) });
   // the button that was pressed is disabled now
-  if (photo === photos.selected) $("cancel").focus({ preventScroll: true });
+  if (photo !== photos.selected) return;
+  $("cancel").focus({ preventScroll: true });
+  $("stage").scrollIntoView({ block: "nearest" });
 }
 
 /** What did not come to a result is tried again in its place; a result is kept beside the new one. */

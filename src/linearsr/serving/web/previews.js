@@ -5,7 +5,7 @@ import { t } from "./i18n.js";
 import { redraw } from "./remedies.js";
 
 /** Pixels of the photo: few enough for a second, and enough to tell how long a large photo takes. */
-const SIDE = 56;
+const SIDE = 96;
 const pictures = () => document.querySelectorAll("#look img");
 
 export class Previews {

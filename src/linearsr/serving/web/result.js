@@ -32,7 +32,7 @@ export class Result {
       t("made.pixels", { size: sides(output) }),
       `×${Number(options.scale.toPrecision(3))}`,
       options.fidelity === null ? null : t("made.fidelity", { fidelity: options.fidelity }),
-      t("made.steps", { count: photo.job.steps }),
+      photo.job.steps > 1 ? t("made.steps", { count: photo.job.steps }) : null,
       tags.length ? t("made.tags", { tags: tags.join(", ") }) : null,
     ];
     $("made").textContent = parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");

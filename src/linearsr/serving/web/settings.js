@@ -36,6 +36,7 @@ export class Settings {
     this.limits = limits;
     Object.assign($("scale"), { min: model.min_scale, max: model.max_scale, value: model.scale });
     for (const end of ["min", "max"]) $("steps")[end] = model[`${end}_steps`];
+    for (const part of [$("steps"), $("steps").labels[0], $("steps-hint")]) part.hidden = !model.max_steps;
     for (const button of presets())
       button.ariaLabel = button.dataset.scale ? t("times", { count: Number(button.dataset.scale) }) : t("wide", { width: button.dataset.width });
   }
