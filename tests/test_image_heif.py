@@ -139,6 +139,25 @@ def test_ten_bits_are_kept(kind, array):
     assert len(np.unique(picture.quantised()[..., 0])) > 60
 
 
+@pytest.mark.parametrize("kind", ["jp2", "j2k"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_all_bits_of_a_jpeg_2000_are_kept(bits, channels, kind):
+    array = (SOFT[..., :channels].astype(int) * (2**bits - 1) // 1023).astype(np.uint16)
+    data = codecs.jpeg2k_encode(array.squeeze(), level=0, bitspersample=bits, codecformat=kind)
+    picture = read_image(data)
+    made = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
+    assert picture.bits == 16
+    np.testing.assert_allclose(made * (2**bits - 1), array, atol=0.01)
+
+
+def test_a_jpeg_2000_that_pillow_misreads_is_refused_without_the_library(monkeypatch):
+    data = codecs.jpeg2k_encode(DEEP, level=0, bitspersample=10)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(ImageError, match=r"10 bits per channel; pip install 'linearsr\[large\]' reads it"):
+        read_image(data)
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_all_bits_of_a_jpeg_xl_are_kept(channels, dtype):

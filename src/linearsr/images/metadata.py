@@ -205,7 +205,9 @@ def keep_text(tags: MutableMapping[int, Any]) -> None:
 
 
 def profile_space(icc_profile: bytes) -> str:
-    """Return the colour space of an ICC profile, as "RGB" or "GRAY". Raises OSError if it is broken."""
+    """Return the colour space of an ICC profile, as "RGB" or "GRAY". Raises OSError if it is broken or cut."""
+    if int.from_bytes(icc_profile[:4], "big") > len(icc_profile):
+        raise OSError("its end is missing")
     return str(ImageCms.ImageCmsProfile(BytesIO(icc_profile)).profile.xcolor_space).strip()
 
 

@@ -1,4 +1,4 @@
-"""HEIC, AVIF and JPEG XL: what their files say, and what Pillow's plugins leave out (more bits, first frames)."""
+"""HEIC, AVIF, JPEG XL and JPEG 2000: what their files say, and what Pillow's plugins leave out: bits, first frames."""
 
 import re
 import struct
@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from linearsr.images.picture import warn_of
-from linearsr.images.samples import Samples, checked_float, split_alpha, unmultiplied
+from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
 
 _BRANDS = frozenset({
     b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc", b"avif", b"avis",
@@ -145,13 +145,16 @@ def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
 def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
     """The samples of an opened file with more than 8 bits, or of the first frame of an animated JPEG XL.
 
-    None for all others, and with a warning where the library is missing that reads them.
+    None for all others, and with a warning where bits or frames are lost.
     """
     if im.format == "HEIF":
         return _deep_heif(im, data) if im.info.get("bit_depth", 8) > 8 else None
-    header = jxl_header(data) if im.format == "JXL" else None
-    depth = header.bits if header else max(map(_av1_depth, _AV1_DEPTH.findall(data)), default=8)
-    is_animated = header is not None and header.is_animated
+    is_animated = im.format == "JXL" and jxl_header(data).is_animated
+    depth = (
+        jxl_header(data).bits
+        if im.format == "JXL"
+        else max(map(_av1_depth, _AV1_DEPTH.findall(data)), default=8)
+    )
     if depth <= 8 and not is_animated:
         return None
     codecs = _imagecodecs()
@@ -161,13 +164,31 @@ def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
         return None
     if is_animated:
         warn_of(name, "has several frames or pages; only the first is used")
-    array = (codecs.jpegxl_decode if header else codecs.avif_decode)(data, index=0)
-    array = array[..., None] if array.ndim == 2 else array
-    if np.issubdtype(array.dtype, np.floating):
-        unit = checked_float(array)
-    else:
-        unit = array.astype(np.float32) / np.float32(2**depth - 1)
-    return split_alpha(unit, 16 if depth > 8 else 8, has_alpha=array.shape[2] in {2, 4})
+    array = np.atleast_3d((codecs.jpegxl_decode if im.format == "JXL" else codecs.avif_decode)(data, index=0))
+    unit = checked_float(array) if array.dtype.kind == "f" else array / np.float32(2**depth - 1)
+    return split_alpha(unit, 16 if depth > 8 else 8, has_alpha=unit.shape[2] in {2, 4})
+
+
+def deep_jpeg2000(im: Image.Image, data: bytes) -> Samples | None:
+    """The samples of an opened file with more than 8 bits, whose white Pillow makes black; None for others.
+
+    Raises ForeignPixels without the library, and for other colours than RGB.
+    """
+    # by the size marker (ISO 15444-1, A.5.1)
+    depth = (data[data.find(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1
+    if depth <= 8 or im.mode not in {"I;16", "LA", "RGB", "RGBA"}:
+        return None
+    codecs = _imagecodecs()
+    if codecs is None:
+        if im.mode == "I;16":
+            return None
+        raise ForeignPixels(f"has {depth} bits per channel; pip install 'linearsr[large]' reads it")
+    unit = np.atleast_3d(codecs.jpeg2k_decode(data)) / np.float32(2**depth - 1)
+    known = np.atleast_3d(np.asarray(im))
+    known = known / np.float32(np.iinfo(known.dtype).max)
+    if unit.shape != known.shape or ((np.abs(unit - known) > 2 / 255) & (known > 0)).any():
+        raise ForeignPixels(f"has {depth} bits per channel that are no RGB; save it as PNG or TIFF")
+    return split_alpha(unit, 16, has_alpha=unit.shape[2] in {2, 4})
 
 
 def _deep_heif(im: Image.Image, data: bytes) -> Samples:

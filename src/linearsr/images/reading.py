@@ -11,16 +11,17 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from linearsr.images.cut import is_cut, keep_what_is_read, read_what_is_there
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
-from linearsr.images.modern import complete_notes, deep_modern, is_jxl
+from linearsr.images.modern import complete_notes, deep_jpeg2000, deep_modern, is_jxl
 from linearsr.images.opening import check_size, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
 from linearsr.images.png_colour import chunks_of_nclx
 from linearsr.images.png_file import described, is_png, scan, without_asides
 from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
-from linearsr.images.tiff_reading import foreign_samples, is_foreign
+from linearsr.images.tiff_reading import depth_of, foreign_samples, is_foreign
 
 Result = TypeVar("Result")
 
@@ -244,7 +245,11 @@ def _samples(
     im = opens()
     if is_foreign(im):
         return im, foreign_samples(im, level)
-    if im.format in _MODERN_FORMATS:
+    if im.mode == "CMYK" and isinstance(im, TiffImageFile) and depth_of(im) > 8:
+        warn_of(name, f"of its {depth_of(im)} bits per channel 8 are used, for it is CMYK")
+    if im.format == "JPEG2000":
+        deep = deep_jpeg2000(im, data)
+    elif im.format in _MODERN_FORMATS:
         deep = deep_modern(name, im, data)
     else:
         deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)
