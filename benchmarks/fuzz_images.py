@@ -78,7 +78,7 @@ def write_corpus(folder: Path) -> None:
                 Image.fromarray(colours).convert("L" if mode == "I;16" else mode).convert(mode).save(
                     path, file_format
                 )
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, NotImplementedError):
                 path.unlink(missing_ok=True)
 
     for dtype in (np.uint16, np.float16, np.float32):

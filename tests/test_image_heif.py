@@ -15,7 +15,7 @@ from PIL import Image
 
 from image_tools import SMOOTH, SRGB, encoded, levels
 from linearsr.images.io import ImageError, Picture, encode_image, read_image, read_size
-from linearsr.images.metadata import parse_exif
+from linearsr.images.metadata import keep_text, parse_exif
 from linearsr.images.texts import keyword_packet
 
 HEIF = pytest.importorskip("pillow_heif")
@@ -41,6 +41,17 @@ def test_heic_is_read_upright_with_its_metadata():
     assert parse_exif(picture.exif)[0x010F] == "A phone"
     assert parse_exif(picture.exif).get(0x0112, 1) == 1
     assert read_size(io.BytesIO(heic()), "a") == (64, 48)
+
+
+def test_the_exif_of_a_turned_avif_stays_as_it_is():
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "José".encode().decode("latin-1"), 6
+    keep_text(exif)
+    data = encoded(SMOOTH, "AVIF", exif=exif)
+    assert b"irot" in data
+    picture = read_image(data)
+    assert picture.size == (48, 64)
+    assert "José".encode() in picture.exif
 
 
 @pytest.mark.parametrize(("primaries", "transfer", "kept"), [(12, 13, True), (9, 16, True), (1, 13, False)])

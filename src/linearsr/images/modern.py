@@ -124,7 +124,14 @@ def boxed_length(data: bytes) -> int:
 
 
 def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
-    """Give an opened JPEG XL its XMP and packed EXIF, which its plugin leaves out, less an applied orientation."""
+    """Give an opened file what its plugin spoils or leaves out: EXIF of AVIF, XMP and packed EXIF of JPEG XL."""
+    if im.format == "AVIF":
+        _restore_exif(im)
+    if im.format == "JXL":
+        _complete_jxl(name, im, data)
+
+
+def _complete_jxl(name: str, im: Image.Image, data: bytes) -> None:
     for kind, begin, end in boxes(data) if data.startswith(_JXL[1]) else ():
         content = data[begin:end]
         if kind == b"xml ":
@@ -137,9 +144,20 @@ def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
             block = codecs.brotli_decode(content[4:], out=_LONGEST_UNPACKED)
             # EXIF lies behind the length of what precedes it, which some programs leave out
             im.info[key] = block[4:] if key == "exif" and block[:2] not in {b"II", b"MM"} else block
+    # which the decoder has applied
     if jxl_header(data).orientation != 1:
         with suppress(Exception):  # broken EXIF is told of where it is read
             im.getexif().pop(Base.Orientation, None)
+
+
+def _restore_exif(im: Image.Image) -> None:
+    """Give an opened AVIF its EXIF as the file has it, with the orientation of its pixels: Pillow spoils the text."""
+    block = im._decoder.get_info()[4]  # type: ignore[attr-defined]
+    if block and block != im.info["exif"]:
+        orientation = im.getexif()[Base.Orientation]
+        im.info["exif"] = block
+        im.getexif().load(block)
+        im.getexif()[Base.Orientation] = orientation
 
 
 def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:

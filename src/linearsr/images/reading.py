@@ -211,7 +211,7 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         warn_of(name, "has several frames or pages; only the first is used")
     if im.format in {"AVIF", "HEIF"} and not im.info.get("icc_profile"):
         said = {"png_colours": chunks_of_nclx(data)}
-    if im.format == "JXL":
+    if im.format in _MODERN_FORMATS:
         complete_notes(name, im, data)
     im.info.update(said)
     check_size(name, im.size, max_pixels)
