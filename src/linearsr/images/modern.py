@@ -10,10 +10,11 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base
 
-from linearsr.images.picture import warn_of
+from linearsr.images.picture import FloatArray, warn_of
 from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
 
 _BRANDS = frozenset({
@@ -183,7 +184,7 @@ def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
     if is_animated:
         warn_of(name, "has several frames or pages; only the first is used")
     array = np.atleast_3d((codecs.jpegxl_decode if im.format == "JXL" else codecs.avif_decode)(data, index=0))
-    unit = checked_float(array) if array.dtype.kind == "f" else array / np.float32(2**depth - 1)
+    unit = checked_float(array) if array.dtype.kind == "f" else _unit(array, depth)
     return split_alpha(unit, 16 if depth > 8 else 8, has_alpha=unit.shape[2] in {2, 4})
 
 
@@ -201,7 +202,7 @@ def deep_jpeg2000(im: Image.Image, data: bytes) -> Samples | None:
         if im.mode == "I;16":
             return None
         raise ForeignPixels(f"has {depth} bits per channel; pip install 'linearsr[large]' reads it")
-    unit = np.atleast_3d(codecs.jpeg2k_decode(data)) / np.float32(2**depth - 1)
+    unit = _unit(np.atleast_3d(codecs.jpeg2k_decode(data)), depth)
     known = np.atleast_3d(np.asarray(im))
     known = known / np.float32(np.iinfo(known.dtype).max)
     if unit.shape != known.shape or ((np.abs(unit - known) > 2 / 255) & (known > 0)).any():
@@ -215,10 +216,14 @@ def _deep_heif(im: Image.Image, data: bytes) -> Samples:
     # the decoder fills up to 16 bits with zeros, which white must not keep
     depth = im.info["bit_depth"]
     array = np.asarray(image) >> (16 - depth)
-    unit = np.atleast_3d(array).astype(np.float32) / np.float32(2**depth - 1)
+    unit = _unit(np.atleast_3d(array), depth)
     if image.premultiplied_alpha:
         unit = unmultiplied(unit)
     return split_alpha(unit, 16, has_alpha=unit.shape[2] in {2, 4})
+
+
+def _unit(array: NDArray[Any], depth: int) -> FloatArray:
+    return array.astype(np.float32) / np.float32(2**depth - 1)
 
 
 def _av1_depth(flags: bytes) -> int:
