@@ -63,6 +63,7 @@ def test_bad_paths_give_one_line(tmp_path):
         loop: "cannot be read",
         tmp_path / ("x" * 300 + ".png"): "too long",
         "a\0b.png": "not a valid file name",
+        "https://example.org/a.png": r"^https://example.org/a.png: is a URL: download it first",
         tmp_path / "new\nline.png": "does not exist",
     }
     for path, words in cases.items():

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from linearsr.images.cut import is_cut, keep_what_is_read, read_what_is_there
+from linearsr.images.files import URL_PROBLEM, is_url
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
 from linearsr.images.modern import complete_notes, deep_jpeg2000, deep_modern, is_jxl
 from linearsr.images.opening import check_size, open_image, size_of
@@ -152,7 +153,7 @@ def _load_path(path: str | Path) -> bytes:
             raise ImageError(path, "is a device or pipe, not a file; copy its content into a file")
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise ImageError(path, "does not exist; check the name") from error
+        raise ImageError(path, URL_PROBLEM if is_url(path) else "does not exist; check the name") from error
     except PermissionError as error:
         raise ImageError(path, "cannot be read: no permission; change its permissions or owner") from error
     except OSError as error:
