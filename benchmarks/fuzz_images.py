@@ -1,6 +1,6 @@
 """Feed the image reader bytes that a coverage-guided fuzzer makes up: a picture or an ImageError, nothing else.
 
-    pip install atheris tifffile imagecodecs
+    pip install atheris tifffile imagecodecs pillow-heif pillow-jxl-plugin
     python benchmarks/fuzz_images.py --runs 20000
 
 Begins with small files of every format that Pillow writes. What breaks the rule is kept as `crash-*`, with a traceback.
@@ -16,9 +16,11 @@ from pathlib import Path
 import atheris
 import numpy as np
 import tifffile
+from pillow_heif import register_heif_opener
 from rich.console import Console
 
 with atheris.instrument_imports(include=["PIL", "linearsr.images"]):
+    import pillow_jxl  # noqa: F401
     from PIL import Image
 
     from linearsr.images.io import ImageError, read_image
@@ -38,6 +40,8 @@ FORMATS = (
     "SGI",
     "DDS",
     "AVIF",
+    "HEIF",
+    "JXL",
 )
 MODES = ("RGB", "RGBA", "L", "P", "I;16", "CMYK", "1")
 MAX_PIXELS = 1_000_000
@@ -65,6 +69,7 @@ def read(data: bytes) -> None:
 
 def write_corpus(folder: Path) -> None:
     """One small file of each format and mode that go together, and TIFF that Pillow does not know."""
+    register_heif_opener()
     colours = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     for file_format in FORMATS:
         for mode in MODES:
@@ -73,7 +78,7 @@ def write_corpus(folder: Path) -> None:
                 Image.fromarray(colours).convert("L" if mode == "I;16" else mode).convert(mode).save(
                     path, file_format
                 )
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, NotImplementedError):
                 path.unlink(missing_ok=True)
 
     for dtype in (np.uint16, np.float16, np.float32):

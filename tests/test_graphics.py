@@ -116,6 +116,18 @@ def test_what_is_flat_in_a_drawing_stays_flat() -> None:
     assert torch.equal(made[:, :, :8], large[:, :, :8] + 0.01)
 
 
+@pytest.mark.parametrize("ink", [0, 1], ids=["white on black", "black on white"])
+@pytest.mark.parametrize(("across", "down"), [(4, 4), (5, 5), (8, 4), (8, 1)], ids=str)
+def test_sparse_dots_and_lines_keep_their_brightness(
+    default: LinearSRPipeline, ink: int, across: int, down: int
+) -> None:
+    lr = np.full((64, 64, 3), ink, np.float32)
+    lr[::down, ::across] = 1 - ink
+    made = default.upscale(Picture(lr)).colour
+    off = made.reshape(2, 128, 2, 128, 3).mean((1, 3)) - lr.reshape(2, 32, 2, 32, 3).mean((1, 3))
+    assert np.abs(off).max() < 1 / 255
+
+
 def test_a_drawing_is_the_mean_with_squares_where_that_is_lost() -> None:
     pipe = with_trunk(fidelity=0.25)
     lr = lr_tensor(picture_from_array(SPRITES))

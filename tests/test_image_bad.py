@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_tools import BAD_BYTES, PNG, RGB8, SMOOTH, encoded, levels, png_chunk
+from image_tools import BAD_BYTES, PNG, RGB8, SMOOTH, SRGB, encoded, levels, png_chunk
 from linearsr.images.io import ImageError, read_image
 
 
@@ -39,6 +39,7 @@ def with_bad_profile(data):
     [
         (encoded(RGB8, icc_profile=b"no profile" * 30), "ICC profile is broken"),
         (with_bad_profile(encoded(RGB8)), "ICC profile is broken"),
+        (encoded(RGB8, icc_profile=SRGB[:300]), "ICC profile is broken"),
         (encoded(RGB8, "JPEG", exif=b"Exif\0\0garbage garbage"), "EXIF data is broken"),
     ],
 )
@@ -62,6 +63,7 @@ def test_bad_paths_give_one_line(tmp_path):
         loop: "cannot be read",
         tmp_path / ("x" * 300 + ".png"): "too long",
         "a\0b.png": "not a valid file name",
+        "https://example.org/a.png": r"^https://example.org/a.png: is a URL: download it first",
         tmp_path / "new\nline.png": "does not exist",
     }
     for path, words in cases.items():

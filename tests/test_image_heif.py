@@ -1,18 +1,29 @@
 """Formats of phones and the web: HEIC through pillow-heif, JPEG XL through pillow-jxl-plugin, AVIF."""
 
 import io
+import re
+import struct
 import sys
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 
+import imagecodecs as codecs
 import numpy as np
 import pytest
 from PIL import Image
 
 from image_tools import SMOOTH, SRGB, encoded, levels
 from linearsr.images.io import ImageError, Picture, encode_image, read_image, read_size
-from linearsr.images.metadata import parse_exif
+from linearsr.images.metadata import keep_text, parse_exif
+from linearsr.images.texts import keyword_packet
 
 HEIF = pytest.importorskip("pillow_heif")
+HEIF.register_heif_opener()
+UPRIGHT_HEADER = bytes.fromhex("ff0a98401009")
+TURNED_HEADER = bytes.fromhex("ff0a98400bc404")
+"""Of 30x20 pixels of 8 bits without loss; the latter as a camera on its side makes it (orientation 6)."""
+CHURCH = np.asarray(Image.open(Path(__file__).parent / "data/church.png").convert("RGB"))
 
 
 def heic():
@@ -30,6 +41,17 @@ def test_heic_is_read_upright_with_its_metadata():
     assert parse_exif(picture.exif)[0x010F] == "A phone"
     assert parse_exif(picture.exif).get(0x0112, 1) == 1
     assert read_size(io.BytesIO(heic()), "a") == (64, 48)
+
+
+def test_the_exif_of_a_turned_avif_stays_as_it_is():
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "José".encode().decode("latin-1"), 6
+    keep_text(exif)
+    data = encoded(SMOOTH, "AVIF", exif=exif)
+    assert b"irot" in data
+    picture = read_image(data)
+    assert picture.size == (48, 64)
+    assert "José".encode() in picture.exif
 
 
 @pytest.mark.parametrize(("primaries", "transfer", "kept"), [(12, 13, True), (9, 16, True), (1, 13, False)])
@@ -99,6 +121,146 @@ def test_avif_is_written_and_read_with_its_metadata(tmp_path):
     assert b"sky" in picture.texts.xmp
     grey = encode_image(Picture(colour[..., :1]), "a.avif")
     assert read_size(io.BytesIO(grey), "a") == (48, 64)
+
+
+DEEP = (np.stack(np.broadcast_arrays(np.arange(64) * 16, np.arange(48)[:, None] * 21, 1023), 2)).astype("u2")
+SOFT = np.concatenate([DEEP, np.broadcast_to(np.arange(64) * 16 + 15, (48, 64))[..., None]], 2).astype("u2")
+
+
+def deep_heic(array):
+    mode = "RGBA;16" if array.shape[2] == 4 else "RGB;16"
+    file = io.BytesIO()
+    HEIF.from_bytes(mode, (64, 48), (array << 6).tobytes()).save(file, quality=-1, chroma=444)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("array", [DEEP, SOFT], ids=["colour", "alpha"])
+@pytest.mark.parametrize("kind", ["heic", "avif", "jxl"])
+def test_ten_bits_are_kept(kind, array):
+    make = {
+        "heic": deep_heic,
+        "avif": partial(codecs.avif_encode, level=100, bitspersample=10, pixelformat="444"),
+        "jxl": partial(codecs.jpegxl_encode, lossless=True, bitspersample=10),
+    }
+    data = make[kind](array)
+    picture = read_image(data)
+    made = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
+    assert picture.bits == 16
+    np.testing.assert_allclose(made, array / np.float32(1023), atol={"heic": 5}.get(kind, 1.5) / 1023)
+    assert len(np.unique(picture.quantised()[..., 0])) > 60
+
+
+@pytest.mark.parametrize("kind", ["jp2", "j2k"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_all_bits_of_a_jpeg_2000_are_kept(bits, channels, kind):
+    array = (SOFT[..., :channels].astype(int) * (2**bits - 1) // 1023).astype(np.uint16)
+    data = codecs.jpeg2k_encode(array.squeeze(), level=0, bitspersample=bits, codecformat=kind)
+    picture = read_image(data)
+    made = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
+    assert picture.bits == 16
+    np.testing.assert_allclose(made * (2**bits - 1), array, atol=0.01)
+
+
+def test_a_jpeg_2000_that_pillow_misreads_is_refused_without_the_library(monkeypatch):
+    data = codecs.jpeg2k_encode(DEEP, level=0, bitspersample=10)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(ImageError, match=r"10 bits per channel; pip install 'linearsr\[large\]' reads it"):
+        read_image(data)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_all_bits_of_a_jpeg_xl_are_kept(channels, dtype):
+    unit = SOFT[..., :channels] / 1023
+    array = (unit * 65535).round().astype(dtype) if dtype == np.uint16 else unit.astype(dtype)
+    picture = read_image(codecs.jpegxl_encode(array if channels > 1 else array[..., 0], lossless=True))
+    assert picture.bits == 16
+    np.testing.assert_array_equal(picture.quantised(), (unit * 65535).round().astype(int))
+
+
+def test_of_an_animated_jpeg_xl_the_first_frame_is_read():
+    frames = np.stack([SMOOTH, SMOOTH[::-1]])
+    with pytest.warns(UserWarning, match="several frames"):
+        picture = read_image(codecs.jpegxl_encode(frames, lossless=True))
+    assert np.array_equal(levels(picture), SMOOTH)
+
+
+@pytest.mark.parametrize("kind", ["avif", "jxl"])
+def test_lost_bits_are_told_of_without_the_library(monkeypatch, kind):
+    encode = {"avif": codecs.avif_encode, "jxl": codecs.jpegxl_encode}[kind]
+    data = encode(DEEP, bitspersample=10)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.warns(
+        UserWarning, match=r"of its 10 bits per channel 8 are used; pip install 'linearsr\[large\]'"
+    ):
+        assert read_image(data).bits == 8
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_xmp_of_a_jpeg_xl_is_kept(is_packed):
+    packet = keyword_packet(["a bridge"])
+    data = jxl(SMOOTH, use_container=True, xmp=packet, compress_metadata=is_packed)
+    assert (b"brob" in data) == is_packed
+    picture = read_image(data)
+    assert b"a bridge" in picture.texts.xmp
+    assert parse_exif(picture.exif)[0x010F] == "A camera"
+
+
+def test_a_jpeg_xl_is_turned_once():
+    array = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
+    data = codecs.jpegxl_encode(array, lossless=True)
+    assert data.startswith(UPRIGHT_HEADER)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    parts = {
+        b"JXL ": b"\r\n\x87\n",
+        b"ftyp": b"jxl \0\0\0\0jxl ",
+        b"Exif": bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0"),
+        b"jxlc": TURNED_HEADER + data[len(UPRIGHT_HEADER) :],
+    }
+    boxes = [struct.pack(">I", 8 + len(content)) + kind + content for kind, content in parts.items()]
+    assert np.array_equal(levels(read_image(b"".join(boxes))), array.swapaxes(0, 1)[:, ::-1])
+
+
+def tiled_heic():
+    HEIF.options.GRID_TILE_SIZE, before = 64, HEIF.options.GRID_TILE_SIZE
+    try:
+        file = io.BytesIO()
+        HEIF.from_pillow(Image.fromarray(CHURCH)).save(file)
+        return file.getvalue()
+    finally:
+        HEIF.options.GRID_TILE_SIZE = before
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+@pytest.mark.parametrize(
+    "make",
+    [tiled_heic, partial(encoded, CHURCH, "HEIF"), partial(encoded, CHURCH, "AVIF")],
+    ids=["tiles", "heic", "avif"],
+)
+def test_of_a_cut_file_the_rows_before_are_read(make, share):
+    data = make()
+    whole = read_image(data).colour
+    cut = data[: int(share * len(data))]
+    with pytest.warns(UserWarning, match="rows are missing and left blank") as said:
+        picture = read_image(cut)
+    missing = int(re.search(r"last (\d+) of its 256", str(said[0].message))[1])
+    there = slice(0, 256 - missing)
+    assert 256 * (0.9 - share) < missing < 256 * (1.2 - share)
+    assert np.abs(picture.colour[there] - whole[there]).mean(axis=(1, 2)).max() < 0.05
+    assert not picture.colour[256 - missing :].any()
+    assert read_size(io.BytesIO(cut), "a") == (256, 256)
+    with pytest.raises(ImageError, match="get a new copy"):
+        read_image(cut, strict=True)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("use_container", [False, True])
+def test_a_cut_jpeg_xl_is_refused_in_words(share, use_container):
+    data = jxl(CHURCH, use_container=use_container)
+    with pytest.raises(ImageError, match=r"broken JPEG XL file: it is damaged or truncated; get a new copy$"):
+        read_image(data[: int(share * len(data))])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from image_tools import RGB8, encoded, png, png_chunk
+from image_tools import RGB8, SRGB, encoded, png, png_chunk
 from linearsr.images.io import Picture, picture_to_pil, read_image, write_image
 from linearsr.images.metadata import parse_exif
 from linearsr.images.rows.reader import RowReader
@@ -182,6 +182,12 @@ def test_grey_gets_a_profile_for_grey(tmp_path):
 def test_srgb_by_any_name_needs_no_profile(tmp_path, chunk):
     write_image(read_image(png_of(chunk)), tmp_path / "a.jpg")
     assert read_image(tmp_path / "a.jpg").icc_profile is None
+
+
+def test_hdr_of_an_icc_profile_is_told():
+    profile = SRGB + b"cicp\0\0\0\0" + bytes([9, 18, 0, 1])
+    with pytest.warns(UserWarning, match=r"HDR colours \(HLG\), which are processed like SDR$"):
+        assert read_image(encoded(RGB8, icc_profile=profile)).icc_profile == profile
 
 
 @pytest.mark.parametrize(("code", "name"), [(16, "PQ"), (18, "HLG")])

@@ -181,6 +181,7 @@ def test_lab_becomes_srgb(tmp_path, photometric, dtype):
         (DEEP[..., :3].astype(np.uint32), {"photometric": "rgb"}, "32-bit RGB of 3 channels"),
         (DEEP[..., :3].astype(np.int16), {"photometric": "rgb"}, "16-bit signed RGB of 3 channels"),
         ((DEEP[..., 0] >> 1).astype(np.int16), {"photometric": "minisblack"}, "unknown range"),
+        (DEEP[..., 0].astype(np.int8), {"photometric": "minisblack"}, "8-bit signed grey"),
         (UNIT[..., :3] * 300, {"photometric": "rgb"}, "float pixels from .* scale them"),
         (
             np.zeros((12, 17, 40), np.uint16),
@@ -194,6 +195,13 @@ def test_pixels_that_are_no_picture_are_named_both_ways(tmp_path, array, options
     for read in (lambda: read_image(tmp_path / "a.tif"), lambda: RowReader(tmp_path / "a.tif", tmp_path)):
         with pytest.raises(ImageError, match=words):
             read()
+
+
+def test_sixteen_bits_of_cmyk_become_eight_in_words(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff((DEEP, {"photometric": "separated"})))
+    for read in (read_image, lambda path: RowReader(path, tmp_path)):
+        with pytest.warns(UserWarning, match="of its 16 bits per channel 8 are used, for it is CMYK"):
+            assert read(tmp_path / "a.tif").bits == 8
 
 
 def test_webp_in_tiff_is_read_both_ways(tmp_path):

@@ -109,6 +109,16 @@ def test_rows_of_every_kind_of_file_are_those_of_the_whole(tmp_path, name):
     assert_same_as_whole(tmp_path / name, tmp_path)
 
 
+@pytest.mark.parametrize("has_default", [False, True])
+def test_the_first_picture_of_an_animated_png(tmp_path, has_default):
+    """With and without one for viewers that show no animation."""
+    image = FILES["RGB.png"][0]
+    others = [image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)] * 2
+    image.save(tmp_path / "a.png", save_all=True, default_image=has_default, append_images=others)
+    with pytest.warns(UserWarning, match="several frames"):
+        assert_same_as_whole(tmp_path / "a.png", tmp_path)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("extension", [".png", ".tif"])
 def test_sixteen_bits(tmp_path, channels, extension):

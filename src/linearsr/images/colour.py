@@ -65,10 +65,15 @@ def wavelet_colour_fix(image: Tensor, lr: Tensor) -> Tensor:
         raise ValueError(
             f"image {tuple(image.shape)} must be a whole multiple of the LR image {tuple(lr.shape)}"
         )
-    low = lr - F.avg_pool2d(image, scale)
-    for level in range(_WAVELET_LEVELS):
-        low = _blur(_blur(low, 2**level, dim=-1), 2**level, dim=-2)
+    low = low_frequencies(lr - F.avg_pool2d(image, scale))
     return image + F.interpolate(low, size=image.shape[-2:], mode="bilinear")
+
+
+def low_frequencies(x: Tensor) -> Tensor:
+    """What is left of (B, C, h, w) on the LR grid after the blurs of `wavelet_colour_fix`."""
+    for level in range(_WAVELET_LEVELS):
+        x = _blur(_blur(x, 2**level, dim=-1), 2**level, dim=-2)
+    return x
 
 
 def clamp_keeping_means(image: Tensor, lr: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def as_picture(image: ImageInput) -> Picture:
         return picture_from_array((samples.float() if samples.is_floating_point() else samples).numpy())
     if isinstance(image, np.ndarray):
         return picture_from_array(image)
-    if isinstance(image, (str, os.PathLike)):
+    if isinstance(image, os.PathLike):
         image = Path(image)
     return read_image(image)
 

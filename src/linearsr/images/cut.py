@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.images.files import is_webp
+from linearsr.images.modern import boxed_length, is_boxed
 from linearsr.images.samples import Samples
 
 _JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
@@ -17,6 +18,8 @@ _J2K_START, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
 _DROPPED, _LONGEST_FILL = 16, 16
 # in bytes, it makes numbers from 0 to 1 in floats of 16 and 32 bits
 _LEVEL = 59
+# levels of the bytes that stand for the missing ones, twice
+_FILLINGS = ((0, 255), (0, 0), (255, 255))
 Decode = Callable[[bytes, int | None], tuple[Image.Image, Samples]]
 """(file, level that pixels have where the decoder wrote nothing; None: that is an error) -> image and samples."""
 
@@ -42,9 +45,8 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
         return im, samples, _missing(there[:, None])
     if (whole := _whole_jpeg2000(data)) is not None:
         return *decode(whole, None), "is truncated: its end is missing, and fine detail with it"
-    if is_webp(data):
-        # rows that depend on the last bytes are the last that are there; what follows is made of zeros
-        (_, other), (im, samples) = (decode(whole_webp(part), None) for part in (data[:-_DROPPED], data))
+    if is_webp(data) or is_boxed(data):
+        im, samples, other = _decoded_twice(data, decode)
         same = np.logical_and.accumulate((samples.colour == other.colour).all(axis=(1, 2)))
         there = np.broadcast_to(same[:, None], samples.colour.shape[:2])
     else:
@@ -52,6 +54,21 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
         there = (samples.colour == other.colour).all(axis=2)
     samples = replace(samples, colour=np.where(there[..., None], samples.colour, np.float32(0)))
     return im, samples, _missing(there)
+
+
+def _decoded_twice(data: bytes, decode: Decode) -> tuple[Image.Image, Samples, Samples]:
+    """The image and samples of a WebP, HEIC or AVIF file, and its samples without its last bytes.
+
+    Rows that depend on these are the last that are there; what follows is made of the filling.
+    """
+    problem: Exception = ValueError()
+    for level, other_level in _FILLINGS if is_boxed(data) else ((0, 0),):
+        try:
+            im, samples = decode(filled_up(data, level), None)
+            return im, samples, decode(filled_up(data[:-_DROPPED], other_level), None)[1]
+        except Exception as error:  # no end of a file to this decoder
+            problem = error
+    raise problem
 
 
 def keep_what_is_read(im: Image.Image, level: int) -> None:
@@ -88,9 +105,9 @@ def _missing(there: NDArray[np.bool_]) -> str:
     return f"is truncated: {1 - there.mean():.0%} of its pixels are missing and left blank"
 
 
-def jpeg2000_is_cut(data: bytes) -> bool:
-    """Whether a JPEG 2000 file ends too early, which its decoder does not always tell."""
-    return _whole_jpeg2000(data) not in {None, data}
+def is_cut(data: bytes) -> bool:
+    """Whether a JPEG 2000, HEIC or AVIF file ends too early, which its decoder does not always tell."""
+    return (is_boxed(data) and boxed_length(data) > len(data)) or _whole_jpeg2000(data) not in {None, data}
 
 
 def _other_index(im: Image.Image) -> int:
@@ -121,16 +138,21 @@ def _whole_jpeg2000(data: bytes) -> bytes | None:
     return head + _filled(data[begin:at], at - begin) + _JPEG_END
 
 
-def whole_webp(data: bytes) -> bytes:
-    """The file with zeros for what is missing. Raises ValueError if not even what all rows depend on is there."""
+def filled_up(data: bytes, level: int = 0) -> bytes:
+    """A WebP, HEIC or AVIF file with bytes of a level for what is missing.
+
+    Raises ValueError if not even what all rows depend on is there.
+    """
+    if is_boxed(data):
+        return _filled(data, boxed_length(data), level)
     length = int.from_bytes(data[4:8], "little") + 8
     frame = data.find(b"VP8 ", 12, 4096)
     if frame > 0 and len(data) - frame - 18 < int.from_bytes(data[frame + 8 : frame + 11], "little") >> 5:
         raise ValueError("none of its rows is there")
-    return _filled(data, length)
+    return _filled(data, length, level)
 
 
-def _filled(data: bytes, length: int) -> bytes:
+def _filled(data: bytes, length: int, level: int = 0) -> bytes:
     if length > _LONGEST_FILL * len(data):
         raise ValueError("nearly all of it is missing")
-    return data.ljust(length, b"\0")
+    return data.ljust(length, bytes([level]))

@@ -1,6 +1,7 @@
 """Image files in folders: which files are taken for images."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,15 @@ RESULTS_MARK = ".linearsr-results"
 """A file of this name marks a folder of results that lies among the inputs: a search leaves it out."""
 
 _BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tiff", b"MM\0*": ".tiff"}
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+URL_PROBLEM = "is a URL: download it first, then name the file"
+
+
+def is_url(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is meant for a page of the web, not a file."""
+    return _URL.match(os.fspath(name)) is not None
 
 
 def suffix_for(begin: bytes) -> str:

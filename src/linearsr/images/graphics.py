@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linearsr.images.colour import WAVELET_REACH, low_frequencies
+
 _EDGE = 48
 """Levels of 255: the range of a channel in 3x3 pixels from which there is an edge in them."""
 _EDGE_REACH = 2
@@ -21,7 +23,9 @@ _PHOTO, _DRAWING = 0.28, 0.38
 _LEAST_PIXELS = 200
 _BINS = 2**16
 _STRIP_PIXELS = 2**20
-SQUARES_REACH = 3
+_LEAST_SHARE = 0.1
+"""Of pixels that are not flat: fewer are not given all that is taken around them."""
+SQUARES_REACH = 3 + WAVELET_REACH
 """LR pixels in each direction that `squares_where_lost` looks at."""
 _NO_LOSS, _LOSS = 20, 30
 """Levels of 255."""
@@ -58,7 +62,8 @@ def likeness_to_drawing(read: Callable[[int, int], Tensor], size: tuple[int, int
 def squares_where_lost(image: Tensor, lr: Tensor, strength: float) -> Tensor:
     """Put LR pixels as squares where an upscaled image has lost them: pixel art and dither, which no network knows.
 
-    Likewise where LR pixels are like all of their neighbours, so that what is flat stays flat.
+    Likewise where LR pixels are like all of their neighbours, so that what is flat stays flat. What both take of the
+    low frequencies of `lr`, as the light around sparse dots, goes to pixels that are not flat.
 
     Args:
         image: (B, 3, s h, s w) in about [0, 1].
@@ -68,9 +73,14 @@ def squares_where_lost(image: Tensor, lr: Tensor, strength: float) -> Tensor:
     Returns:
         (B, 3, s h, s w).
     """
-    flat = (highest_around(lr) == -highest_around(-lr)).all(1, keepdim=True)
-    wrong = highest_around(lost(image, lr)).maximum(flat.to(image.dtype))
-    return torch.lerp(image, as_squares(lr, image), as_squares(strength * wrong, image))
+    flat = (highest_around(lr) == -highest_around(-lr)).all(1, keepdim=True).to(image.dtype)
+    wrong = highest_around(lost(image, lr)).maximum(flat)
+    made = torch.lerp(image, as_squares(lr, image), as_squares(strength * wrong, image))
+    before, after = (F.avg_pool2d(x, x.shape[-1] // lr.shape[-1]) for x in (image, made))
+    taken = low_frequencies(before - after)
+    given = low_frequencies(lr - after).clamp(taken.clamp(max=0), taken.clamp(min=0))
+    given = given * (1 - flat) / low_frequencies(1 - flat).clamp(min=_LEAST_SHARE)
+    return made + as_squares(given, made)
 
 
 def lost(image: Tensor, lr: Tensor) -> Tensor:

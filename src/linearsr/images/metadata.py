@@ -103,9 +103,10 @@ def read_notes(
         warn_of(name, "its EXIF data cannot be copied and is dropped")
         block = None
     colours = () if managed else im.info.get("png_colours", ())
-    if curve := hdr_curve(dict(colours)):
-        warn_of(name, f"has HDR colours ({curve}), which are processed like SDR; only PNG keeps their label")
     profile = None if managed else _fitting_profile(name, im, channels)
+    if curve := hdr_curve(dict(colours), profile):
+        label = "" if profile else "; only PNG keeps their label"
+        warn_of(name, f"has HDR colours ({curve}), which are processed like SDR{label}")
     return Notes(orientation, profile, block, read_dpi(im), _read_texts(name, im, size, keep), colours)
 
 
@@ -204,7 +205,9 @@ def keep_text(tags: MutableMapping[int, Any]) -> None:
 
 
 def profile_space(icc_profile: bytes) -> str:
-    """Return the colour space of an ICC profile, as "RGB" or "GRAY". Raises OSError if it is broken."""
+    """Return the colour space of an ICC profile, as "RGB" or "GRAY". Raises OSError if it is broken or cut."""
+    if int.from_bytes(icc_profile[:4], "big") > len(icc_profile):
+        raise OSError("its end is missing")
     return str(ImageCms.ImageCmsProfile(BytesIO(icc_profile)).profile.xcolor_space).strip()
 
 

@@ -9,9 +9,10 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from linearsr.images.cut import whole_webp
+from linearsr.images.cut import filled_up
 from linearsr.images.files import is_webp
 from linearsr.images.metadata import inherit_notes
+from linearsr.images.modern import is_boxed, is_jxl, jxl_header
 from linearsr.images.picture import ImageError
 from linearsr.images.png_file import header_only, is_png
 from linearsr.images.tiff_reading import (
@@ -35,10 +36,7 @@ _NAMED_FORMATS = {kind: f"{kind} file" for kind in ("PNG", "JPEG", "TIFF", "GIF"
     "JXL": "JPEG XL file",
 }
 _NOT_READ = {b"P7\n": "PAM", b"PF\n": "colour PFM", b"v/1\x01": "OpenEXR", b"#?RAD": "Radiance HDR"}
-_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc"})
 _JXL_BOXES = 2**20
-_JXL_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 
 
 def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
@@ -71,10 +69,10 @@ def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
             return open_image(name, header_only(begin[:33])).size
         if is_jxl(begin):
             _use_jxl(name)
-            return _jxl_size(begin + file.read(_JXL_BOXES))
-        if is_webp(begin):
-            # whose decoder wants all of it
-            return open_image(name, whole_webp(begin + file.read())).size
+            return jxl_header(begin + file.read(_JXL_BOXES)).size
+        if is_webp(begin) or is_boxed(begin):
+            # whose decoders want all of it
+            return open_image(name, filled_up(begin + file.read())).size
         return open_image(name, file).size
 
 
@@ -113,7 +111,7 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
         with suppress(Exception):
             file.seek(0)
             return ForeignTiff(file)
-    if image is None and begin[4:8] == b"ftyp" and begin[8:12] in _HEIF_BRANDS:
+    if image is None and is_boxed(begin):
         _plugin(name, "a HEIC photo", "pillow_heif", "pillow-heif").register_heif_opener()
         image = _by_pillow(file, begin)
     if image is None and is_jxl(begin):
@@ -123,7 +121,9 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
         return image
     for kind, words in _NAMED_FORMATS.items():
         if kind in Image.OPEN and _accepts(kind, begin):
-            raise ImageError(name, f"is a broken {words}: its header is damaged or truncated; get a new copy")
+            # of JPEG XL all is decoded here, or nothing
+            part = "it" if kind == "JXL" else "its header"
+            raise ImageError(name, f"is a broken {words}: {part} is damaged or truncated; get a new copy")
     for start, words in _NOT_READ.items():
         if begin.startswith(start):
             raise ImageError(name, f"is of type {words}, which cannot be read; convert it to PNG or TIFF")
@@ -133,17 +133,12 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
     )
 
 
-def is_jxl(begin: bytes) -> bool:
-    """Whether a file begins as a JPEG XL does."""
-    return begin.startswith(_JXL)
-
-
 def _by_pillow(file: BinaryIO, begin: bytes) -> Image.Image | None:
     """As `Image.open`, which has a limit of pixels of its own."""
     for kind in Image.ID:
         if kind not in _REFUSED_FORMATS and _accepts(kind, begin):
             file.seek(0)
-            with suppress(SyntaxError, IndexError, TypeError, struct.error):
+            with suppress(SyntaxError, IndexError, TypeError, RuntimeError, struct.error):
                 return Image.OPEN[kind][0](file, "")
     return None
 
@@ -168,22 +163,3 @@ def _plugin(name: str, what: str, module: str, package: str) -> Any:
 
 def _use_jxl(name: str) -> None:
     _plugin(name, "a JPEG XL image", "pillow_jxl", "pillow-jxl-plugin")
-
-
-def _jxl_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of a JPEG XL file, whose plugin decodes it before it tells (ISO 18181-1, annex D)."""
-    at = next((data.find(box) + gap for box, gap in ((b"jxlc", 4), (b"jxlp", 8)) if box in data), 0)
-    bits = int.from_bytes(data[at + 2 : at + 16], "little")
-
-    def take(count: int) -> int:
-        nonlocal bits
-        bits, value = bits >> count, bits & ((1 << count) - 1)
-        return value
-
-    def side() -> int:
-        return 8 * take(5) + 8 if is_small else take((9, 13, 18, 30)[take(2)]) + 1
-
-    is_small = take(1)
-    height = side()
-    across, down = _JXL_RATIOS[take(3)]
-    return (height * across // down if across else side()), height

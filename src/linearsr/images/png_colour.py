@@ -35,6 +35,7 @@ _CURVES: dict[int, tuple[float, ...]] = {
 }
 _Chromaticities = tuple[tuple[float, float], ...]
 _NCLX = re.compile(rb"colrnclx\0(.)\0(.)", re.DOTALL)
+_CICP_TAG = re.compile(rb"cicp\0{4}(.{4})", re.DOTALL)
 # (primaries, transfer) that viewers show as sRGB: BT.709 or not specified
 _LIKE_SRGB = frozenset((p, t) for p in (1, 2) for t in (1, 2, 6, 13))
 
@@ -50,9 +51,11 @@ def chunks_of_nclx(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"cICP", bytes([*codes.pop(), 0, 1])),)
 
 
-def hdr_curve(chunks: Mapping[bytes, bytes]) -> str | None:
-    """The name of the HDR transfer curve that cICP asks for, if it does."""
+def hdr_curve(chunks: Mapping[bytes, bytes], icc_profile: bytes | None = None) -> str | None:
+    """The name of the HDR transfer curve that cICP, or its tag in a profile (ICC.1:2022, section 9.2.17), asks for."""
     code = chunks.get(b"cICP", b"")
+    if len(code) != 4 and (found := _CICP_TAG.search(icc_profile or b"")):
+        code = found[1]
     return _HDR.get(code[1]) if len(code) == 4 else None
 
 

@@ -83,7 +83,7 @@ def copy_without_asides(file: BinaryIO, found: PngFile, target: BinaryIO) -> Non
 
 def all_but_image_data(file: BinaryIO, found: PngFile) -> BytesIO:
     """A file of all that says how its pixels are, wherever it stood, and nothing of them."""
-    kept = [chunk for chunk in found.pixels if chunk[0] not in {b"IDAT", b"fdAT", b"IEND"}]
+    kept = [chunk for chunk in found.pixels if chunk[0] not in {b"IDAT", b"fcTL", b"fdAT", b"IEND"}]
     head = without_asides(file, PngFile(kept))
     return BytesIO(head + struct.pack(">I4s", 0, b"IDAT"))
 

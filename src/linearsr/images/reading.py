@@ -11,23 +11,27 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from linearsr.images.cut import jpeg2000_is_cut, keep_what_is_read, read_what_is_there
+from linearsr.images.cut import is_cut, keep_what_is_read, read_what_is_there
+from linearsr.images.files import URL_PROBLEM, is_url
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
-from linearsr.images.opening import check_size, is_jxl, open_image, size_of
+from linearsr.images.modern import complete_notes, deep_jpeg2000, deep_modern, is_jxl
+from linearsr.images.opening import check_size, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
 from linearsr.images.png_colour import chunks_of_nclx
 from linearsr.images.png_file import described, is_png, scan, without_asides
 from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
-from linearsr.images.tiff_reading import foreign_samples, is_foreign
+from linearsr.images.tiff_reading import depth_of, foreign_samples, is_foreign
 
 Result = TypeVar("Result")
 
 DEFAULT_MAX_PIXELS = 64_000_000
 # Cameras append previews to a JPEG (MPO) and Photoshop counts layers: one picture all the same.
 _STILL_FORMATS = frozenset({"MPO", "PSD"})
-# in the words of decoders: Pillow's count, and advice to who builds the JPEG XL plugin
-_ASIDE = re.compile(r" \(\d+ bytes not processed\)|\.\s+Please build .*", re.DOTALL)
+# Pillow's count
+_ASIDE = re.compile(r" \(\d+ bytes not processed\)")
+_MODERN_FORMATS = frozenset({"AVIF", "HEIF", "JXL"})
 _PHOTO_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 
 
@@ -149,7 +153,7 @@ def _load_path(path: str | Path) -> bytes:
             raise ImageError(path, "is a device or pipe, not a file; copy its content into a file")
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise ImageError(path, "does not exist; check the name") from error
+        raise ImageError(path, URL_PROBLEM if is_url(path) else "does not exist; check the name") from error
     except PermissionError as error:
         raise ImageError(path, "cannot be read: no permission; change its permissions or owner") from error
     except OSError as error:
@@ -166,7 +170,7 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     if is_png(data) or is_jxl(data):
         # before anything else is looked at: of a file with too many pixels nothing is
         check_size(name, size_of(name, BytesIO(data)), max_pixels)
-    is_cut = jpeg2000_is_cut(data)
+    ends_early = is_cut(data)
     if is_png(data):
         file = BytesIO(data)
         found = scan(file)
@@ -175,8 +179,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
             _tell_repair(
                 name, f"has a wrong checksum outside its pixels ({kinds}); that part is left out", strict
             )
-        is_cut, data, said = found.is_cut, without_asides(file, found), described(found)
-        if not is_cut:
+        ends_early, data, said = found.is_cut, without_asides(file, found), described(found)
+        if not ends_early:
             # Decoding skips the checksums of the pixel data.
             open_image(name, data).verify()
 
@@ -188,16 +192,16 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
                 keep_what_is_read(im, level)
             return im
 
-        return _samples(data, opens, level)
+        return _samples(name, data, opens, level)
 
     try:
-        if is_cut:
+        if ends_early:
             raise ValueError("its end is missing")
         im, samples = decode(data)
     except (ImageError, ForeignPixels, MemoryError):
         raise
     except Exception as error:
-        if is_png(data) and not is_cut:
+        if is_png(data) and not ends_early:
             raise
         try:
             im, samples, problem = read_what_is_there(data, decode)
@@ -208,6 +212,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         warn_of(name, "has several frames or pages; only the first is used")
     if im.format in {"AVIF", "HEIF"} and not im.info.get("icc_profile"):
         said = {"png_colours": chunks_of_nclx(data)}
+    if im.format in _MODERN_FORMATS:
+        complete_notes(name, im, data)
     im.info.update(said)
     check_size(name, im.size, max_pixels)
     return _assemble(name, im, samples, keep)
@@ -234,12 +240,21 @@ def _decode_photo(name: str, data: bytes, max_pixels: int) -> NDArray[np.uint8] 
     return upright(np.asarray(im), orientation)
 
 
-def _samples(data: bytes, opens: Callable[[], Image.Image], level: int | None) -> tuple[Image.Image, Samples]:
+def _samples(
+    name: str, data: bytes, opens: Callable[[], Image.Image], level: int | None
+) -> tuple[Image.Image, Samples]:
     im = opens()
     if is_foreign(im):
         return im, foreign_samples(im, level)
-    deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)
-    im.load()
+    if im.mode == "CMYK" and isinstance(im, TiffImageFile) and depth_of(im) > 8:
+        warn_of(name, f"of its {depth_of(im)} bits per channel 8 are used, for it is CMYK")
+    if im.format == "JPEG2000":
+        deep = deep_jpeg2000(im, data)
+    elif im.format in _MODERN_FORMATS:
+        deep = deep_modern(name, im, data)
+    else:
+        deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)
+        im.load()
     return im, deep or samples_of(im)
 
 

@@ -126,7 +126,7 @@ def is_foreign(im: Image.Image) -> TypeGuard[TiffImageFile]:
     if isinstance(im, ForeignTiff) or not isinstance(im, TiffImageFile):
         return isinstance(im, ForeignTiff)
     tags: Any = im.tag_v2
-    if tags.get(259) == _WEBP:
+    if tags.get(259) == _WEBP or (im.mode == "L" and tags.get(339) in {2, (2,)}):
         return True
     samples, photometric = tags.get(277, 1), tags.get(262)
     # as noise, or shifted, without an error
@@ -134,7 +134,7 @@ def is_foreign(im: Image.Image) -> TypeGuard[TiffImageFile]:
         tags.get(284) == 2
         and samples > 1
         and photometric != _CMYK
-        and ((samples, photometric) != (3, _RGB) or _depth_of(im) > 8)
+        and ((samples, photometric) != (3, _RGB) or depth_of(im) > 8)
     )
     return planes or (im.mode == "F" and (tags.get(317) == _FLOAT_PREDICTOR or photometric == _WHITE_IS_ZERO))
 
@@ -146,7 +146,7 @@ def kind_of(im: TiffImageFile) -> str:
     form = {2: " signed", 3: " float"}.get(forms[0] if isinstance(forms, tuple) else forms, "")
     colour = _NAMES.get(tags.get(262, -1), "unknown")
     planes = " in separate planes" if tags.get(284) == 2 else ""
-    return f"{_depth_of(im)}-bit{form} {colour} of {tags.get(277, 1)} channels{planes}"
+    return f"{depth_of(im)}-bit{form} {colour} of {tags.get(277, 1)} channels{planes}"
 
 
 def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
@@ -193,7 +193,8 @@ def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
     return split_alpha(unit, 8 if depth <= 8 else 16, has_alpha, managed=colours == 3 and photometric != _RGB)
 
 
-def _depth_of(im: TiffImageFile) -> int:
+def depth_of(im: TiffImageFile) -> int:
+    """Bits of the deepest channel."""
     tags: Any = im.tag_v2
     bits = tags.get(258, 1)
     return int(max(bits) if isinstance(bits, tuple) else bits)

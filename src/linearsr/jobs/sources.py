@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from linearsr.images.files import RESULTS_MARK, is_image_name, is_marked
+from linearsr.images.files import RESULTS_MARK, URL_PROBLEM, is_image_name, is_marked, is_url
 from linearsr.jobs.messages import shown
 
 _RESULT_NAME = r"(?P<name>.+?)(_x\d+(\.\d+)?|(_\d+[wh]|_\d+(\.\d+)?mp)+{own})"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,8 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
             found += _walk(path, tree, output_folder)
         elif os.path.lexists(path):
             found.append(_source(path, Path(path.name)))
-        elif _URL.match(argument):
-            problem = "is a URL: download it first, then name the file"
-            found.append(Source(path, Path(path.name), problem, name=argument))
+        elif is_url(argument):
+            found.append(Source(path, Path(path.name), URL_PROBLEM, name=argument))
         elif glob.has_magic(argument):
             found += _expand(argument, output_folder)
         else:
