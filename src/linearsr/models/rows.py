@@ -87,10 +87,9 @@ class _Lagging:
 
 
 class Convolution(_Lagging):
-    """A convolution with zero padding, of any stride."""
+    """A convolution with zero padding, of any stride; `beyond` is what stands for zero."""
 
     beyond = 0
-    """What stands for zero."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self._conv = conv
@@ -109,9 +108,8 @@ class Convolution(_Lagging):
 
     def _convolved(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         """In the type of the rows, which may have more digits than the weights."""
-        conv = self._conv
-        weight, bias = (None if p is None else p.to(x.dtype) for p in (conv.weight, conv.bias))
-        assert weight is not None
+        conv, weight = self._conv, self._conv.weight.to(x.dtype)
+        bias = None if conv.bias is None else conv.bias.to(x.dtype)
         return convolve(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 

@@ -88,8 +88,7 @@ class FlowStage(PartSettings, Trained):
         try:
             if self.detail_blocks and self.init is None:
                 raise ValueError("detail_blocks needs init; a new network has its own in network")
-            Partition(self.boundaries).span(self.expert)
-            _ = self.wanted
+            _ = Partition(self.boundaries).span(self.expert), self.wanted
         except (TypeError, IndexError) as error:
             raise ValueError(str(error)) from None
         return self
