@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ _DROPPED, _LONGEST_FILL = 16, 16
 _LEVEL = 59
 # levels of the bytes that stand for the missing ones, twice
 _FILLINGS = ((0, 255), (0, 0), (255, 255))
+# bytes at the end that are left out where no filling behind them can be decoded
+_GIVEN_UP = (0, 32, 256)
 Decode = Callable[[bytes, int | None], tuple[Image.Image, Samples]]
 """(file, level that pixels have where the decoder wrote nothing; None: that is an error) -> image and samples."""
 
@@ -62,10 +65,12 @@ def _decoded_twice(data: bytes, decode: Decode) -> tuple[Image.Image, Samples, S
     Rows that depend on these are the last that are there; what follows is made of the filling.
     """
     problem: Exception = ValueError()
-    for level, other_level in _FILLINGS if is_boxed(data) else ((0, 0),):
+    tries = product(_GIVEN_UP, _FILLINGS) if is_boxed(data) else [(0, (0, 0))]
+    for given_up, (level, other_level) in tries:
+        there = data[: len(data) - given_up]
         try:
-            im, samples = decode(filled_up(data, level), None)
-            return im, samples, decode(filled_up(data[:-_DROPPED], other_level), None)[1]
+            im, samples = decode(filled_up(there, level), None)
+            return im, samples, decode(filled_up(there[:-_DROPPED], other_level), None)[1]
         except Exception as error:  # no end of a file to this decoder
             problem = error
     raise problem
