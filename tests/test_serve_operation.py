@@ -1,5 +1,6 @@
 """What those who run `linearsr serve` rely on: bounded storage, refusals that say why, logs and metrics."""
 
+import asyncio
 import errno
 import json
 import shutil
@@ -16,7 +17,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from linearsr.images.io import ImageError
+from linearsr.serving import results
 from linearsr.serving.jobs import Job, JobStore, now
+from linearsr.serving.problems import Problem
 from linearsr.serving.settings import DISK_FULL
 from linearsr.serving.worker import reason
 from serve_tools import image, problem, refused, send, serving, started, wait_for
@@ -249,3 +252,20 @@ def test_files_are_private_and_requests_logged(served_model: Path, tmp_path: Pat
     assert first["seconds"] > 0
     assert (second["path"], second["status"]) == ("/v1/jobs/%0aforged", 404)
     assert second["request"] == bad.headers["x-request-id"]
+
+
+def test_a_result_that_is_removed_while_it_is_sent_is_no_error_of_the_server(tmp_path: Path) -> None:
+    job = Job("upscale", "", 8, 8, 1, {})
+    path = tmp_path / "result.png"
+    path.write_bytes(b"pixels")
+    response, sent = results._file(job, path, "image/png"), list[Any]()
+    path.unlink()
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.4"}}
+    asyncio.run(response(scope, None, keep))  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    with pytest.raises(Problem, match="the result has expired"):
+        results._file(job, path, "image/png")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from PIL import Image
+from starlette.types import Receive, Scope, Send
 
 from linearsr.images.io import ImageError, read_image, read_size, write_image
 from linearsr.images.metadata import Keep
@@ -135,7 +137,19 @@ async def _disconnected(request: Request) -> None:
 
 
 def _file(job: Job, path: Path, media_type: str) -> Response:
-    return FileResponse(path, media_type=media_type, headers=_headers(job))
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise Problem(404, "not_found", "the result has expired") from None
+    return _Sent(path, media_type=media_type, headers=_headers(job), stat_result=found)
+
+
+class _Sent(FileResponse):
+    """A file, whose sending ends early where it is removed meanwhile: its job was deleted or has expired."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(FileNotFoundError):
+            await super().__call__(scope, receive, send)
 
 
 def _headers(job: Job) -> dict[str, str]:
