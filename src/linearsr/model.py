@@ -132,8 +132,11 @@ class LinearSRModel:
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
         loaded = cls(**parts._asdict(), config=config)
         loaded.int8_ranges = ranges = load_ranges(folder)
-        automatic = torch_dtype is None and place.type == "cpu"
-        if automatic and parts.trunk is not None and ranges and int8.faster_than(loaded.dtype):
+        if (
+            torch_dtype is None
+            and parts.trunk is not None
+            and int8.are_used(bool(ranges), place, loaded.dtype)
+        ):
             int8.use_int8_(parts.trunk, ranges)
             loaded._in_place_of_torch = "int8"
         return loaded

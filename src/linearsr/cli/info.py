@@ -34,7 +34,7 @@ def info(
             "torch": torch.__version__,
             "device": str(device),
             "dtype": str(dtype).removeprefix("torch."),
-            "int8": bool(found["int8_ranges"]) and device.type == "cpu" and int8.faster_than(dtype),
+            "int8": int8.are_used(bool(found["int8_ranges"]), device, dtype),
             "model": found,
         }
     if as_json:

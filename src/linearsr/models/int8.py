@@ -179,39 +179,40 @@ def _dense_blocks(trunk: nn.Module) -> list[tuple[str, DenseBlock]]:
     return [(name, module) for name, module in trunk.named_modules() if isinstance(module, DenseBlock)]
 
 
-@cache
+def are_used(have_ranges: bool, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a trunk computes in 8 bits by itself, in the place of `dtype`, where there are ranges for it."""
+    return have_ranges and device.type == "cpu" and faster_than(dtype)
+
+
 def supported() -> bool:
     """Whether this torch has 8-bit convolutions, and a block comes out of them as it does in float32."""
-    block, x, ranges = _sample()
-    with torch.inference_mode():
-        expected = whole(block.layers(), x) - x
-        try:
-            use_int8_(block, ranges)
-            made = whole(block.rows(), x) - x
-        except (RuntimeError, AttributeError, TypeError):
-            return False  # operators of another torch, with other arguments
-    return bool((made - expected).norm() < _MOST_ERROR * expected.norm())
+    return _sample() is not None
 
 
 @cache
 def faster_than(dtype: torch.dtype) -> bool:
     """Whether this processor clearly computes faster in 8 bits than in `dtype`."""
-    if not supported():
+    sample = _sample()
+    if sample is None:
         return False
-    block, x, ranges = _sample()
-    use_int8_(block.to(dtype), ranges)
-    x = x.to(dtype)
+    block, x = sample[0].to(dtype), sample[1].to(dtype)
     in_8_bits, in_floats = least_seconds(lambda: whole(block.rows(), x), lambda: whole(block.layers(), x))
     return in_8_bits < _CLEARLY_FASTER * in_floats
 
 
-def _sample() -> tuple[DenseBlock, Tensor, Ranges]:
-    """A dense block as wide as the default model's, an input and its ranges."""
+@cache
+def _sample() -> tuple[DenseBlock, Tensor] | None:
+    """A dense block in 8 bits, as wide as the default model's, and an input; None where 8 bits are not supported."""
     # no inference mode: without AVX-512, bfloat16 convolutions refuse weights that were made in it
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         block, x = DenseBlock(64, 32), torch.rand(1, 64, 16, 64) - 0.5
         x = x.contiguous(memory_format=torch.channels_last)
         with find_ranges(block) as ranges:
-            whole(block.rows(), x)
-    return block, x, ranges
+            expected = whole(block.rows(), x) - x
+        try:
+            use_int8_(block, ranges)
+            made = whole(block.rows(), x) - x
+        except (RuntimeError, AttributeError, TypeError):
+            return None  # operators of another torch, with other arguments
+    return (block, x) if (made - expected).norm() < _MOST_ERROR * expected.norm() else None
