@@ -254,18 +254,21 @@ def test_files_are_private_and_requests_logged(served_model: Path, tmp_path: Pat
     assert second["request"] == bad.headers["x-request-id"]
 
 
-def test_a_result_that_is_removed_while_it_is_sent_is_no_error_of_the_server(tmp_path: Path) -> None:
-    job = Job("upscale", "", 8, 8, 1, {})
+def test_a_result_that_is_removed_while_it_is_sent_comes_whole(tmp_path: Path) -> None:
     path = tmp_path / "result.png"
     path.write_bytes(b"pixels")
-    response, sent = results._file(job, path, "image/png"), list[Any]()
-    path.unlink()
+    sent = list[Any]()
 
-    async def keep(message: Any) -> None:
+    async def remove_and_keep(message: Any) -> None:
+        path.unlink(missing_ok=True)
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.4"}}
-    asyncio.run(response(scope, None, keep))  # type: ignore[arg-type]
-    assert [message["type"] for message in sent] == ["http.response.start"]
+    def answer() -> None:
+        response = results._file(Job("upscale", "", 8, 8, 1, {}), path, "image/png")
+        scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.4"}}
+        asyncio.run(response(scope, None, remove_and_keep))  # type: ignore[arg-type]
+
+    answer()
+    assert sent[1] == {"type": "http.response.body", "body": b"pixels", "more_body": False}
     with pytest.raises(Problem, match="the result has expired"):
-        results._file(job, path, "image/png")
+        answer()

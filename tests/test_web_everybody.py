@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from web_tools import ENDLESS, WEB, enlarge, give, is_firefox, photo, result_seen
+from web_tools import ENDLESS, WEB, connected, enlarge, give, is_firefox, photo, result_seen
 
 LANGUAGES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in WEB.glob("locales/*.json")}
 PHONE = {"has_touch": True, "is_mobile": True}
@@ -132,7 +132,7 @@ def test_the_page_is_small_and_there_at_once(visit, capsys):
     shown = []
     for _ in range(5):
         page.reload()
-        page.wait_for_selector("#limits:not(:empty)", state="attached")
+        connected(page)
         shown.append(page.evaluate(paint))
     with capsys.disabled():
         print(f"first contentful paint after {min(shown):.0f} ms at best, {max(shown):.0f} ms at worst")
@@ -141,7 +141,7 @@ def test_the_page_is_small_and_there_at_once(visit, capsys):
         session = page.context.new_cdp_session(page)
         session.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.reload()
-        page.wait_for_selector("#limits:not(:empty)", state="attached")
+        connected(page)
         metrics = {part["name"]: part["value"] for part in session.send("Performance.getMetrics")["metrics"]}
         assert metrics["TaskDuration"] < 1
 

@@ -11,6 +11,7 @@ from web_tools import (
     MAX_PIXELS,
     PATIENCE,
     WEB,
+    connected,
     enlarge,
     fill,
     finished,
@@ -175,6 +176,7 @@ def test_what_takes_longer_than_the_server_allows_is_said_before(visit):
         localStorage.setItem("linearsr-pace", JSON.stringify(paces));
     }""")
     page.reload()
+    connected(page)
     give(page, photo("slow.png", 100, 40))
     page.click("summary:has-text('Exact values')")
     fill(page, "#steps", "1")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from web_tools import WEB, enlarge, finished, give, photo, result_seen, until
+from web_tools import WEB, connected, enlarge, finished, give, photo, result_seen, until
 
 
 def lengths(page, *names):
@@ -157,6 +157,7 @@ def shows_small(page):
     small = photo()["buffer"]
     page.route("**/preview?region=", lambda route: route.fulfill(body=small, content_type="image/jpeg"))
     page.reload()
+    connected(page)
     return page
 
 

@@ -127,13 +127,18 @@ def visitors(browser: Any, address: str) -> Iterator[Opener]:
         page.on("console", lambda message: see(message.type, message.text))
         page.on("request", lambda request: go_out(request.url))
         page.goto(address)
-        page.wait_for_selector("#limits:not(:empty)", state="attached")
+        connected(page)
         return page
 
     yield visit
     for context in contexts:
         context.close()
     assert troubles == []
+
+
+def connected(page: Any) -> None:
+    """Wait until the page takes photos: it knows what the server takes."""
+    page.wait_for_selector("#limits:not(:empty)", state="attached")
 
 
 def photo(name: str = "photo.jpg", width: int = 24, height: int = 20, **options: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -137,18 +137,21 @@ async def _disconnected(request: Request) -> None:
 
 
 def _file(job: Job, path: Path, media_type: str) -> Response:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise Problem(404, "not_found", "the result has expired") from None
-    return _Sent(path, media_type=media_type, headers=_headers(job), stat_result=found)
+    return _Held(path, media_type=media_type, headers=_headers(job))
 
 
-class _Sent(FileResponse):
-    """A file, whose sending ends early where it is removed meanwhile: its job was deleted or has expired."""
+class _Held(FileResponse):
+    """A file that is sent to its end, even if its job is removed meanwhile."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(FileNotFoundError):
+        with ExitStack() as files:
+            try:
+                file = files.enter_context(open(self.path, "rb"))
+            except FileNotFoundError:
+                raise Problem(404, "not_found", "the result has expired") from None
+            # an open file can be read after its name is gone; Windows does not remove it before
+            by_number = Path(f"/dev/fd/{file.fileno()}")
+            self.path = by_number if by_number.exists() else self.path
             await super().__call__(scope, receive, send)
 
 
