@@ -14,8 +14,9 @@ _RESIZED_BYTES_PER_PIXEL = 55
 _TRUNK_SHARE, _TRUNK_AT_ONCE = 1.5, 8
 """In units of a trunk's widest layer, at the size of the picture and at that of the piece behind its blocks: 233 bytes
 per pixel at the model's own scale were measured in bfloat16 for 512x512 LR pixels, 464 in float32."""
-_LAG_COPIES, _STRIP_COPIES = 4, 250
-"""Likewise in strips: of the rows that lag in its blocks, and of the strip; 1.2 GB were measured at a width of 1024."""
+_LAG_COPIES, _STRIP_COPIES = 4, 40
+"""Likewise in strips: of the rows that lag in its blocks, and of the strip. In all, 1.1 GB were measured at a width of
+3000 and 1.3 GB at one of 1024, in bfloat16."""
 _DRAWN_BYTES = 12
 """Three channels in float32."""
 _DECODER_LAYERS = 5
@@ -31,7 +32,7 @@ _STRIP_BYTES_PER_PIXEL = 9000
 """Peak per LR pixel of a strip, measured with the default model: decoding, of which several strips are one."""
 
 
-TRUNK_STRIP_PIXELS = 2**15
+TRUNK_STRIP_PIXELS = 2**17
 """LR pixels of a strip of the trunk, at the most: its layers are wide."""
 
 
