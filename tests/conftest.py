@@ -48,7 +48,7 @@ def chromium_alone(browser: Any) -> None:
         pytest.skip("playwright can ask for this in Chromium alone")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A page over the tiny model."""
     from web_tools import ENDLESS, MAX_PIXELS, web_server

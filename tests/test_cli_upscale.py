@@ -188,7 +188,7 @@ def test_interrupt_while_writing_leaves_nothing(photos, tiny_model, monkeypatch)
 def test_signal(photos, tiny_model, number, status):
     noise(photos / "sub/b.jpg", 64, 64)
     command = [sys.executable, "-m", "linearsr.cli.app", "upscale", photos, "--model", tiny_model, "--json"]
-    command += ["--steps", "1000"]
+    command += ["--steps", "300"]
     # a suite that runs in the background may ignore SIGINT, and would hand that on
     before = signal.signal(number, signal.SIG_DFL)
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)

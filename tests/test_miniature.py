@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "examples/paper_in_miniature.sh"
-KINDS = {"none": None, "clip": "CLIPGuidance", "tags": "TextGuidance"}
-"""DINO and sentences take the ways of CLIP and tags, and minutes more."""
+KINDS = {"none": None, "tags": "TextGuidance"}
+"""The other kinds take the ways of these, and minutes more."""
 
 
 @pytest.mark.timeout(1800)

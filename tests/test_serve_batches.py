@@ -87,7 +87,7 @@ def test_a_batch_that_is_broken_up(client, monkeypatch):
     first, *others = running_together(client, 3)
     client.delete(f"/v1/jobs/{first['id']}")
     step = wait_for(client, others[0], "running")["step"]
-    while wait_for(client, others[0], "running")["step"] < step + 50:
+    while wait_for(client, others[0], "running")["step"] < step + 10:
         pass
     os.kill(dispatcher.workers[0]._process.pid, signal.SIGKILL)
     gone_on_alone(client, others)
