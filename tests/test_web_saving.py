@@ -56,3 +56,16 @@ def test_a_format_that_cannot_hold_the_result(visit):
     page.wait_for_selector("#notice:has-text('16383')")
     download(page, "png")
     assert page.is_hidden("#notice")
+
+
+def test_the_button_says_that_the_result_is_being_prepared(chromium_alone, visit):
+    page = finished(visit())
+    held = []
+    page.route("**/result?*", lambda route: held.append(route))  # noqa: PLW0108  # playwright marks it
+    page.click("#download")
+    page.wait_for_selector("#download:disabled:has-text('Preparing…')")
+    page.click("label:has([value=jpg])")
+    assert page.inner_text("#download") == "Preparing…"
+    with page.expect_download():
+        held.pop().continue_()
+    page.wait_for_selector("#download:enabled:has-text('Download JPG')")

@@ -42,8 +42,8 @@ export class Result {
     $("warnings").textContent = remarks.join(" ");
     // the size is the server's own file's, a PNG: only the note on PNG says it
     $("format-note").textContent = t(`note.${this.saving.format}`, { size: megabytes(output.bytes) });
-    $("download").textContent = t("download", { format: NAMES[this.saving.format] });
-    $("copy").textContent = t("copy");
+    const labels = { download: t("download", { format: NAMES[this.saving.format] }), copy: t("copy") };
+    for (const [button, label] of Object.entries(labels)) if (!$(button).disabled) $(button).textContent = label;
   }
 
   /** All results as one file. */
@@ -75,17 +75,18 @@ export class Result {
       await picture;
       throw new Error(t("copy.failed"));
     });
-    $("copy").textContent = t("copied");
+    return t("copied");
   }
 
+  /** The server may convert for half a minute. Afterwards the button says what `action` returns, or what it said before. */
   async #during(button, action) {
+    const label = $(button).textContent;
+    $(button).textContent = t("preparing");
     $(button).disabled = true;
-    try {
-      await action();
-    } catch (error) {
-      this.fail(error);
-    } finally {
-      $(button).disabled = false;
-    }
+    const said = await action().catch(this.fail);
+    $(button).disabled = false;
+    $(button).textContent = label;
+    this.render(this.#photo);
+    if (said) $(button).textContent = said;
   }
 }
