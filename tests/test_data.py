@@ -19,13 +19,12 @@ from linearsr.images.photos import read_rgb
 from linearsr.images.picture import quantise
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import LRCondition
-from linearsr.training.checks import describe
 from linearsr.training.config import TrainConfig
 from linearsr.training.data import CropPairs, Sample, check_data
 from linearsr.training.recipe import Run
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
-from training_tools import data_config, make_sana, settings
+from training_tools import data_config, described, make_sana, settings
 
 
 @pytest.fixture
@@ -264,7 +263,7 @@ def test_training_reads_the_latents_that_are_beside_crops(
 
     stage = {"kind": "flow", "codec": str(autoencoder), "preset": "tiny"}
     run = TrainConfig(**settings(photos, tmp_path / "run", stage=stage, data=source))
-    assert describe([Run("run", run)])["run"]["data"].endswith("; latents from the shards")
+    assert described([Run("run", run)])["run"]["data"].endswith("; latents from the shards")
     seen: list[torch.Size] = []
     encode = DeepCompressionCodec.encode
 

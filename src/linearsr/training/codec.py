@@ -69,9 +69,7 @@ class CodecObjective(Objective):
         from diffusers import AutoencoderDC
 
         if stage.init is not None:
-            start: DeepCompressionCodec = parts.read(
-                "stage.init", Path(stage.init), DeepCompressionCodec, dtype=torch.float32
-            )
+            start: DeepCompressionCodec = parts.read("stage.init", Path(stage.init), DeepCompressionCodec)
             autoencoder = start.autoencoder.train()
         else:
             with prefixed("stage.autoencoder: ", ConfigError, (TypeError, ValueError, AssertionError)):

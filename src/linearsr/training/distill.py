@@ -264,9 +264,7 @@ def _discriminator(stage: DistillStage, parts: Parts) -> Discriminator | None:
         return None
     if stage.discriminator is None:
         return Discriminator(DiscriminatorConfig(stage.channels))
-    judge: Discriminator = parts.read(
-        "stage.discriminator", stage.discriminator, Discriminator, dtype=torch.float32
-    )
+    judge: Discriminator = parts.read("stage.discriminator", stage.discriminator, Discriminator)
     return judge.train()
 
 

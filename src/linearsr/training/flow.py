@@ -181,11 +181,11 @@ class FlowObjective(Objective):
     def _others(self, parts: Parts) -> nn.ModuleList:
         """The networks of all spans, in the place of the one that is trained nothing; empty: there are none."""
         folders = self.stage.others * (self.partition.num_experts if len(self.stage.others) == 1 else 1)
-        read: dict[Path, FlowNetwork] = {}
-        for folder in (folder for index, folder in enumerate(folders) if index != self.stage.expert):
-            if folder not in read:
-                read[folder] = FlowNetwork(parts.network("stage.others", folder)).requires_grad_(False)
-        return nn.ModuleList(read.get(folder, nn.Identity()) for folder in folders)
+        others = {
+            folder: FlowNetwork(parts.read("stage.others", folder, LinearSRTransformer)).requires_grad_(False)
+            for folder in {folder for index, folder in enumerate(folders) if index != self.stage.expert}
+        }
+        return nn.ModuleList(others.get(folder, nn.Identity()) for folder in folders)
 
     def _fresh_stem(self) -> StridedStem:
         """The paper's stem: from LR pixels to the latent's grid in strides of two."""

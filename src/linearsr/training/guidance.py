@@ -71,7 +71,7 @@ def start_guidance(
     """A guidance part to be trained along; tokens of tags begin among the null tokens of their network."""
     channels = transformer.config.caption_channels
     if settings.features is not None:
-        tagger = parts.read("stage.guidance.features", settings.features, OwnTagger, dtype=torch.float32)
+        tagger = parts.read("stage.guidance.features", settings.features, OwnTagger)
         return FeatureGuidance.of(tagger, channels)
     assert settings.vocabulary is not None
     tags = read_vocabulary(settings.vocabulary, "stage.guidance.vocabulary").tags

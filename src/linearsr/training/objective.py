@@ -89,6 +89,10 @@ class Trained(Section):
 class Computed(Section):
     """Settings of a stage that makes its part at once, without training steps."""
 
+    def check(self, parts: Parts, data: DataConfig) -> None:
+        """Raises ConfigError, one line that names the key, where `compute` could not work."""
+        self.shapes(parts)
+
     def shapes(self, parts: Parts) -> Mapping[str, Part]:
         """As of `Trained`."""
         raise NotImplementedError

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -52,7 +51,7 @@ class StemObjective(Objective):
     def __init__(self, stage: StemStage, parts: Parts) -> None:
         self.stage = stage
         if stage.init is not None:
-            start: PredictiveStem = parts.read("stage.init", stage.init, PredictiveStem, dtype=torch.float32)
+            start: PredictiveStem = parts.read("stage.init", stage.init, PredictiveStem)
             with prefixed("stage.stem: ", ConfigError):
                 self.network = start.grown(**stage.stem)
             if not stage.stem:

@@ -32,10 +32,10 @@ from linearsr.models.tagger import resized_to_square
 from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.runtime.files import prefixed
 from linearsr.training.catalogue import find_photos
-from linearsr.training.data import DataConfig, to_tensor, to_unit
+from linearsr.training.data import DataConfig, check_data, to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
-from linearsr.training.photo_tags import PhotoTags, read_vocabulary
+from linearsr.training.photo_tags import PhotoTags, check_tags, read_vocabulary
 from linearsr.training.section import ConfigError, check_fields
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,13 @@ class TaggerStage(Computed):
         with prefixed("tagger: ", ValueError, ValueError):
             OwnTaggerConfig(**self.tagger)
         return self
+
+    def check(self, parts: Parts, data: DataConfig) -> None:
+        self.shapes(parts)
+        if data.shards:
+            raise ConfigError("data.shards: a tagger learns from photos in data.folders: leave it out")
+        known = read_vocabulary(self.vocabulary, "stage.vocabulary")
+        check_tags("stage.kind", data.tags, known, check_data(data, _SCALE))
 
     def shapes(self, parts: Parts) -> dict[str, Part]:
         if not self.trunk.is_file():
