@@ -13,6 +13,7 @@ from linearsr.models.codec import ResidualCodec
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.codec import check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
+from linearsr.training.curves import METRICS_FILE, records
 from linearsr.training.data import check_data
 from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
@@ -20,7 +21,6 @@ from linearsr.training.objective import Batch, Computed, Objective
 from linearsr.training.parts import Blueprint
 from linearsr.training.photo_tags import check_tags, tagged
 from linearsr.training.recipe import RecipeConfig, Run, last_flow
-from linearsr.training.run_folder import records
 from linearsr.training.section import ConfigError
 from linearsr.training.validation import validation_photos
 
@@ -37,7 +37,7 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
     Raises:
         ConfigError: one line that names the key, and the run if there are several.
     """
-    blueprint, objectives = Blueprint(), {}
+    blueprint, objectives = Blueprint(), dict[str, Objective]()
     for name, config in runs:
         stage = config.stage
         try:
@@ -65,7 +65,7 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run], objectives: Mapping[s
     model, parts = PipelineConfig.from_index(recipe.model), recipe.parts
     named = {"lr_stem": parts.lr_stem, "tagger": parts.tagger, "trunk": parts.trunk}
     for key, name in [*named.items(), *(("experts", name) for name in parts.experts.values())]:
-        folder = None if name is None else recipe.folder(name)
+        folder = recipe.folder(name)
         if folder and not folder.is_dir() and not any(run.config.run_dir in folder.parents for run in runs):
             raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
     if recipe.makes_model and model.use_tags and parts.tagger is None:
@@ -98,7 +98,7 @@ def _check_training(config: TrainConfig, objective: Objective) -> None:
 
 
 def _check_apart(config: TrainConfig) -> None:
-    """A run writes pictures, which must not become photos."""
+    """Refuse a run folder among the photos: pictures of the run would become photos."""
     sources = [("data.folders", folder) for folder in config.data.folders]
     for key, folder in [*sources, ("validation.folder", config.validation.folder)]:
         if config.run_dir.resolve().is_relative_to(folder.resolve()):
@@ -122,8 +122,8 @@ def describe(
             plans[name] = {"network": f"{kind} of finished parts, without training"}
             continue
         plans[name] = _describe(config, objectives[name])
-        paces = [record["images_per_second"] for record in records(config.run_dir) if "grad_norm" in record]
-        measured |= {kind: paces[-1]} if paces else {}
+        for record in records(config.run_dir / METRICS_FILE):
+            measured[kind] = record.get("images_per_second", measured.get(kind, 0.0))
         pace, origin = (measured.get(kind), "measured") if rate is None else (rate, "--rate")
         if pace:
             hours = config.total_images / pace / 3600
@@ -171,13 +171,12 @@ def _network(objective: Objective) -> str:
 
 
 def _parameters(*modules: nn.Module) -> tuple[int, int]:
-    """How many there are, and how many of them are trained."""
+    """The number of parameters, and of those that are trained."""
     found = [parameter for module in modules for parameter in module.parameters()]
     return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
 
 
 def _memory(config: TrainConfig, objective: Objective) -> str:
-    """What each process that trains needs."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     count, trained = _parameters(objective.network)
     frozen = _FLOAT32 * _parameters(*_frozen(objective))[0]
@@ -206,7 +205,7 @@ def _memory(config: TrainConfig, objective: Objective) -> str:
 
 
 def _frozen(objective: Objective) -> list[nn.Module]:
-    """What lies beside the network that is trained."""
+    """Modules that are used but not trained."""
     own = {id(module) for module in objective.network.modules()}
     return [part for part in vars(objective).values() if isinstance(part, nn.Module) and id(part) not in own]
 

@@ -40,7 +40,7 @@ class CodecStage(Trained):
 
 
 class Autoencoder(nn.Module):
-    """There and back, and what the latents' mean square has been of late, for their scaling factor."""
+    """An autoencoder that keeps the running mean square of its latents, for the scaling factor."""
 
     mean_square: Tensor
 

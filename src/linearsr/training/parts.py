@@ -109,16 +109,13 @@ class Parts:
         return network
 
     def sana_folder(self, name: str) -> Path:
-        """Where the parts of a SANA model are."""
         return resolve_folder(name, ["transformer", "vae"])
 
     def from_sana(self, stage: PartSettings, folder: Path, channels: int | None) -> LinearSRTransformer:
-        """A network with the weights of SANA's transformer."""
         added = stage.wanted.lr_channels, stage.wanted.num_null_tokens
         return LinearSRTransformer.from_sana(folder, *added, torch.float32, caption_channels=channels)
 
     def guidance(self, folder: Path) -> Guidance:
-        """A frozen guidance part."""
         return load_guidance(folder, torch.float32)
 
     def experts(self, key: str, folder: Path) -> SNRExperts:
@@ -205,7 +202,7 @@ def _built(folder: Path, kinds: Kinds, what: str) -> Any:
 
 
 def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
-    """One of these settings; without any it is SANA's, which one on the hub is taken to be."""
+    """An autoencoder of these settings; without any it is that of SANA."""
     from diffusers import AutoencoderDC
 
     return DeepCompressionCodec(AutoencoderDC(**settings))

