@@ -28,19 +28,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from trunk_training import (
+from trunk_losses import (
     Balance,
     Discriminator,
     Features,
-    Trained,
     deceived,
     distance,
-    drawn,
     one_window,
-    say,
     seen_pixels,
     told_apart,
 )
+from trunk_training import Trained, drawn, say
 
 from linearsr import LinearSRPipeline
 from linearsr.evaluation.lpips import lpips_values

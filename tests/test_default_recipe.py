@@ -60,8 +60,9 @@ def test_one_recipe_makes_the_model_of_the_package(tmp_path: Path) -> None:
     runs = plan(parse(raw), "pipeline.yaml")
     names = [run.name for run in runs]
     assert names == list(raw["stages"])
-    check_model(parse(raw), runs)
-    assert set(check(runs)) == {"stem", "grow", "finish", "broaden", "widen"}
+    objectives = check(runs)
+    check_model(parse(raw), runs, objectives)
+    assert set(objectives) == {"stem", "grow", "finish", "broaden", "widen"}
     model = train(raw, seen=seen)
     assert seen == names
     assert model is not None
@@ -84,4 +85,4 @@ def test_one_recipe_makes_the_model_of_the_package(tmp_path: Path) -> None:
 
     del raw["parts"]["lr_stem"]
     with pytest.raises(ConfigError, match=r"parts\.lr_stem: a model without experts needs a stem"):
-        check_model(parse(raw), runs)
+        check_model(parse(raw), runs, objectives)

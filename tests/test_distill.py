@@ -15,7 +15,7 @@ from linearsr.models.residual import DetailHead
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.config import TrainConfig, parse_settings
 from linearsr.training.distill import DistillStage
-from linearsr.training.judges import Discriminator
+from linearsr.training.judges import Discriminator, DiscriminatorConfig
 from linearsr.training.section import ConfigError
 from tiny_model import build
 from training_tools import flow_stage, picture, read_records, settings, trainer, untagged, weights
@@ -52,9 +52,7 @@ def test_a_new_head_adds_nothing_and_keeps_the_blocks() -> None:
     assert {name for name in network.state_dict() if name not in kept} <= {"proj_out.weight", "proj_out.bias"}
 
 
-@pytest.mark.parametrize(
-    "change", [{"out_channels": 100}, {"lr_channels": 0}, {"lr_skip": True}, {"patch_size": 2}]
-)
+@pytest.mark.parametrize("change", [{"out_channels": 100}, {"lr_skip": True}, {"patch_size": 2}])
 def test_a_head_needs_a_latent_of_pixels(change: dict[str, int]) -> None:
     network = build().transformer.experts[0]
     assert isinstance(network, LinearSRTransformer)
@@ -64,11 +62,6 @@ def test_a_head_needs_a_latent_of_pixels(change: dict[str, int]) -> None:
 
 def stage(stem: Path, **changes: object) -> dict[str, object]:
     return flow_stage(stem, kind="distill", channels=8, pure_noise_prob=1.0, **changes)
-
-
-def train(tmp_path: Path, photos: Path, what: dict[str, object]) -> Path:
-    data = {"folders": {str(photos): 1.0}, "lr_crop": 16, "workers": 0}
-    return trainer(photos, tmp_path / "run", stage=what, data=data).run()
 
 
 def test_a_run_gives_a_network_without_its_discriminator(
@@ -84,7 +77,7 @@ def test_a_run_gives_a_network_without_its_discriminator(
         feature_matching=0.1,
     )
     what |= {"boundaries": [0.223, 0.875, 0.939], "expert": 0}
-    made = train(tmp_path, photos, what)
+    made = trainer(photos, tmp_path / "run", stage=what, total_images=4).run()
     assert sorted(folder.name for folder in made.iterdir()) == ["discriminator", "transformer"]
     names = weights(made / "transformer")
     assert "detail_head.conv_out.weight" in names
@@ -98,12 +91,10 @@ def test_a_run_gives_a_network_without_its_discriminator(
     SNRExperts(PUBLISHED, [LinearSRTransformer.from_pretrained(made / "transformer"), *experts])
 
 
-def test_a_discriminator_goes_on_where_another_run_left_it(
-    photos: Path, stem_folder: Path, tmp_path: Path
-) -> None:
-    made = train(tmp_path, photos, stage(stem_folder))
-    left = Discriminator.from_pretrained(made / "discriminator")
-    raw = stage(stem_folder, discriminator=str(made / "discriminator"))
+def test_a_discriminator_goes_on_where_another_run_left_it(stem_folder: Path, tmp_path: Path) -> None:
+    left = Discriminator(DiscriminatorConfig(8))
+    left.save_pretrained(tmp_path)
+    raw = stage(stem_folder, discriminator=str(tmp_path))
     taken = DistillStage.model_validate(raw).objective().network.discriminator
     assert isinstance(taken, Discriminator)
     assert taken.training
@@ -163,7 +154,6 @@ def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, tiny_mo
         ({"adversarial": 0, "feature_matching": 0.5}, "feature_matching"),
         ({"formulas": {}, "adversarial": 0}, "there is nothing to learn from"),
         ({"lora": {"rank": 2}}, "lora needs init or sana"),
-        ({"teacher_times": [0.875, 0.2]}, "teacher_times: .*must fall strictly from 1"),
         ({"teacher_times": [1.0, 0.5, 0.9]}, "teacher_times: .*must fall strictly from 1"),
     ],
 )

@@ -10,21 +10,14 @@ from training_tools import picture
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_a_formula_is_least_for_equal_images_and_falls_on_the_way_there(name: str) -> None:
+def test_a_formula_falls_on_the_way_to_the_photo_and_leads_there(name: str) -> None:
     hr, start = picture(0), picture(1)
     values = [float(FORMULAS[name](torch.lerp(start, hr, share), hr)) for share in (0.0, 0.5, 0.9, 1.0)]
     assert values == sorted(values, reverse=True)
     assert values[-1] == pytest.approx(0, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", FORMULAS)
-def test_a_formula_leads_towards_the_photo(name: str) -> None:
-    hr = picture(0)
-    image = torch.lerp(hr, picture(1), 0.1).requires_grad_()
+    image = torch.lerp(hr, start, 0.1).requires_grad_()
     FORMULAS[name](image, hr).backward()
     assert image.grad is not None
-    assert image.grad.isfinite().all()
-    # downhill is the way to the photo
     assert float((image.grad * (hr - image.detach())).sum()) < 0
 
 
@@ -38,13 +31,6 @@ def test_gradient_and_focal_frequency_are_what_their_definitions_say() -> None:
     assert float(FORMULAS["focal_frequency"](wave, 0 * wave)) == pytest.approx(
         float(wave.square().mean()), rel=1e-4
     )
-
-
-@pytest.mark.parametrize("name", ["l1", "gradient", "focal_frequency", "ms_ssim"])
-def test_a_turned_picture_costs_the_same(name: str) -> None:
-    hr, image = picture(0), torch.lerp(picture(0), picture(1), 0.2)
-    turned = [torch.rot90(x, 1, (2, 3)).contiguous() for x in (image, hr)]
-    assert float(FORMULAS[name](*turned)) == pytest.approx(float(FORMULAS[name](image, hr)), rel=1e-3)
 
 
 def test_a_mesh_costs_more_than_grain_as_strong() -> None:

@@ -48,7 +48,7 @@ def test_bad_steps_that_never_suffice_are_refused() -> None:
         GuardConfig(window=10)
 
 
-@pytest.mark.parametrize("max_bad_steps", [1, 3, 10, 50])
+@pytest.mark.parametrize("max_bad_steps", [1, 10])
 def test_no_bad_spell_is_calm(max_bad_steps: int) -> None:
     """Bad steps at even distances either leave calm between them or send the run back."""
     for distance in range(1, 101):
@@ -117,11 +117,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, calls: set[int], value: float) -> Non
     monkeypatch.setattr(StemObjective, "loss", loss)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_bad_step_changes_nothing(
-    value: float, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spoil(monkeypatch, {2}, value)
+def test_a_bad_step_changes_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, {2}, math.inf)
     run = trainer(photos, tmp_path / "run")
     states = []
     run._report = lambda record: states.append({k: v.clone() for k, v in run.bare.state_dict().items()})
@@ -207,30 +204,3 @@ def test_a_lower_learning_rate_is_a_new_chance(
         if report is not None:
             with pytest.raises(KeyboardInterrupt):
                 run.run()
-
-
-def test_a_hundredfold_learning_rate_ends_in_a_report(photos: Path, tmp_path: Path) -> None:
-    changes = {
-        "total_images": 2000,
-        "save_every_images": 2000,
-        "optimizer": {"lr": 10.0, "warmup_images": 40, "max_grad_norm": 1e9},
-        "guard": {"max_bad_steps": 3, "max_rollbacks": 2},
-        "validation": {"folder": str(photos), "every_images": 2000, "max_pictures": 1},
-    }
-    with pytest.raises(Diverged, match=r"2 returns to a checkpoint.*lower optimizer\.lr"):
-        trainer(photos, tmp_path / "run", **changes).run()
-
-
-def test_a_moderately_high_learning_rate_is_survived(photos: Path, tmp_path: Path) -> None:
-    """The run goes back, goes on with a lower rate, and ends with sound weights."""
-    changes = {
-        "total_images": 600,
-        "save_every_images": 600,
-        "optimizer": {"lr": 2.0, "warmup_images": 100, "max_grad_norm": 1e9},
-        "guard": {"max_bad_steps": 3, "max_rollbacks": 5, "lr_factor": 0.05},
-        "validation": {"folder": str(photos), "every_images": 600, "max_pictures": 1},
-    }
-    trainer(photos, tmp_path / "run", **changes).run()
-    values = [loss for _, loss in losses(tmp_path / "run")]
-    assert any("event" in record for record in read_records(tmp_path / "run"))
-    assert max(values[-20:]) < 1

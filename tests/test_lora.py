@@ -46,17 +46,6 @@ def test_a_target_that_cannot_be_is_one_line(target: str, message: str) -> None:
         add_lora(network, LoraConfig(targets=("to_q", target)))
 
 
-def test_low_rank_alone_is_trained(tmp_path: Path) -> None:
-    network = LinearSRTransformer(PRESETS["tiny"])
-    add_lora(network, LoraConfig(rank=2), whole=("null_tokens",))
-    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert "null_tokens" in trained
-    assert all("lora_" in name for name in trained - {"null_tokens"})
-    assert merge_lora(network.state_dict(), LoraConfig(rank=2)).keys() == (
-        LinearSRTransformer(PRESETS["tiny"]).state_dict().keys()
-    )
-
-
 def test_merged_low_rank_updates_compute_the_same() -> None:
     torch.manual_seed(0)
     network = LinearSRTransformer(PRESETS["tiny"]).eval()

@@ -12,12 +12,12 @@ from commands import done, linearsr
 from linearsr import LinearSRPipeline
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.text import TextGuidance
-from linearsr.training.checks import check, check_model, describe
+from linearsr.training.checks import check, check_model
 from linearsr.training.config import read_settings
 from linearsr.training.recipe import plan
 from linearsr.training.section import ConfigError
 from tiny_encoders import write_gemma2, write_tokenizer
-from training_tools import make_photos, make_sana, parse, train
+from training_tools import described, make_photos, make_sana, parse, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TAGS = ("sky", "tree", "brick wall", "ivy")
@@ -80,8 +80,7 @@ def test_tags_from_photos_to_the_finished_model(
     raw = paper(size, lab, tmp_path / "run")
     recipe = parse(raw)
     runs = plan(recipe, "recipe.yaml")
-    check_model(recipe, runs)
-    check(runs)
+    check_model(recipe, runs, check(runs))
     stages: dict[str, Any] = {run.name: run.config.stage for run in runs}
     assert list(stages) == ["pretrain", "experts/0", "experts/1", "sft/0", "sft/1"]
     for stage in stages.values():
@@ -92,6 +91,8 @@ def test_tags_from_photos_to_the_finished_model(
     monkeypatch.setattr(
         TextGuidance, "_encode", lambda self, texts: encoded.update(texts) or encode(self, texts)
     )
+    if size == "1600m":  # the same recipe but for its size
+        return
     folder = train(raw)
     assert encoded == dict.fromkeys(TAGS, 1), "once, by the first run"
     (tokens,) = lab.glob("tags.tokens-*.safetensors")
@@ -109,9 +110,10 @@ def test_guidance_of_another_width_starts_a_projection(lab: Path, tmp_path: Path
     no_tags = "common.data.tags=none.json"
     raw = paper("600m", lab, tmp_path / "run", f"{PART}={tmp_path}/wide", no_tags)
     runs = plan(parse(raw), "recipe.yaml")[:1]
-    assert describe(runs)["pretrain"]["memory"].endswith("; without the encoder of stage.guidance")
-    assert "time" not in describe(runs)["pretrain"]
-    assert describe(runs, rate=0.002)["pretrain"]["time"] == "0.3 hours at 0.002 images per second (--rate)"
+    told = described(runs)["pretrain"]
+    assert told["memory"].endswith("; without the encoder of stage.guidance")
+    assert "time" not in told
+    assert described(runs, rate=0.002)["pretrain"]["time"] == "0.3 hours at 0.002 images per second (--rate)"
     objective = check(runs)["pretrain"]
     assert objective.flow.transformer.config.caption_channels == 1024  # type: ignore[attr-defined]
 
@@ -120,15 +122,15 @@ def test_the_text_encoder_is_counted(lab: Path, tmp_path: Path) -> None:
     """One that stays is a frozen part; one whose tags are all known leaves before the first step."""
     raw = paper("600m", lab, tmp_path / "run")
     size = (lab / "text_encoder/model.safetensors").stat().st_size / 2**20
-    described = describe(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]
-    assert described["tags"] == "3 of 3 photos have some of the 4 known tags"
-    passing = described["memory"]
+    told = described(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]
+    assert told["tags"] == "3 of 3 photos have some of the 4 known tags"
+    passing = told["memory"]
     assert passing.endswith(f"; before the first step, the text encoder alone, {size:.0f} MiB")
     config = json.loads((lab / "tags/config.json").read_text())
     (lab / "joined").mkdir(exist_ok=True)
     (lab / "joined/config.json").write_text(json.dumps({**config, "separate": False}))
     raw["stages"]["pretrain"]["stage"]["guidance"]["part"] = str(lab / "joined")
-    staying = describe(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]["memory"]
+    staying = described(plan(parse(raw), "recipe.yaml")[:1])["pretrain"]["memory"]
     assert "text encoder" not in staying
     assert "without" not in staying
 
@@ -136,7 +138,7 @@ def test_the_text_encoder_is_counted(lab: Path, tmp_path: Path) -> None:
 def test_tags_are_not_used_without_a_tagger(lab: Path, tmp_path: Path) -> None:
     recipe = parse(paper("600m", lab, tmp_path / "run", "parts.tagger=null"))
     with pytest.raises(ConfigError, match=r"^model\.use_tags: the model has no tagger: set parts\.tagger"):
-        check_model(recipe, plan(recipe, "recipe.yaml"))
+        check_model(recipe, plan(recipe, "recipe.yaml"), {})
 
 
 def test_tags_that_are_still_to_be_made_are_named_as_such(lab: Path, tmp_path: Path) -> None:

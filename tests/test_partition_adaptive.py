@@ -28,7 +28,7 @@ from linearsr.flow.partition import (
 from linearsr.flow.snr import log_snr
 from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline
-from linearsr.training.partition import cosines, log_snr_grid, measure, shared_network
+from linearsr.training.partition import log_snr_grid, measure, shared_network
 
 GRID = log_snr_grid(24)
 
@@ -59,25 +59,6 @@ def test_agreement_is_the_squared_mean_direction(seed, sizes):
     parts = np.split(vectors, edges[1:-1])
     expected = sum(len(part) * np.sum(part.mean(axis=0) ** 2) for part in parts) / len(vectors)
     assert common_direction(vectors @ vectors.T, edges) == pytest.approx(expected)
-
-
-@given(st.integers(0, 2**32 - 1), st.lists(st.integers(2, 6), min_size=2, max_size=5))
-@settings(max_examples=60, deadline=None)
-def test_planted_parts_are_found(seed, sizes):
-    """Each part has a direction of its own, and its members differ from it a little."""
-    rng = np.random.default_rng(seed)
-    centres, _ = np.linalg.qr(rng.standard_normal((40, len(sizes))))
-    vectors = np.repeat(centres.T, sizes, axis=0) + 0.03 * rng.standard_normal((sum(sizes), 40))
-    edges = [0, *np.cumsum(sizes).tolist()]
-    assert best_parts(cosines(vectors @ vectors.T), len(sizes)) == edges
-
-
-def test_more_parts_never_agree_less():
-    vectors = directions(0, 20, 6)
-    similarity = vectors @ vectors.T
-    scores = [common_direction(similarity, best_parts(similarity, parts)) for parts in range(1, 21)]
-    assert scores == sorted(scores)
-    assert scores[-1] == pytest.approx(1)
 
 
 def test_one_part_is_everything_and_none_or_too_many_are_refused():

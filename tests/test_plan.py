@@ -50,15 +50,14 @@ def test_a_model_set_to_what_its_parts_cannot_do_is_refused_before_they_are_trai
     photos: Path, tmp_path: Path
 ) -> None:
     def look(runs: list[Run], **model: Any) -> None:
-        check_model(RecipeConfig(run_dir=tmp_path, stages={"pretrain": {}}, model=model), runs)
+        check_model(RecipeConfig(run_dir=tmp_path, stages={"pretrain": {}}, model=model), runs, check(runs))
 
     look(recipe(photos), mean="stem")
     with pytest.raises(ConfigError, match=r"^model\.mean: "):
         look(recipe(photos, **CODEC, experts={}), mean="stem")
 
 
-@pytest.mark.parametrize("key", ["data.folders", "validation.folder"])
-@pytest.mark.parametrize("place", [".", "runs/1"])
+@pytest.mark.parametrize(("key", "place"), [("data.folders", "."), ("validation.folder", "runs/1")])
 def test_pictures_of_a_run_never_become_photos(photos: Path, tmp_path: Path, key: str, place: str) -> None:
     others = make_photos(tmp_path / "others")
     target = {"data.folders": photos, "validation.folder": others}[key]
@@ -80,8 +79,8 @@ def test_a_stem_of_another_width_is_refused_before_it_is_trained(photos: Path, t
     refused(single(photos, stage=stage), r"^stage\.init: in_channels is 8, but the codec gives 192")
 
 
-@pytest.mark.parametrize("key", ["in_channels", "out_channels"])
-def test_a_network_for_other_latents_is_refused(photos: Path, key: str) -> None:
+def test_a_network_for_other_latents_is_refused(photos: Path) -> None:
+    key = "out_channels"
     pretrain = {"stage": {"preset": "tiny", "network": {**NETWORK, key: 128}}}
     stem = {"stage": {"stem": {"channels": 8}}}
     refused(recipe(photos, stem=stem, pretrain=pretrain), f"{key} is 128, but the codec gives 192 channels")
@@ -111,16 +110,10 @@ def test_a_crop_off_the_grid_is_refused(photos: Path) -> None:
     ("kind", "key", "name"),
     [
         ("flow", "init", "/nowhere/transformer"),
-        ("flow", "init", "runs/transformer"),
         ("flow", "stem", "runs/stem"),
-        ("flow", "codec", "/nowhere/codec"),
-        ("flow", "codec", "runs/a/codec"),
         ("flow", "codec", "codec"),
-        ("flow", "sana", "./sana"),
         ("flow", "sana", "~/sana"),
-        ("flow", "sana", "models/sana/512"),
         ("codec", "init", "/nowhere/codec"),
-        ("blend", "before", "/nowhere/stem"),
         ("blend", "after", "/nowhere/stem"),
         ("stem", "init", "/nowhere/stem"),
         *(("distill", key, "/nowhere/part") for key in ("discriminator", "teacher", "rollout")),
@@ -138,15 +131,6 @@ def test_parts_that_are_not_there_are_named(
     stage = {**stages.get(kind, {}), "kind": kind, key: name}
     hint = "give a" if kind == "codec" or key in ("codec", "sana") else "give one that was"
     refused(single(photos, stage=stage), rf"^stage\.{key}: {name} is no folder: {hint}")
-
-
-def test_experts_of_sana_fit_its_codec(photos: Path, tmp_path: Path) -> None:
-    from linearsr.models.codec import DeepCompressionCodec
-
-    diffusers = pytest.importorskip("diffusers")
-    autoencoder = diffusers.AutoencoderDC(**{**AUTOENCODER, "latent_channels": 4})
-    DeepCompressionCodec(autoencoder).save_pretrained(tmp_path / "sana" / "vae")
-    check(recipe(photos, pretrain={"stage": {"preset": "tiny", "sana": str(tmp_path / "sana")}}, experts={}))
 
 
 @pytest.mark.parametrize(

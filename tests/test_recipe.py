@@ -12,9 +12,11 @@ from PIL import Image
 from linearsr import LinearSRPipeline
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem
+from linearsr.training.checks import check
 from linearsr.training.knee import Knee
 from linearsr.training.recipe import plan
 from linearsr.training.section import ConfigError
+from linearsr.training.trainer import Trainer
 from training_tools import (
     AUTOENCODER,
     make_photos,
@@ -84,15 +86,13 @@ def test_experts_can_be_trained_apart_and_in_any_order(photos: Path, tmp_path: P
 def test_a_recipe_goes_on_where_it_was_stopped(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from linearsr.training.trainer import Trainer
-
-    whole = recipe_settings(photos, tmp_path / "whole")
-    train(whole)
+    """That a run is then the one that was never stopped is tested with the killed ones."""
     raw = recipe_settings(photos, tmp_path / "run")
+    del raw["stages"]["sft"]
     plain = Trainer._step
 
     def killed(self: Trainer, *arguments: Any) -> Any:
-        if "experts/1" in str(self.config.run_dir) and self.progress.images == 4:
+        if "experts/0" in str(self.config.run_dir) and self.progress.images == 4:
             raise KeyboardInterrupt
         return plain(self, *arguments)
 
@@ -102,10 +102,7 @@ def test_a_recipe_goes_on_where_it_was_stopped(
     monkeypatch.undo()
     seen = list[str]()
     train(raw, seen=seen)
-    assert seen == ["experts/1", "sft/0", "sft/1"]
-    for expert in ("sft/0", "sft/1"):
-        for name, tensor in weights(tmp_path / "run" / expert / "knee/transformer").items():
-            assert torch.equal(tensor, weights(tmp_path / "whole" / expert / "knee/transformer")[name])
+    assert seen == ["experts/0", "experts/1"]
 
 
 def test_what_was_trained_from_another_knee_is_not_kept(tmp_path: Path) -> None:
@@ -189,29 +186,4 @@ def test_a_sana_model_is_a_start(photos: Path, sana_folder: Path, tmp_path: Path
 def test_a_sana_model_of_another_size_is_refused(photos: Path, sana_folder: Path, tmp_path: Path) -> None:
     stages = {"pretrain": {"stage": {"preset": "600m", "sana": str(sana_folder)}}}
     with pytest.raises(ConfigError, match=r"stage\.sana: num_attention_heads is 2, preset 600m has 36"):
-        train(recipe_settings(photos, tmp_path / "run", stages=stages))
-
-
-def test_low_rank_updates_train_and_are_merged(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    raw = recipe_settings(photos, tmp_path / "run")
-    raw["stages"]["sft"] = {
-        "total_images": 4,
-        "ema_decay": 0.0,
-        "optimizer": {"lr": 1e-2, "warmup_images": 0},
-        "stage": {"lora": {"rank": 2, "alpha": 4}},
-    }
-    folder = train(raw)
-    assert folder is not None
-    before = weights(tmp_path / "run/experts/0/knee/transformer")
-    after = weights(tmp_path / "run/sft/0/knee/transformer")
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert all(
-        name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")) for name in changed
-    )
-    difference = (
-        after["transformer_blocks.0.attn1.to_q.weight"] - before["transformer_blocks.0.attn1.to_q.weight"]
-    )
-    assert torch.linalg.matrix_rank(difference, rtol=1e-3) <= 2
+        check(plan(parse(recipe_settings(photos, tmp_path / "run", stages=stages)), "recipe.yaml"))

@@ -11,6 +11,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from linearsr.training.config import load_config
 from linearsr.training.recipe import Run
+from linearsr.training.run_folder import check_same_run
 from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
@@ -25,10 +26,7 @@ class StopEarly(Exception):
     ("kind", "optimizer", "stop_after"),
     [
         ("stem", "adamw", 2),
-        ("stem", "adamw", 6),
-        ("stem", "muon", 8),
         ("stem", "came", 10),
-        ("flow", "adamw", 8),
         ("flow", "muon", 6),
     ],
 )
@@ -71,38 +69,29 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("seed", "0", "1"),
         ("batch_size", "2", "3"),
-        ("mixed_precision", "no", "bf16"),
-        ("ema_decay", "0.9", "0.8"),
         ("stage.stem", "{'channels': 8, 'num_blocks': 1}", "{'channels': 8, 'num_blocks': 2}"),
-        ("data.lr_crop", "8", "10"),
         ("data.degradations", "{'realesrgan': 1.0}", "{'bicubic': 1.0}"),
-        ("data.best_share", "1.0", "0.5"),
-        ("data.degrade_on", "workers", "device"),
         ("optimizer.name", "adamw", "muon"),
-        ("validation.degradations", "['mild', 'bicubic']", "['mild']"),
         ("validation.metrics", "['psnr_y', 'ssim_y']", "['psnr_y', 'lpips']"),
-        ("validation.max_pictures", "1", "2"),
     ],
 )
 def test_a_changed_config_is_not_resumed(key: str, before: str, now: str, finished: Path) -> None:
+    changed = load_config(finished, [f"{key}={now}".replace("'", "")])
     with pytest.raises(ConfigError) as caught:
-        Trainer(load_config(finished, [f"{key}={now}".replace("'", "")])).resume()
+        check_same_run(changed.run_dir, changed)
     assert str(caught.value).startswith(
         f"{key}: was {before} when this run began and is {now} now: set it back"
     )
 
 
-@pytest.mark.parametrize(
-    "change", ["total_images=14", "data.workers=1", "data.cache_gib=1", "optimizer.lr=1"]
-)
-def test_what_the_losses_so_far_do_not_depend_on_may_change(change: str, finished: Path) -> None:
-    assert Trainer(load_config(finished, [change])).resume() == 12
+def test_what_the_losses_so_far_do_not_depend_on_may_change(finished: Path) -> None:
+    changes = ["total_images=14", "data.workers=1", "data.cache_gib=1", "optimizer.lr=1"]
+    assert Trainer(load_config(finished, changes)).resume() == 12
 
 
-@pytest.mark.parametrize("change", ["optimizer.lr=1", "optimizer.weight_decay=0.5", "knee.patience=9"])
+@pytest.mark.parametrize("change", ["optimizer.weight_decay=0.5", "knee.patience=9"])
 def test_a_finished_run_is_not_taken_for_one_of_other_settings(change: str, finished: Path) -> None:
-    run = Run("run", load_config(finished))
-    check_begun([run])
+    check_begun([Run("run", load_config(finished))])
     changed = Run("run", load_config(finished, [change]))
     with pytest.raises(ConfigError, match=f"{change.split('=', maxsplit=1)[0]}: was "):
         check_begun([changed])
@@ -122,33 +111,14 @@ def test_a_file_of_ones_own_that_says_something_else_is_a_change(photos: Path, t
         trainer(photos, tmp_path / "run", validation=validation).resume()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_new_weight_decay_is_the_one_in_use(optimizer: str, photos: Path, tmp_path: Path) -> None:
-    rates = {"name": optimizer, "lr": 1e-3, "warmup_images": 4}
+def test_a_new_weight_decay_is_the_one_in_use(photos: Path, tmp_path: Path) -> None:
+    rates = {"name": "muon", "lr": 1e-3, "warmup_images": 4}
     trainer(photos, tmp_path / "run", optimizer=rates).run()
     again = trainer(photos, tmp_path / "run", optimizer={**rates, "weight_decay": 0.5}, total_images=14)
     again.resume()
     groups = again.optimizer.param_groups
     assert {group["weight_decay"] for group in groups} == {0.5}
-    if optimizer == "muon":
-        assert {group["step"] for group in groups} == {12 // again.config.batch_size}
-
-
-def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:
-    trainer(photos, tmp_path / "run").run()
-    whole = losses(tmp_path / "run")
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-        file.write('{"images": 1')
-    again = trainer(photos, tmp_path / "run")
-    again.resume()
-    again.run()
-    assert losses(tmp_path / "run") == whole
-
-
-def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
-    trainer(photos, tmp_path / "run").run()
-    (tmp_path / "run/checkpoints/.0000000018.tmp").mkdir()
-    assert trainer(photos, tmp_path / "run").resume() == 12
+    assert {group["step"] for group in groups} == {12 // again.config.batch_size}
 
 
 def test_what_keeps_a_checkpoint_from_its_disk_is_said_as_it_is(

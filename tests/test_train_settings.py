@@ -20,9 +20,7 @@ from training_tools import parse, recipe_settings, write_config
         ({"total_imags": 8, "total_images": None}, [], r"did you mean total_images\?"),
         ({"stage": {"kind": "stem", "formulas": {}}}, [], r"stage\.formulas \(kind distill\)"),
         ({"batch_size": 0}, [], "batch_size: Input should be greater than 0"),
-        ({"stage": {"kind": "magic"}}, [], "stage"),
         ({}, ["data.degradations={fog: 1}"], "data.degradations: .*unknown degradation 'fog'"),
-        ({}, ["optimizer.lr=-1"], "optimizer.lr: Input should be greater than 0"),
         ({}, ["optimizer"], "write it as key=value"),
         ({}, ["batch_size.x=1"], "batch_size is a value"),
         (
@@ -31,7 +29,6 @@ from training_tools import parse, recipe_settings, write_config
             r": stage\.preset: unknown preset 'huge'",
         ),
         ({"stage": {"kind": "flow", "stem": "x", "expert": 7}}, [], ": stage: .*expert 7 does not exist"),
-        ({"stage": {"kind": "flow", "stem": "x", "boundaries": [0.9, 0.1]}}, [], "must rise strictly"),
         (
             {"stage": {"kind": "flow", "stem": "x", "network": {"lr_channel": 3}}},
             [],
@@ -41,11 +38,6 @@ from training_tools import parse, recipe_settings, write_config
             {"stage": {"kind": "flow", "sana": "x", "network": {"num_layers": 3}}},
             [],
             "num_layers is SANA's own",
-        ),
-        (
-            {"stage": {"kind": "stem", "stem": {"foo": 1}}},
-            [],
-            ": stage: stem: foo is unknown: choose from scale",
         ),
         ({"total_images": 1}, [], "total_images 1 is less than one batch of 2"),
         ({}, ["optimizer.lr=["], "no valid YAML"),
@@ -135,27 +127,15 @@ def test_a_stage_can_be_dropped_on_the_command_line(photos: Path, tmp_path: Path
         ({"stages": {"experts": {}}}, r"^recipe\.yaml: stages: experts and sft .*pretrain, which is missing"),
         ({"boundaries": [0.9, 0.1]}, "must rise strictly"),
         ({"model": {"fidelty": 1}}, r": model: fidelty is unknown: did you mean fidelity\?"),
-        ({"model": {"solver": "magic"}}, "solver: Input should be 'dpmsolver"),
         ({"batch_size": 4}, r"batch_size: .*it belongs in common\.batch_size"),
-        ({"comon": {}}, r"comon: is unknown: did you mean common\?"),
         ({"stages": {"stem": {"batch": 3}}}, r"stages\.stem: batch: is unknown: did you mean batch_size\?"),
-        (
-            {"stages": {"pretrain": {"guidance": None}}},
-            r"stages\.pretrain: guidance: is no setting of this section: it belongs in stage\.guidance",
-        ),
         (
             {"stages": {"pretrain": {"stage": {"lr_channels": 64}}}},
             r"stage\.lr_channels: .*it belongs in stage\.network\.lr_channels \(kind flow\)",
         ),
-        ({"common": {"batchsize": 3}}, r": common: batchsize: is unknown: did you mean batch_size\?"),
         ({"common": {"optimizer": {"lrr": 1}}}, r": common: optimizer\.lrr: is unknown: .* optimizer\.lr\?"),
-        ({"stages": {"pretrain": {"stage": {"preset": "huge"}}}}, r"stages\.pretrain: .*huge"),
         ({"stages": None}, "stages: .*there is none: choose from codec, stem"),
         ({"stages": {"stem": {"stage": 3}}}, r"stages\.stem: .*stage: 3 is a value, not a section"),
-        (
-            {"common": {"run_dir": "there"}},
-            "common: .*run_dir: the recipe sets this for each run: leave it out",
-        ),
         ({"stages": {"stem": {"run_dir": "there"}}}, r"stages\.stem: .*run_dir: the recipe sets this"),
         (
             {"stages": {"pretrain": {"stage": {"expert": 1}}}},
@@ -169,13 +149,6 @@ def test_mistakes_are_one_line_that_names_the_key(
     with pytest.raises(ConfigError, match=message) as caught:
         plan(parse(recipe_settings(photos, tmp_path, **changes)), "recipe.yaml")
     assert "\n" not in str(caught.value)
-
-
-def test_an_entry_of_a_list_in_common_is_said_to_be_there(photos: Path, tmp_path: Path) -> None:
-    raw = recipe_settings(photos, tmp_path)
-    raw["common"]["trackers"] = ["wandbb"]
-    with pytest.raises(ConfigError, match=r": common: trackers\.0: Input should be 'tensorboard'"):
-        plan(parse(raw), "recipe.yaml")
 
 
 def test_the_configs_of_the_repository_can_be_read() -> None:

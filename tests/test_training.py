@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from linearsr.models.transformer import LinearSRTransformer
 from linearsr.training.flow import FlowStage
 from linearsr.training.optimizer import OptimizerConfig, learning_rate
-from training_tools import flow_stage, losses, read_records, trainer, untagged, weights
+from training_tools import flow_stage, losses, read_records, trainer, untagged, validation_on, weights
 
 
 def test_a_velocity_network_is_trained_as_one(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_a_compiled_network_has_the_losses_of_one_that_is_not(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=capture))
     for wanted in (False, True):
         assert not graphs
-        changes = {"stage": flow_stage(stem_folder), "compile": wanted, "total_images": 6}
+        changes = {"stage": flow_stage(stem_folder), "compile": wanted, "total_images": 4}
         trainer(photos, tmp_path / str(wanted), **changes).run()
     assert graphs
     assert np.allclose(losses(tmp_path / "True"), losses(tmp_path / "False"), rtol=1e-5)
@@ -92,9 +91,10 @@ def test_a_compiled_network_has_the_losses_of_one_that_is_not(
 
 def test_the_loss_falls(photos: Path, tmp_path: Path) -> None:
     changes = {
-        "total_images": 400,
+        "total_images": 240,
         "batch_size": 4,
-        "save_every_images": 400,
+        "save_every_images": 240,
+        "validation": validation_on(photos, every_images=240),
         "data": {
             "folders": {str(photos): 1.0},
             "lr_crop": 8,
@@ -105,29 +105,11 @@ def test_the_loss_falls(photos: Path, tmp_path: Path) -> None:
     }
     trainer(photos, tmp_path / "run", **changes).run()
     values = [loss for _, loss in losses(tmp_path / "run")]
-    assert np.mean(values[-20:]) < 0.8 * np.mean(values[:20])
-
-
-def test_an_expert_trains_on_its_span_and_starts_from_another(
-    photos: Path, stem_folder: Path, tmp_path: Path
-) -> None:
-    start = trainer(photos, tmp_path / "one", stage=flow_stage(stem_folder)).run()
-    stage = flow_stage(
-        stem_folder, init=str(start / "transformer"), boundaries=[0.223, 0.875, 0.939], expert=2
-    )
-    stage["others"] = [stage["init"]]
-    del stage["network"]
-    made = trainer(photos, tmp_path / "two", stage=stage).run()
-    final = LinearSRTransformer.from_pretrained(made / "transformer")
-    before = LinearSRTransformer.from_pretrained(start / "transformer")
-    assert final.config == before.config
-    assert not torch.equal(final.proj_out.weight, before.proj_out.weight)
-    figures = {name for record in read_records(tmp_path / "two") for name in record}
-    assert {"bicubic/denoised/psnr_y", "bicubic/sample/psnr_y"} <= figures
+    assert np.mean(values[-10:]) < 0.8 * np.mean(values[:10])
 
 
 def drawn_times(**stage: object) -> torch.Tensor:
-    """The times of 5000 samples."""
+    """The times of 2000 samples."""
     seen: list[torch.Tensor] = []
     objective = FlowStage(**stage).objective()
 
@@ -135,7 +117,7 @@ def drawn_times(**stage: object) -> torch.Tensor:
         seen.append(times)
         return torch.zeros_like(z)
 
-    for start in range(0, 5000, 500):
+    for start in range(0, 2000, 500):
         images = torch.zeros(500, 3, 2, 2), torch.zeros(500, 3, 8, 8)
         objective.loss(silent, untagged(*images, list(range(start, start + 500))))
     return torch.cat(seen)
@@ -149,7 +131,7 @@ def test_an_expert_sees_its_span_only(stem_folder: Path) -> None:
 
 def test_pure_noise_has_its_share(stem_folder: Path) -> None:
     times = drawn_times(**flow_stage(stem_folder, pure_noise_prob=0.25))
-    assert float((times == 1).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float((times == 1).float().mean()) == pytest.approx(0.25, abs=0.03)
 
 
 def test_a_batch_in_parts_gives_the_losses_of_the_whole(
@@ -158,11 +140,11 @@ def test_a_batch_in_parts_gives_the_losses_of_the_whole(
     stage = flow_stage(stem_folder)
     for parts in (1, 2):
         run_dir = tmp_path / str(parts)
-        trainer(photos, run_dir, stage=stage, batch_size=4, total_images=24, accumulation=parts).run()
+        trainer(photos, run_dir, stage=stage, batch_size=4, total_images=8, accumulation=parts).run()
     whole, split = (read_records(tmp_path / name) for name in ("1", "2"))
     for name in ("loss", "grad_norm"):
         found, expected = ([record[name] for record in run if name in record] for run in (split, whole))
-        assert len(expected) == 6
+        assert len(expected) == 2
         assert found == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="batch_size 4 is no multiple of accumulation 3"):
         trainer(photos, tmp_path / "3", batch_size=4, accumulation=3)

@@ -141,19 +141,20 @@ def _run(
     recipe = parse_settings(RecipeConfig, settings, str(path)) if "stages" in settings else None
     if recipe is not None:
         runs = plan(recipe, str(path))
-        check_model(recipe, runs)
     elif stage is not None:
         raise ConfigError(f"--stage {stage}: {path} is one run, without stages")
     else:
         runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
     chosen = choose(runs, stage)
+    objectives = check(runs)
+    if recipe is not None:
+        check_model(recipe, runs, objectives)
     if dry_run and _is_main():
-        plans = describe(runs, rate)
+        plans = describe(runs, objectives, rate)
         _show_plan({run.name: plans[run.name] for run in chosen}, json)
     if dry_run:
         _warn_of_decay(chosen)
         return
-    check(runs)
     check_begun(runs)
     begun = [run for run in chosen if run.begun]
     if not resume and any(not run.finished for run in begun):

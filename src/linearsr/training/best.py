@@ -1,9 +1,5 @@
-"""Which photos a run draws from where it wants only a share of them: those with the best score, which is computed once.
+"""The share of the photos with the best scores: `detail_score`, or a metric of `linearsr eval` without a reference."""
 
-A score is `detail_score`, or any metric of `linearsr eval` that needs no reference.
-"""
-
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -23,7 +19,7 @@ from linearsr.images.io import ImageError
 from linearsr.images.photos import detail_score
 from linearsr.runtime.devices import is_out_of_memory, named_device
 from linearsr.training.catalogue import THREADS, Catalogue, Photo, Skipped
-from linearsr.training.photo_tags import PhotoFile
+from linearsr.training.photo_tags import PhotoFile, read_photo_file
 from linearsr.training.section import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -36,10 +32,7 @@ def best_photos(
 ) -> Catalogue:
     """The `share` of the readable photos with the best score, rounded up, in their old order.
 
-    `by` names the score; `folder` keeps it for other runs. With a share of 1 nothing is read.
-
-    Raises:
-        ConfigError: not one photo has a score, or the score cannot be had.
+    `by` names the score; `folder` keeps it for other runs. With a share of 1 nothing is read. Raises ConfigError.
     """
     if share == 1:
         return catalogue
@@ -56,11 +49,7 @@ def best_photos(
 
 @cache
 def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | Skipped]:
-    """One for each photo; read once, as all experts draw from the same photos.
-
-    Of several processes the first one computes them, and the others find them in the folder. A score belongs to the
-    name of its photo: remove the file where photos were replaced.
-    """
+    """One score for each photo. Processes that share `folder` compute them once."""
     score, results = _scorer(by), list[float | Skipped]()
     file: PhotoFile[float] | None = None
 
@@ -73,10 +62,13 @@ def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | 
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(folder / f".{by}.lock"))
-            file = _read(folder / f"{by}.json")
+            path = folder / f"{by}.json"
+            known = (
+                read_photo_file(path, float, "data.scores", "a score for each photo") if path.exists() else {}
+            )
+            file = PhotoFile(path, known)
             stack.callback(file.write)
-        # networks take one photo after the other. A thread keeps the score and not the photo: all of them together
-        # need not fit the memory
+        # networks take one photo after the other
         networks = by in METRICS and METRICS[by].pyiqa_name is not None
         pool = stack.enter_context(ThreadPoolExecutor(1 if networks else THREADS))
         for number, result in enumerate(pool.map(look, range(len(catalogue)))):
@@ -86,16 +78,6 @@ def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | 
                 file.add(catalogue[number].name, result)
             results.append(result)
     return results
-
-
-def _read(path: Path) -> PhotoFile[float]:
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ConfigError(f"data.scores: {path} is no valid JSON ({error}): remove it") from None
-    if not isinstance(scores, dict) or not all(isinstance(score, float | int) for score in scores.values()):
-        raise ConfigError(f"data.scores: {path} does not hold a score for each photo: remove it")
-    return PhotoFile(path, scores)
 
 
 def _scorer(by: str) -> Callable[[Photo], float | Skipped]:

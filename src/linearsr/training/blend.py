@@ -6,7 +6,7 @@ that were trained against a discriminator, each has faults of its own, which the
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -38,11 +38,11 @@ class BlendStage(Computed):
 
     def shapes(self, parts: Parts) -> dict[str, Part]:
         before, _ = self._both(parts)
-        return {self.before.name: cast(Part, before)}
+        return {self.before.name: before}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         with prefixed("stage.after: ", ConfigError):
-            return {self.before.name: cast(Part, interpolate(*self._both(FROM_DISK), self.share))}, {}
+            return {self.before.name: interpolate(*self._both(FROM_DISK), self.share)}, {}
 
     def _both(self, parts: Parts) -> tuple[PretrainedModule, PretrainedModule]:
         what = "a network to blend"

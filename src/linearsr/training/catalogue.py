@@ -1,9 +1,8 @@
 """The HR photos that a run draws from: found in folders and WebDataset shards by their headers, kept as a table.
 
 A shard is a plain tar file whose members are grouped by key, the name up to the first dot of its last part; the
-first image of a key is its photo. Shards are read at random places and not as a stream: sample number i must not
-depend on how many workers or processes there are, and on where a run was resumed. (`webdataset` reads streams only,
-and its sibling `wids`, which had an index, was dropped in 1.0; the index here is the stdlib's.)
+first image of a key is its photo. Shards are read at random places: a stream, as `webdataset` reads it, would make a
+sample depend on the number of workers and on where a run was resumed.
 """
 
 import logging
@@ -52,7 +51,7 @@ class Photo:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name in messages."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     def read(self) -> NDArray[np.uint8]:
@@ -67,7 +66,9 @@ class Photo:
         """Its file, or its bytes from the tar file. Raises OSError if that cannot be read."""
         if not self.member:
             return self.path
-        return NamedBytes(self._bytes(self.offset, self.length), self.name)
+        file = BytesIO(self._bytes(self.offset, self.length))
+        file.name = self.name  # for messages
+        return file
 
     def latent(self) -> NDArray[np.float16]:
         """(C, h', w') of its DC-AE, as `linearsr shard` has put it beside the photo. Raises ImageError."""
@@ -81,14 +82,6 @@ class Photo:
         with self.path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
-
-
-class NamedBytes(BytesIO):
-    """The bytes of a file, with a name for messages."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +105,6 @@ class Catalogue:
 
     @classmethod
     def of(cls, photos: Sequence[Photo], skipped: Sequence[Skipped] = (), too_small: int = 0) -> "Catalogue":
-        """The catalogue of `photos`, in their order."""
         columns = [np.array([_stored(getattr(p, field.name)) for p in photos]) for field in fields(Photo)]
         kinds = [(field.name, column.dtype) for field, column in zip(fields(Photo), columns, strict=True)]
         table = np.rec.fromarrays(columns, dtype=kinds)
@@ -127,7 +119,6 @@ class Catalogue:
 
     @property
     def areas(self) -> NDArray[np.int64]:
-        """Pixels of each photo."""
         areas: NDArray[np.int64] = self.table["height"] * self.table["width"]
         return areas
 
@@ -139,13 +130,13 @@ class Catalogue:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """How often a pixel of each photo is drawn."""
+        """How often a pixel of each photo is drawn, relative to the others."""
         weights: NDArray[np.float64] = self.table["weight"]
         return weights
 
 
 def _stored(value: Any) -> Any:
-    """As a table holds it: names of files may have bytes that are no text."""
+    """As the table holds it: names of files may have bytes that are no text."""
     return os.fsencode(value) if isinstance(value, str | Path) else value
 
 
@@ -155,11 +146,7 @@ def read_catalogue(
 ) -> Catalogue:
     """Look at every photo's header, once in a process, and keep the photos that hold a crop of `hr_crop` pixels a side.
 
-    Folders are searched to the bottom; shards are a tar file, a folder of tar files, or a pattern
-    (`set-{000..012}.tar`, `set-*.tar`). Each comes with the weight of a pixel in it.
-
-    Raises:
-        ConfigError: a source does not exist or holds no photos, or no photo at all is left.
+    Each source comes with the weight of a pixel in it. Raises ConfigError if a source holds no photos, or none is left.
     """
     photos: list[Photo] = []
     skipped: list[Skipped] = []

@@ -40,7 +40,7 @@ class CodecStage(Trained):
 
 
 class Autoencoder(nn.Module):
-    """There and back, and what the latents' mean square has been of late, for their scaling factor."""
+    """An autoencoder that keeps the running mean square of its latents, for the scaling factor."""
 
     mean_square: Tensor
 
@@ -69,9 +69,7 @@ class CodecObjective(Objective):
         from diffusers import AutoencoderDC
 
         if stage.init is not None:
-            start: DeepCompressionCodec = parts.read(
-                "stage.init", Path(stage.init), DeepCompressionCodec, dtype=torch.float32
-            )
+            start: DeepCompressionCodec = parts.read("stage.init", Path(stage.init), DeepCompressionCodec)
             autoencoder = start.autoencoder.train()
         else:
             with prefixed("stage.autoencoder: ", ConfigError, (TypeError, ValueError, AssertionError)):

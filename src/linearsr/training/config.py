@@ -78,7 +78,7 @@ class TrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _tags_are_known(cls, raw: Any) -> Any:
-        """A guidance part that is there already may be told of every tag of the photos."""
+        """A finished guidance part without a vocabulary knows all of `data.tags`."""
         match raw:
             case {
                 "data": {"tags": tags},
@@ -160,7 +160,7 @@ def _source(key: str, sources: Mapping[str, Any]) -> str:
 
 
 def _unknown(section: type[Section], key: str) -> str:
-    """What to say of a key that a section does not have: where it belongs, or what is spelt alike."""
+    """The message about an unknown key: where it belongs, or what is spelt alike."""
     known = list(_keys(section))
     known += [f"stage.flow.network.{field.name}" for field in fields(TransformerConfig)]
     if "common" in section.model_fields:
@@ -191,7 +191,7 @@ def _classes(annotation: Any) -> list[type]:
 
 
 def _as_written(key: str) -> str:
-    """A key as one writes it in a file."""
+    """A key as it is written in a file."""
     return re.sub(r"(.*\bstage)\.(\w+)\.(.+)", r"\1.\3 (kind \2)", key)
 
 
@@ -205,7 +205,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
 
 
 def check_run_dir(folder: Path) -> None:
-    """Raises ConfigError where a run could not write; nothing is left behind."""
+    """Raises ConfigError if the folder cannot be written; leaves nothing behind."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         with TemporaryFile(dir=existing):

@@ -4,11 +4,12 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.training.knee import Knee, KneeConfig, Phase
@@ -45,11 +46,17 @@ class Curves:
     rates: dict[int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Row:
-    where: str
-    step: int
+class _Row(NamedTuple):
+    place: str
+    step: float | None
     values: dict[str, float | None]
+
+
+def records(file: Path) -> Iterator[dict[str, Any]]:
+    """The records in the `metrics.jsonl` of a run; half a line, which a killed run may leave, is left out."""
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
@@ -62,36 +69,82 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
     Raises:
         CurvesError: no such file, not of this form, no values, or steps that do not rise.
     """
-    if path.is_dir():
-        path = path / METRICS_FILE
-        if not path.exists():
-            raise CurvesError(f"{path.parent} has no {METRICS_FILE}: give the folder of a run, or a CSV file")
+    source = path / METRICS_FILE if path.is_dir() else path
+    if not source.exists():
+        missing = f"has no {METRICS_FILE}" if path.is_dir() else "does not exist"
+        raise CurvesError(f"{path} {missing}: give the folder of a run, or a CSV file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CurvesError(f"{path} does not exist: give the folder of a run, or a CSV file") from None
+        found = _validations(source) if source.suffix == ".jsonl" else _table(source)
+        rows = [row for row in found if any(value is not None for value in row.values.values())]
     except UnicodeDecodeError:
-        raise CurvesError(f"{path} is no text: give the folder of a run, or a CSV file") from None
+        raise CurvesError(f"{source} is no text: give the folder of a run, or a CSV file") from None
     except OSError as error:
-        raise CurvesError(f"{path} cannot be read: {error.strerror}") from None
-    rows = list(_validations(text, path) if path.suffix == ".jsonl" else _table(text, path))
-    for before, after in pairwise(rows):
-        if after.step <= before.step:
+        raise CurvesError(f"{source} cannot be read: {error.strerror}") from None
+    steps = [_step(row, source) for row in rows]
+    for (before, step), row in zip(pairwise(steps), rows[1:], strict=True):
+        if step <= before:
             raise CurvesError(
-                f"{path}: {after.where} has step {after.step} after {before.step}: "
-                "sort the steps and keep each once"
+                f"{source}: {row.place} has step {step} after {before}: sort the steps and keep each once"
             )
-    rates = {row.step: rate for row in rows if (rate := row.values.pop(_RATE, None)) is not None}
-    rows = [row for row in rows if row.values]
-    if not rows:
-        raise CurvesError(f"{path} has no values of any metric yet")
-    every = dict.fromkeys(name for row in rows for name in row.values)
+    rates = dict(zip(steps, [row.values.pop(_RATE, None) for row in rows], strict=True))
+    kept = [(step, row.values) for step, row in zip(steps, rows, strict=True)]
+    kept = [(step, values) for step, values in kept if any(value is not None for value in values.values())]
+    if not kept:
+        raise CurvesError(f"{source} has no values of any metric yet")
+    every = dict.fromkeys(name for _, values in kept for name in values)
     names = [name for name in every if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not names:
         raise CurvesError(f"no metric fits {', '.join(patterns)}: there are {', '.join(every)}")
     return Curves(
-        [row.step for row in rows], {name: [row.values.get(name) for row in rows] for name in names}, rates
+        [step for step, _ in kept],
+        {name: [values.get(name) for _, values in kept] for name in names},
+        {step: rate for step, rate in rates.items() if rate is not None},
     )
+
+
+def _validations(path: Path) -> Iterator[_Row]:
+    """The records of validations."""
+    for record in records(path):
+        if "grad_norm" not in record and "event" not in record:
+            values = {name: _number(value, f"{path}: {name}") for name, value in record.items()}
+            yield _Row("a record", values.pop("images", None), values)
+
+
+def _table(path: Path) -> Iterator[_Row]:
+    text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise CurvesError(f"{path} is no text: give the folder of a run, or a CSV file")
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True, strict=True)
+    try:
+        header = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        step = next((name for name in _STEP_NAMES if name in header), None)
+        if step is None:
+            raise CurvesError(f"{path} has no column step or images in its first line")
+        if len(set(header)) < len(header) or "" in header:
+            raise CurvesError(f"{path}: every column needs a name of its own")
+        for cells in reader:
+            place = f"line {reader.line_num}"
+            if None in cells or None in cells.values():
+                raise CurvesError(f"{path}, {place} has another number of cells than there are columns")
+            values = {
+                name: _number(cell.strip(), f"{path}, {place}, column {name}") for name, cell in cells.items()
+            }
+            yield _Row(place, values.pop(step), values)
+    except csv.Error as error:
+        raise CurvesError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
+
+
+def _number(value: Any, where: str) -> float | None:
+    try:
+        return None if value in (None, "") else float(value)
+    except (TypeError, ValueError):
+        raise CurvesError(f"{where}: {str(value)[:40]!r} is no number") from None
+
+
+def _step(row: _Row, path: Path) -> int:
+    if row.step is not None and 0 <= row.step <= _LARGEST_STEP and row.step == int(row.step):
+        return int(row.step)
+    raise CurvesError(f"{path}, {row.place}: a step is a whole number from 0, not {row.step}")
 
 
 def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:
@@ -144,76 +197,6 @@ def _direction(name: str, asked: Mapping[str, bool]) -> bool:
     if len(known) != 1:
         raise CurvesError(f"is {name} better higher or lower? Say --higher '{name}' or --lower '{name}'")
     return known.pop()
-
-
-def _table(text: str, path: Path) -> Iterator[_Row]:
-    if "\0" in text:
-        raise CurvesError(f"{path} is no text: give the folder of a run, or a CSV file")
-    reader = csv.reader(text.splitlines(), skipinitialspace=True, strict=True)
-    try:
-        lines = [
-            (reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))
-        ]
-    except csv.Error as error:
-        raise CurvesError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
-    if not lines:
-        raise CurvesError(f"{path} is empty: it needs a column step (or images) and one for each metric")
-    header = lines[0][1]
-    at = next((header.index(name) for name in _STEP_NAMES if name in header), None)
-    if at is None:
-        raise CurvesError(f"{path} has no column step or images in its first line")
-    if len(set(header)) < len(header) or "" in header:
-        raise CurvesError(f"{path}: every column needs a name of its own")
-    for number, cells in lines[1:]:
-        where = f"line {number}"
-        if len(cells) != len(header):
-            raise CurvesError(f"{path}, {where} has {len(cells)} cells for {len(header)} columns")
-        numbers = {
-            name: _number(cell, f"{path}, {where}, column {name}")
-            for name, cell in zip(header, cells, strict=True)
-        }
-        step = _step(numbers.pop(header[at]), f"{path}, {where}")
-        given: dict[str, float | None] = {
-            name: number for name, number in numbers.items() if number is not None
-        }
-        if given:
-            yield _Row(where, step, given if given.keys() == {_RATE} else numbers)
-
-
-def _number(cell: str, where: str) -> float | None:
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        raise CurvesError(f"{where}: {cell[:40]!r} is no number") from None
-
-
-def _step(value: object, where: str) -> int:
-    if isinstance(value, (int, float)) and 0 <= value <= _LARGEST_STEP and value == int(value):
-        return int(value)
-    raise CurvesError(f"{where}: a step is a whole number from 0, not {value}")
-
-
-def _validations(text: str, path: Path) -> Iterator[_Row]:
-    """Records that are neither of a training step nor of an event."""
-    lines = text.splitlines()
-    for number, line in enumerate(lines, 1):
-        where = f"line {number}"
-        try:
-            record = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError:
-            if number == len(lines):  # a run that was killed may leave half a line
-                return
-            raise CurvesError(f"{path}, {where} is not JSON") from None
-        if not isinstance(record, dict):
-            raise CurvesError(f"{path}, {where} is no record")
-        if not record or "grad_norm" in record or "event" in record:
-            continue
-        step = _step(record.pop("images", None), f"{path}, {where}, images")
-        for name, value in record.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-                raise CurvesError(f"{path}, {where}: {name} is no number")
-        if record:
-            yield _Row(where, step, record)
 
 
 def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, file: Path) -> None:

@@ -21,7 +21,7 @@ from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
 from linearsr.images.io import ImageError
 from linearsr.training.best import DETAIL, best_photos
-from linearsr.training.catalogue import Catalogue, Skipped, read_catalogue
+from linearsr.training.catalogue import Catalogue, read_catalogue
 from linearsr.training.photo_tags import PhotoTags
 from linearsr.training.section import ConfigError, Section
 
@@ -166,7 +166,7 @@ class CropPairs(Dataset[Sample]):
         cumulative = np.cumsum(self.catalogue.weights * self.catalogue.areas)
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
-        # shared with the workers, so that each broken photo is named once and the trainer can ask for it
+        # shared with the workers, so that each broken photo is named once
         self._broken = torch.zeros(len(self.catalogue), dtype=torch.bool)
         self._broken.share_memory_()  # type: ignore[no-untyped-call]
         shares = np.array(list(config.degradations.values()), dtype=np.float64)
@@ -175,12 +175,6 @@ class CropPairs(Dataset[Sample]):
 
     def __len__(self) -> int:
         return self.length
-
-    @property
-    def skipped(self) -> list[Skipped]:
-        """Files that are not drawn from: those with a broken header, and those found broken up to now."""
-        broken = [self.catalogue[int(i)].name for i in self._broken.nonzero()]
-        return self.catalogue.skipped + [Skipped(name, f"{name}: is broken or truncated") for name in broken]
 
     def __getitem__(self, index: int) -> Sample:
         number, photo, latent, rng = self._draw(index)
@@ -237,7 +231,7 @@ class CropPairs(Dataset[Sample]):
 
 
 def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:
-    """Batches of so many of the samples from number `first` on, loaded by `data.workers`."""
+    """Batches of samples from number `first` on, loaded by `data.workers`."""
     rest = Subset(pairs, range(first, len(pairs)))
     return DataLoader(
         rest,

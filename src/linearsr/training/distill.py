@@ -8,7 +8,7 @@ for one. Here its estimate is decoded to pixels and judged there: by a discrimin
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -107,8 +107,6 @@ class DistillStage(FlowStage):
 
 
 class Judged(NamedTuple):
-    """What a batch is judged with."""
-
     decode: Callable[[Tensor], Tensor]
     """From the network's prediction to the sample's image (B, 3, H, W), or to its window."""
     hr: Tensor
@@ -149,7 +147,11 @@ class DistillObjective(FlowObjective):
     def __init__(self, stage: DistillStage, parts: Parts) -> None:
         super().__init__(stage, parts)
         self.stage: DistillStage = stage
-        self.discriminator = _discriminator(stage, parts)
+        self.discriminator: Discriminator | None = None
+        if stage.discriminator is not None:
+            self.discriminator = parts.read("stage.discriminator", stage.discriminator, Discriminator).train()
+        elif stage.adversarial:
+            self.discriminator = Discriminator(DiscriminatorConfig(stage.channels))
         self.network = DistillNetwork(self.flow, self.discriminator)
         self.teacher = self._helper("teacher", stage.teacher, parts)
         self.first = self._helper("rollout", stage.rollout, parts)
@@ -157,7 +159,7 @@ class DistillObjective(FlowObjective):
             raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is no multiple of {self.multiple_of}")
 
     def _helper(self, key: str, folder: Path | None, parts: Parts) -> SNRExperts | None:
-        """Frozen networks that get the inputs of the one that is trained."""
+        """The frozen networks of `teacher` or `rollout`, which get the inputs of the network that is trained."""
         if folder is None:
             return None
         experts = parts.experts(f"stage.{key}", folder)
@@ -214,7 +216,7 @@ class DistillObjective(FlowObjective):
         return terms
 
     def _windows(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """Cuts what is judged out of the whole crops, in latents as in images."""
+        """A function that cuts the judged windows out of images or latents."""
         size, step, sides = self.stage.judged_crop, self.multiple_of, batch.lr.shape[-2:]
         if not size:
             return lambda crops: crops
@@ -235,7 +237,7 @@ class DistillObjective(FlowObjective):
     def _begun(
         self, latent: Tensor, noise: Tensor, condition: LRCondition, seeds: list[int], guide: Guide | None
     ) -> Tensor:
-        """What the noisy input is made from: the true latent, or the estimate of the network that steps before."""
+        """The latent that noise is added to: the true one, or the estimate of the `rollout` network."""
         if self.first is None:
             return latent
         estimate = noise - _velocity(self.first, condition, guide)(noise, 1.0)
@@ -255,19 +257,8 @@ class DistillObjective(FlowObjective):
             judge = Discriminator.from_state(
                 self.discriminator.config, states["discriminator"], "discriminator"
             )
-            parts["discriminator"] = cast(Part, judge)
+            parts["discriminator"] = judge
         return parts
-
-
-def _discriminator(stage: DistillStage, parts: Parts) -> Discriminator | None:
-    if not stage.adversarial:
-        return None
-    if stage.discriminator is None:
-        return Discriminator(DiscriminatorConfig(stage.channels))
-    judge: Discriminator = parts.read(
-        "stage.discriminator", stage.discriminator, Discriminator, dtype=torch.float32
-    )
-    return judge.train()
 
 
 def _velocity(

@@ -28,7 +28,6 @@ from linearsr.training.guidance import (
     known_tags,
     place,
     start_guidance,
-    undisturbed,
 )
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
@@ -179,13 +178,13 @@ class FlowObjective(Objective):
         self.others = self._others(parts)
 
     def _others(self, parts: Parts) -> nn.ModuleList:
-        """The networks of all spans, in the place of the one that is trained nothing; empty: there are none."""
+        """The networks of all spans, without the one that is trained; empty: there are none."""
         folders = self.stage.others * (self.partition.num_experts if len(self.stage.others) == 1 else 1)
-        read: dict[Path, FlowNetwork] = {}
-        for folder in (folder for index, folder in enumerate(folders) if index != self.stage.expert):
-            if folder not in read:
-                read[folder] = FlowNetwork(parts.network("stage.others", folder)).requires_grad_(False)
-        return nn.ModuleList(read.get(folder, nn.Identity()) for folder in folders)
+        others = {
+            folder: FlowNetwork(parts.read("stage.others", folder, LinearSRTransformer)).requires_grad_(False)
+            for folder in {folder for index, folder in enumerate(folders) if index != self.stage.expert}
+        }
+        return nn.ModuleList(others.get(folder, nn.Identity()) for folder in folders)
 
     def _fresh_stem(self) -> StridedStem:
         """The paper's stem: from LR pixels to the latent's grid in strides of two."""
@@ -240,7 +239,9 @@ class FlowObjective(Objective):
         settings = self.stage.guidance
         if settings is None:
             return None
-        guide = disturbed(batch.tags, batch.seeds, settings) if disturb else undisturbed(batch.tags)
+        guide = Guide(batch.tags, torch.zeros(len(batch.tags), dtype=torch.bool, device=batch.tags.device))
+        if disturb:
+            guide = disturbed(batch.tags, batch.seeds, settings)
         return guide if self.guidance is None else encoded(guide, self.guidance, batch.lr, self.vocabulary)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
@@ -289,12 +290,12 @@ class FlowObjective(Objective):
         if self.stage.lora is not None:
             transformer = merge_lora(transformer, self.stage.lora)
         parts: dict[str, Part] = {
-            "transformer": cast(Part, LinearSRTransformer.from_state(self.config, transformer, "transformer"))
+            "transformer": LinearSRTransformer.from_state(self.config, transformer, "transformer")
         }
         if self.flow.lr_stem is not None:
             config = self.flow.lr_stem.config
-            parts["lr_stem"] = cast(Part, StridedStem.from_state(config, states["lr_stem"], "lr_stem"))
+            parts["lr_stem"] = StridedStem.from_state(config, states["lr_stem"], "lr_stem")
         if self.flow.guidance is not None:
             kind, settings = type(self.flow.guidance), self.flow.guidance.config
-            parts["guidance"] = cast(Part, kind.from_state(settings, states["guidance"], "guidance"))
+            parts["guidance"] = kind.from_state(settings, states["guidance"], "guidance")
         return parts

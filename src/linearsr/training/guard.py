@@ -23,7 +23,7 @@ _LEAST_USUAL = 1e-3
 
 
 class GuardConfig(Section):
-    """What counts as a bad step, and how many are borne."""
+    """What counts as a bad step, and how many are allowed."""
 
     loss_factor: float = Field(8.0, gt=1)
     """A loss above this many times the lowest median so far is a spike; a slow climb ends up there too."""
@@ -48,7 +48,7 @@ class GuardConfig(Section):
 
 
 class Diverged(RuntimeError):
-    """Training went wrong once more than it may; the message is the report."""
+    """Training diverged more often than it may; the message is the report."""
 
 
 class DivergenceGuard:
@@ -69,12 +69,12 @@ class DivergenceGuard:
 
     @property
     def calm(self) -> bool:
-        """Whether the weights can be trusted: the latest steps were good, for longer than bad ones may lie apart."""
+        """Whether the latest steps were good, so that a checkpoint may be written."""
         apart = self.config.window // (self.config.max_bad_steps + 1)
         return not any(islice(reversed(self._bad), apart))
 
     def judge(self, loss: float, grad_norm: float) -> tuple[Verdict, str]:
-        """What to do about a step before its update is applied, and why ("" where it is good)."""
+        """The verdict on a step before its update is applied, and the reason ("" if it is good)."""
         trouble = self._trouble(loss, grad_norm)
         self._record(loss, grad_norm, bool(trouble))
         if not trouble:
@@ -104,7 +104,7 @@ class DivergenceGuard:
             self._usual_norm = min(self._usual_norm, max(median(self._norms), _LEAST_USUAL))
 
     def remember(self, steps: Iterable[tuple[float, float, bool]]) -> None:
-        """Start over with the (loss, gradient norm, was bad) of the steps before, e.g. when a run is resumed."""
+        """Start again from the (loss, gradient norm, was bad) of earlier steps, when a run is resumed."""
         self._forget()
         for loss, grad_norm, bad in steps:
             self._record(loss, grad_norm, bad)

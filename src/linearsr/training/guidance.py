@@ -50,8 +50,6 @@ class GuidanceSettings(Section):
 
 
 class Guide(NamedTuple):
-    """What guides a batch."""
-
     tags: Tensor
     """(B, V): 1 for a tag that is told, 0 for the others."""
     unguided: Tensor
@@ -60,7 +58,7 @@ class Guide(NamedTuple):
     """Those of a frozen guidance part."""
 
     def hidden(self, tokens: GuidanceTokens) -> GuidanceTokens:
-        """The tokens without those of the samples that are not guided."""
+        """The tokens, masked for samples that are not guided."""
         mask = tokens.mask if tokens.mask is not None else tokens.embeds.new_ones(tokens.embeds.shape[:2])
         return GuidanceTokens(tokens.embeds, mask.bool() & ~self.unguided[:, None])
 
@@ -71,7 +69,7 @@ def start_guidance(
     """A guidance part to be trained along; tokens of tags begin among the null tokens of their network."""
     channels = transformer.config.caption_channels
     if settings.features is not None:
-        tagger = parts.read("stage.guidance.features", settings.features, OwnTagger, dtype=torch.float32)
+        tagger = parts.read("stage.guidance.features", settings.features, OwnTagger)
         return FeatureGuidance.of(tagger, channels)
     assert settings.vocabulary is not None
     tags = read_vocabulary(settings.vocabulary, "stage.guidance.vocabulary").tags
@@ -97,7 +95,7 @@ def frozen_guidance(settings: GuidanceSettings | None, parts: Parts) -> Guidance
 
 
 def check_fit(settings: GuidanceSettings, guidance: Guidance | None, network: TransformerConfig) -> None:
-    """Raises ConfigError where a network cannot be guided so; `guidance` is the part that is there already."""
+    """Raises ConfigError if the network cannot be guided; `guidance` is the frozen part, if any."""
     # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
     if not network.num_null_tokens:
         raise ConfigError(
@@ -112,7 +110,7 @@ def check_fit(settings: GuidanceSettings, guidance: Guidance | None, network: Tr
 
 
 def known_tags(settings: GuidanceSettings, guidance: Guidance | None) -> Vocabulary | None:
-    """The tags of photos that a guidance part wants to be told of; None: it looks at the picture."""
+    """The vocabulary of a guidance part; None: it looks at the picture only."""
     if isinstance(guidance, TagGuidance):
         return guidance.vocabulary
     if guidance is None or not guidance.uses_tags or settings.vocabulary is None:
@@ -134,15 +132,10 @@ def disturbed(tags: Tensor, seeds: list[int], settings: GuidanceSettings) -> Gui
     return Guide(torch.stack(rows).to(tags.dtype), torch.stack(unguided))
 
 
-def undisturbed(tags: Tensor) -> Guide:
-    """Just these tags."""
-    return Guide(tags, torch.zeros(len(tags), dtype=torch.bool, device=tags.device))
-
-
 def place(
     guidance: Guidance, device: torch.device, vocabulary: Vocabulary | None, settings: GuidanceSettings
 ) -> None:
-    """Move a frozen part to a device; one of texts encodes all tags there, once."""
+    """Move a frozen part to a device; a text encoder encodes all tags there once."""
     if isinstance(guidance, EncoderPart):
         guidance.to(device, best_dtype(device))
     else:

@@ -91,14 +91,14 @@ _SLOPE = 0.2
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """`Discriminator`."""
+    """Settings of `Discriminator`."""
 
     channels: int = 64
     """Width of the first level; the others have one and a half times, and twice as many."""
 
 
 class Judgement(NamedTuple):
-    """What a discriminator makes of images, at three sizes: (B, _, H / 2, W / 2), then a half and a quarter of that."""
+    """A discriminator's output at three sizes: (B, _, H / 2, W / 2), then a half and a quarter of that."""
 
     logits: list[Tensor]
     """For "a photo", one channel."""
@@ -148,7 +148,7 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Module:
 
 
 class Verdict(NamedTuple):
-    """What the discriminator says of a batch: losses of the two sides of the game."""
+    """The losses of both sides of the game."""
 
     generator: Tensor
     discriminator: Tensor

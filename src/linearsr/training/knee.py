@@ -81,7 +81,7 @@ class Knee:
 
 
 def votes(name: str, patterns: Sequence[str]) -> bool:
-    """Whether the curve of that name is among those that the patterns choose."""
+    """Whether the curve of that name votes under these patterns."""
     training = name.lower() == "loss" or name.lower().startswith("train")
     return any(fnmatchcase(name, pattern) for pattern in patterns if not (training and pattern == "*"))
 

@@ -26,7 +26,7 @@ class Latents:
 
     @torch.inference_mode()
     def of(self, crop: BinaryIO) -> bytes:
-        """The bytes of an `.npy` file, (C, h', w') float16, from those of a crop as training will decode it."""
+        """An `.npy` file, (C, h', w') float16, of the latents of an encoded crop."""
         crop.seek(0)
         image = to_tensor(to_unit(read_rgb(crop)))[None].to(self.device)
         with self._one_at_a_time, torch.autocast(self.device.type, torch.bfloat16, self._autocast):

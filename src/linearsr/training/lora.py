@@ -46,15 +46,14 @@ def add_lora(network: nn.Module, config: LoraConfig, whole: Sequence[str] = ()) 
 
 def merge_lora(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
     """The state of the plain network that computes the same as one with updates and this `state`."""
-    merged = {}
-    for name, tensor in state.items():
-        if _DOWN in name or _UP in name:
-            continue
-        plain = name.replace(_BASE, ".")
-        down, up = (state.get(plain.replace(".weight", f"{part}weight")) for part in (_DOWN, _UP))
-        if _BASE in name and down is not None and up is not None:
-            update = (config.alpha / config.rank) * (up.float() @ down.float())
-            merged[plain] = tensor + update.to(tensor.dtype)
-        else:
-            merged[plain] = tensor
+    merged = {
+        name.replace(_BASE, "."): tensor
+        for name, tensor in state.items()
+        if _DOWN not in name and _UP not in name
+    }
+    for name in state:
+        if _DOWN in name:
+            plain, up = name.replace(_DOWN, "."), state[name.replace(_DOWN, _UP)]
+            update = (config.alpha / config.rank) * (up.float() @ state[name].float())
+            merged[plain] = merged[plain] + update.to(merged[plain].dtype)
     return merged

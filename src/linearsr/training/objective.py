@@ -5,13 +5,14 @@ A new kind of stage is a subclass of `Trained` or `Computed` with a `kind`, name
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.models.codec import DeepCompressionCodec
+from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.data import DataConfig
 from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import Section
@@ -32,11 +33,8 @@ class Batch(NamedTuple):
     """(B, C, h', w') of `hr`; empty where it is still to be encoded."""
 
 
-class Part(Protocol):
-    """A part of a model that can be written as a folder."""
-
-    def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write config and weights."""
+Part = PretrainedModule | DeepCompressionCodec
+"""A part of a model, which can be written as a folder."""
 
 
 class Objective(ABC):
@@ -89,6 +87,10 @@ class Trained(Section):
 class Computed(Section):
     """Settings of a stage that makes its part at once, without training steps."""
 
+    def check(self, parts: Parts, data: DataConfig) -> None:
+        """Raises ConfigError, one line that names the key, where `compute` could not work."""
+        self.shapes(parts)
+
     def shapes(self, parts: Parts) -> Mapping[str, Part]:
         """As of `Trained`."""
         raise NotImplementedError
@@ -103,7 +105,7 @@ class Computed(Section):
 
 
 def states_of_parts(state: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, dict[str, Tensor]]:
-    """A network's state, cut apart by the first component of its names, which must be among `parts`."""
+    """A network's state, split by the first component of its names, which must be among `parts`."""
     states: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     for name, tensor in state.items():
         part, _, rest = name.partition(".")

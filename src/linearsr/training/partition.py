@@ -211,7 +211,7 @@ def draw_partition(gradients: TimeGradients, partitions: Mapping[str, Partition]
 
 
 def _add_times(axis: "Axes") -> None:
-    """The same axis once more, in times."""
+    """A second axis, in times."""
     top = axis.secondary_xaxis("top")
     marks = (0.97, 0.9, 0.75, 0.5, 0.25, 0.1, 0.03)
     top.set_xticks([log_snr(t) for t in marks], [f"{t:g}" for t in marks])

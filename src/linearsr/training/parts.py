@@ -1,14 +1,14 @@
 """The parts that a stage starts from or keeps frozen: read with their weights, or as shapes without any."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from linearsr.flow.experts import SNRExperts, read_layout
 from linearsr.flow.partition import Partition
@@ -16,7 +16,7 @@ from linearsr.guidance.base import Guidance
 from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.registry import GUIDANCES, load_guidance
 from linearsr.models.codec import CODECS, Codec, DeepCompressionCodec, ResidualCodec, ResidualCodecConfig
-from linearsr.models.lr_stem import STEMS, LRCondition, LRStem, PredictiveStem
+from linearsr.models.lr_stem import STEMS, LRStem, PredictiveStem
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig, config_from_sana
@@ -71,143 +71,106 @@ class PartSettings(Section):
 class Parts:
     """Reads parts with their weights. Raises CheckpointError where a folder does not hold such a part."""
 
-    def read(
-        self, key: str, folder: Path, kinds: Kinds, what: str = "", dtype: torch.dtype | None = None
-    ) -> Any:
-        """The part in a folder or hub id, one of `kinds`, which messages call `what`; `key` names it in the config."""
+    def read(self, key: str, folder: Path, kinds: Kinds, what: str = "") -> Any:
+        """The part in a folder or hub id, in float32, one of `kinds` (`what` in messages); `key` is the setting."""
         path = resolve_folder(folder)
         kind = kinds if isinstance(kinds, type) else class_in(path, kinds, what)[0]
-        return kind.from_pretrained(path, dtype)
+        return kind.from_pretrained(path, torch.float32)
 
     def stem(self, stage: PartSettings) -> LRStem | None:
-        """The frozen LR stem, if it is not trained along."""
+        """The frozen LR stem; None: it is trained along."""
         return None if stage.stem is None else self.read("stage.stem", stage.stem, STEMS, "a stem")
 
     def codec(self, stage: PartSettings) -> Codec:
         """The codec in whose latents a stage works."""
-        codec: Codec = ResidualCodec(ResidualCodecConfig())
+        codec: Codec
         if stage.codec is not None:
             codec = self.read("stage.codec", stage.codec, CODECS, "a codec")
         elif stage.sana is not None:
             require("diffusers", "stage.sana")
-            codec = self._sana_codec(stage.sana)
-        return codec
-
-    def _sana_codec(self, name: str) -> Codec:
-        codec: Codec = self.read("stage.sana", _sana_folder(name) / "vae", CODECS, "a codec")
+            codec = self.read("stage.sana", self.sana_folder(stage.sana) / "vae", CODECS, "a codec")
+        else:
+            codec = ResidualCodec(ResidualCodecConfig())
         return codec
 
     def transformer(self, stage: PartSettings, caption_channels: int | None = None) -> LinearSRTransformer:
         """The network with its first weights; SANA's can be given guidance tokens of other `caption_channels`."""
         if stage.init is not None:
-            network: LinearSRTransformer = self.network("stage.init", stage.init)
+            network: LinearSRTransformer = self.read("stage.init", stage.init, LinearSRTransformer)
             with prefixed("stage.detail_blocks: ", ConfigError):
                 return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
         if stage.sana is None:
             return LinearSRTransformer(stage.wanted)
-        network = self._from_sana(stage, stage.sana, caption_channels)
+        network = self.from_sana(stage, self.sana_folder(stage.sana) / "transformer", caption_channels)
         for key in _SANA_SIZES if "preset" in stage.model_fields_set else ():
             found, expected = getattr(network.config, key), getattr(stage.wanted, key)
             if found != expected:
                 raise ConfigError(f"stage.sana: {key} is {found}, preset {stage.preset} has {expected}")
         return network
 
-    def _from_sana(self, stage: PartSettings, sana: str, channels: int | None) -> LinearSRTransformer:
-        return LinearSRTransformer.from_sana(
-            _sana_folder(sana) / "transformer",
-            lr_channels=stage.wanted.lr_channels,
-            num_null_tokens=stage.wanted.num_null_tokens,
-            dtype=torch.float32,
-            caption_channels=channels,
-        )
+    def sana_folder(self, name: str) -> Path:
+        return resolve_folder(name, ["transformer", "vae"])
 
-    def network(self, key: str, folder: Path) -> Any:
-        """A transformer alone; `key` names it in the config."""
-        return self.read(key, folder, LinearSRTransformer, dtype=torch.float32)
+    def from_sana(self, stage: PartSettings, folder: Path, channels: int | None) -> LinearSRTransformer:
+        added = stage.wanted.lr_channels, stage.wanted.num_null_tokens
+        return LinearSRTransformer.from_sana(folder, *added, torch.float32, caption_channels=channels)
 
     def guidance(self, folder: Path) -> Guidance:
-        """A frozen guidance part."""
         return load_guidance(folder, torch.float32)
 
     def experts(self, key: str, folder: Path) -> SNRExperts:
-        """Frozen networks that take steps beside the one that is trained; `key` names them in the config."""
-        return SNRExperts.from_pretrained(
-            folder, expert_class=LinearSRTransformer, dtype=torch.float32
-        ).requires_grad_(False)
+        """Frozen networks that take steps beside the one that is trained; `key` is the setting that names them."""
+        experts = SNRExperts.from_pretrained(folder, expert_class=LinearSRTransformer, dtype=torch.float32)
+        return experts.requires_grad_(False)
 
 
 FROM_DISK = Parts()
 """It has no state: one serves all."""
 
 
-class Shaped(Protocol):
-    """Settings of a stage, as far as its parts are asked for."""
-
-    def shapes(self, parts: Parts) -> Mapping[str, Any]:
-        """What it will write, by folder name."""
-
-
 class Blueprint(Parts):
     """Builds parts on the meta device, which has shapes and no memory; nothing is downloaded.
 
-    What is not there yet may be what one of the runs that were added still writes. Raises ConfigError, one line that
-    names the key, where a folder does not hold, and will not hold, such a part.
+    A folder that does not exist may be what an added run will write. Raises ConfigError, one line that names the key,
+    for any other.
     """
 
     def __init__(self) -> None:
-        self._stages: dict[Path, Shaped] = {}
-        self._made: dict[Path, Mapping[str, Any]] = {}
+        self._runs: dict[Path, Callable[[Parts], Mapping[str, Any]]] = {}
 
-    def add(self, run_dir: Path, stage: Shaped) -> None:
-        """A run that comes before those that are looked at from now on."""
-        self._stages[run_dir] = stage
+    def add(self, run_dir: Path, shapes: Callable[[Parts], Mapping[str, Any]]) -> None:
+        """Add a run that comes before those that are looked at from now on; `shapes` gives what it will write."""
+        self._runs[run_dir] = cache(shapes)
 
-    def read(
-        self, key: str, folder: Path, kinds: Kinds, what: str = "", dtype: torch.dtype | None = None
-    ) -> Any:
+    def read(self, key: str, folder: Path, kinds: Kinds, what: str = "") -> Any:
         if folder.is_dir():
             with prefixed(f"{key}: ", ConfigError, CheckpointError):
                 return _built(folder, kinds, what)
         run_dir = self._to_come(folder)
         if run_dir is None:
-            from_hub = kinds in (CODECS, DeepCompressionCodec)
-            _check_there(key, str(folder), from_hub)
-            return UnknownCodec() if kinds is CODECS else _autoencoder({})
-        if run_dir not in self._made:
-            with torch.device("meta"):
-                self._made[run_dir] = self._stages[run_dir].shapes(self)
-        if folder.name not in self._made[run_dir]:
-            raise ConfigError(f"{key}: {folder}: that run writes {', '.join(self._made[run_dir])}")
-        return copy.deepcopy(self._made[run_dir][folder.name])
+            if key != "stage.sana":  # whose own folder was looked for before
+                _check_there(key, str(folder), from_hub=kinds in (CODECS, DeepCompressionCodec))
+            return _autoencoder({})
+        with torch.device("meta"):
+            made = self._runs[run_dir](self)
+        if folder.name not in made:
+            raise ConfigError(f"{key}: {folder}: that run writes {', '.join(made)}")
+        return copy.deepcopy(made[folder.name])
 
     def _to_come(self, folder: Path) -> Path | None:
-        return next((run_dir for run_dir in self._stages if run_dir in folder.parents), None)
+        return next((run_dir for run_dir in self._runs if run_dir in folder.parents), None)
 
-    def codec(self, stage: PartSettings) -> Codec:
-        """As of `Parts`; what only the hub knows is an `UnknownCodec` that fits stem and network."""
-        codec = super().codec(stage)
-        if isinstance(codec, UnknownCodec):
-            stem = self.stem(stage)
-            codec.compression = 32 if stem is None else stem.config.scale * stem.multiple_of
-            codec.latent_channels = self.transformer(stage).config.in_channels
-        return codec
-
-    def _sana_codec(self, name: str) -> Codec:
+    def sana_folder(self, name: str) -> Path:
         _check_there("stage.sana", name, from_hub=True)
-        folder = Path(name, "vae")
-        return self.read("stage.sana", folder, CODECS) if folder.is_dir() else _autoencoder({})
+        return Path(name)
 
-    def _from_sana(self, stage: PartSettings, sana: str, channels: int | None) -> LinearSRTransformer:
-        """That on the hub is taken to be of its preset's size, and to fit its codec."""
-        wanted, folder = stage.wanted, Path(sana, "transformer")
-        if folder.is_dir():
+    def from_sana(self, stage: PartSettings, folder: Path, channels: int | None) -> LinearSRTransformer:
+        """One on the hub is taken to be of its preset's size."""
+        wanted = stage.wanted
+        if folder.parent.is_dir():
             own = load_config(folder), wanted.lr_channels, wanted.num_null_tokens
             return LinearSRTransformer(config_from_sana(*own, folder, channels))
-        wanted = replace(wanted, caption_channels=channels or wanted.caption_channels)
-        if stage.codec is None:
-            latent = self.codec(stage).latent_channels
-            wanted = replace(wanted, in_channels=latent, out_channels=latent)
-        return LinearSRTransformer(wanted)
+        return LinearSRTransformer(replace(wanted, caption_channels=channels or wanted.caption_channels))
 
     def guidance(self, folder: Path) -> Guidance:
         part: Guidance = self.read("stage.guidance.part", folder, GUIDANCES, "guidance")
@@ -222,26 +185,6 @@ class Blueprint(Parts):
             with prefixed(f"{key}: ", ConfigError, CheckpointError):
                 partition, folders = read_layout(folder, LinearSRTransformer)
         return SNRExperts(partition, [self.read(key, path, LinearSRTransformer) for path in folders])
-
-
-class UnknownCodec(nn.Module):
-    """Stands for a codec of which only the hub knows the shape."""
-
-    compression = 32
-    latent_channels = 32
-
-    def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
-        """An empty latent."""
-        sides = (side // self.compression for side in image.shape[-2:])
-        return image.new_empty(len(image), self.latent_channels, *sides)
-
-    def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
-        """An empty image."""
-        return latent.new_empty(len(latent), 3, *(side * self.compression for side in latent.shape[-2:]))
-
-
-def _sana_folder(name: str) -> Path:
-    return resolve_folder(name, ["transformer", "vae"])
 
 
 def _check_there(key: str, name: str, from_hub: bool = False) -> None:
@@ -259,6 +202,7 @@ def _built(folder: Path, kinds: Kinds, what: str) -> Any:
 
 
 def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
+    """An autoencoder of these settings; without any it is that of SANA."""
     from diffusers import AutoencoderDC
 
     return DeepCompressionCodec(AutoencoderDC(**settings))

@@ -1,6 +1,5 @@
 """Tags of photos, from a JSON file that lists them by file name; and such files as they grow."""
 
-import json
 import os
 import time
 from collections import Counter
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from linearsr.guidance.vocabulary import Vocabulary, normalised, read_tag_list
@@ -39,22 +39,17 @@ class PhotoTags:
         }
 
     def numbers(self, photo: str | Path) -> list[int]:
-        """Which tags of the vocabulary a photo has."""
         return self._numbers.get(name_in(self._file, photo), [])
 
     def bag(self, photo: str | Path) -> Tensor:
-        """1 for the tags of a photo and 0 for the others, (V,)."""
+        """(V,): 1 for the tags of a photo, 0 for the others."""
         bag = torch.zeros(len(self.vocabulary.tags))
         bag[self.numbers(photo)] = 1
         return bag
 
 
 def check_tags(key: str, path: Path | None, vocabulary: Vocabulary, catalogue: Catalogue) -> None:
-    """A network cannot learn what nothing is said of.
-
-    Raises:
-        ConfigError: one line, if no photo of the catalogue has a tag of the vocabulary; `key` is what needs them.
-    """
+    """Raises ConfigError if no photo of the catalogue has a tag of the vocabulary; `key` is what needs them."""
     if path is None:
         raise ConfigError(f"{key}: needs the tags of the photos: set data.tags to a JSON file")
     if tagged(path, vocabulary.tags, catalogue):
@@ -79,29 +74,27 @@ def tagged(path: Path, vocabulary: tuple[str, ...], catalogue: Catalogue) -> int
 
 
 def name_in(file: Path, photo: str | Path) -> str:
-    """How a file of tags names a photo: by its path from the folder of that file, links left as they are."""
+    """The name of a photo in a file of tags: its path from the folder of that file, links left as they are."""
     return Path(os.path.relpath(photo, file.parent)).as_posix()
 
 
 class PhotoFile(Generic[_T]):
-    """A JSON file of what is `known` of photos, which grows as they are looked at."""
+    """A JSON file about photos that grows as they are looked at."""
 
     def __init__(self, path: Path, known: dict[str, _T]) -> None:
         self.path, self.known = path, known
         self._written = time.monotonic()
 
     def get(self, photo: str | Path) -> _T | None:
-        """What is known of a photo."""
         return self.known.get(name_in(self.path, photo))
 
     def add(self, photo: str | Path, found: _T) -> None:
-        """Note what was found; once a minute all is written."""
+        """Note what was found; the file is written once a minute."""
         self.known[name_in(self.path, photo)] = found
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self.write()
 
     def write(self) -> None:
-        """Write the file."""
         write_json(self.path, self.known)
         self._written = time.monotonic()
 
@@ -110,9 +103,6 @@ class TagFile(PhotoFile[list[str]]):
     """Such a file of tags, and a text file beside it with all tags that it names.
 
     What an earlier run has written stays, unless it is to be `anew`.
-
-    Raises:
-        ConfigError: as `read_tags`.
     """
 
     def __init__(self, path: Path, anew: bool = False) -> None:
@@ -120,13 +110,11 @@ class TagFile(PhotoFile[list[str]]):
         self.vocabulary_path = path.with_suffix(".txt")
 
     def write(self) -> None:
-        """Write both files."""
         super().write()
         with whole_file(self.vocabulary_path) as draft:
             draft.write_text("".join(f"{tag}\n" for tag in vocabulary_of(self.known)), encoding="utf-8")
 
     def __str__(self) -> str:
-        """What both files hold, as one line."""
         tags = len(vocabulary_of(self.known))
         return f"{self.path}: {len(self.known):,} photos; {self.vocabulary_path}: {tags:,} tags"
 
@@ -141,34 +129,27 @@ def vocabulary_of(tags: Mapping[str, list[str]]) -> tuple[str, ...]:
 
 
 def read_tags(path: Path, key: str = "data.tags") -> dict[str, list[str]]:
-    """Tags by photo, `{"folder/photo.jpg": ["tag", ...], ...}`, with paths relative to the file's own folder.
+    """Tags by photo, named relative to the file's own folder. Raises ConfigError as `read_photo_file`."""
+    return read_photo_file(
+        path, list[str], key, '{"folder/photo.jpg": ["tag", ...], ...}, as `linearsr tag` writes it'
+    )
 
-    Raises:
-        ConfigError: as one line that names `key`, if the file cannot be read or holds something else.
-    """
+
+def read_photo_file(path: Path, kind: type[_T], key: str, shape: str) -> dict[str, _T]:
+    """What a JSON file says of photos, by their names. Raises ConfigError, naming `key`, if it has another `shape`."""
     try:
-        tags = json.loads(path.read_text(encoding="utf-8"))
+        file: TypeAdapter[dict[str, _T]] = TypeAdapter(dict[str, kind])  # type: ignore[valid-type]
+        return file.validate_json(path.read_bytes(), strict=True)
     except OSError as error:
-        raise ConfigError(
-            f"{key}: {path} cannot be read ({error.strerror}): `linearsr tag` writes such a file"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{key}: {path} is no valid JSON ({error})") from None
-    shape = 'it must hold {"folder/photo.jpg": ["tag", ...], ...}'
-    if not isinstance(tags, dict):
-        raise ConfigError(f"{key}: {path}: {shape}")
-    for name, found in tags.items():
-        if not isinstance(found, list) or not all(isinstance(tag, str) for tag in found):
-            raise ConfigError(f"{key}: {path}: {name!r} has no list of tags; {shape}")
-    return tags
+        raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}): it must hold {shape}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = first["msg"] if first["type"] == "json_invalid" else "".join(map(repr, first["loc"][:1]))
+        raise ConfigError(f"{key}: {path}: it must hold {shape} ({wrong or 'no mapping'})") from None
 
 
 def read_vocabulary(path: Path, key: str) -> Vocabulary:
-    """The tags of a file, as `read_tag_list` reads them, or all of `data.tags`, a JSON file, as `read_tags` does.
-
-    Raises:
-        ConfigError: as one line that names `key`, or data.tags, where that fails.
-    """
+    """The tags of a text file, one a line, or all of a JSON file such as `data.tags`. Raises ConfigError."""
     if path.suffix == ".json":
         return Vocabulary(vocabulary_of(read_tags(path)))
     with prefixed(f"{key}: ", ConfigError):

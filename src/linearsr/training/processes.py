@@ -65,7 +65,7 @@ def start(config: TrainConfig) -> Accelerator:
 
 
 def from_main(make: Callable[[], _T]) -> _T:
-    """What `make` gives on the main process; every process must call it, and none goes on before the main one."""
+    """The result of `make` on the main process; every process must call this."""
     state = PartialState(cpu=_on_cpu())
     found: list[_T | None] = [make() if state.is_main_process else None]
     broadcast_object_list(found)
@@ -86,7 +86,7 @@ def average_buffers(accelerator: Accelerator, network: nn.Module) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, when all is done."""
+    """Leave the process group at the end."""
     PartialState(cpu=_on_cpu()).destroy_process_group()
 
 

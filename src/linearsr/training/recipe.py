@@ -62,8 +62,6 @@ class ModelParts(Section):
     lr_stem: str | None = None
     experts: dict[int, str] = Field({})
     """By their number, 0 = the noisiest."""
-    codec: dict[str, Any] = Field({})
-    """Fields of `ResidualCodecConfig` that differ from those of training."""
     tagger: str | None = None
     trunk: str | None = None
 
@@ -106,13 +104,13 @@ class RecipeConfig(Section):
         check_fields(PipelineConfig, self.model, "model")
         return self
 
-    def folder(self, name: str) -> Path:
-        """What `@RUN/...` or a path means."""
-        return Path(in_recipe(self.run_dir, name))
+    def folder(self, name: str | None) -> Path | None:
+        """The folder that a path or `@RUN/...` names, if any."""
+        return None if name is None else Path(in_recipe(self.run_dir, name))
 
     @property
     def makes_model(self) -> bool:
-        """Whether there is one in the end; a stem or a codec alone is none."""
+        """Whether the recipe ends in a model; a stem or a codec alone is none."""
         kinds = (settings.get("stage", {}).get("kind") for settings in self.stages.values())
         draws = "pretrain" in self.stages or not {"flow", "distill"}.isdisjoint(kinds)
         return draws or self.parts.trunk is not None
@@ -141,7 +139,7 @@ class Run(NamedTuple):
 
     @property
     def begun(self) -> bool:
-        """Whether anything was trained: there is something to resume, or its checkpoints were removed since."""
+        """Whether anything was trained."""
         started = latest_checkpoint(self.config.run_dir / "checkpoints") is not None
         return started or knee_record(self.config.run_dir) is not None
 
@@ -176,7 +174,7 @@ def last_flow(runs: Sequence[Run]) -> list[Run]:
 
 
 def in_recipe(folder: Path, value: Any) -> Any:
-    """`value`, in which `@RUN/...` names what lies in the folder of a recipe's run."""
+    """`value` with `@RUN/...` replaced by paths in the folder of the recipe."""
     if isinstance(value, dict):
         return {key: in_recipe(folder, inner) for key, inner in value.items()}
     return str(folder / value[1:]) if isinstance(value, str) and value.startswith("@") else value

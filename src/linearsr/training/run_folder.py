@@ -1,9 +1,7 @@
 """The folder of a run: what it writes down for people, and whether what was trained still fits the config."""
 
-import contextlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +18,9 @@ from torch import Tensor
 from linearsr.images.degradation import PRESETS
 from linearsr.images.degradation_choice import identity
 from linearsr.runtime.checkpoints import write_json
+from linearsr.runtime.files import whole_file
 from linearsr.training.config import TrainConfig
-from linearsr.training.curves import CONFIG_FILE, METRICS_FILE
+from linearsr.training.curves import CONFIG_FILE, METRICS_FILE, records
 from linearsr.training.section import ConfigError
 
 KNEE_FILE = "knee.json"
@@ -74,12 +73,11 @@ class RunLog:
         self._report(record)
 
     def rewind(self, images: int) -> None:
-        """Forget what came after `images`: the run went back to there."""
+        """Forget what came after `images`, when the run goes back there."""
         self.close()
         self._open(images)
 
     def close(self) -> None:
-        """Finish what is buffered."""
         for tracker in self._trackers:
             tracker.finish()
 
@@ -98,15 +96,6 @@ def _tracker(name: str, folder: Path, images: int) -> Any:
     return tracker
 
 
-def records(folder: Path) -> Iterator[Record]:
-    """What a run has written so far; half a line, which a killed run may leave, is left out."""
-    path = folder / METRICS_FILE
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
-
-
 def write_picture(folder: Path, images: int, name: str, columns: Mapping[str, Tensor]) -> None:
     """Write images (3, H, W) in [-1, 1], side by side in the order of `columns`, to a run's `samples/`."""
     place = folder / "samples" / f"{images:010d}"
@@ -117,11 +106,9 @@ def write_picture(folder: Path, images: int, name: str, columns: Mapping[str, Te
 
 def _forget_after(metrics: Path, images: int) -> None:
     """Drop the records of an interrupted run beyond its checkpoint: they will be written again."""
-    if metrics.exists():
-        kept = [f"{json.dumps(record)}\n" for record in records(metrics.parent) if record["images"] <= images]
-        draft = metrics.with_suffix(".tmp")
+    kept = [f"{json.dumps(record)}\n" for record in records(metrics) if record["images"] <= images]
+    with whole_file(metrics, "kept") as draft:
         draft.write_text("".join(kept), encoding="utf-8")
-        os.replace(draft, metrics)
 
 
 def _or_null(value: Any) -> Any:
@@ -134,7 +121,7 @@ def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def claim(run_dir: Path, lock: FileLock) -> str:
-    """Take the lock of a run folder: "", or why not. Two runs would write over each other; a killed one holds none."""
+    """Lock a run folder. Returns "", or why it cannot be locked: another process trains in it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()
@@ -144,12 +131,12 @@ def claim(run_dir: Path, lock: FileLock) -> str:
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
-    """The settings with which a run was last started; none where it never was."""
+    """The settings with which a run was last started; empty: it never was."""
     return _read(run_dir / CONFIG_FILE) or {}
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What a run keeps of its settings: the config, and what the files of degradations that it names said."""
+    """The config of a run, with the contents of the degradation files that it names."""
     names = sorted({*config.data.degradations, *config.validation.degradations} - set(PRESETS))
     files = {name: identity(name) for name in names}
     return {**config.model_dump(mode="json"), "degradation_files": files}
@@ -184,12 +171,12 @@ def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, A
 
 
 def knee_record(run_dir: Path) -> dict[str, Any] | None:
-    """What a run has written down about its knee, or None where there is none."""
+    """What `knee.json` says; None: the run is not finished."""
     return _read(run_dir / KNEE_FILE)
 
 
 def validated(run_dir: Path, images: int) -> Path:
-    """Where the weights of a validation are until the run ends: one of them will be the knee."""
+    """Where the weights of a validation are kept until the run ends."""
     return run_dir / _VALIDATED_FOLDER / f"{images:010d}"
 
 
@@ -208,14 +195,14 @@ def keep_knee(run_dir: Path, trained: int, wanted: int, figures: Mapping[str, An
 
 
 def note_knee(run_dir: Path, images: int, trained: int, figures: Mapping[str, Any]) -> None:
-    """Write down the knee: from here on the run is finished; before, one that goes on needs what was validated."""
+    """Write `knee.json`, which makes the run finished, and remove the validated weights."""
     record = {"images": images, "trained_images": trained, "written": time.time(), **figures}
     write_json(run_dir / KNEE_FILE, record)
     shutil.rmtree(run_dir / _VALIDATED_FOLDER, ignore_errors=True)
 
 
 def reopen(run_dir: Path) -> None:
-    """Let a finished run go on: its knee is one of the validated weights again, as it may stay the knee."""
+    """Let a finished run go on; its knee becomes one of the validated weights again."""
     record = knee_record(run_dir)
     if record is not None:
         knee = validated(run_dir, record["images"])
@@ -225,13 +212,13 @@ def reopen(run_dir: Path) -> None:
 
 
 def note_start(run_dir: Path, inputs: Mapping[str, Path]) -> None:
-    """Write down, before a run begins, which knees it starts from: those of the runs of these names and folders."""
+    """Write down the knees that a run starts from, by the names and folders of their runs."""
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / _STARTED_FROM_FILE, {name: _identity(folder) for name, folder in inputs.items()})
 
 
 def changed_since(run_dir: Path, inputs: Mapping[str, Path]) -> list[str]:
-    """Names of the inputs whose knee is not the one that the run started from, as far as that was written down."""
+    """Names of the inputs whose knee is not the one that the run started from."""
     noted = _read(run_dir / _STARTED_FROM_FILE) or {}
     return [name for name, folder in inputs.items() if name in noted and noted[name] != _identity(folder)]
 

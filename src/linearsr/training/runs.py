@@ -4,11 +4,11 @@ Where every run stands is seen from its folder alone. So a recipe can be stopped
 which do not wait for each other, can be trained on several machines with a common folder.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import json
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,7 +27,7 @@ from linearsr.training.flow import FlowStage
 from linearsr.training.objective import Computed
 from linearsr.training.parts import FROM_DISK
 from linearsr.training.processes import from_main
-from linearsr.training.recipe import RecipeConfig, Run, choose, last_flow
+from linearsr.training.recipe import RecipeConfig, Run, choose, in_recipe, last_flow
 from linearsr.training.run_folder import (
     KNEE_FOLDER,
     Report,
@@ -44,7 +44,7 @@ MODEL_FOLDER = "model"
 
 
 def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
-    """Train one run from where it stands, unless it is finished; returns the folder of the weights at its knee."""
+    """Train one run unless it is finished; returns the folder of the weights at its knee."""
     if from_main(partial(_unfinished, [run])):
         if isinstance(run.config.stage, Computed):
             from_main(partial(_compute, run.config, report_for(run)))
@@ -134,22 +134,13 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
 
 
 def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The runs of whose parts `run` is made."""
-    texts = _texts(run.config.stage.model_dump(mode="json"))
-    inside = {parent for text in texts for parent in Path(text).parents}
-    return [other for other in runs if other.config.run_dir in inside]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, str):
-        yield value
+    """The runs that `run` takes parts from."""
+    settings = json.dumps(run.config.stage.model_dump(mode="json"))
+    return [other for other in runs if json.dumps(f"{other.config.run_dir}{os.sep}")[:-1] in settings]
 
 
 def _compute(config: TrainConfig, report: Report) -> None:
-    """Make the part of a stage that takes no steps; its folder is that of a finished run."""
+    """Make the part of a stage that takes no steps, in a folder like that of a finished run."""
     assert isinstance(config.stage, Computed)
     made, figures = config.stage.compute(config.data, config.seed)
     for name, part in made.items():
@@ -162,9 +153,9 @@ def _compute(config: TrainConfig, report: Report) -> None:
 
 
 def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
-    """Write the model of the last flow stage's networks, or of what `parts` names instead; returns its folder."""
+    """Assemble and write the model; returns its folder."""
     final, parts = last_flow(runs), recipe.parts
-    stem = None if parts.lr_stem is None else recipe.folder(parts.lr_stem)
+    stem = recipe.folder(parts.lr_stem)
     experts = [run.knee / "transformer" for run in final]
     codec: Codec = ResidualCodec(ResidualCodecConfig())
     guidance: Path | None = None
@@ -177,17 +168,10 @@ def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
         if stage.guidance is not None:
             guidance = stage.guidance.part or final[0].knee / "guidance"
     for number, name in parts.experts.items():
-        experts[number] = recipe.folder(name)
-    if isinstance(codec, ResidualCodec):
-        codec = ResidualCodec(replace(codec.config, **parts.codec))
-    others = {
-        name: recipe.folder(folder)
-        for name in ("tagger", "trunk")
-        if (folder := getattr(parts, name)) is not None
-    }
+        experts[number] = Path(in_recipe(recipe.run_dir, name))
     assert stem is not None
-    config = PipelineConfig.from_index(recipe.model)
-    model = assemble(stem, experts, boundaries, codec, config, guidance, **others)
+    config, others = PipelineConfig.from_index(recipe.model), map(recipe.folder, (parts.tagger, parts.trunk))
+    model = assemble(stem, experts, boundaries, codec, config, guidance, *others)
     folder = recipe.run_dir / MODEL_FOLDER
     model.save_pretrained(folder, torch.bfloat16)
     return folder

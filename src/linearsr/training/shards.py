@@ -37,7 +37,7 @@ _SAVE: dict[str, dict[str, Any]] = {
 
 
 class ShardError(ValueError):
-    """Why photos cannot be packed; the message is one line."""
+    """Photos cannot be packed; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ShardSettings:
 
 @dataclass
 class Packed:
-    """What became of the photos of one shard, or of all."""
+    """Counts of one shard, or of all."""
 
     crops: int = 0
     flat: int = 0
@@ -75,8 +75,6 @@ class Packed:
 
 @dataclass
 class Index:
-    """What `index.json` holds."""
-
     made_of: dict[str, int | float | str]
     """Settings and photos."""
     least_detail: float | None
@@ -182,7 +180,7 @@ class Sharder:
         return total
 
     def _pack(self, path: Path) -> tuple[list[tuple[str, bytes]], Packed]:
-        """The members made of one photo."""
+        """The members made of one photo, and what became of it."""
         least = self._index.least_detail
         members: list[tuple[str, bytes]] = []
         kept, size = 0, self.settings.size
@@ -211,12 +209,11 @@ class Sharder:
         return list(cut(read_rgb(path, self.settings.max_pixels, strict=False), self.settings.size))
 
     def _key(self, path: Path) -> str:
-        """What the names of its crops begin with. A dot would end the key of a WebDataset sample."""
+        """The beginning of the names of its crops. A dot would end the key of a WebDataset sample."""
         inside = path.relative_to(self.folder)
         return inside.with_name(inside.name.replace(".", "_")).as_posix()
 
     def _open_index(self) -> Index:
-        """The index in `target`, or a new one."""
         names = "\n".join(f"{path.relative_to(self.folder)} {path.lstat().st_size}" for path in self.photos)
         digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         made_of = {**asdict(self.settings), "photos": digest}

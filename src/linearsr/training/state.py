@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from linearsr.training.section import ConfigError
 
 _PROGRESS = "progress.json"
 _COUNTERS = ("step",)
+"""What an optimizer counts per group; the rest is the config's, which may have changed."""
 
 
 class ExponentialMovingAverage:
@@ -46,7 +46,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights after a step."""
+        """Average in the weights after a step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         averaged, current = [], []
@@ -59,7 +59,7 @@ class ExponentialMovingAverage:
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def restore_buffers(self, network: nn.Module) -> None:
-        """Give `network` the buffers back that it had after its last good step."""
+        """Give `network` the buffers of its last good step back."""
         buffers = {name: tensor for name, tensor in self.state.items() if name not in self._parameters}
         _copy({**network.state_dict(), **buffers}, network)
 
@@ -82,7 +82,7 @@ def _copy(state: dict[str, Tensor], network: nn.Module) -> None:
 
 @dataclass
 class Progress:
-    """How far a run is; all that changes beside tensors."""
+    """How far a run is."""
 
     images: int = 0
     lr_scale: float = 1.0
@@ -118,7 +118,7 @@ def save_checkpoint(
             save({name: tensors}, storage_writer=writer)
     if not write:
         return
-    groups = [_counters(group) for group in state["param_groups"]]
+    groups = [{key: group[key] for key in _COUNTERS if key in group} for group in state["param_groups"]]
     rest = {"ema_steps": ema.steps, "optimizer_groups": groups, "parts": _parts(draft)}
     write_json(draft / _PROGRESS, {**asdict(progress), **rest})
     if folder.exists():
@@ -146,7 +146,7 @@ def load_checkpoint(
         with _own_errors():
             load({name: tensors}, storage_reader=reader)
     current = optimizer.state_dict()["param_groups"]
-    merged = [{**group, **_counters(saved)} for group, saved in zip(current, groups, strict=True)]
+    merged = [{**group, **saved} for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": merged})
     return Progress(**progress)
 
@@ -156,7 +156,7 @@ def _parts(folder: Path) -> list[str]:
 
 
 def _empty_slots(folder: Path, optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
-    """Room for what the optimizer kept; what has the shape of its parameter is split as that is."""
+    """Empty tensors for the optimizer's state; those of a parameter's shape are split as it is."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, saved in HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata.items():
@@ -170,7 +170,7 @@ def _empty_slots(folder: Path, optimizer: Optimizer) -> dict[int, dict[str, Tens
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """Raises what went wrong in some process, and not all of it as one exception that is no `Exception`."""
+    """Raise the error of one process in the place of a `CheckpointException`, which is no `Exception`."""
     try:
         yield
     except CheckpointException as error:
@@ -178,13 +178,13 @@ def _own_errors() -> Iterator[None]:
 
 
 def remove_drafts(root: Path) -> None:
-    """Remove what a killed run has left of a checkpoint."""
+    """Remove unfinished checkpoints of a killed run."""
     for left in root.glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def update_progress(root: Path, progress: Progress) -> None:
-    """Change what the checkpoint at `progress.images` says beside its tensors."""
+    """Rewrite the progress in the checkpoint at `progress.images`."""
     path = root / f"{progress.images:010d}" / _PROGRESS
     write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **asdict(progress)})
 
@@ -208,15 +208,10 @@ def _remove(folder: Path) -> None:
 
 
 def whole(state: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
-    """The tensors of a state, on the CPU, each in one piece; every process must call it, and has them if it `keep`s."""
+    """Gather the tensors of a state on the CPU; every process must call this, and gets them if it `keep`s."""
     gathered = {}
     for name, tensor in state.items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if keep:
             gathered[name] = full.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return gathered
-
-
-def _counters(group: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer counts per group; the rest is the config's, which may have changed."""
-    return {key: value for key, value in group.items() if key in _COUNTERS}

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -52,7 +51,7 @@ class StemObjective(Objective):
     def __init__(self, stage: StemStage, parts: Parts) -> None:
         self.stage = stage
         if stage.init is not None:
-            start: PredictiveStem = parts.read("stage.init", stage.init, PredictiveStem, dtype=torch.float32)
+            start: PredictiveStem = parts.read("stage.init", stage.init, PredictiveStem)
             with prefixed("stage.stem: ", ConfigError):
                 self.network = start.grown(**stage.stem)
             if not stage.stem:
@@ -76,4 +75,4 @@ class StemObjective(Objective):
         return {"mean": network(batch.lr).prediction}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        return {"lr_stem": cast(Part, PredictiveStem.from_state(self.network.config, state, "lr_stem"))}
+        return {"lr_stem": PredictiveStem.from_state(self.network.config, state, "lr_stem")}

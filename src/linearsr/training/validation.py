@@ -54,7 +54,7 @@ class ValidationConfig(Section):
 
     @property
     def least_side(self) -> int:
-        """Pixels: a smaller photo cannot be judged by every metric."""
+        """Smallest side in pixels that every metric can judge."""
         return max(metric.least_side for metric in choose(self.metrics, has_reference=True))
 
 
@@ -124,15 +124,9 @@ class Validation:
 
     @torch.no_grad()
     def run(self, network: nn.Module, show: Pictures) -> dict[str, float]:
-        """Metrics by "degradation/setting/metric", the same on every process."""
+        """Metrics by "degradation/setting/metric": means over the photos, which the processes share out."""
         was_training = network.training
         network.eval()
-        metrics = self._metrics_of_pictures(network, show)
-        network.train(was_training)
-        return metrics
-
-    def _metrics_of_pictures(self, network: nn.Module, show: Pictures) -> dict[str, float]:
-        """Means over the photos, which are shared out between the processes."""
         here, count = self.accelerator.process_index, self.accelerator.num_processes
         found: list[tuple[str, float]] = []
         # every process takes equally many steps, for a split network computes on all of them together
@@ -151,6 +145,7 @@ class Validation:
             if index < self.config.sample_pictures:
                 enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
                 show(f"{index}-{name}-{label(degradation)}", {"lr": enlarged, **estimates, "hr": hr})
+        network.train(was_training)
         sums: dict[str, list[float]] = {}
         for key, value in gather_object(found):
             sums.setdefault(key, []).append(value)
@@ -174,7 +169,7 @@ class Validation:
 
 
 def _natural(estimates: Mapping[str, Tensor]) -> str:
-    """The setting that is to look like a photo: the sample, or else the first."""
+    """The setting that metrics without a reference look at: the sample, or else the first."""
     return _SAMPLE if _SAMPLE in estimates else next(iter(estimates))
 
 
