@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LINE_EVERY = 60.0
 """Seconds between two lines about the loss, where there is no terminal to show a bar."""
 
-_HEAD_START = 5.0
+_HEAD_START = 15.0
 """Seconds that the main process gets to say an error first; its launcher then ends the other processes."""
 
 
