@@ -119,11 +119,21 @@ def test_a_trunk() -> None:
         use_int8_(trunk, {"body.1.rdb2": left_out[1:]})
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.45, True), (0.57, False)])
+@pytest.mark.parametrize(
+    ("dtype", "has_amx", "share", "expected"),
+    [
+        (torch.float32, False, 0.45, True),
+        (torch.float32, False, 0.57, False),
+        (torch.bfloat16, False, 0.67, True),
+        (torch.bfloat16, False, 0.9, False),
+        (torch.bfloat16, True, 0.45, False),
+    ],
+)
 def test_chosen_only_where_clearly_faster(
-    share: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, has_amx: bool, share: float, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "least_seconds", lambda *functions: [share, 1.0])
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     int8.faster_than.cache_clear()
-    assert int8.faster_than(torch.float32) == expected
+    assert int8.faster_than(dtype) == expected
     int8.faster_than.cache_clear()
