@@ -240,7 +240,11 @@ class FlowObjective(Objective):
         settings = self.stage.guidance
         if settings is None:
             return None
-        guide = disturbed(batch.tags, batch.seeds, settings) if disturb else undisturbed(batch.tags)
+        guide = (
+            disturbed(batch.tags, batch.seeds, settings, self.guidance)
+            if disturb
+            else undisturbed(batch.tags)
+        )
         return guide if self.guidance is None else encoded(guide, self.guidance, batch.lr, self.vocabulary)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
