@@ -149,6 +149,10 @@ def test_a_stage_can_be_dropped_on_the_command_line(photos: Path, tmp_path: Path
         ),
         ({"common": {"batchsize": 3}}, r": common: batchsize: is unknown: did you mean batch_size\?"),
         ({"common": {"optimizer": {"lrr": 1}}}, r": common: optimizer\.lrr: is unknown: .* optimizer\.lr\?"),
+        (
+            {"common": {"optimizer": {"learning_rate": 1}}},
+            r"optimizer\.learning_rate: is unknown: choose from name, lr,",
+        ),
         ({"stages": {"pretrain": {"stage": {"preset": "huge"}}}}, r"stages\.pretrain: .*huge"),
         ({"stages": None}, "stages: .*there is none: choose from codec, stem"),
         ({"stages": {"stem": {"stage": 3}}}, r"stages\.stem: .*stage: 3 is a value, not a section"),

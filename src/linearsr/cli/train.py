@@ -148,8 +148,7 @@ def _run(
         runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
     chosen = choose(runs, stage)
     if dry_run and _is_main():
-        plans = describe(runs, rate)
-        _show_plan({run.name: plans[run.name] for run in chosen}, json)
+        _show_plan(describe(runs, rate, stage), json)
     if dry_run:
         _warn_of_decay(chosen)
         return

@@ -12,15 +12,15 @@ from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import DeepCompressionCodec
 from linearsr.pipeline import PipelineConfig
 from linearsr.runtime.checkpoints import HUB_ID
+from linearsr.training.blueprint import Blueprint, UnknownCodec
 from linearsr.training.codec import CodecStage, check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.data import check_data
 from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective, Trained
-from linearsr.training.parts import Blueprint, UnknownCodec
 from linearsr.training.photo_tags import check_tags, read_vocabulary, tagged
-from linearsr.training.recipe import RecipeConfig, Run, last_flow
+from linearsr.training.recipe import RecipeConfig, Run, choose, last_flow
 from linearsr.training.run_folder import records
 from linearsr.training.section import ConfigError
 from linearsr.training.tagger import TaggerStage
@@ -105,9 +105,11 @@ def _check_training(config: TrainConfig, blueprint: Blueprint) -> Objective:
     crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple and not isinstance(getattr(objective, "codec", None), UnknownCodec):
         raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
-    check_round_trip(
-        getattr(objective, "codec", objective.network), -(-crop // multiple) * multiple * objective.scale
+    key, codec = (
+        getattr(stage, "codec_key", "stage.autoencoder"),
+        getattr(objective, "codec", objective.network),
     )
+    check_round_trip(key, codec, -(-crop // multiple) * multiple * objective.scale)
     if isinstance(stage, DistillStage) and stage.judged_crop > crop:
         raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is more than data.lr_crop {crop}")
     photos = config.validation
@@ -129,20 +131,27 @@ def _check_apart(config: TrainConfig) -> None:
             )
 
 
-def describe(runs: Sequence[Run], rate: float | None = None) -> dict[str, dict[str, str]]:
-    """The plan of each run, by its name, as readable lines by topic. Raises ConfigError as `check` does.
+def describe(
+    runs: Sequence[Run], rate: float | None = None, stage: str | None = None
+) -> dict[str, dict[str, str]]:
+    """The plan of each run, or of those of a `stage`, by its name, as readable lines by topic.
+
+    Raises ConfigError as `check` does, for all runs.
 
     `rate` in images per second tells how long a run takes; None: that of its last step, or of a run of its kind before.
     """
     objectives, measured, plans = check(runs), dict[str, float](), {}
+    chosen = {run.name for run in choose(runs, stage)}
     for name, config in runs:
         kind = config.stage.kind
+        paces = [record["images_per_second"] for record in records(config.run_dir) if "grad_norm" in record]
+        measured |= {kind: paces[-1]} if paces else {}
+        if name not in chosen:
+            continue
         if name not in objectives:
             plans[name] = {"network": f"{kind} of finished parts, without training"}
             continue
         plans[name] = _describe(config, objectives[name])
-        paces = [record["images_per_second"] for record in records(config.run_dir) if "grad_norm" in record]
-        measured |= {kind: paces[-1]} if paces else {}
         pace, origin = (measured.get(kind), "measured") if rate is None else (rate, "--rate")
         if pace:
             hours = config.total_images / pace / 3600
