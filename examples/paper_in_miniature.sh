@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper from end to end on a CPU, in minutes: the commands and recipes of the full size, on tiny random checkpoints.
 #   examples/paper_in_miniature.sh [FOLDER]                        needs pip install '.[train,full]'
-# GUIDANCE="none tags" leaves rows out of the table; IMAGES=16 trains for less. The figures mean nothing.
+# GUIDANCE="none tags" leaves rows out of the table (tags stay the last); IMAGES=16 trains for less. The figures mean nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/miniature}
