@@ -28,8 +28,9 @@ def write_checkpoints(folder: Path) -> None:
     write_vision(folder)
     tagger = {"encoder": "siglip", "vocabulary": TAGS, "threshold": 0.0, "max_tags": 3}
     write_config(folder / "tagger", "ZeroShotTagger", **tagger)
-    text = {"text_encoder": "sana/text_encoder", "tokenizer": "sana/tokenizer", "separate": True}
-    write_config(folder / "tags", "TextGuidance", channels=CHANNELS, **text)
+    text = {"text_encoder": "sana/text_encoder", "tokenizer": "sana/tokenizer", "channels": CHANNELS}
+    write_config(folder / "tags", "TextGuidance", **text, separate=True)
+    write_config(folder / "sentences", "TextGuidance", **text, sentences=True)
     write_config(
         folder / "clip", "CLIPGuidance", channels=CHANNELS, image_encoder="clip_encoder", image_size=32
     )

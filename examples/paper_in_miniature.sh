@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper from end to end on a CPU, in minutes: the commands and recipes of the full size, on tiny random checkpoints.
 #   examples/paper_in_miniature.sh [FOLDER]                        needs pip install '.[train,full]'
-# GUIDANCE="none tags" leaves rows out of the table; IMAGES=16 trains for less. The figures mean nothing.
+# GUIDANCE="none tags" leaves rows out of the table (tags stay the last); IMAGES=16 trains for less. The figures mean nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/miniature}
@@ -45,23 +45,28 @@ recipe+=(
   --set stages.sft.data.scores="$out/scores" --set parts.tagger="$parts/tagger" --set model.num_inference_steps=4
 )
 rows=()
-row() { # NAME MODEL
-  linearsr eval --model "$2" --data $photos/val --degrade mild --metrics psnr_y,lpips,niqe --json > "$out/results/$1.json"
+row() { # NAME MODEL [OPTION...]
+  local asked=(--data $photos/val --degrade mild --metrics psnr_y,lpips,niqe --json)
+  linearsr eval --model "$2" "${asked[@]}" "${@:3}" > "$out/results/$1.json"
   rows+=("$out/results/$1.json")
 }
 
 for kind in ${GUIDANCE:-none clip dino sentences tags}; do
   part=stages.pretrain.stage.guidance.part
   asked=("${recipe[@]}" --set run_dir="$out/$kind")
+  told=()
   case $kind in
     none) asked+=(--set stages.pretrain.stage.guidance=null --set model.use_tags=false) ;;
     clip | dino) asked+=(--set "$part=$parts/$kind" --set model.use_tags=false) ;;
-    sentences) asked+=(--set "$part=$parts/tags" --set common.data.tags="$out/sentences.json") ;;
+    sentences)
+      asked+=(--set "$part=$parts/sentences" --set common.data.tags="$out/sentences.json")
+      told=(--tags "$out/sentences.json")
+      ;;
     tags) asked+=(--set "$part=$parts/tags") ;;
   esac
   echo "== pretrain to the knee, guidance: $kind"
   linearsr train "${asked[@]}" --set stages.experts=null --set stages.sft=null
-  row "$kind" "$out/$kind/model"
+  row "$kind" "$out/$kind/model" ${told[@]+"${told[@]}"}
 done
 
 echo "== the plan of all stages, the knee of the first one, then four experts, fine-tuning"

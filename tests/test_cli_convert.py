@@ -136,6 +136,9 @@ def test_a_checkpoint_of_nvlabs_becomes_a_sana(original, sana: Path, tmp_path: P
     assert json.loads(result.stdout)["parameters"] == sum(p.numel() for p in read.parameters())
     inputs = torch.randn(2, 8, 4, 6), torch.randn(2, 5, 16), torch.tensor([900.0, 3.0])
     assert torch.equal(read(*inputs).sample, original(*inputs).sample)
+    assert "out has no folder vae: put that of a" in refused(
+        convert(tmp_path / "out", "-o", tmp_path / "none")
+    )
     for part in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(sana / part, tmp_path / "out" / part)
     assert convert(tmp_path / "out", "-o", tmp_path / "model").exit_code == 0

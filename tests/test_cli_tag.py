@@ -141,6 +141,11 @@ def test_what_is_found_before_an_interruption_is_kept(tagged, photos, tmp_path, 
     assert list(read_tags(tmp_path / "out.json")) == ["photos/a.png"]
 
 
+def test_where_nothing_could_be_tagged_nothing_is_written(tagged, tmp_path):
+    assert tag(tmp_path / "none", "--model", tagged, "-o", tmp_path / "out.json").exit_code == 1
+    assert not list(tmp_path.glob("out.*"))
+
+
 def test_a_siglip_with_a_vocabulary(photos, tmp_path):
     write_siglip(tmp_path / "siglip")
     (tmp_path / "tags.txt").write_text("sky\nивы\t0.99\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """What is checked before anything is built."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from training_tools import (
     NETWORK,
     flow_stage,
     make_photos,
+    make_sana,
     make_stem,
     recipe,
     refused,
@@ -131,6 +133,26 @@ def test_parts_that_are_not_there_are_named(
     stage = {**stages.get(kind, {}), "kind": kind, key: name}
     hint = "give a" if kind == "codec" or key in ("codec", "sana") else "give one that was"
     refused(single(photos, stage=stage), rf"^stage\.{key}: {name} is no folder: {hint}")
+
+
+def test_a_sana_whose_parts_do_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:
+    from linearsr.models.codec import DeepCompressionCodec
+
+    diffusers = pytest.importorskip("diffusers")
+    sana = make_sana(tmp_path / "sana")
+    runs = recipe(photos, pretrain={"stage": {"preset": "tiny", "sana": str(sana)}}, experts={})
+    check(runs)
+    for change, message in (
+        ({"latent_channels": 4}, "in_channels is 8, but the codec gives 4"),
+        (SHORT_DECODER, "this autoencoder cannot work: .* comes back as 16x16"),
+    ):
+        autoencoder = diffusers.AutoencoderDC(**{**AUTOENCODER, **change})
+        DeepCompressionCodec(autoencoder).save_pretrained(sana / "vae")
+        refused(runs, rf"^pretrain: stage\.sana: {message}")
+    for part in ("vae", "transformer"):
+        shutil.rmtree(sana / part)
+        refused(runs, rf"^pretrain: stage\.sana: .*/sana has no folder {part}: put that of a SANA")
+        make_sana(sana)
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,9 @@ def test_a_stem_that_is_trained_along_counts(photos: Path) -> None:
     plans = described(recipe(photos, **CODEC, experts={}))
     assert plans["pretrain"]["network"] == f"{count / 1e6:.2f} M parameters"
     assert "frozen parts" in plans["experts/0"]["memory"]
+
+
+def test_of_one_stage_the_others_are_not_sized_up(photos: Path) -> None:
+    runs = recipe(photos)
+    assert list(described(runs, stage="experts")) == ["experts/0", "experts/1"]
+    assert described(runs, stage="pretrain")["pretrain"] == described(runs)["pretrain"]

@@ -16,6 +16,7 @@ from linearsr.models.lr_stem import (
     StridedStem,
     StridedStemConfig,
 )
+from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training.stem import StemStage
 
 
@@ -198,6 +199,13 @@ def test_dc_ae_is_written_in_another_type_without_a_word(
     assert not caplog.records
     assert codec.autoencoder.dtype == torch.float32
     assert DeepCompressionCodec.from_pretrained(tmp_path, torch.bfloat16).autoencoder.dtype == torch.bfloat16
+
+
+def test_another_autoencoder_is_no_dc_ae(dc_ae_folder: Path, tmp_path: Path) -> None:
+    config = (dc_ae_folder / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("AutoencoderDC", "AutoencoderKL"))
+    with pytest.raises(CheckpointError, match=r"holds AutoencoderKL, not a DC-AE \(AutoencoderDC\)"):
+        DeepCompressionCodec.from_pretrained(tmp_path)
 
 
 def test_dc_ae_refuses_pickles(dc_ae_folder: Path, tmp_path: Path) -> None:

@@ -134,6 +134,10 @@ def test_a_stage_can_be_dropped_on_the_command_line(photos: Path, tmp_path: Path
             r"stage\.lr_channels: .*it belongs in stage\.network\.lr_channels \(kind flow\)",
         ),
         ({"common": {"optimizer": {"lrr": 1}}}, r": common: optimizer\.lrr: is unknown: .* optimizer\.lr\?"),
+        (
+            {"common": {"optimizer": {"learning_rate": 1}}},
+            r"optimizer\.learning_rate: is unknown: choose from name, lr,",
+        ),
         ({"stages": None}, "stages: .*there is none: choose from codec, stem"),
         ({"stages": {"stem": {"stage": 3}}}, r"stages\.stem: .*stage: 3 is a value, not a section"),
         ({"stages": {"stem": {"run_dir": "there"}}}, r"stages\.stem: .*run_dir: the recipe sets this"),

@@ -61,7 +61,7 @@ def test_a_format_that_cannot_hold_the_result(visit):
 def test_the_button_says_that_the_result_is_being_prepared(chromium_alone, visit):
     page = finished(visit())
     held = []
-    page.route("**/result?*", lambda route: held.append(route))  # playwright marks it
+    page.route("**/result?*", lambda route: held.append(route))  # noqa: PLW0108  # playwright marks it
     page.click("#download")
     page.wait_for_selector("#download:disabled:has-text('Preparing…')")
     page.click("label:has([value=jpg])")

@@ -204,9 +204,11 @@ def recipe(photos: Path, common: dict[str, Any] | None = None, **stages: dict[st
     return plan(parse(raw), "recipe.yaml")
 
 
-def described(runs: list[Run], rate: float | None = None) -> dict[str, dict[str, str]]:
-    """What a dry run says of runs."""
-    return describe(runs, check(runs), rate)
+def described(
+    runs: list[Run], rate: float | None = None, stage: str | None = None
+) -> dict[str, dict[str, str]]:
+    """What a dry run says of runs, or of those of a stage."""
+    return describe(runs, check(runs), rate, stage)
 
 
 def refused(runs: list[Run], message: str) -> None:

@@ -73,6 +73,7 @@ def convert(
 def _to_model(source: str, output: Path) -> dict[str, Any]:
     from linearsr.backends.nvlabs import convert_pickle
     from linearsr.backends.sana import PARTS, is_sana, start_from_sana
+    from linearsr.model_folder import MODEL_INDEX
     from linearsr.runtime.checkpoints import resolve_folder
 
     if Path(source).is_file():
@@ -85,6 +86,8 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
         return {"parameters": parameters, "note": f"transformer and scheduler in diffusers format; {note}"}
     folder = resolve_folder(source, PARTS)
     if not is_sana(folder):
+        if (folder / "transformer").is_dir() and not (folder / MODEL_INDEX).is_file():
+            stop(f"{source} has no folder vae: put that of a SANA in diffusers format there")
         stop(
             f"{source} is neither a SANA in diffusers format nor a checkpoint of NVlabs; for a LinearSR, add --to int8"
         )
@@ -95,7 +98,7 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "guidance": None if pipeline.guidance is None else pipeline.guidance.kind,
-        "note": f"{parameters / 1e6:,.0f} million parameters; its LR inputs are zero: train it (linearsr train)",
+        "note": f"{parameters / 1e6:,.2f} million parameters; its LR inputs are zero: train it (linearsr train)",
     }
 
 

@@ -1,6 +1,6 @@
 """`linearsr eval`: how good results are, measured."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -52,6 +52,13 @@ def evaluate(
     seed: Seed = 0,
     steps: Steps = None,
     fidelity: Fidelity = None,
+    tags: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE.json",
+            help="Tags or sentences of the photos, as `data.tags` of training. Default: as the model does by itself.",
+        ),
+    ] = None,
     dataset: Annotated[
         str | None,
         Option(help="Test set: realsr, drealsr, reallq250 or div2k-val. Alone, checks that it is complete."),
@@ -95,11 +102,14 @@ def evaluate(
     from linearsr.evaluation.sources import Folders, Results
 
     check_degradation("--degrade", degrade)
-    of_model = (steps, fidelity) != (None, None)
+    of_model = (steps, fidelity, tags) != (None, None, None)
     for wrong, message in (
         ((dataset is None) != (root is None), "--dataset NAME and --root DIR belong together"),
         (pred_dir and (model or data), "give either PRED_DIR or a model (--model, --data), not both"),
-        (pred_dir and of_model, "--steps and --fidelity are for a model: give --data HR_DIR, not PRED_DIR"),
+        (
+            pred_dir and of_model,
+            "--steps, --fidelity and --tags are for a model: give --data HR_DIR, not PRED_DIR",
+        ),
         (dataset and (hr_dir or data), "--root has the HR images of --dataset: leave out HR_DIR and --data"),
         (
             model and not (data or dataset),
@@ -126,12 +136,13 @@ def evaluate(
         say(f"linearsr: not available: {', '.join(downloads)}: {remedy}")
     published = [] if known is None else known.published
     with told(ValueError, OSError):
+        listed = None if tags is None else _tags_in(tags)
         source: Source
         try:
             if pred_dir is None:
                 pipeline = load_pipeline(None if model == DEFAULT_MODEL else model, device, dtype)
                 keep = None if output is None else output / "results"
-                source = Results(pipeline, model, seed, steps, fidelity, keep, hr, lr, degrade)
+                source = Results(pipeline, model, seed, steps, fidelity, keep, hr, lr, degrade, listed)
             else:
                 source = Folders(pred_dir, hr, lr)
         except MatchError as error:
@@ -158,6 +169,21 @@ def _check_output(output: Path, measured: Iterable[Path]) -> None:
     for folder in measured:
         if folder.resolve() in (output.resolve(), *output.resolve().parents):
             stop(f"-o {shown(output)} lies in {shown(folder)}, which is measured: choose another place")
+
+
+def _tags_in(file: Path) -> Callable[[Path], list[str]]:
+    """What a file of tags says of a photo. Raises ValueError for one that it does not name."""
+    from linearsr.training.photo_tags import name_in, read_tags
+
+    listed = read_tags(file, "--tags")
+
+    def of(photo: Path) -> list[str]:
+        name = name_in(file, photo)
+        if name not in listed:
+            raise ValueError(f"--tags: {file} does not name {name!r}: add it, with [] for none")
+        return listed[name]
+
+    return of
 
 
 def _measure(

@@ -112,7 +112,7 @@ def tag(
         try:
             run_all(jobs, work, Rules(), as_json=as_json, settings={"tags": None})
         finally:
-            if file is not None:
+            if file is not None and file.known:
                 file.write()
                 say(str(file))
             if rows and not as_json:

@@ -150,8 +150,7 @@ def _run(
     if recipe is not None:
         check_model(recipe, runs, objectives)
     if dry_run and _is_main():
-        plans = describe(runs, objectives, rate)
-        _show_plan({run.name: plans[run.name] for run in chosen}, json)
+        _show_plan(describe(runs, objectives, rate, stage), json)
     if dry_run:
         _warn_of_decay(chosen)
         return

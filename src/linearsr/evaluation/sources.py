@@ -1,7 +1,7 @@
 """Where the images to be measured come from: two folders, or a model and what it is given."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -108,10 +108,11 @@ class Results:
         references: HR images.
         lr: their LR images; None: those that `linearsr degrade` makes with this seed.
         degradation: how.
+        tags: gives those of the photo, or LR image, of a path; None: the model's own way.
 
     Raises:
         MatchError: files without a partner, of other sizes, or of one stem.
-        ValueError: a folder without images.
+        ValueError: a folder without images, no sentences for a model that wants them, or what `tags` raises.
     """
 
     def __init__(
@@ -125,8 +126,14 @@ class Results:
         references: Path | None,
         lr: Path | None = None,
         degradation: str = "mild",
+        tags: Callable[[Path], list[str]] | None = None,
     ) -> None:
         self.pipeline, self.results, self.references = pipeline, keep, references
+        if tags is None and pipeline.guidance is not None and pipeline.guidance.wants_sentences:
+            raise ValueError(
+                "sentences guide this model, which no tagger writes: give --tags FILE.json with one for each photo, "
+                "in the form of data.tags in training"
+            )
         self.asked: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "fidelity": fidelity}
         folder = default_model_folder() if model in (None, "default") else resolve_folder(model)
         self.settings: dict[str, Any] = {
@@ -145,14 +152,18 @@ class Results:
             self.cases = [Case(stem, reference=path) for stem, path in photos.items()]
             self.settings["degrade"] = identity(degradation)
             self.degradation = named_degradation(degradation)
-            return
-        self.settings["lr"] = _text(lr)
-        if references is None:
+        elif references is None:
             self.cases = [Case(stem, lr=path) for stem, path in unique_stems(find_images(lr)).items()]
         else:
             self.cases = _with_lr([Case(path.stem, reference=path) for path in find_images(references)], lr)
             pairs = [(case.lr, case.reference) for case in self.cases if case.lr and case.reference]
             check_sizes(pairs, pipeline.scale)
+        if lr is not None:
+            self.settings["lr"] = _text(lr)
+        self._tags: dict[str, list[str]] = {}
+        if tags is not None:
+            self._tags = {case.name: tags(path) for case in self.cases if (path := case.reference or case.lr)}
+            self.settings["tags"] = hashlib.blake2b(repr(self._tags).encode(), digest_size=8).hexdigest()
 
     def images(self, case: Case, again: bool = False) -> Images:
         """Upscale the LR image, or read the result if it was kept."""
@@ -160,7 +171,7 @@ class Results:
         lr, reference = self._inputs(case)
         if again and file is not None and file.exists():
             return Images(read_rgb(file), reference, lr)
-        output = self.pipeline(lr, output_type="np", **self.asked)
+        output = self.pipeline(lr, output_type="np", tags=self._tags.get(case.name), **self.asked)
         result = eight_bit(output.images[0])
         if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.reference}: is not {self.pipeline.scale} times as large as its LR image")

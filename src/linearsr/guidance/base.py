@@ -56,6 +56,11 @@ class Guidance(Part, Protocol):
         """C of a token: must be the `caption_channels` of the network."""
         return int(self.config.channels)
 
+    @property
+    def wants_sentences(self) -> bool:
+        """Whether a sentence tells it of each picture, which no tagger writes."""
+        return False
+
     def understand(self, words: Sequence[str]) -> Understood:
         """The tags that words mean here, and the words that mean none or are too many."""
         return Understood([], list(words))

@@ -51,9 +51,11 @@ def guide(
     """The tokens for an LR image (1, 3, h, w) in [-1, 1], None for no guidance, and the tags behind them."""
     if not guidance.uses_tags:
         return guidance.encode(lr, [[]]), ()
-    found = [tag.name for tag in tagger.tag(lr[0])] if request.add and tagger is not None else []
+    asked = request.add and not guidance.wants_sentences
+    found = [tag.name for tag in tagger.tag(lr[0])] if asked and tagger is not None else []
     # the caller's first: where there are too many, they stay
-    tags = guidance.understand([*request.words, *found]).tags
+    words = [*request.words, *found]
+    tags = guidance.understand(words).tags if words else []
     return (guidance.encode(lr, [tags]) if tags else None), tuple(tags)
 
 
@@ -67,7 +69,7 @@ def prepare(guidance: Guidance | None, tagger: Tagger | None, request: TagReques
     used: list[Guidance | Tagger | None] = []
     if guidance is not None and (request.words or request.add or not guidance.uses_tags):
         used.append(guidance)
-    if guidance is not None and guidance.uses_tags and request.add:
+    if guidance is not None and guidance.uses_tags and request.add and not guidance.wants_sentences:
         used.append(tagger)
     for part in used:
         if isinstance(part, EncoderPart):

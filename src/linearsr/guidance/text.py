@@ -23,6 +23,7 @@ from linearsr.guidance.vocabulary import Understood, normalised
 from linearsr.runtime.checkpoints import load_config, load_tensors, save_tensors
 
 _ONE_AT_A_TIME = Lock()
+_SEPARATOR = ", "
 _TEXTS_AT_ONCE = 64
 _MOST_SEPARATE = 8192
 """Tags whose tokens are kept: 4 tokens each of Gemma 2 are 18 KiB in bfloat16."""
@@ -46,6 +47,8 @@ class TextGuidanceConfig:
     separate: bool = False
     """Encode each tag on its own and put their tokens in a row. A tag then always has the same tokens, which are kept:
     lists of known tags cost no pass of the encoder."""
+    sentences: bool = False
+    """A sentence of each picture guides, in the place of tags: one text with its commas, never what a tagger finds."""
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.max_tokens < 3:
@@ -68,6 +71,10 @@ class TextGuidance(EncoderPart, Guidance):
         super().__init__(config)
         if config.separate:
             self.most_remembered = _MOST_SEPARATE
+
+    @property
+    def wants_sentences(self) -> bool:
+        return self.config.sentences
 
     def keep(self, tags: Sequence[str], beside: Path | None = None) -> None:
         """Encode each of these tags once, and let go of the encoder until one comes that is new.
@@ -95,6 +102,8 @@ class TextGuidance(EncoderPart, Guidance):
 
     def understand(self, words: Sequence[str]) -> Understood:
         """Every word is understood; those after which the text would be too long are not used."""
+        if self.config.sentences:
+            return Understood([_SEPARATOR.join(words)], [])
         unique: dict[str, str] = {}
         for word in words:
             unique.setdefault(normalised(word), word.strip())
@@ -173,4 +182,4 @@ class TextGuidance(EncoderPart, Guidance):
 
 def _joined(tags: Sequence[str]) -> str:
     """One text in the form in which SANA gets captions."""
-    return ", ".join(tag.strip() for tag in tags).lower()
+    return _SEPARATOR.join(tag.strip() for tag in tags).lower()

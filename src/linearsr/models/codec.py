@@ -5,6 +5,7 @@ Shape legend: B batch, H W HR size in pixels, C latent channels. Images have val
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from linearsr.models.codec_rows import Stage, decoder_stages
 from linearsr.models.strided_stem import LRCondition
-from linearsr.runtime.checkpoints import PretrainedModule, StrPath
+from linearsr.runtime.checkpoints import PretrainedModule, StrPath, class_in
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
@@ -165,6 +166,7 @@ class DeepCompressionCodec(nn.Module):
 
         Raises:
             ImportError: `diffusers` is not installed.
+            CheckpointError: the folder holds something else.
             ValueError: `dtype` is float16, in which the autoencoder's sums overflow.
         """
         _refuse_float16(dtype)
@@ -172,6 +174,7 @@ class DeepCompressionCodec(nn.Module):
             from diffusers import AutoencoderDC
         except ImportError as error:
             raise ImportError("the DC-AE codec needs diffusers: pip install 'linearsr[full]'") from error
+        class_in(Path(folder), {AutoencoderDC.__name__: cls}, "a DC-AE")
         autoencoder = AutoencoderDC.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
         return cls(autoencoder.to(device).eval())
 

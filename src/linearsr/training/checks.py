@@ -11,6 +11,7 @@ from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import ResidualCodec
 from linearsr.pipeline import PipelineConfig
+from linearsr.training.blueprint import Blueprint
 from linearsr.training.codec import check_round_trip
 from linearsr.training.config import TrainConfig, check_run_dir
 from linearsr.training.curves import METRICS_FILE, records
@@ -18,9 +19,8 @@ from linearsr.training.data import check_data
 from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective
-from linearsr.training.parts import Blueprint
 from linearsr.training.photo_tags import check_tags, tagged
-from linearsr.training.recipe import RecipeConfig, Run, last_flow
+from linearsr.training.recipe import RecipeConfig, Run, choose, last_flow
 from linearsr.training.section import ConfigError
 from linearsr.training.validation import validation_photos
 
@@ -87,7 +87,8 @@ def _check_training(config: TrainConfig, objective: Objective) -> None:
     crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple:
         raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
-    check_round_trip(getattr(objective, "codec", objective.network), crop * objective.scale)
+    key = getattr(stage, "codec_key", "stage.autoencoder")
+    check_round_trip(key, getattr(objective, "codec", objective.network), crop * objective.scale)
     if isinstance(stage, DistillStage) and stage.judged_crop > crop:
         raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is more than data.lr_crop {crop}")
     photos = config.validation
@@ -109,21 +110,28 @@ def _check_apart(config: TrainConfig) -> None:
 
 
 def describe(
-    runs: Sequence[Run], objectives: Mapping[str, Objective], rate: float | None = None
+    runs: Sequence[Run],
+    objectives: Mapping[str, Objective],
+    rate: float | None = None,
+    stage: str | None = None,
 ) -> dict[str, dict[str, str]]:
-    """The plan of each run, by its name, as readable lines by topic; `objectives` are those of `check`, and used up.
+    """The plan of each run, or of those of a `stage`, by its name, as readable lines by topic.
 
-    `rate` in images per second tells how long a run takes; None: that of its last step, or of a run of its kind before.
+    `objectives` are those of `check`, and used up. `rate` in images per second tells how long a run takes; None: that
+    of its last step, or of a run of its kind before.
     """
     measured, plans = dict[str, float](), {}
+    chosen = {run.name for run in choose(runs, stage)}
     for name, config in runs:
         kind = config.stage.kind
+        for record in records(config.run_dir / METRICS_FILE):
+            measured[kind] = record.get("images_per_second", measured.get(kind, 0.0))
+        if name not in chosen:
+            continue
         if name not in objectives:
             plans[name] = {"network": f"{kind} of finished parts, without training"}
             continue
         plans[name] = _describe(config, objectives[name])
-        for record in records(config.run_dir / METRICS_FILE):
-            measured[kind] = record.get("images_per_second", measured.get(kind, 0.0))
         pace, origin = (measured.get(kind), "measured") if rate is None else (rate, "--rate")
         if pace:
             hours = config.total_images / pace / 3600

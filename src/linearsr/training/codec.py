@@ -109,7 +109,7 @@ class CodecObjective(Objective):
         return {"codec": DeepCompressionCodec(autoencoder)}
 
 
-def check_round_trip(holder: object, side: int) -> None:
+def check_round_trip(key: str, holder: object, side: int) -> None:
     """What a DC-AE on the meta device encodes it must be able to decode, of which the loss of a flow would not know.
 
     Raises:
@@ -117,7 +117,6 @@ def check_round_trip(holder: object, side: int) -> None:
     """
     if not isinstance(holder, DeepCompressionCodec | Autoencoder):
         return
-    key = "stage.codec" if isinstance(holder, DeepCompressionCodec) else "stage.autoencoder"
     image = torch.empty(1, 3, side, side, device="meta")
     try:
         parts = [holder.autoencoder.get_submodule(name) for name in ("encoder", "decoder")]

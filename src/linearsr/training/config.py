@@ -165,11 +165,15 @@ def _unknown(section: type[Section], key: str) -> str:
     known += [f"stage.flow.network.{field.name}" for field in fields(TransformerConfig)]
     if "common" in section.model_fields:
         known += [f"common.{inner}" for inner in _keys(TrainConfig)]
-    leaf = key.rpartition(".")[2]
+    inside, _, leaf = key.rpartition(".")
     elsewhere = [_as_written(other) for other in known if other.rpartition(".")[2] == leaf]
     if elsewhere:
         return f"is no setting of this section: it belongs in {' or '.join(elsewhere)}"
-    close = get_close_matches(key, known, n=1) or get_close_matches(f"common.{key}", known, n=1)
+    beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == inside}
+    close = [beside[name] for name in get_close_matches(leaf, beside, n=1)]
+    if inside and beside and not close:
+        return f"is unknown: choose from {', '.join(beside)}"
+    close = close or get_close_matches(key, known, n=1) or get_close_matches(f"common.{key}", known, n=1)
     return "is unknown" + (f": did you mean {_as_written(close[0])}?" if close else "")
 
 

@@ -190,8 +190,8 @@ class FlowObjective(Objective):
         """The paper's stem: from LR pixels to the latent's grid in strides of two."""
         if self.codec.compression <= self.scale:
             raise ConfigError(
-                f"stage.codec: compresses {self.codec.compression} times, but an LR stem that is trained along needs "
-                f"more than {self.scale}"
+                f"{self.stage.codec_key}: compresses {self.codec.compression} times, but an LR stem that is trained "
+                f"along needs more than {self.scale}"
             )
         layers = round(log2(self.codec.compression / self.scale))
         return StridedStem(StridedStemConfig(self.scale, self.config.lr_channels, layers))
@@ -236,12 +236,11 @@ class FlowObjective(Objective):
         return condition, given
 
     def _guide(self, batch: Batch, disturb: bool) -> Guide | None:
-        settings = self.stage.guidance
-        if settings is None:
+        if (settings := self.stage.guidance) is None:
             return None
         guide = Guide(batch.tags, torch.zeros(len(batch.tags), dtype=torch.bool, device=batch.tags.device))
         if disturb:
-            guide = disturbed(batch.tags, batch.seeds, settings)
+            guide = disturbed(batch.tags, batch.seeds, settings, self.guidance)
         return guide if self.guidance is None else encoded(guide, self.guidance, batch.lr, self.vocabulary)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:

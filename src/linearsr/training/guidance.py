@@ -118,8 +118,14 @@ def known_tags(settings: GuidanceSettings, guidance: Guidance | None) -> Vocabul
     return read_vocabulary(settings.vocabulary, "stage.guidance.vocabulary")
 
 
-def disturbed(tags: Tensor, seeds: list[int], settings: GuidanceSettings) -> Guide:
-    """Tags (B, V) as they might come at inference: some missing, some wrong, some samples without any."""
+def disturbed(
+    tags: Tensor, seeds: list[int], settings: GuidanceSettings, guidance: Guidance | None = None
+) -> Guide:
+    """Tags (B, V) as they might come at inference: some missing, some wrong, some samples without any.
+
+    A sentence is told as it is, or not at all.
+    """
+    sentences = guidance is not None and guidance.wants_sentences
     rows, unguided = [], []
     for bag, seed in zip(tags, seeds, strict=True):
         draws = torch.rand(len(bag) + 1, generator=torch.Generator().manual_seed(seed ^ 0x7A65)).to(
@@ -127,7 +133,7 @@ def disturbed(tags: Tensor, seeds: list[int], settings: GuidanceSettings) -> Gui
         )
         kept = draws[:-1] >= settings.tag_dropout
         wrong = draws[:-1] < settings.false_tags / max(1, len(bag))
-        rows.append(torch.where(bag > 0, kept, wrong))
+        rows.append(bag > 0 if sentences else torch.where(bag > 0, kept, wrong))
         unguided.append(draws[-1] < settings.dropout)
     return Guide(torch.stack(rows).to(tags.dtype), torch.stack(unguided))
 

@@ -1,33 +1,22 @@
-"""The parts that a stage starts from or keeps frozen: read with their weights, or as shapes without any."""
+"""The parts that a stage starts from or keeps frozen, read with their weights, and what must fit what."""
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field, field_validator
 
-from linearsr.flow.experts import SNRExperts, read_layout
-from linearsr.flow.partition import Partition
+from linearsr.flow.experts import SNRExperts
 from linearsr.guidance.base import Guidance
-from linearsr.guidance.encoders import EncoderPart
-from linearsr.guidance.registry import GUIDANCES, load_guidance
-from linearsr.models.codec import CODECS, Codec, DeepCompressionCodec, ResidualCodec, ResidualCodecConfig
+from linearsr.guidance.registry import load_guidance
+from linearsr.models.codec import CODECS, Codec, ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import STEMS, LRStem, PredictiveStem
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.models.transformer_config import TransformerConfig, config_from_sana
-from linearsr.runtime.checkpoints import (
-    CONFIG_NAME,
-    HUB_ID,
-    CheckpointError,
-    class_in,
-    load_config,
-    resolve_folder,
-)
+from linearsr.models.transformer_config import TransformerConfig
+from linearsr.runtime.checkpoints import class_in, resolve_folder
 from linearsr.runtime.files import prefixed
 from linearsr.training.section import ConfigError, Section, require
 
@@ -62,6 +51,11 @@ class PartSettings(Section):
         return name
 
     @property
+    def codec_key(self) -> str:
+        """The setting that names the codec."""
+        return "stage.sana" if self.codec is None and self.sana is not None else "stage.codec"
+
+    @property
     def wanted(self) -> TransformerConfig:
         """The settings of a new network; of one that starts from SANA, those that SANA does not have."""
         own_sizes = self.sana is not None and "preset" not in self.model_fields_set
@@ -88,7 +82,7 @@ class Parts:
             codec = self.read("stage.codec", stage.codec, CODECS, "a codec")
         elif stage.sana is not None:
             require("diffusers", "stage.sana")
-            codec = self.read("stage.sana", self.sana_folder(stage.sana) / "vae", CODECS, "a codec")
+            codec = self.read("stage.sana", self.sana_part(stage.sana, "vae"), CODECS, "a codec")
         else:
             codec = ResidualCodec(ResidualCodecConfig())
         return codec
@@ -101,15 +95,15 @@ class Parts:
                 return network.with_detail(stage.detail_blocks) if stage.detail_blocks else network
         if stage.sana is None:
             return LinearSRTransformer(stage.wanted)
-        network = self.from_sana(stage, self.sana_folder(stage.sana) / "transformer", caption_channels)
+        network = self.from_sana(stage, self.sana_part(stage.sana, "transformer"), caption_channels)
         for key in _SANA_SIZES if "preset" in stage.model_fields_set else ():
             found, expected = getattr(network.config, key), getattr(stage.wanted, key)
             if found != expected:
                 raise ConfigError(f"stage.sana: {key} is {found}, preset {stage.preset} has {expected}")
         return network
 
-    def sana_folder(self, name: str) -> Path:
-        return resolve_folder(name, ["transformer", "vae"])
+    def sana_part(self, name: str, part: str) -> Path:
+        return resolve_folder(name, ["transformer", "vae"]) / part
 
     def from_sana(self, stage: PartSettings, folder: Path, channels: int | None) -> LinearSRTransformer:
         added = stage.wanted.lr_channels, stage.wanted.num_null_tokens
@@ -126,86 +120,6 @@ class Parts:
 
 FROM_DISK = Parts()
 """It has no state: one serves all."""
-
-
-class Blueprint(Parts):
-    """Builds parts on the meta device, which has shapes and no memory; nothing is downloaded.
-
-    A folder that does not exist may be what an added run will write. Raises ConfigError, one line that names the key,
-    for any other.
-    """
-
-    def __init__(self) -> None:
-        self._runs: dict[Path, Callable[[Parts], Mapping[str, Any]]] = {}
-
-    def add(self, run_dir: Path, shapes: Callable[[Parts], Mapping[str, Any]]) -> None:
-        """Add a run that comes before those that are looked at from now on; `shapes` gives what it will write."""
-        self._runs[run_dir] = cache(shapes)
-
-    def read(self, key: str, folder: Path, kinds: Kinds, what: str = "") -> Any:
-        if folder.is_dir():
-            with prefixed(f"{key}: ", ConfigError, CheckpointError):
-                return _built(folder, kinds, what)
-        run_dir = self._to_come(folder)
-        if run_dir is None:
-            if key != "stage.sana":  # whose own folder was looked for before
-                _check_there(key, str(folder), from_hub=kinds in (CODECS, DeepCompressionCodec))
-            return _autoencoder({})
-        with torch.device("meta"):
-            made = self._runs[run_dir](self)
-        if folder.name not in made:
-            raise ConfigError(f"{key}: {folder}: that run writes {', '.join(made)}")
-        return copy.deepcopy(made[folder.name])
-
-    def _to_come(self, folder: Path) -> Path | None:
-        return next((run_dir for run_dir in self._runs if run_dir in folder.parents), None)
-
-    def sana_folder(self, name: str) -> Path:
-        _check_there("stage.sana", name, from_hub=True)
-        return Path(name)
-
-    def from_sana(self, stage: PartSettings, folder: Path, channels: int | None) -> LinearSRTransformer:
-        """One on the hub is taken to be of its preset's size."""
-        wanted = stage.wanted
-        if folder.parent.is_dir():
-            own = load_config(folder), wanted.lr_channels, wanted.num_null_tokens
-            return LinearSRTransformer(config_from_sana(*own, folder, channels))
-        return LinearSRTransformer(replace(wanted, caption_channels=channels or wanted.caption_channels))
-
-    def guidance(self, folder: Path) -> Guidance:
-        part: Guidance = self.read("stage.guidance.part", folder, GUIDANCES, "guidance")
-        if isinstance(part, EncoderPart):
-            part.model_folder = folder.absolute().parent
-        return part
-
-    def experts(self, key: str, folder: Path) -> SNRExperts:
-        partition, folders = Partition(()), [folder]
-        if self._to_come(folder) is None:
-            _check_there(key, str(folder))
-            with prefixed(f"{key}: ", ConfigError, CheckpointError):
-                partition, folders = read_layout(folder, LinearSRTransformer)
-        return SNRExperts(partition, [self.read(key, path, LinearSRTransformer) for path in folders])
-
-
-def _check_there(key: str, name: str, from_hub: bool = False) -> None:
-    if not Path(name).is_dir() and not (from_hub and HUB_ID.fullmatch(name)):
-        hint = "a folder, or a hub id as owner/name" if from_hub else "one that was trained before"
-        raise ConfigError(f"{key}: {name} is no folder: give {hint}")
-
-
-def _built(folder: Path, kinds: Kinds, what: str) -> Any:
-    """The part in a folder, on the meta device, from its config alone."""
-    kind, raw = (kinds, load_config(folder)) if isinstance(kinds, type) else class_in(folder, kinds, what)
-    if kind is DeepCompressionCodec:
-        return _autoencoder({key: value for key, value in raw.items() if not key.startswith("_")})
-    return kind(kind.parse_config(raw, folder / CONFIG_NAME))
-
-
-def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
-    """An autoencoder of these settings; without any it is that of SANA."""
-    from diffusers import AutoencoderDC
-
-    return DeepCompressionCodec(AutoencoderDC(**settings))
 
 
 def check_grid(stage: PartSettings, stem: LRStem, codec: Codec) -> None:
@@ -233,7 +147,8 @@ def check_channels(stage: PartSettings, network: TransformerConfig, stem: LRStem
     }
     for key, (giver, channels) in given.items():
         if getattr(network, key) != channels:
-            place = "stage.network" if stage.init is None else "stage.init"
+            place = "stage.network" if key == "lr_channels" or stage.sana is None else "stage.sana"
+            place = place if stage.init is None else "stage.init"
             raise ConfigError(
                 f"{place}: {key} is {getattr(network, key)}, but the {giver} gives {channels} channels"
             )
