@@ -211,9 +211,11 @@ def test_bad_tables(tmp_path, content, says):
     ("lines", "says"),
     [
         ('{"images": 8, "grad_norm": 1}', "no values"),
-        ("not json\n{}", "no values"),
+        ("not json\n{}", "line 1 is not JSON"),
+        ("[1]\n{}", "line 1 is no record"),
         ('{"psnr": 1}\n', "a step is a whole number"),
         ('{"images": 8, "psnr": "high"}\n', "psnr: 'high' is no number"),
+        ('{"images": 8, "psnr": true}\n', "psnr: 'True' is no number"),
     ],
 )
 def test_bad_runs(tmp_path, lines, says):

@@ -248,3 +248,15 @@ def test_wrong_curves_are_refused():
     for wrong in ({"patience": 0}, {"certainty": 1}, {"swing": 1}, {"unknown": 1}):
         with pytest.raises(ValidationError):
             KneeConfig(**wrong)
+
+
+def test_only_the_chosen_curves_vote() -> None:
+    """A curve that falls while the other improves would leave the question open."""
+    rising = oscillating()
+    falling = [-value for value in rising]
+    curves = {"mild/mean/psnr": rising, "mild/sample/psnr": falling}
+    better = dict.fromkeys(curves, True)
+    alone = find_knee(STEPS, {"mild/mean/psnr": rising}, better)
+    chosen = find_knee(STEPS, curves, better, KneeConfig(metrics=("*/mean/*",)))
+    assert chosen == alone
+    assert chosen.confirmed

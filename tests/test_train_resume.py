@@ -150,3 +150,20 @@ def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
                 begin()
     trainer(photos, run).run()
     assert trainer(photos, run).resume() == 12
+
+
+def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:
+    trainer(photos, tmp_path / "run").run()
+    whole = losses(tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"images": 1')
+    again = trainer(photos, tmp_path / "run")
+    again.resume()
+    again.run()
+    assert losses(tmp_path / "run") == whole
+
+
+def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
+    trainer(photos, tmp_path / "run").run()
+    (tmp_path / "run/checkpoints/.0000000018.tmp").mkdir()
+    assert trainer(photos, tmp_path / "run").resume() == 12

@@ -80,6 +80,7 @@ def train(
 
         from linearsr.images.io import ImageError
         from linearsr.runtime.checkpoints import CheckpointError
+        from linearsr.training.curves import CurvesError
         from linearsr.training.guard import Diverged
         from linearsr.training.section import ConfigError
 
@@ -91,7 +92,7 @@ def train(
         from linearsr.training.section import remedy
 
         _stop(f"training needs {error.name}: {remedy(error.name or '')}")
-    except (ConfigError, CheckpointError, ImageError, SafetensorError) as error:
+    except (ConfigError, CheckpointError, CurvesError, ImageError, SafetensorError) as error:
         if debugging():
             raise
         _stop(error)

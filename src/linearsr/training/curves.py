@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -53,10 +52,23 @@ class _Row(NamedTuple):
 
 
 def records(file: Path) -> Iterator[dict[str, Any]]:
-    """The records in the `metrics.jsonl` of a run; half a line, which a killed run may leave, is left out."""
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
+    """The records in the `metrics.jsonl` of a run, without half a line at the end, which a killed run may leave.
+
+    Raises:
+        CurvesError: another line is no record.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError:
+            if number == len(lines):
+                return
+            raise CurvesError(f"{file}, line {number} is not JSON: remove it") from None
+        if not isinstance(record, dict):
+            raise CurvesError(f"{file}, line {number} is no record: remove it")
+        if record:
+            yield record
 
 
 def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
@@ -136,6 +148,8 @@ def _table(path: Path) -> Iterator[_Row]:
 
 def _number(value: Any, where: str) -> float | None:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return None if value in (None, "") else float(value)
     except (TypeError, ValueError):
         raise CurvesError(f"{where}: {str(value)[:40]!r} is no number") from None
