@@ -38,6 +38,7 @@ def test_json_agrees_with_the_model(tiny_model):
 
 def test_scales_of_8_bit_weights_are_no_parameters():
     report = json.loads(linearsr("info", "--json").stdout)
+    assert json.loads(linearsr("info", "default", "--json").stdout) == report
     trunk = RRDBNet(RRDBNetConfig(num_blocks=23))
     counts = {part["name"]: part["parameters"] for part in report["model"]["parts"]}
     assert counts["trunk"] == sum(parameter.numel() for parameter in trunk.parameters())

@@ -14,7 +14,7 @@ from linearsr.guidance.guide import IGNORES_TAGS, TagRequest
 from linearsr.model_folder import (
     MODEL_INDEX,
     ModelParts,
-    default_model_folder,
+    find_model,
     load_parts,
     load_ranges,
     read_index,
@@ -26,7 +26,7 @@ from linearsr.models import int8
 from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.lr_stem import LRStem
 from linearsr.models.rrdb import RRDBNet
-from linearsr.runtime.checkpoints import CheckpointError, StrPath, resolve_folder
+from linearsr.runtime.checkpoints import CheckpointError, StrPath
 from linearsr.runtime.devices import best_device, best_dtype, require_own_threads
 from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback
 
@@ -122,7 +122,7 @@ class LinearSRModel:
             RuntimeError: this process was forked from one that had loaded a model.
         """
         require_own_threads()
-        folder = resolve_folder(model) if model is not None else default_model_folder()
+        folder = find_model(model)
         index = read_index(folder)
         try:
             config = PipelineConfig.from_index(index)

@@ -58,6 +58,15 @@ def default_model_folder() -> Path:
     return Path(str(files("linearsr") / "weights" / "default"))
 
 
+def find_model(model: str | PathLike[str] | None) -> Path:
+    """The folder of a model: of the one built in for None and "default", else of a folder or hub id.
+
+    Raises:
+        CheckpointError: no such model.
+    """
+    return default_model_folder() if model in {None, "default"} else resolve_folder(model)
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """The contents of `model_index.json`. Raises CheckpointError where there is none."""
     if not (folder / MODEL_INDEX).is_file():
@@ -92,7 +101,7 @@ def listens_to_tags(model: str | PathLike[str] | None) -> bool:
     Raises:
         CheckpointError: no such model, or none that this version knows.
     """
-    folder = default_model_folder() if model is None else resolve_folder(model)
+    folder = find_model(model)
     guidance = part_classes(folder, read_index(folder)).get("guidance")
     return guidance is not None and bool(GUIDANCES[guidance].uses_tags)
 
@@ -150,7 +159,7 @@ def load_model_tagger(model: str | PathLike[str] | None = None) -> Tagger:
     Raises:
         CheckpointError: no such model, or it has no tagger.
     """
-    folder = resolve_folder(model) if model is not None else default_model_folder()
+    folder = find_model(model)
     index = read_index(folder)
     if index.get("tagger") is None:
         raise CheckpointError(

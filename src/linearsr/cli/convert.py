@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from linearsr.cli.console import Bars, say, stop, told, write_json
-from linearsr.cli.loading import DEFAULT_MODEL
 from linearsr.cli.options import JsonDocument
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import check_folder
@@ -58,7 +57,7 @@ def convert(
         stop(f"{shown(output)} already has files: choose another folder, or add --overwrite")
     if to == "int8" and photos is None:
         stop("--to int8 needs photos: add --photos DIR")
-    if to == "model" and source == DEFAULT_MODEL:
+    if to == "model" and source == "default":
         stop("the built-in model is a LinearSR already: to make it faster, add --to int8 --photos DIR")
     if to == "model" and photos is not None:
         stop("--photos is used only with --to int8: add that, or leave it out")
@@ -147,9 +146,8 @@ def _in_float32(source: str) -> tuple[Path, "LinearSRPipeline"]:
     """A model's folder, and the model in float32 on the CPU."""
     import torch
 
-    from linearsr.model_folder import default_model_folder
+    from linearsr.model_folder import find_model
     from linearsr.pipeline import LinearSRPipeline
-    from linearsr.runtime.checkpoints import resolve_folder
 
-    folder = default_model_folder() if source == DEFAULT_MODEL else resolve_folder(source)
+    folder = find_model(source)
     return folder, LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")

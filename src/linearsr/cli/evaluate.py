@@ -19,7 +19,7 @@ from linearsr.cli.console import (
     told,
     write_json,
 )
-from linearsr.cli.loading import DEFAULT_MODEL, check_degradation, choose_device, load_pipeline
+from linearsr.cli.loading import check_degradation, choose_device, load_pipeline
 from linearsr.cli.options import Degrade, Fidelity, JsonDocument, Seed, Steps, WeightType
 from linearsr.jobs.messages import one_line, shown
 from linearsr.jobs.names import check_folder
@@ -140,7 +140,7 @@ def evaluate(
         source: Source
         try:
             if pred_dir is None:
-                pipeline = load_pipeline(None if model == DEFAULT_MODEL else model, device, dtype)
+                pipeline = load_pipeline(model, device, dtype)
                 keep = None if output is None else output / "results"
                 source = Results(pipeline, model, seed, steps, fidelity, keep, hr, lr, degrade, listed)
             else:

@@ -47,12 +47,12 @@ def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from linearsr.guidance.registry import describe
-    from linearsr.model_folder import MODEL_INDEX, default_model_folder, load_ranges, part_classes, read_index
+    from linearsr.model_folder import MODEL_INDEX, find_model, load_ranges, part_classes, read_index
     from linearsr.models.lr_stem import STEMS
-    from linearsr.runtime.checkpoints import CONFIG_NAME, load_config, resolve_folder
+    from linearsr.runtime.checkpoints import CONFIG_NAME, load_config
     from linearsr.settings import PipelineConfig
 
-    folder = resolve_folder(name) if name is not None else default_model_folder()
+    folder = find_model(name)
     index = read_index(folder)
     try:
         settings = asdict(PipelineConfig.from_index(index))

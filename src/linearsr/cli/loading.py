@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from linearsr.pipeline import LinearSRPipeline
 
 
-DEFAULT_MODEL = "default"
-"""The word for the built-in model where leaving a model out means none."""
-
 DEFAULT_SCALE = 4.0
 """Of the built-in model."""
 

@@ -13,9 +13,8 @@ from linearsr.images.degradation_choice import identity, named_degradation
 from linearsr.images.files import list_images
 from linearsr.images.io import Picture, write_image
 from linearsr.images.photos import degraded_pair, read_rgb
-from linearsr.model_folder import default_model_folder
+from linearsr.model_folder import find_model
 from linearsr.pipeline import LinearSRPipeline
-from linearsr.runtime.checkpoints import resolve_folder
 
 Pixels = NDArray[np.uint8]
 _PARTS_OF_A_MODEL = (".json", ".safetensors")
@@ -135,7 +134,7 @@ class Results:
                 "in the form of data.tags in training"
             )
         self.asked: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "fidelity": fidelity}
-        folder = default_model_folder() if model in (None, "default") else resolve_folder(model)
+        folder = find_model(model)
         self.settings: dict[str, Any] = {
             "model": pipeline.config.name,
             "weights": digest(folder),

@@ -18,9 +18,9 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import nn
 
-from linearsr.model_folder import default_model_folder
+from linearsr.model_folder import find_model
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
-from linearsr.runtime.checkpoints import StrPath, resolve_folder
+from linearsr.runtime.checkpoints import StrPath
 
 _PARTS = ("lr_stem", "transformer", "codec", "guidance", "tagger", "trunk")
 _HERE = "linearsr.integrations.diffusers_pipeline"
@@ -87,7 +87,7 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             CheckpointError: no such model, or it is damaged.
         """
-        folder = default_model_folder() if model is None else resolve_folder(model)
+        folder = find_model(model)
         pipeline: LinearSRDiffusionPipeline = super().from_pretrained(str(folder), **kwargs)
         return pipeline
 
