@@ -54,8 +54,7 @@ def guide(
     asked = request.add and not guidance.wants_sentences
     found = [tag.name for tag in tagger.tag(lr[0])] if asked and tagger is not None else []
     # the caller's first: where there are too many, they stay
-    words = [*request.words, *found]
-    tags = guidance.understand(words).tags if words else []
+    tags = guidance.understand([*request.words, *found]).tags
     return (guidance.encode(lr, [tags]) if tags else None), tuple(tags)
 
 

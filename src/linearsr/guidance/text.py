@@ -103,7 +103,7 @@ class TextGuidance(EncoderPart, Guidance):
     def understand(self, words: Sequence[str]) -> Understood:
         """Every word is understood; those after which the text would be too long are not used."""
         if self.config.sentences:
-            return Understood([_SEPARATOR.join(words)], [])
+            return Understood([_SEPARATOR.join(words)] if words else [], [])
         unique: dict[str, str] = {}
         for word in words:
             unique.setdefault(normalised(word), word.strip())

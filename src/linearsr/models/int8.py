@@ -31,7 +31,7 @@ _NARROWEST = 1 / 16
 """The range of a channel is at least this share of the widest one: one that was silent on all photos may wake up."""
 _ROUNDING = 1.5 * 2**23
 """A float32 of about this size has no digits behind the point, and its last byte counts in ones."""
-_MOST_SECONDS = {torch.float32: 0.5, torch.bfloat16: 0.75}
+_MOST_TIME = {torch.float32: 0.5, torch.bfloat16: 0.75}
 """Share of the time in floating point that 8 bits may take. With VNNI they take 0.36 to 0.45 of the time in float32 and
 0.63 to 0.67 of that in bfloat16, also on a busy machine; without VNNI, where sums may saturate, 0.57 to 0.7 of that in
 float32."""
@@ -197,11 +197,11 @@ def faster_than(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
         return False
     sample = _sample()
-    if sample is None or dtype not in _MOST_SECONDS:
+    if sample is None or dtype not in _MOST_TIME:
         return False
     block, x = sample[0].to(dtype), sample[1].to(dtype)
     in_8_bits, in_floats = least_seconds(lambda: whole(block.rows(), x), lambda: whole(block.layers(), x))
-    return in_8_bits < _MOST_SECONDS[dtype] * in_floats
+    return in_8_bits < _MOST_TIME[dtype] * in_floats
 
 
 @cache

@@ -49,7 +49,10 @@ def best_photos(
 
 @cache
 def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | Skipped]:
-    """One score for each photo. Processes that share `folder` compute them once."""
+    """One score for each photo. Processes that share `folder` compute them once.
+
+    A score belongs to the name of its photo: remove the file where photos were replaced.
+    """
     score, results = _scorer(by), list[float | Skipped]()
     file: PhotoFile[float] | None = None
 

@@ -135,6 +135,7 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
 
 def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
     """The runs that `run` takes parts from."""
+    # a setting that begins with the folder of a run names a part of it; the quote at the end is left out
     settings = json.dumps(run.config.stage.model_dump(mode="json"))
     return [other for other in runs if json.dumps(f"{other.config.run_dir}{os.sep}")[:-1] in settings]
 
