@@ -160,7 +160,6 @@ def test_names_kinds_and_directions_are_those_of_pyiqa():
         ("ssim_rgb", "ssimc", {}, 1e-5),
         ("ssim_y", "ssim", {"color_space": "ycbcr"}, 2e-3),  # it rounds Y
         ("ms_ssim", "ms_ssim", {"color_space": "ycbcr"}, 2e-3),
-        ("fsim", "fsim", {}, 1e-3),
     ],
 )
 def test_called_as_it_expects_it_gives_our_values(monkeypatch, name, own, options, tolerance):

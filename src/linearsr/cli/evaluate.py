@@ -86,7 +86,7 @@ def evaluate(
 
     Files match by name: photo_x4.png is a result of photo.jpg. With -o, the same command resumes a stopped run.
 
-    Default metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, fsim, haarpsi, lpips, niqe.
+    Default metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, haarpsi, lpips, niqe.
 
     With pyiqa installed: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
 

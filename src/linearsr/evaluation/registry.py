@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from linearsr.evaluation.fsim import fsim
 from linearsr.evaluation.haarpsi import LEAST_SIDE as HAARPSI_LEAST_SIDE
 from linearsr.evaluation.haarpsi import haarpsi
 from linearsr.evaluation.lpips import LEAST_SIDE as LPIPS_LEAST_SIDE
@@ -92,7 +91,6 @@ _METRICS = (
     Metric("psnr_rgb", "full-reference", True, "RGB, dB", psnr_rgb),
     Metric("ssim_rgb", "full-reference", True, "RGB", ssim_rgb, SSIM_LEAST_SIDE),
     Metric("ms_ssim", "full-reference", True, "Y 16-235", ms_ssim, MS_SSIM_LEAST_SIDE),
-    Metric("fsim", "full-reference", True, "FSIMc, YIQ", fsim),
     Metric("haarpsi", "full-reference", True, "YIQ", haarpsi, HAARPSI_LEAST_SIDE),
     Metric("lpips", "full-reference", False, "AlexNet, v0.1", lpips, LPIPS_LEAST_SIDE),
     Metric("niqe", "no-reference", False, "Y 16-235", niqe, 2 * BLOCK),
