@@ -10,14 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from commands import document, linearsr, refused
 from linearsr import LinearSRPipeline
 from linearsr.evaluation import benchmark
-from linearsr.evaluation.benchmark import Benchmark, exponent, local_exponents
+from linearsr.evaluation.benchmark import exponent, of_model
 from linearsr.evaluation.counting import count_macs, count_parts, transformer_macs
-from linearsr.evaluation.rivals import rival_call, with_softmax_attention
+from linearsr.evaluation.softmax import with_softmax_attention
 from linearsr.evaluation.timing import Timing, measure, with_peak
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
@@ -86,7 +85,7 @@ def test_the_quadratic_rival_attends_by_softmax():
         "encoder_hidden_states": None,
     }
     # the weights are ours, all but the attention works alike
-    ours, theirs = network(**inputs), rival_call("softmax", network, inputs)()
+    ours, theirs = network(**inputs), quadratic(**inputs)
     assert theirs.shape == ours.shape
     assert not torch.allclose(theirs, ours)
     assert (theirs - ours).abs().mean() < 0.5 * ours.abs().mean()
@@ -96,9 +95,6 @@ def test_the_quadratic_rival_attends_by_softmax():
 def test_the_exponent_of_a_power_is_found(power, factor):
     tokens = [256, 1024, 4096]
     assert exponent(tokens, [factor * n**power for n in tokens]) == pytest.approx(power, abs=1e-6)
-    assert local_exponents([1, 10, 100], [2.0, 20.0, 2000.0]) == pytest.approx([1, 2])
-    with pytest.raises(ValueError, match="two sizes"):
-        exponent([256, 256], [1.0, 1.1])
 
 
 def test_the_median_is_of_the_counted_runs_only():
@@ -118,21 +114,18 @@ def test_the_peak_is_of_the_call():
     assert with_peak(lambda: None, CPU)[1] - base < 2**26
 
 
-@pytest.mark.parametrize(("rival", "sizes"), [("softmax", [True, False]), ("diffusers", [True, True])])
-def test_a_rival_that_would_take_too_long_is_left_out(tiny_model, monkeypatch, rival, sizes):
+def test_quadratic_attention_that_would_take_too_long_is_left_out(tiny_model, monkeypatch):
     """Ours takes 1 s an evaluation; at that pace quadratic attention takes little more at 8x8, far more at 128x128."""
-    monkeypatch.setattr(benchmark, "rival_call", lambda *_: lambda: None)
     monkeypatch.setattr(benchmark, "measure", lambda *_: Timing(1.0, 1.0, 1.0, 1))
+    monkeypatch.setattr(benchmark, "_MAX_SECONDS", 2)
     pipe = LinearSRPipeline.from_pretrained(tiny_model)
-    reports = list(Benchmark(1, (rival,), max_seconds=2).of_model(pipe, [(128, 128), (8, 8)]))
+    reports = list(of_model(pipe, [(128, 128), (8, 8)], 1, softmax=True))
     assert [report["input"] for report in reports] == [[8, 8], [128, 128]]
-    assert [report["compare"][rival] is not None for report in reports] == sizes
-    assert [report["expected_seconds"][rival] <= 2 for report in reports] == sizes
+    assert [report["softmax_seconds"] is not None for report in reports] == [True, False]
+    assert [report["softmax_expected"] <= 2 for report in reports] == [True, False]
 
 
-@pytest.mark.parametrize(
-    "options", [["--preset", "default"], ["--preset", "tiny", "--compare", "softmax"], []]
-)
+@pytest.mark.parametrize("options", [["--preset", "default"], ["--preset", "tiny", "--softmax"], []])
 def test_a_size_beyond_the_memory_is_refused_at_once(tiny_model, monkeypatch, options):
     monkeypatch.setattr(devices, "physical_memory", lambda device: 2**20)
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("nothing must be measured"))
@@ -142,19 +135,6 @@ def test_a_size_beyond_the_memory_is_refused_at_once(tiny_model, monkeypatch, op
     assert result.exit_code == 1
     assert "an image of 512x512 needs about" in result.stderr
     assert result.stderr.count("\n") == 1
-
-
-def test_compile_is_for_cuda_only(tiny_model):
-    assert "--compile" in refused(run(tiny_model, "--sizes", 8, "--compile", "--device", "cpu"))
-
-
-def test_compiled_networks_record_graphs_before_they_are_timed(tiny_model, monkeypatch):
-    modes = []
-    monkeypatch.setattr(LinearSRTransformer, "compile", lambda network, mode: modes.append(mode))
-    pipe = LinearSRPipeline.from_pretrained(tiny_model, device="cpu")
-    (report,) = Benchmark(1, compiled=True).of_model(pipe, [(8, 8)])
-    assert modes == ["reduce-overhead"]
-    assert report["nfe_seconds"]["runs"] == 1
 
 
 def test_any_failure_is_one_line(tiny_model, monkeypatch):
@@ -167,9 +147,8 @@ def test_any_failure_is_one_line(tiny_model, monkeypatch):
 run = partial(linearsr, "bench")
 
 
-def test_the_command_measures_and_draws(tiny_model, tmp_path):
-    figure = tmp_path / "growth.png"
-    options = ["--sizes", "8,16x12", "--runs", 2, "--compare", "softmax", "--figure", figure]
+def test_the_command_measures(tiny_model):
+    options = ["--sizes", "8,16x12", "--runs", 2, "--softmax"]
     report = document(run(tiny_model, *options, "--json"))
     assert [(size["input"], size["output"]) for size in report["sizes"]] == [
         ([8, 8], [32, 32]),
@@ -179,13 +158,12 @@ def test_the_command_measures_and_draws(tiny_model, tmp_path):
     # of two sizes, the fit goes through both
     assert report["exponents_by_step"] == {name: [power] for name, power in report["exponents"].items()}
     assert report["sizes"][0]["nfe_seconds"]["runs"] == 2
-    assert Image.open(figure).format == "PNG"
     table = run(tiny_model, *options[:4])
     assert "lr_stem" in table.stdout
     assert "to the power" in table.stdout
 
 
-def test_a_preset_has_one_evaluation(tmp_path):
+def test_a_preset_has_one_evaluation():
     report = document(run("--preset", "tiny", "--sizes", 16, "--runs", 1, "--json"))
     (size,) = report["sizes"]
     assert [part["part"] for part in size["parts"]] == ["transformer"]
@@ -198,11 +176,8 @@ def test_a_preset_has_one_evaluation(tmp_path):
         (["--sizes", "0"], "'0' is not a size"),
         (["--sizes", "12x"], "'12x' is not a size"),
         (["--sizes", ""], "is not a size"),
-        (["--compare", "fast"], "choose from softmax, diffusers"),
         (["--preset", "huge"], "choose from tiny, default, 600m, 1600m"),
         (["--preset", "tiny", "model"], "either a model or --preset"),
-        (["--figure", "a.png"], "needs two sizes"),
-        (["--figure", "nowhere/a.png", "--sizes", "8,16"], "choose a file in an existing folder"),
         (["nowhere"], "nowhere"),
     ],
 )
