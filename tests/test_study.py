@@ -188,18 +188,12 @@ def test_the_key_says_which_picture_is_whose(tmp_path, folders):
     assert (data["trials"], data["repeats"]) == (9, 2)
 
 
-def test_the_same_seed_gives_the_same_page_and_another_one_other_ids(tmp_path, folders):
-    first, key = build(tmp_path, folders)
-    assert build(tmp_path, folders) == (first, key)
-    _, other = build(tmp_path, folders, "--seed", 1)
-    assert other.study != key.study
-    assert not set(other.candidates) & set(key.candidates)
+def test_the_same_arguments_give_the_same_page(tmp_path, folders):
+    first = build(tmp_path, folders)
+    assert build(tmp_path, folders) == first
 
 
-def test_pictures_can_be_smaller_and_fewer(tmp_path, folders):
-    lossless, _ = build(tmp_path, folders)
-    lossy, _ = build(tmp_path, folders, "--quality", 80)
-    assert len(lossy) < 0.8 * len(lossless)
+def test_of_many_images_some_are_drawn(tmp_path, folders):
     made = study(
         *folders, "--lr", tmp_path / "lr", "-o", tmp_path / "study.html", "--overwrite", "--images", 2
     )

@@ -113,19 +113,14 @@ def make_page(
     questions: Sequence[str],
     contact: str,
     trials: int = 40,
-    repeats: int | None = None,
-    ties: bool = True,
-    seed: int = 0,
     crop: int = 384,
-    quality: int | None = None,
 ) -> tuple[str, Key]:
     """The HTML text of scenes, and what it does not tell. The same arguments give the same page.
 
     Args:
-        trials: for each participant, each with all questions; at most one for each image and pair of methods.
-        repeats: how many of them come twice, mirrored, at most half; None: one of ten, and at least two.
+        trials: for each participant, each with all questions; at most one for each image and pair of methods. One of
+            ten, and at least two, come twice, mirrored.
         crop: for the key.
-        quality: of lossy WebP, 1 to 100; None: lossless.
 
     Raises:
         ValueError: before the first scene, where a method's name can be read in the title, a question or the contact.
@@ -133,7 +128,7 @@ def make_page(
     for text, method in product((title, contact, *questions), methods):
         if re.search(rf"(?<!\w){re.escape(method)}(?!\w)", text, re.IGNORECASE):
             raise ValueError(f"'{text}' names the method {method}, which participants must not know")
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     shown: list[dict[str, str | None]] = []
     results: dict[str, str] = {}
     candidates: dict[str, Candidate] = {}
@@ -142,15 +137,15 @@ def make_page(
         ids = {method: random.bytes(6).hex() for method in methods}
         for method, new in ids.items():
             candidates[new] = Candidate(image=scene.name, method=method)
-            results[new] = data_url(scene.results[method], quality)
+            results[new] = data_url(scene.results[method])
         for pair, pool in pools.items():
             order = random.permutation([ids[method] for method in pair]).tolist()
             pool.append({"scene": len(shown), "results": order})
-        hr = None if scene.hr is None else data_url(scene.hr, quality)
-        shown.append({"lr": data_url(scene.lr, quality), "hr": hr})
+        hr = None if scene.hr is None else data_url(scene.hr)
+        shown.append({"lr": data_url(scene.lr), "hr": hr})
     trials = min(trials, len(shown) * len(pools))
-    repeats = min(max(2, round(trials / 10)) if repeats is None else repeats, trials // 2)
-    asked: dict[str, Any] = {"questions": questions, "ties": ties, "trials": trials, "repeats": repeats}
+    repeats = min(max(2, round(trials / 10)), trials // 2)
+    asked: dict[str, Any] = {"questions": questions, "trials": trials, "repeats": repeats}
     data = {
         **asked,
         "contact": contact,
@@ -160,7 +155,7 @@ def make_page(
         "results": dict(sorted(results.items())),
     }
     study = hashlib.blake2b(json.dumps([title, data]).encode(), digest_size=8).hexdigest()
-    key = Key(study=study, title=title, seed=seed, crop=crop, methods=methods, candidates=candidates, **asked)
+    key = Key(study=study, title=title, crop=crop, methods=methods, candidates=candidates, **asked)
     return _filled(title, {"study": study, **data}), key
 
 
