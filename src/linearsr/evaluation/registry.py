@@ -24,8 +24,8 @@ from linearsr.evaluation.metrics import (
 )
 from linearsr.evaluation.niqe import BLOCK, niqe
 
-Kind = Literal["full-reference", "no-reference", "set"]
-"""Needs an image and its reference; an image alone; two folders of images."""
+Kind = Literal["full-reference", "no-reference"]
+"""Needs an image and its reference; an image alone."""
 
 Scorer = Callable[[Tensor, Tensor | None], float]
 """Of an image and its reference, (1, 3, H, W) float64 in [0, 1]; raises ValueError for one that it cannot judge."""
@@ -101,7 +101,6 @@ _METRICS = (
     Metric("maniqa_koniq", "no-reference", True, "KonIQ-10k", pyiqa_name="maniqa"),
     Metric("clipiqa", "no-reference", True, "CLIP RN50", pyiqa_name="clipiqa"),
     Metric("topiq", "no-reference", True, "KonIQ-10k", pyiqa_name="topiq_nr"),
-    Metric("fid", "set", False, "folder against folder", pyiqa_name="fid"),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 BUILT_IN = tuple(metric for metric in _METRICS if metric.pyiqa_name is None)

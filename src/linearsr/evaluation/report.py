@@ -21,19 +21,12 @@ from linearsr.runtime.files import whole_file
 _Number = TypeVar("_Number", np.float64, np.int64)
 
 
-def write_report(
-    path: Path,
-    summary: dict[str, Any],
-    source: Source,
-    records: Records,
-    published: Sequence[Mapping[str, Any]] = (),
-) -> None:
+def write_report(path: Path, summary: dict[str, Any], source: Source, records: Records) -> None:
     """Write the summary, crops of the images worth showing and the values of every image.
 
     Args:
         summary: as `measure` returns it.
         source, records: what was measured.
-        published: lines to put beside it, see `Dataset`.
 
     Raises:
         OSError: the file cannot be written.
@@ -52,20 +45,14 @@ def write_report(
                 f"{metric} {number(value)}" for metric, value in row.values.items() if value is not None
             ]
             figures.append({"name": name, "role": role, "values": ", ".join(values), "crops": urls})
-    compared = [name for name in summary["metrics"] if any(name in line["values"] for line in published)]
-    compared += sorted({name for line in published for name in line["values"]} - set(compared))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
     page = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     text = page.render(
         summary=summary,
         remarks=remarks(summary),
-        published=published,
-        compared=compared,
-        ours={name: found["mean"] for name, found in summary["metrics"].items()},
         figures=figures,
         rows=records.rows.values(),
-        single=[name for name in summary["metrics"] if name in records.metrics],
     )
     with whole_file(path) as part:
         # a file may have a name that is no text
@@ -77,8 +64,7 @@ def worth_showing(rows: Mapping[str, Row], metrics: Sequence[str], most: int = 1
 
     A metric that compares is preferred to one that does not. Images without a value are left out.
     """
-    single = [name for name in metrics if METRICS[name].kind != "set"]
-    ordered = sorted(single, key=lambda name: METRICS[name].kind != "full-reference")
+    ordered = sorted(metrics, key=lambda name: METRICS[name].kind != "full-reference")
     if not ordered:
         return []
     metric = ordered[0]
@@ -138,11 +124,10 @@ def largest_window(values: NDArray[_Number], rows: int, columns: int, step: int 
     return int(top) * step, int(left) * step
 
 
-def data_url(pixels: Pixels, quality: int | None = None) -> str:
-    """The image as WebP in an address; None: lossless."""
+def data_url(pixels: Pixels) -> str:
+    """The image as lossless WebP in an address."""
     buffer = io.BytesIO()
-    settings = {"lossless": True, "quality": 50} if quality is None else {"quality": quality}
-    Image.fromarray(pixels).save(buffer, "WEBP", method=4, **settings)
+    Image.fromarray(pixels).save(buffer, "WEBP", method=4, lossless=True, quality=50)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

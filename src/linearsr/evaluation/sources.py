@@ -1,7 +1,7 @@
 """Where the images to be measured come from: two folders, or a model and what it is given."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -50,9 +50,6 @@ class Source(Protocol):
     cases: list[Case]
     settings: dict[str, Any]
     """What the results depend on beside the files of the cases; only what JSON can hold."""
-    results: Path | None
-    """Where the results are as files, once all are made."""
-    references: Path | None
 
     def images(self, case: Case, again: bool = False) -> Images:
         """Read them or make them; `again`: they have been made before.
@@ -66,16 +63,14 @@ class Folders:
     """Results beside HR images, or alone.
 
     Args:
-        results, references, lr: folders, searched to the bottom; files are partners by their stem.
+        results, references: folders, searched to the bottom; files are partners by their stem.
 
     Raises:
         MatchError: files without a partner, of other sizes, or of one stem.
         ValueError: a folder without images.
     """
 
-    def __init__(self, results: Path, references: Path | None = None, lr: Path | None = None) -> None:
-        self.results: Path | None = results
-        self.references = references
+    def __init__(self, results: Path, references: Path | None = None) -> None:
         made = find_images(results)
         if references is None:
             self.cases = [Case(stem, path) for stem, path in unique_stems(made).items()]
@@ -83,17 +78,18 @@ class Folders:
             pairs = match(made, find_images(references))
             check_sizes(pairs)
             self.cases = [Case(hr.stem, result, hr) for result, hr in pairs]
-        if lr is not None:
-            self.cases = _with_lr(self.cases, lr)
         self.settings = {"results": _text(results), "references": _text(references)}
 
     def images(self, case: Case, again: bool = False) -> Images:
         """Read them."""
-        read = [None if path is None else read_rgb(path) for path in (case.result, case.reference, case.lr)]
-        images = Images(*read)  # type: ignore[arg-type]
-        if images.reference is not None and images.reference.shape != images.result.shape:
+        assert case.result is not None
+        result, reference = (
+            read_rgb(case.result),
+            None if case.reference is None else read_rgb(case.reference),
+        )
+        if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.result} and {case.reference} are not of one size")
-        return images
+        return Images(result, reference, None)
 
 
 class Results:
@@ -127,7 +123,7 @@ class Results:
         degradation: str = "mild",
         tags: Callable[[Path], list[str]] | None = None,
     ) -> None:
-        self.pipeline, self.results, self.references = pipeline, keep, references
+        self.pipeline, self.results = pipeline, keep
         if tags is None and pipeline.guidance is not None and pipeline.guidance.wants_sentences:
             raise ValueError(
                 "sentences guide this model, which no tagger writes: give --tags FILE.json with one for each photo, "
@@ -154,9 +150,9 @@ class Results:
         elif references is None:
             self.cases = [Case(stem, lr=path) for stem, path in unique_stems(find_images(lr)).items()]
         else:
-            self.cases = _with_lr([Case(path.stem, reference=path) for path in find_images(references)], lr)
-            pairs = [(case.lr, case.reference) for case in self.cases if case.lr and case.reference]
+            pairs = match(find_images(lr), find_images(references), "LR image")
             check_sizes(pairs, pipeline.scale)
+            self.cases = [Case(photo.stem, reference=photo, lr=small) for small, photo in pairs]
         if lr is not None:
             self.settings["lr"] = _text(lr)
         self._tags: dict[str, list[str]] = {}
@@ -186,13 +182,6 @@ class Results:
         assert case.reference is not None
         lr, hr = degraded_pair(case.reference, self.degradation, self.asked["seed"], self.pipeline.scale)
         return eight_bit(lr), eight_bit(hr)
-
-
-def _with_lr(cases: Sequence[Case], folder: Path) -> list[Case]:
-    """The cases, each with its LR image. Raises MatchError and ValueError as `Folders`."""
-    wanted = {(case.reference or case.result): case for case in cases}
-    pairs = match(find_images(folder), [path for path in wanted if path is not None], "LR image")
-    return [wanted[path]._replace(lr=lr) for lr, path in pairs]
 
 
 def find_images(folder: Path) -> list[Path]:
