@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from linearsr.evaluation.study.score import Answers, Key
 
 _LARGE_PAGE = 40_000_000
-CropAt = Literal["different", "centre"]
 _QUESTIONS = ["Which one do you prefer?"]
 
 
@@ -44,10 +43,7 @@ def study(
     question: Annotated[list[str], Option(help="Question about each pair; repeat for several.")] = _QUESTIONS,
     trials: Annotated[int, Option(min=1, help="Comparisons per participant, at most.")] = 40,
     images: Annotated[int, Option(min=1, help="Images to show; drawn at random if there are more.")] = 24,
-    crop: Annotated[int, Option(min=64, max=1024, help="Side of the pictures shown, in pixels.")] = 384,
-    crop_at: Annotated[
-        CropAt, Option(help="Show the place where results differ most, or the centre.")
-    ] = "different",
+    crop: Annotated[int, Option(min=64, max=1024, help="Side of the parts shown, in pixels.")] = 384,
     contact: Annotated[
         str, Option(help="Where participants send their answers.")
     ] = "the person who gave you this page",
@@ -92,7 +88,7 @@ def study(
             scenes = sorted(Random(0).sample(scenes, images), key=scenes.index)
         html, known = make_page(
             list(folders),
-            _cut(scenes, crop, crop_at, failed),
+            _cut(scenes, crop, failed),
             title=title,
             questions=question,
             contact=contact,
@@ -127,7 +123,7 @@ def _methods(inputs: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _cut(scenes: "Sequence[Scene[Path]]", crop: int, at: CropAt, failed: list[str]) -> "Iterator[Scene[Any]]":
+def _cut(scenes: "Sequence[Scene[Path]]", crop: int, failed: list[str]) -> "Iterator[Scene[Any]]":
     """Scenes as participants see them; those that cannot be shown are named on stderr and added to `failed`."""
     from linearsr.evaluation.study.page import cut_scene
 
@@ -135,7 +131,7 @@ def _cut(scenes: "Sequence[Scene[Path]]", crop: int, at: CropAt, failed: list[st
         for scene in scenes:
             progress.start_image(scene.lr)
             try:
-                yield cut_scene(scene, crop, at)
+                yield cut_scene(scene, crop)
             except ValueError as error:
                 if debugging():
                     raise

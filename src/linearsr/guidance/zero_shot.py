@@ -74,7 +74,8 @@ class ZeroShotTagger(EncoderPart):
             inputs = tower.inputs(tower.pixels(lr[None].to(self.device), size).to(self.encoder_dtype))
             image = F.normalize(_pooled(encoder.get_image_features(**inputs)).float(), dim=-1)[0]
             likenesses: Tensor = texts @ image * encoder.logit_scale.float().exp()
-            return (likenesses + encoder.logit_bias.float()).sigmoid().cpu()
+            scores: Tensor = (likenesses + encoder.logit_bias.float()).sigmoid()
+        return scores.cpu()
 
     def _encode_texts(self, encoder: Any) -> Tensor:
         """(V, C): the prompts of the tags, each of length 1."""

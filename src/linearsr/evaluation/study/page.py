@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -64,11 +64,11 @@ def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -
     return sorted(scenes, key=lambda scene: scene.name)
 
 
-def cut_scene(scene: Scene[Path], crop: int, at: Literal["different", "centre"]) -> Scene[Pixels]:
+def cut_scene(scene: Scene[Path], crop: int) -> Scene[Pixels]:
     """Read a scene and cut `crop` x `crop` pixels, or less where the results are smaller.
 
-    The place is the centre, or where the results differ most: the window with the largest mean distance between the
-    highest and the lowest result. The LR image is enlarged to the same size by bicubic interpolation.
+    The place is where the results differ most: the window with the largest mean distance between the highest and the
+    lowest result. The LR image is enlarged to the same size by bicubic interpolation.
 
     Raises:
         ImageError: a file cannot be read.
@@ -94,10 +94,8 @@ def cut_scene(scene: Scene[Path], crop: int, at: Literal["different", "centre"])
             f"{scene.name}: results of {width}x{height} do not belong to an LR image of {lr.shape[1]}x{lr.shape[0]}"
         )
     w, h = min(crop, width), min(crop, height)
-    x, y = (width - w) // 2, (height - h) // 2
-    if at == "different":
-        spread = np.ptp(np.stack(list(results.values())), axis=0).sum(axis=2, dtype=np.int64)
-        y, x = largest_window(spread, h, w)
+    spread = np.ptp(np.stack(list(results.values())), axis=0).sum(axis=2, dtype=np.int64)
+    y, x = largest_window(spread, h, w)
     box = (x / scale_x, y / scale_y, (x + w) / scale_x, (y + h) / scale_y)
     enlarged = Image.fromarray(lr).resize((w, h), Image.Resampling.BICUBIC, box=box)
     inner = slice(y, y + h), slice(x, x + w)
