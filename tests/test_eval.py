@@ -218,7 +218,6 @@ def test_a_model_is_measured_on_given_lr_images(tmp_path, tiny_model, hr):
     report = document(run_eval(*arguments, "-o", tmp_path / "out", "--json"))
     assert report["images"] == 2
     assert report["metrics"][metric]["count"] == (2 if hr else 0)
-    assert (tmp_path / "out/report.html").read_text(encoding="utf-8").count(', LR"') == (2 if hr else 0)
     picture(tmp_path / "hr/0_HR.png", size=(30, 32))
     if hr:
         wrong = run_eval(*arguments)
@@ -234,11 +233,11 @@ class ManyPairs:
         self.cases = [Case(f"{i:04}", file) for i in range(3000)]
         self.peaks: list[int] = []
 
-    def images(self, case: Case, again: bool = False) -> Images:
+    def images(self, case: Case) -> Images:
         rng = np.random.default_rng(int(case.name))
         result, reference = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
         self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        return Images(result, reference, None)
+        return result, reference
 
 
 def test_memory_is_flat_over_3000_pairs(tmp_path):

@@ -47,10 +47,6 @@ def calls(monkeypatch):
     return seen
 
 
-def test_the_table_of_names():
-    assert {name: m.pyiqa_name for name, m in METRICS.items() if m.pyiqa_name} == NAMES
-
-
 def test_each_is_called_by_its_name_with_its_inputs(tmp_path, calls):
     pred, hr = pairs(tmp_path, 2)
     report = document(run_eval(pred, hr, "--metrics", ",".join(NAMES), "--border", 2, "--json"))

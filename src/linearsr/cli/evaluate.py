@@ -67,7 +67,12 @@ def evaluate(
     border: Annotated[int, Option(min=0, help="Pixels to cut off each side before measuring.")] = 0,
     output: Annotated[
         Path | None,
-        Option("--output", "-o", metavar="OUT_DIR", help="Folder for tables (CSV, JSON) and an HTML report."),
+        Option(
+            "--output",
+            "-o",
+            metavar="OUT_DIR",
+            help="Folder for the figures (CSV, JSON) and a model's results.",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Measure again what is in OUT_DIR already.")
@@ -92,7 +97,6 @@ def evaluate(
     from linearsr.evaluation.matching import MatchError
     from linearsr.evaluation.records import PER_IMAGE, SUMMARY, Records
     from linearsr.evaluation.registry import choose, missing
-    from linearsr.evaluation.report import write_report
     from linearsr.evaluation.sources import Folders, Results
 
     check_degradation("--degrade", degrade)
@@ -142,9 +146,7 @@ def evaluate(
         summary = _measure(source, chosen, records, border, device)
         document = dict(summary)
         if output is not None:
-            with told(OSError, status=FAILED):
-                write_report(output / "report.html", summary, source, records)
-            document["files"] = [str(output / name) for name in (PER_IMAGE, SUMMARY, "report.html")]
+            document["files"] = [str(output / name) for name in (PER_IMAGE, SUMMARY)]
     write_json(document) if as_json else _show(document)
     if summary["failed"] or any(metric.name in summary["not_available"] for metric in asked):
         raise typer.Exit(FAILED)

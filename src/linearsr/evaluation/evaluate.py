@@ -102,8 +102,8 @@ def _measure_one(
     images: Images, scorers: dict[str, Scorer], border: int
 ) -> tuple[dict[str, float | None], str]:
     """The values by metric, and why those that are None could not be had, one line each."""
-    image = _tensor(images.result, border)
-    reference = None if images.reference is None else _tensor(images.reference, border)
+    image = _tensor(images[0], border)
+    reference = None if images[1] is None else _tensor(images[1], border)
     values: dict[str, float | None] = {}
     notes = []
     for name, scorer in scorers.items():

@@ -36,12 +36,8 @@ class Case(NamedTuple):
         return digest.hexdigest()
 
 
-class Images(NamedTuple):
-    """One image to be measured, as (H, W, 3); the LR image is smaller."""
-
-    result: Pixels
-    reference: Pixels | None
-    lr: Pixels | None
+Images = tuple[Pixels, Pixels | None]
+"""A result and its reference, (H, W, 3) each."""
 
 
 class Source(Protocol):
@@ -51,11 +47,8 @@ class Source(Protocol):
     settings: dict[str, Any]
     """What the results depend on beside the files of the cases; only what JSON can hold."""
 
-    def images(self, case: Case, again: bool = False) -> Images:
-        """Read them or make them; `again`: they have been made before.
-
-        Raises ImageError or ValueError, as one line.
-        """
+    def images(self, case: Case) -> Images:
+        """Read them or make them. Raises ImageError or ValueError, as one line."""
         ...
 
 
@@ -80,7 +73,7 @@ class Folders:
             self.cases = [Case(hr.stem, result, hr) for result, hr in pairs]
         self.settings = {"results": _text(results), "references": _text(references)}
 
-    def images(self, case: Case, again: bool = False) -> Images:
+    def images(self, case: Case) -> Images:
         """Read them."""
         assert case.result is not None
         result, reference = (
@@ -89,7 +82,7 @@ class Folders:
         )
         if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.result} and {case.reference} are not of one size")
-        return Images(result, reference, None)
+        return result, reference
 
 
 class Results:
@@ -160,20 +153,18 @@ class Results:
             self._tags = {case.name: tags(path) for case in self.cases if (path := case.reference or case.lr)}
             self.settings["tags"] = hashlib.blake2b(repr(self._tags).encode(), digest_size=8).hexdigest()
 
-    def images(self, case: Case, again: bool = False) -> Images:
-        """Upscale the LR image, or read the result if it was kept."""
-        file = None if self.results is None else self.results / f"{case.name}.png"
+    def images(self, case: Case) -> Images:
+        """Upscale the LR image."""
         lr, reference = self._inputs(case)
-        if again and file is not None and file.exists():
-            return Images(read_rgb(file), reference, lr)
         output = self.pipeline(lr, output_type="np", tags=self._tags.get(case.name), **self.asked)
         result = eight_bit(output.images[0])
         if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.reference}: is not {self.pipeline.scale} times as large as its LR image")
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        if self.results is not None:
+            self.results.mkdir(parents=True, exist_ok=True)
+            file = self.results / f"{case.name}.png"
             write_image(Picture(result.astype(np.float32) / np.float32(255)), file, overwrite=True)
-        return Images(result, reference, lr)
+        return result, reference
 
     def _inputs(self, case: Case) -> tuple[Pixels, Pixels | None]:
         """(LR, HR)"""

@@ -1,7 +1,9 @@
 """The page of a study: for each LR image one place of every method's result, and the key to their opaque ids."""
 
+import base64
 import hashlib
 import html
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +13,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.evaluation.matching import match, plain_stem
-from linearsr.evaluation.report import data_url, largest_window
 from linearsr.evaluation.sources import Pixels, find_images
 from linearsr.evaluation.study.score import Candidate, Key
 from linearsr.images.photos import read_rgb
@@ -163,3 +165,20 @@ def _filled(title: str, data: dict[str, Any]) -> str:
     parts = {"title": html.escape(title), "style": texts["css"], "script": texts["js"]}
     parts["data"] = json.dumps(data).replace("<", "\\u003c")
     return _PLACE.sub(lambda match: parts[match[1]], texts["html"])
+
+
+def largest_window(values: NDArray[np.int64], rows: int, columns: int) -> tuple[int, int]:
+    """Top and left of the window of `rows` x `columns` with the largest sum of values (h, w)."""
+    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    windows = (
+        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    )
+    top, left = np.unravel_index(int(windows.argmax()), windows.shape)
+    return int(top), int(left)
+
+
+def data_url(pixels: Pixels) -> str:
+    """The image as lossless WebP in an address."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", method=4, lossless=True, quality=50)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
