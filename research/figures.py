@@ -86,7 +86,7 @@ def draw_growth(report: dict[str, Any], file: Path) -> None:
         sizes = [size for size in report["sizes"] if size[key]]
         axis.loglog(
             [size["output"][0] * size["output"][1] / 1e6 for size in sizes],
-            [size[key]["median"] for size in sizes],
+            [size[key] for size in sizes],
             "o-",
             label=f"{name}: tokens to the power {power:.2f}",
         )

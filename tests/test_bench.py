@@ -17,7 +17,7 @@ from linearsr.evaluation import benchmark
 from linearsr.evaluation.benchmark import exponent, of_model
 from linearsr.evaluation.counting import count_parts, transformer_macs
 from linearsr.evaluation.softmax import with_softmax_attention
-from linearsr.evaluation.timing import Timing, measure, with_peak
+from linearsr.evaluation.timing import measure, with_peak
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime import devices
@@ -91,10 +91,7 @@ def test_the_exponent_of_a_power_is_found(power, factor):
 
 def test_the_median_is_of_the_counted_runs_only():
     waits = iter([0.2, 0.01, 0.02, 0.03])
-    timing = measure(lambda: time.sleep(next(waits)), CPU, runs=3, warmup=1)
-    assert timing.runs == 3
-    assert 0.01 <= timing.low <= timing.median <= timing.high < 0.2
-    assert Timing.of([0.5]) == Timing(0.5, 0.5, 0.5, 1)
+    assert 0.01 <= measure(lambda: time.sleep(next(waits)), CPU, runs=3) < 0.2
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="other systems do not forget a peak")
@@ -108,7 +105,7 @@ def test_the_peak_is_of_the_call():
 
 def test_quadratic_attention_that_would_take_too_long_is_left_out(tiny_model, monkeypatch):
     """Ours takes 1 s an evaluation; at that pace quadratic attention takes little more at 8x8, far more at 128x128."""
-    monkeypatch.setattr(benchmark, "measure", lambda *_: Timing(1.0, 1.0, 1.0, 1))
+    monkeypatch.setattr(benchmark, "measure", lambda *_: 1.0)
     monkeypatch.setattr(benchmark, "_MAX_SECONDS", 2)
     pipe = LinearSRPipeline.from_pretrained(tiny_model)
     reports = list(of_model(pipe, [(128, 128), (8, 8)], 1, softmax=True))
@@ -149,7 +146,6 @@ def test_the_command_measures(tiny_model):
     assert set(report["exponents"]) == {"ours", "softmax"}
     # of two sizes, the fit goes through both
     assert report["exponents_by_step"] == {name: [power] for name, power in report["exponents"].items()}
-    assert report["sizes"][0]["nfe_seconds"]["runs"] == 2
     table = run(tiny_model, *options[:4])
     assert "lr_stem" in table.stdout
     assert "to the power" in table.stdout

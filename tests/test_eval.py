@@ -15,7 +15,7 @@ from eval_tools import QUICK, pairs, picture, run_eval, table
 from linearsr.evaluation import registry
 from linearsr.evaluation.evaluate import measure
 from linearsr.evaluation.matching import match
-from linearsr.evaluation.records import Records
+from linearsr.evaluation.records import open_records
 from linearsr.evaluation.sources import Case, Images
 
 
@@ -247,7 +247,8 @@ def test_memory_is_flat_over_3000_pairs(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        summary = measure(source, metrics, Records.open(tmp_path / "out", ["psnr_y"], {}))
+        with open_records(tmp_path / "out", ["psnr_y"], {}) as records:
+            summary = measure(source, metrics, records)
     finally:
         torch.set_num_threads(threads)
     assert summary["images"] == 3000

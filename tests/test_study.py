@@ -123,9 +123,7 @@ def test_the_place_is_where_results_differ_most(tmp_path):
     shown = cut_scene(scene, 32)
     y, x = best
     assert np.array_equal(shown.results["b"], results["b"][y : y + 32, x : x + 32])
-    centre = cut_scene(scene, 32)
-    assert np.array_equal(centre.results["a"], results["a"][14:46, 24:56])
-    large = cut_scene(scene, 512, "different")
+    large = cut_scene(scene, 512)
     assert large.results["a"].shape == large.lr.shape == (60, 80, 3)
 
 

@@ -114,41 +114,24 @@ def _show(report: dict[str, Any]) -> None:
     screen = out()
     screen.print(f"{report['model']}: {report['dtype']} on {report['device']}", soft_wrap=True)
     parts = table("input", "part", "parameters", "GMAC")
-    times = table("input", "output", "tokens", "1 NFE, s", "image, s", "MP/s", "peak")
-    beside = table("input", "tokens", "ours", "softmax")
+    times = table("input", "output", "tokens", "1 NFE, s", "image, s", "peak", "softmax, s")
     for size in report["sizes"]:
         name, result = ("x".join(map(str, size[key])) for key in ("input", "output"))
-        tokens, rate = f"{size['tokens']:,}", size["megapixels_per_second"]
         for place, part in enumerate(size["parts"]):
             row = (part["part"], f"{part['parameters']:,}", f"{part['macs'] / 1e9:,.2f}")
             parts.add_row("" if place else name, *row)
-        seconds = [
-            "" if timing is None else f"{timing['median']:.3f} ±{(timing['high'] - timing['low']) / 2:.3f}"
-            for timing in (size["nfe_seconds"], size["image_seconds"])
-        ]
-        pace = "" if rate is None else f"{rate:.2f}"
-        times.add_row(name, result, tokens, *seconds, pace, f"{size['peak_gib']:.2f} GiB")
-        ours = size["nfe_seconds"]["median"]
-        if size["softmax_expected"] is not None:
-            beside.add_row(name, tokens, f"{ours:.3f} s", _beside(size, ours))
+        seconds = [size[key] for key in ("nfe_seconds", "image_seconds", "softmax_seconds")]
+        one, image, quadratic = ("" if value is None else f"{value:.3f}" for value in seconds)
+        if size["softmax_expected"] is not None and not quadratic:
+            quadratic = f"too slow: ~{size['softmax_expected']:,.0f}"
+        peak = f"{size['peak_gib']:.2f} GiB"
+        times.add_row(name, result, f"{size['tokens']:,}", one, image, peak, quadratic)
     screen.print(parts)
     steps = f"; MACs of the transformer are per step ({report['steps']} steps)" if report["steps"] > 1 else ""
     screen.print(times)
-    screen.print(f"median of {report['runs']} runs ± half the interquartile range{steps}")
-    if beside.row_count:
-        screen.print(beside)
-        screen.print(
-            "time of one evaluation (1 NFE), and its ratio to ours; ~: estimated from multiply-accumulates"
-        )
+    screen.print(f"median of {report['runs']} runs{steps}; ~: estimated from multiply-accumulates")
     if report["exponents"]:
         screen.print("growth of the time of one evaluation:")
     for network, power in report["exponents"].items():
         steps = ", ".join(f"{step:.2f}" for step in report["exponents_by_step"][network])
         screen.print(f"{network}: tokens to the power {power:.2f} (from size to size {steps})")
-
-
-def _beside(size: dict[str, Any], ours: float) -> str:
-    timing, expected = size["softmax_seconds"], size["softmax_expected"]
-    if timing is None:
-        return f"too slow: ~{expected:,.0f} s ({expected / ours:.0f})"
-    return f"{timing['median']:.3f} s ({timing['median'] / ours:.2f})"

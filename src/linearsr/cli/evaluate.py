@@ -95,7 +95,7 @@ def evaluate(
     """
     from linearsr.evaluation.evaluate import settings_of
     from linearsr.evaluation.matching import MatchError
-    from linearsr.evaluation.records import PER_IMAGE, SUMMARY, Records
+    from linearsr.evaluation.records import PER_IMAGE, SUMMARY, open_records
     from linearsr.evaluation.registry import choose, missing
     from linearsr.evaluation.sources import Folders, Results
 
@@ -140,14 +140,11 @@ def evaluate(
         except MatchError as error:
             say("\n".join(shown(line) for line in f"linearsr: {error}".splitlines()))
             raise typer.Exit(WRONG_USE) from None
-        names = [metric.name for metric in chosen]
-        opened = Records.open(output, names, settings_of(source, chosen, border), overwrite)
-    with opened as records:
-        summary = _measure(source, chosen, records, border, device)
-        document = dict(summary)
-        if output is not None:
-            document["files"] = [str(output / name) for name in (PER_IMAGE, SUMMARY)]
-    write_json(document) if as_json else _show(document)
+        names, settings = [metric.name for metric in chosen], settings_of(source, chosen, border)
+        with open_records(output, names, settings, overwrite) as records:
+            summary = _measure(source, chosen, records, border, device)
+    files = [] if output is None else [str(output / name) for name in (PER_IMAGE, SUMMARY)]
+    write_json({**summary, "files": files}) if as_json else _show(summary, files)
     if summary["failed"] or any(metric.name in summary["not_available"] for metric in asked):
         raise typer.Exit(FAILED)
 
@@ -198,7 +195,7 @@ def _measure(
         stop(f"interrupted{rest}", INTERRUPTED)
 
 
-def _show(document: dict[str, Any]) -> None:
+def _show(document: dict[str, Any], files: list[str]) -> None:
     """The summary of an evaluation, what is missing from it, and where its files are."""
     from linearsr.evaluation.evaluate import number, remarks
 
@@ -211,5 +208,5 @@ def _show(document: dict[str, Any]) -> None:
     screen.print(measured)
     for line in remarks(document):
         screen.print(shown(line))
-    for file in document.get("files", []):
+    for file in files:
         screen.print(shown(file), soft_wrap=True)

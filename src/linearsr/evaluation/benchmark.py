@@ -16,7 +16,7 @@ import torch
 
 from linearsr.evaluation.counting import PartCost, count_parts, evaluation_inputs, transformer_macs
 from linearsr.evaluation.softmax import with_softmax_attention
-from linearsr.evaluation.timing import Timing, measure, with_peak
+from linearsr.evaluation.timing import measure, with_peak
 from linearsr.models.presets import PRESETS
 from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
@@ -30,10 +30,10 @@ Size = tuple[int, int]
 Report = dict[str, Any]
 """What a model costs at one size, as JSON can hold it.
 
-`input` and `output` are widths and heights; `tokens` those of the latent; `nfe_seconds` the time of one evaluation of
-the transformer (1 NFE), or of the trunk in a model without experts, whose tokens are LR pixels; `image_seconds` that
-of a whole image, None for a preset, which has no other parts; `softmax_seconds` that of one evaluation with quadratic
-attention, None where it was not asked for or would take too long, by `softmax_expected`.
+`input` and `output` are widths and heights; `tokens` those of the latent; `nfe_seconds` the median time of one
+evaluation of the transformer (1 NFE), or of the trunk in a model without experts, whose tokens are LR pixels;
+`image_seconds` that of a whole image, None for a preset, which has no other parts; `softmax_seconds` that of one
+evaluation with quadratic attention, None where it was not asked for or would take too long, by `softmax_expected`.
 """
 
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
@@ -113,7 +113,7 @@ def _report(
     parts: Sequence[PartCost],
     runs: int,
     softmax: bool,
-    whole: Callable[[], Timing] | None = None,
+    whole: Callable[[], float] | None = None,
 ) -> Report:
     """Measure one evaluation, a whole image where `whole` does that, and quadratic attention."""
     weight = next(network.parameters())
@@ -130,27 +130,22 @@ def _report(
     if whole is not None:
         with torch.inference_mode(False):
             image, peak = with_peak(whole, weight.device)
-    height, width = size[0] * scale, size[1] * scale
     expected, quadratic = None, None
     if softmax and isinstance(network, LinearSRTransformer):
-        expected = _expected(network.config, grid, evaluation.median)
+        expected = _expected(network.config, grid, evaluation)
         if expected <= _MAX_SECONDS:
             quadratic = measure(partial(with_softmax_attention(network), **inputs), weight.device, runs)
-    report: Report = _rounded(
-        {
-            "input": (size[1], size[0]),
-            "output": (width, height),
-            "tokens": tokens,
-            "parts": [asdict(part) for part in parts],
-            "nfe_seconds": asdict(evaluation),
-            "image_seconds": image and asdict(image),
-            "peak_gib": peak / 2**30,
-            "megapixels_per_second": image and height * width / 1e6 / image.median,
-            "softmax_seconds": quadratic and asdict(quadratic),
-            "softmax_expected": expected,
-        }
-    )
-    return report
+    return {
+        "input": [size[1], size[0]],
+        "output": [size[1] * scale, size[0] * scale],
+        "tokens": tokens,
+        "parts": [asdict(part) for part in parts],
+        "nfe_seconds": evaluation,
+        "image_seconds": image,
+        "peak_gib": peak / 2**30,
+        "softmax_seconds": quadratic,
+        "softmax_expected": expected,
+    }
 
 
 def _by_area(sizes: Sequence[Size]) -> list[Size]:
@@ -195,7 +190,7 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
     for name, key in (("ours", "nfe_seconds"), ("softmax", "softmax_seconds")):
         measured = [report for report in reports if report[key]]
         if len({report["tokens"] for report in measured}) > 1:
-            seconds = [report[key]["median"] for report in measured]
+            seconds = [report[key] for report in measured]
             curves[name] = [report["tokens"] for report in measured], seconds
     return {
         "sizes": list(reports),
@@ -205,12 +200,3 @@ def summary(reports: Sequence[Report]) -> dict[str, Any]:
             for name, (tokens, seconds) in curves.items()
         },
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six significant digits."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
