@@ -1,13 +1,10 @@
 """Figures of the method for the documentation, drawn from the code: log-SNR over time, and who takes which step.
 
-python research/figures.py -o docs/figures                         # log_snr.png and routing.png
-python research/figures.py -o docs/figures --growth growth.json    # scaling.png, of `linearsr bench --sizes ... --json`
+python research/figures.py -o docs/figures      # log_snr.png and routing.png
 """
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -78,35 +75,13 @@ def draw_routing(file: Path) -> None:
     figure.savefig(file, dpi=DPI)
 
 
-def draw_growth(report: dict[str, Any], file: Path) -> None:
-    """Seconds of one evaluation over output megapixels."""
-    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for name, power in report["exponents"].items():
-        key = "nfe_seconds" if name == "ours" else "softmax_seconds"
-        sizes = [size for size in report["sizes"] if size[key]]
-        axis.loglog(
-            [size["output"][0] * size["output"][1] / 1e6 for size in sizes],
-            [size[key] for size in sizes],
-            "o-",
-            label=f"{name}: tokens to the power {power:.2f}",
-        )
-    title = f"{report['model']}, {report['dtype']}, {report['device']}"
-    axis.set(xlabel="output megapixels", ylabel="seconds for one evaluation (1 NFE)", title=title)
-    axis.grid(visible=True, which="both", linewidth=0.3)
-    axis.legend(fontsize=9)
-    figure.savefig(file, dpi=DPI)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--growth", type=Path, help="a report of `linearsr bench --json`, of several sizes")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    if args.growth is not None:
-        draw_growth(json.loads(args.growth.read_text(encoding="utf-8")), args.output / "scaling.png")
     draw_log_snr(args.output / "log_snr.png")
     draw_routing(args.output / "routing.png")
 
