@@ -1,9 +1,6 @@
 """Metrics that come through `pyiqa`: called by the right names with the right inputs, and missed in words."""
 
-import runpy
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -92,28 +89,3 @@ def test_installed_but_not_working(tmp_path, calls, monkeypatch):
     reason = "pyiqa cannot give 'dists' here: no route to host for the weights"
     assert document(result, 1)["not_available"] == {"dists": reason}
     assert list(document(result, 1)["metrics"]) == ["psnr_y"]
-
-
-# where pyiqa is installed: is what is written down here still so?
-
-
-def test_names_kinds_and_directions_are_those_of_pyiqa():
-    """Its table is read without importing it, which needs torchvision."""
-    spec = find_spec("pyiqa")
-    if spec is None or spec.origin is None:
-        pytest.skip("pyiqa is not installed")
-    known = runpy.run_path(str(Path(spec.origin).with_name("default_model_configs.py")))["DEFAULT_CONFIGS"]
-    for metric in METRICS.values():
-        if metric.pyiqa_name is None:
-            continue
-        config = known[metric.pyiqa_name]
-        assert config.get("lower_better", False) != metric.higher_is_better, metric.name
-        assert (config["metric_mode"] == "FR") == (metric.kind == "full-reference"), metric.name
-    variants = {name: known[own]["metric_opts"] for name, own in NAMES.items()}
-    assert (variants["lpips_vgg"]["net"], variants["lpips_vgg"]["version"]) == ("vgg", "0.1")
-    assert (variants["maniqa"]["train_dataset"], variants["maniqa_koniq"]["train_dataset"]) == (
-        "pipal",
-        "koniq",
-    )
-    assert variants["musiq"]["pretrained"] == "koniq10k"
-    assert "koniq" in variants["topiq"]["model_name"]
