@@ -152,7 +152,7 @@ class BulkProgress(Bars):
         self.counts[row["status"]] += 1
         now = time.monotonic()
         if row["status"] != "skipped" and self._first is None:
-            self._first = now
+            self._first = self._told = now
         if row["status"] == "failed" and self.counts["failed"] <= _FAILURES_SHOWN:
             say(f"{shown(row['input'])}: {shown(row['error'] or '')}")
         self.bars.advance(self._task)
