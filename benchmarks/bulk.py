@@ -72,7 +72,7 @@ def upscale_in_bulk(source: Path, output: Path, workers: int, count: int) -> Rat
     command += ["--threads-per-worker", "1", "--json"]
     started = time.monotonic()
     done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
-    record = json.loads(done.stdout.splitlines()[-1])
+    record = json.loads(done.stdout)
     if record["done"] != count or len(list(output.rglob("*.png"))) != count:
         raise SystemExit(f"{record['done']} of {count} images done")
     return Rates(count / (time.monotonic() - started), record["images_per_second"])

@@ -47,7 +47,7 @@ Method = Callable[[Tensor], Tensor]
 OURS = {"ours": None, "ours-faithful": 1.0}
 """Name -> fidelity; None: the model's own."""
 METHODS = ("bicubic", "lanczos", *PEERS, *OURS)
-SCORES = ("psnr_y", "ssim_y", "fsim", "haarpsi", "lpips", "niqe")
+SCORES = ("psnr_y", "ssim_y", "haarpsi", "lpips", "niqe")
 
 
 class Result(NamedTuple):

@@ -19,7 +19,6 @@ from rich.table import Table
 from torch import Tensor
 
 from linearsr import LinearSRPipeline
-from linearsr.evaluation.fsim import fsim
 from linearsr.evaluation.haarpsi import haarpsi
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.flow.experts import SNRExperts
@@ -85,10 +84,10 @@ def measure(pipe: LinearSRPipeline, pairs: list[tuple[str, Tensor, Tensor]], fid
     for _, lr, hr in track(pairs, console=Console(stderr=True)):
         image = eight_bit(pipe(lr, fidelity=fidelity, output_type="pt").images[0])[None].double()
         truth = hr[None].double()
-        scores = [metric(image, truth) for metric in (psnr_y, ssim_y, haarpsi, fsim, sharpness)]
+        scores = [metric(image, truth) for metric in (psnr_y, ssim_y, haarpsi, sharpness)]
         rows.append([*scores, niqe_or_nan(image)])
-    psnr, ssim, haar, feature, sharp, niqe = (fmean(column) for column in zip(*rows, strict=True))
-    return [f"{psnr:.2f}", f"{ssim:.3f}", f"{haar:.3f}", f"{feature:.3f}", f"{sharp:.2f}", f"{niqe:.2f}"]
+    psnr, ssim, haar, sharp, niqe = (fmean(column) for column in zip(*rows, strict=True))
+    return [f"{psnr:.2f}", f"{ssim:.3f}", f"{haar:.3f}", f"{sharp:.2f}", f"{niqe:.2f}"]
 
 
 def main() -> None:
@@ -110,7 +109,7 @@ def main() -> None:
 
     stem = load_config(args.config, args.changes).stage.stem
     pairs = list(degraded_pairs(args.hr, args.degrade))[: args.photos]
-    columns = "loss", "PSNR-Y", "SSIM-Y", "HaarPSI", "FSIM", "sharpness", "NIQE"
+    columns = "loss", "PSNR-Y", "SSIM-Y", "HaarPSI", "sharpness", "NIQE"
     table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
     for place, (name, changes) in enumerate(rows(args.teacher).items()):
         transformer = train(args.config, args.output / f"{place}", args.images, [*changes, *args.changes])

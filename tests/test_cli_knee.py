@@ -177,7 +177,7 @@ def test_missing_values(tmp_path):
     rows = [
         [s, v, "" if i % 4 else v, "nan"] for i, (s, v) in enumerate(zip(STEPS, oscillating(), strict=True))
     ]
-    file = write_csv(tmp_path / "a.csv", ["step", "psnr", "fsim", "fid"], [*rows, [300_000, "", "", ""]])
+    file = write_csv(tmp_path / "a.csv", ["step", "psnr", "haarpsi", "niqe"], [*rows, [300_000, "", "", ""]])
     report = document(knee(file, "--json"))
     assert report["knee_step"] == pytest.approx(48_000, abs=8_000)
     assert report["phases"]["oscillating"][1] == 264_000

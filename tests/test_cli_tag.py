@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -148,9 +147,10 @@ def test_where_nothing_could_be_tagged_nothing_is_written(tagged, tmp_path):
 
 def test_a_siglip_with_a_vocabulary(photos, tmp_path):
     write_siglip(tmp_path / "siglip")
-    (tmp_path / "tags.txt").write_text("sky\nивы\t0.99\n", encoding="utf-8")
+    (tmp_path / "tags.txt").write_text("sky\nивы\n", encoding="utf-8")
     named = ("--tagger", tmp_path / "siglip", "--vocabulary", tmp_path / "tags.txt")
-    assert [found["tag"] for found in document(tag(photos / "a.png", *named, "--json"))["tags"]] == ["sky"]
+    report = document(tag(photos / "a.png", *named, "--threshold", 0, "--json"))
+    assert {found["tag"] for found in report["tags"]} == {"sky", "ивы"}
 
 
 @pytest.mark.parametrize(
@@ -169,28 +169,6 @@ def test_a_siglip_with_a_vocabulary(photos, tmp_path):
 )
 def test_wrong_use_is_one_line(tiny_model, photos, options, message):
     assert message in refused(tag(photos, "--model", tiny_model, *options))
-
-
-@pytest.mark.parametrize(
-    ("file", "change"),
-    [
-        ("tagger/config.json", {"num_blocks": "8"}),
-        ("tagger/config.json", {"num_blocks": 1}),
-        ("tagger/config.json", {"image_size": 0}),
-        ("tagger/config.json", {"max_tags": -1}),
-        ("tagger/config.json", {"max_tags": "3"}),
-        ("model_index.json", {"tagger": ["linearsr", ["OwnTagger"]]}),
-        ("tagger/config.json", {"_class_name": ["OwnTagger"]}),
-    ],
-)
-def test_a_broken_tagger_is_one_line(tagged, photos, tmp_path, file, change):
-    """Before the first image: it would be broken for all of them."""
-    model = tmp_path / "model"
-    shutil.copytree(tagged, model)
-    config = json.loads((model / file).read_text())
-    (model / file).write_text(json.dumps({**config, **change}))
-    for command in (tag, upscale):
-        refused(command(photos, "--model", model))
 
 
 def upscaled(photo, model, *options):

@@ -4,9 +4,8 @@ import asyncio
 import io
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,9 @@ class Worker:
     async def start(self) -> dict[str, Any]:
         return card(build())
 
-    async def run(self, tasks: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        for task in tasks:
-            event = "cancelled" if task["id"] in self.cancelled else "done"
-            yield {"event": event, "id": task["id"]} | ({"output": {}} if event == "done" else {})
+    async def run(self, task: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        event = "cancelled" if task["id"] in self.cancelled else "done"
+        yield {"event": event, "id": task["id"]} | ({"output": {}} if event == "done" else {})
 
     async def cancel(self, job_id: str) -> None:
         self.cancelled.add(job_id)
@@ -86,24 +84,24 @@ def jobs_of(count: int) -> list[Job]:
     return [Job("upscale", "", 8, 8, 1, OPTIONS) for _ in range(count)]
 
 
-def test_a_job_that_is_cancelled_before_its_batch_begins_hurts_no_other(
+def test_a_job_that_is_cancelled_before_it_begins_is_not_done(
     settings: ServeSettings, store: SlowStore
 ) -> None:
     async def run() -> list[str]:
-        queue = Dispatcher(replace(settings, max_batch=3), store, Metrics())
-        first, second, third = jobs = jobs_of(3)
+        queue = Dispatcher(settings, store, Metrics())
+        first, second = jobs = jobs_of(2)
         for job in jobs:
             await queue.accept(job, io.BytesIO())
         store.hold(first, "running")
         await queue.start()
         await asyncio.to_thread(store.writing.wait, 20)
-        await queue.cancel(second)
+        await queue.cancel(first)
         store.let_go.set()
-        await asyncio.wait_for(asyncio.gather(queue.finished(first), queue.finished(third)), 20)
+        await asyncio.wait_for(queue.finished(second), 20)
         await queue.stop()
         return [job.status for job in jobs]
 
-    assert asyncio.run(run()) == ["done", "cancelled", "done"]
+    assert asyncio.run(run()) == ["cancelled", "done"]
 
 
 def test_who_asks_for_a_job_while_it_ends_hears_of_its_end(settings: ServeSettings, store: SlowStore) -> None:

@@ -15,7 +15,7 @@ from eval_tools import QUICK, pairs, picture, run_eval, table
 from linearsr.evaluation import registry
 from linearsr.evaluation.evaluate import measure
 from linearsr.evaluation.matching import match
-from linearsr.evaluation.records import Records
+from linearsr.evaluation.records import open_records
 from linearsr.evaluation.sources import Case, Images
 
 
@@ -35,15 +35,12 @@ def test_json(tmp_path):
     assert not report["failed"]
 
 
-def test_table_fits_80_columns_and_names_what_is_not_available(tmp_path, monkeypatch):
-    monkeypatch.setattr("linearsr.evaluation.registry.find_spec", lambda name: None)
+def test_table_fits_80_columns_and_names_what_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     result = done(run_eval(*pairs(tmp_path)))
     assert max(map(len, result.stdout.splitlines())) <= 80
     flat = " ".join(result.stdout.split())
     assert "psnr_y higher Y 16-235, dB" in flat
-    others = [name for name, metric in registry.METRICS.items() if metric.pyiqa_name is not None]
-    assert f"not available: {', '.join(others)}: pip install 'linearsr[iqa]'" in flat
     assert "not measured on 3 images: niqe: NIQE needs 192x192 pixels or more, not 32x24" in flat
 
 
@@ -141,9 +138,8 @@ def test_orientation_counts_for_the_size(tmp_path):
     [
         ((), "nothing to measure"),
         (("PRED", "HR", "--data", "HR"), "give either PRED_DIR or a model"),
+        (("PRED", "--lr", "HR"), "give either PRED_DIR or a model"),
         (("--model", "default"), "--model needs photos"),
-        (("--dataset", "realsr"), "belong together"),
-        (("--dataset", "set5", "--root", "HR"), "--dataset set5 is unknown: choose from realsr"),
         (("PRED", "HR", "--metrics", "psnr"), "unknown metric 'psnr'"),
         (("PRED", "--metrics", "psnr_y"), "psnr_y compares with HR images"),
         (("--data", "HR", "--degrade", "awful"), "--degrade: unknown degradation 'awful'"),
@@ -212,21 +208,36 @@ def test_a_model_is_measured_on_what_degrade_writes(tmp_path, tiny_model):
     assert "was measured with steps 2, not 1" in other.stderr
 
 
+@pytest.mark.parametrize("hr", [True, False])
+def test_a_model_is_measured_on_given_lr_images(tmp_path, tiny_model, hr):
+    for i in range(2):
+        picture(tmp_path / f"lr/{i}_LR4.png", i, size=(8, 8))
+        picture(tmp_path / f"hr/{i}_HR.png", i, size=(32, 32))
+    photos, metric = (("--data", tmp_path / "hr"), "psnr_y") if hr else ((), "niqe")
+    arguments = (*photos, "--lr", tmp_path / "lr", "--model", tiny_model, "--metrics", metric)
+    report = document(run_eval(*arguments, "-o", tmp_path / "out", "--json"))
+    assert report["images"] == 2
+    assert report["metrics"][metric]["count"] == (2 if hr else 0)
+    picture(tmp_path / "hr/0_HR.png", size=(30, 32))
+    if hr:
+        wrong = run_eval(*arguments)
+        assert wrong.exit_code == 2
+        assert "images that are not 4 times as large as their LR image: 1" in wrong.stderr
+
+
 class ManyPairs:
     """3,000 pairs that are made when they are asked for."""
-
-    results = references = None
 
     def __init__(self, file: Path) -> None:
         self.settings: dict[str, object] = {}
         self.cases = [Case(f"{i:04}", file) for i in range(3000)]
         self.peaks: list[int] = []
 
-    def images(self, case: Case, again: bool = False) -> Images:
+    def images(self, case: Case) -> Images:
         rng = np.random.default_rng(int(case.name))
         result, reference = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
         self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        return Images(result, reference, None)
+        return result, reference
 
 
 def test_memory_is_flat_over_3000_pairs(tmp_path):
@@ -236,7 +247,8 @@ def test_memory_is_flat_over_3000_pairs(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        summary = measure(source, metrics, Records.open(tmp_path / "out", ["psnr_y"], {}))
+        with open_records(tmp_path / "out", ["psnr_y"], {}) as records:
+            summary = measure(source, metrics, records)
     finally:
         torch.set_num_threads(threads)
     assert summary["images"] == 3000

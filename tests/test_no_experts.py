@@ -75,9 +75,8 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
     assert "has no experts, only a trunk: ask for 0 steps" in refused(stepped, 1)
     (measured,) = document(linearsr("bench", folder, "--sizes", "9x7", "--runs", 1, "--json"))["sizes"]
     assert (measured["tokens"], measured["output"]) == (9 * 7, [36, 28])
-    assert measured["image_seconds"]["median"] > measured["nfe_seconds"]["median"] > 0
+    assert measured["image_seconds"] > measured["nfe_seconds"] > 0
     done(linearsr("bench", folder, "--sizes", 8, "--runs", 1))
-    assert "no attention to compare" in refused(linearsr("bench", folder, "--compare", "softmax"), 1)
 
 
 def test_a_service_takes_no_steps(pipe: LinearSRPipeline) -> None:

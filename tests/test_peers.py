@@ -62,7 +62,7 @@ def test_one_table_for_photos_and_pairs(peers, tmp_path, tiny_model, monkeypatch
         lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
         tables.append([line.split() for line in lines if line.startswith(("input", "bicubic", "set"))])
     head, *rows = tables[0]
-    assert " ".join(head) == "input method psnr_y ssim_y fsim haarpsi lpips niqe sharpness s / MP"
+    assert " ".join(head) == "input method psnr_y ssim_y haarpsi lpips niqe sharpness s / MP"
     assert [row[2] for row in rows] == ["bicubic", "lanczos", "ours"] * 2
     assert [len(row) for row in rows] == [11] * 3 + [10] * 3  # NIQE needs 192x192 pixels
     again = tables[1][1:]

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from linearsr.serving.jobs import Job, JobStore
-from linearsr.serving.settings import ServeSettings
 from serve_tools import ENDLESS, events, image, problem, refused, send, serving, started, wait_for, wait_until
 
 
@@ -126,10 +125,6 @@ def test_command_that_cannot_be_carried_out(tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         assert "in use" in refused(*place, "--port", other.getsockname()[1])
-
-
-def test_settings_of_a_result(tmp_path):
-    assert ServeSettings(tmp_path, max_pixels=10).max_output_pixels == 160
 
 
 @pytest.mark.parametrize("status", ["done", "failed", "cancelled"])

@@ -61,13 +61,6 @@ def test_any_body_is_refused(client, body, kind):
     problem(answer, answer.status_code, answer.json()["error"]["code"])
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.text(min_size=1, max_size=30).filter(lambda name: name.strip("/")))
-def test_any_job_is_unknown(client, name):
-    answer = client.get("/v1/jobs/" + "".join(f"%{byte:02x}" for byte in name.encode("utf-8", "replace")))
-    problem(answer, 404, "not_found")
-
-
 @given(st.binary(max_size=300) | damaged_images())
 @settings(max_examples=200, deadline=None)
 def test_any_header_is_read_or_refused(data):

@@ -109,8 +109,8 @@ def test_result_that_finds_no_room(client: Any, monkeypatch: pytest.MonkeyPatch)
     assert answer.headers["retry-after"]
 
 
-async def fail(dispatcher: Any, jobs: list[Job], worker: Any) -> None:
-    await dispatcher._finish(jobs[0], "failed", DISK_FULL)
+async def fail(dispatcher: Any, job: Job, worker: Any) -> None:
+    await dispatcher._finish(job, "failed", DISK_FULL)
 
 
 def test_table_that_is_not_ours_or_is_broken(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_metrics_of_workers_queue_and_disk(client: Any) -> None:
         "ends_unwritten ",
         "disk_free_bytes ",
     )
-    for name in (*names, "worker_jobs_running{", "worker_jobs_ended{", "process_resident_memory_bytes "):
+    for name in (*names, "worker_jobs_ended{", "process_resident_memory_bytes "):
         assert f"\nlinearsr_{name}" in text
 
 

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study(
             *methods,
             *("--lr", folder / "lr", "--hr", folder / "hr", "-o", folder / "study.html", "--crop", 64),
-            *("--trials", TRIALS, "--repeats", REPEATS, *asked),
+            *("--trials", TRIALS, *asked),
         )
     )
     return folder

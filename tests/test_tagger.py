@@ -107,11 +107,20 @@ def test_a_tagger_is_a_folder(tagger, tmp_path):
         OwnTagger.from_pretrained(tmp_path)
 
 
-def test_config_refuses_what_makes_no_sense():
-    with pytest.raises(ValueError, match="0 to 1"):
-        OwnTaggerConfig(WORDS, thresholds=(0.5, 2, 0, 0))
-    with pytest.raises(ValueError, match="twice"):
-        OwnTaggerConfig(("sky", "Sky"))
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"thresholds": (0.5, 2, 0, 0)}, "0 to 1"),
+        ({"vocabulary": ("sky", "Sky")}, "twice"),
+        ({"num_blocks": "8"}, "num_blocks must be a whole number of at least 2, not '8'"),
+        ({"num_blocks": 1}, "at least 2"),
+        ({"image_size": 0}, "at least 1"),
+        ({"max_tags": -1}, "at least 0"),
+    ],
+)
+def test_config_refuses_what_makes_no_sense(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        OwnTaggerConfig(**{"vocabulary": WORDS, **settings})
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=20))

@@ -19,7 +19,7 @@ from linearsr.guidance.registry import load_tagger, named_tagger
 from linearsr.guidance.vocabulary import read_tag_list
 from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 from linearsr.runtime.checkpoints import CheckpointError
-from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2
+from tiny_encoders import write_dino, write_siglip, write_siglip2
 
 TAGS = ("sky", "tree", "brick wall", "ivy")
 LR = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -62,35 +62,16 @@ def test_scores_of_siglip_are_its_own_probabilities(write, tmp_path):
     assert tagger.scores(LR).std() > 1e-4
 
 
-def test_scores_of_clip_are_those_against_the_neutral_prompt(tmp_path):
-    model = write_clip(tmp_path)
-    tagger = ZeroShotTagger(ZeroShotTaggerConfig(str(tmp_path), TAGS))
-    tower, size = tagger._tower
-    prompts = [f"a photo of {tag}" for tag in TAGS] + ["a photo"]
-    texts = transformers.AutoTokenizer.from_pretrained(tmp_path)(
-        prompts, padding="max_length", max_length=16, return_tensors="pt"
-    )
-    with torch.no_grad():
-        output = model(
-            input_ids=texts.input_ids,
-            attention_mask=texts.attention_mask,
-            pixel_values=tower.pixels(LR[None], size),
-        )
-    logits = output.logits_per_image[0]
-    expected = torch.stack([logits[:-1], logits[-1].expand(len(TAGS))]).softmax(dim=0)[0]
-    torch.testing.assert_close(tagger.scores(LR), expected)
-
-
 def test_thresholds_and_numbers(tmp_path):
     write_siglip(tmp_path / "tagger_encoder")
     scores = ZeroShotTagger(ZeroShotTaggerConfig(str(tmp_path / "tagger_encoder"), TAGS)).scores(LR)
     order = [TAGS[i] for i in scores.argsort(descending=True)]
-    config = ZeroShotTaggerConfig("tagger_encoder", TAGS, (None, None, 1.0, 0.0), threshold=0.0, max_tags=9)
+    config = ZeroShotTaggerConfig("tagger_encoder", TAGS, threshold=0.0, max_tags=9)
     tagger = ZeroShotTagger(config)
     tagger.model_folder = tmp_path
     tagger.save_pretrained(tmp_path / "tagger")
     again = load_tagger(tmp_path / "tagger")
-    assert [tag.name for tag in again.tag(LR)] == [name for name in order if name != "brick wall"]
+    assert [tag.name for tag in again.tag(LR)] == order
     assert [tag.name for tag in again.tag(LR, threshold=0, max_tags=2)] == order[:2]
     assert again.tag(LR, threshold=1) == []
 
@@ -99,8 +80,7 @@ def test_thresholds_and_numbers(tmp_path):
     ("config", "message"),
     [
         ({"vocabulary": ("sky", "Sky")}, "twice"),
-        ({"vocabulary": ("sky",), "thresholds": (0.1, 0.2)}, "2 thresholds for 1 tags"),
-        ({"vocabulary": ("sky",), "thresholds": (3,)}, "from 0 to 1"),
+        ({"vocabulary": ("sky",), "threshold": 3}, "from 0 to 1"),
         ({"prompt": "a photo"}, "needs {}"),
     ],
 )
@@ -111,8 +91,8 @@ def test_settings_that_make_no_sense(config, message):
 
 def test_a_list_of_tags(tmp_path):
     file = tmp_path / "tags.txt"
-    file.write_text("sky\n\nbrick wall\t0.25\nдерево\t\n", encoding="utf-8")
-    assert read_tag_list(file) == (("sky", "brick wall", "дерево"), (None, 0.25, None))
+    file.write_text("sky\n\nbrick wall \nдерево\n", encoding="utf-8")
+    assert read_tag_list(file) == ("sky", "brick wall", "дерево")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +101,6 @@ def test_a_list_of_tags(tmp_path):
         (b"", "holds no tags"),
         (b"\xff\xfe", "no text in UTF-8"),
         (b"sky\nSky", "twice"),
-        (b"sky\t2", "line 1: '2' is no threshold"),
-        (b"sky\nsea\thigh", "line 2: 'high' is no threshold"),
         (None, "cannot be read"),
     ],
 )
@@ -208,11 +186,11 @@ def test_ram_that_is_not_installed(tmp_path, monkeypatch):
 
 def test_taggers_by_name(tmp_path):
     file = tmp_path / "tags.txt"
-    file.write_text("sky\ntree\t0.9")
+    file.write_text("sky\ntree")
     write_siglip(tmp_path / "siglip")
     write_dino(tmp_path / "dino", "Dinov2")
     tagger = named_tagger(str(tmp_path / "siglip"), file)
-    assert tagger.config.limits == [0.1, 0.9]
+    assert tagger.config.vocabulary == ("sky", "tree")
     tagger.save_pretrained(tmp_path / "model/tagger")
     assert named_tagger(str(tmp_path / "model/tagger")).config == tagger.config
     for arguments, message in (

@@ -34,7 +34,7 @@ def guidance(folder, **config):
     return part
 
 
-def sana_embeds(folder, prompt, instruction, max_tokens):
+def sana_embeds(folder, prompt, max_tokens):
     """What diffusers' SANA pipeline makes of a prompt, for tokens that are not padding."""
     pipe = diffusers.SanaPipeline.__new__(diffusers.SanaPipeline)
     encoder = guidance(folder).read_encoder(torch.float32).eval()
@@ -47,18 +47,17 @@ def sana_embeds(folder, prompt, instruction, max_tokens):
             do_classifier_free_guidance=False,
             device=torch.device("cpu"),
             max_sequence_length=max_tokens,
-            complex_human_instruction=instruction,
+            complex_human_instruction=None,
         )
     return embeds[0][mask[0].bool()]
 
 
 @pytest.mark.parametrize("max_tokens", [300, 12])
-@pytest.mark.parametrize("instruction", [[], ["Think of a photo:", "a cat, in snow. Photo: "]])
 @pytest.mark.parametrize("prompt", [SENTENCE, "ivy", "sky, tree, brick wall, moss, 木, rock, snow, bird"])
-def test_as_the_pipeline_of_sana(folder, prompt, instruction, max_tokens):
-    part = guidance(folder, max_tokens=max_tokens, instruction="\n".join(instruction))
+def test_as_the_pipeline_of_sana(folder, prompt, max_tokens):
+    part = guidance(folder, max_tokens=max_tokens)
     tokens = part.encode(LR[:1], [[prompt]])
-    expected = sana_embeds(folder, prompt, instruction, max_tokens)
+    expected = sana_embeds(folder, prompt, max_tokens)
     assert tokens.mask.all()
     torch.testing.assert_close(tokens.embeds[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -160,7 +159,7 @@ def test_every_word_is_understood_until_the_text_is_too_long(folder):
 
 def test_threads_cut_no_texts_of_each_other(folder):
     part = guidance(folder)
-    texts = [(" ".join([SENTENCE] * 5), limit) for limit in (None, 4, 9, 20)]
+    texts = [(" ".join([SENTENCE] * 5), limit) for limit in (300, 4, 9, 20)]
     expected = [len(part._ids(*text)) for text in texts]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda text: len(part._ids(*text)), texts * 200))

@@ -1,12 +1,9 @@
 """Which known tag a user's word means."""
 
-from difflib import get_close_matches
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linearsr.guidance import vocabulary
 from linearsr.guidance.vocabulary import Vocabulary, split_tags
 
 VOCABULARY = Vocabulary(
@@ -62,19 +59,3 @@ def test_a_list_is_split_as_users_write_it():
 def test_a_vocabulary_holds_each_tag_once(tags, complaint):
     with pytest.raises(ValueError, match=complaint):
         Vocabulary(tags)
-
-
-def test_a_spelling_is_looked_for_once(monkeypatch):
-    searches = []
-
-    def counted(name, known, **settings):
-        searches.append(name)
-        return get_close_matches(name, known, **settings)
-
-    monkeypatch.setattr(vocabulary, "get_close_matches", counted)
-    nature, other = Vocabulary(["waterfall", "meadow"]), Vocabulary(["waterfal", "meadow"])
-    for _ in range(3):
-        assert nature.number("waterfalll") == 0
-        assert nature.number("zzzzz") is None
-    assert searches == ["waterfalll", "zzzzz"]
-    assert other.understand(["waterfalll"]).tags == ["waterfal"]

@@ -4,14 +4,22 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
 from linearsr.cli.console import FAILED, INTERRUPTED, Bars, needing, say, stop, summary, told, write_json
-from linearsr.cli.options import MAX_PIXELS, MaxPixels, Model, Overwrite, Quality, WeightType, takes_settings
+from linearsr.cli.options import (
+    MAX_PIXELS,
+    JsonDocument,
+    MaxPixels,
+    Model,
+    Overwrite,
+    Quality,
+    WeightType,
+    takes_settings,
+)
 from linearsr.jobs.messages import shown
 
 if TYPE_CHECKING:
@@ -65,9 +73,7 @@ def batch(
     quality: Quality = 95,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,
-    as_json: Annotated[
-        bool, Option("--json", help="Print counts, rate and time left as JSON lines to stdout.")
-    ] = False,
+    as_json: JsonDocument = False,
 ) -> None:
     """Upscale many images with several processes, or on a Ray cluster.
 
@@ -98,11 +104,17 @@ def batch(
         say(f"{len(plan.todo)} image{'s' * (len(plan.todo) != 1)} to do, {len(plan.done)} done already")
     where = Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda"))
     with (
-        BulkProgress(len(plan), as_json) as progress,
+        BulkProgress(len(plan)) as progress,
         closing(results(plan, upscaler | settings, where, progress.killed)) as rows,
     ):
         _follow(rows, report, progress)
-    if progress.counts["failed"]:
+        failed = progress.counts["failed"]
+        if failed > _FAILURES_SHOWN:
+            say(f"and {failed - _FAILURES_SHOWN} more failures: see the report")
+        say(f"{progress.summary()}; report: {shown(report.url)}")
+        if as_json:
+            write_json({**progress.record(), "report": report.url})
+    if failed:
         raise typer.Exit(FAILED)
 
 
@@ -122,92 +134,53 @@ def _follow(rows: "Iterable[Result]", report: "Report", progress: "BulkProgress"
     finally:
         with told():
             report.write()
-    progress.finish(report.url)
 
 
 class BulkProgress(Bars):
-    """Counts results, and shows the counts, the rate and the time left.
+    """Counts the results of `total` images: a bar on a terminal, elsewhere a line now and then."""
 
-    Args:
-        total: number of images.
-        as_json: write lines to stdout; the last one has `finished`.
-    """
-
-    def __init__(self, total: int, as_json: bool) -> None:
+    def __init__(self, total: int) -> None:
+        super().__init__()
         self.counts: Counter[Status] = Counter()
-        self._total, self._as_json = total, as_json
-        self._started = self._shown = time.monotonic()
+        self._total, self._killed = total, 0
+        self._started = self._told = time.monotonic()
         self._first: float | None = None
-        self._killed = 0
-        super().__init__(timed=False)
-        self._task = self.bars.add_task("", total=total)
+        self._task = self.bars.add_task("images", total=total)
 
     def add(self, row: "Result") -> None:
         """One image more is done, skipped or failed."""
         self.counts[row["status"]] += 1
         now = time.monotonic()
         if row["status"] != "skipped" and self._first is None:
-            self._first = now
+            self._first = self._told = now
         if row["status"] == "failed" and self.counts["failed"] <= _FAILURES_SHOWN:
             say(f"{shown(row['input'])}: {shown(row['error'] or '')}")
-        self.bars.update(self._task, completed=self.counts.total(), description=self._pace())
-        if now - self._shown >= _SECONDS_BETWEEN_LINES:
-            self._shown = now
-            if self._as_json:
-                write_json(self._record(finished=False))
-            elif self.bars.disable:
-                say(
-                    ", ".join(
-                        filter(None, (f"{self.counts.total()} of {self._total} images done", self._pace()))
-                    )
-                )
+        self.bars.advance(self._task)
+        if self.bars.disable and now - self._told >= _SECONDS_BETWEEN_LINES:
+            self._told = now
+            say(f"{self.counts.total()} of {self._total} images done")
 
     def killed(self) -> None:
         """A worker process was killed."""
         self._killed += 1
         say("a worker process was killed, possibly out of memory: its images are retried")
 
-    def finish(self, report: str) -> None:
-        """Say what became of all."""
-        if self.counts["failed"] > _FAILURES_SHOWN:
-            say(f"and {self.counts['failed'] - _FAILURES_SHOWN} more failures: see the report")
-        say(f"{self.summary()}; report: {shown(report)}")
-        if self._as_json:
-            write_json({**self._record(finished=True), "report": report})
-
     def summary(self) -> str:
-        """In words, without the report."""
-        found = self._record(finished=True)
+        """What became of all, in words."""
         parts = summary(self.counts, self._total, "not started")
         parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
-        rate, first = found["images_per_second"], found["seconds_to_first"]
-        pace = [f"{rate:.3g} images/s"] if rate else []
-        pace += [f"{_clock(first)} to the first"] if first else []
-        whole = f"{parts} in {_clock(found['seconds'])}"
-        return f"{whole} ({', '.join(pace)})" if pace else whole
+        found = self.record()
+        rate = found["images_per_second"]
+        return f"{parts} in {found['seconds']:.0f} s" + (f" ({rate:.3g} images/s)" if rate else "")
 
-    def _pace(self) -> str:
-        found = self._record(finished=False)
-        rate, left, failed = found["images_per_second"], found["seconds_left"], self.counts["failed"]
-        words = [] if rate is None else [f"{rate:.3g} images/s", f"{_clock(left)} left"]
-        return ", ".join(words + ([f"{failed} failed"] if failed else []))
-
-    def _record(self, *, finished: bool) -> dict[str, Any]:
-        """The rate is that since the first image, as the workers take a while to start."""
-        now, first = time.monotonic(), self._first
-        worked = self.counts["done"] + self.counts["failed"] - 1
-        rate = None if first is None or worked < 1 else worked / max(now - first, 1e-3)
+    def record(self) -> dict[str, Any]:
+        """What became of all. The rate is that since the first image, as the workers take a while to start."""
+        now, worked = time.monotonic(), self.counts["done"] + self.counts["failed"] - 1
+        rate = None if self._first is None or worked < 1 else worked / max(now - self._first, 1e-3)
         return {
-            "finished": finished,
             "total": self._total,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
             "workers_killed": self._killed,
             "seconds": round(now - self._started, 3),
-            "seconds_to_first": None if first is None else round(first - self._started, 3),
             "images_per_second": rate and round(rate, 4),
-            "seconds_left": rate and round((self._total - self.counts.total()) / rate, 1),
         }
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

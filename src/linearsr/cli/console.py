@@ -146,11 +146,11 @@ def write_json(record: dict[str, Any]) -> None:
 class Bars:
     """Bars of progress for the time of a block; nothing where stderr is no terminal."""
 
-    def __init__(self, *, timed: bool = True, transient: bool = True) -> None:
+    def __init__(self, *, transient: bool = True) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = [MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}", markup=False)]
-        columns[2:2] = [TimeRemainingColumn()] if timed else []
+        text = TextColumn("{task.description}", markup=False)
+        columns = MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), text
         disable = not console().is_terminal
         self.bars = Progress(*columns, console=console(), transient=transient, disable=disable)
 

@@ -106,6 +106,8 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     from linearsr.images.files import list_images
     from linearsr.models.int8 import supported, use_int8_
 
+    if not supported():
+        stop("this torch has no 8-bit convolutions, so ranges cannot be checked: convert on another machine")
     files = list_images(photos)
     if len(files) < 2:
         stop(f"{shown(photos)}: give at least two photos, one to find the ranges on and one to check them")
@@ -115,10 +117,6 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     with Bars() as progress:
         images = lr_images(files[::2][:_MOST_PHOTOS])
         ranges = observed_ranges(pipeline, progress.bars.track(images, description="finding ranges"))
-    if not supported():
-        write_with_ranges(folder, output, ranges)
-        note = f"{len(ranges)} ranges; this torch has no 8-bit convolutions, so they were not tried"
-        return {"ranges": len(ranges), "psnr_db": None, "note": note}
     with Bars() as progress:
         images = lr_images(files[1::2][:_MOST_PHOTOS])
         exact = drawn(pipeline, progress.bars.track(images, description="checking: float32"))

@@ -1,8 +1,8 @@
 """`linearsr eval`: how good results are, measured."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -25,12 +25,9 @@ from linearsr.jobs.messages import one_line, shown
 from linearsr.jobs.names import check_folder
 
 if TYPE_CHECKING:
-    from linearsr.evaluation.datasets import Dataset, Layout
     from linearsr.evaluation.records import Records
     from linearsr.evaluation.registry import Metric
     from linearsr.evaluation.sources import Case, Source
-
-_MOST_COLUMNS = 6
 
 
 def evaluate(
@@ -48,6 +45,10 @@ def evaluate(
         Path | None,
         Option(metavar="HR_DIR", help="Photos to degrade and restore. Default model: the built-in one."),
     ] = None,
+    lr: Annotated[
+        Path | None,
+        Option(metavar="LR_DIR", help="Restore these LR images instead: those of --data, or alone."),
+    ] = None,
     degrade: Degrade = "mild",
     seed: Seed = 0,
     steps: Steps = None,
@@ -59,13 +60,6 @@ def evaluate(
             help="Tags or sentences of the photos, as `data.tags` of training. Default: as the model does by itself.",
         ),
     ] = None,
-    dataset: Annotated[
-        str | None,
-        Option(help="Test set: realsr, drealsr, reallq250 or div2k-val. Alone, checks that it is complete."),
-    ] = None,
-    root: Annotated[
-        Path | None, Option(metavar="DIR", help="Folder of the test set, with LR and HR in it.")
-    ] = None,
     metrics: Annotated[
         str | None,
         Option(metavar="A,B,...", help="Metrics to measure, or all. Default: those without a download."),
@@ -73,7 +67,12 @@ def evaluate(
     border: Annotated[int, Option(min=0, help="Pixels to cut off each side before measuring.")] = 0,
     output: Annotated[
         Path | None,
-        Option("--output", "-o", metavar="OUT_DIR", help="Folder for tables (CSV, JSON) and an HTML report."),
+        Option(
+            "--output",
+            "-o",
+            metavar="OUT_DIR",
+            help="Folder for the figures (CSV, JSON) and a model's results.",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Measure again what is in OUT_DIR already.")
@@ -82,59 +81,52 @@ def evaluate(
     dtype: WeightType = "auto",
     as_json: JsonDocument = False,
 ) -> None:
-    """Measure the quality of results, or of a model on degraded photos or a test set.
+    """Measure the quality of results, or of a model on degraded photos or given LR images.
 
     Files match by name: photo_x4.png is a result of photo.jpg. With -o, the same command resumes a stopped run.
 
-    Default metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, fsim, haarpsi, lpips, niqe.
+    Default metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, ms_ssim, haarpsi, lpips, niqe.
 
-    With pyiqa installed: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq, fid.
+    With pyiqa installed: lpips_vgg, dists, musiq, maniqa, maniqa_koniq, clipiqa, topiq.
 
         linearsr eval results/ HR/
         linearsr eval --data HR/ --degrade mild -o out/
-        linearsr eval --dataset realsr --root RealSR/ --model default
+        linearsr eval --data RealSR/HR/ --lr RealSR/LR/
     """
     from linearsr.evaluation.evaluate import settings_of
     from linearsr.evaluation.matching import MatchError
-    from linearsr.evaluation.records import PER_IMAGE, SUMMARY, Records
+    from linearsr.evaluation.records import PER_IMAGE, SUMMARY, open_records
     from linearsr.evaluation.registry import choose, missing
-    from linearsr.evaluation.report import write_report
     from linearsr.evaluation.sources import Folders, Results
 
     check_degradation("--degrade", degrade)
     of_model = (steps, fidelity, tags) != (None, None, None)
     for wrong, message in (
-        ((dataset is None) != (root is None), "--dataset NAME and --root DIR belong together"),
-        (pred_dir and (model or data), "give either PRED_DIR or a model (--model, --data), not both"),
+        (
+            pred_dir and (model or data or lr),
+            "give either PRED_DIR or a model (--model, --data, --lr), not both",
+        ),
         (
             pred_dir and of_model,
             "--steps, --fidelity and --tags are for a model: give --data HR_DIR, not PRED_DIR",
         ),
-        (dataset and (hr_dir or data), "--root has the HR images of --dataset: leave out HR_DIR and --data"),
+        (model and not (data or lr), "--model needs photos: give --data HR_DIR or --lr LR_DIR"),
         (
-            model and not (data or dataset),
-            "--model needs photos: give --data HR_DIR, or --dataset and --root",
-        ),
-        (
-            not (pred_dir or data or dataset),
-            "nothing to measure: give PRED_DIR HR_DIR, or --data HR_DIR for a model, or --dataset and --root",
+            not (pred_dir or data or lr),
+            "nothing to measure: give PRED_DIR HR_DIR, or --data HR_DIR or --lr LR_DIR for a model",
         ),
     ):
         if wrong:
             stop(message)
-    known, layout = _look_at(dataset, root)
-    hr, lr = (hr_dir or data, None) if layout is None else (layout.hr, layout.lr)
+    hr = hr_dir or data
     with told(ValueError):
         chosen = choose(None if metrics is None else metrics.replace(" ", "").split(","), hr is not None)
-    if known is not None and layout is not None and (layout.problems or not (pred_dir or model)):
-        _report_check(f"{dataset}", f"{root}", known, layout, as_json)
     if output is not None:
-        _check_output(output, filter(None, (pred_dir, hr_dir, data, root)))
+        _check_output(output, filter(None, (pred_dir, hr, lr)))
     asked = [] if metrics is None else chosen
     # before the work and not after it
     if (downloads := [m.name for m in asked if m.pyiqa_name is not None]) and (remedy := missing()):
         say(f"linearsr: not available: {', '.join(downloads)}: {remedy}")
-    published = [] if known is None else known.published
     with told(ValueError, OSError):
         listed = None if tags is None else _tags_in(tags)
         source: Source
@@ -144,21 +136,15 @@ def evaluate(
                 keep = None if output is None else output / "results"
                 source = Results(pipeline, model, seed, steps, fidelity, keep, hr, lr, degrade, listed)
             else:
-                source = Folders(pred_dir, hr, lr)
+                source = Folders(pred_dir, hr)
         except MatchError as error:
             say("\n".join(shown(line) for line in f"linearsr: {error}".splitlines()))
             raise typer.Exit(WRONG_USE) from None
-        single = [metric.name for metric in chosen if metric.kind != "set"]
-        opened = Records.open(output, single, settings_of(source, chosen, border), overwrite)
-    with opened as records:
-        others = [] if asked else [m for m in choose(["all"], hr is not None) if m not in chosen]
-        summary = _measure(source, chosen, records, others, border, device)
-        document = {**summary, "dataset": dataset, "published": published}
-        if output is not None:
-            with told(OSError, status=FAILED):
-                write_report(output / "report.html", summary, source, records, published)
-            document["files"] = [str(output / name) for name in (PER_IMAGE, SUMMARY, "report.html")]
-    write_json(document) if as_json else _show(document)
+        names, settings = [metric.name for metric in chosen], settings_of(source, chosen, border)
+        with open_records(output, names, settings, overwrite) as records:
+            summary = _measure(source, chosen, records, border, device)
+    files = [] if output is None else [str(output / name) for name in (PER_IMAGE, SUMMARY)]
+    write_json({**summary, "files": files}) if as_json else _show(summary, files)
     if summary["failed"] or any(metric.name in summary["not_available"] for metric in asked):
         raise typer.Exit(FAILED)
 
@@ -187,12 +173,7 @@ def _tags_in(file: Path) -> Callable[[Path], list[str]]:
 
 
 def _measure(
-    source: "Source",
-    chosen: "list[Metric]",
-    records: "Records",
-    others: "list[Metric]",
-    border: int,
-    device: str,
+    source: "Source", chosen: "list[Metric]", records: "Records", border: int, device: str
 ) -> dict[str, Any]:
     from linearsr.evaluation.evaluate import measure
 
@@ -208,44 +189,13 @@ def _measure(
             def begin(case: "Case") -> None:
                 progress.start_image(Path(case.name))
 
-            return measure(source, chosen, records, others, border=border, device=place, begin=begin, end=end)
+            return measure(source, chosen, records, border=border, device=place, begin=begin, end=end)
     except KeyboardInterrupt:
         rest = "" if records.folder is None else "; the same command resumes it"
         stop(f"interrupted{rest}", INTERRUPTED)
 
 
-def _look_at(name: str | None, root: Path | None) -> "tuple[Dataset | None, Layout | None]":
-    """A test set, and what is there of it. Ends the command for an unknown name."""
-    from linearsr.evaluation.datasets import DATASETS, check
-
-    if name is None or root is None:
-        return None, None
-    if name not in DATASETS:
-        stop(f"--dataset {name} is unknown: choose from {', '.join(DATASETS)}")
-    return DATASETS[name], check(DATASETS[name], root)
-
-
-def _report_check(name: str, root: str, dataset: "Dataset", layout: "Layout", as_json: bool) -> NoReturn:
-    """Say whether the test set is complete, and end the command."""
-    if as_json:
-        checked = {"dataset": name, "root": root, "complete": not layout.problems}
-        found = {"problems": layout.problems, "address": dataset.address, "published": dataset.published}
-        write_json({**checked, **found})
-    if layout.problems:
-        say(f"{name} is not complete ({dataset.title}):")
-        for problem in layout.problems:
-            say(f"  {shown(problem)}")
-        say(f"published at {dataset.address}")
-        folders = "LR and HR images into the folders LR and HR" if dataset.has_hr else "LR images into LR"
-        say(f"get it there and put its {folders} of {shown(root)}")
-        raise typer.Exit(FAILED)
-    say(f"{name} is complete ({dataset.title}): give PRED_DIR or --model to measure")
-    if not as_json:
-        _show_published(dataset.published)
-    raise typer.Exit
-
-
-def _show(document: dict[str, Any]) -> None:
+def _show(document: dict[str, Any], files: list[str]) -> None:
     """The summary of an evaluation, what is missing from it, and where its files are."""
     from linearsr.evaluation.evaluate import number, remarks
 
@@ -258,25 +208,5 @@ def _show(document: dict[str, Any]) -> None:
     screen.print(measured)
     for line in remarks(document):
         screen.print(shown(line))
-    if document["published"]:
-        ours = {name: found["mean"] for name, found in document["metrics"].items()}
-        _show_published([{"method": "measured", "values": ours, "source": ""}, *document["published"]])
-    for file in document.get("files", []):
+    for file in files:
         screen.print(shown(file), soft_wrap=True)
-
-
-def _show_published(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Lines of published tables, six metrics to a table; metrics that nobody published are left out."""
-    from linearsr.evaluation.evaluate import number
-
-    screen = out()
-    values: dict[str, None] = {name: None for line in lines if line["source"] for name in line["values"]}
-    names = list(values)
-    for start in range(0, len(names), _MOST_COLUMNS):
-        part = names[start : start + _MOST_COLUMNS]
-        published = table("method", *part, numbers=1)
-        for line in lines:
-            published.add_row(line["method"], *(number(line["values"].get(name)) for name in part))
-        screen.print(published)
-    for source in dict.fromkeys(line["source"] for line in lines if line["source"]):
-        screen.print(f"published: {source}")

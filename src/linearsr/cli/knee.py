@@ -46,8 +46,8 @@ def knee(
     A CSV file needs a column step (or images) and one column per metric. All metrics vote, except loss and train*. If
     there is a column lr, the learning rate, a plateau counts only after its last drop.
 
-    The better direction is known for psnr, ssim, ms_ssim, fsim, haarpsi, musiq, maniqa, clipiqa, topiq, lpips, dists,
-    niqe, fid and loss; give it for others with --higher or --lower.
+    The better direction is known for psnr, ssim, ms_ssim, haarpsi, musiq, maniqa, clipiqa, topiq, lpips, dists, niqe
+    and loss; give it for others with --higher or --lower.
 
         linearsr knee runs/default/pretrain
         linearsr knee metrics.csv --higher aesthetics --json

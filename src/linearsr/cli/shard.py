@@ -21,9 +21,6 @@ def shard(
         Literal["webp", "jpg"], Option("--format", help="Lossless WebP, or JPEG of quality 95 (4:4:4).")
     ] = "webp",
     photos_per_shard: Annotated[int, Option(min=1, help="Photos in one shard.")] = 100,
-    least_detail: Annotated[
-        float, Option(min=0, help="Leave out flat crops: those with less detail, e.g. 1.")
-    ] = 0.0,
     best_share: Annotated[
         float,
         Option(min=0.001, max=1, help="Keep this share of all crops, those with the most detail."),
@@ -48,7 +45,7 @@ def shard(
     total = Packed()
     with told(), heard() as notes, Bars() as bars:
         check_folder(shards)
-        settings = ShardSettings(size, crop_type, photos_per_shard, least_detail, best_share, max_pixels)
+        settings = ShardSettings(size, crop_type, photos_per_shard, best_share, max_pixels)
         encoder = None
         if latents is not None:
             from linearsr.training.latents import Latents
@@ -70,6 +67,6 @@ def shard(
     broken = f", {len(total.broken)} broken photos left out" if total.broken else ""
     say(f"{total.crops} crops of {len(sharder.photos) - len(total.broken)} photos{flat}{broken}")
     if not total.crops:
-        stop("no crop is left: lower --least-detail or give other photos", FAILED)
+        stop("no photo can be read: give others", FAILED)
     if total.broken:
         raise typer.Exit(FAILED)

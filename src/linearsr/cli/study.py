@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from linearsr.evaluation.study.score import Answers, Key
 
 _LARGE_PAGE = 40_000_000
-CropAt = Literal["different", "centre"]
 _QUESTIONS = ["Which one do you prefer?"]
 
 
@@ -43,34 +42,16 @@ def study(
     title: Annotated[str, Option(help="Heading of the page.")] = "Which image looks better?",
     question: Annotated[list[str], Option(help="Question about each pair; repeat for several.")] = _QUESTIONS,
     trials: Annotated[int, Option(min=1, help="Comparisons per participant, at most.")] = 40,
-    repeats: Annotated[
-        int | None,
-        Option(min=0, help="Comparisons to show twice, mirrored, as a check. Default: a tenth, at least 2."),
-    ] = None,
     images: Annotated[int, Option(min=1, help="Images to show; drawn at random if there are more.")] = 24,
-    crop: Annotated[int, Option(min=64, max=1024, help="Side of the pictures shown, in pixels.")] = 384,
-    crop_at: Annotated[
-        CropAt, Option(help="Show the place where results differ most, or the centre.")
-    ] = "different",
-    quality: Annotated[
-        int | None, Option(min=80, max=100, help="Quality of lossy WebP pictures. Default: lossless.")
-    ] = None,
-    forced: Annotated[bool, Option("--forced", help='Do not offer "can\'t decide".')] = False,
+    crop: Annotated[int, Option(min=64, max=1024, help="Side of the parts shown, in pixels.")] = 384,
     contact: Annotated[
         str, Option(help="Where participants send their answers.")
     ] = "the person who gave you this page",
-    seed: Annotated[int, Option(min=0, help="Random seed of the page.")] = 0,
     overwrite: Overwrite = False,
     score: Annotated[bool, Option("--score", help="Evaluate answers.")] = False,
     key: Annotated[
         Path | None, Option(metavar="FILE", help="With --score: the .key.json of the page.")
     ] = None,
-    min_consistency: Annotated[
-        float,
-        Option(
-            min=0, max=1, help="With --score: leave out people who repeat fewer of their answers than this."
-        ),
-    ] = 0.0,
     as_json: JsonDocument = False,
 ) -> None:
     """Ask people which result they prefer, with one web page that needs no server.
@@ -86,7 +67,7 @@ def study(
             stop("--score needs the study's key: --key study.key.json")
         if lr or hr:
             stop("--score takes answers and --key alone: leave out --lr and --hr")
-        _score(inputs, key, min_consistency, as_json)
+        _score(inputs, key, as_json)
         return
     if key is not None:
         stop("--key is used only with --score: add that to evaluate answers, or leave out --key")
@@ -104,19 +85,15 @@ def study(
         scenes = find_scenes(folders, lr, hr)
         if len(scenes) > images:
             say(f"{images} of {len(scenes)} images are drawn: --images {len(scenes)} takes all")
-            scenes = sorted(Random(seed).sample(scenes, images), key=scenes.index)
+            scenes = sorted(Random(0).sample(scenes, images), key=scenes.index)
         html, known = make_page(
             list(folders),
-            _cut(scenes, crop, crop_at, failed),
+            _cut(scenes, crop, failed),
             title=title,
             questions=question,
             contact=contact,
             trials=trials,
-            repeats=repeats,
-            ties=not forced,
-            seed=seed,
             crop=crop,
-            quality=quality,
         )
     if len(failed) == len(scenes):
         stop("no image is left to show", FAILED)
@@ -146,7 +123,7 @@ def _methods(inputs: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _cut(scenes: "Sequence[Scene[Path]]", crop: int, at: CropAt, failed: list[str]) -> "Iterator[Scene[Any]]":
+def _cut(scenes: "Sequence[Scene[Path]]", crop: int, failed: list[str]) -> "Iterator[Scene[Any]]":
     """Scenes as participants see them; those that cannot be shown are named on stderr and added to `failed`."""
     from linearsr.evaluation.study.page import cut_scene
 
@@ -154,7 +131,7 @@ def _cut(scenes: "Sequence[Scene[Path]]", crop: int, at: CropAt, failed: list[st
         for scene in scenes:
             progress.start_image(scene.lr)
             try:
-                yield cut_scene(scene, crop, at)
+                yield cut_scene(scene, crop)
             except ValueError as error:
                 if debugging():
                     raise
@@ -173,10 +150,10 @@ def _show_page(report: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     if report["bytes"] > _LARGE_PAGE:
-        say(f"linearsr: {size} is large for a page: use --crop 256, --images 12 or --quality 95")
+        say(f"linearsr: {size} is large for a page: use --crop 256 or --images 12")
 
 
-def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_json: bool) -> None:
+def _score(inputs: Sequence[str], key_file: Path, as_json: bool) -> None:
     from linearsr.evaluation.study.score import Key, read_record, score
 
     with told(ValueError, begin=f"{key_file}: "):
@@ -184,7 +161,7 @@ def _score(inputs: Sequence[str], key_file: Path, min_consistency: float, as_jso
     files, broken = _read_answers(inputs, key)
     if not files:
         stop("no answers are left to evaluate", FAILED)
-    found = score(files, key, min_consistency)
+    found = score(files, key)
     write_json({"study": key.study, **found, "broken": broken}) if as_json else _show(found)
     if broken:
         raise typer.Exit(FAILED)

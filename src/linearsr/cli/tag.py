@@ -31,12 +31,10 @@ def tag(
     tagger: Annotated[
         str,
         Option(
-            help="Tagger: own (the model's), ram or ram++ (Recognize Anything), or a CLIP or SigLIP (folder or hub id)."
+            help="Tagger: own (the model's), ram or ram++ (Recognize Anything), or a SigLIP (folder or hub id)."
         ),
     ] = "own",
-    vocabulary: Annotated[
-        Path | None, Option(help="With CLIP or SigLIP: file with one tag per line.")
-    ] = None,
+    vocabulary: Annotated[Path | None, Option(help="With SigLIP: file with one tag per line.")] = None,
     weights: Annotated[
         str | None, Option(help="With ram or ram++: folder of its safetensors weights.")
     ] = None,

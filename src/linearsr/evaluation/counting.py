@@ -32,13 +32,8 @@ class PartCost:
     """Of one pass; the transformer makes one for each step."""
 
 
-def count_macs(call: Callable[[], object]) -> int:
-    """MACs of the products and convolutions in a call."""
-    with torch.inference_mode():
-        return _counted(call)
-
-
 def _counted(call: Callable[[], object]) -> int:
+    """MACs of the products and convolutions in a call."""
     # the counter does not know the fused kernel of the CPU, but the products it stands for
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
@@ -87,7 +82,8 @@ def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCos
 
     def counted(name: str, call: Callable[[], _T]) -> _T:
         made = list[_T]()
-        macs = count_macs(lambda: made.append(call()))
+        with torch.inference_mode():
+            macs = _counted(lambda: made.append(call()))
         parts.append(PartCost(name, _parameters(getattr(pipe, name)), macs))
         return made[0]
 

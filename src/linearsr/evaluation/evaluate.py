@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linearsr._version import __version__
 from linearsr.evaluation.records import Records, Row
-from linearsr.evaluation.registry import Metric, NotAvailable, Scorer, missing
+from linearsr.evaluation.registry import Metric, NotAvailable, Scorer
 from linearsr.evaluation.sources import Case, Images, Pixels, Source
 
 
@@ -18,7 +18,6 @@ def measure(
     source: Source,
     metrics: Sequence[Metric],
     records: Records,
-    others: Sequence[Metric] = (),
     *,
     border: int = 0,
     device: torch.device | None = None,
@@ -28,7 +27,6 @@ def measure(
     """Measure every image of `source` that `records` does not hold yet, one at a time, and sum up.
 
     Args:
-        others: metrics that nobody asked for, to be named in the summary.
         border: pixels that are cut off at each side of an image and of its reference first.
         device: where metrics with networks compute.
         begin, end: called around each image; `end` with the reason if it could not be read or made.
@@ -38,7 +36,6 @@ def measure(
     """
     scorers, unavailable = scorers_of(metrics, device or torch.device("cpu"))
     reused = 0
-    changed: list[str] = []
     failed: dict[str, str] = {}
     for case in source.cases:
         begin(case)
@@ -48,7 +45,6 @@ def measure(
             if known is not None and known.fingerprint == fingerprint:
                 reused += 1
             else:
-                changed += [] if known is None else [case.name]
                 values, note = _measure_one(source.images(case), scorers, border)
                 records.add(Row(case.name, values, note, fingerprint))
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -57,36 +53,23 @@ def measure(
         end(case, failed.get(case.name))
     names = [case.name for case in source.cases]
     rows = [records.rows[name] for name in names if name in records.rows]
-    found = {
-        m.name: statistics_of([row.values.get(m.name) for row in rows]) for m in metrics if m.name in scorers
-    }
-    for metric in metrics:
-        if metric.kind == "set" and metric.name not in unavailable:
-            try:
-                found[metric.name] = _of_the_sets(metric, source, device or torch.device("cpu"))
-            except NotAvailable as error:
-                unavailable[metric.name] = str(error)
-    remedy, rest = missing(), [metric.name for metric in others]
     summary = {
         "settings": settings_of(source, metrics, border),
         "complete": True,
         "images": len(rows),
         "reused": reused,
-        "changed": changed,
         "failed": failed,
         "metrics": {
             m.name: {
-                "kind": m.kind,
                 "higher_is_better": m.higher_is_better,
                 "convention": m.convention,
                 "computed_by": "linearsr" if m.pyiqa_name is None else f"pyiqa {m.pyiqa_name}",
-                **found[m.name],
+                **statistics_of([row.values.get(m.name) for row in rows]),
             }
             for m in metrics
-            if m.name in found
+            if m.name in scorers
         },
-        "not_available": unavailable | (dict.fromkeys(rest, remedy) if remedy else {}),
-        "not_asked_for": [] if remedy else rest,
+        "not_available": unavailable,
         "notes": notes_of(rows),
     }
     records.finish(names, summary)
@@ -108,10 +91,6 @@ def scorers_of(metrics: Sequence[Metric], device: torch.device) -> tuple[dict[st
     scorers: dict[str, Scorer] = {}
     unavailable: dict[str, str] = {}
     for metric in metrics:
-        if metric.kind == "set":
-            if (remedy := missing()) is not None:
-                unavailable[metric.name] = remedy
-            continue
         try:
             scorers[metric.name] = metric.scorer(device)
         except NotAvailable as error:
@@ -123,8 +102,8 @@ def _measure_one(
     images: Images, scorers: dict[str, Scorer], border: int
 ) -> tuple[dict[str, float | None], str]:
     """The values by metric, and why those that are None could not be had, one line each."""
-    image = _tensor(images.result, border)
-    reference = None if images.reference is None else _tensor(images.reference, border)
+    image = _tensor(images[0], border)
+    reference = None if images[1] is None else _tensor(images[1], border)
     values: dict[str, float | None] = {}
     notes = []
     for name, scorer in scorers.items():
@@ -134,17 +113,6 @@ def _measure_one(
             values[name] = None
             notes.append(f"{name}: {' '.join(str(error).split())}")
     return values, "\n".join(notes)
-
-
-def _of_the_sets(metric: Metric, source: Source, device: torch.device) -> dict[str, Any]:
-    if source.results is None or source.references is None:
-        raise NotAvailable("compares folders: keep the results with -o")
-    network = metric.network(device)
-    try:
-        value = float(network(str(source.results), str(source.references)))
-    except Exception as error:  # anything that goes wrong in there costs this metric alone
-        raise NotAvailable(f"pyiqa: {' '.join(str(error).split()) or type(error).__name__}") from error
-    return {**statistics_of([value]), "count": len(source.cases)}
 
 
 def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
@@ -158,7 +126,6 @@ def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
         "max": max(finite, default=None),
         "count": len(finite),
         "infinite": sum(value is not None and math.isinf(value) for value in values),
-        "unmeasured": sum(value is None or math.isnan(value) for value in values),
     }
 
 
@@ -182,8 +149,6 @@ def remarks(summary: dict[str, Any]) -> list[str]:
     for name, remedy in summary["not_available"].items():
         by_remedy.setdefault(remedy, []).append(name)
     lines = [f"not available: {', '.join(names)}: {remedy}" for remedy, names in by_remedy.items()]
-    if summary["not_asked_for"]:
-        lines.append(f"not asked for: {', '.join(summary['not_asked_for'])}: --metrics all measures them")
     for note, names in summary["notes"].items():
         lines.append(f"not measured on {_count(len(names))}: {note}")
     for name, found in summary["metrics"].items():
@@ -191,8 +156,6 @@ def remarks(summary: dict[str, Any]) -> list[str]:
             lines.append(f"{name}: {_count(found['infinite'])} equal to the HR image, not in the mean")
     if summary["reused"]:
         lines.append(f"measured in an earlier run: {_count(summary['reused'])}")
-    if summary["changed"]:
-        lines.append(f"measured again, for the files have changed: {_count(len(summary['changed']))}")
     if summary["failed"]:
         names = ", ".join(list(summary["failed"])[:3]) + (", ..." if len(summary["failed"]) > 3 else "")
         lines.append(f"failed, and not in the figures: {_count(len(summary['failed']))}: {names}")

@@ -10,7 +10,7 @@ from linearsr.runtime.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, RED, GREY = "#1f4e79", "#c0392b", "#7f8c8d"
+BLUE, RED = "#1f4e79", "#c0392b"
 _DPI = 110
 
 

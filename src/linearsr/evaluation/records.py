@@ -1,7 +1,8 @@
 """Measurements on disk: a CSV file that grows line by line, so that a stopped evaluation goes on where it was."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -33,65 +34,23 @@ class Row:
 
 @dataclass
 class Records:
-    """The rows of an evaluation by image name, in a folder or (`folder` None) in memory alone.
-
-    A context manager, at whose end another process may use the folder.
-    """
+    """The rows of an evaluation by image name, in a folder or (`folder` None) in memory alone."""
 
     folder: Path | None
     metrics: Sequence[str]
     rows: dict[str, Row] = field(default_factory=dict)
-    _lock: FileLock | None = None
 
-    @classmethod
-    def open(
-        cls, folder: Path | None, metrics: Sequence[str], settings: dict[str, Any], overwrite: bool = False
-    ) -> "Records":
-        """Begin, or go on with what is there.
-
-        Args:
-            folder: where the files are; made if need be.
-            metrics: columns of the table.
-            settings: what the values depend on beside the files that are measured.
-            overwrite: forget what is there.
-
-        Raises:
-            RecordsError: what is there was measured with other settings, or is not from here, or another process
-                writes there.
-        """
-        records = cls(folder, metrics)
-        if folder is None:
-            return records
-        folder.mkdir(parents=True, exist_ok=True)
-        # two processes in one folder would write over each other; the lock of a killed one is free
-        records._lock = FileLock(folder / ".lock", timeout=0)
-        try:
-            records._lock.acquire()
-            records._begin(folder, settings, overwrite)
-        except Timeout:
-            raise RecordsError(
-                f"{folder}: another evaluation writes there: wait for its end, or choose another -o"
-            ) from None
-        except BaseException:
-            records._lock.release()
-            raise
-        return records
-
-    def _begin(self, folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
-        table, summary = folder / PER_IMAGE, folder / SUMMARY
+    def begin(self, settings: dict[str, Any], overwrite: bool) -> None:
+        """Take in what the folder holds, unless it is to be forgotten. Raises RecordsError as `open_records`."""
+        if self.folder is None:
+            return
+        table, summary = self.folder / PER_IMAGE, self.folder / SUMMARY
         if table.exists() and not overwrite:
             _check_settings(summary, settings)
             self.rows = self._read(table)
         write_json(summary, {"settings": settings, "complete": False})
         # anew: the last line of a killed run may be half a line
         self._write(table)
-
-    def __enter__(self) -> "Records":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
     def add(self, row: Row) -> None:
         """Keep a row, at once on disk too."""
@@ -133,6 +92,37 @@ class Records:
             except ValueError:  # half a line
                 continue
         return rows
+
+
+@contextmanager
+def open_records(
+    folder: Path | None, metrics: Sequence[str], settings: dict[str, Any], overwrite: bool = False
+) -> Iterator[Records]:
+    """Begin, or go on with what is there; at the end another process may use the folder.
+
+    Args:
+        folder: where the files are; made if need be.
+        metrics: columns of the table.
+        settings: what the values depend on beside the files that are measured.
+        overwrite: forget what is there.
+
+    Raises:
+        RecordsError: what is there was measured with other settings, or is not from here, or another process writes
+            there.
+    """
+    records = Records(folder, metrics)
+    with ExitStack() as stack:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                # two processes would write over each other; the lock of a killed one is free
+                stack.enter_context(FileLock(folder / ".lock", timeout=0))
+            except Timeout:
+                raise RecordsError(
+                    f"{folder}: another evaluation writes there: wait for its end, or choose another -o"
+                ) from None
+        records.begin(settings, overwrite)
+        yield records
 
 
 def _opened(table: Path, mode: str) -> IO[str]:

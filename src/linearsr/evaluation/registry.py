@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from linearsr.evaluation.fsim import fsim
 from linearsr.evaluation.haarpsi import LEAST_SIDE as HAARPSI_LEAST_SIDE
 from linearsr.evaluation.haarpsi import haarpsi
 from linearsr.evaluation.lpips import LEAST_SIDE as LPIPS_LEAST_SIDE
@@ -25,8 +24,8 @@ from linearsr.evaluation.metrics import (
 )
 from linearsr.evaluation.niqe import BLOCK, niqe
 
-Kind = Literal["full-reference", "no-reference", "set"]
-"""Needs an image and its reference; an image alone; two folders of images."""
+Kind = Literal["full-reference", "no-reference"]
+"""Needs an image and its reference; an image alone."""
 
 Scorer = Callable[[Tensor, Tensor | None], float]
 """Of an image and its reference, (1, 3, H, W) float64 in [0, 1]; raises ValueError for one that it cannot judge."""
@@ -92,7 +91,6 @@ _METRICS = (
     Metric("psnr_rgb", "full-reference", True, "RGB, dB", psnr_rgb),
     Metric("ssim_rgb", "full-reference", True, "RGB", ssim_rgb, SSIM_LEAST_SIDE),
     Metric("ms_ssim", "full-reference", True, "Y 16-235", ms_ssim, MS_SSIM_LEAST_SIDE),
-    Metric("fsim", "full-reference", True, "FSIMc, YIQ", fsim),
     Metric("haarpsi", "full-reference", True, "YIQ", haarpsi, HAARPSI_LEAST_SIDE),
     Metric("lpips", "full-reference", False, "AlexNet, v0.1", lpips, LPIPS_LEAST_SIDE),
     Metric("niqe", "no-reference", False, "Y 16-235", niqe, 2 * BLOCK),
@@ -103,7 +101,6 @@ _METRICS = (
     Metric("maniqa_koniq", "no-reference", True, "KonIQ-10k", pyiqa_name="maniqa"),
     Metric("clipiqa", "no-reference", True, "CLIP RN50", pyiqa_name="clipiqa"),
     Metric("topiq", "no-reference", True, "KonIQ-10k", pyiqa_name="topiq_nr"),
-    Metric("fid", "set", False, "folder against folder", pyiqa_name="fid"),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 BUILT_IN = tuple(metric for metric in _METRICS if metric.pyiqa_name is None)

@@ -1,7 +1,7 @@
 """Where the images to be measured come from: two folders, or a model and what it is given."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -36,12 +36,8 @@ class Case(NamedTuple):
         return digest.hexdigest()
 
 
-class Images(NamedTuple):
-    """One image to be measured, as (H, W, 3); the LR image is smaller."""
-
-    result: Pixels
-    reference: Pixels | None
-    lr: Pixels | None
+Images = tuple[Pixels, Pixels | None]
+"""A result and its reference, (H, W, 3) each."""
 
 
 class Source(Protocol):
@@ -50,15 +46,9 @@ class Source(Protocol):
     cases: list[Case]
     settings: dict[str, Any]
     """What the results depend on beside the files of the cases; only what JSON can hold."""
-    results: Path | None
-    """Where the results are as files, once all are made."""
-    references: Path | None
 
-    def images(self, case: Case, again: bool = False) -> Images:
-        """Read them or make them; `again`: they have been made before.
-
-        Raises ImageError or ValueError, as one line.
-        """
+    def images(self, case: Case) -> Images:
+        """Read them or make them. Raises ImageError or ValueError, as one line."""
         ...
 
 
@@ -66,16 +56,14 @@ class Folders:
     """Results beside HR images, or alone.
 
     Args:
-        results, references, lr: folders, searched to the bottom; files are partners by their stem.
+        results, references: folders, searched to the bottom; files are partners by their stem.
 
     Raises:
         MatchError: files without a partner, of other sizes, or of one stem.
         ValueError: a folder without images.
     """
 
-    def __init__(self, results: Path, references: Path | None = None, lr: Path | None = None) -> None:
-        self.results: Path | None = results
-        self.references = references
+    def __init__(self, results: Path, references: Path | None = None) -> None:
         made = find_images(results)
         if references is None:
             self.cases = [Case(stem, path) for stem, path in unique_stems(made).items()]
@@ -83,17 +71,18 @@ class Folders:
             pairs = match(made, find_images(references))
             check_sizes(pairs)
             self.cases = [Case(hr.stem, result, hr) for result, hr in pairs]
-        if lr is not None:
-            self.cases = _with_lr(self.cases, lr)
         self.settings = {"results": _text(results), "references": _text(references)}
 
-    def images(self, case: Case, again: bool = False) -> Images:
+    def images(self, case: Case) -> Images:
         """Read them."""
-        read = [None if path is None else read_rgb(path) for path in (case.result, case.reference, case.lr)]
-        images = Images(*read)  # type: ignore[arg-type]
-        if images.reference is not None and images.reference.shape != images.result.shape:
+        assert case.result is not None
+        result, reference = (
+            read_rgb(case.result),
+            None if case.reference is None else read_rgb(case.reference),
+        )
+        if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.result} and {case.reference} are not of one size")
-        return images
+        return result, reference
 
 
 class Results:
@@ -127,7 +116,7 @@ class Results:
         degradation: str = "mild",
         tags: Callable[[Path], list[str]] | None = None,
     ) -> None:
-        self.pipeline, self.results, self.references = pipeline, keep, references
+        self.pipeline, self.results = pipeline, keep
         if tags is None and pipeline.guidance is not None and pipeline.guidance.wants_sentences:
             raise ValueError(
                 "sentences guide this model, which no tagger writes: give --tags FILE.json with one for each photo, "
@@ -154,9 +143,9 @@ class Results:
         elif references is None:
             self.cases = [Case(stem, lr=path) for stem, path in unique_stems(find_images(lr)).items()]
         else:
-            self.cases = _with_lr([Case(path.stem, reference=path) for path in find_images(references)], lr)
-            pairs = [(case.lr, case.reference) for case in self.cases if case.lr and case.reference]
+            pairs = match(find_images(lr), find_images(references), "LR image")
             check_sizes(pairs, pipeline.scale)
+            self.cases = [Case(photo.stem, reference=photo, lr=small) for small, photo in pairs]
         if lr is not None:
             self.settings["lr"] = _text(lr)
         self._tags: dict[str, list[str]] = {}
@@ -164,20 +153,18 @@ class Results:
             self._tags = {case.name: tags(path) for case in self.cases if (path := case.reference or case.lr)}
             self.settings["tags"] = hashlib.blake2b(repr(self._tags).encode(), digest_size=8).hexdigest()
 
-    def images(self, case: Case, again: bool = False) -> Images:
-        """Upscale the LR image, or read the result if it was kept."""
-        file = None if self.results is None else self.results / f"{case.name}.png"
+    def images(self, case: Case) -> Images:
+        """Upscale the LR image."""
         lr, reference = self._inputs(case)
-        if again and file is not None and file.exists():
-            return Images(read_rgb(file), reference, lr)
         output = self.pipeline(lr, output_type="np", tags=self._tags.get(case.name), **self.asked)
         result = eight_bit(output.images[0])
         if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.reference}: is not {self.pipeline.scale} times as large as its LR image")
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        if self.results is not None:
+            self.results.mkdir(parents=True, exist_ok=True)
+            file = self.results / f"{case.name}.png"
             write_image(Picture(result.astype(np.float32) / np.float32(255)), file, overwrite=True)
-        return Images(result, reference, lr)
+        return result, reference
 
     def _inputs(self, case: Case) -> tuple[Pixels, Pixels | None]:
         """(LR, HR)"""
@@ -186,13 +173,6 @@ class Results:
         assert case.reference is not None
         lr, hr = degraded_pair(case.reference, self.degradation, self.asked["seed"], self.pipeline.scale)
         return eight_bit(lr), eight_bit(hr)
-
-
-def _with_lr(cases: Sequence[Case], folder: Path) -> list[Case]:
-    """The cases, each with its LR image. Raises MatchError and ValueError as `Folders`."""
-    wanted = {(case.reference or case.result): case for case in cases}
-    pairs = match(find_images(folder), [path for path in wanted if path is not None], "LR image")
-    return [wanted[path]._replace(lr=lr) for lr, path in pairs]
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -1,11 +1,10 @@
-"""How long a call takes and how much memory, repeated, with the spread of both kept in sight."""
+"""How long a call takes, and how much memory."""
 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import TypeVar
 
 import torch
@@ -14,31 +13,10 @@ _T = TypeVar("_T")
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of a repeated call."""
-
-    median: float
-    low: float
-    """First quartile."""
-    high: float
-    """Third quartile."""
-    runs: int
-
-    @classmethod
-    def of(cls, seconds: list[float]) -> "Timing":
-        """Of at least one run."""
-        if len(seconds) == 1:
-            return cls(seconds[0], seconds[0], seconds[0], 1)
-        low, _, high = quantiles(seconds, n=4, method="inclusive")
-        return cls(median(seconds), low, high, len(seconds))
-
-
-def measure(call: Callable[[], object], device: torch.device, runs: int, warmup: int = 1) -> Timing:
-    """Time a call after `warmup` calls that are not counted, waiting for the device each time."""
-    for _ in range(warmup):
-        seconds_of(call, device)
-    return Timing.of([seconds_of(call, device) for _ in range(runs)])
+def measure(call: Callable[[], object], device: torch.device, runs: int) -> float:
+    """Median seconds of a call, after one that is not counted."""
+    seconds_of(call, device)
+    return median(seconds_of(call, device) for _ in range(runs))
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:

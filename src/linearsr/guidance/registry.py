@@ -93,8 +93,8 @@ def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None 
     """The tagger that a user means; its encoders are read when it is first used.
 
     Args:
-        name: "ram" or "ram++"; the folder of a tagger; or folder or hub id of a CLIP, SigLIP or SigLIP 2.
-        vocabulary: file with one tag a line, for CLIP and SigLIP.
+        name: "ram" or "ram++"; the folder of a tagger; or folder or hub id of a SigLIP or SigLIP 2.
+        vocabulary: file with one tag a line, for SigLIP.
         weights: folder or hub id of RAM's weights.
 
     Raises:
@@ -118,5 +118,4 @@ def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None 
         raise ValueError(f"{name} needs a vocabulary: name a file with one tag a line")
     from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
 
-    tags, thresholds = read_tag_list(vocabulary)
-    return ZeroShotTagger(ZeroShotTaggerConfig(str(folder), tags, thresholds))
+    return ZeroShotTagger(ZeroShotTaggerConfig(str(folder), read_tag_list(vocabulary)))

@@ -41,9 +41,6 @@ class TextGuidanceConfig:
     """Width of the encoder: the `caption_channels` of the network."""
     max_tokens: int = 300
     """Longer texts are cut."""
-    instruction: str = ""
-    """Put before every text, as SANA does to have a language model think of a picture; its own tokens are dropped."""
-
     separate: bool = False
     """Encode each tag on its own and put their tokens in a row. A tag then always has the same tokens, which are kept:
     lists of known tags cost no pass of the encoder."""
@@ -132,13 +129,7 @@ class TextGuidance(EncoderPart, Guidance):
 
     def _encode(self, texts: Sequence[str]) -> list[Tensor]:
         """(L, C) for each text. Those of one length go together: padding would change the figures a little."""
-        instruction = self.config.instruction
-        first, length = 0, self.config.max_tokens
-        if instruction:
-            # as in SANA: the token that begins the text, then all from the instruction's last one on
-            first = len(self._ids(instruction)) - 1
-            length += first - 1
-        ids = [self._ids(instruction + text, length) for text in texts]
+        ids = [self._ids(text, self.config.max_tokens) for text in texts]
         rows: dict[int, Tensor] = {}
         with self.encoder() as encoder:
             for size in {len(each) for each in ids}:
@@ -147,9 +138,7 @@ class TextGuidance(EncoderPart, Guidance):
                     numbers = alike[start : start + _TEXTS_AT_ONCE]
                     batch = torch.tensor([ids[number] for number in numbers], device=self.device)
                     states = encoder(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
-                    rows |= zip(
-                        numbers, torch.cat([states[:, :1], states[:, max(1, first) :]], dim=1), strict=True
-                    )
+                    rows |= zip(numbers, (row.clone() for row in states), strict=True)
         return [rows[number] for number in range(len(texts))]
 
     def _length(self, tags: Sequence[str]) -> int:
@@ -157,12 +146,10 @@ class TextGuidance(EncoderPart, Guidance):
             return sum(len(self._ids(_joined([tag]), self.config.max_tokens + 1)) for tag in tags)
         return len(self._ids(_joined(tags), self.config.max_tokens + 1))
 
-    def _ids(self, text: str, max_length: int | None = None) -> list[int]:
+    def _ids(self, text: str, max_length: int) -> list[int]:
         # a fast tokenizer keeps how it truncates as a state of its own, and several threads may be here
         with _ONE_AT_A_TIME:
-            ids: list[int] = self._tokenizer(
-                text, truncation=max_length is not None, max_length=max_length
-            ).input_ids
+            ids: list[int] = self._tokenizer(text, truncation=True, max_length=max_length).input_ids
         return ids
 
     @cached_property

@@ -98,18 +98,11 @@ def _singulars(name: str) -> list[str]:
     return forms
 
 
-class TagList(NamedTuple):
-    """The tags of a file, and the least score of each, None where the file names none."""
-
-    tags: tuple[str, ...]
-    thresholds: tuple[float | None, ...]
-
-
-def read_tag_list(path: str | Path) -> TagList:
-    """The tags in a file in UTF-8, one a line, behind a tab the threshold of those that have one.
+def read_tag_list(path: str | Path) -> tuple[str, ...]:
+    """The tags in a file in UTF-8, one a line.
 
     Raises:
-        ValueError: as one line, if it cannot be read, holds no tags or one of them twice, or a threshold is none.
+        ValueError: as one line, if it cannot be read, or holds no tags or one of them twice.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -119,23 +112,9 @@ def read_tag_list(path: str | Path) -> TagList:
         ) from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is no text in UTF-8; name a file with one tag a line") from None
-    entries = [_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not entries:
+    tags = tuple(line.strip() for line in lines if line.strip())
+    if not tags:
         raise ValueError(f"{path}: holds no tags; name a file with one tag a line")
-    tags, thresholds = zip(*entries, strict=True)
     with prefixed(f"{path}: ", ValueError):
         Vocabulary(tags)
-    return TagList(tags, thresholds)
-
-
-def _entry(line: str, place: str) -> tuple[str, float | None]:
-    tag, _, behind = line.partition("\t")
-    if not behind.strip():
-        return tag.strip(), None
-    try:
-        threshold = float(behind)
-    except ValueError:
-        threshold = -1.0
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"{place}: {behind.strip()!r} is no threshold from 0 to 1")
-    return tag.strip(), threshold
+    return tags

@@ -1,4 +1,4 @@
-"""A tagger for any vocabulary: which tags' names are near the image, as CLIP or SigLIP see it."""
+"""A tagger for any vocabulary: which tags' names are near the image, as SigLIP sees it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from linearsr.guidance.vision import Tower, tower_in
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.runtime.checkpoints import CheckpointError, load_config
 
-_MODEL_TYPES = ("clip", "siglip", "siglip2")
+_MODEL_TYPES = ("siglip", "siglip2")
 _TEXTS_AT_ONCE = 64
 
 
@@ -25,38 +25,26 @@ class ZeroShotTaggerConfig:
     """`ZeroShotTagger`."""
 
     encoder: str = "tagger_encoder"
-    """Folder or hub id of a CLIP, SigLIP or SigLIP 2 with both towers and the tokenizer."""
+    """Folder or hub id of a SigLIP or SigLIP 2 with both towers and the tokenizer."""
     vocabulary: tuple[str, ...] = ()
     """Tags to look for."""
-    thresholds: tuple[float | None, ...] = ()
-    """The least score of each tag, None where it is `threshold`; empty: it is for all."""
     threshold: float = 0.1
     """The least score of a tag, 0 to 1."""
     max_tags: int = 10
     """At most so many tags an image."""
     prompt: str = "a photo of {}"
     """What is compared with the image, with a tag in the place of the braces."""
-    neutral_prompt: str = "a photo"
-    """What a tag must be nearer than; for CLIP alone, whose likenesses have no zero of their own."""
 
     def __post_init__(self) -> None:
         Vocabulary(self.vocabulary)
-        if self.thresholds and len(self.thresholds) != len(self.vocabulary):
-            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.vocabulary)} tags")
-        if not all(0 <= value <= 1 for value in self.limits):
-            raise ValueError("thresholds must be from 0 to 1")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError("threshold must be from 0 to 1")
         if "{}" not in self.prompt:
             raise ValueError(f"prompt {self.prompt!r} needs {{}} in the place of the tag")
 
-    @property
-    def limits(self) -> list[float]:
-        """The least score of each tag."""
-        own = self.thresholds or (None,) * len(self.vocabulary)
-        return [self.threshold if limit is None else limit for limit in own]
-
 
 class ZeroShotTagger(EncoderPart):
-    """Scores are the probabilities of SigLIP's sigmoid; for CLIP, those of the tag's prompt against the neutral one.
+    """Scores are the probabilities of SigLIP's sigmoid.
 
     The prompts of the vocabulary are encoded once, with the first image. The whole image is looked at, resized to the
     tower's square.
@@ -72,7 +60,7 @@ class ZeroShotTagger(EncoderPart):
         return best_tags(
             self.scores(lr),
             config.vocabulary,
-            config.limits,
+            config.threshold,
             config.max_tags,
             threshold=threshold,
             max_tags=max_tags,
@@ -86,22 +74,23 @@ class ZeroShotTagger(EncoderPart):
             inputs = tower.inputs(tower.pixels(lr[None].to(self.device), size).to(self.encoder_dtype))
             image = F.normalize(_pooled(encoder.get_image_features(**inputs)).float(), dim=-1)[0]
             likenesses: Tensor = texts @ image * encoder.logit_scale.float().exp()
-            bias = encoder.logit_bias.float() if hasattr(encoder, "logit_bias") else -likenesses[-1]
-        return (likenesses[:-1] + bias).sigmoid().cpu()
+            scores: Tensor = (likenesses + encoder.logit_bias.float()).sigmoid()
+        return scores.cpu()
 
     def _encode_texts(self, encoder: Any) -> Tensor:
-        """(V + 1, C): the prompts of the tags and, last, the neutral one, each of length 1."""
-        config = self.config
-        prompts = [config.prompt.replace("{}", tag).lower() for tag in config.vocabulary]
-        prompts.append(config.neutral_prompt.lower())
+        """(V, C): the prompts of the tags, each of length 1."""
+        template = self.config.prompt
+        prompts = [template.replace("{}", tag).lower() for tag in self.config.vocabulary]
         rows = [
-            _pooled(encoder.get_text_features(**self._tokens(prompts[start : start + _TEXTS_AT_ONCE])))
+            _pooled(
+                encoder.get_text_features(input_ids=self._tokens(prompts[start : start + _TEXTS_AT_ONCE]))
+            )
             for start in range(0, len(prompts), _TEXTS_AT_ONCE)
         ]
         return F.normalize(torch.cat(rows).float(), dim=-1)
 
-    def _tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        # both were trained with texts of one length; SigLIP takes no mask, and sees the padding
+    def _tokens(self, prompts: Sequence[str]) -> Tensor:
+        # it was trained with texts of one length; it takes no mask, and sees the padding
         tokens = self._tokenizer(
             list(prompts),
             padding="max_length",
@@ -109,8 +98,8 @@ class ZeroShotTagger(EncoderPart):
             max_length=self._text_length,
             return_tensors="pt",
         )
-        names = ("input_ids", "attention_mask") if self._tower[0].model_type == "clip" else ("input_ids",)
-        return {name: tokens[name].to(self.device) for name in names}
+        ids: Tensor = tokens["input_ids"].to(self.device)
+        return ids
 
     @cached_property
     def _folder(self) -> Path:
@@ -127,8 +116,7 @@ class ZeroShotTagger(EncoderPart):
 
     @cached_property
     def _text_length(self) -> int:
-        default = 77 if self._tower[0].model_type == "clip" else 64
-        return int(load_config(self._folder).get("text_config", {}).get("max_position_embeddings", default))
+        return int(load_config(self._folder).get("text_config", {}).get("max_position_embeddings", 64))
 
     @cached_property
     def _tokenizer(self) -> Any:

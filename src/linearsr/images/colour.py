@@ -42,7 +42,7 @@ def rgb_to_y(x: Tensor) -> Tensor:
 def rgb_to_yiq(x: Tensor) -> Tensor:
     """Return YIQ, full range: (B, 3, H, W) in [0, 1] -> (B, 3, H, W), Y in [0, 1], I and Q around 0.
 
-    The matrix of NTSC to three digits, as the authors of FSIM and HaarPSI have it. Not for PSNR-Y: see `rgb_to_y`.
+    The matrix of NTSC to three digits, as the authors of HaarPSI have it. Not for PSNR-Y: see `rgb_to_y`.
     """
     _require_rgb(x, "image")
     matrix = x.new_tensor([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])

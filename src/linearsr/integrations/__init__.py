@@ -1,1 +1,1 @@
-"""LinearSR as other programs expect a model: a `DiffusionPipeline`, and a descriptor for tools that upscale tensors."""
+"""LinearSR as other programs expect a model: a `DiffusionPipeline`."""

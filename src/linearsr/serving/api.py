@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from linearsr._version import __version__
 from linearsr.serving.admission import Admission
 from linearsr.serving.dispatcher import Dispatcher
-from linearsr.serving.gauges import Gauges
+from linearsr.serving.gauges import add_gauges
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem, ProblemBody, answer_problems
@@ -67,7 +67,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     store, metrics = JobStore(settings.data, settings.max_storage), Metrics()
     dispatcher = Dispatcher(settings, store, metrics)
     results = Results(dispatcher, settings.max_output_pixels)
-    metrics.registry.register(Gauges(dispatcher))
+    add_gauges(metrics.registry, dispatcher)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -176,23 +176,20 @@ class Dispatcher:
     async def _serve(self, worker: WorkerHandle) -> None:
         while True:
             await self._ensure_ready(worker)
-            # guidance is each image's own
-            jobs = await self.queue.take(1 if self.card.guided else self._settings.max_batch)
-            self.running |= {job.id: (job, worker) for job in jobs}
+            job = await self.queue.take()
+            self.running[job.id] = job, worker
             try:
-                await self._work(jobs, worker)
+                await self._work(job, worker)
             except Exception:
-                _log.exception("jobs %s could not be carried out", ", ".join(job.id for job in jobs))
+                _log.exception("job %s could not be carried out", job.id)
                 with contextlib.suppress(Exception):
-                    for job in jobs:
-                        await self._finish(job, "failed", "the server failed; its log says why")
-            for job in reversed(jobs):
-                del self.running[job.id]
-                if job.live:
-                    job.status, job.step, job.share = "queued", 0, 0.0
-                    await self.queue.put(job, first=True)
-                    await self.completion.save(job)
-            self._tell(*jobs)
+                    await self._finish(job, "failed", "the server failed; its log says why")
+            del self.running[job.id]
+            if job.live:
+                job.status, job.step, job.share = "queued", 0, 0.0
+                await self.queue.put(job, first=True)
+                await self.completion.save(job)
+            self._tell(job)
 
     async def _ensure_ready(self, worker: WorkerHandle) -> None:
         pause = _FIRST_PAUSE
@@ -204,44 +201,38 @@ class Dispatcher:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
 
-    async def _work(self, jobs: list[Job], worker: WorkerHandle) -> None:
-        """Have jobs done. Those that are live after it, as the worker died or several took too long, go on later."""
-        for job in jobs:
-            if job.live:  # and not cancelled while those before it were written down
-                job.status, job.started = "running", now()
-                job.attempts += 1
-                await self.completion.save(job)
-        self._tell(*jobs, *self.queue.jobs)
+    async def _work(self, job: Job, worker: WorkerHandle) -> None:
+        """Have a job done. It is live after that if the worker died, and goes on later."""
+        job.status, job.started = "running", now()
+        job.attempts += 1
+        await self.completion.save(job)
+        self._tell(job, *self.queue.jobs)
         begun = time.monotonic()
-        allowed = self._settings.seconds_for(jobs[0].width * jobs[0].height)
+        allowed = self._settings.seconds_for(job.width * job.height)
         try:
-            await asyncio.wait_for(self._carry_out(jobs, worker), allowed)
+            await asyncio.wait_for(self._carry_out(job, worker), allowed)
         except asyncio.TimeoutError:
             await worker.stop()
-            if len(jobs) == 1:
-                limit = f"it took longer than the {allowed:.4g} s allowed: make the image smaller"
-                await self._finish(jobs[0], "failed", limit)
+            limit = f"it took longer than the {allowed:.4g} s allowed: make the image smaller"
+            await self._finish(job, "failed", limit)
         except WorkerDied as death:
             await worker.stop()
-            for job in jobs:
-                if job.live:  # else it was we who ended it
-                    _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
-                if job.attempts >= _MAX_ATTEMPTS:
-                    lost = "the server could not work on this image: make it smaller"
-                    await self._finish(job, "failed", lost)
+            if job.live:  # else it was we who ended it
+                _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
+            if job.attempts >= _MAX_ATTEMPTS:
+                lost = "the server could not work on this image: make it smaller"
+                await self._finish(job, "failed", lost)
         finally:
             took = time.monotonic() - begun
-            self.queue.seconds.append(took / len(jobs) / len(self.workers))
-            worker.jobs += len(jobs)
-            for job in jobs:
-                self._metrics.job_seconds.observe(took)
-                await to_thread(self.store.remove_work, job)
+            self.queue.seconds.append(took / len(self.workers))
+            worker.jobs += 1
+            self._metrics.job_seconds.observe(took)
+            await to_thread(self.store.remove_work, job)
 
-    async def _carry_out(self, jobs: list[Job], worker: WorkerHandle) -> None:
-        wanted = {job.id: job for job in jobs if job.live}
-        tasks = [self.store.task(job, self._settings.max_pixels) for job in wanted.values()]
-        async for answer in worker.run(tasks):
-            job = wanted[answer["id"]]
+    async def _carry_out(self, job: Job, worker: WorkerHandle) -> None:
+        if not job.live:  # cancelled while it was written down
+            return
+        async for answer in worker.run(self.store.task(job, self._settings.max_pixels)):
             if answer["event"] == "step":
                 job.step, job.steps = answer["step"], answer["steps"]
                 job.share = answer.get("share", job.step / job.steps)
@@ -270,8 +261,7 @@ class Dispatcher:
 
     async def _stop_if_working(self, job: Job, worker: WorkerHandle) -> None:
         await asyncio.sleep(_CANCEL_GRACE)
-        in_work = [other for other, its_worker in self.running.values() if its_worker is worker]
-        if job in in_work and not any(other.live for other in in_work):
+        if job.id in self.running:
             await worker.stop()
 
     def _in_memory(self, job_id: str) -> Job | None:

@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections import deque
-from itertools import islice
 
 from linearsr.serving.jobs import Job
 from linearsr.serving.metrics import Metrics
@@ -47,15 +46,11 @@ class JobQueue:
             self.jobs.insert(0 if first else tags if job.do == "tags" else len(self.jobs), job)
             self._changed.notify()
 
-    async def take(self, most: int) -> list[Job]:
-        """Wait for a job; up to `most` jobs that a worker can do in one go are taken with it."""
+    async def take(self) -> Job:
+        """Wait for a job."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.jobs)
-            kind = _kind(self.jobs[0])
-            taken = list(islice((job for job in self.jobs if _kind(job) == kind), most))
-            for job in taken:
-                self.jobs.remove(job)
-            return taken
+            return self.jobs.pop(0)
 
     def remove(self, job: Job) -> None:
         """Take a job out, if it is there."""
@@ -91,11 +86,3 @@ class Reservation:
             self._released = True
             self._queue.uploads -= 1
             self._queue.upload_bytes -= self._size
-
-
-def _kind(job: Job) -> object:
-    """What is equal for jobs that can be done in one go: images of one size with the same options, not tried before."""
-    if job.do != "upscale" or job.attempts:
-        return job.id
-    each_own = {"seed", "format", "quality"}
-    return job.width, job.height, {name: job.options[name] for name in job.options.keys() - each_own}

@@ -31,7 +31,6 @@ class ServeSettings:
     webhook_origins: frozenset[str] = frozenset()
     webhook_secret: str = ""
     access_log: Literal["off", "text", "json"] = "off"
-    max_batch: int = 1
     max_queue: int = 32
     max_streams: int = 1000
     max_bytes: int = 64 * MIB

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from linearsr.serving.worker import Message
@@ -68,19 +68,18 @@ class WorkerHandle:
         card: Message = answer["card"]
         return card
 
-    async def run(self, tasks: Sequence[Message]) -> AsyncIterator[Message]:
-        """Have tasks done: what is told of them, up to the event that ends the last one.
+    async def run(self, task: Message) -> AsyncIterator[Message]:
+        """Have a task done: what is told of it, up to the event that ends it.
 
         Raises:
-            WorkerDied: before all were done.
+            WorkerDied: before it was done.
         """
-        await self._send({"tasks": tasks})
-        unfinished = {task["id"] for task in tasks}
-        while unfinished:
+        await self._send(task)
+        event = "step"
+        while event == "step":
             answer = await self._receive()
-            if answer.get("id") in unfinished:
-                if answer["event"] != "step":
-                    unfinished.remove(answer["id"])
+            if answer.get("id") == task["id"]:
+                event = answer["event"]
                 yield answer
 
     async def cancel(self, job_id: str) -> None:

@@ -3,14 +3,12 @@
 It alone decodes what strangers send and holds torch, so whatever happens to it, the server lives on and starts
 another. When its stdin closes, the server is gone, and it ends at once.
 
-Into it go {"tasks": [...]}, each of them {"do": "upscale" or "tags", "id", "input", ...}, and {"cancel": id}. Several
-tasks are to be done in one go: images that are alike in size and options but for the seed.
+Into it go tasks, {"do": "upscale" or "tags", "id", "input", ...}, and {"cancel": id}.
 Out of it come {"event": "ready", "card": ...} or {"event": "unusable", "message"}, and for a task any number of
 {"event": "step", "id", "step", "steps"}, with the "share" of all that is done where it is known, and one of
 {"event": "done", "id", ...}, {"event": "failed", "id", "message"} and {"event": "cancelled", "id"}.
 """
 
-import contextlib
 import errno
 import json
 import logging
@@ -18,7 +16,6 @@ import os
 import queue
 import sys
 import threading
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -47,7 +44,7 @@ class Worker:
 
     def __init__(self, pipeline: "LinearSRPipeline", answers: TextIO) -> None:
         self._pipeline, self._answers = pipeline, answers
-        self._tasks: queue.SimpleQueue[list[Message]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
 
     def run(self, lines: TextIO) -> None:
@@ -55,11 +52,9 @@ class Worker:
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
         say(self._answers, event="ready", card=card(self._pipeline))
         while True:
-            tasks = self._tasks.get()
-            results = self._upscale_together(tasks) if len(tasks) > 1 else {}
-            for task in tasks:
-                say(self._answers, id=task["id"], **self._answer(task, results.pop(task["id"], None)))
-                self._cancelled.discard(task["id"])
+            task = self._tasks.get()
+            say(self._answers, id=task["id"], **self._answer(task))
+            self._cancelled.discard(task["id"])
 
     def _listen(self, lines: TextIO) -> None:
         for line in lines:
@@ -67,45 +62,13 @@ class Worker:
             if "cancel" in message:
                 self._cancelled.add(message["cancel"])
             else:
-                self._tasks.put(message["tasks"])
+                self._tasks.put(message)
         os._exit(0)
 
-    def _upscale_together(self, tasks: list[Message]) -> dict[str, "Picture"]:
-        """The results of tasks in one go, where that can be done: a task that has none here is to be done alone."""
-        pictures: dict[str, Picture] = {}
-        with warnings.catch_warnings():
-            # each is read once more, when what there is to warn of is told
-            warnings.simplefilter("ignore")
-            for task in tasks:
-                with contextlib.suppress(Exception):
-                    pictures[task["id"]] = self._read(task)
-
-        def on_step(pipeline: object, step: int, time: float, state: Message) -> None:
-            if self._cancelled.issuperset(pictures):
-                raise Cancelled
-            ids = list(pictures)
-            for place in state["places"]:
-                say(self._answers, event="step", id=ids[place], step=step + 1, steps=state["steps"])
-
-        asked = dict(tasks[0]["options"])
-        del asked["seed"]
-        seeds = [task["options"]["seed"] for task in tasks if task["id"] in pictures]
-        try:
-            options = self._pipeline.options(callback_on_step_end=on_step, **asked)
-            results = self._pipeline.upscale_together(list(pictures.values()), seeds, options)
-        except Cancelled:
-            return {}
-        except Exception as error:
-            _log.warning(
-                "%d images in one go: %s: %s: one by one then", len(pictures), type(error).__name__, error
-            )
-            return {}
-        return dict(zip(pictures, results, strict=True))
-
-    def _answer(self, task: Message, result: "Picture | None") -> Message:
+    def _answer(self, task: Message) -> Message:
         try:
             with heard() as notes:
-                done = self._upscale(task, result) if task["do"] == "upscale" else self._tags(task)
+                done = self._upscale(task) if task["do"] == "upscale" else self._tags(task)
         except Cancelled:
             return {"event": "cancelled"}
         except Exception as error:
@@ -116,7 +79,7 @@ class Worker:
             "warnings": list(dict.fromkeys(plain(str(note.message), task) for note in notes)),
         }
 
-    def _upscale(self, task: Message, result: "Picture | None") -> Message:
+    def _upscale(self, task: Message) -> Message:
         from linearsr.images.io import write_image
         from linearsr.jobs.upscaling import choose_mode
 
@@ -128,11 +91,10 @@ class Worker:
         source, target, options = Path(task["input"]), Path(task["output"]), task["options"]
         mode = choose_mode(self._pipeline, source, options["scale"], None)
         made: Picture | FileResult
-        if result is None and mode.kind == "rows":
+        if mode.kind == "rows":
             made = self._upscale_rows(task, mode.strip_rows)
         else:
-            picture = self._read(task)
-            made = result or self._pipeline.upscale(picture, **options, callback_on_step_end=on_step)
+            made = self._pipeline.upscale(self._read(task), **options, callback_on_step_end=on_step)
             self._go_on(task)
             write_image(made, target, overwrite=True, quality=task["quality"])
         width, height = made.size

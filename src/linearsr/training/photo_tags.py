@@ -153,4 +153,4 @@ def read_vocabulary(path: Path, key: str) -> Vocabulary:
     if path.suffix == ".json":
         return Vocabulary(vocabulary_of(read_tags(path)))
     with prefixed(f"{key}: ", ConfigError):
-        return Vocabulary(read_tag_list(path).tags)
+        return Vocabulary(read_tag_list(path))

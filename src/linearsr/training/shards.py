@@ -49,8 +49,6 @@ class ShardSettings:
     format: Literal["webp", "jpg"] = "webp"
     """Lossless WebP, or JPEG of quality 95 without chroma subsampling."""
     photos_per_shard: int = 100
-    least_detail: float = 0.0
-    """Crops with a lower `detail_score` are left out."""
     best_share: float = 1.0
     """Share of all crops that is kept: those with the highest `detail_score`. Below 1, photos are decoded twice."""
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -140,7 +138,7 @@ class Sharder:
         if not scores:
             raise ShardError(f"{self.folder}: all photos are broken")
         kept = math.ceil(round(self.settings.best_share * len(scores), 6))
-        self._index.least_detail = max(float(np.sort(scores)[-kept]), self.settings.least_detail)
+        self._index.least_detail = float(np.sort(scores)[-kept])
         self._write_index()
 
     def run(self, advance: Callable[[int], None]) -> Iterator[Packed]:
@@ -223,7 +221,7 @@ class Sharder:
         if not path.exists():
             if next(self.target.glob("*.tar"), None) is not None:
                 raise ShardError(f"{self.target} holds tar files without {INDEX}: choose another folder")
-            return Index(made_of, self.settings.least_detail if self.settings.best_share == 1 else None)
+            return Index(made_of, 0.0 if self.settings.best_share == 1 else None)
         try:
             index = from_json(Index, json.loads(path.read_text()))
         except (ValueError, TypeError) as error:

@@ -257,7 +257,7 @@ async function toggleOriginal() {
 }
 
 function choose(choice) {
-  if (busy || (choice === "none" && !study.ties)) return;
+  if (busy) return;
   const seconds = Math.round((performance.now() - since) / 10) / 100;
   const spent = (state.answers[step]?.seconds ?? 0) + seconds;
   state.answers[step] = { choice, seconds: Math.round(spent * 100) / 100, zoomed };
@@ -373,7 +373,6 @@ onClick("anew", () => {
 
 panes.forEach(watch);
 new ResizeObserver(draw).observe($("stage"));
-for (const item of document.querySelectorAll(".ties")) item.hidden = !study.ties;
 for (const item of document.querySelectorAll(".original")) item.hidden = !study.scenes.some((scene) => scene.hr);
 for (const text of study.questions) {
   const item = document.createElement("li");

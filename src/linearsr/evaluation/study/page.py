@@ -1,20 +1,22 @@
 """The page of a study: for each LR image one place of every method's result, and the key to their opaque ids."""
 
+import base64
 import hashlib
 import html
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.evaluation.matching import match, plain_stem
-from linearsr.evaluation.report import data_url, largest_window
 from linearsr.evaluation.sources import Pixels, find_images
 from linearsr.evaluation.study.score import Candidate, Key
 from linearsr.images.photos import read_rgb
@@ -64,11 +66,11 @@ def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -
     return sorted(scenes, key=lambda scene: scene.name)
 
 
-def cut_scene(scene: Scene[Path], crop: int, at: Literal["different", "centre"]) -> Scene[Pixels]:
+def cut_scene(scene: Scene[Path], crop: int) -> Scene[Pixels]:
     """Read a scene and cut `crop` x `crop` pixels, or less where the results are smaller.
 
-    The place is the centre, or where the results differ most: the window with the largest mean distance between the
-    highest and the lowest result. The LR image is enlarged to the same size by bicubic interpolation.
+    The place is where the results differ most: the window with the largest mean distance between the highest and the
+    lowest result. The LR image is enlarged to the same size by bicubic interpolation.
 
     Raises:
         ImageError: a file cannot be read.
@@ -94,10 +96,8 @@ def cut_scene(scene: Scene[Path], crop: int, at: Literal["different", "centre"])
             f"{scene.name}: results of {width}x{height} do not belong to an LR image of {lr.shape[1]}x{lr.shape[0]}"
         )
     w, h = min(crop, width), min(crop, height)
-    x, y = (width - w) // 2, (height - h) // 2
-    if at == "different":
-        spread = np.ptp(np.stack(list(results.values())), axis=0).sum(axis=2, dtype=np.int64)
-        y, x = largest_window(spread, h, w)
+    spread = np.ptp(np.stack(list(results.values())), axis=0).sum(axis=2, dtype=np.int64)
+    y, x = largest_window(spread, h, w)
     box = (x / scale_x, y / scale_y, (x + w) / scale_x, (y + h) / scale_y)
     enlarged = Image.fromarray(lr).resize((w, h), Image.Resampling.BICUBIC, box=box)
     inner = slice(y, y + h), slice(x, x + w)
@@ -113,19 +113,14 @@ def make_page(
     questions: Sequence[str],
     contact: str,
     trials: int = 40,
-    repeats: int | None = None,
-    ties: bool = True,
-    seed: int = 0,
     crop: int = 384,
-    quality: int | None = None,
 ) -> tuple[str, Key]:
     """The HTML text of scenes, and what it does not tell. The same arguments give the same page.
 
     Args:
-        trials: for each participant, each with all questions; at most one for each image and pair of methods.
-        repeats: how many of them come twice, mirrored, at most half; None: one of ten, and at least two.
+        trials: for each participant, each with all questions; at most one for each image and pair of methods. One of
+            ten, and at least two, come twice, mirrored.
         crop: for the key.
-        quality: of lossy WebP, 1 to 100; None: lossless.
 
     Raises:
         ValueError: before the first scene, where a method's name can be read in the title, a question or the contact.
@@ -133,7 +128,7 @@ def make_page(
     for text, method in product((title, contact, *questions), methods):
         if re.search(rf"(?<!\w){re.escape(method)}(?!\w)", text, re.IGNORECASE):
             raise ValueError(f"'{text}' names the method {method}, which participants must not know")
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     shown: list[dict[str, str | None]] = []
     results: dict[str, str] = {}
     candidates: dict[str, Candidate] = {}
@@ -142,15 +137,15 @@ def make_page(
         ids = {method: random.bytes(6).hex() for method in methods}
         for method, new in ids.items():
             candidates[new] = Candidate(image=scene.name, method=method)
-            results[new] = data_url(scene.results[method], quality)
+            results[new] = data_url(scene.results[method])
         for pair, pool in pools.items():
             order = random.permutation([ids[method] for method in pair]).tolist()
             pool.append({"scene": len(shown), "results": order})
-        hr = None if scene.hr is None else data_url(scene.hr, quality)
-        shown.append({"lr": data_url(scene.lr, quality), "hr": hr})
+        hr = None if scene.hr is None else data_url(scene.hr)
+        shown.append({"lr": data_url(scene.lr), "hr": hr})
     trials = min(trials, len(shown) * len(pools))
-    repeats = min(max(2, round(trials / 10)) if repeats is None else repeats, trials // 2)
-    asked: dict[str, Any] = {"questions": questions, "ties": ties, "trials": trials, "repeats": repeats}
+    repeats = min(max(2, round(trials / 10)), trials // 2)
+    asked: dict[str, Any] = {"questions": questions, "trials": trials, "repeats": repeats}
     data = {
         **asked,
         "contact": contact,
@@ -160,7 +155,7 @@ def make_page(
         "results": dict(sorted(results.items())),
     }
     study = hashlib.blake2b(json.dumps([title, data]).encode(), digest_size=8).hexdigest()
-    key = Key(study=study, title=title, seed=seed, crop=crop, methods=methods, candidates=candidates, **asked)
+    key = Key(study=study, title=title, crop=crop, methods=methods, candidates=candidates, **asked)
     return _filled(title, {"study": study, **data}), key
 
 
@@ -170,3 +165,20 @@ def _filled(title: str, data: dict[str, Any]) -> str:
     parts = {"title": html.escape(title), "style": texts["css"], "script": texts["js"]}
     parts["data"] = json.dumps(data).replace("<", "\\u003c")
     return _PLACE.sub(lambda match: parts[match[1]], texts["html"])
+
+
+def largest_window(values: NDArray[np.int64], rows: int, columns: int) -> tuple[int, int]:
+    """Top and left of the window of `rows` x `columns` with the largest sum of values (h, w)."""
+    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    windows = (
+        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
+    )
+    top, left = np.unravel_index(int(windows.argmax()), windows.shape)
+    return int(top), int(left)
+
+
+def data_url(pixels: Pixels) -> str:
+    """The image as lossless WebP in an address."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", method=4, lossless=True, quality=50)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -44,10 +44,8 @@ class Key(Record):
     study: Id
     title: str
     questions: list[str]
-    ties: bool
     trials: int
     repeats: int
-    seed: int
     crop: int
     methods: list[str]
     candidates: dict[str, Candidate]
@@ -101,8 +99,6 @@ def _problems(answer: Answer, key: Key, every: Mapping[tuple[int, int], Answer])
         yield "compares what the study does not compare"
     if answer.question >= len(key.questions) or answer.trial >= key.trials + key.repeats:
         yield "has a number that the study does not have"
-    if answer.choice == "none" and not key.ties:
-        yield "is undecided, which the study does not allow"
     if answer.repeats is not None:
         first = every.get((answer.repeats, answer.question))
         if first is None or (first.repeats, first.right, first.left) != (None, answer.left, answer.right):
@@ -124,15 +120,14 @@ def read_record(kind: type[_R], path: Path) -> _R:
         raise ValueError(f"is not {name}: {place + ': ' if place else ''}{first['msg']}") from error
 
 
-def score(files: Mapping[str, Answers], key: Key, min_consistency: float = 0.0) -> dict[str, Any]:
+def score(files: Mapping[str, Answers], key: Key) -> dict[str, Any]:
     """Shares of all methods and pairs, for each question; repeats only count for the consistency.
 
-    Left out are: a second file of one participant, unfinished files, files with at least ten decided answers that are
-    all for one side, and participants who answered fewer than `min_consistency` of their repeats as the first time.
+    Left out are: a second file of one participant, unfinished files, and files with at least ten decided answers that
+    are all for one side.
 
     Args:
         files: answers by the name of their file, checked by `Answers.checked`.
-        min_consistency: in [0, 1]. Above 0 it also takes out honest people where methods look alike; fix it beforehand.
 
     Returns:
         As JSON can hold it: `participants`, how many count; `left_out`, why, by the name of the file; `repeats`, how
@@ -142,7 +137,7 @@ def score(files: Mapping[str, Answers], key: Key, min_consistency: float = 0.0) 
     used: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for name, answers in files.items():
-        reason = _reason(answers, key, min_consistency)
+        reason = _reason(answers, key)
         if answers.participant in used:
             reason = f"the same participant as {used[answers.participant]}"
         if reason:
@@ -179,7 +174,7 @@ def score(files: Mapping[str, Answers], key: Key, min_consistency: float = 0.0) 
     }
 
 
-def _reason(answers: Answers, key: Key, min_consistency: float) -> str:
+def _reason(answers: Answers, key: Key) -> str:
     """Why a file does not count; "" where it does."""
     wanted = (key.trials + key.repeats) * len(key.questions)
     if len(answers.answers) < wanted:
@@ -187,8 +182,7 @@ def _reason(answers: Answers, key: Key, min_consistency: float) -> str:
     decided = Counter(answer.choice for answer in answers.answers if answer.choice != "none")
     if len(decided) == 1 and decided.total() >= ONE_SIDED:
         return f"always {next(iter(decided))}, {decided.total()} times"
-    asked, same = _repeats(answers)
-    return f"answered {same} of {asked} repeats as the first time" if same < min_consistency * asked else ""
+    return ""
 
 
 def _repeats(answers: Answers) -> tuple[int, int]:
