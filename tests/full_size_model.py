@@ -9,7 +9,7 @@ import torch
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer

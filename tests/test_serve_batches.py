@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
-from linearsr.images.io import read_image
+from linearsr.images.reading import read_image
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving.dispatcher import Dispatcher
 from serve_tools import ENDLESS, image, send, serving, wait_for

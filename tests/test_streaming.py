@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tiny_model
 from linearsr.flow.sampler import initial_noise
-from linearsr.images.io import Picture
+from linearsr.images.picture import Picture
 from linearsr.images.resize import resize, resize_rows
 from linearsr.models.bands import BlockRows
 from linearsr.models.presets import PRESETS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.presets import PRESETS
 from linearsr.models.rows import through, total_of
@@ -54,7 +54,7 @@ def lively_norms(model: torch.nn.Module) -> torch.nn.Module:
 def test_the_decoder_by_rows_is_that_of_diffusers(upsample, layers, in_shortcut, height, width, strip):
     model = autoencoder(upsample, layers, in_shortcut)
     latent = torch.randn(2, 4, height, width)
-    x, total = latent, None
+    x, total = latent * model.config.scaling_factor, None
     for stage in DeepCompressionCodec(model).stages():
         strips = x.split(strip * x.shape[2] // height, dim=2)
         x = torch.cat(list(through(stage.layers(total), strips)), dim=2)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linearsr.guidance.guide import TagRequest
+from linearsr.settings import TagRequest
 
 
 @pytest.mark.parametrize(

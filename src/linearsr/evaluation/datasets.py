@@ -13,7 +13,8 @@ from typing import Any
 
 from linearsr.evaluation.matching import MatchError, check_sizes, match, unique_stems
 from linearsr.images.files import list_images
-from linearsr.images.io import ImageError, read_size
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_size
 
 _HR_NAMES = ("hr", "test_hr", "gt")
 _LR_NAMES = ("lr", "test_lr", "lq")

@@ -33,6 +33,35 @@ class GuidanceTokens(NamedTuple):
     """(B, L), 1 for a token and 0 for padding; None: all are tokens. A row without any token has no guidance."""
 
 
+def tokens_for(
+    count: int, embeds: Tensor | None, mask: Tensor | None = None, channels: int | None = None
+) -> list[GuidanceTokens | None]:
+    """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
+
+    Args:
+        channels: what C must be; None: any.
+
+    Raises:
+        ValueError: shapes that do not fit each other, the number of images or `channels`.
+    """
+    if embeds is None:
+        if mask is not None:
+            raise ValueError("guidance_mask needs guidance_embeds")
+        return [None] * count
+    if embeds.ndim != 3 or embeds.shape[0] not in (1, count):
+        raise ValueError(
+            f"guidance_embeds {tuple(embeds.shape)} for {count} images: give (1, L, C) or (images, L, C)"
+        )
+    if channels is not None and embeds.shape[2] != channels:
+        raise ValueError(f"guidance_embeds have {embeds.shape[2]} channels, and the model takes {channels}")
+    if mask is not None and mask.shape != embeds.shape[:2]:
+        raise ValueError(
+            f"guidance_mask {tuple(mask.shape)} must be {tuple(embeds.shape[:2])}, as its tokens"
+        )
+    rows = [slice(i, i + 1) if len(embeds) == count else slice(0, 1) for i in range(count)]
+    return [GuidanceTokens(embeds[row], None if mask is None else mask[row]) for row in rows]
+
+
 class Part(Protocol):
     """What a model's folder and the pipeline ask of every part."""
 

@@ -14,7 +14,8 @@ from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
-from linearsr.models.codec import DeepCompressionCodec, ResidualCodec
+from linearsr.models.codec import ResidualCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import LRCondition, StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig

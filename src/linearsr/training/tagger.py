@@ -25,8 +25,8 @@ from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import ImageArray, degrade
 from linearsr.images.degradation_choice import named_degradation
-from linearsr.images.io import ImageError
 from linearsr.images.photos import read_rgb
+from linearsr.images.picture import ImageError
 from linearsr.models.lite0 import read_published
 from linearsr.models.tagger import resized_to_square
 from linearsr.runtime.checkpoints import CheckpointError
