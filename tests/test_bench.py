@@ -19,8 +19,8 @@ from linearsr.evaluation.benchmark import Benchmark, exponent, local_exponents
 from linearsr.evaluation.counting import count_macs, count_parts, transformer_macs
 from linearsr.evaluation.rivals import rival_call, with_softmax_attention
 from linearsr.evaluation.timing import Timing, measure, with_peak
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.runtime import devices
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.training import section
 from linearsr.training.checks import check, check_model
 from linearsr.training.recipe import RecipeConfig, Run

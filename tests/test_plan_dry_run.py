@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.training.checks import check
 from linearsr.training.lora import LoraConfig, add_lora
 from linearsr.training.section import ConfigError

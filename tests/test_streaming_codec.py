@@ -12,9 +12,9 @@ from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.rows import through, total_of
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 from strips import in_strips
 from test_streaming import levels_apart, lively, photo

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from linearsr.guidance.base import GuidanceTokens, guide
 from linearsr.images.graphics import likeness_to_drawing
 from linearsr.images.resize import scaled_size
 from linearsr.model import LinearSRModel
@@ -22,7 +23,6 @@ from linearsr.streaming.rows import LRRows, Pass, ReadRows, Work, work_of
 
 if TYPE_CHECKING:
     from linearsr.flow.sampler import Step
-    from linearsr.guidance.base import GuidanceTokens
     from linearsr.streaming.flow import OnStep, Walk
 
 
@@ -109,7 +109,7 @@ class ImageWay(LinearSRModel):
 
     def guide(
         self, lr: Callable[[], Tensor], options: Options
-    ) -> "tuple[GuidanceTokens | None, tuple[str, ...]]":
+    ) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
         """What steers the network for one LR image, None for its null tokens; the tags behind it.
 
         Args:
@@ -122,8 +122,6 @@ class ImageWay(LinearSRModel):
         if options.guidance_scale > 0 and options.guidance is not None:
             tokens = options.guidance
         elif options.guidance_scale > 0 and self.guidance is not None:
-            from linearsr.guidance.guide import guide
-
             tokens, tags = guide(lr(), self.guidance, self.tagger, *options.tags)
         null_is_seen = tokens is None or options.guidance_scale != 1
         if null_is_seen and not self.transformer.config.num_null_tokens:

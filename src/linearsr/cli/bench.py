@@ -114,7 +114,7 @@ def _measure(
     import torch
 
     from linearsr.evaluation.benchmark import device_name, summary, versions
-    from linearsr.models.presets import PRESETS
+    from linearsr.models.transformer_config import PRESETS
     from linearsr.runtime.devices import best_dtype
 
     if preset is None:

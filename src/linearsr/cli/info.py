@@ -106,11 +106,7 @@ def _experts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _describe(part: str, folder: Path) -> dict[str, Any]:
-    """What a folder's "guidance" or "tagger" is and expects, from its config alone.
-
-    Raises:
-        CheckpointError: it is none, or its config is damaged.
-    """
+    """What a folder's "guidance" or "tagger" is and expects, from its config alone."""
     from linearsr.guidance.encoders import EncoderPart
     from linearsr.model_folder import GUIDANCES, TAGGERS
     from linearsr.runtime.checkpoints import CONFIG_NAME, class_in
@@ -129,7 +125,7 @@ def _describe(part: str, folder: Path) -> dict[str, Any]:
 
 
 def _expert(partition: "Partition", index: int, folder: Path) -> dict[str, Any]:
-    from linearsr.flow.snr import log_snr
+    from linearsr.flow.path import log_snr
 
     low, high = partition.span(index)
     # JSON has no infinity: an open end is null

@@ -101,7 +101,7 @@ def upscale(
     fit = Fit(width, height, megapixels)
     if fit and settings["scale"] is not None:
         stop("--scale cannot be combined with --width, --height or --megapixels: give one of them")
-    settings["scale"] = None if fit else settings["scale"] or _own_scale(model)
+    settings["scale"] = None if fit else settings["scale"] or (_own_scale(model) if model else DEFAULT_SCALE)
     if settings["tags"]:
         settings["tags"] = heard_tags(model, settings["tags"])
     upscaling = Upscaling(
@@ -130,10 +130,8 @@ def upscale(
         _run(upscaling, jobs, device.split(","), rules, pipes.to_stdout, as_json)
 
 
-def _own_scale(model: str | None) -> float:
+def _own_scale(model: str) -> float:
     """The scale of the model's own results, which are named by it before it is loaded."""
-    if model is None:
-        return DEFAULT_SCALE
     from linearsr.model_folder import model_scale
 
     with told():

@@ -19,10 +19,9 @@ from linearsr.evaluation.counting import PartCost, count_parts, evaluation_input
 from linearsr.evaluation.plotting import BLUE, GREY, RED, drawn
 from linearsr.evaluation.rivals import Rival, rival_call
 from linearsr.evaluation.timing import Timing, measure, with_peak
-from linearsr.models.presets import PRESETS
 from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.models.transformer_config import TransformerConfig
+from linearsr.models.transformer_config import PRESETS, TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.runtime.devices import require_memory
 

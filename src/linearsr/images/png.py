@@ -1,7 +1,7 @@
 """PNG chunk by chunk (W3C PNG specification, third edition): what a file says beside its pixels, and 16-bit files.
 
-Decoders refuse a file for a wrong checksum in its text, for much text or for a long ICC profile. So they get the chunks
-that make the pixels alone; the others are read here. Pillow cannot write 16 bits per channel in colour.
+Decoders refuse a file for a wrong checksum in its text, for much text or for a long ICC profile, so they get the chunks
+that make the pixels alone, and the others are read here. Pillow cannot write 16 bits per channel in colour.
 """
 
 import os

@@ -122,7 +122,7 @@ def unknown_tags(pipeline: "LinearSRPipeline", tags: str | None, guidance_scale:
         raise ValueError("--guidance-scale: this model has no guidance: leave it out")
     unknown = pipeline.unknown_tags(tags)
     if pipeline.guidance is not None:
-        from linearsr.guidance.guide import prepare
+        from linearsr.guidance.base import prepare
 
         prepare(pipeline.guidance, pipeline.tagger, *TagRequest.parse(tags, pipeline.config.use_tags))
     return unknown

@@ -13,9 +13,8 @@ from linearsr.guidance.base import Guidance
 from linearsr.model_folder import CODECS, STEMS, load_guidance
 from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import LRStem, PredictiveStem
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.models.transformer_config import TransformerConfig
+from linearsr.models.transformer_config import PRESETS, TransformerConfig
 from linearsr.runtime.checkpoints import class_in, resolve_folder
 from linearsr.runtime.files import prefixed
 from linearsr.training.section import ConfigError, Section, require
