@@ -23,7 +23,8 @@ with atheris.instrument_imports(include=["PIL", "linearsr.images"]):
     import pillow_jxl  # noqa: F401
     from PIL import Image
 
-    from linearsr.images.io import ImageError, read_image
+    from linearsr.images.picture import ImageError
+    from linearsr.images.reading import read_image
 
 FORMATS = (
     "PNG",

@@ -26,8 +26,8 @@ from linearsr.evaluation.counting import evaluation_inputs, transformer_macs
 from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.evaluation.timing import measure
 from linearsr.models.blocks import Attention, LinearSelfAttention, TransformerBlock
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.runtime.devices import named_device
 
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}

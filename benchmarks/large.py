@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.io import Picture, read_image
+from linearsr.images.picture import Picture
+from linearsr.images.reading import read_image
 from linearsr.runtime.allocator import keep_freed_memory
 
 _PHOTO = Path(__file__).parents[1] / "examples/photos/train/tree-bare.jpg"

@@ -26,7 +26,6 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from linearsr.evaluation.tagging import average_precisions
 from linearsr.guidance.own_tagger import OwnTagger
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import PRESETS, degrade
@@ -35,6 +34,7 @@ from linearsr.model_folder import default_model_folder
 from linearsr.training.catalogue import find_photos
 from linearsr.training.data import to_tensor
 from linearsr.training.photo_tags import PhotoTags, name_in, read_tags
+from linearsr.training.tagger import average_precisions
 
 SCALE = 4
 

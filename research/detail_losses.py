@@ -23,8 +23,8 @@ from linearsr.evaluation.haarpsi import haarpsi
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
+from linearsr.model_folder import load_stem
 from linearsr.models.codec import ResidualCodec, ResidualCodecConfig
-from linearsr.models.lr_stem import load_stem
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import PipelineConfig
 from linearsr.training.config import load_config

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from linearsr.flow.partition import PUBLISHED
-from linearsr.flow.snr import log_snr
+from linearsr.flow.path import log_snr
 from linearsr.settings import PipelineConfig
 
 COLOURS = ("#c9d7ea", "#dcefdc", "#fbeccb", "#fae0dc")

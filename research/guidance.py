@@ -20,8 +20,8 @@ from torch import Tensor
 
 from linearsr import LinearSRPipeline
 from linearsr.guidance.base import Tagger
-from linearsr.guidance.registry import load_tagger
 from linearsr.images.files import list_images
+from linearsr.model_folder import load_tagger
 from linearsr.training.photo_tags import name_in, read_tags
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -33,9 +33,8 @@ from linearsr import LinearSRPipeline
 from linearsr.evaluation.metrics import psnr_y, ssim_y
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import PUBLISHED, Partition, equal_in_log_snr, equal_in_time
-from linearsr.flow.path import add_noise, to_velocity
+from linearsr.flow.path import add_noise, time_from_log_snr, to_velocity
 from linearsr.flow.sampler import initial_noise, sample
-from linearsr.flow.snr import time_from_log_snr
 from linearsr.images.degradation_choice import named_degradation
 from linearsr.images.files import list_images
 from linearsr.images.photos import degraded_pair

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.lite0 import Lite0, read_published
+from linearsr.guidance.own_tagger import Lite0, read_published
 
 
 class Features(nn.Module):

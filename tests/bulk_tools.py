@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from linearsr.bulk.plan import Plan, make_plan, rows
-from linearsr.images.io import read_image
+from linearsr.images.reading import read_image
 
 DEADLY = 77
 """The first pixel of an image that kills the process which upscales it."""

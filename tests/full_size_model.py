@@ -9,10 +9,10 @@ import torch
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 from linearsr.runtime.checkpoints import write_json
 from tiny_encoders import autoencoder_config, write_gemma2, write_siglip, write_tokenizer

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from linearsr.images.io import Picture
+from linearsr.images.picture import Picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RGB8 = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)

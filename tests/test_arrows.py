@@ -1,9 +1,13 @@
-"""The table of CONTRIBUTING names every room, each uses only those after it, and no imports go in a circle."""
+"""The table of CONTRIBUTING names every room, each uses only those after it, no circles; what one photo loads."""
 
 import ast
 import re
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 ROOMS = [
@@ -50,3 +54,12 @@ def test_no_circle() -> None:
     for user, used in ARROWS:
         sorter.add(user, used)
     sorter.prepare()
+
+
+def test_a_photo_loads_few_files(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    code = "import sys; from linearsr.cli.app import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    command = [sys.executable, "-c", code, "upscale", str(tmp_path / "a.png")]
+    loaded = set(subprocess.check_output(command, text=True).split())
+    assert sum(name.startswith("linearsr") for name in loaded) <= 59
+    assert not loaded & {f"linearsr.{name}" for name in ("flow.experts", "images.tiff", "jobs.large")}

@@ -12,7 +12,7 @@ from linearsr import LinearSRPipeline
 from linearsr.evaluation import benchmark
 from linearsr.evaluation.counting import count_parts, transformer_macs
 from linearsr.evaluation.timing import measure, with_peak
-from linearsr.models.presets import PRESETS
+from linearsr.models.transformer_config import PRESETS
 from linearsr.runtime import devices
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.training.blend import BlendStage, interpolate
 from linearsr.training.config import TrainConfig
 from linearsr.training.section import ConfigError

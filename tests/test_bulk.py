@@ -32,7 +32,7 @@ from linearsr.bulk.report import Report, result
 from linearsr.bulk.store import BulkError, Store, locate
 from linearsr.bulk.worker import Attempts
 from linearsr.cluster import LinearSRUpscaler
-from linearsr.images.io import read_image
+from linearsr.images.reading import read_image
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ import linearsr
 from bulk_tools import DEADLY, Enlarger, expected, fill, planned, png
 from linearsr.bulk.run import Cluster, results
 from linearsr.cluster import LinearSRUpscaler
-from linearsr.images.io import read_image
+from linearsr.images.reading import read_image
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),

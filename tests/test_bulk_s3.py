@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from bulk_tools import do, expected, members_of, planned, png, tar_of
 from commands import linearsr, refused
 from linearsr.bulk.report import Report
-from linearsr.images.io import read_image
+from linearsr.images.reading import read_image
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 

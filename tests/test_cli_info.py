@@ -10,7 +10,7 @@ import pytest
 from commands import document, done, linearsr, refused
 from linearsr import LinearSRPipeline
 from linearsr.flow.partition import PUBLISHED
-from linearsr.flow.snr import log_snr
+from linearsr.flow.path import log_snr
 from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_model import build

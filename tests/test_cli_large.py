@@ -16,7 +16,8 @@ from PIL import Image
 
 from commands import done, linearsr, refused
 from image_tools import smooth_picture
-from linearsr.images.io import read_image, write_image
+from linearsr.images.reading import read_image
+from linearsr.images.writing import write_image
 from linearsr.jobs.large import work_folder_of
 from linearsr.models.codec import ResidualCodec
 

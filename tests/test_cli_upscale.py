@@ -14,7 +14,7 @@ from PIL import Image
 
 from commands import done, linearsr, records, refused
 from image_tools import noise, photos
-from linearsr.cli.loading import DEFAULT_SCALE
+from linearsr.cli.upscale import DEFAULT_SCALE
 from linearsr.model_folder import default_model_folder, model_scale
 from tiny_model import build
 

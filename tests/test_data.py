@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from bulk_tools import tar_of
 from image_tools import cut_short, smooth_photo
 from linearsr.cli.app import app
-from linearsr.images.io import read_image
 from linearsr.images.photos import read_rgb
 from linearsr.images.picture import quantise
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.images.reading import read_image
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.config import TrainConfig
 from linearsr.training.data import CropPairs, Sample, check_data

@@ -112,7 +112,9 @@ def test_what_a_file_says_is_part_of_what_it_is(tmp_path):
 
 
 def test_the_command_and_validation_make_the_same_of_it(tmp_path):
-    from linearsr.images.io import Picture, read_image, write_image
+    from linearsr.images.picture import Picture
+    from linearsr.images.reading import read_image
+    from linearsr.images.writing import write_image
 
     photos = tmp_path / "photos"
     photos.mkdir()

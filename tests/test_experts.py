@@ -14,8 +14,8 @@ from torch import nn
 
 from linearsr.flow.experts import SNRExperts, SwappedExperts
 from linearsr.flow.partition import PUBLISHED, Partition
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.runtime.checkpoints import CheckpointError, PretrainedModule
 
 RESIDENCIES = ("all", "active", "lazy")

@@ -203,7 +203,7 @@ def test_a_model_cannot_use_tags_that_nobody_finds(folder, tmp_path, photo):
 
 def test_nothing_heavy_is_imported_until_tags_are_used(folder, photo):
     code = (
-        "import sys; from linearsr.guidance.registry import load_guidance; "
+        "import sys; from linearsr.model_folder import load_guidance; "
         f"load_guidance({str(folder / 'guidance')!r}); print('transformers' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -15,9 +15,10 @@ from linearsr.images import graphics as module
 from linearsr.images.convert import lr_tensor, picture_from_array
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.graphics import likeness_to_drawing, lost, squares_where_lost
-from linearsr.images.io import read_image, write_image
 from linearsr.images.photos import read_rgb
 from linearsr.images.picture import Picture
+from linearsr.images.reading import read_image
+from linearsr.images.writing import write_image
 from linearsr.jobs.large import upscale_file
 from strips import in_strips
 from test_rrdb import with_trunk

@@ -12,9 +12,9 @@ from linearsr import LinearSRPipeline
 from linearsr.guidance.base import GuidanceTokens
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
-from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.guidance.vocabulary import Vocabulary
+from linearsr.model_folder import load_guidance
 from linearsr.training.checks import check
 from linearsr.training.config import TrainConfig
 from linearsr.training.data import CropPairs

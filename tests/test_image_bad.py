@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_tools import BAD_BYTES, PNG, RGB8, SMOOTH, SRGB, encoded, levels, png_chunk
-from linearsr.images.io import ImageError, read_image
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_image
 
 
 @pytest.mark.parametrize("kind", BAD_BYTES)

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from image_tools import SMOOTH, SRGB, encoded, levels
-from linearsr.images.io import ImageError, Picture, encode_image, read_image, read_size
 from linearsr.images.metadata import keep_text, parse_exif
+from linearsr.images.picture import ImageError, Picture
+from linearsr.images.reading import read_image, read_size
 from linearsr.images.texts import keyword_packet
+from linearsr.images.writing import encode_image
 
 HEIF = pytest.importorskip("pillow_heif")
 HEIF.register_heif_opener()

@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image, ImageOps
 
 from image_tools import RGB8, SMOOTH, SRGB, encoded, levels, png_chunk
-from linearsr.images.io import ImageError, picture_from_pil, read_8_bit, read_image
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import picture_from_pil, read_8_bit, read_image
 
 rng = np.random.default_rng(0)
 

@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from image_tools import SMOOTH, encoded, levels, png_chunk
-from linearsr.images.io import ImageError, read_image, read_size
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_image, read_size
 from linearsr.images.rows.reader import RowReader
 
 NOISE = (SMOOTH // 2 + np.random.default_rng(0).integers(0, 60, SMOOTH.shape)).astype(np.uint8)

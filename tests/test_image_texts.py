@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from image_tools import RGB8, SRGB, encoded, png, png_chunk
-from linearsr.images.io import Picture, picture_to_pil, read_image, write_image
 from linearsr.images.metadata import parse_exif
+from linearsr.images.picture import Picture
+from linearsr.images.reading import read_image
 from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.writer import RowWriter
 from linearsr.images.texts import as_jpeg_segment
+from linearsr.images.writing import picture_to_pil, write_image
 
 WORDS = {0x010E: "Zdjęcie — plaża", 0x013B: "José Müller", 0x8298: "© 日本"}
 IPTC = b"\x1c\x02\x19\x00\x03one\x1c\x02\x69\x00\x04Head"

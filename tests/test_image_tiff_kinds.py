@@ -9,8 +9,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from linearsr.images.io import ImageError, read_image, read_size
 from linearsr.images.metadata import parse_exif
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_image, read_size
 from linearsr.images.rows.reader import RowReader
 
 rng = np.random.default_rng(0)

@@ -14,8 +14,10 @@ from PIL import Image
 
 from image_tools import SRGB, random_picture
 from linearsr.images import writing
-from linearsr.images.io import ImageError, Picture, read_image, write_image
 from linearsr.images.metadata import parse_exif
+from linearsr.images.picture import ImageError, Picture
+from linearsr.images.reading import read_image
+from linearsr.images.writing import write_image
 
 LOSSLESS = [".png", ".tif", ".tiff"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.training.flow import FlowStage
 from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.section import ConfigError

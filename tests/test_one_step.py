@@ -14,9 +14,8 @@ from linearsr.flow.partition import Partition
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.images.resize import resize
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.models.transformer_config import TransformerConfig
+from linearsr.models.transformer_config import PRESETS, TransformerConfig
 from linearsr.training.checks import check
 from linearsr.training.config import TrainConfig, parse_settings, read_settings
 from linearsr.training.distill import DistillObjective, DistillStage

@@ -25,7 +25,7 @@ from linearsr.flow.partition import (
     equal_in_time,
     partition_at,
 )
-from linearsr.flow.snr import log_snr
+from linearsr.flow.path import log_snr
 from linearsr.model_folder import default_model_folder
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.partition import log_snr_grid, measure, shared_network

@@ -1,13 +1,26 @@
-"""The straight path: what is added, what is predicted, and the ways between them."""
+"""The straight path: what is added and predicted on it, its exact log-SNR, and the law of training times."""
+
+import math
+from decimal import Decimal, getcontext
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linearsr.flow.path import add_noise, to_sample, to_velocity
+from linearsr.flow.path import add_noise, log_snr, time_from_log_snr, to_sample, to_velocity
+from linearsr.training.times import TimeLaw
 
+TIMES = st.floats(1e-9, 1 - 1e-9)
+LOG_SNRS = st.floats(-40, 40)
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+LAWS = st.builds(
+    TimeLaw,
+    law=st.sampled_from(["uniform", "logit_normal"]),
+    mean=st.floats(-1, 1),
+    std=st.floats(0.5, 2),
+    shift=st.floats(0.5, 6),
+)
 
 
 def draw(shape, seed=0):
@@ -61,3 +74,94 @@ def test_what_cannot_be_meant_is_refused():
     for convert in (to_velocity, to_sample):
         with pytest.raises(ValueError, match="'epsilon' is not one of"):
             convert(data, data, 0.5, "epsilon")
+
+
+def exact_log_snr(t):
+    getcontext().prec = 50
+    alpha, sigma = 1 - Decimal(t), Decimal(t)
+    return float((alpha**2 / sigma**2).ln())
+
+
+@given(TIMES)
+def test_log_snr_is_the_log_of_signal_power_over_noise_power(t):
+    exact = exact_log_snr(t)
+    assert log_snr(t) == pytest.approx(exact, rel=1e-12, abs=1e-14)
+    tensor = torch.tensor([t], dtype=torch.float64)
+    assert log_snr(tensor).item() == pytest.approx(exact, rel=1e-12, abs=1e-14)
+
+
+@given(LOG_SNRS)
+def test_log_snr_of_numbers_and_tensors_go_there_and_back(lam):
+    assert log_snr(time_from_log_snr(lam)) == pytest.approx(lam, rel=1e-6, abs=1e-9)
+    tensor = torch.full((2, 3), lam, dtype=torch.float64)
+    assert torch.allclose(log_snr(time_from_log_snr(tensor)), tensor, rtol=1e-6, atol=1e-9)
+    assert time_from_log_snr(tensor)[0, 0].item() == pytest.approx(time_from_log_snr(lam), rel=1e-12)
+
+
+@given(TIMES, TIMES)
+def test_log_snr_falls_with_time_and_is_odd_about_one_half(a, b):
+    if b - a > 1e-12:
+        assert log_snr(a) > log_snr(b)
+    assert log_snr(1 - a) == pytest.approx(-log_snr(a), rel=1e-6, abs=1e-6)
+
+
+def test_log_snr_of_published_times():
+    assert log_snr(0.875) == pytest.approx(-2 * math.log(7))
+    assert log_snr(0.01163) == pytest.approx(8.885, abs=1e-3)
+    assert log_snr(0.97131) == pytest.approx(-7.044, abs=1e-3)
+
+
+def test_the_ends_of_log_snr_are_exact_and_nothing_overflows():
+    assert (log_snr(0), log_snr(0.5), log_snr(1)) == (math.inf, 0, -math.inf)
+    assert log_snr(torch.tensor([0.0, 0.5, 1.0])).tolist() == [math.inf, 0, -math.inf]
+    for lam, t in ((math.inf, 0), (1e6, 0), (0, 0.5), (-1e6, 1), (-math.inf, 1)):
+        assert time_from_log_snr(lam) == t
+        assert time_from_log_snr(torch.tensor(float(lam))).item() == t
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.1, math.nan])
+def test_log_snr_of_times_outside_is_refused(t):
+    with pytest.raises(ValueError, match="outside"):
+        log_snr(t)
+    assert log_snr(torch.tensor(t)).isnan()
+
+
+@given(LAWS, st.floats(0.01, 0.5), st.floats(0.02, 0.49))
+def test_times_lie_in_their_span(law: TimeLaw, low: float, width: float) -> None:
+    uniform = torch.linspace(0, 1, 1001)[:-1]
+    times = law.draw(uniform, low, low + width)
+    assert low - 1e-6 <= times.min()
+    assert times.max() <= low + width + 1e-6
+    assert (times.diff() <= 0).all()
+
+
+def test_a_draw_of_zero_is_pure_noise_and_never_time_zero() -> None:
+    for law in (TimeLaw(), TimeLaw(law="logit_normal", shift=3.0)):
+        times = law.draw(torch.tensor([0.0, 1 - 2**-24]))
+        assert times[0] == 1
+        assert times[1] > 0
+
+
+def test_sana_law() -> None:
+    """Logit-normal with shift 3: the median is 3 * .5 / (3 * .5 + .5) = 0.75."""
+    law = TimeLaw(law="logit_normal", shift=3.0)
+    generator = torch.Generator().manual_seed(0)
+    times = law.draw(torch.rand(20_000, generator=generator))
+    normal = torch.randn(20_000, generator=generator).sigmoid()
+    independent = 3 * normal / (1 + 2 * normal)
+    assert float(times.median()) == pytest.approx(0.75, abs=0.01)
+    assert float(times.std()) == pytest.approx(float(independent.std()), abs=0.01)
+    for quantile in (0.05, 0.25, 0.9):
+        assert float(times.quantile(quantile)) == pytest.approx(
+            float(independent.quantile(quantile)), abs=0.02
+        )
+
+
+def test_a_span_is_the_law_given_the_span() -> None:
+    law = TimeLaw(law="logit_normal")
+    generator = torch.Generator().manual_seed(0)
+    whole = law.draw(torch.rand(200_000, generator=generator))
+    inside = whole[(whole > 0.223) & (whole <= 0.875)]
+    part = law.draw(torch.rand(50_000, generator=generator), 0.223, 0.875)
+    for quantile in (0.1, 0.5, 0.9):
+        assert float(part.quantile(quantile)) == pytest.approx(float(inside.quantile(quantile)), abs=0.01)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from image_tools import SRGB, random_picture
 from linearsr.images.alpha import fill_transparent, resize_alpha
-from linearsr.images.io import Picture, picture_from_pil, picture_to_pil
+from linearsr.images.picture import Picture
+from linearsr.images.reading import picture_from_pil
+from linearsr.images.writing import picture_to_pil
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

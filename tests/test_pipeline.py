@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from linearsr import LinearSRPipeline
-from linearsr.images.io import ImageError
+from linearsr.images.picture import ImageError
 from linearsr.runtime.checkpoints import CheckpointError
 
 

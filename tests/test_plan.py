@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.training import section
 from linearsr.training.checks import check, check_model
 from linearsr.training.recipe import RecipeConfig, Run
@@ -136,7 +136,7 @@ def test_parts_that_are_not_there_are_named(
 
 
 def test_a_sana_whose_parts_do_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:
-    from linearsr.models.codec import DeepCompressionCodec
+    from linearsr.models.dc_ae import DeepCompressionCodec
 
     diffusers = pytest.importorskip("diffusers")
     sana = make_sana(tmp_path / "sana")
@@ -166,7 +166,7 @@ def test_an_autoencoder_that_cannot_decode_is_refused(
     wrong: dict[str, object], reason: str, photos: Path, tmp_path: Path
 ) -> None:
     diffusers = pytest.importorskip("diffusers")
-    from linearsr.models.codec import DeepCompressionCodec
+    from linearsr.models.dc_ae import DeepCompressionCodec
 
     autoencoder = {**AUTOENCODER, **wrong}
     channels = dict.fromkeys(("in_channels", "out_channels"), autoencoder["latent_channels"])

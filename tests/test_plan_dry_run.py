@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.training.checks import check
 from linearsr.training.lora import LoraConfig, add_lora
 from linearsr.training.section import ConfigError
@@ -106,7 +106,7 @@ def test_what_a_distilled_network_is_judged_by_is_counted(photos: Path, tmp_path
 
 def test_the_codec_of_a_folder_is_looked_at(photos: Path, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    from linearsr.models.codec import DeepCompressionCodec
+    from linearsr.models.dc_ae import DeepCompressionCodec
 
     folder = tmp_path / "codec"
     DeepCompressionCodec(diffusers.AutoencoderDC(**AUTOENCODER)).save_pretrained(folder)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from linearsr import LinearSRPipeline
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem
 from linearsr.training.checks import check
 from linearsr.training.knee import Knee

@@ -14,11 +14,13 @@ from PIL import Image
 from image_tools import BAD_BYTES, SRGB, smooth_picture
 from linearsr.images.alpha import fill_transparent, resize_alpha
 from linearsr.images.convert import lr_tensor
-from linearsr.images.io import ImageError, Picture, read_image, write_image
 from linearsr.images.metadata import parse_exif
+from linearsr.images.picture import ImageError, Picture
+from linearsr.images.reading import read_image
 from linearsr.images.rows import row_file
 from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.writer import RowWriter
+from linearsr.images.writing import write_image
 
 HEIGHT, WIDTH = 61, 47
 

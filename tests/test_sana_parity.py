@@ -6,9 +6,8 @@ import pytest
 import torch
 from diffusers import SanaTransformer2DModel
 
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import INPUT_WEIGHT, LinearSRTransformer
-from linearsr.models.transformer_config import TransformerConfig
+from linearsr.models.transformer_config import PRESETS, TransformerConfig
 from linearsr.runtime.checkpoints import CONFIG_NAME, WEIGHTS_NAME, CheckpointError
 
 SMALL = {

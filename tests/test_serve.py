@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 from PIL import Image
 
-from linearsr.images.io import read_image, write_image
+from linearsr.images.reading import read_image
+from linearsr.images.writing import write_image
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving import schemas
 from linearsr.settings import ColourFix

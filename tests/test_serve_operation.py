@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from linearsr.images.io import ImageError
+from linearsr.images.picture import ImageError
 from linearsr.serving import results
 from linearsr.serving.jobs import Job, JobStore, now
 from linearsr.serving.problems import Problem

@@ -4,11 +4,13 @@ import inspect
 
 import pytest
 import typer.main
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linearsr.cli.app import app
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.serving.schemas import UpscaleForm
-from linearsr.settings import SETTINGS, Asked, Fit, check_setting
+from linearsr.settings import SETTINGS, Asked, Fit, TagRequest, check_setting
 
 
 @pytest.mark.parametrize("command", ["upscale", "batch"])
@@ -50,3 +52,41 @@ def test_sizes_become_scales():
     for too_much in (Fit(width=801), Fit(width=99), Fit(megapixels=1)):
         with pytest.raises(ValueError, match="is 100x50 pixels"):
             too_much.scale((100, 50))
+
+
+@pytest.mark.parametrize(
+    ("tags", "words", "add"),
+    [
+        ("brick wall, ivy", ("brick wall", "ivy"), False),
+        (["brick wall", "ivy"], ("brick wall", "ivy"), False),
+        (("brick wall, ivy", "sky"), ("brick wall", "ivy", "sky"), False),
+        ("+ivy", ("ivy",), True),
+        (" + ivy, + moss, sky", ("ivy", "moss", "sky"), True),
+        (["+ivy", "moss"], ("ivy", "moss"), True),
+        ("+", (), True),
+        ("", (), False),
+        (" , ;", (), False),
+        ([], (), False),
+        ("c++", ("c++",), False),
+    ],
+)
+def test_a_plus_before_the_first_adds(tags, words, add):
+    assert TagRequest.parse(tags, use_tags=True) == (words, add)
+
+
+def test_nothing_said_is_left_to_the_model():
+    assert TagRequest.parse(None) == ((), False)
+    assert TagRequest.parse(None, use_tags=True) == ((), True)
+
+
+@given(st.text(alphabet=st.characters()))
+def test_words_can_always_be_encoded(text):
+    for word in TagRequest.parse(text).words:
+        assert word == word.strip() != ""
+        word.encode("utf-8")
+
+
+@pytest.mark.parametrize("tags", [3, [1, 2], [None], b"sky"])
+def test_what_is_no_text(tags):
+    with pytest.raises(ValueError, match="tags must be a text"):
+        TagRequest.parse(tags)

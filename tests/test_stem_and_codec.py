@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linearsr.models.codec import DeepCompressionCodec, ResidualCodec, ResidualCodecConfig, pad_to_multiple
+from linearsr.models.codec import ResidualCodec, ResidualCodecConfig, pad_to_multiple
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import (
     LRCondition,
     PredictiveStem,

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import tiny_model
 from linearsr.flow.sampler import initial_noise
-from linearsr.images.io import Picture
+from linearsr.images.picture import Picture
 from linearsr.images.resize import resize, resize_rows
 from linearsr.models.bands import BlockRows
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.streaming.flow import Walk
 from linearsr.streaming.rows import LRRows, Work

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.rows import through, total_of
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 from strips import in_strips
 from test_streaming import levels_apart, lively, photo
@@ -54,7 +54,7 @@ def lively_norms(model: torch.nn.Module) -> torch.nn.Module:
 def test_the_decoder_by_rows_is_that_of_diffusers(upsample, layers, in_shortcut, height, width, strip):
     model = autoencoder(upsample, layers, in_shortcut)
     latent = torch.randn(2, 4, height, width)
-    x, total = latent, None
+    x, total = latent * model.config.scaling_factor, None
     for stage in DeepCompressionCodec(model).stages():
         strips = x.split(strip * x.shape[2] // height, dim=2)
         x = torch.cat(list(through(stage.layers(total), strips)), dim=2)

@@ -13,20 +13,20 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from commands import done, linearsr
-from linearsr.evaluation.tagging import average_precisions, mean_average_precision
-from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+from linearsr.guidance.own_tagger import Lite0, OwnTagger, OwnTaggerConfig, read_published
 from linearsr.images.degradation import PRESETS, degrade
 from linearsr.images.photos import crop_to_multiple, file_generator, read_rgb
 from linearsr.model_folder import default_model_folder
-from linearsr.models.lite0 import Lite0, read_published
 from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.training.data import to_tensor
 from linearsr.training.tagger import (
     TaggerStage,
     augmented,
+    average_precisions,
     best_threshold,
     fit_head,
     is_held_out,
+    mean_average_precision,
     thresholds,
 )
 from training_tools import make_photos, published_lite0, weights, write_config

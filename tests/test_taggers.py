@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from commands import done, linearsr
+from linearsr.cli.loading import named_tagger
 from linearsr.guidance.base import best_tags
 from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
-from linearsr.guidance.registry import load_tagger, named_tagger
 from linearsr.guidance.vocabulary import read_tag_list
 from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
+from linearsr.model_folder import load_tagger
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_dino, write_siglip, write_siglip2
 

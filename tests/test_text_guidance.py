@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTextEncoding, AutoTokenizer
 
-from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.text import TextGuidance, TextGuidanceConfig
+from linearsr.model_folder import load_guidance
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_gemma2, write_t5, write_tokenizer
 

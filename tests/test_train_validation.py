@@ -15,8 +15,8 @@ from PIL import Image
 from image_tools import smooth_photo
 from linearsr.evaluation.metrics import ssim_y
 from linearsr.evaluation.registry import METRICS
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.training.config import load_config
 from linearsr.training.curves import directions, read_curves
 from linearsr.training.flow import FlowStage

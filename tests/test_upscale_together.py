@@ -7,7 +7,7 @@ import pytest
 
 from bulk_tools import png
 from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
-from linearsr.images.io import read_image
+from linearsr.images.reading import read_image
 from tiny_model import build
 
 LEVEL = 1 / 255

@@ -7,8 +7,8 @@ import transformers
 from PIL import Image
 
 from image_tools import smooth_photo
-from linearsr.guidance.registry import load_guidance
 from linearsr.guidance.vision import CLIPGuidance, DINOGuidance, Tower, VisionGuidanceConfig
+from linearsr.model_folder import load_guidance
 from linearsr.runtime.checkpoints import CheckpointError
 from tiny_encoders import write_clip, write_dino, write_siglip, write_siglip2
 

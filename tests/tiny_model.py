@@ -8,8 +8,8 @@ from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import PUBLISHED
 from linearsr.models.codec import ResidualCodec, ResidualCodecConfig
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
-from linearsr.models.presets import PRESETS
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import PRESETS
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 
 

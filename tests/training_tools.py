@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from image_tools import smooth_photo
-from linearsr.models.lite0 import Lite0, SameConv
+from linearsr.guidance.own_tagger import Lite0, SameConv
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.training.checks import check, describe
 from linearsr.training.config import TrainConfig, parse_settings

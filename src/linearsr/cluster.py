@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.images.io import DEFAULT_MAX_PIXELS, Picture, encode_image, read_image
+from linearsr.images.picture import Picture
+from linearsr.images.reading import DEFAULT_MAX_PIXELS, read_image
+from linearsr.images.writing import encode_image
 from linearsr.jobs.messages import heard, one_line, reason
 from linearsr.jobs.upscaling import load_pipeline
 from linearsr.settings import DType

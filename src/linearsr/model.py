@@ -1,22 +1,22 @@
 """A model in memory: its parts, where they lie, how they are loaded and saved, and the options of one call."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.guidance.base import Guidance, Tagger
-from linearsr.guidance.guide import IGNORES_TAGS, TagRequest
+from linearsr.flow import Residency
 from linearsr.model_folder import (
     MODEL_INDEX,
     ModelParts,
     find_model,
     load_parts,
     load_ranges,
+    load_tagger,
     read_index,
     save_parts,
     save_ranges,
@@ -28,7 +28,11 @@ from linearsr.models.lr_stem import LRStem
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import CheckpointError, StrPath
 from linearsr.runtime.devices import best_device, best_dtype, require_own_threads
-from linearsr.settings import ColourFix, Options, PipelineConfig, StepCallback
+from linearsr.settings import IGNORES_TAGS, ColourFix, Options, PipelineConfig, StepCallback, TagRequest
+
+if TYPE_CHECKING:
+    from linearsr.flow.experts import SNRExperts
+    from linearsr.guidance.base import Guidance, Tagger
 
 _Model = TypeVar("_Model", bound="LinearSRModel")
 
@@ -54,16 +58,17 @@ class LinearSRModel:
     def __init__(
         self,
         lr_stem: LRStem,
-        transformer: SNRExperts | None,
+        transformer: "SNRExperts | None",
         codec: Codec,
         config: PipelineConfig | None = None,
-        guidance: Guidance | None = None,
-        tagger: Tagger | None = None,
+        guidance: "Guidance | None" = None,
+        tagger: "Tagger | None" = None,
         trunk: RRDBNet | None = None,
     ) -> None:
         self.lr_stem, self.transformer, self.codec = lr_stem, transformer, codec
-        self.guidance, self.tagger, self.trunk = guidance, tagger, trunk
+        self.guidance, self._tagger, self.trunk = guidance, tagger, trunk
         self.config = config or PipelineConfig()
+        self._read_tagger: Callable[[torch.dtype, torch.device], Tagger] | None = None
         self._in_place_of_torch = ""
         self.int8_ranges: int8.Ranges = {}
         if self.config.mean == "stem" and not isinstance(codec, ResidualCodec):
@@ -131,6 +136,8 @@ class LinearSRModel:
         place = best_device() if device == "auto" else torch.device(device)
         parts = load_parts(folder, index, torch_dtype or best_dtype(place), place, residency)
         loaded = cls(**parts._asdict(), config=config)
+        if index.get("tagger") is not None and parts.tagger is None:
+            loaded._read_tagger = partial(load_tagger, folder / "tagger", residency=residency)
         loaded.int8_ranges = ranges = load_ranges(folder)
         if (
             torch_dtype is None
@@ -153,10 +160,21 @@ class LinearSRModel:
 
     def to(self: _Model, *args: Any, **kwargs: Any) -> _Model:
         """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
-        for part in self.parts:
+        for part in (self.lr_stem, self.transformer, self.codec, self.guidance, self._tagger, self.trunk):
             if part is not None:
                 part.to(*args, **kwargs)
         return self
+
+    @property
+    def tagger(self) -> "Tagger | None":
+        """Finds tags. One whose tags do not guide the model is read when it is first asked for."""
+        if self._tagger is None and self._read_tagger is not None:
+            self._tagger = self._read_tagger(self.dtype, self.device)
+        return self._tagger
+
+    @tagger.setter
+    def tagger(self, tagger: "Tagger | None") -> None:
+        self._tagger, self._read_tagger = tagger, None
 
     @property
     def parts(self) -> ModelParts:

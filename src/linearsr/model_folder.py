@@ -1,26 +1,24 @@
 """A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import import_module
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
 from linearsr._version import __version__
-from linearsr.flow.experts import Residency, SNRExperts
-from linearsr.guidance.base import Guidance, Tagger
-from linearsr.guidance.registry import GUIDANCES, TAGGERS, load_guidance, load_tagger
-from linearsr.models.codec import CODECS, Codec, ResidualCodec
-from linearsr.models.int8 import Ranges
-from linearsr.models.lr_stem import STEMS, LRStem
+from linearsr.flow import Residency
+from linearsr.models.codec import Codec, ResidualCodec
 from linearsr.models.rrdb import RRDBNet
-from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     CheckpointError,
+    class_in,
     load_config,
     load_tensors,
     read_json,
@@ -29,27 +27,70 @@ from linearsr.runtime.checkpoints import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from linearsr.flow.experts import SNRExperts
+    from linearsr.guidance.base import Guidance, Tagger
+    from linearsr.models.int8 import Ranges
+    from linearsr.models.lr_stem import LRStem
+    from linearsr.models.transformer import LinearSRTransformer
+
 MODEL_INDEX = "model_index.json"
 _INT8_RANGES = "int8_ranges.safetensors"
-_CLASSES: dict[str, Mapping[str, Any]] = {
+
+
+class _Kinds(Mapping[str, type[Any]]):
+    """Classes by name, each imported when it is looked up; given as NAME=MODULE, or NAME=MODULE:CLASS."""
+
+    def __init__(self, **modules: str) -> None:
+        self._modules = modules
+
+    def __getitem__(self, name: str) -> type[Any]:
+        module, _, own_name = self._modules[name].partition(":")
+        kind: type[Any] = getattr(import_module(f"linearsr.{module}"), own_name or name)
+        return kind
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+STEMS = _Kinds(PredictiveStem="models.lr_stem", StridedStem="models.strided_stem")
+CODECS = _Kinds(ResidualCodec="models.codec", AutoencoderDC="models.dc_ae:DeepCompressionCodec")
+GUIDANCES = _Kinds(
+    TagGuidance="guidance.tags",
+    TextGuidance="guidance.text",
+    CLIPGuidance="guidance.vision",
+    DINOGuidance="guidance.vision",
+    FeatureGuidance="guidance.features",
+)
+TAGGERS = _Kinds(
+    OwnTagger="guidance.own_tagger", ZeroShotTagger="guidance.zero_shot", RAMTagger="guidance.ram"
+)
+PARTS: dict[str, Mapping[str, type[Any]]] = {
     "lr_stem": STEMS,
-    "transformer": {SNRExperts.__name__: SNRExperts},
+    "transformer": _Kinds(SNRExperts="flow.experts"),
     "codec": CODECS,
     "guidance": GUIDANCES,
     "tagger": TAGGERS,
-    "trunk": {RRDBNet.__name__: RRDBNet},
+    "trunk": _Kinds(RRDBNet="models.rrdb"),
 }
+"""By the names of their folders."""
 _OPTIONAL = ("transformer", "guidance", "tagger", "trunk")
 
 
 class ModelParts(NamedTuple):
     """What a pipeline is made of."""
 
-    lr_stem: LRStem
-    transformer: SNRExperts | None
+    lr_stem: "LRStem"
+    transformer: "SNRExperts | None"
     codec: Codec
-    guidance: Guidance | None = None
-    tagger: Tagger | None = None
+    guidance: "Guidance | None" = None
+    tagger: "Tagger | None" = None
     trunk: RRDBNet | None = None
 
 
@@ -80,7 +121,7 @@ def part_classes(folder: Path, index: dict[str, Any]) -> dict[str, str]:
     Raises:
         CheckpointError: `index` names a class that is unknown, or none where one is needed.
     """
-    parts = [part for part in _CLASSES if part not in _OPTIONAL or index.get(part) is not None]
+    parts = [part for part in PARTS if part not in _OPTIONAL or index.get(part) is not None]
     return {part: _class_name(index, part, folder) for part in parts}
 
 
@@ -106,13 +147,49 @@ def listens_to_tags(model: str | PathLike[str] | None) -> bool:
     return guidance is not None and bool(GUIDANCES[guidance].uses_tags)
 
 
+def _load(
+    kinds: Mapping[str, type[Any]],
+    what: str,
+    folder: str | PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    residency: Residency = "all",
+) -> Any:
+    """A part of any of these kinds from its folder, its encoders waiting as `residency` says (see `WaitingEncoder`).
+
+    Raises:
+        CheckpointError: none of these kinds, or a config or weights that are missing or damaged.
+    """
+    path = resolve_folder(folder)
+    kind, _ = class_in(path, kinds, what)
+    part = kind.from_pretrained(path, dtype, device)
+    if residency != "all":
+        from linearsr.guidance.encoders import EncoderPart
+
+        if isinstance(part, EncoderPart):
+            part.waiting.residency = residency
+    return part
+
+
+load_stem: Callable[..., "LRStem"] = partial(_load, STEMS, "a stem")
+load_guidance: Callable[..., "Guidance"] = partial(_load, GUIDANCES, "guidance")
+load_tagger: Callable[..., "Tagger"] = partial(_load, TAGGERS, "a tagger")
+
+
 def load_parts(
     folder: Path, index: dict[str, Any], dtype: torch.dtype, device: torch.device, residency: Residency
 ) -> ModelParts:
-    """Load the parts that `index` names. Raises CheckpointError for a part that is unknown, missing or damaged."""
+    """Load the parts that `index` names, but for a tagger whose tags guide nothing.
+
+    Raises:
+        CheckpointError: a part that is unknown, missing or damaged.
+    """
     classes = part_classes(folder, index)
     transformer = guidance = tagger = trunk = None
     if "transformer" in classes:
+        from linearsr.flow.experts import SNRExperts
+        from linearsr.models.transformer import LinearSRTransformer
+
         transformer = SNRExperts.from_pretrained(
             folder / "transformer",
             expert_class=LinearSRTransformer,
@@ -120,10 +197,10 @@ def load_parts(
             device=device,
             residency=residency,
         )
-        transformer.for_each(lambda expert: cast(LinearSRTransformer, expert).fuse_projections_())
+        transformer.for_each(lambda expert: cast("LinearSRTransformer", expert).fuse_projections_())
     if "guidance" in classes:
         guidance = load_guidance(folder / "guidance", dtype, device, residency)
-    if "tagger" in classes:
+    if "tagger" in classes and (guidance is not None or index.get("use_tags")):
         tagger = load_tagger(folder / "tagger", dtype, device, residency)
     if "trunk" in classes:
         trunk = RRDBNet.from_pretrained(folder / "trunk", dtype, device)
@@ -132,7 +209,7 @@ def load_parts(
     return ModelParts(stem, transformer, codec, guidance, tagger, trunk)
 
 
-def load_ranges(folder: Path) -> Ranges:
+def load_ranges(folder: Path) -> "Ranges":
     """The ranges of the trunk for 8 bits in `int8_ranges.safetensors`, if it is there, by the names of its blocks.
 
     Raises:
@@ -145,7 +222,7 @@ def load_ranges(folder: Path) -> Ranges:
     return ranges
 
 
-def save_ranges(folder: Path, ranges: Ranges) -> None:
+def save_ranges(folder: Path, ranges: "Ranges") -> None:
     """Write `int8_ranges.safetensors`; without any ranges, remove it."""
     if ranges:
         save_tensors(folder / _INT8_RANGES, ranges)
@@ -153,7 +230,7 @@ def save_ranges(folder: Path, ranges: Ranges) -> None:
         (folder / _INT8_RANGES).unlink(missing_ok=True)
 
 
-def load_model_tagger(model: str | PathLike[str] | None = None) -> Tagger:
+def load_model_tagger(model: str | PathLike[str] | None = None) -> "Tagger":
     """The tagger of a model (folder or hub id; None: the one built in), on the CPU.
 
     Raises:
@@ -194,7 +271,7 @@ def upload(save: Callable[[Path], object], repo_id: str, private: bool, token: s
 
 
 def _class_name(index: dict[str, Any], part: str, folder: Path) -> str:
-    entry, known = index.get(part), _CLASSES[part]
+    entry, known = index.get(part), PARTS[part]
     if not isinstance(entry, list) or len(entry) != 2 or str(entry[1]) not in known:
         raise CheckpointError(
             f"{folder / MODEL_INDEX}: {part} is {entry!r}; this version knows {', '.join(known)}"

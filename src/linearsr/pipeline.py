@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linearsr.guidance.base import tokens_for
 from linearsr.images.alpha import checked_alpha, resize_alpha
 from linearsr.images.convert import ImageInput, OutputType, as_list, as_picture, from_picture, lr_tensor
-from linearsr.images.io import Picture
-from linearsr.images.picture import FloatArray
+from linearsr.images.picture import FloatArray, Picture
 from linearsr.runtime.devices import is_out_of_memory, require_memory
-from linearsr.settings import Asked, ColourFix, Options, PipelineConfig, StepCallback, seeds_for, tokens_for
+from linearsr.settings import Asked, ColourFix, Options, PipelineConfig, StepCallback, seeds_for
 from linearsr.streaming.memory import buffer_bytes, fits_whole, strip_rows_for, whole_bytes
 from linearsr.streaming.rows import LRRows, Progress, RowReader, RowWriter, rows_of, work_of
 from linearsr.way import ImageWay

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import inf, isfinite, sqrt
 from numbers import Integral, Real
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
 
 from linearsr.flow import Solver
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from linearsr.guidance.base import GuidanceTokens
-    from linearsr.guidance.guide import TagRequest
 
 ColourFix = Literal["none", "wavelet", "adain"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -190,6 +189,44 @@ class PipelineConfig:
         return from_json(cls, {key: value for key, value in index.items() if key in known})
 
 
+IGNORES_TAGS = "does not listen to tags: results are as without them"
+
+
+class TagRequest(NamedTuple):
+    """The caller's words, and whether the tags that the tagger finds join them."""
+
+    words: tuple[str, ...] = ()
+    add: bool = False
+
+    @classmethod
+    def parse(cls, tags: str | Sequence[str] | None, use_tags: bool = False) -> "TagRequest":
+        """From "brick wall, ivy" or a list of such texts.
+
+        They take the place of the tags that are found; with a plus before the first, "+ivy, moss", they join them. An
+        empty text or list asks for no tags. None leaves it to the model: found tags where it is to `use_tags`.
+
+        Raises:
+            ValueError: neither a text nor a list of texts.
+        """
+        if tags is None:
+            return cls(add=use_tags)
+        from linearsr.guidance.vocabulary import split_tags
+
+        parts = list(tags) if isinstance(tags, Sequence) and not isinstance(tags, str) else [tags]
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError(
+                f"tags must be a text such as 'brick wall, ivy' or a list of texts, not {tags!r}"
+            )
+        # a command line may hold bytes that are no text, which no encoder takes
+        words = [
+            word for part in parts for word in split_tags(part.encode("utf-8", "replace").decode("utf-8"))
+        ]
+        add = bool(words) and words[0].startswith("+")
+        if add:
+            words = [word.removeprefix("+").strip() for word in words]
+        return cls(tuple(word for word in words if word), add)
+
+
 @dataclass(frozen=True)
 class Options:
     """What one call asks for; see `LinearSRPipeline.__call__`. Raises ValueError for a setting out of its range."""
@@ -198,7 +235,7 @@ class Options:
     steps: int
     fidelity: float
     color_fix: ColourFix
-    tags: "TagRequest"
+    tags: TagRequest
     guidance_scale: float
     guidance: "GuidanceTokens | None" = None
     callback: StepCallback | None = None
@@ -237,34 +274,3 @@ def seeds_for(
     if len(values) != count:
         raise ValueError(f"{len(values)} seeds or generators for {count} images: give one, or one for each")
     return values
-
-
-def tokens_for(
-    count: int, embeds: "Tensor | None", mask: "Tensor | None" = None, channels: int | None = None
-) -> "list[GuidanceTokens | None]":
-    """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
-
-    Args:
-        channels: what C must be; None: any.
-
-    Raises:
-        ValueError: shapes that do not fit each other, the number of images or `channels`.
-    """
-    from linearsr.guidance.base import GuidanceTokens
-
-    if embeds is None:
-        if mask is not None:
-            raise ValueError("guidance_mask needs guidance_embeds")
-        return [None] * count
-    if embeds.ndim != 3 or embeds.shape[0] not in (1, count):
-        raise ValueError(
-            f"guidance_embeds {tuple(embeds.shape)} for {count} images: give (1, L, C) or (images, L, C)"
-        )
-    if channels is not None and embeds.shape[2] != channels:
-        raise ValueError(f"guidance_embeds have {embeds.shape[2]} channels, and the model takes {channels}")
-    if mask is not None and mask.shape != embeds.shape[:2]:
-        raise ValueError(
-            f"guidance_mask {tuple(mask.shape)} must be {tuple(embeds.shape[:2])}, as its tokens"
-        )
-    rows = [slice(i, i + 1) if len(embeds) == count else slice(0, 1) for i in range(count)]
-    return [GuidanceTokens(embeds[row], None if mask is None else mask[row]) for row in rows]

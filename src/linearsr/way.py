@@ -5,24 +5,25 @@ Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.flow.sampler import Step, plan
-from linearsr.guidance.base import GuidanceTokens
-from linearsr.guidance.guide import guide
+from linearsr.guidance.base import GuidanceTokens, guide
 from linearsr.images.graphics import likeness_to_drawing
 from linearsr.images.resize import scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.settings import Options
-from linearsr.streaming.flow import OnStep, Walk
 from linearsr.streaming.memory import buffer_bytes
-from linearsr.streaming.passes import DecodedRows, FinishedRows, StemRows, TrunkRows
+from linearsr.streaming.passes import DecodedRows, FinishedRows, StemRows, TrunkRows, ZeroLatents
 from linearsr.streaming.rows import LRRows, Pass, ReadRows, Work, work_of
+
+if TYPE_CHECKING:
+    from linearsr.flow.sampler import Step
+    from linearsr.streaming.flow import OnStep, Walk
 
 
 class ImageWay(LinearSRModel):
@@ -66,7 +67,7 @@ class ImageWay(LinearSRModel):
 
     def _to_latents(
         self, lr: LRRows, seeds: Sequence[int], options: Options, work: Work
-    ) -> tuple[StemRows, Walk, tuple[str, ...]]:
+    ) -> "tuple[StemRows, Walk | ZeroLatents, tuple[str, ...]]":
         """The passes from LR images to their latents, and the tags that guide them."""
         # Guidance: what is in the picture, as tokens for the cross-attention.
         tokens, tags = self.guide(lambda: lr.unpadded(0, lr.own_size[0]), options)
@@ -77,13 +78,18 @@ class ImageWay(LinearSRModel):
         # Flow: from noise to a latent, step by step; each step goes to the expert of its log-SNR.
         stride = self.lr_stem.multiple_of
         shape = lr.batch, self.codec.latent_channels, lr.height // stride, lr.width // stride
+        steps = self.steps(options)
+        if self.transformer is None or not steps:
+            return stem, ZeroLatents(lr, shape), tags
+        from linearsr.streaming.flow import Walk
+
         walk = Walk(
             self.transformer,
             stem.features,
             lr,
             work,
             shape,
-            self.steps(options),
+            steps,
             seeds,
             tokens,
             options.guidance_scale,
@@ -116,16 +122,18 @@ class ImageWay(LinearSRModel):
         if options.guidance_scale > 0 and options.guidance is not None:
             tokens = options.guidance
         elif options.guidance_scale > 0 and self.guidance is not None:
-            tokens, tags = guide(lr(), self.guidance, self.tagger, options.tags)
+            tokens, tags = guide(lr(), self.guidance, self.tagger, *options.tags)
         null_is_seen = tokens is None or options.guidance_scale != 1
         if null_is_seen and not self.transformer.config.num_null_tokens:
             raise ValueError("this model cannot go without guidance: give tags, at a guidance scale of 1")
         return tokens, tags
 
-    def steps(self, options: Options) -> list[Step]:
+    def steps(self, options: Options) -> "list[Step]":
         """The steps to walk: none where none is asked for, or the stem's prediction is all that is."""
         if options.steps == 0 or (options.fidelity == 1 and self.config.mean == "stem"):
             return []
+        from linearsr.flow.sampler import plan
+
         times = self.config.times(options.steps)
         # the mean is the first step's estimate: no other step is needed
         return plan(times if options.fidelity < 1 else times[:2], self.config.solver)
@@ -167,7 +175,7 @@ class ImageWay(LinearSRModel):
         """So many LR rows, or a few less or more, as whole rows of tokens."""
         return rows and max(1, rows // self.multiple_of) * self.multiple_of
 
-    def _on_step(self, options: Options) -> OnStep:
+    def _on_step(self, options: Options) -> "OnStep":
         """Calls the caller's callback, with the latents where they are whole."""
 
         def on_step(step: int, time: float, latents: Tensor | None) -> Tensor | None:

@@ -9,7 +9,7 @@ from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
 from linearsr.guidance.text import TextGuidance, TextGuidanceConfig
 from linearsr.model_folder import MODEL_INDEX, read_index
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig

@@ -20,7 +20,7 @@ from linearsr.images.files import is_image_name
 from linearsr.jobs.messages import by_option, reason
 
 if TYPE_CHECKING:
-    from linearsr.images.io import Picture
+    from linearsr.images.picture import Picture
 
 _READERS = 4
 _MAX_ATTEMPTS = 3

@@ -40,8 +40,9 @@ def degrade(
 
         linearsr degrade photos/ -o lr/ --preset realesrgan
     """
-    from linearsr.images.io import Picture, write_image
     from linearsr.images.photos import degraded_pair
+    from linearsr.images.picture import Picture
+    from linearsr.images.writing import write_image
 
     degradation = check_degradation("--preset", preset)
     if not hr_dir.is_dir():

@@ -46,9 +46,7 @@ def info(
 def _model(name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from linearsr.guidance.registry import describe
-    from linearsr.model_folder import MODEL_INDEX, find_model, load_ranges, part_classes, read_index
-    from linearsr.models.lr_stem import STEMS
+    from linearsr.model_folder import MODEL_INDEX, STEMS, find_model, load_ranges, part_classes, read_index
     from linearsr.runtime.checkpoints import CONFIG_NAME, load_config
     from linearsr.settings import PipelineConfig
 
@@ -63,8 +61,8 @@ def _model(name: str | None) -> dict[str, Any]:
         load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME
     )
     steered = "guidance" in classes
-    guidance: dict[str, Any] = describe("guidance", folder / "guidance") if steered else {"kind": "none"}
-    tagger = describe("tagger", folder / "tagger") if "tagger" in classes else None
+    guidance: dict[str, Any] = _describe("guidance", folder / "guidance") if steered else {"kind": "none"}
+    tagger = _describe("tagger", folder / "tagger") if "tagger" in classes else None
     parts = [_part(folder / part, part, kind) for part, kind in classes.items()]
     for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):
         for part in encoders.values():
@@ -107,8 +105,27 @@ def _experts(folder: Path) -> list[dict[str, Any]]:
     return [_expert(partition, index, place) for index, place in enumerate(places)]
 
 
+def _describe(part: str, folder: Path) -> dict[str, Any]:
+    """What a folder's "guidance" or "tagger" is and expects, from its config alone."""
+    from linearsr.guidance.encoders import EncoderPart
+    from linearsr.model_folder import GUIDANCES, TAGGERS
+    from linearsr.runtime.checkpoints import CONFIG_NAME, class_in
+
+    guides = part == "guidance"
+    kind, raw = class_in(folder, GUIDANCES if guides else TAGGERS, "guidance" if guides else "a tagger")
+    config = kind.parse_config(raw, folder / CONFIG_NAME)
+    told: dict[str, Any] = (
+        {"kind": kind.kind, "token_channels": config.channels} if guides else {"class": kind.__name__}
+    )
+    if hasattr(config, "vocabulary"):
+        told["known_tags"] = len(config.vocabulary)
+    if issubclass(kind, EncoderPart):
+        told["encoders"] = {field: getattr(config, field) for field in kind.folder_fields}
+    return told
+
+
 def _expert(partition: "Partition", index: int, folder: Path) -> dict[str, Any]:
-    from linearsr.flow.snr import log_snr
+    from linearsr.flow.path import log_snr
 
     low, high = partition.span(index)
     # JSON has no infinity: an open end is null

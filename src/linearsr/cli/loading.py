@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from linearsr.cli.console import doing, say, stop, told
 from linearsr.jobs.messages import shown
-from linearsr.settings import DType
+from linearsr.settings import IGNORES_TAGS, DType, TagRequest
 
 if TYPE_CHECKING:
     import torch
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from linearsr.images.degradation import Degradation
     from linearsr.pipeline import LinearSRPipeline
 
-
-DEFAULT_SCALE = 4.0
-"""Of the built-in model."""
+_RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
 
 def choose_device(name: str) -> "torch.device":
@@ -33,7 +31,6 @@ def load_tagger(
 ) -> "Tagger":
     """The tagger, ready to work: the model's own, or another one by name. Ends the command if it cannot be had."""
     from linearsr.guidance.encoders import EncoderPart
-    from linearsr.guidance.registry import named_tagger
     from linearsr.model_folder import load_model_tagger
     from linearsr.runtime.devices import best_dtype
 
@@ -53,17 +50,41 @@ def load_tagger(
     return tagger
 
 
-def own_scale(model: str | None) -> float:
-    """The scale of the model's own results, which are named by it before it is loaded.
+def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None = None) -> "Tagger":
+    """The tagger that a user means; its encoders are read when it is first used.
 
-    Ends the command if there is no such model.
+    Args:
+        name: "ram" or "ram++"; the folder of a tagger; or folder or hub id of a SigLIP or SigLIP 2.
+        vocabulary: file with one tag a line, for SigLIP.
+        weights: folder or hub id of RAM's weights.
+
+    Raises:
+        CheckpointError: no such folder.
+        ValueError: a vocabulary or weights where none are used, or none where they are needed.
     """
-    if model is None:
-        return DEFAULT_SCALE
-    from linearsr.model_folder import model_scale
+    from linearsr.guidance.encoders import encoder_folder
+    from linearsr.model_folder import TAGGERS, load_tagger
+    from linearsr.runtime.checkpoints import load_config
 
-    with told():
-        return model_scale(model)
+    if name in _RAM_VARIANTS:
+        if weights is None or vocabulary is not None:
+            raise ValueError(f"{name} needs the folder of its weights, and no vocabulary: it has its own")
+        from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
+
+        return RAMTagger(RAMTaggerConfig(weights, _RAM_VARIANTS[name]))
+    if weights is not None:
+        raise ValueError(f"weights are for {' and '.join(_RAM_VARIANTS)}, not for {name}")
+    folder = encoder_folder(name)
+    if load_config(folder).get("_class_name") in TAGGERS:
+        if vocabulary is not None:
+            raise ValueError(f"{name} has its own vocabulary: leave out the file")
+        return load_tagger(folder)
+    if vocabulary is None:
+        raise ValueError(f"{name} needs a vocabulary: name a file with one tag a line")
+    from linearsr.guidance.vocabulary import read_tag_list
+    from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
+
+    return ZeroShotTagger(ZeroShotTaggerConfig(str(folder), read_tag_list(vocabulary)))
 
 
 def heard_tags(model: str | None, tags: str | None) -> str | None:
@@ -71,7 +92,6 @@ def heard_tags(model: str | None, tags: str | None) -> str | None:
 
     Ends the command if there is no such model.
     """
-    from linearsr.guidance.guide import IGNORES_TAGS, TagRequest
     from linearsr.model_folder import listens_to_tags
 
     with told():

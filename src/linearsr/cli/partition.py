@@ -92,7 +92,7 @@ def partition(
 
 
 def _described(partition: "Partition", gradients: "TimeGradients") -> dict[str, Any]:
-    from linearsr.flow.snr import log_snr
+    from linearsr.flow.path import log_snr
 
     return {
         "boundaries": [round(boundary, 5) for boundary in partition.boundaries],

@@ -11,8 +11,7 @@ from linearsr.cli.console import lost_output, out, say, table, told
 from linearsr.cli.loading import check_degradation, check_new_file, load_tagger
 from linearsr.cli.options import MAX_PIXELS, Device, Images, JsonLines, MaxPixels
 from linearsr.cli.pictures import inputs_of, run_all
-from linearsr.jobs.names import Job
-from linearsr.jobs.pipes import piped
+from linearsr.jobs.names import Job, piped
 from linearsr.jobs.run import Rules, Watcher, pending
 from linearsr.jobs.sources import read_lists
 
@@ -77,8 +76,9 @@ def tag(
 
     def work(job: Job, watcher: Watcher) -> dict[str, Any]:
         from linearsr.images.convert import lr_tensor
-        from linearsr.images.io import Picture, read_image
         from linearsr.images.photos import degraded_pair
+        from linearsr.images.picture import Picture
+        from linearsr.images.reading import read_image
 
         watcher.start_image(job.input)
         source = job.input if job.input not in crops else crops[job.input].open()

@@ -78,7 +78,7 @@ def train(
     try:
         from safetensors import SafetensorError
 
-        from linearsr.images.io import ImageError
+        from linearsr.images.picture import ImageError
         from linearsr.runtime.checkpoints import CheckpointError
         from linearsr.training.curves import CurvesError
         from linearsr.training.guard import Diverged

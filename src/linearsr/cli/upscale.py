@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from linearsr.cli.console import doing, say, say_unknown, stop, told
-from linearsr.cli.loading import heard_tags, own_scale
+from linearsr.cli.loading import heard_tags
 from linearsr.cli.options import (
     MAX_PIXELS,
     FormatOf,
@@ -22,13 +22,14 @@ from linearsr.cli.options import (
     takes_settings,
 )
 from linearsr.cli.pictures import inputs_of, run_all
-from linearsr.jobs.names import Job, output_place, plan
-from linearsr.jobs.pipes import piped
-from linearsr.jobs.processes import Workers
+from linearsr.jobs.names import Job, output_place, piped, plan
 from linearsr.jobs.run import Rules, no_work, pending, write_out
 from linearsr.jobs.sources import mark_results, read_lists
 from linearsr.jobs.upscaling import Upscaling
 from linearsr.settings import Fit
+
+DEFAULT_SCALE = 4.0
+"""Of the built-in model."""
 
 
 @takes_settings
@@ -100,7 +101,7 @@ def upscale(
     fit = Fit(width, height, megapixels)
     if fit and settings["scale"] is not None:
         stop("--scale cannot be combined with --width, --height or --megapixels: give one of them")
-    settings["scale"] = None if fit else settings["scale"] or own_scale(model)
+    settings["scale"] = None if fit else settings["scale"] or (_own_scale(model) if model else DEFAULT_SCALE)
     if settings["tags"]:
         settings["tags"] = heard_tags(model, settings["tags"])
     upscaling = Upscaling(
@@ -129,6 +130,14 @@ def upscale(
         _run(upscaling, jobs, device.split(","), rules, pipes.to_stdout, as_json)
 
 
+def _own_scale(model: str) -> float:
+    """The scale of the model's own results, which are named by it before it is loaded."""
+    from linearsr.model_folder import model_scale
+
+    with told():
+        return model_scale(model)
+
+
 def _run(
     upscaling: Upscaling, jobs: list[Job], devices: list[str], rules: Rules, to_stdout: bool, as_json: bool
 ) -> None:
@@ -146,6 +155,8 @@ def _run(
         work = write_out(work, sys.stdout.buffer) if to_stdout else work
         run_all(jobs, work, rules, as_json=as_json, settings=settings)
         return
+    from linearsr.jobs.processes import Workers
+
     with Workers(upscaling.load, devices[: len(todo)], say, rules) as workers:
         with loading, told():
             settings["unknown_tags"] = workers.start()

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import read_rgb
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_size
 
 _SCALE = re.compile(r"_x\d+(\.\d+)?$")
 _ROLE = re.compile(r"[_-](LR|HR|SR|GT|LQ|HQ)\d*$", re.IGNORECASE)

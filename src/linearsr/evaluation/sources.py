@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from linearsr.evaluation.matching import check_sizes, match, unique_stems
 from linearsr.images.degradation_choice import identity, named_degradation
 from linearsr.images.files import list_images
-from linearsr.images.io import Picture, write_image
 from linearsr.images.photos import degraded_pair, read_rgb
+from linearsr.images.picture import Picture
+from linearsr.images.writing import write_image
 from linearsr.model_folder import find_model
 from linearsr.pipeline import LinearSRPipeline
 

@@ -3,3 +3,5 @@
 from typing import Literal
 
 Solver = Literal["dpmsolver++", "euler"]
+Residency = Literal["all", "active", "lazy"]
+"""Where experts wait: "all" on the device; "active" in CPU memory; "lazy" on disk."""

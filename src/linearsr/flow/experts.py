@@ -8,12 +8,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from linearsr.flow import Residency
 from linearsr.flow.partition import Partition
 from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
@@ -25,9 +26,6 @@ from linearsr.runtime.checkpoints import (
     write_json,
 )
 from linearsr.runtime.files import prefixed
-
-Residency = Literal["all", "active", "lazy"]
-"""Where experts wait: "all" on the device; "active" in CPU memory; "lazy" on disk."""
 
 Change = Callable[[nn.Module], object]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from linearsr.flow.snr import log_snr, time_from_log_snr
+from linearsr.flow.path import log_snr, time_from_log_snr
 
 _PUBLISHED_NAMES = ("structure generation", "structure refinement", "texture generation", "detail polishing")
 

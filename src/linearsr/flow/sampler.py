@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from linearsr.flow import Solver
-from linearsr.flow.snr import log_snr
+from linearsr.flow.path import log_snr
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(z (B, ...), t in (0, 1]) -> velocity (B, ...)."""

@@ -1,4 +1,4 @@
-"""The two interfaces of guidance: who says what is in a picture, and how that becomes tokens.
+"""Guidance: the interfaces of who says what is in a picture and of what makes tokens of it, and the way through both.
 
 Shapes: B images, h w LR size, L tokens of C channels.
 """
@@ -31,6 +31,35 @@ class GuidanceTokens(NamedTuple):
     """(B, L, C)"""
     mask: Tensor | None = None
     """(B, L), 1 for a token and 0 for padding; None: all are tokens. A row without any token has no guidance."""
+
+
+def tokens_for(
+    count: int, embeds: Tensor | None, mask: Tensor | None = None, channels: int | None = None
+) -> list[GuidanceTokens | None]:
+    """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
+
+    Args:
+        channels: what C must be; None: any.
+
+    Raises:
+        ValueError: shapes that do not fit each other, the number of images or `channels`.
+    """
+    if embeds is None:
+        if mask is not None:
+            raise ValueError("guidance_mask needs guidance_embeds")
+        return [None] * count
+    if embeds.ndim != 3 or embeds.shape[0] not in (1, count):
+        raise ValueError(
+            f"guidance_embeds {tuple(embeds.shape)} for {count} images: give (1, L, C) or (images, L, C)"
+        )
+    if channels is not None and embeds.shape[2] != channels:
+        raise ValueError(f"guidance_embeds have {embeds.shape[2]} channels, and the model takes {channels}")
+    if mask is not None and mask.shape != embeds.shape[:2]:
+        raise ValueError(
+            f"guidance_mask {tuple(mask.shape)} must be {tuple(embeds.shape[:2])}, as its tokens"
+        )
+    rows = [slice(i, i + 1) if len(embeds) == count else slice(0, 1) for i in range(count)]
+    return [GuidanceTokens(embeds[row], None if mask is None else mask[row]) for row in rows]
 
 
 class Part(Protocol):
@@ -111,3 +140,38 @@ def best_tags(
     order = scores.argsort(descending=True, stable=True).tolist()
     kept = [number for number in order if scores[number] >= limits[number]]
     return [Tag(names[number], float(scores[number])) for number in kept[:most]]
+
+
+def guide(
+    lr: Tensor, guidance: Guidance, tagger: Tagger | None, words: Sequence[str], add: bool
+) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
+    """The tokens for an LR image (1, 3, h, w) in [-1, 1], None for no guidance, and the tags behind them.
+
+    These are the caller's `words`, joined by those that the tagger finds where it is to `add` them.
+    """
+    if not guidance.uses_tags:
+        return guidance.encode(lr, [[]]), ()
+    asked = add and not guidance.wants_sentences
+    found = [tag.name for tag in tagger.tag(lr[0])] if asked and tagger is not None else []
+    # the caller's first: where there are too many, they stay
+    tags = guidance.understand([*words, *found]).tags
+    return (guidance.encode(lr, [tags]) if tags else None), tuple(tags)
+
+
+def prepare(guidance: Guidance, tagger: Tagger | None, words: Sequence[str], add: bool) -> None:
+    """Read the encoders that `guide` would use, so that what is wrong with one shows before the first image.
+
+    Raises:
+        ImportError: a library that an encoder needs is not installed.
+        CheckpointError: an encoder is missing, damaged or does not fit.
+    """
+    used: list[Guidance | Tagger | None] = []
+    if words or add or not guidance.uses_tags:
+        used.append(guidance)
+    if guidance.uses_tags and add and not guidance.wants_sentences:
+        used.append(tagger)
+    from linearsr.guidance.encoders import EncoderPart
+
+    for part in used:
+        if isinstance(part, EncoderPart):
+            part.prepare()

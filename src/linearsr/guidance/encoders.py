@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.flow.experts import Residency
+from linearsr.flow import Residency
 from linearsr.runtime.checkpoints import (
     CONFIG_NAME,
     HUB_ID,

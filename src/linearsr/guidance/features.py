@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
-from linearsr.guidance.own_tagger import OwnTagger
-from linearsr.models.tagger import TaggerNetwork, resized_to_square
+from linearsr.guidance.own_tagger import OwnTagger, TaggerNetwork, resized_to_square
 from linearsr.runtime.checkpoints import PretrainedModule
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from linearsr.images.alpha import fill_transparent
-from linearsr.images.io import Picture, picture_from_pil, picture_to_pil, read_image
-from linearsr.images.picture import warn_of
+from linearsr.images.picture import Picture, warn_of
+from linearsr.images.reading import picture_from_pil, read_image
 from linearsr.images.samples import checked_float, split_alpha
+from linearsr.images.writing import picture_to_pil
 from linearsr.runtime.files import prefixed
 
 OutputType = Literal["pil", "np", "pt", "latent"]

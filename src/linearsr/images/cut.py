@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from linearsr.images.files import is_webp
-from linearsr.images.modern import boxed_length, is_boxed
+from linearsr.images.files import is_boxed, is_jpeg2000, is_webp
+from linearsr.images.modern import boxed_length
 from linearsr.images.samples import Samples
 
 _JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
@@ -125,7 +125,7 @@ def _other_index(im: Image.Image) -> int:
 
 def _whole_jpeg2000(data: bytes) -> bytes | None:
     """The file, with empty packets for what is missing (ISO 15444-1, A.4.2); None for another type."""
-    if not (data.startswith(_J2K_START) or data[4:8] == b"jP  "):
+    if not is_jpeg2000(data):
         return None
     begin = data.find(_J2K_START)
     at = data.find(_J2K_TILE, begin)

@@ -1,4 +1,4 @@
-"""Image files in folders: which files are taken for images."""
+"""Which files are taken for images in folders, and the types that the first bytes of a file tell."""
 
 import os
 import re
@@ -17,6 +17,18 @@ RESULTS_MARK = ".linearsr-results"
 
 _BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tiff", b"MM\0*": ".tiff"}
 
+
+_JPEG2000 = b"\xff\x4f\xff\x51"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_RAW = (b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR")
+CAMERA_RAW = (
+    "is a camera RAW file; convert it to TIFF, PNG or JPEG first, for example with darktable or RawTherapee"
+)
+_BRANDS = frozenset({
+    b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc", b"avif", b"avis",
+})  # fmt: skip
+JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+"""How a JPEG XL begins: bare, and in boxes."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 URL_PROBLEM = "is a URL: download it first, then name the file"
@@ -39,6 +51,31 @@ def suffix_for(begin: bytes) -> str:
 def is_webp(begin: bytes) -> bool:
     """Whether a file begins as a WebP does."""
     return begin[:4] == b"RIFF" and begin[8:12] == b"WEBP"
+
+
+def is_jpeg2000(begin: bytes) -> bool:
+    """Whether a file begins as a JPEG 2000 does."""
+    return begin.startswith(_JPEG2000) or begin[4:8] == b"jP  "
+
+
+def is_boxed(begin: bytes) -> bool:
+    """Whether a file begins as HEIC and AVIF do."""
+    return begin[4:8] == b"ftyp" and begin[8:12] in _BRANDS
+
+
+def is_jxl(begin: bytes) -> bool:
+    """Whether a file begins as a JPEG XL does."""
+    return begin.startswith(JXL)
+
+
+def is_tiff(begin: bytes) -> bool:
+    """Whether a file begins as a TIFF does."""
+    return begin.startswith(_TIFF)
+
+
+def is_camera_raw(begin: bytes) -> bool:
+    """Whether a file begins as those of some cameras do; others are TIFF, and `full_size_page` tells."""
+    return begin.startswith(_RAW) or begin[4:12] == b"ftypcrx " or (is_tiff(begin) and begin[8:10] == b"CR")
 
 
 def is_image_name(path: Path) -> bool:

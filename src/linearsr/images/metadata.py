@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, MutableMapping
+import struct
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal, TypedDict
@@ -13,9 +14,10 @@ from PIL.ExifTags import IFD, Base
 
 from linearsr.images.picture import NO_TEXTS, Picture, Texts, warn_of
 from linearsr.images.png_colour import hdr_curve
-from linearsr.images.texts import packet_for_upright, packet_without_places, records_of
+from linearsr.images.texts import RECORDS, packet_for_upright, packet_without_places, records_in
 
 _NO_UNIT = 1
+_TIFF_RECORDS, _TIFF_RESOURCES = 33723, 34377
 # Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
 _STORAGE_TAGS = frozenset({
     254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290,
@@ -104,7 +106,7 @@ def read_notes(
         block = None
     colours = () if managed else im.info.get("png_colours", ())
     profile = None if managed else _fitting_profile(name, im, channels)
-    if curve := hdr_curve(dict(colours), profile):
+    if (colours or profile) and (curve := hdr_curve(dict(colours), profile)):
         label = "" if profile else "; only PNG keeps their label"
         warn_of(name, f"has HDR colours ({curve}), which are processed like SDR{label}")
     return Notes(orientation, profile, block, read_dpi(im), _read_texts(name, im, size, keep), colours)
@@ -122,8 +124,22 @@ def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -
         warn_of(name, "its XMP packet is broken and is dropped")
     if xmp and keep == "no places":
         xmp = packet_without_places(xmp)
-    records = im.info.get("iptc") or records_of(im.info, getattr(im, "tag_v2", {}))
+    records = im.info.get("iptc") or _records_of(im.info, getattr(im, "tag_v2", {}))
     return Texts(xmp, records, im.info.get("png_texts", ()))
+
+
+def _records_of(info: Mapping[Any, Any], tiff_tags: Mapping[int, Any]) -> bytes | None:
+    """The records of an image by Pillow's `info` or its TIFF tags; None if it has none."""
+    resources = info.get("photoshop")
+    found: Any = resources.get(RECORDS) if isinstance(resources, dict) else None
+    found = found or tiff_tags.get(_TIFF_RECORDS)
+    if isinstance(found, (tuple, int)):
+        # some programs call them numbers of four bytes
+        numbers = (found,) if isinstance(found, int) else found
+        found = b"".join(struct.pack("<I", number) for number in numbers if isinstance(number, int))
+    if not found and isinstance(packed := tiff_tags.get(_TIFF_RESOURCES), bytes):
+        found = records_in(packed)
+    return found.rstrip(b"\0") or None if isinstance(found, bytes) else None
 
 
 def inherit_notes(im: Image.Image, first: Image.Image) -> None:
@@ -133,7 +149,7 @@ def inherit_notes(im: Image.Image, first: Image.Image) -> None:
         exif.setdefault(tag, value)
     if packet := first.info.get("xmp"):
         im.info.setdefault("xmp", packet)
-    if records := records_of(first.info, getattr(first, "tag_v2", {})):
+    if records := _records_of(first.info, getattr(first, "tag_v2", {})):
         im.info.setdefault("iptc", records)
 
 

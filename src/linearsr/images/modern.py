@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base
 
+from linearsr.images.files import JXL
 from linearsr.images.picture import FloatArray, warn_of
+from linearsr.images.png_colour import chunks_of_nclx
 from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
 
-_BRANDS = frozenset({
-    b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc", b"avif", b"avis",
-})  # fmt: skip
-_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _JXL_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _SIDE, _PREVIEW_SIDE = ((9, 1), (13, 1), (18, 1), (30, 1)), ((6, 1), (8, 65), (10, 321), (12, 1345))
 _BITS, _FLOAT_BITS = ((0, 8), (0, 10), (0, 12), (6, 1)), ((0, 32), (0, 16), (0, 24), (6, 1))
@@ -72,11 +70,6 @@ class _Bits:
         return (height * across // down if across else side()), height
 
 
-def is_jxl(begin: bytes) -> bool:
-    """Whether a file begins as a JPEG XL does."""
-    return begin.startswith(_JXL)
-
-
 def jxl_header(data: bytes) -> JxlHeader:
     """What the first MiB of a JPEG XL file says, whose plugin decodes it before it tells."""
     at = next((data.find(box) + gap for box, gap in ((b"jxlc", 4), (b"jxlp", 8)) if box in data), 0)
@@ -114,18 +107,15 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = end
 
 
-def is_boxed(begin: bytes) -> bool:
-    """Whether a file begins as HEIC and AVIF do."""
-    return begin[4:8] == b"ftyp" and begin[8:12] in _BRANDS
-
-
 def boxed_length(data: bytes) -> int:
     """Bytes that such a file has when it is whole; what follows its boxes does not count."""
     return max((end for kind, _, end in boxes(data) if kind in _LARGE_BOXES), default=0)
 
 
 def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
-    """Give an opened file what its plugin spoils or leaves out: EXIF of AVIF, XMP and packed EXIF of JPEG XL."""
+    """Give an opened file what its plugin spoils or leaves out: colours and EXIF, XMP and packed EXIF of JPEG XL."""
+    if im.format in {"AVIF", "HEIF"} and not im.info.get("icc_profile"):
+        im.info["png_colours"] = chunks_of_nclx(data)
     if im.format == "AVIF":
         _restore_exif(im)
     if im.format == "JXL":
@@ -133,7 +123,7 @@ def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
 
 
 def _complete_jxl(name: str, im: Image.Image, data: bytes) -> None:
-    for kind, begin, end in boxes(data) if data.startswith(_JXL[1]) else ():
+    for kind, begin, end in boxes(data) if data.startswith(JXL[1]) else ():
         content = data[begin:end]
         if kind == b"xml ":
             im.info["xmp"] = content

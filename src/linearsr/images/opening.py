@@ -9,20 +9,10 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from linearsr.images.cut import filled_up
-from linearsr.images.files import is_webp
+from linearsr.images.files import CAMERA_RAW, is_boxed, is_camera_raw, is_jxl, is_tiff, is_webp
 from linearsr.images.metadata import inherit_notes
-from linearsr.images.modern import is_boxed, is_jxl, jxl_header
 from linearsr.images.picture import ImageError
-from linearsr.images.png_file import header_only, is_png
-from linearsr.images.tiff_reading import (
-    CAMERA_RAW,
-    ForeignTiff,
-    full_size_page,
-    is_camera_raw,
-    is_tiff,
-    with_first_page,
-)
+from linearsr.images.png import header_only, is_png
 
 MAX_ASPECT = 1000
 _BEGIN = 40
@@ -52,6 +42,8 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
     if is_camera_raw(begin):
         raise ImageError(name, CAMERA_RAW)
     if is_tiff(begin) and (page := page_to_read(name, file)):
+        from linearsr.images.tiff_reading import with_first_page
+
         file.seek(0)
         data = file.read()
         image = _opened(name, BytesIO(with_first_page(data, page)), begin)
@@ -68,9 +60,13 @@ def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
         if is_png(begin):
             return open_image(name, header_only(begin[:33])).size
         if is_jxl(begin):
+            from linearsr.images.modern import jxl_header
+
             _use_jxl(name)
             return jxl_header(begin + file.read(_JXL_BOXES)).size
         if is_webp(begin) or is_boxed(begin):
+            from linearsr.images.cut import filled_up
+
             # whose decoders want all of it
             return open_image(name, filled_up(begin + file.read())).size
         return open_image(name, file).size
@@ -96,6 +92,8 @@ def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
 
 def page_to_read(name: str, file: BinaryIO) -> int | None:
     """Where the full-size page of a TIFF is, None for the first. Raises ImageError for camera RAW."""
+    from linearsr.images.tiff_reading import full_size_page
+
     try:
         return full_size_page(file)
     except ValueError as error:
@@ -108,6 +106,8 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
     Image.init()
     image = _by_pillow(file, begin)
     if image is None and is_tiff(begin):
+        from linearsr.images.tiff_reading import ForeignTiff
+
         with suppress(Exception):
             file.seek(0)
             return ForeignTiff(file)

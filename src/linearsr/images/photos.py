@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from linearsr.images.io import DEFAULT_MAX_PIXELS, read_8_bit
+from linearsr.images.reading import DEFAULT_MAX_PIXELS, read_8_bit
 
 if TYPE_CHECKING:
     from linearsr.images.degradation import Degradation

@@ -1,15 +1,24 @@
-"""PNG with 16 bits per channel, which Pillow cannot write in colour (W3C PNG specification, third edition)."""
+"""PNG chunk by chunk (W3C PNG specification, third edition): what a file says beside its pixels, and 16-bit files.
 
+Decoders refuse a file for a wrong checksum in its text, for much text or for a long ICC profile, so they get the chunks
+that make the pixels alone, and the others are read here. Pillow cannot write 16 bits per channel in colour.
+"""
+
+import os
+import re
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.images.metadata import Metadata
-from linearsr.images.texts import IPTC_KEYWORD, XMP_KEYWORD, as_raw_profile
+from linearsr.images.texts import IPTC_KEYWORD, XMP_KEYWORD, as_raw_profile, raw_profile, records_in
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Number of channels -> colour type: grey, grey and alpha, RGB, RGBA (section 11.2.1).
@@ -17,6 +26,158 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _PIXELS = {b"PLTE", b"tRNS", b"IDAT"}
 _ROWS_AT_ONCE, _PAETH = 64, 4
 _METRES_PER_INCH = 0.0254
+_TEXT = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_COLOUR = frozenset({b"cICP", b"gAMA", b"cHRM", b"sRGB", b"mDCV", b"cLLI", b"mDCv", b"cLLi"})
+_ASIDE = _TEXT | _COLOUR | {b"iCCP"}
+_LONGEST_UNPACKED, _COPIED_AT_ONCE = 2**26, 2**20
+
+
+@dataclass
+class PngFile:
+    """The chunks of a file.
+
+    `pixels`: (kind, offset, bytes) of whole chunks that a decoder needs; `aside`: kind and data of the others;
+    `damaged`: kinds of chunks beside the pixels whose checksum is wrong; `is_cut`: it has no end.
+    """
+
+    pixels: list[tuple[bytes, int, int]] = field(default_factory=list)
+    aside: list[tuple[bytes, bytes]] = field(default_factory=list)
+    damaged: list[bytes] = field(default_factory=list)
+    is_cut: bool = True
+
+
+def is_png(begin: bytes) -> bool:
+    """Whether a file begins as a PNG does."""
+    return begin.startswith(SIGNATURE)
+
+
+def scan(file: BinaryIO) -> PngFile:
+    """Look through a PNG file, in the memory of its longest chunk beside the pixels."""
+    found = PngFile()
+    size = file.seek(0, os.SEEK_END)
+    at = file.seek(len(SIGNATURE))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        whole = at + length + 12 <= size
+        if not kind.isalpha():
+            break
+        if kind == b"IDAT" or kind[:1].isupper():
+            found.pixels.append((kind, at, min(length + 12, size - at)))
+        elif not whole:
+            break
+        else:
+            _take(found, kind, at, file.read(length + 4))
+        if kind == b"IEND" or not whole:
+            found.is_cut = not whole
+            break
+        at = file.seek(at + length + 12)
+    return found
+
+
+def without_asides(file: BinaryIO, found: PngFile) -> bytes:
+    """The file as a decoder takes it: what makes the pixels."""
+    target = BytesIO()
+    copy_without_asides(file, found, target)
+    return target.getvalue()
+
+
+def copy_without_asides(file: BinaryIO, found: PngFile, target: BinaryIO) -> None:
+    """Write that file, in little memory."""
+    target.write(SIGNATURE)
+    for _, at, length in found.pixels:
+        file.seek(at)
+        for begin in range(0, length, _COPIED_AT_ONCE):
+            target.write(file.read(min(_COPIED_AT_ONCE, length - begin)))
+
+
+def all_but_image_data(file: BinaryIO, found: PngFile) -> BytesIO:
+    """A file of all that says how its pixels are, wherever it stood, and nothing of them."""
+    kept = [chunk for chunk in found.pixels if chunk[0] not in {b"IDAT", b"fcTL", b"fdAT", b"IEND"}]
+    head = without_asides(file, PngFile(kept))
+    return BytesIO(head + struct.pack(">I4s", 0, b"IDAT"))
+
+
+def header_only(data: bytes) -> BytesIO:
+    """A file of its signature, header and nothing that could stop a decoder before its pixels."""
+    return BytesIO(data[:33] + struct.pack(">I4s", 0, b"IDAT"))
+
+
+def described(found: PngFile) -> dict[Any, Any]:
+    """What the chunks aside say, by the keys of Pillow's `info`, and "iptc", "png_texts" and "png_colours"."""
+    info: dict[Any, Any] = {}
+    texts = []
+    for kind, data in found.aside:
+        if kind == b"iCCP":
+            packed = data.partition(b"\0")[2][1:]
+            info["icc_profile"] = _unpacked(packed) or packed
+        elif kind in _TEXT and (read := _KNOWN.get(data.partition(b"\0")[0])):
+            name, understand = read
+            if (block := understand(_text(kind, data))) is not None:
+                info[name] = block
+        elif kind in _TEXT:
+            texts.append((kind, data))
+    info["png_texts"] = tuple(texts)
+    info["png_colours"] = tuple((kind, data) for kind, data in found.aside if kind in _COLOUR)
+    return info
+
+
+def _take(found: PngFile, kind: bytes, at: int, data_and_checksum: bytes) -> None:
+    data, checksum = data_and_checksum[:-4], data_and_checksum[-4:]
+    if zlib.crc32(kind + data) != int.from_bytes(checksum, "big"):
+        found.damaged.append(kind)
+    elif kind in _ASIDE:
+        found.aside.append((kind, data))
+    else:
+        found.pixels.append((kind, at, len(data) + 12))
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """As much as can be unpacked, up to 64 MiB."""
+    unpacker, parts = zlib.decompressobj(), []
+    # in small pieces: an error takes only its own away
+    with suppress(zlib.error):
+        left = _LONGEST_UNPACKED
+        for at in range(0, len(packed), 256):
+            parts.append(unpacker.decompress(packed[at : at + 256], left))
+            left -= len(parts[-1])
+            if left <= 0 or unpacker.eof:
+                break
+    return b"".join(parts)
+
+
+def _text(kind: bytes, data: bytes) -> bytes:
+    """The text of a chunk (section 11.3.3); what is packed up to 64 MiB."""
+    rest = data.partition(b"\0")[2]
+    if kind == b"tEXt":
+        return rest
+    if kind == b"zTXt":
+        return _unpacked(rest[1:])
+    is_packed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
+    return _unpacked(text) if is_packed else text
+
+
+def _profile(text: bytes) -> bytes | None:
+    return raw_profile(text.decode("latin-1"))
+
+
+def _exif(text: bytes) -> bytes | None:
+    block = _profile(text)
+    return None if block is None else b"Exif\0\0" + re.sub(b"^(Exif\0\0)+", b"", block)
+
+
+def _records(text: bytes) -> bytes | None:
+    return records_in(_profile(text) or b"")
+
+
+_KNOWN: dict[bytes, tuple[str, Callable[[bytes], bytes | None]]] = {
+    XMP_KEYWORD.encode(): ("xmp", lambda text: text),
+    b"Raw profile type xmp": ("xmp", _profile),
+    b"Raw profile type exif": ("exif", _exif),
+    b"Raw profile type APP1": ("exif", _exif),
+    b"Raw profile type iptc": ("iptc", _records),
+    b"Raw profile type 8bim": ("iptc", _records),
+}
+"""Texts that stand for blocks of other formats, by keyword."""
 
 
 def encode_png16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:

@@ -2,8 +2,7 @@
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 XMP_KEYWORD = "XML:com.adobe.xmp"
@@ -31,10 +30,9 @@ _TIFF = _WIDTH_AND_HEIGHT[0][0]
 _EXTENSION, _PLACES = r"xmpNote:HasExtendedXMP", r"[\w.-]+:[Gg][Pp][Ss]\w*"
 
 IPTC_KEYWORD = "Raw profile type iptc"
-_RECORDS = 0x0404  # the number of their image resource
+RECORDS = 0x0404  # the number of their image resource
 _RESOURCE = b"8BIM"
 _JPEG_NAME = b"Photoshop 3.0\0"
-_TIFF_RECORDS, _TIFF_RESOURCES = 33723, 34377
 
 
 def keyword_packet(keywords: Sequence[str], packet: bytes | None = None) -> bytes:
@@ -86,20 +84,6 @@ def _without(text: str, name: str) -> str:
     return re.sub(rf"<({name})(\s[^>]*)?>.*?</\1\s*>", "", text, flags=re.DOTALL)
 
 
-def records_of(info: Mapping[Any, Any], tiff_tags: Mapping[int, Any]) -> bytes | None:
-    """The records of an image by Pillow's `info` or its TIFF tags; None if it has none."""
-    resources = info.get("photoshop")
-    found: Any = resources.get(_RECORDS) if isinstance(resources, dict) else None
-    found = found or tiff_tags.get(_TIFF_RECORDS)
-    if isinstance(found, (tuple, int)):
-        # some programs call them numbers of four bytes
-        numbers = (found,) if isinstance(found, int) else found
-        found = b"".join(struct.pack("<I", number) for number in numbers if isinstance(number, int))
-    if not found and isinstance(packed := tiff_tags.get(_TIFF_RESOURCES), bytes):
-        found = records_in(packed)
-    return found.rstrip(b"\0") or None if isinstance(found, bytes) else None
-
-
 def records_in(resources: bytes) -> bytes | None:
     """The records in a run of image resources, or the bytes themselves where they are records."""
     if not resources.startswith(_RESOURCE):
@@ -109,7 +93,7 @@ def records_in(resources: bytes) -> bytes | None:
         number, name = struct.unpack_from(">HB", resources, at + 4)
         at += 6 + (name + 2) // 2 * 2
         (length,) = struct.unpack_from(">I", resources, at)
-        if number == _RECORDS:
+        if number == RECORDS:
             return resources[at + 4 : at + 4 + length]
         at += 4 + (length + 1) // 2 * 2
     return None
@@ -118,7 +102,7 @@ def records_in(resources: bytes) -> bytes | None:
 def as_resources(records: bytes) -> bytes:
     """The records as one image resource."""
     padding = bytes(len(records) % 2)
-    return _RESOURCE + struct.pack(">HHI", _RECORDS, 0, len(records)) + records + padding
+    return _RESOURCE + struct.pack(">HHI", RECORDS, 0, len(records)) + records + padding
 
 
 def as_jpeg_segment(records: bytes) -> bytes:

@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
+from linearsr.images.files import CAMERA_RAW
 from linearsr.images.picture import FloatArray
 from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
 
-CAMERA_RAW = (
-    "is a camera RAW file; convert it to TIFF, PNG or JPEG first, for example with darktable or RawTherapee"
-)
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_RAW = (b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR")
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _CHILDREN = 254, 255, 256, 257, 262, 330
 _SENSOR = frozenset({32803, 34892})
 _MOST_PAGES = 100
@@ -54,16 +50,6 @@ class ForeignTiff(TiffImageFile):
         if tags.get(296, 2) in {2, 3} and 282 in tags and 283 in tags:
             unit = 2.54 if tags.get(296) == 3 else 1
             self.info["dpi"] = (float(tags[282]) * unit, float(tags[283]) * unit)
-
-
-def is_tiff(begin: bytes) -> bool:
-    """Whether a file begins as a TIFF does."""
-    return begin.startswith(_TIFF)
-
-
-def is_camera_raw(begin: bytes) -> bool:
-    """Whether a file begins as those of some cameras do; others are TIFF, and `full_size_page` tells."""
-    return begin.startswith(_RAW) or begin[4:12] == b"ftypcrx " or (is_tiff(begin) and begin[8:10] == b"CR")
 
 
 def full_size_page(file: BinaryIO) -> int | None:

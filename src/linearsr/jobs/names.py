@@ -1,13 +1,20 @@
-"""Where results go, and under which name: one job for each image, no two with the same result."""
+"""Where results go, and under which name: one job for each image, no two with the same result.
+
+`-`, an image from stdin or a result to stdout, is a file in a folder that is removed at the end.
+"""
 
 import os
 import re
+import shutil
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from linearsr.images.files import IMAGE_SUFFIXES
+from linearsr.images.files import IMAGE_SUFFIXES, suffix_for
 from linearsr.jobs.messages import shown
 from linearsr.jobs.sources import Source, key_of, stems
 from linearsr.settings import Format
@@ -160,7 +167,7 @@ def _with_their_folders(sources: Sequence[Source], outputs: Sequence[Path]) -> l
 
 
 def _writable() -> dict[str, str]:
-    from linearsr.images.io import FORMATS
+    from linearsr.images.writing import FORMATS
 
     return FORMATS
 
@@ -178,3 +185,57 @@ def _check_type(output: Path) -> None:
         raise ValueError(
             f"-o {shown(output)}: cannot write {output.suffix}: choose {', '.join(_writable())}{hint}"
         )
+
+
+@dataclass(frozen=True)
+class Pipes:
+    """Inputs and output as paths; `source`: the file with what came from stdin; `to_stdout`: where the result goes."""
+
+    names: Sequence[str]
+    output: Path | None
+    source: Path | None = None
+    to_stdout: bool = False
+
+    def called(self, job: Job) -> Job:
+        """A job under the names that the user knows."""
+        return replace(
+            job,
+            name="-" if job.input == self.source else job.name,
+            output_name="-" if self.to_stdout else job.output_name,
+        )
+
+
+@contextmanager
+def piped(names: Sequence[str], output: Path | None) -> Iterator[Pipes]:
+    """Inputs and output, with files in the place of `-`; without an output, stdin alone goes to stdout.
+
+    Raises:
+        ValueError: several results for stdout, none for stdin, or a terminal on either side.
+    """
+    to_stdout = str(output) == "-" or (output is None and list(names) == ["-"])
+    if "-" not in names and not to_stdout:
+        yield Pipes(names, output)
+        return
+    if to_stdout and (len(names) != 1 or Path(names[0]).is_dir()):
+        raise ValueError("-o - can write only one image: give a folder for several inputs")
+    if to_stdout and sys.stdout.isatty():
+        raise ValueError("-o - would write an image to the terminal: send stdout to a file or a program")
+    if "-" in names and output is None and not to_stdout:
+        raise ValueError("stdin has no folder for its result: add -o")
+    if "-" in names and sys.stdin.isatty():
+        raise ValueError(
+            "- reads an image from stdin, which is the terminal: send a file or a program's output"
+        )
+    with TemporaryDirectory(prefix="linearsr-") as folder:
+        source = _from_stdin(Path(folder)) if "-" in names else None
+        files = [str(source) if name == "-" else name for name in names]
+        yield Pipes(files, Path(folder, "result") if to_stdout else output, source, to_stdout)
+
+
+def _from_stdin(folder: Path) -> Path:
+    path = folder / "stdin"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    with path.open("rb") as file:
+        suffix = suffix_for(file.read(12))
+    return path.rename(path.with_suffix(suffix))

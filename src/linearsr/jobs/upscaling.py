@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from linearsr.jobs.names import Job
 from linearsr.jobs.run import Watcher, Work
 from linearsr.runtime.files import prefixed
-from linearsr.settings import DType, Fit
+from linearsr.settings import DType, Fit, TagRequest
 
 if TYPE_CHECKING:
     from linearsr.images.metadata import Keep
@@ -49,8 +49,8 @@ class Upscaling:
         return partial(self._upscale, pipeline), unknown
 
     def _upscale(self, pipeline: "LinearSRPipeline", job: Job, watcher: Watcher) -> dict[str, Any]:
-        from linearsr.images.io import read_image, write_image
-        from linearsr.jobs.large import upscale_file
+        from linearsr.images.reading import read_image
+        from linearsr.images.writing import write_image
 
         target, settings = job.output, dict(self.settings)
         assert target is not None
@@ -59,6 +59,8 @@ class Upscaling:
             watcher.say(f"{job.label}: {mode.reason}")
         target.parent.mkdir(parents=True, exist_ok=True)
         if mode.kind == "rows":
+            from linearsr.jobs.large import upscale_file
+
             with StripProgress(job, watcher, self.verbose) as report:
                 written = upscale_file(
                     pipeline,
@@ -116,12 +118,13 @@ def unknown_tags(pipeline: "LinearSRPipeline", tags: str | None, guidance_scale:
     Raises:
         ValueError, ImportError: they cannot guide the model.
     """
-    from linearsr.guidance.guide import TagRequest, prepare
-
     if guidance_scale not in (None, 1) and pipeline.guidance is None:
         raise ValueError("--guidance-scale: this model has no guidance: leave it out")
     unknown = pipeline.unknown_tags(tags)
-    prepare(pipeline.guidance, pipeline.tagger, TagRequest.parse(tags, pipeline.config.use_tags))
+    if pipeline.guidance is not None:
+        from linearsr.guidance.base import prepare
+
+        prepare(pipeline.guidance, pipeline.tagger, *TagRequest.parse(tags, pipeline.config.use_tags))
     return unknown
 
 
@@ -143,9 +146,8 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
     Raises:
         ImportError: the image fits the memory in "rows" alone, and the extra `large` is not installed.
     """
-    from linearsr.images.io import ImageError, read_size
-    from linearsr.images.picture import warn_of
-    from linearsr.images.rows.vips import vips
+    from linearsr.images.picture import ImageError, warn_of
+    from linearsr.images.reading import read_size
     from linearsr.runtime.devices import available_memory
     from linearsr.streaming.memory import strip_bytes, strip_rows_for, strip_rows_within
 
@@ -172,6 +174,8 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
         place = "is free" if memory_limit is None else "--memory-limit allows"
         warn_of(path, f"it may take more memory than {place}: {in_strips}")
     held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
+    from linearsr.images.rows.vips import vips
+
     try:
         vips()
     except ImportError:

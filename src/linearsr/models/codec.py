@@ -3,21 +3,17 @@
 Shape legend: B batch, H W HR size in pixels, C latent channels. Images have values in [-1, 1].
 """
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from linearsr.models.codec_rows import Stage, decoder_stages
+from linearsr.models.rows import Chain, Rows
 from linearsr.models.strided_stem import LRCondition
-from linearsr.runtime.checkpoints import PretrainedModule, StrPath, class_in
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderDC
+from linearsr.runtime.checkpoints import PretrainedModule, StrPath
 
 
 class Codec(Protocol):
@@ -37,11 +33,43 @@ class Codec(Protocol):
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
         """Latent -> image (B, 3, H, W) in about [-1, 1]."""
 
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's widest layer at the size of the picture, per pixel; 0 where it has no layers."""
+
+    def stages(self) -> "list[Stage]":
+        """The decoder by rows, as passes over all of them; none where `decode` takes any rows by themselves."""
+
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Move or convert, as `torch.nn.Module.to`."""
 
     def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write config and weights into `folder`."""
+
+
+MakeRows = Callable[[Tensor | None], Rows]
+"""Sums that the stage before left -> a part for one pass."""
+
+
+@dataclass
+class Stage:
+    """A pass of decoding: what rows go through between two waits for all of them."""
+
+    parts: list[MakeRows]
+    channels: int
+    """Of the rows that it leaves."""
+    scale: int
+    """Of the rows that it leaves, over those of the latent."""
+    dtype: torch.dtype
+    """Of the rows that it leaves."""
+    survey: Callable[[], Rows] | None = None
+    """A part through which these rows go on to what must be summed over all of them, (B, sums, ., .)."""
+    cost: float = 0.0
+    """Multiply-accumulates for one latent position, about."""
+
+    def layers(self, total: Tensor | None) -> Rows:
+        """The whole stage; `total` is the sum of the survey before it, (B, sums)."""
+        return Chain(*(make(total) for make in self.parts))
 
 
 _OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
@@ -96,93 +124,16 @@ class ResidualCodec(PretrainedModule):
         residual = F.pixel_shuffle(latent.float(), self.compression)
         return prediction + deviation * _mix_channels(residual, self._colours(latent.device).inverse())
 
+    decoder_bytes = 0
+
+    def stages(self) -> "list[Stage]":
+        """None: a row needs no other."""
+        return []
+
     def _colours(self, device: torch.device) -> Tensor:
         """(3, 3): RGB to scaled opponent colours."""
         rows = F.normalize(torch.tensor(_OPPONENT_COLOURS), dim=1)
         return (rows * torch.tensor(self.config.scaling_factors)[:, None]).to(device)
-
-
-class DeepCompressionCodec(nn.Module):
-    """`diffusers.AutoencoderDC` (DC-AE, Chen et al. 2025) behind the `Codec` interface.
-
-    The latent is scaled by the autoencoder's own `scaling_factor`. The stem's condition is not used.
-    """
-
-    def __init__(self, autoencoder: "AutoencoderDC") -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    @property
-    def compression(self) -> int:
-        """HR pixels per side of one latent position."""
-        return int(self.autoencoder.spatial_compression_ratio)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latent."""
-        return int(self.autoencoder.config.latent_channels)
-
-    def to(self, *args: Any, **kwargs: Any) -> "DeepCompressionCodec":
-        """As `torch.nn.Module.to`. Raises ValueError for float16, in which the autoencoder's sums overflow."""
-        for value in (*args, *kwargs.values()):
-            _refuse_float16(value)
-        return super().to(*args, **kwargs)
-
-    def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
-        latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
-        return latent * float(self.autoencoder.config.scaling_factor)
-
-    def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
-        """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
-        image: Tensor = self.autoencoder.decode(self.unscaled(latent)).sample
-        return image
-
-    def stages(self) -> list[Stage]:
-        """The decoder by rows, as passes from one linear attention to the next."""
-        return decoder_stages(self.autoencoder)
-
-    def unscaled(self, latent: Tensor) -> Tensor:
-        """What the autoencoder itself takes a latent to be."""
-        return latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
-
-    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
-        """Write the autoencoder as `diffusers` does."""
-        autoencoder = self.autoencoder
-        if dtype is not None:
-            # a copy: the codec in use keeps its type; `to` of `diffusers` warns of modules that it has not
-            autoencoder = copy.deepcopy(autoencoder)
-            nn.Module.to(autoencoder, dtype)
-        autoencoder.save_pretrained(folder)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: StrPath,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device = "cpu",
-    ) -> "DeepCompressionCodec":
-        """Read a folder that `diffusers.AutoencoderDC.save_pretrained` wrote; pickled weights are refused.
-
-        Raises:
-            ImportError: `diffusers` is not installed.
-            CheckpointError: the folder holds something else.
-            ValueError: `dtype` is float16, in which the autoencoder's sums overflow.
-        """
-        _refuse_float16(dtype)
-        try:
-            from diffusers import AutoencoderDC
-        except ImportError as error:
-            raise ImportError("the DC-AE codec needs diffusers: pip install 'linearsr[full]'") from error
-        class_in(Path(folder), {AutoencoderDC.__name__: cls}, "a DC-AE")
-        autoencoder = AutoencoderDC.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-        return cls(autoencoder.to(device).eval())
-
-
-CODECS: dict[str, type[ResidualCodec] | type[DeepCompressionCodec]] = {
-    "ResidualCodec": ResidualCodec,
-    "AutoencoderDC": DeepCompressionCodec,
-}
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
@@ -196,11 +147,6 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
         return image
     mode = "reflect" if down < height and right < width else "replicate"
     return F.pad(image, (0, right, 0, down), mode=mode)
-
-
-def _refuse_float16(dtype: object) -> None:
-    if dtype == torch.float16:
-        raise ValueError("the DC-AE codec overflows in float16: use bfloat16 or float32")
 
 
 def _mix_channels(image: Tensor, matrix: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from linearsr.models.rows import (
     whole,
 )
 from linearsr.models.strided_stem import LRCondition, StridedStem, StridedStemConfig
-from linearsr.runtime.checkpoints import PretrainedModule, StrPath, class_in, resolve_folder
+from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.runtime.devices import widest_dtype
 
 __all__ = ["LRCondition", "PredictiveStem", "StridedStem", "StridedStemConfig"]
@@ -250,15 +250,3 @@ class PredictiveStem(PretrainedModule):
 
 
 LRStem = PredictiveStem | StridedStem
-
-STEMS: dict[str, type[PredictiveStem] | type[StridedStem]] = {
-    "PredictiveStem": PredictiveStem,
-    "StridedStem": StridedStem,
-}
-
-
-def load_stem(folder: StrPath) -> LRStem:
-    """The stem of either kind in `folder`. Raises CheckpointError where there is none."""
-    path = resolve_folder(folder)
-    kind, _ = class_in(path, STEMS, "a stem")
-    return kind.from_pretrained(path)

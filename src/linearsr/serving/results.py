@@ -16,8 +16,10 @@ from fastapi.responses import FileResponse
 from PIL import Image
 from starlette.types import Receive, Scope, Send
 
-from linearsr.images.io import ImageError, read_image, read_size, write_image
 from linearsr.images.metadata import Keep
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_image, read_size
+from linearsr.images.writing import write_image
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem, storage_full

@@ -6,7 +6,8 @@ from typing import BinaryIO, NamedTuple
 from fastapi import Request
 
 from linearsr.images.files import suffix_for
-from linearsr.images.io import ImageError, read_size
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_size
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import MEDIA_TYPES, ModelCard, ResultFormat, TagsForm, UpscaleForm

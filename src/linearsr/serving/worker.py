@@ -27,7 +27,7 @@ from linearsr.serving.settings import DISK_FULL
 from linearsr.settings import DType
 
 if TYPE_CHECKING:
-    from linearsr.images.io import Picture
+    from linearsr.images.picture import Picture
     from linearsr.jobs.large import FileResult
     from linearsr.pipeline import LinearSRPipeline
 
@@ -80,7 +80,7 @@ class Worker:
         }
 
     def _upscale(self, task: Message) -> Message:
-        from linearsr.images.io import write_image
+        from linearsr.images.writing import write_image
         from linearsr.jobs.upscaling import choose_mode
 
         def on_step(pipeline: object, step: int, time: float, state: Message) -> None:
@@ -143,7 +143,7 @@ class Worker:
         return {"output": {"tags": [{"tag": name, "score": round(score, 4)} for name, score in found]}}
 
     def _read(self, task: Message) -> "Picture":
-        from linearsr.images.io import read_image
+        from linearsr.images.reading import read_image
 
         self._go_on(task)
         # as bytes, so that no message names the file

@@ -33,8 +33,7 @@ _BLOCK = 16
 class Walk:
     """The steps of a walk."""
 
-    experts: SNRExperts | None
-    """May be None where no step is taken."""
+    experts: SNRExperts
     features: ReadRows
     """The stem's, by rows of the latent grid."""
     lr: LRRows
@@ -42,7 +41,7 @@ class Walk:
     shape: tuple[int, int, int, int]
     """Of the latents, (B, C, h, w)."""
     steps: list[Step]
-    """Those to walk; none leaves the latents of zeros."""
+    """Those to walk, at least one."""
     seeds: Sequence[int]
     """Of the noise, one for each image."""
     guidance: GuidanceTokens | None
@@ -63,19 +62,17 @@ class Walk:
     @property
     def cost(self) -> float:
         """Of all evaluations."""
-        return len(self.steps) * len(self._guidances) * self._evaluation_cost if self.steps else 0
+        return len(self.steps) * len(self._guidances) * self._evaluation_cost
 
     @cached_property
     def _evaluation_cost(self) -> int:
-        assert self.experts is not None
         with self.experts.at(1000.0) as network:
             parameters = sum(p.numel() for p in network.parameters())
         return parameters * self.shape[2] * self.shape[3] // int(self.experts.config.patch_size) ** 2
 
     def run(self) -> None:
         """Walk from noise at t = 1 to a latent at t = 0."""
-        if self.steps:
-            self.work.do("noise", 0, self._draw_noise)
+        self.work.do("noise", 0, self._draw_noise)
         for i, step in enumerate(self.steps):
             label = f"step {i + 1} of {len(self.steps)}"
             for name, guidance in self._guidances:
@@ -90,9 +87,6 @@ class Walk:
 
     def latent(self, top: int, bottom: int) -> Tensor:
         """Rows of where the walk ended, led to the mean, (B, C, bottom - top, w)."""
-        batch, channels, _, width = self.shape
-        if not self.steps:
-            return torch.zeros(batch, channels, bottom - top, width, device=self.lr.device)
         walked = self._rows("state", top, bottom)
         if self.fidelity:
             mean = torch.zeros_like(walked) if self.mean_is_zero else self._rows("mean", top, bottom)
@@ -127,7 +121,6 @@ class Walk:
 
     def _evaluate(self, step: Step, output: str, guidance: GuidanceTokens | None, report: Report) -> None:
         """What the network of the step's expert makes of the state, told one thing."""
-        assert self.experts is not None
         timestep, device = 1000 * step.time, self.lr.device
         # route to the expert: the log-SNR of the step, and so its time, decides which network takes it
         with self.experts.at(timestep) as expert:
@@ -172,7 +165,6 @@ class Walk:
 
     def _estimate(self, step: Step, z: Tensor, top: int, bottom: int) -> Tensor:
         """Rows of what a step, which begins at `z`, takes the data to be."""
-        assert self.experts is not None
         kind = self.experts.config.prediction_type
         first, *guided = (
             to_sample(self._rows(name, top, bottom).float(), z, step.time, kind)

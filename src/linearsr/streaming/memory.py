@@ -3,7 +3,6 @@
 import torch
 
 from linearsr.model import LinearSRModel
-from linearsr.models.codec import DeepCompressionCodec
 from linearsr.models.rrdb import ENLARGED_PIXELS
 from linearsr.runtime.devices import available_memory
 
@@ -38,11 +37,8 @@ TRUNK_STRIP_PIXELS = 2**17
 
 def whole_bytes(model: LinearSRModel, height: int, width: int, scale: float | None = None) -> int:
     """Peak memory for an LR picture of that size in one piece, without the weights; `scale`: of the result."""
-    per_pixel, fixed = float(_WHOLE_BYTES_PER_PIXEL), 0
-    if isinstance(model.codec, DeepCompressionCodec):
-        autoencoder = model.codec.autoencoder
-        channels = int(autoencoder.config.decoder_block_out_channels[0])
-        per_pixel += _DECODER_LAYERS * channels * autoencoder.dtype.itemsize
+    per_pixel: float = _WHOLE_BYTES_PER_PIXEL + _DECODER_LAYERS * model.codec.decoder_bytes
+    fixed: float = 0
     if model.trunk is not None:
         layer = model.trunk.config.channels * model.dtype.itemsize
         per_pixel = max(per_pixel, _TRUNK_SHARE * layer)
@@ -77,11 +73,8 @@ def buffer_bytes(model: LinearSRModel, height: int, width: int, steps: int) -> i
             tokens = table.shape[1] * item * latent // int(model.transformer.config.patch_size) ** 2
         # state, the first step's estimate and, for several steps, that of the step before; two predictions
         needed += latent * channels * (4 * (1 + min(steps, 2)) + 2 * item) + tokens
-    if isinstance(model.codec, DeepCompressionCodec):
-        sizes = [stage.channels * stage.scale**2 for stage in model.codec.stages()]
-        pairs = [a + b for a, b in zip(sizes, [0, *sizes], strict=False)]
-        needed += max(pairs) * model.codec.autoencoder.dtype.itemsize * latent
-    return needed
+    sizes = [stage.channels * stage.scale**2 * stage.dtype.itemsize for stage in model.codec.stages()]
+    return needed + latent * max((a + b for a, b in zip(sizes, [0, *sizes], strict=False)), default=0)
 
 
 def strip_rows_for(width: int, device: torch.device) -> int:

@@ -17,7 +17,7 @@ from linearsr.images.colour import (
 )
 from linearsr.images.graphics import SQUARES_REACH, squares_where_lost
 from linearsr.images.resize import resize_rows, scaled_size
-from linearsr.models.codec import Codec, DeepCompressionCodec
+from linearsr.models.codec import Codec
 from linearsr.models.lr_stem import LRCondition, LRStem
 from linearsr.models.rows import through, total_of
 from linearsr.models.rrdb import RRDBNet
@@ -111,6 +111,23 @@ class StemRows:
             done += out.shape[2]
 
 
+class ZeroLatents:
+    """Latents of the shape (B, C, h, w) where no step is taken."""
+
+    cost = 0.0
+
+    def __init__(self, lr: LRRows, shape: tuple[int, int, int, int]) -> None:
+        self.shape, self._device = shape, lr.device
+
+    def run(self) -> None:
+        """There is nothing to do."""
+
+    def latent(self, top: int, bottom: int) -> Tensor:
+        """Rows of zeros, (B, C, bottom - top, w)."""
+        batch, channels, _, width = self.shape
+        return torch.zeros(batch, channels, bottom - top, width, device=self._device)
+
+
 class DecodedRows:
     """Decoded pictures.
 
@@ -131,7 +148,7 @@ class DecodedRows:
     ) -> None:
         self._codec, self._latent, self._condition = codec, latent, condition
         self._lr, self._work, self._shape = lr, work, shape
-        self._stages = codec.stages() if isinstance(codec, DeepCompressionCodec) else []
+        self._stages = codec.stages()
         self.cost = sum(stage.cost for stage in self._stages) * shape[2] * shape[3]
 
     def run(self) -> None:
@@ -162,8 +179,7 @@ class DecodedRows:
     def _inputs(self, i: int, report: Report) -> Iterator[Tensor]:
         for top, bottom in strips(self._shape[2], self._work.rows(self._shape[2], self._lr.height)):
             if i == 0:
-                assert isinstance(self._codec, DeepCompressionCodec)
-                yield self._codec.unscaled(self._latent(top, bottom))
+                yield self._latent(top, bottom)
             else:
                 scale = self._stages[i - 1].scale
                 rows = self._buffer(i - 1).read(top * scale, bottom * scale).to(self._lr.device)
@@ -172,11 +188,9 @@ class DecodedRows:
             report(bottom / self._shape[2])
 
     def _buffer(self, i: int) -> Buffer:
-        stage = self._stages[i]
-        batch, _, height, width = self._shape
+        stage, (batch, _, height, width) = self._stages[i], self._shape
         shape = batch, stage.channels, height * stage.scale, width * stage.scale
-        assert isinstance(self._codec, DeepCompressionCodec)
-        return self._work.buffer(f"decoded {i}", shape, self._codec.autoencoder.dtype)
+        return self._work.buffer(f"decoded {i}", shape, stage.dtype)
 
 
 class FinishedRows:

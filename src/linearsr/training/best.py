@@ -15,8 +15,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from linearsr.evaluation.registry import METRICS, NotAvailable
-from linearsr.images.io import ImageError
 from linearsr.images.photos import detail_score
+from linearsr.images.picture import ImageError
 from linearsr.runtime.devices import is_out_of_memory, named_device
 from linearsr.training.catalogue import THREADS, Catalogue, Photo, Skipped
 from linearsr.training.photo_tags import PhotoFile, read_photo_file

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from linearsr.models.lr_stem import STEMS
+from linearsr.model_folder import STEMS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.runtime.files import prefixed

@@ -13,8 +13,8 @@ from linearsr.flow.experts import SNRExperts, read_layout
 from linearsr.flow.partition import Partition
 from linearsr.guidance.base import Guidance
 from linearsr.guidance.encoders import EncoderPart
-from linearsr.guidance.registry import GUIDANCES
-from linearsr.models.codec import CODECS, DeepCompressionCodec
+from linearsr.model_folder import CODECS, GUIDANCES
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import config_from_sana
 from linearsr.runtime.checkpoints import CONFIG_NAME, HUB_ID, CheckpointError, class_in, load_config
@@ -44,7 +44,7 @@ class Blueprint(Parts):
         run_dir = self._to_come(folder)
         if run_dir is None:
             if key != "stage.sana":  # whose own folder was looked for before
-                _check_there(key, str(folder), from_hub=kinds in (CODECS, DeepCompressionCodec))
+                _check_there(key, str(folder), from_hub=kinds is CODECS or kinds is DeepCompressionCodec)
             return _autoencoder({})
         with torch.device("meta"):
             made = self._runs[run_dir](self)

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linearsr.images.files import is_image_name, list_images
-from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import read_rgb
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_size
 from linearsr.training.section import ConfigError
 
 logger = logging.getLogger(__name__)

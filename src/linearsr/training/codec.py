@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.runtime.files import prefixed
 from linearsr.training.objective import Batch, Objective, Part, Trained
 from linearsr.training.parts import FROM_DISK, Parts

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from linearsr.evaluation.registry import known_metric
 from linearsr.images.degradation import ImageArray, degrade, degrade_batch
 from linearsr.images.degradation_choice import label, named_degradation
-from linearsr.images.io import ImageError
+from linearsr.images.picture import ImageError
 from linearsr.training.best import DETAIL, best_photos
 from linearsr.training.catalogue import Catalogue, read_catalogue
 from linearsr.training.photo_tags import PhotoTags

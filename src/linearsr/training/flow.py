@@ -14,7 +14,7 @@ from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
-from linearsr.models.codec import DeepCompressionCodec, ResidualCodec
+from linearsr.models.codec import ResidualCodec
 from linearsr.models.lr_stem import LRCondition, StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
@@ -146,7 +146,7 @@ class FlowObjective(Objective):
         self.stem = parts.stem(stage)
         self.codec = parts.codec(stage)
         cast(nn.Module, self.codec).requires_grad_(False)
-        self.wants_latents, self._same_codec = isinstance(self.codec, DeepCompressionCodec), False
+        self.wants_latents, self._same_codec = not isinstance(self.codec, ResidualCodec), False
         if self.stem is not None:
             cast(nn.Module, self.stem).requires_grad_(False)
             check_grid(stage, self.stem, self.codec)

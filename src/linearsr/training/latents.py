@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from linearsr.images.photos import read_rgb
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import LRCondition
 from linearsr.runtime.devices import best_dtype
 from linearsr.training.data import to_tensor, to_unit

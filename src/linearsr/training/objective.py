@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from linearsr.guidance.vocabulary import Vocabulary
-from linearsr.models.codec import DeepCompressionCodec
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.data import DataConfig
 from linearsr.training.parts import FROM_DISK, Parts

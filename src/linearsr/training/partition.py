@@ -18,9 +18,8 @@ from torch import Tensor
 from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition, best_parts, common_direction, edges_of, partition_at
-from linearsr.flow.path import PredictionType, add_noise, to_sample
+from linearsr.flow.path import PredictionType, add_noise, log_snr, time_from_log_snr, to_sample
 from linearsr.flow.sampler import initial_noise
-from linearsr.flow.snr import log_snr, time_from_log_snr
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.data import CropPairs, DataConfig, batches

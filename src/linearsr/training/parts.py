@@ -10,12 +10,11 @@ from pydantic import Field, field_validator
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.guidance.base import Guidance
-from linearsr.guidance.registry import load_guidance
-from linearsr.models.codec import CODECS, Codec, ResidualCodec, ResidualCodecConfig
-from linearsr.models.lr_stem import STEMS, LRStem, PredictiveStem
-from linearsr.models.presets import PRESETS
+from linearsr.model_folder import CODECS, STEMS, load_guidance
+from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig
+from linearsr.models.lr_stem import LRStem, PredictiveStem
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.models.transformer_config import TransformerConfig
+from linearsr.models.transformer_config import PRESETS, TransformerConfig
 from linearsr.runtime.checkpoints import class_in, resolve_folder
 from linearsr.runtime.files import prefixed
 from linearsr.training.section import ConfigError, Section, require

@@ -14,9 +14,8 @@ import torch
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
-from linearsr.guidance.registry import load_guidance, load_tagger
+from linearsr.model_folder import load_guidance, load_stem, load_tagger
 from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig
-from linearsr.models.lr_stem import load_stem
 from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig

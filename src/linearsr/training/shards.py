@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.images.files import list_images
-from linearsr.images.io import DEFAULT_MAX_PIXELS, ImageError
 from linearsr.images.photos import detail_score, read_rgb
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import DEFAULT_MAX_PIXELS
 from linearsr.runtime.files import from_json, whole_file
 from linearsr.training.catalogue import LATENT_SUFFIX
 

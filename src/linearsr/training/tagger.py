@@ -20,15 +20,12 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from linearsr.evaluation.tagging import average_precisions, mean_average_precision
-from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
+from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig, read_published, resized_to_square
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.images.degradation import ImageArray, degrade
 from linearsr.images.degradation_choice import named_degradation
-from linearsr.images.io import ImageError
 from linearsr.images.photos import read_rgb
-from linearsr.models.lite0 import read_published
-from linearsr.models.tagger import resized_to_square
+from linearsr.images.picture import ImageError
 from linearsr.runtime.checkpoints import CheckpointError
 from linearsr.runtime.files import prefixed
 from linearsr.training.catalogue import find_photos
@@ -242,3 +239,30 @@ def augmented(photo: NDArray[np.uint8], side: int, rng: np.random.Generator) -> 
     saturated = grey + (view - grey) * saturation
     recoloured: ImageArray = np.clip((saturated - mean) * contrast + mean + shift, 0, 1).astype(np.float32)
     return recoloured
+
+
+def average_precisions(scores: Tensor, labels: Tensor) -> Tensor:
+    """Average precision of each tag over the photos.
+
+    Of tags whose scores are the same for all photos it is the share of photos that have the tag: what one reaches who
+    knows no more than how frequent tags are. Transposed, photos are rated by how well they rank the tags.
+
+    Args:
+        scores: (N photos, V tags).
+        labels: (N, V), 1 for the tags of a photo and 0 for the others.
+
+    Returns:
+        (V,) from 0 to 1; NaN for tags that no photo has.
+    """
+    from torchmetrics.functional.classification import binary_average_precision
+
+    values = [
+        binary_average_precision(score, label.int()) if label.any() else torch.tensor(torch.nan)
+        for score, label in zip(scores.T.contiguous(), labels.T.contiguous(), strict=True)
+    ]
+    return torch.stack(values)
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Mean of `average_precisions` over the tags that some photo has; arguments as there."""
+    return float(average_precisions(scores, labels).nanmean())

@@ -14,8 +14,9 @@ from linearsr.evaluation.evaluate import scorers_of
 from linearsr.evaluation.metrics import SSIM_LEAST_SIDE
 from linearsr.evaluation.registry import METRICS, choose, known_metric
 from linearsr.images.degradation_choice import label, named_degradation
-from linearsr.images.io import ImageError, read_size
 from linearsr.images.photos import degraded_pair
+from linearsr.images.picture import ImageError
+from linearsr.images.reading import read_size
 from linearsr.models.codec import pad_to_multiple
 from linearsr.runtime.files import prefixed
 from linearsr.training.catalogue import find_photos

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from linearsr.images.files import is_tiff
 from linearsr.images.metadata import Keep, Notes, notes_of, read_notes
 from linearsr.images.opening import check_size, open_image, page_to_read
 from linearsr.images.picture import quantise, warn_of
-from linearsr.images.png_file import all_but_image_data, copy_without_asides, described, is_png, scan
+from linearsr.images.png import all_but_image_data, copy_without_asides, described, is_png, scan
 from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
-from linearsr.images.tiff_reading import is_foreign, is_tiff
+from linearsr.images.tiff_reading import is_foreign
 from linearsr.runtime.devices import require_memory
 
 _JPEG = b"\xff\xd8\xff"

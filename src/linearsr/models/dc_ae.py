@@ -1,4 +1,4 @@
-"""The decoder of `diffusers.AutoencoderDC` over strips of rows.
+"""The codec of SANA: `diffusers.AutoencoderDC`, and its decoder over strips of rows.
 
 Its convolutions pass rows on; before each linear attention, whose sum is over the whole image, rows have to wait.
 So the decoder falls into stages, and each is one pass over the rows that the stage before it left.
@@ -6,45 +6,116 @@ So the decoder falls into stages, and each is one pass over the rows that the st
 Shape legend: B images, C channels, n rows of images of the width w, which are a tensor (B, C, n, w).
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearsr.models.codec import MakeRows, Stage
 from linearsr.models.rows import Chain, Convolution, Joined, PerPixel, Rows, on_channels, residual
+from linearsr.models.strided_stem import LRCondition
+from linearsr.runtime.checkpoints import StrPath, class_in
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
 
-MakeRows = Callable[[Tensor | None], Rows]
-"""Sums that the stage before left -> a part for one pass."""
+
+class DeepCompressionCodec(nn.Module):
+    """`diffusers.AutoencoderDC` (DC-AE, Chen et al. 2025) behind the `Codec` interface.
+
+    The latent is scaled by the autoencoder's own `scaling_factor`. The stem's condition is not used.
+    """
+
+    def __init__(self, autoencoder: "AutoencoderDC") -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    @property
+    def compression(self) -> int:
+        """HR pixels per side of one latent position."""
+        return int(self.autoencoder.spatial_compression_ratio)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        return int(self.autoencoder.config.latent_channels)
+
+    def to(self, *args: Any, **kwargs: Any) -> "DeepCompressionCodec":
+        """As `torch.nn.Module.to`. Raises ValueError for float16, in which the autoencoder's sums overflow."""
+        for value in (*args, *kwargs.values()):
+            _refuse_float16(value)
+        return super().to(*args, **kwargs)
+
+    def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
+        latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
+        return latent * float(self.autoencoder.config.scaling_factor)
+
+    def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
+        """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
+        image: Tensor = self.autoencoder.decode(self._unscaled(latent)).sample
+        return image
+
+    def stages(self) -> list[Stage]:
+        """The decoder by rows, as passes from one linear attention to the next."""
+        return _decoder_stages(self.autoencoder, self._unscaled)
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's widest layer at the size of the picture, per pixel."""
+        return int(self.autoencoder.config.decoder_block_out_channels[0] * self.autoencoder.dtype.itemsize)
+
+    def _unscaled(self, latent: Tensor) -> Tensor:
+        """What the autoencoder itself takes a latent to be."""
+        return latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
+
+    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
+        """Write the autoencoder as `diffusers` does."""
+        autoencoder = self.autoencoder
+        if dtype is not None:
+            # a copy: the codec in use keeps its type; `to` of `diffusers` warns of modules that it has not
+            autoencoder = copy.deepcopy(autoencoder)
+            nn.Module.to(autoencoder, dtype)
+        autoencoder.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: StrPath,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "DeepCompressionCodec":
+        """Read a folder that `diffusers.AutoencoderDC.save_pretrained` wrote; pickled weights are refused.
+
+        Raises:
+            ImportError: `diffusers` is not installed.
+            CheckpointError: the folder holds something else.
+            ValueError: `dtype` is float16, in which the autoencoder's sums overflow.
+        """
+        _refuse_float16(dtype)
+        try:
+            from diffusers import AutoencoderDC
+        except ImportError as error:
+            raise ImportError("the DC-AE codec needs diffusers: pip install 'linearsr[full]'") from error
+        class_in(Path(folder), {AutoencoderDC.__name__: cls}, "a DC-AE")
+        autoencoder = AutoencoderDC.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+        return cls(autoencoder.to(device).eval())
 
 
-@dataclass
-class Stage:
-    """What rows go through between two waits."""
-
-    parts: list[MakeRows]
-    channels: int
-    """Of the rows that it leaves."""
-    scale: int
-    """Of the rows that it leaves, over those of the latent."""
-    survey: Callable[[], Rows] | None = None
-    """A part through which these rows go on to what must be summed over all of them, (B, sums, ., .)."""
-    cost: float = 0.0
-    """Multiply-accumulates for one latent position, about."""
-
-    def layers(self, total: Tensor | None) -> Rows:
-        """The whole stage; `total` is the sum of the survey before it, (B, sums)."""
-        return Chain(*(make(total) for make in self.parts))
+def _refuse_float16(dtype: object) -> None:
+    if dtype == torch.float16:
+        raise ValueError("the DC-AE codec overflows in float16: use bfloat16 or float32")
 
 
 @dataclass
 class _Builder:
     channels: int
+    dtype: torch.dtype
     scale: int = 1
     stages: list[Stage] = field(default_factory=list)
     parts: list[MakeRows] = field(default_factory=list)
@@ -57,17 +128,19 @@ class _Builder:
         self.parts.append(make)
 
     def end_stage(self, survey: Callable[[], Rows] | None = None) -> None:
-        self.stages.append(Stage(self.parts, self.channels, self.scale, survey, self.cost))
+        self.stages.append(Stage(self.parts, self.channels, self.scale, self.dtype, survey, self.cost))
         self.parts, self.cost = [], 0.0
 
 
-def decoder_stages(autoencoder: "AutoencoderDC") -> list[Stage]:
-    """The stages from scaled latent rows to rows of the image."""
+def _decoder_stages(autoencoder: "AutoencoderDC", unscaled: Callable[[Tensor], Tensor]) -> list[Stage]:
+    """The stages from latent rows to rows of the image."""
     from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, EfficientViTBlock, ResBlock
 
     decoder = autoencoder.decoder
-    builder = _Builder(decoder.conv_in.in_channels)
-    builder.add(decoder.conv_in, lambda _: _entry(decoder), decoder.conv_in.out_channels)
+    builder = _Builder(decoder.conv_in.in_channels, autoencoder.dtype)
+    builder.add(
+        decoder.conv_in, lambda _: Chain(PerPixel(unscaled), _entry(decoder)), decoder.conv_in.out_channels
+    )
 
     def add(block: Any) -> None:
         if isinstance(block, EfficientViTBlock):
