@@ -120,20 +120,19 @@ def test_a_trunk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "has_amx", "share", "expected"),
+    ("dtype", "has_vnni", "has_amx", "expected"),
     [
-        (torch.float32, False, 0.45, True),
-        (torch.float32, False, 0.57, False),
-        (torch.bfloat16, False, 0.67, True),
-        (torch.bfloat16, False, 0.9, False),
-        (torch.bfloat16, True, 0.45, False),
+        (torch.float32, True, False, True),
+        (torch.float32, True, True, True),
+        (torch.float32, False, False, False),
+        (torch.bfloat16, True, False, True),
+        (torch.bfloat16, True, True, False),
+        (torch.float16, True, False, False),
     ],
 )
-def test_chosen_only_where_clearly_faster(
-    dtype: torch.dtype, has_amx: bool, share: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+def test_chosen_by_what_the_processor_has(
+    dtype: torch.dtype, has_vnni: bool, has_amx: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "least_seconds", lambda *functions: [share, 1.0])
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
-    int8.faster_than.cache_clear()
     assert int8.faster_than(dtype) == expected
-    int8.faster_than.cache_clear()
