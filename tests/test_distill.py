@@ -153,7 +153,6 @@ def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, tiny_mo
         ({"formulas": {"l1": -1.0}}, "weights must be above 0"),
         ({"adversarial": 0, "feature_matching": 0.5}, "feature_matching"),
         ({"formulas": {}, "adversarial": 0}, "there is nothing to learn from"),
-        ({"lora": {"rank": 2}}, "lora needs init or sana"),
         ({"teacher_times": [1.0, 0.5, 0.9]}, "teacher_times: .*must fall strictly from 1"),
     ],
 )
