@@ -117,7 +117,7 @@ def test_a_crop_off_the_grid_is_refused(photos: Path) -> None:
         ("codec", "init", "/nowhere/codec"),
         ("blend", "after", "/nowhere/stem"),
         ("stem", "init", "/nowhere/stem"),
-        *(("distill", key, "/nowhere/part") for key in ("discriminator", "teacher", "rollout")),
+        *(("distill", key, "/nowhere/part") for key in ("teacher", "rollout")),
     ],
 )
 def test_parts_that_are_not_there_are_named(
