@@ -189,7 +189,9 @@ class DistillObjective(FlowObjective):
         image, verdict = network(noisy, times, batch.lr, condition, guide, Judged(decode, hr, beside))
         # variances, of which some formulas are made, are differences of large sums
         with torch.autocast(image.device.type, enabled=False):
-            terms = {name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()}
+            terms: dict[str, Tensor] = {
+                name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()
+            }
         if self.teacher is not None:
             taught = self.codec.decode(cut(self._taught(noise, condition, guide)), window)
             terms["teacher"] = l1(image, taught)
