@@ -106,7 +106,6 @@ def _fine_tune(
         "seed": seed,
         "stop_at_knee": False,
         "save_every_images": images,
-        "data": {"best_share": 0.5},
         "stage": stage,
         "validation": {"every_images": every, "sample_pictures": 0},
         "optimizer": {"lr": rate, "final_lr": rate},

@@ -83,23 +83,23 @@ class Spy:
 
 
 def test_a_discriminator_judges_samples_of_a_stem_without_prediction(model: Path) -> None:
-    made = objective(stage(model, feature_matching=0.1))
-    assert isinstance(made.discriminator, Discriminator)
-    seen = Spy(made.discriminator)
+    made = objective(stage(model))
+    assert isinstance(made.network.discriminator, Discriminator)
+    seen = Spy(made.network.discriminator)
     pair = batch()
     terms = made.loss(made.network, pair)
-    assert set(terms) == {"l1", "adversarial", "discriminator", "feature_matching"}
+    assert set(terms) == {"l1", "adversarial", "discriminator"}
     upsampled = resize(pair.lr, (64, 64))
     torch.testing.assert_close(seen.calls[0][0][1], torch.cat([upsampled, upsampled]))
     terms["adversarial"].backward(retain_graph=True)
     student = dict(made.flow.named_parameters())
     assert student["transformer.proj_out.weight"].grad.any()  # type: ignore[union-attr]
-    assert all(weight.grad is None for weight in made.discriminator.parameters())
+    assert all(weight.grad is None for weight in made.network.discriminator.parameters())
     for weight in student.values():
         weight.grad = None
     terms["discriminator"].backward()
     assert all(weight.grad is None for weight in student.values())
-    assert all(weight.grad is not None for weight in made.discriminator.parameters())
+    assert all(weight.grad is not None for weight in made.network.discriminator.parameters())
     # a frozen decoder keeps no gradients of its own
     assert all(weight.grad is None for weight in made.codec.parameters())  # type: ignore[attr-defined]
 
@@ -110,7 +110,7 @@ def test_only_a_window_of_each_crop_is_decoded_and_judged(
 ) -> None:
     raw = flow_stage(stem_folder, kind="distill", channels=8) if predicts else stage(model)
     made = objective({**raw, "judged_crop": 8})
-    seen = Spy(made.discriminator)  # type: ignore[arg-type]
+    seen = Spy(made.network.discriminator)  # type: ignore[arg-type]
     pair = batch(32)
     made.loss(made.network, pair)
     both, beside = seen.calls[0][0]
@@ -147,10 +147,6 @@ def test_teacher_and_first_step_see_the_tokens_of_the_student(model: Path) -> No
     ("change", "message"),
     [
         ({"teacher_times": [1.0, 0.5]}, "teacher_times: has no effect without teacher"),
-        (
-            {"adversarial": 0, "discriminator": "somewhere"},
-            "discriminator: has no effect without adversarial",
-        ),
         ({"min_weight_time": 0.3}, "min_weight_time: .* leave it out"),
         ({"rollout": "MODEL/transformer", "pure_noise_prob": 1.0}, "rollout: has no effect with pure_noise"),
         (

@@ -9,7 +9,6 @@ from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import PRESETS
 from linearsr.training.checks import check
-from linearsr.training.lora import LoraConfig, add_lora
 from linearsr.training.section import ConfigError
 from training_tools import (
     AUTOENCODER,
@@ -43,35 +42,9 @@ def test_a_dry_run_says_which_photos(photos: Path) -> None:
     assert described(single(photos, data=data))["single"]["data"].startswith("best 50% of 3 photos")
 
 
-def test_low_rank_updates_train_little(photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    network = LinearSRTransformer(replace(PRESETS["tiny"], **NETWORK, num_layers=4, num_attention_heads=32))
-    network.save_pretrained(tmp_path / "network")
-    stage = flow_stage(make_stem(tmp_path / "stem"), network={}, init=str(tmp_path / "network"))
-    whole, low = (
-        described(single(photos, stage={**stage, **changes}))["single"]
-        for changes in ({}, {"lora": {"rank": 2}})
-    )
-    assert "of them trained" not in whole["network"]
-    assert average(low) < 0.7 * average(whole)
-    assert "frozen parts" in low["memory"]
-    add_lora(network, LoraConfig(rank=2))
-    parameters = list(network.parameters())
-    count, trained = (
-        sum(p.numel() for p in parameters if p.requires_grad or every) for every in (True, False)
-    )
-    expected = f"{count / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained"
-    assert low["network"] == expected
-
-
 def frozen(plan: dict[str, str]) -> float:
     """MiB of the parts that are not trained."""
     return float(plan["memory"].split("frozen parts ")[1].split(" MiB")[0])
-
-
-def average(plan: dict[str, str]) -> float:
-    """MiB of what is kept for each weight."""
-    return float(plan["memory"].split("average ")[1].split(" MiB")[0])
 
 
 def test_each_process_has_its_part_of_a_batch(

@@ -26,7 +26,6 @@ class StopEarly(Exception):
     ("kind", "optimizer", "stop_after"),
     [
         ("stem", "adamw", 2),
-        ("stem", "came", 10),
         ("flow", "muon", 6),
     ],
 )

@@ -71,7 +71,7 @@ def test_an_unreadable_config_is_one_line(text: str | None, tmp_path: Path) -> N
 def test_a_stage_has_the_stage_settings_of_the_one_before(photos: Path, tmp_path: Path) -> None:
     raw = recipe_settings(photos, tmp_path / "run")
     raw["stages"]["pretrain"]["stage"]["pure_noise_prob"] = 0.2
-    raw["stages"]["experts"]["stage"] = {"pure_noise_prob": 0.4, "lora": {"rank": 2}}
+    raw["stages"]["experts"]["stage"] = {"pure_noise_prob": 0.4}
     raw["stages"]["sft"] = {"total_images": 2}
     stages: dict[str, Any] = {run.name: run.config.stage for run in plan(parse(raw), "recipe.yaml")}
     found = {
@@ -81,7 +81,6 @@ def test_a_stage_has_the_stage_settings_of_the_one_before(photos: Path, tmp_path
     }
     assert found["pretrain"] == (0.3, 0.2)
     assert found["experts/0"] == found["sft/0"] == (0.3, 0.4)
-    assert stages["sft/0"].lora is None
 
 
 @pytest.mark.parametrize("place", ["common", "experts"])

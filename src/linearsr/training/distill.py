@@ -22,19 +22,13 @@ from linearsr.images.resize import resize
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.flow import FlowNetwork, FlowObjective, FlowStage
 from linearsr.training.guidance import Guide
-from linearsr.training.judges import FORMULAS, Discriminator, DiscriminatorConfig, Verdict, l1, play
+from linearsr.training.judges import FORMULAS, Discriminator, Verdict, l1, play
 from linearsr.training.objective import Batch, Part, states_of_parts
 from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError
 
 _ROLLOUT_STREAM = 0x0110
 _WINDOW_STREAM = 0x0C20
-_NEEDS = {
-    "teacher_times": "teacher",
-    "discriminator": "adversarial",
-    "feature_matching": "adversarial",
-}
-"""Settings that do nothing without another one."""
 
 
 class DistillStage(FlowStage):
@@ -45,12 +39,8 @@ class DistillStage(FlowStage):
     """Losses between the decoded sample and the HR image -> weight; see `training/judges.py`."""
     adversarial: float = Field(0.1, ge=0)
     """Of the discriminator's verdict; 0: there is no discriminator."""
-    feature_matching: float = Field(0.0, ge=0)
-    """Of the distance between what the discriminator sees in the sample and in the photo."""
     channels: int = Field(64, ge=8)
     """Width of the discriminator."""
-    discriminator: Path | None = None
-    """Start from the discriminator that another run has left in this folder."""
     teacher: Path | None = None
     """Folder of trained experts that the network learns to overtake."""
     teacher_times: tuple[float, ...] = (1.0, 0.939, 0.875, 0.223)
@@ -84,9 +74,8 @@ class DistillStage(FlowStage):
             raise ValueError("stem: give the folder of a trained stem; distillation keeps it frozen")
         if not (self.formulas or self.adversarial or self.teacher):
             raise ValueError("there is nothing to learn from: give formulas, adversarial or a teacher")
-        for key, needed in _NEEDS.items():
-            if key in self.model_fields_set and getattr(self, key) and not getattr(self, needed):
-                raise ValueError(f"{key}: has no effect without {needed}: set {needed}, or leave {key} out")
+        if "teacher_times" in self.model_fields_set and self.teacher is None:
+            raise ValueError("teacher_times: has no effect without teacher: set teacher, or leave it out")
         if "min_weight_time" in self.model_fields_set:
             raise ValueError(
                 "min_weight_time: weighs the velocity loss, which distill does not use: leave it out"
@@ -147,12 +136,8 @@ class DistillObjective(FlowObjective):
     def __init__(self, stage: DistillStage, parts: Parts) -> None:
         super().__init__(stage, parts)
         self.stage: DistillStage = stage
-        self.discriminator: Discriminator | None = None
-        if stage.discriminator is not None:
-            self.discriminator = parts.read("stage.discriminator", stage.discriminator, Discriminator).train()
-        elif stage.adversarial:
-            self.discriminator = Discriminator(DiscriminatorConfig(stage.channels))
-        self.network = DistillNetwork(self.flow, self.discriminator)
+        discriminator = Discriminator(stage.channels) if stage.adversarial else None
+        self.network = DistillNetwork(self.flow, discriminator)
         self.teacher = self._helper("teacher", stage.teacher, parts)
         self.first = self._helper("rollout", stage.rollout, parts)
         if stage.judged_crop % self.multiple_of:
@@ -204,15 +189,15 @@ class DistillObjective(FlowObjective):
         image, verdict = network(noisy, times, batch.lr, condition, guide, Judged(decode, hr, beside))
         # variances, of which some formulas are made, are differences of large sums
         with torch.autocast(image.device.type, enabled=False):
-            terms = {name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()}
+            terms: dict[str, Tensor] = {
+                name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()
+            }
         if self.teacher is not None:
             taught = self.codec.decode(cut(self._taught(noise, condition, guide)), window)
             terms["teacher"] = l1(image, taught)
         if verdict is not None:
             terms["adversarial"] = self.stage.adversarial * verdict.generator
             terms["discriminator"] = verdict.discriminator
-            if self.stage.feature_matching:
-                terms["feature_matching"] = self.stage.feature_matching * verdict.feature_matching
         return terms
 
     def _windows(self, batch: Batch) -> Callable[[Tensor], Tensor]:
@@ -251,14 +236,7 @@ class DistillObjective(FlowObjective):
         return sample(_velocity(self.teacher, condition, guide), noise, [*self.stage.teacher_times, 0.0])
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        states = states_of_parts(state, ("flow", "discriminator"))
-        parts = dict(super().parts(states["flow"]))
-        if self.discriminator is not None:
-            judge = Discriminator.from_state(
-                self.discriminator.config, states["discriminator"], "discriminator"
-            )
-            parts["discriminator"] = judge
-        return parts
+        return super().parts(states_of_parts(state, ("flow", "discriminator"))["flow"])
 
 
 def _velocity(

@@ -29,7 +29,6 @@ from linearsr.training.guidance import (
     place,
     start_guidance,
 )
-from linearsr.training.lora import LoraConfig, add_lora, merge_lora
 from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
 from linearsr.training.parts import FROM_DISK, Parts, PartSettings, check_channels, check_grid
 from linearsr.training.section import ConfigError, check_fields
@@ -39,8 +38,6 @@ _SCALE = 4
 _SAME_CODEC = 0.1
 """How far latents from shards may be off, as a share of their size: they were made in another precision."""
 _NEW_SETTINGS = ("lr_channels", "num_null_tokens")
-_NEW_PARAMETERS = ("patch_embed.proj.weight", "patch_embed.proj.bias", "null_tokens")
-"""What SANA has not learned: its LR inputs start at zero, so frozen ones would never see the photo."""
 
 
 class FlowStage(PartSettings, Trained):
@@ -58,8 +55,6 @@ class FlowStage(PartSettings, Trained):
     """The loss is the velocity's, that is the clean latent's over t squared; shorter times weigh as this one does."""
     guidance: GuidanceSettings | None = None
     """Guide the network by tags; None: it learns its null tokens only."""
-    lora: LoraConfig | None = None
-    """Train low-rank updates of the network instead of its weights."""
     gradient_checkpointing: bool = False
     """Less memory for more time."""
     validation_steps: int = Field(4, ge=1)
@@ -76,8 +71,6 @@ class FlowStage(PartSettings, Trained):
                 f"network: {own[0]} is SANA's own: beside sana set {' and '.join(_NEW_SETTINGS)} only"
             )
         check_fields(TransformerConfig, self.network, "network")
-        if self.lora is not None and self.init is None and self.sana is None:
-            raise ValueError("lora needs init or sana: a new network is trained in full")
         if self.stem is None and self.codec is None and self.sana is None:
             raise ValueError("stem: give the folder of a trained stem, or a codec that needs none")
         if len(self.others) not in (0, 1, len(self.boundaries) + 1):
@@ -157,8 +150,6 @@ class FlowObjective(Objective):
         self.prediction_type = cast(PredictionType, self.config.prediction_type)
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        if stage.lora is not None:
-            add_lora(transformer, stage.lora, () if stage.init is not None else _NEW_PARAMETERS)
         new_stem = self._fresh_stem() if self.stem is None else None
         stem = self.stem or new_stem
         assert stem is not None
@@ -285,11 +276,8 @@ class FlowObjective(Objective):
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         states = states_of_parts(state, ("transformer", "lr_stem", "guidance"))
-        transformer = states["transformer"]
-        if self.stage.lora is not None:
-            transformer = merge_lora(transformer, self.stage.lora)
         parts: dict[str, Part] = {
-            "transformer": LinearSRTransformer.from_state(self.config, transformer, "transformer")
+            "transformer": LinearSRTransformer.from_state(self.config, states["transformer"], "transformer")
         }
         if self.flow.lr_stem is not None:
             config = self.flow.lr_stem.config

@@ -24,7 +24,7 @@ STAGES = ("codec", "stem", "pretrain", "experts", "sft")
 _ONE_RUN_AN_EXPERT = ("experts", "sft")
 _FLOW = ("pretrain", "experts", "sft")
 """Each of them has the `stage` settings of the one before, unless it says otherwise, but for those of a start."""
-_ONLY_AT_THE_START = ("init", "network", "lora", "detail_blocks")
+_ONLY_AT_THE_START = ("init", "network", "detail_blocks")
 _ONCE = "detail_blocks"
 """Puts a new way out in the place of the one there is, so of `common` it is for the first of these stages alone."""
 _COMPUTED = ("blend", "tagger")

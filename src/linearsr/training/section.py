@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-_EXTRAS = {"peft": "lora", "diffusers": "full", "transformers": "full"}
+_EXTRAS = {"diffusers": "full", "transformers": "full"}
 """Of the package, by the module that not everybody installs."""
 _ALONE = ("wandb",)
 """Of no extra."""
