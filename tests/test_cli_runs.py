@@ -97,7 +97,7 @@ def test_a_closed_stdout_is_no_error(photos, tiny_model):
     assert (photos / "a_x4.png").exists()
 
 
-# ---------------------------------------------------------------- sizes, lists, times
+# ---------------------------------------------------------------- sizes, lists
 
 
 @pytest.mark.parametrize("way", [[], ["--memory-limit", "0.0001"]])
@@ -133,15 +133,6 @@ def test_a_list_and_a_suffix(photos, tiny_model, tmp_path):
     assert (photos / "sub/b_big.jpg").exists()
     again = upscale(photos, "--suffix", "_big", "--format", "jpeg", "--json", model=tiny_model)
     assert [record["status"] for record in records(again)] == ["skipped", "skipped"]
-
-
-@pytest.mark.parametrize("way", [[], ["--memory-limit", "0.0001"]])
-def test_times_are_kept_on_request(photos, tiny_model, way):
-    os.utime(photos / "a.png", (1_000_000_000, 1_100_000_000))
-    assert upscale(photos / "a.png", "--keep-times", *way, model=tiny_model).exit_code == 0
-    assert (photos / "a_x4.png").stat().st_mtime == 1_100_000_000
-    assert upscale(photos / "a.png", "--overwrite", *way, model=tiny_model).exit_code == 0
-    assert (photos / "a_x4.png").stat().st_mtime > 1_600_000_000
 
 
 def test_results_inside_the_inputs_are_not_upscaled_by_the_next_run(photos, tiny_model):

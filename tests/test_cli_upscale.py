@@ -130,7 +130,7 @@ def test_settings_reach_the_pipeline(photos, tiny_model, tmp_path):
         return out.read_bytes()
 
     plain = pixels()
-    changed = [("--seed", 1), ("--steps", 2), ("--fidelity", 1), ("--scale", 3), ("--color-fix", "adain")]
+    changed = [("--seed", 1), ("--steps", 2), ("--fidelity", 1), ("--scale", 3), ("--color-fix", "wavelet")]
     others = [pixels(*options) for options in changed]
     assert len({plain, *others}) == len(changed) + 1
     assert pixels("--scale", 4, "--seed", 0, "--device", "cpu") == plain

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.color import rgb2ycbcr
 from torch.nn import functional as F
 
-from linearsr.images.colour import clamp_keeping_means, match_statistics, rgb_to_y, wavelet_colour_fix
-from linearsr.streaming.passes import _mean_and_deviation
+from linearsr.images.colour import clamp_keeping_means, rgb_to_y, wavelet_colour_fix
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -152,51 +151,15 @@ def test_clamping_refuses_what_is_not_finite():
             clamp_keeping_means(image, lr)
 
 
-def adain(image, reference):
-    """As a result is given the colours of its LR image, in one strip."""
-    both = torch.cat([image, reference], dim=1)
-    total = torch.cat([both.sum((2, 3)), both.square().sum((2, 3))], dim=1)
-    return match_statistics(image, *_mean_and_deviation(total, image[0, 0].numel(), image))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.tuples(st.integers(2, 20), st.integers(2, 20)), st.integers(0, 100))
-@example((2, 2), 22)
-def test_adain_takes_over_mean_and_deviation(size, seed):
-    image, reference = random_pair(size, seed)
-    fixed = adain(image, 0.3 * reference + 0.2)
-    target = (0.3 * reference + 0.2).flatten(2)
-    torch.testing.assert_close(fixed.flatten(2).mean(-1), target.mean(-1))
-    torch.testing.assert_close(fixed.flatten(2).std(-1), target.std(-1))
-
-
-def test_adain_leaves_a_flat_channel_nearly_flat():
-    """Noise below one grey level must not be stretched to the contrast of the reference."""
-    _, reference = random_pair((8, 8), 6)
-    noise = 1e-4 * torch.randn(
-        reference.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6)
-    )
-    assert adain(0.5 + noise, reference).std(dim=(-2, -1)).max() < 0.02
-
-
-def test_adain_does_not_mix_images_or_channels():
-    image, reference = random_pair((8, 9), 3)
-    together = adain(image, reference)
-    alone = adain(image[1:, 2:], reference[1:, 2:])
-    torch.testing.assert_close(together[1:, 2:], alone)
-
-
-@pytest.mark.parametrize("fix", [wavelet_colour_fix, adain])
-def test_one_pixel_takes_the_reference_colour(fix):
+def test_one_pixel_takes_the_reference_colour():
     image, reference = random_pair((1, 1), 4)
-    torch.testing.assert_close(fix(image, reference), reference)
+    torch.testing.assert_close(wavelet_colour_fix(image, reference), reference)
 
 
-@pytest.mark.parametrize("fix", [wavelet_colour_fix, adain])
-def test_inputs_stay_untouched(fix):
+def test_inputs_stay_untouched():
     image, reference = random_pair((8, 8), 5)
     before = image.clone(), reference.clone()
-    fix(image, reference)
+    wavelet_colour_fix(image, reference)
     assert torch.equal(image, before[0])
     assert torch.equal(reference, before[1])
 

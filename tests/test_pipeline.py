@@ -74,14 +74,14 @@ def test_grey_alpha_and_depth_are_kept(pipe: LinearSRPipeline) -> None:
     assert alpha[5:7, 5:7].min() > 128 > alpha[12:, 12:].max()
 
 
-@pytest.mark.parametrize("fix", ["wavelet", "adain"])
-def test_colour_fixes_bring_the_mean_back(tiny_model: Path, photo: np.ndarray, fix: str) -> None:
+def test_the_colour_fix_brings_the_mean_back(tiny_model: Path, photo: np.ndarray) -> None:
     pipe = LinearSRPipeline.from_pretrained(tiny_model, torch_dtype=torch.float32, device="cpu")
     with torch.no_grad():
         pipe.lr_stem.conv_out.bias.fill_(0.2)
     target = (photo / 255).mean(axis=(0, 1))
     drift = np.abs(pipe(photo, output_type="np").images[0].mean(axis=(0, 1)) - target).max()
-    fixed = np.abs(pipe(photo, color_fix=fix, output_type="np").images[0].mean(axis=(0, 1)) - target).max()
+    result = pipe(photo, color_fix="wavelet", output_type="np").images[0]
+    fixed = np.abs(result.mean(axis=(0, 1)) - target).max()
     assert drift > 0.05
     assert fixed < 0.25 * drift
 

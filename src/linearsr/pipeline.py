@@ -83,7 +83,7 @@ class LinearSRPipeline(ImageWay):
             seed: of the noise; one for all images, or one for each; None: 0. A result does not depend on its
                 neighbours.
             generator: in the place of `seed`: one for all images, or one for each.
-            color_fix: takes low frequencies ("wavelet") or mean and deviation ("adain") from the LR image.
+            color_fix: "wavelet" takes low frequencies from the LR image; "none".
             guidance_embeds, guidance_mask: tokens (B, L, C) and mask (B, L) for the cross-attention, in the place of
                 the model's guidance; B is one, or the number of images.
             output_type: "pil" (16 bits for grey alone, as Pillow has no 16-bit colour: that becomes 8-bit, with a

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from linearsr.guidance.base import GuidanceTokens
 
-ColourFix = Literal["none", "wavelet", "adain"]
+ColourFix = Literal["none", "wavelet"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["png", "jpg", "jpeg", "webp", "tiff", "avif", "same"]
 Mean = Literal["first_step", "stem"]

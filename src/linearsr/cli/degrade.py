@@ -7,11 +7,11 @@ from typer import Argument, Option
 
 from linearsr.cli.console import stop, told
 from linearsr.cli.loading import check_degradation
-from linearsr.cli.options import MAX_PIXELS, JsonLines, KeepTimes, MaxPixels, Overwrite
+from linearsr.cli.options import MAX_PIXELS, JsonLines, MaxPixels, Overwrite
 from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import Job, OutputPlace, check_folder, plan
-from linearsr.jobs.run import Rules, Watcher
+from linearsr.jobs.run import Watcher
 from linearsr.jobs.sources import mark_results
 
 
@@ -30,7 +30,6 @@ def degrade(
         int, Option(min=0, help="Random seed. The same seed and file name give the same result.")
     ] = 0,
     max_pixels: MaxPixels = MAX_PIXELS,
-    keep_times: KeepTimes = False,
     overwrite: Overwrite = False,
     as_json: JsonLines = False,
 ) -> None:
@@ -65,4 +64,4 @@ def degrade(
         jobs = plan(sources, OutputPlace(None, lr_dir).namer(""))
         mark_results(lr_dir, [str(hr_dir)])
     settings = {"seed": seed, "preset": preset, "scale": scale}
-    run_all(jobs, work, Rules(overwrite, keep_times), as_json=as_json, settings=settings)
+    run_all(jobs, work, overwrite=overwrite, as_json=as_json, settings=settings)

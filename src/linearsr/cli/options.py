@@ -88,6 +88,5 @@ FormatOf = Annotated[
 ]
 Quality = Annotated[int, Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing results.")]
-KeepTimes = Annotated[bool, Option("--keep-times", help="Copy the file times of each input.")]
 JsonLines = Annotated[bool, Option("--json", help="Print one JSON line per image to stdout.")]
 JsonDocument = Annotated[bool, Option("--json", help="Print one JSON document to stdout.")]

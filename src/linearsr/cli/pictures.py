@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from linearsr.cli.console import FAILED, INTERRUPTED, BatchProgress, say, stop, 
 from linearsr.images.files import tell_others
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import Job
-from linearsr.jobs.run import Rules, Work, run_job
+from linearsr.jobs.run import Work, run_job
 from linearsr.jobs.sources import Source, find_sources, folders_of, split_results
 
 _HEAD: dict[str, Any] = dict.fromkeys(("input", "output", "status", "size", "seconds")) | {"warnings": []}
@@ -33,23 +33,21 @@ def inputs_of(
 def run_all(
     jobs: Sequence[Job],
     work: Work,
-    rules: Rules,
     *,
+    overwrite: bool = False,
     as_json: bool,
     settings: dict[str, Any],
-    elsewhere: Callable[[Sequence[Job]], Iterator[dict[str, Any]]] | None = None,
 ) -> None:
     """Do all jobs and end the command: with status 0, or 1 if some failed, or 130 on Ctrl-C.
 
-    `elsewhere` does jobs in other processes, in the place of `work`, and yields their records in order. With
-    `as_json` every job gives a line on stdout: input, output, status, size, seconds, warnings, the `settings` and an
-    error, null where there is none. Everything said to people goes to stderr.
+    With `as_json` every job gives a line on stdout: input, output, status, size, seconds, warnings, the `settings` and
+    an error, null where there is none. Everything said to people goes to stderr.
     """
     counts: Counter[str] = Counter()
     try:
         with BatchProgress(len(jobs)) as progress:
-            here = (run_job(job, work, progress, rules) for job in jobs)
-            for job, record in zip(jobs, here if elsewhere is None else elsewhere(jobs), strict=True):
+            for job in jobs:
+                record = run_job(job, work, progress, overwrite)
                 counts[record["status"]] += 1
                 progress.finish_image()
                 if as_json:

@@ -12,7 +12,7 @@ from linearsr.cli.loading import check_degradation, check_new_file, load_tagger
 from linearsr.cli.options import MAX_PIXELS, Device, Images, JsonLines, MaxPixels
 from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.names import Job, piped
-from linearsr.jobs.run import Rules, Watcher, pending
+from linearsr.jobs.run import Watcher, pending
 from linearsr.jobs.sources import read_lists
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def tag(
         if pending(jobs, overwrite=False):
             used = load_tagger(tagger, model, vocabulary, weights, device)
         try:
-            run_all(jobs, work, Rules(), as_json=as_json, settings={"tags": None})
+            run_all(jobs, work, as_json=as_json, settings={"tags": None})
         finally:
             if file is not None and file.known:
                 file.write()

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from linearsr.cli.console import doing, say, say_unknown, stop, told
+from linearsr.cli.console import doing, say_unknown, stop, told
 from linearsr.cli.loading import heard_tags
 from linearsr.cli.options import (
     MAX_PIXELS,
+    Device,
     FormatOf,
     Images,
     JsonLines,
-    KeepTimes,
     MaxPixels,
     Model,
     Overwrite,
@@ -23,7 +23,7 @@ from linearsr.cli.options import (
 )
 from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.names import Job, output_place, piped, plan
-from linearsr.jobs.run import Rules, no_work, pending, write_out
+from linearsr.jobs.run import no_work, pending, write_out
 from linearsr.jobs.sources import mark_results, read_lists
 from linearsr.jobs.upscaling import Upscaling
 from linearsr.settings import Fit
@@ -55,9 +55,7 @@ def upscale(
     megapixels: Annotated[
         float | None, Option(min=0.0001, help="Size of the results in millions of pixels.")
     ] = None,
-    device: Annotated[
-        str, Option(help="auto, cpu, cuda, mps, ..., or several to share the images: cuda:0,cuda:1.")
-    ] = "auto",
+    device: Device = "auto",
     dtype: WeightType = "auto",
     format: FormatOf = None,
     suffix: Annotated[
@@ -79,7 +77,6 @@ def upscale(
     strict: Annotated[
         bool, Option("--strict", help="Refuse damaged files instead of reading what is left.")
     ] = False,
-    keep_times: KeepTimes = False,
     overwrite: Overwrite = False,
     verbose: Annotated[
         bool, Option("--verbose", "-v", help="Report the memory each image needs, and the progress.")
@@ -126,8 +123,7 @@ def upscale(
         jobs = [pipes.called(job) for job in plan(sources, place.namer(size))]
         if place.folder is not None and any(job.error is None for job in jobs):
             mark_results(place.folder, pipes.names)
-        rules = Rules(overwrite, keep_times)
-        _run(upscaling, jobs, device.split(","), rules, pipes.to_stdout, as_json)
+        _run(upscaling, jobs, device, pipes.to_stdout, as_json)
 
 
 def _own_scale(model: str) -> float:
@@ -138,27 +134,12 @@ def _own_scale(model: str) -> float:
         return model_scale(model)
 
 
-def _run(
-    upscaling: Upscaling, jobs: list[Job], devices: list[str], rules: Rules, to_stdout: bool, as_json: bool
-) -> None:
-    settings: dict[str, Any] = {"seed": upscaling.settings["seed"], "model": None, "tags": None}
-    todo = pending(jobs, rules.overwrite)
-    if not todo:  # nothing needs a model
-        run_all(jobs, no_work, rules, as_json=as_json, settings={**settings, "unknown_tags": []})
-        return
-    loading = doing("loading the model")
-    if len(devices) == 1 or len(todo) == 1:
-        with loading, told():
-            work, unknown = upscaling.load(devices[0])
+def _run(upscaling: Upscaling, jobs: list[Job], device: str, to_stdout: bool, as_json: bool) -> None:
+    work, unknown = no_work, list[str]()
+    if pending(jobs, upscaling.overwrite):  # else nothing needs a model
+        with doing("loading the model"), told():
+            work, unknown = upscaling.load(device)
         say_unknown(unknown)
-        settings["unknown_tags"] = unknown
         work = write_out(work, sys.stdout.buffer) if to_stdout else work
-        run_all(jobs, work, rules, as_json=as_json, settings=settings)
-        return
-    from linearsr.jobs.processes import Workers
-
-    with Workers(upscaling.load, devices[: len(todo)], say, rules) as workers:
-        with loading, told():
-            settings["unknown_tags"] = workers.start()
-        say_unknown(settings["unknown_tags"])
-        run_all(jobs, no_work, rules, as_json=as_json, settings=settings, elsewhere=workers.run)
+    settings = {"seed": upscaling.settings["seed"], "model": None, "tags": None, "unknown_tags": unknown}
+    run_all(jobs, work, overwrite=upscaling.overwrite, as_json=as_json, settings=settings)

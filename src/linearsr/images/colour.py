@@ -15,7 +15,6 @@ _STUDIO_SPAN = 219 / 255
 _WAVELET_LEVELS = 4
 WAVELET_REACH = 2**_WAVELET_LEVELS
 """LR pixels in each direction that `wavelet_colour_fix` and `clamp_keeping_means` each look at."""
-_LEAST_DEVIATION = 1 / 255
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -86,16 +85,6 @@ def clamp_keeping_means(image: Tensor, lr: Tensor) -> Tensor:
         ValueError: as `wavelet_colour_fix`, or a value is NaN or infinite.
     """
     return wavelet_colour_fix(to_unit(image), lr).clamp(0, 1)
-
-
-def match_statistics(image: Tensor, own: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> Tensor:
-    """Give `image` (B, C, H, W), a part of one with its `own` mean and deviation (B, C, 1, 1), the `wanted` ones.
-
-    Adaptive instance normalisation (Huang and Belongie 2017, eq. 8) on pixels. A channel whose deviation is below
-    one of 255 levels counts as flat, and is not stretched. The result may leave [0, 1]; clamp at the end.
-    """
-    (mean, deviation), (wanted_mean, wanted_deviation) = own, wanted
-    return (image - mean) * (wanted_deviation / deviation.clamp(min=_LEAST_DEVIATION)) + wanted_mean
 
 
 def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:

@@ -3,9 +3,7 @@
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +50,15 @@ def no_work(job: Job, watcher: Watcher) -> dict[str, Any]:
     raise ValueError("its result was removed in the meantime: run the command again")
 
 
-@dataclass(frozen=True)
-class Rules:
-    """`overwrite`: replace results that exist; `keep_times`: give each result the times of its input."""
-
-    overwrite: bool = False
-    keep_times: bool = False
-
-
-def run_job(job: Job, work: Work, watcher: Watcher, rules: Rules) -> dict[str, Any]:
+def run_job(job: Job, work: Work, watcher: Watcher, overwrite: bool = False) -> dict[str, Any]:
     """The record of a job: done, skipped, or failed for whatever reason. Says the outcome.
 
     Another run may work on the same folder, so that it is asked here, and once more after a failure, whether the result
-    is there.
+    is there; `overwrite` replaces it.
     """
     if job.error is not None:
         return _failed(job, job.error, watcher)
-    if _is_made(job) and not rules.overwrite:
+    if _is_made(job) and not overwrite:
         if os.path.isdir(job.output or ""):
             return _failed(job, f"{job.output_label} is a folder: choose another place with -o", watcher)
         return _skipped(job, "exists (--overwrite replaces it)", watcher)
@@ -76,10 +66,8 @@ def run_job(job: Job, work: Work, watcher: Watcher, rules: Rules) -> dict[str, A
     try:
         with heard() as notes:
             result = work(job, watcher)
-            if rules.keep_times and job.output is not None:
-                _keep_times(job.input, job.output)
     except Exception as error:
-        if _is_made(job) and not rules.overwrite:
+        if _is_made(job) and not overwrite:
             return _skipped(job, "was created by another run in the meantime", watcher)
         if debugging():
             raise
@@ -107,14 +95,6 @@ def write_out(work: Work, stream: Any) -> Work:
         return result
 
     return do
-
-
-def _keep_times(source: Path, target: Path) -> None:
-    try:
-        status = os.stat(source)
-        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-    except OSError as error:
-        warnings.warn(f"its file times cannot be copied ({error.strerror})", stacklevel=2)
 
 
 def _is_made(job: Job) -> bool:

@@ -8,13 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.images.colour import (
-    WAVELET_REACH,
-    clamp_keeping_means,
-    match_statistics,
-    to_unit,
-    wavelet_colour_fix,
-)
+from linearsr.images.colour import WAVELET_REACH, clamp_keeping_means, to_unit, wavelet_colour_fix
 from linearsr.images.graphics import SQUARES_REACH, squares_where_lost
 from linearsr.images.resize import resize_rows, scaled_size
 from linearsr.models.codec import Codec
@@ -217,31 +211,17 @@ class FinishedRows:
         self._own_size = self._lr_size[0] * scale, self._lr_size[1] * scale
         self._size = scaled_size(*self._lr_size, options.scale)
         self._color_fix, self._drawing = options.color_fix, options.drawing
-        self._statistics: Tensor | None = None
         self.cost = _PIXEL_COST * self._own_size[0] * self._own_size[1]
 
     def run(self) -> None:
         """Write all rows from top to bottom. Raises ValueError where they are not finite."""
-        if self._color_fix == "adain":
-            self._statistics = self._work.do("colours", 0, self._survey)
         self._work.do("writing", self.cost, self._write_all)
 
     def _write_all(self, report: Report) -> None:
-        for top, bottom in self._strips(self._size[0]):
+        height, lr_height = self._size[0], self._lr.own_size[0]
+        for top, bottom in strips(height, self._work.rows(height, lr_height, _OUTPUT_STRIPS)):
             self._write(self.read(top, bottom).permute(0, 2, 3, 1).cpu().numpy())
-            report(bottom / self._size[0])
-
-    def _strips(self, height: int) -> Iterator[tuple[int, int]]:
-        return strips(height, self._work.rows(height, self._lr.own_size[0], _OUTPUT_STRIPS))
-
-    def _survey(self, report: Report) -> Tensor:
-        """Sums of x and x^2 for the channels of the pictures and of their references: (B, 12)."""
-        total = torch.zeros((), dtype=torch.float64)
-        for top, bottom in self._strips(self._own_size[0]):
-            both = torch.cat([self._cropped(top, bottom), self._reference(top, bottom)], dim=1).double()
-            total = total + torch.cat([both.sum((2, 3)), both.square().sum((2, 3))], dim=1).cpu()
-            report(bottom / self._own_size[0])
-        return total
+            report(bottom / height)
 
     def read(self, top: int, bottom: int) -> Tensor:
         """Rows of the results, (B, 3, bottom - top, W), clamped to [0, 1]."""
@@ -273,28 +253,11 @@ class FinishedRows:
     def _unit(self, top: int, bottom: int) -> Tensor:
         return (self._lr.unpadded(top, bottom) + 1) / 2
 
-    def _reference(self, top: int, bottom: int) -> Tensor:
-        return resize_rows(self._unit, self._lr_size, self._own_size, top, bottom, "bicubic")
-
     def _coloured(self, top: int, bottom: int) -> Tensor:
         if self._color_fix == "none":
             return self._cropped(top, bottom)
-        if self._color_fix == "adain":
-            assert self._statistics is not None
-            image = self._cropped(top, bottom)
-            count = self._own_size[0] * self._own_size[1]
-            return match_statistics(image, *_mean_and_deviation(self._statistics, count, image))
         return self._beside_lr(self._cropped, _with_low_frequencies, 2 * WAVELET_REACH, top, bottom)
 
 
 def _with_low_frequencies(image: Tensor, lr: Tensor) -> Tensor:
     return clamp_keeping_means(wavelet_colour_fix(image, lr), lr)
-
-
-def _mean_and_deviation(total: Tensor, count: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of images, then of their references: (B, C, 1, 1) from the sums of `FinishedRows._survey`."""
-    sums, squares = total[..., None, None].chunk(2, dim=1)
-    mean = sums / count
-    variance = (squares - count * mean.square()).clamp(min=0) / max(1, count - 1)
-    means, deviations = (x.to(like).chunk(2, dim=1) for x in (mean, variance.sqrt()))
-    return zip(means, deviations, strict=True)
