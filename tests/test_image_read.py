@@ -45,10 +45,6 @@ def test_every_kind_of_source(tmp_path):
             assert np.array_equal(levels(read_image(source)), RGB8)
 
 
-def test_one_pixel_is_a_picture():
-    assert levels(read_image(encoded(RGB8[:1, :1]))).tolist() == [[RGB8[0, 0].tolist()]]
-
-
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])
 def test_grey_stays_one_channel(mode):
     image = Image.fromarray(RGB8).convert(mode)

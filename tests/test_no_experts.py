@@ -1,4 +1,4 @@
-"""A model without experts, of a trunk and a mean alone: its folder, commands, strips, 8 bits and service."""
+"""A model without experts, of a trunk and a mean alone: its folder, commands, strips and service."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,7 @@ from PIL import Image
 
 from commands import document, done, linearsr, refused
 from linearsr import LinearSRPipeline
-from linearsr.backends.int8_ranges import agreement, drawn, observed_ranges
 from linearsr.evaluation.counting import count_parts
-from linearsr.models import int8
 from linearsr.models.codec import ResidualCodec
 from linearsr.serving.worker import card
 from linearsr.training.runs import assemble
@@ -86,16 +84,6 @@ def test_a_service_takes_no_steps(pipe: LinearSRPipeline) -> None:
 
 def test_its_parts_are_counted(pipe: LinearSRPipeline) -> None:
     assert [part.part for part in count_parts(pipe, 8, 8)] == ["lr_stem", "codec", "trunk"]
-
-
-def test_8_bits(folder: Path, photo: np.ndarray) -> None:
-    pipe = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
-    ranges = observed_ranges(pipe, [photo])
-    assert "body.0.rdb1" in ranges
-    if int8.supported():
-        exact = drawn(pipe, [photo])
-        int8.use_int8_(pipe.trunk, ranges)
-        assert 40 < min(agreement(drawn(pipe, [photo]), exact)) < 200
 
 
 def test_steps_and_parts_that_do_not_fit(pipe: LinearSRPipeline, photo: np.ndarray) -> None:

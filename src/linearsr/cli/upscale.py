@@ -23,7 +23,7 @@ from linearsr.cli.options import (
 )
 from linearsr.cli.pictures import inputs_of, run_all
 from linearsr.jobs.names import Job, output_place, piped, plan
-from linearsr.jobs.run import no_work, pending, write_out
+from linearsr.jobs.run import Work, no_work, pending, write_out
 from linearsr.jobs.sources import mark_results, read_lists
 from linearsr.jobs.upscaling import Upscaling
 from linearsr.settings import Fit
@@ -135,7 +135,8 @@ def _own_scale(model: str) -> float:
 
 
 def _run(upscaling: Upscaling, jobs: list[Job], device: str, to_stdout: bool, as_json: bool) -> None:
-    work, unknown = no_work, list[str]()
+    work: Work = no_work
+    unknown: list[str] = []
     if pending(jobs, upscaling.overwrite):  # else nothing needs a model
         with doing("loading the model"), told():
             work, unknown = upscaling.load(device)
