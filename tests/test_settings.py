@@ -31,7 +31,7 @@ def test_each_setting_is_an_option_a_keyword_and_a_field(command):
         ("steps", [0, 1000], [-1, 1.0, "4", False]),
         ("fidelity", [0, 0.5, 1], [-0.1, 1.1, float("inf")]),
         ("guidance_scale", [0, 1, 30.0], [-1, float("inf"), "1"]),
-        ("color_fix", ["none", "adain"], ["sepia", 1]),
+        ("color_fix", ["none", "wavelet"], ["sepia", 1]),
     ],
 )
 def test_values_are_checked(name, good, bad):
