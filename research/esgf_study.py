@@ -107,6 +107,7 @@ def _fine_tune(
         "stop_at_knee": False,
         "save_every_images": images,
         "stage": stage,
+        "data": {"best_share": 0.5},
         "validation": {"every_images": every, "sample_pictures": 0},
         "optimizer": {"lr": rate, "final_lr": rate},
     }

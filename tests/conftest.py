@@ -13,8 +13,8 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 SLOW = """
-    allocator bench bulk bulk_ray cli_bad_input cli_convert cli_knee cli_large cli_tag cli_train cli_upscale
-    cli_workers data data_choice default_model degradation degradation_choice degradation_effects dispatcher distill
+    allocator bench bulk bulk_ray bulk_s3 cli_bad_input cli_convert cli_knee cli_large cli_tag cli_train cli_upscale
+    data data_choice default_model degradation degradation_choice degradation_effects dispatcher distill
     distill_losses distributed eval eval_pyiqa eval_resume full_size_tags guard guided_training integrations_comfyui
     integrations_diffusers kill miniature one_step partition partition_adaptive pipeline pipeline_steps plan
     plan_dry_run recipe rrdb sana_parity serve serve_admission serve_connections serve_endurance

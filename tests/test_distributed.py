@@ -197,10 +197,17 @@ def test_a_mistake_is_said_once(photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_first_version_of_fsdp_is_refused(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("version", "optimizer", "message"),
+    [
+        (1, "adamw", r"^FSDP: version 1 .* fsdp_version: 2"),
+        (2, "came", r"^optimizer\.name: came .* adamw"),
+    ],
+)
+def test_what_does_not_work_on_split_weights_is_refused(
+    version: int, optimizer: str, message: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
+    split = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=version)))
     monkeypatch.setattr("linearsr.training.processes.Accelerator", lambda **how: split)
-    with pytest.raises(ConfigError, match=r"^FSDP: version 1 .* fsdp_version: 2"):
-        start(TrainConfig(**settings(photos, tmp_path / "run")))
+    with pytest.raises(ConfigError, match=message):
+        start(TrainConfig(**settings(photos, tmp_path / "run", optimizer={"name": optimizer})))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from linearsr.guidance.base import Guidance, Tagger
 
 _Model = TypeVar("_Model", bound="LinearSRModel")
+_READING = Lock()
+"""Held while a tagger is read, which threads that share a model may ask for at once."""
 
 
 class LinearSRModel:
@@ -168,8 +171,9 @@ class LinearSRModel:
     @property
     def tagger(self) -> "Tagger | None":
         """Finds tags. One whose tags do not guide the model is read when it is first asked for."""
-        if self._tagger is None and self._read_tagger is not None:
-            self._tagger = self._read_tagger(self.dtype, self.device)
+        with _READING:
+            if self._tagger is None and self._read_tagger is not None:
+                self._tagger = self._read_tagger(self.dtype, self.device)
         return self._tagger
 
     @tagger.setter

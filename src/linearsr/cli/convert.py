@@ -106,14 +106,14 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     from linearsr.images.files import list_images
     from linearsr.models.int8 import supported, use_int8_
 
-    if not supported():
-        stop("this torch has no 8-bit convolutions, so ranges cannot be checked: convert on another machine")
     files = list_images(photos)
     if len(files) < 2:
         stop(f"{shown(photos)}: give at least two photos, one to find the ranges on and one to check them")
     folder, pipeline = _in_float32(source)
     if pipeline.trunk is None:
         stop(f"{source} has no trunk, which is the part that computes in 8 bits")
+    if not supported():
+        stop("this torch has no 8-bit convolutions, so ranges cannot be checked: convert on another machine")
     with Bars() as progress:
         images = lr_images(files[::2][:_MOST_PHOTOS])
         ranges = observed_ranges(pipeline, progress.bars.track(images, description="finding ranges"))

@@ -47,7 +47,7 @@ def evaluate(
     ] = None,
     lr: Annotated[
         Path | None,
-        Option(metavar="LR_DIR", help="Restore these LR images instead: those of --data, or alone."),
+        Option(metavar="LR_DIR", help="LR images to restore; with --data, those of its photos."),
     ] = None,
     degrade: Degrade = "mild",
     seed: Seed = 0,

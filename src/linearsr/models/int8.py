@@ -188,8 +188,8 @@ def supported() -> bool:
 def faster_than(dtype: torch.dtype) -> bool:
     """Whether this processor computes clearly faster in 8 bits than in `dtype`.
 
-    It does with VNNI, except that AMX is as fast in bfloat16. A trial would choose differently on a busy machine, and
-    the same command would give other bytes.
+    It does with AVX-512 VNNI, except that AMX is as fast in bfloat16. A trial would choose differently on a busy
+    machine, and the same command would give other bytes.
     """
     # with VNNI they take 0.36 to 0.45 of the time in float32 and 0.63 to 0.67 of that in bfloat16;
     # without, where sums may saturate, 0.57 to 0.7 of that in float32

@@ -14,7 +14,7 @@ from linearsr.training.section import Section
 class OptimizerConfig(Section):
     """Which optimizer, and its settings; times are counted in images."""
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: Literal["adamw", "came", "muon"] = "adamw"
     """`muon` orthogonalises the updates of dense layers (Jordan et al. 2024), the rest goes by AdamW."""
     lr: float = Field(5e-4, gt=0)
     final_lr: float = Field(1e-6, ge=0)
@@ -22,7 +22,7 @@ class OptimizerConfig(Section):
     warmup_images: int = Field(2000, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the first and second moments."""
+    """Decay of the first and second moments; `came` adds a third of its own, 0.9999."""
     max_grad_norm: float = Field(1.0, gt=0)
 
 
@@ -31,8 +31,14 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module) -> Optimizer:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.name == "adamw":
         return AdamW(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    from pytorch_optimizer import Muon
+    from pytorch_optimizer import CAME, Muon
 
+    if config.name == "came":
+        betas = (*config.betas, 0.9999)
+        came: Optimizer = CAME(
+            parameters, config.lr, betas=betas, weight_decay=config.weight_decay, eps1=1e-30, eps2=1e-16
+        )
+        return came
     dense = {id(weight) for weight in _dense_weights(network)}
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
     # at the adjusted rate an update is as large as AdamW's, so that one learning rate fits both (Moonlight, 2025)

@@ -51,6 +51,10 @@ def start(config: TrainConfig) -> Accelerator:
         plugin.cpu_ram_efficient_loading = False
         # autocast computes in bfloat16, as without splitting; `accelerate` would round inputs too, such as times
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        if config.optimizer.name == "came":
+            raise ConfigError(
+                "optimizer.name: came does not work on split weights (FSDP): choose adamw or muon"
+            )
     processes = accelerator.num_processes
     if config.batch_size % (processes * config.accumulation):
         times = f" times accumulation {config.accumulation}" if config.accumulation > 1 else ""
