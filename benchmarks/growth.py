@@ -5,7 +5,7 @@
 
 The weights are random, so that the sizes of the paper need none. `--sizes` are sides of the LR image, for x4. Times are
 medians after a warm-up. Quadratic attention is the same network with PyTorch's `scaled_dot_product_attention`; it is
-left out where it would take longer than `--max-seconds`, by its multiply-accumulates at the pace of ours.
+estimated (~) where it would take longer than `--max-seconds`, by its multiply-accumulates at the pace of ours.
 """
 
 import argparse
