@@ -180,7 +180,7 @@ class LinearSRPipeline(ImageWay):
         Args:
             seeds: of the noise, one for each.
             options: what is asked for all of them, as `self.options` gives it. The callback gets the latents of those
-                that take the same steps, and their "places" in `pictures`.
+                that take the same steps.
 
         Raises:
             ValueError: pictures of several sizes, guidance, which is each picture's own, or too little memory.
@@ -198,9 +198,8 @@ class LinearSRPipeline(ImageWay):
             alike[self._settled(options, lr)].append(place)
         results: dict[int, Picture] = {}
         for settled, places in alike.items():
-            told = replace(settled, callback=settled.callback and _of_places(settled.callback, places))
             group = self._rows(torch.cat([lrs[i] for i in places]))
-            colours, tags = self._colours(group, [seeds[i] for i in places], told)
+            colours, tags = self._colours(group, [seeds[i] for i in places], settled)
             for i, colour in zip(places, colours, strict=True):
                 results[i] = self._result(pictures[i], colour, tags, options)
         return [results[place] for place in range(len(pictures))]
@@ -269,10 +268,3 @@ class LinearSRPipeline(ImageWay):
         own = replace(options, scale=float(self.scale), fidelity=1.0, drawing=0.0, callback=None)
         drawn = self._upscale(Picture(alpha[..., None]), 0, own).colour[..., 0]
         return resize_alpha(checked_alpha(drawn, alpha), size)
-
-
-def _of_places(callback: StepCallback, places: list[int]) -> StepCallback:
-    def tell(pipe: Any, step: int, time: float, state: dict[str, Any]) -> dict[str, Tensor] | None:
-        return callback(pipe, step, time, {**state, "places": places})
-
-    return tell

@@ -23,8 +23,7 @@ Mean = Literal["first_step", "stem"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], "dict[str, Tensor] | None"]
 """(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
 
-"steps" are as many as this image takes, which may be fewer than another does. With `upscale_together`, "places" says of
-which pictures the latents are."""
+"steps" are as many as this image takes, which may be fewer than another does."""
 
 
 @dataclass(frozen=True)
