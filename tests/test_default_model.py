@@ -45,7 +45,9 @@ def test_strips_give_the_pixels_of_the_whole_in_its_own_type(
     picture = picture_from_array(photo)
     for rows in (4, 16):
         found = in_strips(pipe, picture.colour, fidelity=fidelity, strip_rows=rows)
-        np.testing.assert_array_equal(found, whole)
+        # in float32, kernels for other sizes may add up in another order
+        rounding = 0.0 if pipe.dtype == torch.bfloat16 else 1e-6
+        np.testing.assert_allclose(found, whole, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize(("kind", "most"), [("noise", 4), ("green", 1), ("narrow", 2)])

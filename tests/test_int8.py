@@ -1,6 +1,7 @@
 """Dense blocks in 8 bits: close to float32, the same bits by strips, chosen where they are faster."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -120,19 +121,34 @@ def test_a_trunk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "has_vnni", "has_amx", "expected"),
+    ("dtype", "processor", "expected"),
     [
-        (torch.float32, True, False, True),
-        (torch.float32, True, True, True),
-        (torch.float32, False, False, False),
-        (torch.bfloat16, True, False, True),
-        (torch.bfloat16, True, True, False),
-        (torch.float16, True, False, False),
+        (torch.float32, {"avx2"}, True),
+        (torch.float32, {"avx2", "vnni", "amx_tile"}, True),
+        (torch.float32, {}, False),
+        (torch.bfloat16, {"avx2"}, False),
+        (torch.bfloat16, {"avx2", "vnni"}, True),
+        (torch.bfloat16, {"avx2", "vnni", "amx_tile"}, False),
+        (torch.float16, {"avx2", "vnni"}, False),
     ],
 )
 def test_chosen_by_what_the_processor_has(
-    dtype: torch.dtype, has_vnni: bool, has_amx: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, processor: set[str], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    for feature in ("avx2", "vnni", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{feature}_supported", partial(bool, feature in processor))
     assert int8.faster_than(dtype) == expected
+
+
+@torch.no_grad()
+def test_without_vnni_weights_have_fewer_steps(
+    block: DenseBlock, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two products are added in 16 bits, a large sum would be cut off."""
+    for has_vnni, steps in ((True, 127), (False, 96)):
+        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", partial(bool, has_vnni))
+        convolution = int8.Int8Convolution(block.conv1, torch.ones(32))
+        largest = block.conv1.weight.abs().amax((1, 2, 3))
+        torch.testing.assert_close(convolution._scales, largest / steps)
+    made = whole(in_int8(block, x).rows(), x)
+    assert relative_error(made - x, whole(block.rows(), x) - x) < 0.05
