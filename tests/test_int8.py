@@ -135,6 +135,7 @@ def test_a_trunk() -> None:
 def test_chosen_by_what_the_processor_has(
     dtype: torch.dtype, processor: set[str], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for feature in ("avx2", "vnni", "amx_tile"):
         monkeypatch.setattr(torch.cpu, f"_is_{feature}_supported", partial(bool, feature in processor))
     assert int8.faster_than(dtype) == expected
@@ -146,7 +147,7 @@ def test_without_vnni_weights_have_fewer_steps(
 ) -> None:
     """Where two products are added in 16 bits, a large sum would be cut off."""
     for has_vnni, steps in ((True, 127), (False, 96)):
-        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", partial(bool, has_vnni))
+        monkeypatch.setattr(int8, "_has_vnni", partial(bool, has_vnni))
         convolution = int8.Int8Convolution(block.conv1, torch.ones(32))
         largest = block.conv1.weight.abs().amax((1, 2, 3))
         torch.testing.assert_close(convolution._scales, largest / steps)

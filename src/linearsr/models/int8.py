@@ -129,7 +129,7 @@ class Int8Convolution:
         bias = conv.bias
         self._bias = torch.zeros(len(weight)) if bias is None else bias.detach().float() / made
         # what one step is worth for each output channel
-        most = _STEPS if torch.cpu._is_vnni_supported() else _STEPS_WITHOUT_VNNI
+        most = _STEPS if _has_vnni() else _STEPS_WITHOUT_VNNI
         self._scales = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / most
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         integers = (weight / self._scales[:, None, None, None]).round().to(torch.int8)
@@ -197,9 +197,14 @@ def faster_than(dtype: torch.dtype) -> bool:
     # the trunk takes 0.36 to 0.45 of its time in float32 with VNNI and 0.47 to 0.7 without, 0.63 to 0.67 of bfloat16's
     faster = {
         torch.float32: torch.cpu._is_avx2_supported(),
-        torch.bfloat16: torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported(),
+        torch.bfloat16: _has_vnni() and not torch.cpu._is_amx_tile_supported(),
     }
     return faster.get(dtype, False) and supported()
+
+
+def _has_vnni() -> bool:
+    """Whether the processor has AVX-512 VNNI, and is not told to do without (ATEN_CPU_CAPABILITY=avx2)."""
+    return torch.cpu._is_vnni_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @cache
