@@ -253,7 +253,7 @@ def main() -> None:
         "--share", type=float, default=0.9, help="norm of the adversarial gradient over the others'"
     )
     parser.add_argument(
-        "--blend", type=float, default=0.45, help="how far on the way to what was trained is written"
+        "--blend", type=float, default=0.65, help="how far on the way to what was trained is written"
     )
     parser.add_argument("--crop", type=int, default=40, help="LR pixels")
     parser.add_argument("--batch", type=int, default=4)
