@@ -56,7 +56,7 @@ def test_text_of_any_length_does_not_stop_a_picture_and_is_carried(tmp_path, kin
     data = with_chunk(png_chunk(kind, text))
     picture = read_image(data)
     assert np.array_equal(levels(picture), NOISE)
-    assert picture.texts.png == ((kind, text),)
+    assert picture.png_texts == ((kind, text),)
     assert np.array_equal(rows_of(data, tmp_path), NOISE)
 
 

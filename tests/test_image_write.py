@@ -88,7 +88,7 @@ def test_filters_pay():
 def test_every_format_is_close_and_keeps_metadata(tmp_path, extension, channels):
     source = smooth_picture(channels)
     profile = SRGB if channels == 3 else None
-    picture = Picture(source.colour, None, 8, profile, camera_exif(), (300, 300))
+    picture = Picture(source.colour, icc_profile=profile, exif=camera_exif(), dpi=(300, 300))
     path = tmp_path / f"a{extension}"
     write_image(picture, path)
     back = read_image(path)

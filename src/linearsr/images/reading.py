@@ -267,8 +267,6 @@ def _samples(
 
 def _assemble(name: str, im: Image.Image, samples: Samples, keep: Keep = "all") -> Picture:
     height, width, channels = samples.colour.shape
-    notes = read_notes(name, im, (height, width, channels), managed=samples.managed, keep=keep)
-    colour = upright(samples.colour, notes.orientation)
-    alpha = None if samples.alpha is None else upright(samples.alpha, notes.orientation)
-    blocks = notes.icc_profile, notes.exif, notes.dpi
-    return Picture(colour, alpha, samples.bits, *blocks, texts=notes.texts, colour_chunks=notes.colour_chunks)
+    orientation, notes = read_notes(name, im, (height, width, channels), managed=samples.managed, keep=keep)
+    alpha = None if samples.alpha is None else upright(samples.alpha, orientation)
+    return Picture(upright(samples.colour, orientation), alpha, samples.bits, **vars(notes))

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from linearsr.images.files import is_tiff
-from linearsr.images.metadata import Keep, Notes, notes_of, read_notes
+from linearsr.images.metadata import Keep, read_notes
 from linearsr.images.opening import check_size, open_image, page_to_read
-from linearsr.images.picture import quantise, warn_of
+from linearsr.images.picture import Notes, quantise, warn_of
 from linearsr.images.png import all_but_image_data, copy_without_asides, described, is_png, scan
 from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
@@ -66,7 +66,7 @@ def decode(
     stored.clear()
     stored.append(samples)
     os.replace(stored.path, rows.path)
-    return rows, notes_of(picture)
+    return rows, picture.notes
 
 
 def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> tuple[RowFile, Notes] | None:
@@ -89,14 +89,14 @@ def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> 
         except OSError:
             return None
         shape = rows.height, rows.width, channels - (channels in {2, 4})
-        notes = read_notes(name, header, shape, managed=managed, keep=keep)
+        orientation, notes = read_notes(name, header, shape, managed=managed, keep=keep)
         profile = header.info.get("icc_profile")
-    if notes.orientation >= 5:
+    if orientation >= 5:
         rows = replace(rows, height=rows.width, width=rows.height)
     if managed:
         stored = _to_srgb(stored, folder / "srgb.rows", profile)
-    if notes.orientation != 1:
-        stored = _turned(stored, replace(rows, path=folder / "upright.rows"), notes.orientation)
+    if orientation != 1:
+        stored = _turned(stored, replace(rows, path=folder / "upright.rows"), orientation)
     os.replace(stored.path, rows.path)
     return rows, notes
 
