@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base
 
-from linearsr.images.files import JXL
 from linearsr.images.picture import FloatArray, warn_of
 from linearsr.images.png_colour import chunks_of_nclx
 from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
@@ -24,6 +23,7 @@ _SIDE, _PREVIEW_SIDE = ((9, 1), (13, 1), (18, 1), (30, 1)), ((6, 1), (8, 65), (1
 _BITS, _FLOAT_BITS = ((0, 8), (0, 10), (0, 12), (6, 1)), ((0, 32), (0, 16), (0, 24), (6, 1))
 _TICKS, _TICK_LENGTH = ((0, 100), (0, 1000), (10, 1), (30, 1)), ((0, 1), (0, 1001), (8, 1), (10, 1))
 _LOOPS = ((0, 0), (3, 0), (16, 0), (32, 0))
+_BARE_JXL = b"\xff\x0a"
 _LARGE_BOXES = frozenset({b"mdat", b"meta", b"moov"})
 _PACKED = {b"Exif": ("exif", "EXIF data"), b"xml ": ("xmp", "XMP packet")}
 _LONGEST_UNPACKED = 2**24
@@ -123,7 +123,7 @@ def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
 
 
 def _complete_jxl(name: str, im: Image.Image, data: bytes) -> None:
-    for kind, begin, end in boxes(data) if data.startswith(JXL[1]) else ():
+    for kind, begin, end in boxes(data) if not data.startswith(_BARE_JXL) else ():
         content = data[begin:end]
         if kind == b"xml ":
             im.info["xmp"] = content

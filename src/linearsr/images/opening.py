@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from linearsr.images.files import CAMERA_RAW, is_boxed, is_camera_raw, is_jxl, is_tiff, is_webp
+from linearsr.images.files import CAMERA_RAW, kind_of
 from linearsr.images.metadata import inherit_notes
 from linearsr.images.picture import ImageError
-from linearsr.images.png import header_only, is_png
+from linearsr.images.png import header_only
 
 MAX_ASPECT = 1000
 _BEGIN = 40
@@ -39,9 +39,9 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
     begin = file.read(_BEGIN)
     if not begin:
         raise ImageError(name, "is empty; get a new copy")
-    if is_camera_raw(begin):
+    if kind_of(begin) == "raw":
         raise ImageError(name, CAMERA_RAW)
-    if is_tiff(begin) and (page := page_to_read(name, file)):
+    if kind_of(begin) == "tiff" and (page := page_to_read(name, file)):
         from linearsr.images.tiff_reading import with_first_page
 
         file.seek(0)
@@ -57,14 +57,15 @@ def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
     """(width, height) of a file as stored, from its header: of PNG and JPEG XL nothing else is looked at."""
     with open(source, "rb") if isinstance(source, (str, Path)) else nullcontext(source) as file:
         begin = file.read(_BEGIN)
-        if is_png(begin):
+        kind = kind_of(begin)
+        if kind == "png":
             return open_image(name, header_only(begin[:33])).size
-        if is_jxl(begin):
+        if kind == "jxl":
             from linearsr.images.modern import jxl_header
 
             _use_jxl(name)
             return jxl_header(begin + file.read(_JXL_BOXES)).size
-        if is_webp(begin) or is_boxed(begin):
+        if kind in {"webp", "boxed"}:
             from linearsr.images.cut import filled_up
 
             # whose decoders want all of it
@@ -105,16 +106,17 @@ def page_to_read(name: str, file: BinaryIO) -> int | None:
 def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
     Image.init()
     image = _by_pillow(file, begin)
-    if image is None and is_tiff(begin):
+    missing = kind_of(begin) if image is None else ""
+    if missing == "tiff":
         from linearsr.images.tiff_reading import ForeignTiff
 
         with suppress(Exception):
             file.seek(0)
             return ForeignTiff(file)
-    if image is None and is_boxed(begin):
+    if missing == "boxed":
         _plugin(name, "a HEIC photo", "pillow_heif", "pillow-heif").register_heif_opener()
         image = _by_pillow(file, begin)
-    if image is None and is_jxl(begin):
+    if missing == "jxl":
         _use_jxl(name)
         image = _by_pillow(file, begin)
     if image is not None:
