@@ -12,14 +12,14 @@ from PIL import Image
 
 from linearsr.images.files import kind_of
 from linearsr.images.metadata import Keep, read_notes
-from linearsr.images.opening import check_size, open_image, page_to_read
+from linearsr.images.opening import check_size, open_image
 from linearsr.images.picture import Notes, quantise, warn_of
 from linearsr.images.png import all_but_image_data, copy_without_asides, described, scan
 from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
-from linearsr.images.tiff_reading import is_foreign
+from linearsr.images.tiff_reading import full_size_page, is_foreign
 from linearsr.runtime.devices import require_memory
 
 _SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
@@ -114,7 +114,7 @@ def _header(name: str, file: BinaryIO) -> Image.Image | None:
         return header
     if kind_of(begin) == "jpeg":
         return open_image(name, file)
-    if kind_of(begin) != "tiff" or page_to_read(name, file) is not None:
+    if kind_of(begin) != "tiff" or full_size_page(name, file) is not None:
         return None
     header = open_image(name, file)
     tags: Any = getattr(header, "tag_v2", {})
