@@ -59,6 +59,7 @@ FILES = {
         for mode, image in pillow_modes()
         if mode in ("L", "RGB", "CMYK")
     },
+    **{f"turned {n}.png": (Image.fromarray(picture().quantised()), {"exif": exif(n)}) for n in range(1, 9)},
     "key.png": (Image.fromarray(picture().quantised()).quantize(9), {"transparency": 3}),
     "notes.jpg": (
         Image.fromarray(picture().quantised()),
@@ -126,12 +127,6 @@ def test_the_first_picture_of_an_animated_png(tmp_path, has_default):
 def test_sixteen_bits(tmp_path, channels, extension):
     write_image(picture(channels, 16, exif=exif(), dpi=(150, 300)), tmp_path / f"a{extension}")
     assert_same_as_whole(tmp_path / f"a{extension}", tmp_path)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_turned_upright(tmp_path, orientation):
-    Image.fromarray(picture().quantised()).save(tmp_path / "a.png", exif=exif(orientation))
-    assert_same_as_whole(tmp_path / "a.png", tmp_path)
 
 
 def test_colours_multiplied_by_alpha_are_divided_by_it(tmp_path):
@@ -208,15 +203,6 @@ def test_a_result_by_rows_is_the_result_at_once(tmp_path, channels, bits, extens
         np.testing.assert_allclose(rows.alpha, whole.alpha, atol=1.01 / (255 if rows.bits == 8 else 65535))
     assert notes_of(tmp_path / f"rows{extension}") == notes_of(tmp_path / f"whole{extension}")
     assert shares == sorted(shares)
-
-
-def test_a_file_past_the_limit_of_tiff_is_big_tiff(tmp_path, monkeypatch):
-    monkeypatch.setattr("linearsr.images.tiff._LARGEST_FILE", 100)
-    write_image(picture(bits=16), tmp_path / "in.png")
-    doubled(tmp_path / "in.png", tmp_path / "out.tif", tmp_path).close()
-    with tifffile.TiffFile(tmp_path / "out.tif") as file:
-        assert file.is_bigtiff
-        assert file.asarray().shape == (2 * HEIGHT, 2 * WIDTH, 3)
 
 
 def test_a_result_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
