@@ -199,13 +199,6 @@ def keep_text(tags: MutableMapping[int, Any]) -> None:
             tags[tag] = _Verbatim(value)
 
 
-def profile_space(icc_profile: bytes) -> str:
-    """Return the colour space of an ICC profile, as "RGB" or "GRAY". Raises OSError if it is broken or cut."""
-    if int.from_bytes(icc_profile[:4], "big") > len(icc_profile):
-        raise OSError("its end is missing")
-    return str(ImageCms.ImageCmsProfile(BytesIO(icc_profile)).profile.xcolor_space).strip()
-
-
 def to_srgb(im: Image.Image, icc_profile: bytes) -> Image.Image:
     """Convert an image to sRGB through its profile. Raises ImageCms.PyCMSError if the profile does not fit."""
     source = ImageCms.ImageCmsProfile(BytesIO(icc_profile))
@@ -233,7 +226,9 @@ def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
     if not icc_profile:
         return None
     try:
-        space = profile_space(icc_profile)
+        if int.from_bytes(icc_profile[:4], "big") > len(icc_profile):
+            raise OSError("its end is missing")
+        space = str(ImageCms.ImageCmsProfile(BytesIO(icc_profile)).profile.xcolor_space).strip()
     except Exception:
         warn_of(name, "its ICC profile is broken and is dropped")
         return None

@@ -27,6 +27,7 @@ _BARE_JXL = b"\xff\x0a"
 _LARGE_BOXES = frozenset({b"mdat", b"meta", b"moov"})
 _PACKED = {b"Exif": ("exif", "EXIF data"), b"xml ": ("xmp", "XMP packet")}
 _LONGEST_UNPACKED = 2**24
+_AV1_BITS = {0x40: 10, 0x60: 12}
 _AV1_DEPTH = re.compile(rb"av1C\x81.(.)", re.DOTALL)
 
 
@@ -159,11 +160,12 @@ def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
     if im.format == "HEIF":
         return _deep_heif(im, data) if im.info.get("bit_depth", 8) > 8 else None
     is_animated = im.format == "JXL" and jxl_header(data).is_animated
-    depth = (
-        jxl_header(data).bits
-        if im.format == "JXL"
-        else max(map(_av1_depth, _AV1_DEPTH.findall(data)), default=8)
-    )
+    if im.format == "JXL":
+        depth = jxl_header(data).bits
+    else:
+        # by a byte of the configuration of AV1 (AV1 in ISO media, section 2.3)
+        flags = (found[0] & 0x60 for found in _AV1_DEPTH.findall(data))
+        depth = max((_AV1_BITS.get(flag, 8) for flag in flags), default=8)
     if depth <= 8 and not is_animated:
         return None
     codecs = _imagecodecs()
@@ -214,12 +216,6 @@ def _deep_heif(im: Image.Image, data: bytes) -> Samples:
 
 def _unit(array: NDArray[Any], depth: int) -> FloatArray:
     return array.astype(np.float32) / np.float32(2**depth - 1)
-
-
-def _av1_depth(flags: bytes) -> int:
-    """Bits per channel by a byte of the configuration of AV1 (AV1 in ISO media, section 2.3)."""
-    is_high, is_twelve = flags[0] & 0x40, flags[0] & 0x20
-    return (12 if is_twelve else 10) if is_high else 8
 
 
 def _imagecodecs() -> Any:

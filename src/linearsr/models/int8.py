@@ -107,7 +107,8 @@ class Int8Block:
         if torch.is_grad_enabled() or weight.device.type != "cpu" or weight.dtype == torch.float16:
             return block.layers()
         entry = PerPixel(lambda x: _as_bytes(x * self._per_step))
-        dense = [beside(on_channels, conv.rows(), PerPixel(_activated)) for conv in self._dense]
+        activated = PerPixel(lambda x: _as_bytes(F.leaky_relu(x, SLOPE, inplace=True)))
+        dense = [beside(on_channels, conv.rows(), activated) for conv in self._dense]
         end = PerPixel(lambda x: x.to(weight.dtype))
         return residual(entry, *dense, self._last.rows(), end, scale=BRANCH)
 
@@ -144,10 +145,6 @@ class Int8Convolution:
             x, 1.0, _ZERO, *weights, *layout, *made, "none", [], ""
         )
         return out
-
-
-def _activated(x: Tensor) -> Tensor:
-    return _as_bytes(F.leaky_relu(x, SLOPE, inplace=True))
 
 
 def _as_bytes(steps: Tensor) -> Tensor:
