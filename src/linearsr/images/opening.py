@@ -9,13 +9,10 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from linearsr.images.cut import filled_up
 from linearsr.images.files import CAMERA_RAW, kind_of
 from linearsr.images.metadata import inherit_notes
-from linearsr.images.modern import jxl_header
 from linearsr.images.picture import ImageError
 from linearsr.images.png import header_only
-from linearsr.images.tiff_reading import ForeignTiff, full_size_page, with_first_page
 
 MAX_ASPECT = 1000
 _BEGIN = 40
@@ -44,13 +41,16 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
         raise ImageError(name, "is empty; get a new copy")
     if kind_of(begin) == "raw":
         raise ImageError(name, CAMERA_RAW)
-    if kind_of(begin) == "tiff" and (page := full_size_page(name, file)):
-        file.seek(0)
-        data = file.read()
-        image = _opened(name, BytesIO(with_first_page(data, page)), begin)
-        with suppress(Exception):
-            inherit_notes(image, _opened(name, BytesIO(data), begin))
-        return image
+    if kind_of(begin) == "tiff":
+        from linearsr.images.tiff_reading import full_size_page, with_first_page
+
+        if page := full_size_page(name, file):
+            file.seek(0)
+            data = file.read()
+            image = _opened(name, BytesIO(with_first_page(data, page)), begin)
+            with suppress(Exception):
+                inherit_notes(image, _opened(name, BytesIO(data), begin))
+            return image
     return _opened(name, file, begin)
 
 
@@ -62,9 +62,13 @@ def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
         if kind == "png":
             return open_image(name, header_only(begin[:33])).size
         if kind == "jxl":
+            from linearsr.images.modern import jxl_header
+
             _use_jxl(name)
             return jxl_header(begin + file.read(_JXL_BOXES)).size
         if kind in {"webp", "boxed"}:
+            from linearsr.images.cut import filled_up
+
             # whose decoders want all of it
             return open_image(name, filled_up(begin + file.read())).size
         return open_image(name, file).size
@@ -93,6 +97,8 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
     image = _by_pillow(file, begin)
     missing = kind_of(begin) if image is None else ""
     if missing == "tiff":
+        from linearsr.images.tiff_reading import ForeignTiff
+
         with suppress(Exception):
             file.seek(0)
             return ForeignTiff(file)

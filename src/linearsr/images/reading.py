@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from linearsr.images.cut import is_cut, keep_what_is_read, read_what_is_there
 from linearsr.images.files import URL_PROBLEM, is_url, kind_of
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
-from linearsr.images.modern import complete_notes, deep_jpeg2000, deep_modern
 from linearsr.images.opening import check_size, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
 from linearsr.images.png import described, scan, without_asides
 from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
-from linearsr.images.tiff_reading import depth_of, foreign_samples, is_foreign
 
 Result = TypeVar("Result")
 
@@ -171,6 +168,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
         check_size(name, size_of(name, BytesIO(data)), max_pixels)
     ends_early = False
     if kind in {"boxed", "jpeg2000"}:
+        from linearsr.images.cut import is_cut
+
         ends_early = is_cut(data)
     if kind == "png":
         file = BytesIO(data)
@@ -190,6 +189,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
             im = open_image(name, data)
             check_size(name, im.size, max_pixels)
             if level is not None:
+                from linearsr.images.cut import keep_what_is_read
+
                 keep_what_is_read(im, level)
             return im
 
@@ -204,6 +205,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     except Exception as error:
         if kind == "png" and not ends_early:
             raise
+        from linearsr.images.cut import read_what_is_there
+
         try:
             im, samples, problem = read_what_is_there(data, decode)
         except Exception:
@@ -212,6 +215,8 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     if im.format not in _STILL_FORMATS and getattr(im, "is_animated", False):
         warn_of(name, "has several frames or pages; only the first is used")
     if im.format in _MODERN_FORMATS:
+        from linearsr.images.modern import complete_notes
+
         complete_notes(name, im, data)
     im.info.update(said)
     check_size(name, im.size, max_pixels)
@@ -244,11 +249,15 @@ def _samples(
 ) -> tuple[Image.Image, Samples]:
     im = opens()
     if isinstance(im, TiffImageFile):
+        from linearsr.images.tiff_reading import depth_of, foreign_samples, is_foreign
+
         if is_foreign(im):
             return im, foreign_samples(im, level)
         if im.mode == "CMYK" and depth_of(im) > 8:
             warn_of(name, f"of its {depth_of(im)} bits per channel 8 are used, for it is CMYK")
     if im.format == "JPEG2000" or im.format in _MODERN_FORMATS:
+        from linearsr.images.modern import deep_jpeg2000, deep_modern
+
         deep = deep_jpeg2000(im, data) if im.format == "JPEG2000" else deep_modern(name, im, data)
     else:
         deep = deep_ppm(data) if im.format == "PPM" else deep_colour(im, opens)

@@ -21,7 +21,6 @@ from linearsr.images.png import encode_png16, png_head
 from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
 from linearsr.images.texts import as_jpeg_segment, keyword_packet, packet_for_upright
-from linearsr.images.tiff import write_tiff
 
 FORMATS = {
     ".png": "PNG",
@@ -108,6 +107,8 @@ def picture_to_pil(picture: Picture) -> Image.Image:
 def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> bytes:
     metadata = _metadata(picture, path, file_format)
     if file_format == "TIFF":
+        from linearsr.images.tiff import write_tiff
+
         samples, file = picture.quantised(), BytesIO()
         write_tiff(
             file, BytesIO(), lambda *rows: samples[slice(*rows)], samples.shape, samples.dtype, metadata

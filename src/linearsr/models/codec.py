@@ -5,7 +5,7 @@ Shape legend: B batch, H W HR size in pixels, C latent channels. Images have val
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,40 @@ from torch import Tensor
 
 from linearsr.models.rows import Chain, Rows
 from linearsr.models.strided_stem import LRCondition
-from linearsr.runtime.checkpoints import PretrainedModule
-
-if TYPE_CHECKING:
-    from linearsr.models.dc_ae import DeepCompressionCodec
+from linearsr.runtime.checkpoints import PretrainedModule, StrPath
 
 
-Codec: TypeAlias = "ResidualCodec | DeepCompressionCodec"
-"""`encode`: images (B, 3, H, W), and what the stem says of them -> latents (B, C, H / compression, W / compression) of
-about unit deviation; `decode`: back. `stages`: the decoder by rows, as passes over all of them; none where `decode`
-takes any rows by themselves. `decoder_bytes`: of its widest layer at the size of the picture, per pixel."""
+class Codec(Protocol):
+    """What the pipeline and the trainer ask of a codec."""
+
+    @property
+    def compression(self) -> int:
+        """HR pixels per side of one latent position; H and W must be multiples of it."""
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latent."""
+
+    def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
+        """(B, 3, H, W) -> latent (B, C, H / compression, W / compression), about unit deviation."""
+
+    def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
+        """Latent -> image (B, 3, H, W) in about [-1, 1]."""
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's widest layer at the size of the picture, per pixel; 0 where it has no layers."""
+
+    def stages(self) -> "list[Stage]":
+        """The decoder by rows, as passes over all of them; none where `decode` takes any rows by themselves."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move or convert, as `torch.nn.Module.to`."""
+
+    def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
+        """Write config and weights into `folder`."""
+
+
 MakeRows = Callable[[Tensor | None], Rows]
 """Sums that the stage before left -> a part for one pass."""
 

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from linearsr.images.rows.row_file import RowFile
 from linearsr.streaming.memory import fits_in_memory
 
 ReadRows = Callable[[int, int], Tensor]
@@ -146,6 +145,8 @@ class FileBuffer:
     """A buffer in a file."""
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        from linearsr.images.rows.row_file import RowFile
+
         self._batch, self._channels, height, self._width = shape
         self._dtype = dtype
         row_bytes = prod(shape) // height * dtype.itemsize
