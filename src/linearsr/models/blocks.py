@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from linearsr.models.attention import CrossAttention, LinearSelfAttention
 from linearsr.models.linear_attention import sum_of
-from linearsr.models.rows import Chain, Convolution, PerPixel, Rows, beside, pointwise, through, whole
+from linearsr.models.rows import Chain, Convolution, PerPixel, Rows, beside, through, whole
 from linearsr.models.transformer_config import TransformerConfig
 
 TIME_CHANNELS = 256
@@ -199,6 +199,11 @@ def as_image(tokens: Tensor, width: int) -> Tensor:
 def per_token(function: Callable[[Tensor], Tensor]) -> PerPixel:
     """A function of tokens (..., C), for rows of an image of tokens."""
     return PerPixel(lambda x: as_image(function(as_tokens(x)), x.shape[3]))
+
+
+def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:

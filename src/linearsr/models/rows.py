@@ -87,12 +87,8 @@ class _Lagging:
 
 
 class Convolution(_Lagging):
-    """A convolution with zero padding, of any stride.
-
-    Args:
-        function: (rows, padding) -> what the convolution makes of them; None: its own.
-        beyond: what stands for zero.
-    """
+    """A convolution with zero padding, of any stride; `function` computes it from rows and padding in the place of its
+    weights, and `beyond` is what stands for zero."""
 
     def __init__(
         self,
@@ -302,8 +298,3 @@ def joined(*images: Tensor) -> Tensor:
     pixels = [image.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) for image in images]
     # told by its strides, an image alone in its batch may be of either layout, and `cat` on channels takes the other
     return torch.cat(pixels, dim=-1).permute(0, 3, 1, 2)
-
-
-def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
