@@ -25,7 +25,8 @@ from torch import Tensor
 from linearsr.evaluation.counting import evaluation_inputs, transformer_macs
 from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.evaluation.timing import measure
-from linearsr.models.blocks import Attention, LinearSelfAttention, TransformerBlock
+from linearsr.models.attention import Attention, LinearSelfAttention
+from linearsr.models.blocks import TransformerBlock
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import PRESETS
 from linearsr.runtime.devices import named_device
@@ -58,7 +59,7 @@ def with_softmax_attention(network: LinearSRTransformer) -> LinearSRTransformer:
         quadratic.load_state_dict(ours.state_dict())
         block.attn1 = quadratic.to(table.device, table.dtype)
         # bands are sums of linear attention
-        cast(TransformerBlock, block).processor = None
+        block.forward = cast(TransformerBlock, block).in_one
     return plain.eval()
 
 

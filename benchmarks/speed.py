@@ -65,7 +65,7 @@ def ways(model: str | None, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
         return image
 
     def run_plainly(name: str, fidelity: float | None) -> Tensor:
-        with patch("linearsr.models.bands.BAND_TOKENS", 2**62):
+        with patch("linearsr.models.blocks.BAND_TOKENS", 2**62):
             return ours(plain[name], fidelity)
 
     found: dict[str, Callable[[], Tensor]] = {}

@@ -65,7 +65,9 @@ def main() -> None:
                 preset: 2 * lr[None, :, :height, :width] - 1
                 for preset, (_, lr, _) in zip(args.degrade, photos, strict=True)
             }
-            summaries = {preset: stem.summary_of(lr) for preset, lr in inputs.items()}
+            summaries = {
+                preset: stem.summary.mean(stem.conv_in(stem.seen(lr))) for preset, lr in inputs.items()
+            }
             for preset, lr in inputs.items():
                 for told, summary in summaries.items():
                     image = predicted(stem, lr, summary)

@@ -45,6 +45,15 @@ def smooth_picture(height, width, channels=3, bits=8, **notes):
     return Picture(colour, alpha if channels in (2, 4) else None, bits, **notes)
 
 
+def camera_exif(orientation=1, width=47, height=61):
+    """With the size and the date of a photo, and its place."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x0100] = "A camera", orientation, width
+    exif[0x8769] = {0xA002: width, 0xA003: height, 0x9003: "2020:01:02 03:04:05"}
+    exif[0x8825] = {1: "N", 2: (50.0, 30.0, 0.0)}
+    return exif.tobytes()
+
+
 def random_picture(height=13, width=17, channels=3, bits=8, seed=0, **metadata):
     """`channels` counts alpha, as in PNG: 2 is grey with alpha, 4 is RGBA."""
     integers = np.random.default_rng(seed).integers(0, 2**bits, (height, width, channels))

@@ -27,11 +27,6 @@ def test_luma_agrees_with_scikit_image():
     np.testing.assert_allclose(got[:, 0].numpy(), expected, atol=1e-5)
 
 
-def test_luma_has_the_studio_range():
-    black_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    assert rgb_to_y(black_white).flatten().tolist() == pytest.approx([16 / 255, 235 / 255])
-
-
 def decompose(x, levels=4):
     """The published two-part form, with a full 3x3 kernel and a real convolution."""
     kernel = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=x.dtype) / 16
@@ -69,12 +64,6 @@ def test_wavelet_adds_low_frequencies_of_the_lr_grid_alone(size, seed, scale):
     torch.testing.assert_close(added, F.interpolate(low, scale_factor=scale, mode="bilinear"))
 
 
-def test_wavelet_removes_a_colour_shift_and_keeps_detail():
-    image, _ = random_pair((64, 64), 1)
-    shift = torch.tensor([0.2, -0.1, 0.05], dtype=image.dtype).view(1, 3, 1, 1)
-    torch.testing.assert_close(wavelet_colour_fix(image + shift, F.avg_pool2d(image, 4)), image)
-
-
 @pytest.mark.parametrize("kind", ["flat", "dark", "ramp", "noise", "squares"])
 def test_wavelet_keeps_the_mean_of_windows_whatever_the_network_drew(kind):
     """Within 1 level in windows of 32 LR pixels on flats, 2 on textures: a rim that is off, a shift, a hue."""
@@ -93,13 +82,6 @@ def test_wavelet_keeps_the_mean_of_windows_whatever_the_network_drew(kind):
     off = F.avg_pool2d(wavelet_colour_fix(drawn, lr), 4) - lr
     windows = F.avg_pool2d(off, 32, stride=8).abs().max() * 255
     assert windows < (1 if kind in ("flat", "dark", "ramp") else 2)
-
-
-@settings(max_examples=25, deadline=None)
-@given(sizes, st.integers(0, 100))
-def test_wavelet_keeps_the_mean_of_any_image(size, seed):
-    image, lr = random_pair(size, seed)
-    torch.testing.assert_close(wavelet_colour_fix(image, lr).mean((2, 3)), lr.mean((2, 3)))
 
 
 @pytest.mark.parametrize("fix", [wavelet_colour_fix, clamp_keeping_means])
@@ -149,11 +131,6 @@ def test_clamping_refuses_what_is_not_finite():
         image[0, 0, 3, 3] = value
         with pytest.raises(ValueError, match="not finite"):
             clamp_keeping_means(image, lr)
-
-
-def test_one_pixel_takes_the_reference_colour():
-    image, reference = random_pair((1, 1), 4)
-    torch.testing.assert_close(wavelet_colour_fix(image, reference), reference)
 
 
 def test_inputs_stay_untouched():

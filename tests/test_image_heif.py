@@ -120,7 +120,7 @@ def test_avif_is_written_and_read_with_its_metadata(tmp_path):
     np.testing.assert_allclose(picture.alpha, alpha, atol=4 / 255)
     assert picture.icc_profile == SRGB
     assert parse_exif(picture.exif)[0x010F] == "A camera"
-    assert b"sky" in picture.texts.xmp
+    assert b"sky" in picture.xmp
     grey = encode_image(Picture(colour[..., :1]), "a.avif")
     assert read_size(io.BytesIO(grey), "a") == (48, 64)
 
@@ -205,7 +205,7 @@ def test_the_xmp_of_a_jpeg_xl_is_kept(is_packed):
     data = jxl(SMOOTH, use_container=True, xmp=packet, compress_metadata=is_packed)
     assert (b"brob" in data) == is_packed
     picture = read_image(data)
-    assert b"a bridge" in picture.texts.xmp
+    assert b"a bridge" in picture.xmp
     assert parse_exif(picture.exif)[0x010F] == "A camera"
 
 

@@ -56,7 +56,7 @@ def test_what_the_first_page_says_goes_along_with_the_full_size_page(tmp_path):
     picture = read_image(data)
     assert np.array_equal(picture.quantised(), full.swapaxes(0, 1)[:, ::-1])
     assert parse_exif(picture.exif)[271] == "A camera"
-    assert b"a note" in picture.texts.xmp
+    assert b"a note" in picture.xmp
     rows = RowReader(tmp_path / "a.tif", tmp_path)
     assert np.array_equal(np.rint(rows.read(0, 17) * 255), picture.quantised())
     assert parse_exif(rows.notes.exif)[271] == "A camera"

@@ -36,32 +36,15 @@ def random_qkv(batch=2, heads=3, tokens=17, channels=4, dtype=torch.float32, see
     ("dtype", "tolerance"),
     [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)],
 )
-def test_equals_the_quadratic_loop(dtype, tolerance):
-    q, k, v = random_qkv(dtype=dtype)
-    out = relu_linear_attention(q, k, v)
-    assert out.dtype == dtype
-    torch.testing.assert_close(out.double(), quadratic_loop(q, k, v), rtol=tolerance, atol=tolerance)
-
-
-def test_equals_the_loop_on_strided_heads_and_other_key_counts():
-    x = torch.randn(2, 9, 3, 12, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("eps", [EPS, 3.0])
+def test_equals_the_quadratic_loop(dtype, tolerance, eps):
+    x = torch.randn(2, 9, 3, 12, generator=torch.Generator().manual_seed(1)).to(dtype)
+    # heads with strides, and fewer queries than keys
     q, k, v = (part.transpose(1, 2) for part in x.chunk(3, dim=-1))
-    torch.testing.assert_close(
-        relu_linear_attention(q[..., :5, :], k, v).double(),
-        quadratic_loop(q[..., :5, :], k, v),
-        rtol=1e-5,
-        atol=1e-5,
-    )
-
-
-def test_eps_counts_as_in_the_loop():
-    q, k, v = random_qkv()
-    torch.testing.assert_close(
-        relu_linear_attention(q, k, v, eps=3.0).double(),
-        quadratic_loop(q, k, v, eps=3.0),
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    q = q[..., :5, :]
+    out = relu_linear_attention(q, k, v, eps)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), quadratic_loop(q, k, v, eps), rtol=tolerance, atol=tolerance)
 
 
 @settings(max_examples=40, deadline=None)

@@ -85,34 +85,15 @@ def test_same_output(size, qk_norm, masked, fused):
         {"num_layers": 1, "qk_norm": "rms_norm_across_heads", "attention_bias": True, "patch_size": 2},
     ],
 )
+@pytest.mark.parametrize(("tokens", "timestep_scale"), [(1, 1.0), (TOKENS, 0.25), (60, 1.0)])
 @torch.no_grad()
-def test_same_output_for_every_setting(changes):
+def test_same_output_for_every_setting(changes, tokens, timestep_scale):
     theirs = sana(**changes)
-    latent, timestep, guidance = inputs(6, 10, batch=1)
-    expected = theirs(latent, guidance, timestep).sample
-    model = ours(theirs, **changes)
+    latent, timestep, guidance = inputs(6, 10, batch=1, tokens=tokens)
+    expected = theirs(latent, guidance, timestep * timestep_scale).sample
+    model = ours(theirs, **changes, timestep_scale=timestep_scale)
     assert relative_difference(model(latent, timestep, None, guidance), expected) < 1e-5
     assert relative_difference(model.fuse_projections_()(latent, timestep, None, guidance), expected) < 1e-5
-
-
-@torch.no_grad()
-def test_one_guidance_token_and_many():
-    theirs = sana()
-    for tokens in (1, 60):
-        latent, timestep, guidance = inputs(tokens=tokens)
-        expected = theirs(latent, guidance, timestep).sample
-        assert relative_difference(ours(theirs)(latent, timestep, None, guidance), expected) < 1e-5
-
-
-@torch.no_grad()
-def test_the_timestep_is_scaled_inside():
-    theirs = sana()
-    latent, timestep, guidance = inputs()
-    expected = theirs(latent, guidance, timestep * 0.25).sample
-    assert (
-        relative_difference(ours(theirs, timestep_scale=0.25)(latent, timestep, None, guidance), expected)
-        < 1e-5
-    )
 
 
 @pytest.mark.parametrize("qk_norm", [None, "rms_norm_across_heads"])

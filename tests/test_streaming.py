@@ -13,7 +13,7 @@ import tiny_model
 from linearsr.flow.sampler import initial_noise
 from linearsr.images.picture import Picture
 from linearsr.images.resize import resize, resize_rows
-from linearsr.models.bands import BlockRows
+from linearsr.models.blocks import as_image
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import PRESETS
 from linearsr.pipeline import LinearSRPipeline
@@ -225,11 +225,12 @@ def test_a_block_by_rows_equals_the_block():
     x, context = torch.randn(1, height * width, channels), torch.randn(1, 4, channels)
     modulation = torch.randn(1, 6, channels)
     with torch.inference_mode():
-        expected = block.in_one(x, context, None, modulation, height, width)[0]
+        expected = as_image(block.in_one(x, context, None, modulation, width), width)
         for split in ([1] * 11, [4, 4, 3], [11]):
-            strips = torch.split(x[0], [width * n for n in split])
-            rows = BlockRows(block, context, None, modulation[0], width)
-            out = torch.cat(list(rows.outputs(lambda strips=strips: strips)))
+            strips = torch.split(as_image(x, width), split, dim=2)
+            out = torch.cat(
+                list(block.by_rows(lambda strips=strips: strips, context, None, modulation[0])), 2
+            )
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 

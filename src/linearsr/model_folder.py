@@ -1,6 +1,7 @@
 """A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.resources import files
@@ -38,25 +39,13 @@ MODEL_INDEX = "model_index.json"
 _INT8_RANGES = "int8_ranges.safetensors"
 
 
-class _Kinds(Mapping[str, type[Any]]):
+class _Kinds(UserDict[str, Any]):
     """Classes by name, each imported when it is looked up; given as NAME=MODULE, or NAME=MODULE:CLASS."""
 
-    def __init__(self, **modules: str) -> None:
-        self._modules = modules
-
     def __getitem__(self, name: str) -> type[Any]:
-        module, _, own_name = self._modules[name].partition(":")
+        module, _, own_name = super().__getitem__(name).partition(":")
         kind: type[Any] = getattr(import_module(f"linearsr.{module}"), own_name or name)
         return kind
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._modules
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
 
 
 STEMS = _Kinds(PredictiveStem="models.lr_stem", StridedStem="models.strided_stem")

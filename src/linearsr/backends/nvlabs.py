@@ -74,17 +74,16 @@ def convert_pickle(checkpoint: Path, folder: Path) -> tuple[str, int]:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     network = LinearSRTransformer.from_state(config, state, checkpoint)
     written = {"_class_name": "SanaTransformer2DModel", "cross_attention_dim": config.width, **asdict(config)}
-    ours = (
+    for ours in (
         "lr_channels",
         "num_null_tokens",
         "prediction_type",
         "lr_skip",
         "detail_blocks",
         "detail_channels",
-    )
-    save_weights(
-        folder / "transformer", {name: value for name, value in written.items() if name not in ours}, state
-    )
+    ):
+        del written[ours]
+    save_weights(folder / "transformer", written, state)
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": _FLOW_SHIFT}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)

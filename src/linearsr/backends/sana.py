@@ -50,6 +50,8 @@ def start_from_sana(folder: Path, dtype: torch.dtype | None = None) -> LinearSRP
             f"{folder}: the autoencoder has {codec.latent_channels} channels, the transformer takes "
             f"{network.config.in_channels}"
         )
+    # between the LR image and the latent
+    halvings = (codec.compression // _SCALE).bit_length() - 1
     config = PipelineConfig(
         name=f"LinearSR from {folder.name}",
         num_inference_steps=_STEPS,
@@ -57,19 +59,12 @@ def start_from_sana(folder: Path, dtype: torch.dtype | None = None) -> LinearSRP
         color_fix="wavelet",
     )
     return LinearSRPipeline(
-        StridedStem(StridedStemConfig(_SCALE, LR_CHANNELS, _strided_layers(codec))).to(
-            network.scale_shift_table.dtype
-        ),
+        StridedStem(StridedStemConfig(_SCALE, LR_CHANNELS, halvings)).to(network.scale_shift_table.dtype),
         SNRExperts(Partition(), [network]),
         codec,
         config,
         _text_guidance(folder, network.config.caption_channels),
     )
-
-
-def _strided_layers(codec: DeepCompressionCodec) -> int:
-    """As many halvings as lie between the LR image and the latent."""
-    return (codec.compression // _SCALE).bit_length() - 1
 
 
 def _flow_shift(folder: Path) -> float:

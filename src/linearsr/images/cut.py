@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from linearsr.images.files import is_boxed, is_jpeg2000, is_webp
+from linearsr.images.files import kind_of
 from linearsr.images.modern import boxed_length
 from linearsr.images.samples import Samples
 
-_JPEG_START, _JPEG_END, _JPEG_GREY = b"\xff\xd8\xff", b"\xff\xd9", np.float32(128 / 255)
+_JPEG_END, _JPEG_GREY = b"\xff\xd9", np.float32(128 / 255)
 _JPEG_HEADER = re.compile(b"\xff[\xc4\xda\xdb\xdd]")
 _J2K_START, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
 _DROPPED, _LONGEST_FILL = 16, 16
@@ -36,7 +36,7 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
     Raises:
         ValueError: nothing is there; else what `decode` raises.
     """
-    if data.startswith(_JPEG_START):
+    if kind_of(data) == "jpeg":
         try:
             im, samples = decode(data + _JPEG_END, None)
         except OSError:
@@ -48,7 +48,7 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
         return im, samples, _missing(there[:, None])
     if (whole := _whole_jpeg2000(data)) is not None:
         return *decode(whole, None), "is truncated: its end is missing, and fine detail with it"
-    if is_webp(data) or is_boxed(data):
+    if kind_of(data) in {"webp", "boxed"}:
         im, samples, other = _decoded_twice(data, decode)
         same = np.logical_and.accumulate((samples.colour == other.colour).all(axis=(1, 2)))
         there = np.broadcast_to(same[:, None], samples.colour.shape[:2])
@@ -65,7 +65,7 @@ def _decoded_twice(data: bytes, decode: Decode) -> tuple[Image.Image, Samples, S
     Rows that depend on these are the last that are there; what follows is made of the filling.
     """
     problem: Exception = ValueError()
-    tries = product(_GIVEN_UP, _FILLINGS) if is_boxed(data) else [(0, (0, 0))]
+    tries = product(_GIVEN_UP, _FILLINGS) if kind_of(data) == "boxed" else [(0, (0, 0))]
     for given_up, (level, other_level) in tries:
         there = data[: len(data) - given_up]
         try:
@@ -112,7 +112,10 @@ def _missing(there: NDArray[np.bool_]) -> str:
 
 def is_cut(data: bytes) -> bool:
     """Whether a JPEG 2000, HEIC or AVIF file ends too early, which its decoder does not always tell."""
-    return (is_boxed(data) and boxed_length(data) > len(data)) or _whole_jpeg2000(data) not in {None, data}
+    return (kind_of(data) == "boxed" and boxed_length(data) > len(data)) or _whole_jpeg2000(data) not in {
+        None,
+        data,
+    }
 
 
 def _other_index(im: Image.Image) -> int:
@@ -125,7 +128,7 @@ def _other_index(im: Image.Image) -> int:
 
 def _whole_jpeg2000(data: bytes) -> bytes | None:
     """The file, with empty packets for what is missing (ISO 15444-1, A.4.2); None for another type."""
-    if not is_jpeg2000(data):
+    if kind_of(data) != "jpeg2000":
         return None
     begin = data.find(_J2K_START)
     at = data.find(_J2K_TILE, begin)
@@ -148,7 +151,7 @@ def filled_up(data: bytes, level: int = 0) -> bytes:
 
     Raises ValueError if not even what all rows depend on is there.
     """
-    if is_boxed(data):
+    if kind_of(data) == "boxed":
         return _filled(data, boxed_length(data), level)
     length = int.from_bytes(data[4:8], "little") + 8
     frame = data.find(b"VP8 ", 12, 4096)

@@ -15,11 +15,14 @@ whatever its name."""
 RESULTS_MARK = ".linearsr-results"
 """A file of this name marks a folder of results that lies among the inputs: a search leaves it out."""
 
-_BEGINNINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tiff", b"MM\0*": ".tiff"}
-
-
-_JPEG2000 = b"\xff\x4f\xff\x51"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_KINDS = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpeg",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tiff"),
+    b"\xff\x4f\xff\x51": "jpeg2000",
+    **dict.fromkeys((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"), "jxl"),
+}
+_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 _RAW = (b"FUJIFILMCCD-RAW", b"FOVb", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR")
 CAMERA_RAW = (
     "is a camera RAW file; convert it to TIFF, PNG or JPEG first, for example with darktable or RawTherapee"
@@ -27,8 +30,6 @@ CAMERA_RAW = (
 _BRANDS = frozenset({
     b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"heif", b"hevc", b"avif", b"avis",
 })  # fmt: skip
-JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-"""How a JPEG XL begins: bare, and in boxes."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 URL_PROBLEM = "is a URL: download it first, then name the file"
@@ -39,43 +40,25 @@ def is_url(name: str | os.PathLike[str]) -> bool:
     return _URL.match(os.fspath(name)) is not None
 
 
+def kind_of(begin: bytes) -> str:
+    """What a file is by its first bytes: "png", "jpeg", "tiff", "webp", "boxed" (HEIC and AVIF), "jpeg2000", "jxl",
+    "raw" (of a camera; others are TIFF, and `full_size_page` tells), or "" for anything else."""
+    kind = next((kind for start, kind in _KINDS.items() if begin.startswith(start)), "")
+    if begin.startswith(_RAW) or begin[4:12] == b"ftypcrx " or (kind == "tiff" and begin[8:10] == b"CR"):
+        return "raw"
+    if begin[:4] == b"RIFF" and begin[8:12] == b"WEBP":
+        return "webp"
+    if begin[4:8] == b"ftyp" and begin[8:12] in _BRANDS:
+        return "boxed"
+    return "jpeg2000" if begin[4:8] == b"jP  " else kind
+
+
 def suffix_for(begin: bytes) -> str:
     """The suffix of a file that begins so, if a result can be written in its format; else that of PNG."""
-    if is_webp(begin):
-        return ".webp"
     if begin[4:12] == b"ftypavif":
         return ".avif"
-    return next((suffix for start, suffix in _BEGINNINGS.items() if begin.startswith(start)), ".png")
-
-
-def is_webp(begin: bytes) -> bool:
-    """Whether a file begins as a WebP does."""
-    return begin[:4] == b"RIFF" and begin[8:12] == b"WEBP"
-
-
-def is_jpeg2000(begin: bytes) -> bool:
-    """Whether a file begins as a JPEG 2000 does."""
-    return begin.startswith(_JPEG2000) or begin[4:8] == b"jP  "
-
-
-def is_boxed(begin: bytes) -> bool:
-    """Whether a file begins as HEIC and AVIF do."""
-    return begin[4:8] == b"ftyp" and begin[8:12] in _BRANDS
-
-
-def is_jxl(begin: bytes) -> bool:
-    """Whether a file begins as a JPEG XL does."""
-    return begin.startswith(JXL)
-
-
-def is_tiff(begin: bytes) -> bool:
-    """Whether a file begins as a TIFF does."""
-    return begin.startswith(_TIFF)
-
-
-def is_camera_raw(begin: bytes) -> bool:
-    """Whether a file begins as those of some cameras do; others are TIFF, and `full_size_page` tells."""
-    return begin.startswith(_RAW) or begin[4:12] == b"ftypcrx " or (is_tiff(begin) and begin[8:10] == b"CR")
+    # of TIFF the small one, which every program reads
+    return ".png" if b"+" in begin[2:4] else _SUFFIXES.get(kind_of(begin), ".png")
 
 
 def is_image_name(path: Path) -> bool:

@@ -4,7 +4,7 @@ import copy
 import math
 import struct
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import replace
 from io import BytesIO
 from typing import Any, Literal, TypedDict
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
-from linearsr.images.picture import NO_TEXTS, Picture, Texts, warn_of
+from linearsr.images.picture import Notes, warn_of
 from linearsr.images.png_colour import hdr_curve
 from linearsr.images.texts import RECORDS, packet_for_upright, packet_without_places, records_in
 
@@ -65,27 +65,12 @@ class Metadata(TypedDict, total=False):
     chunks: tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True)
-class Notes:
-    """What a file says about its pixels; EXIF and XMP are of the upright picture, the profile fits its channels."""
-
-    orientation: int
-    icc_profile: bytes | None
-    exif: bytes | None
-    dpi: tuple[float, float] | None
-    texts: Texts = NO_TEXTS
-    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
-
-
-def notes_of(picture: Picture) -> Notes:
-    """The notes of a picture, which is upright."""
-    return Notes(1, picture.icc_profile, picture.exif, picture.dpi, picture.texts, picture.colour_chunks)
-
-
 def read_notes(
     name: str, im: Image.Image, shape: tuple[int, int, int], *, managed: bool, keep: Keep = "all"
-) -> Notes:
-    """The notes of an opened image, stored as (H, W, channels of colour); `managed`: its colours are sRGB already.
+) -> tuple[int, Notes]:
+    """The orientation of an opened image, stored as (H, W, channels of colour), and its notes.
+
+    `managed`: its colours are sRGB already.
 
     What is broken or does not fit is left out, with a warning.
     """
@@ -97,8 +82,8 @@ def read_notes(
         exif, orientation = Image.Exif(), 1
     height, width, channels = shape
     size = (height, width) if orientation >= 5 else (width, height)
-    if keep == "no places":
-        _drop_places(exif)
+    if keep == "no places" and IFD.GPSInfo in exif:
+        del exif[IFD.GPSInfo]
     try:
         block = exif_for_upright(exif, size) if keep != "nothing" else None
     except Exception:
@@ -109,13 +94,12 @@ def read_notes(
     if (colours or profile) and (curve := hdr_curve(dict(colours), profile)):
         label = "" if profile else "; only PNG keeps their label"
         warn_of(name, f"has HDR colours ({curve}), which are processed like SDR{label}")
-    return Notes(orientation, profile, block, read_dpi(im), _read_texts(name, im, size, keep), colours)
+    notes = Notes(icc_profile=profile, exif=block, dpi=read_dpi(im), colour_chunks=colours)
+    return orientation, notes if keep == "nothing" else replace(notes, **_read_texts(name, im, size, keep))
 
 
-def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -> Texts:
+def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -> dict[str, Any]:
     """XMP true for `size`, IPTC and PNG text of an opened image."""
-    if keep == "nothing":
-        return NO_TEXTS
     packet = im.info.get("xmp") or im.info.get("XML:com.adobe.xmp")
     if isinstance(packet, str):
         packet = packet.encode("utf-8", "replace")
@@ -125,7 +109,7 @@ def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -
     if xmp and keep == "no places":
         xmp = packet_without_places(xmp)
     records = im.info.get("iptc") or _records_of(im.info, getattr(im, "tag_v2", {}))
-    return Texts(xmp, records, im.info.get("png_texts", ()))
+    return {"xmp": xmp, "iptc": records, "png_texts": im.info.get("png_texts", ())}
 
 
 def _records_of(info: Mapping[Any, Any], tiff_tags: Mapping[int, Any]) -> bytes | None:
@@ -151,11 +135,6 @@ def inherit_notes(im: Image.Image, first: Image.Image) -> None:
         im.info.setdefault("xmp", packet)
     if records := _records_of(first.info, getattr(first, "tag_v2", {})):
         im.info.setdefault("iptc", records)
-
-
-def _drop_places(exif: Image.Exif) -> None:
-    if IFD.GPSInfo in exif:
-        del exif[IFD.GPSInfo]
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -220,13 +199,6 @@ def keep_text(tags: MutableMapping[int, Any]) -> None:
             tags[tag] = _Verbatim(value)
 
 
-def profile_space(icc_profile: bytes) -> str:
-    """Return the colour space of an ICC profile, as "RGB" or "GRAY". Raises OSError if it is broken or cut."""
-    if int.from_bytes(icc_profile[:4], "big") > len(icc_profile):
-        raise OSError("its end is missing")
-    return str(ImageCms.ImageCmsProfile(BytesIO(icc_profile)).profile.xcolor_space).strip()
-
-
 def to_srgb(im: Image.Image, icc_profile: bytes) -> Image.Image:
     """Convert an image to sRGB through its profile. Raises ImageCms.PyCMSError if the profile does not fit."""
     source = ImageCms.ImageCmsProfile(BytesIO(icc_profile))
@@ -254,7 +226,9 @@ def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
     if not icc_profile:
         return None
     try:
-        space = profile_space(icc_profile)
+        if int.from_bytes(icc_profile[:4], "big") > len(icc_profile):
+            raise OSError("its end is missing")
+        space = str(ImageCms.ImageCmsProfile(BytesIO(icc_profile)).profile.xcolor_space).strip()
     except Exception:
         warn_of(name, "its ICC profile is broken and is dropped")
         return None

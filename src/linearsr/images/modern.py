@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base
 
-from linearsr.images.files import JXL
 from linearsr.images.picture import FloatArray, warn_of
 from linearsr.images.png_colour import chunks_of_nclx
 from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
@@ -24,9 +23,11 @@ _SIDE, _PREVIEW_SIDE = ((9, 1), (13, 1), (18, 1), (30, 1)), ((6, 1), (8, 65), (1
 _BITS, _FLOAT_BITS = ((0, 8), (0, 10), (0, 12), (6, 1)), ((0, 32), (0, 16), (0, 24), (6, 1))
 _TICKS, _TICK_LENGTH = ((0, 100), (0, 1000), (10, 1), (30, 1)), ((0, 1), (0, 1001), (8, 1), (10, 1))
 _LOOPS = ((0, 0), (3, 0), (16, 0), (32, 0))
+_BARE_JXL = b"\xff\x0a"
 _LARGE_BOXES = frozenset({b"mdat", b"meta", b"moov"})
 _PACKED = {b"Exif": ("exif", "EXIF data"), b"xml ": ("xmp", "XMP packet")}
 _LONGEST_UNPACKED = 2**24
+_AV1_BITS = {0x40: 10, 0x60: 12}
 _AV1_DEPTH = re.compile(rb"av1C\x81.(.)", re.DOTALL)
 
 
@@ -123,7 +124,7 @@ def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
 
 
 def _complete_jxl(name: str, im: Image.Image, data: bytes) -> None:
-    for kind, begin, end in boxes(data) if data.startswith(JXL[1]) else ():
+    for kind, begin, end in boxes(data) if not data.startswith(_BARE_JXL) else ():
         content = data[begin:end]
         if kind == b"xml ":
             im.info["xmp"] = content
@@ -159,11 +160,12 @@ def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
     if im.format == "HEIF":
         return _deep_heif(im, data) if im.info.get("bit_depth", 8) > 8 else None
     is_animated = im.format == "JXL" and jxl_header(data).is_animated
-    depth = (
-        jxl_header(data).bits
-        if im.format == "JXL"
-        else max(map(_av1_depth, _AV1_DEPTH.findall(data)), default=8)
-    )
+    if im.format == "JXL":
+        depth = jxl_header(data).bits
+    else:
+        # by a byte of the configuration of AV1 (AV1 in ISO media, section 2.3)
+        flags = (found[0] & 0x60 for found in _AV1_DEPTH.findall(data))
+        depth = max((_AV1_BITS.get(flag, 8) for flag in flags), default=8)
     if depth <= 8 and not is_animated:
         return None
     codecs = _imagecodecs()
@@ -214,12 +216,6 @@ def _deep_heif(im: Image.Image, data: bytes) -> Samples:
 
 def _unit(array: NDArray[Any], depth: int) -> FloatArray:
     return array.astype(np.float32) / np.float32(2**depth - 1)
-
-
-def _av1_depth(flags: bytes) -> int:
-    """Bits per channel by a byte of the configuration of AV1 (AV1 in ISO media, section 2.3)."""
-    is_high, is_twelve = flags[0] & 0x40, flags[0] & 0x20
-    return (12 if is_twelve else 10) if is_high else 8
 
 
 def _imagecodecs() -> Any:

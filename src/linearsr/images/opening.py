@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from linearsr.images.files import CAMERA_RAW, is_boxed, is_camera_raw, is_jxl, is_tiff, is_webp
+from linearsr.images.files import CAMERA_RAW, kind_of
 from linearsr.images.metadata import inherit_notes
 from linearsr.images.picture import ImageError
-from linearsr.images.png import header_only, is_png
+from linearsr.images.png import header_only
 
 MAX_ASPECT = 1000
 _BEGIN = 40
@@ -39,17 +39,18 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
     begin = file.read(_BEGIN)
     if not begin:
         raise ImageError(name, "is empty; get a new copy")
-    if is_camera_raw(begin):
+    if kind_of(begin) == "raw":
         raise ImageError(name, CAMERA_RAW)
-    if is_tiff(begin) and (page := page_to_read(name, file)):
-        from linearsr.images.tiff_reading import with_first_page
+    if kind_of(begin) == "tiff":
+        from linearsr.images.tiff_reading import full_size_page, with_first_page
 
-        file.seek(0)
-        data = file.read()
-        image = _opened(name, BytesIO(with_first_page(data, page)), begin)
-        with suppress(Exception):
-            inherit_notes(image, _opened(name, BytesIO(data), begin))
-        return image
+        if page := full_size_page(name, file):
+            file.seek(0)
+            data = file.read()
+            image = _opened(name, BytesIO(with_first_page(data, page)), begin)
+            with suppress(Exception):
+                inherit_notes(image, _opened(name, BytesIO(data), begin))
+            return image
     return _opened(name, file, begin)
 
 
@@ -57,14 +58,15 @@ def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
     """(width, height) of a file as stored, from its header: of PNG and JPEG XL nothing else is looked at."""
     with open(source, "rb") if isinstance(source, (str, Path)) else nullcontext(source) as file:
         begin = file.read(_BEGIN)
-        if is_png(begin):
+        kind = kind_of(begin)
+        if kind == "png":
             return open_image(name, header_only(begin[:33])).size
-        if is_jxl(begin):
+        if kind == "jxl":
             from linearsr.images.modern import jxl_header
 
             _use_jxl(name)
             return jxl_header(begin + file.read(_JXL_BOXES)).size
-        if is_webp(begin) or is_boxed(begin):
+        if kind in {"webp", "boxed"}:
             from linearsr.images.cut import filled_up
 
             # whose decoders want all of it
@@ -90,31 +92,20 @@ def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def page_to_read(name: str, file: BinaryIO) -> int | None:
-    """Where the full-size page of a TIFF is, None for the first. Raises ImageError for camera RAW."""
-    from linearsr.images.tiff_reading import full_size_page
-
-    try:
-        return full_size_page(file)
-    except ValueError as error:
-        raise ImageError(name, str(error)) from error
-    except Exception:  # too broken to tell
-        return None
-
-
 def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
     Image.init()
     image = _by_pillow(file, begin)
-    if image is None and is_tiff(begin):
+    missing = kind_of(begin) if image is None else ""
+    if missing == "tiff":
         from linearsr.images.tiff_reading import ForeignTiff
 
         with suppress(Exception):
             file.seek(0)
             return ForeignTiff(file)
-    if image is None and is_boxed(begin):
+    if missing == "boxed":
         _plugin(name, "a HEIC photo", "pillow_heif", "pillow-heif").register_heif_opener()
         image = _by_pillow(file, begin)
-    if image is None and is_jxl(begin):
+    if missing == "jxl":
         _use_jxl(name)
         image = _by_pillow(file, begin)
     if image is not None:

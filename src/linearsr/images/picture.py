@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike, fspath
 from typing import Literal
 
@@ -34,43 +34,38 @@ def warn_of(source: str | PathLike[str], problem: str) -> None:
     warnings.warn(f"{fspath(source)}: {problem}", stacklevel=level)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What a file says about its picture in words, as raw blocks.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Notes:
+    """What a file says about its picture beside the pixels, true for the upright one, as raw blocks.
 
-    `xmp`: a packet, in UTF-8; `iptc`: IPTC-IIM records; `png`: kind and data of text chunks, which PNG alone can hold.
+    `icc_profile`: of its channels; `dpi`: pixels per inch (x, y); `xmp`: a packet, in UTF-8; `iptc`: IPTC-IIM records;
+    `png_texts`: kind and data of text chunks, which PNG alone can hold; `colour_chunks`: of the PNG chunks that say
+    what its colours are (cICP, gAMA, cHRM, sRGB), in PNG written as they are, elsewhere as an ICC profile.
     """
 
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
     xmp: bytes | None = None
     iptc: bytes | None = None
-    png: tuple[tuple[bytes, bytes], ...] = ()
-
-
-NO_TEXTS = Texts()
+    png_texts: tuple[tuple[bytes, bytes], ...] = ()
+    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Picture(Notes):
     """A still image: H rows, W columns, upright, with its metadata.
 
     `colour`: float32 (H, W, 3) RGB or (H, W, 1) grey, in [0, 1], in the colour space of `icc_profile` (sRGB if None).
     `alpha`: float32 (H, W) in [0, 1], not premultiplied, or None if the image is opaque.
     `bits`: depth of a channel of the file it came from and, in PNG and TIFF, of the file it is written to.
-    `icc_profile`, `exif`: the raw blocks; `dpi`: pixels per inch (x, y); `tags`: what is in it, written as keywords.
-    `texts`: XMP, IPTC and PNG text of the file it came from; `colour_chunks`: kind and data of the PNG chunks that say
-    what its colours are (cICP, gAMA, cHRM, sRGB), in PNG written as they are, elsewhere as an ICC profile.
-    Raises ValueError if the arrays do not fit this description.
+    `tags`: what is in it, written as keywords. Raises ValueError if the arrays do not fit this description.
     """
 
     colour: FloatArray
     alpha: FloatArray | None = None
     bits: Literal[8, 16] = 8
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
-    dpi: tuple[float, float] | None = None
     tags: tuple[str, ...] = ()
-    texts: Texts = NO_TEXTS
-    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.colour.shape, self.colour.dtype
@@ -88,6 +83,11 @@ class Picture:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels, the order of Pillow."""
         return self.colour.shape[1], self.colour.shape[0]
+
+    @property
+    def notes(self) -> Notes:
+        """Its notes, without the pixels."""
+        return Notes(**{note.name: getattr(self, note.name) for note in fields(Notes)})
 
     def quantised(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Return colour and alpha as one array (H, W, 1 to 4) of integers of `bits` bits, rounded and clamped."""

@@ -46,11 +46,6 @@ class PngFile:
     is_cut: bool = True
 
 
-def is_png(begin: bytes) -> bool:
-    """Whether a file begins as a PNG does."""
-    return begin.startswith(SIGNATURE)
-
-
 def scan(file: BinaryIO) -> PngFile:
     """Look through a PNG file, in the memory of its longest chunk beside the pixels."""
     found = PngFile()

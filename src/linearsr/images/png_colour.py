@@ -78,13 +78,9 @@ def profile_of(chunks: Mapping[bytes, bytes], channels: int) -> bytes | None:
         # 0.45455 stands for sRGB (section 11.3.2.2)
         if gamma > 0 and abs(gamma - 45455) > 50:
             curve = (100000 / gamma,)
-    if _are_near(primaries, _PRIMARIES[1]) and curve == _SRGB_CURVE:
+    if np.allclose(primaries, _PRIMARIES[1], atol=0.002) and curve == _SRGB_CURVE:
         return None
     return _profile(primaries, curve, channels)
-
-
-def _are_near(primaries: _Chromaticities, others: _Chromaticities) -> bool:
-    return bool(np.allclose(primaries, others, atol=0.002))
 
 
 def _profile(primaries: _Chromaticities, curve: tuple[float, ...], channels: int) -> bytes | None:

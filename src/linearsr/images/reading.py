@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from linearsr.images.files import URL_PROBLEM, is_boxed, is_jpeg2000, is_jxl, is_url
+from linearsr.images.files import URL_PROBLEM, is_url, kind_of
 from linearsr.images.metadata import Keep, read_exif, read_notes, read_orientation, upright
 from linearsr.images.opening import check_size, open_image, size_of
 from linearsr.images.picture import ImageError, Picture, quantise, warn_of
-from linearsr.images.png import described, is_png, scan, without_asides
+from linearsr.images.png import described, scan, without_asides
 from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_ppm, samples_of
 
 Result = TypeVar("Result")
@@ -162,16 +162,16 @@ def _load_path(path: str | Path) -> bytes:
 
 
 def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict: bool = False) -> Picture:
-    said: dict[Any, Any] = {}
-    if is_png(data) or is_jxl(data):
+    kind, said = kind_of(data), dict[Any, Any]()
+    if kind in {"png", "jxl"}:
         # before anything else is looked at: of a file with too many pixels nothing is
         check_size(name, size_of(name, BytesIO(data)), max_pixels)
     ends_early = False
-    if is_boxed(data) or is_jpeg2000(data):
+    if kind in {"boxed", "jpeg2000"}:
         from linearsr.images.cut import is_cut
 
         ends_early = is_cut(data)
-    if is_png(data):
+    if kind == "png":
         file = BytesIO(data)
         found = scan(file)
         if found.damaged:
@@ -203,7 +203,7 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     except (ImageError, ForeignPixels, MemoryError):
         raise
     except Exception as error:
-        if is_png(data) and not ends_early:
+        if kind == "png" and not ends_early:
             raise
         from linearsr.images.cut import read_what_is_there
 
@@ -267,8 +267,6 @@ def _samples(
 
 def _assemble(name: str, im: Image.Image, samples: Samples, keep: Keep = "all") -> Picture:
     height, width, channels = samples.colour.shape
-    notes = read_notes(name, im, (height, width, channels), managed=samples.managed, keep=keep)
-    colour = upright(samples.colour, notes.orientation)
-    alpha = None if samples.alpha is None else upright(samples.alpha, notes.orientation)
-    blocks = notes.icc_profile, notes.exif, notes.dpi
-    return Picture(colour, alpha, samples.bits, *blocks, texts=notes.texts, colour_chunks=notes.colour_chunks)
+    orientation, notes = read_notes(name, im, (height, width, channels), managed=samples.managed, keep=keep)
+    alpha = None if samples.alpha is None else upright(samples.alpha, orientation)
+    return Picture(upright(samples.colour, orientation), alpha, samples.bits, **vars(notes))

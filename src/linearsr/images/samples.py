@@ -88,7 +88,8 @@ def deep_colour(im: Image.Image, opens: Callable[[], Image.Image]) -> Samples | 
     """
     if not isinstance(im, ImageFile.ImageFile) or im.mode not in {"RGB", "RGBA"} or not im.tile:
         return None
-    raw_mode = _raw_mode(im.tile[0])
+    args: Any = im.tile[0][3]
+    raw_mode = str(args if isinstance(args, str) else args[0] if args else "")
     layout, _, depth = raw_mode.partition(";16")
     if raw_mode == "LA;16B":
         # a pixel is four bytes, as in 8-bit RGBA: high and low of L, high and low of A
@@ -114,11 +115,6 @@ def _decoded_as(im: Image.Image, raw_mode: str) -> NDArray[np.uint8]:
     image.tile = tiles
     image.load()
     return np.asarray(image)
-
-
-def _raw_mode(tile: Any) -> str:
-    args = tile[3]
-    return str(args if isinstance(args, str) else args[0] if args else "")
 
 
 def deep_ppm(data: bytes) -> Samples | None:

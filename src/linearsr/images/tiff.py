@@ -1,11 +1,11 @@
 """TIFF with 8 or 16 bits per channel and full EXIF: Pillow writes neither 16-bit colour nor compressed EXIF."""
 
-import math
+import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,34 +22,55 @@ _BLOCKS: tuple[tuple[Literal["icc_profile", "xmp", "iptc"], int, int], ...] = (
     ("xmp", 700, _BYTE),
     ("iptc", 33723, _UNDEFINED),
 )
-_STRIP_BYTES = 2**20
+_STRIP_BYTES, _COPIED_AT_ONCE = 2**20, 2**20
 _LARGEST_FILE = 2**32 - 2**20
 
 
-def encode_tiff(samples: NDArray[np.uint8] | NDArray[np.uint16], metadata: Metadata) -> bytes:
-    """Encode (H, W, 1 to 4) samples, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
+def write_tiff(
+    file: BinaryIO,
+    scratch: BinaryIO,
+    read: Callable[[int, int], NDArray[Any]],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    metadata: Metadata,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Write samples of 8 or 16 bits, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
 
     What does not fit the 4 GB that TIFF can address becomes BigTIFF.
+
+    Args:
+        scratch: an empty file for what is compressed, as the head of the file says where each strip begins.
+        read: (top, bottom) -> those rows of the samples.
+        shape: of the samples, (H, W, 1 to 4).
     """
-    rows = rows_per_strip(samples.shape[1:], samples.itemsize)
-    strips = [compress_strip(samples[top : top + rows]) for top in range(0, len(samples), rows)]
-    return b"".join([tiff_head(samples.shape, samples.itemsize, list(map(len, strips)), metadata), *strips])
+    height, width, channels = shape
+    spread = list(range(channels))
+    if channels == 2 and dtype.itemsize == 2:
+        # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF
+        spread = [0, 0, 0, 1]
+        metadata.pop("icc_profile", None)
+    rows = max(1, _STRIP_BYTES // (width * len(spread) * dtype.itemsize))
+    sizes = []
+    for top in range(0, height, rows):
+        sizes.append(scratch.write(_compressed(read(top, min(top + rows, height))[..., spread])))
+        on_progress(min(1.0, (top + rows) / height))
+    file.write(_head((height, width, len(spread)), dtype.itemsize, rows, sizes, metadata))
+    scratch.seek(0)
+    shutil.copyfileobj(scratch, file, _COPIED_AT_ONCE)
 
 
-def rows_per_strip(row_shape: tuple[int, ...], itemsize: int) -> int:
-    """How many rows (W, C) are compressed together."""
-    return max(1, _STRIP_BYTES // (math.prod(row_shape) * itemsize))
-
-
-def compress_strip(rows: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Compress rows (n, W, C)."""
+def _compressed(rows: NDArray[Any]) -> bytes:
+    """A strip of rows (n, W, C)."""
     differences = rows.copy()
     differences[:, 1:] -= rows[:, :-1]
     return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
 
 
-def tiff_head(shape: tuple[int, ...], itemsize: int, sizes: Sequence[int], metadata: Metadata) -> bytes:
-    """All of a file but its compressed strips, which follow in order: `sizes` in bytes, of a picture (H, W, C)."""
+def _head(
+    shape: tuple[int, int, int], itemsize: int, rows: int, sizes: Sequence[int], metadata: Metadata
+) -> bytes:
+    """All of a file but its strips of so many `rows`, which follow in order: `sizes` in bytes."""
     height, width, channels = shape
     big = sum(sizes) > _LARGEST_FILE
     directory: Any = ImageFileDirectory_v2(_BIG_HEADER if big else _HEADER)
@@ -59,7 +80,7 @@ def tiff_head(shape: tuple[int, ...], itemsize: int, sizes: Sequence[int], metad
     directory[Base.Compression] = _DEFLATE
     directory[Base.PhotometricInterpretation] = 2 if channels >= 3 else 1
     directory[Base.SamplesPerPixel] = channels
-    directory[Base.RowsPerStrip] = rows_per_strip(shape[1:], itemsize)
+    directory[Base.RowsPerStrip] = rows
     directory[Base.PlanarConfiguration] = 1
     directory[Base.Predictor] = _HORIZONTAL_DIFFERENCE
     if channels in {2, 4}:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from linearsr.images.files import CAMERA_RAW
-from linearsr.images.picture import FloatArray
+from linearsr.images.picture import FloatArray, ImageError
 from linearsr.images.samples import ForeignPixels, Samples, checked_float, split_alpha, unmultiplied
 
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _CHILDREN = 254, 255, 256, 257, 262, 330
@@ -52,34 +52,35 @@ class ForeignTiff(TiffImageFile):
             self.info["dpi"] = (float(tags[282]) * unit, float(tags[283]) * unit)
 
 
-def full_size_page(file: BinaryIO) -> int | None:
+def full_size_page(name: str, file: BinaryIO) -> int | None:
     """Where the directory of the full-size picture is, if the first is a reduced one; None for the first.
 
-    Raises:
-        ValueError: it holds what a camera's sensor saw, not a picture.
+    Raises ImageError if it holds what a camera's sensor saw, not a picture.
     """
-    pages = list(_pages(file))
-    if any(tags.get(_PHOTOMETRIC) in _SENSOR for _, tags in pages):
-        raise ValueError(CAMERA_RAW)
-    if not pages or not _is_reduced(pages[0][1]):
+    try:
+        pages = list(_pages(file))
+        is_raw = any(tags.get(_PHOTOMETRIC) in _SENSOR for _, tags in pages)
+        first_is_full = not pages or not _is_reduced(pages[0][1])
+        full = max(pages, key=lambda page: (not _is_reduced(page[1]), _area(page[1])), default=(0, None))[0]
+    except Exception:  # too broken to tell
         return None
-    offset = max(pages, key=lambda page: (not _is_reduced(page[1]), _area(page[1])))[0]
-    return None if offset == pages[0][0] else offset
+    if is_raw:
+        raise ImageError(name, CAMERA_RAW)
+    return None if first_is_full or full == pages[0][0] else full
 
 
 def with_first_page(data: bytes, offset: int) -> bytes:
     """A TIFF file whose first directory is another one."""
-    order, at, size = "little" if data[:1] == b"I" else "big", 4, 4
-    if data[2:4] in {b"+\0", b"\0+"}:
-        at, size = 8, 8
-    return data[:at] + offset.to_bytes(size, "big" if order == "big" else "little") + data[at + size :]
+    order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
+    size = 8 if b"+" in data[2:4] else 4
+    return data[:size] + offset.to_bytes(size, order) + data[2 * size :]
 
 
 def _pages(file: BinaryIO) -> Iterator[tuple[int, Any]]:
     """(offset, tags) of the pages and of what hangs on them."""
     file.seek(0)
     head = file.read(8)
-    if head[2:3] == b"+" or head[3:4] == b"+":
+    if b"+" in head[2:4]:
         head += file.read(8)
     todo, seen = [ImageFileDirectory_v2(head).next], set[int]()
     while todo and len(seen) < _MOST_PAGES:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from PIL.ExifTags import Base
 
-from linearsr.images.metadata import Metadata, Notes, exif_for_upright, notes_of, parse_exif
-from linearsr.images.picture import FloatArray, ImageError, Picture, Texts, quantise, warn_of
+from linearsr.images.metadata import Metadata, exif_for_upright, parse_exif
+from linearsr.images.picture import FloatArray, ImageError, Notes, Picture, quantise, warn_of
 from linearsr.images.png import encode_png16, png_head
 from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
@@ -107,14 +107,13 @@ def picture_to_pil(picture: Picture) -> Image.Image:
 def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> bytes:
     metadata = _metadata(picture, path, file_format)
     if file_format == "TIFF":
-        from linearsr.images.tiff import encode_tiff
+        from linearsr.images.tiff import write_tiff
 
-        samples = picture.quantised()
-        if picture.bits == 16 and samples.shape[2] == 2:
-            # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF.
-            samples = samples[..., [0, 0, 0, 1]]
-            metadata.pop("icc_profile", None)
-        return encode_tiff(samples, metadata)
+        samples, file = picture.quantised(), BytesIO()
+        write_tiff(
+            file, BytesIO(), lambda *rows: samples[slice(*rows)], samples.shape, samples.dtype, metadata
+        )
+        return file.getvalue()
     if file_format == "PNG" and picture.bits == 16:
         return encode_png16(picture.quantised().astype(np.uint16, copy=False), metadata)
     colour, alpha = picture.colour, picture.alpha
@@ -143,9 +142,7 @@ def encode_lossy(samples: NDArray[Any], file_format: str, quality: int, metadata
 
 
 def _metadata(picture: Picture, name: str | Path, file_format: str) -> Metadata:
-    return file_metadata(
-        notes_of(picture), name, file_format, picture.size, picture.tags, picture.colour.shape[2]
-    )
+    return file_metadata(picture, name, file_format, picture.size, picture.tags, picture.colour.shape[2])
 
 
 def file_metadata(
@@ -172,37 +169,37 @@ def file_metadata(
     profile = notes.icc_profile
     if profile is None and file_format != "PNG":
         profile = profile_of(dict(notes.colour_chunks), channels)
-    xmp = notes.texts.xmp and packet_for_upright(notes.texts.xmp, size)
+    xmp = notes.xmp and packet_for_upright(notes.xmp, size)
     if tags:
         xmp = keyword_packet(tags, xmp)
     blocks = {"icc_profile": profile, "exif": exif, "dpi": notes.dpi, "xmp": xmp}
     metadata = cast(Metadata, {key: block for key, block in blocks.items() if block})
-    if notes.texts.iptc and file_format in _IPTC_FORMATS:
-        metadata["iptc"] = notes.texts.iptc
+    if notes.iptc and file_format in _IPTC_FORMATS:
+        metadata["iptc"] = notes.iptc
     if file_format == "PNG":
-        metadata["chunks"] = notes.colour_chunks + notes.texts.png
+        metadata["chunks"] = notes.colour_chunks + notes.png_texts
     if file_format == "JPEG":
-        _fit_jpeg(metadata, notes.texts, name)
-    _tell_lost_text(notes.texts, name, file_format)
+        _fit_jpeg(metadata, notes, name)
+    _tell_lost_text(notes, name, file_format)
     return metadata
 
 
-def _tell_lost_text(texts: Texts, name: str | Path, file_format: str) -> None:
-    if texts.png and file_format not in {"PNG", ""}:
-        keywords = sorted({data.partition(b"\0")[0].decode("latin-1") for _, data in texts.png})
+def _tell_lost_text(notes: Notes, name: str | Path, file_format: str) -> None:
+    if notes.png_texts and file_format not in {"PNG", ""}:
+        keywords = sorted({data.partition(b"\0")[0].decode("latin-1") for _, data in notes.png_texts})
         warn_of(
             name, f"only PNG can hold text such as {', '.join(keywords[:3])}, so it is left out; write PNG"
         )
-    if texts.iptc and file_format in _NAMES:
+    if notes.iptc and file_format in _NAMES:
         words = f"{_NAMES[file_format]} cannot hold IPTC data, so it is left out; write PNG, TIFF or JPEG"
         warn_of(name, words)
 
 
-def _fit_jpeg(metadata: Metadata, texts: Texts, path: str | Path) -> None:
+def _fit_jpeg(metadata: Metadata, notes: Notes, path: str | Path) -> None:
     """Drop what does not fit the segments of a JPEG file, with a warning."""
     names = {
         "exif": "EXIF data is",
-        "xmp": "XMP data is" if texts.xmp else "tags are",
+        "xmp": "XMP data is" if notes.xmp else "tags are",
         "iptc": "IPTC data is",
     }
     for key, name in names.items():

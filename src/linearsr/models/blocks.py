@@ -9,20 +9,22 @@ Shapes: B batch, N = h * w tokens, C inner width, L guidance tokens, H heads, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.linear_attention import relu_linear_attention
-from linearsr.models.rows import pointwise
+from linearsr.models.attention import CrossAttention, LinearSelfAttention
+from linearsr.models.linear_attention import sum_of
+from linearsr.models.rows import Chain, Convolution, PerPixel, Rows, beside, through, whole
 from linearsr.models.transformer_config import TransformerConfig
 
-QK_NORM_EPS = 1e-5
 TIME_CHANNELS = 256
 TIME_PERIOD = 10_000.0
+BAND_TOKENS = 1024
+"""Tokens of a band, give or take a row; at width 192 a tenth faster than 512, and no slower than 2048."""
 
 
 def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
@@ -36,16 +38,6 @@ def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
 def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
     """adaLN (PixArt, arXiv 2310.00426): norm(x) * (1 + scale) + shift, with shift and scale (B, 1, C)."""
     return torch.addcmul(shift, norm(x), 1 + scale).to(x.dtype)
-
-
-class RMSNorm(nn.RMSNorm):
-    """Root-mean-square norm over the last axis with a learned scale; keeps the dtype of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C), computed in the wider dtype of input and weight."""
-        assert self.weight is not None
-        wide = torch.promote_types(x.dtype, self.weight.dtype)
-        return F.rms_norm(x.to(wide), [x.shape[-1]], self.weight.to(wide), self.eps).to(x.dtype)
 
 
 class TwoLayerMLP(nn.Module):
@@ -77,136 +69,34 @@ class TimeEmbedding(nn.Module):
         return self.linear(F.silu(embedded)).view(len(embedded), 6, -1), embedded.unsqueeze(1)
 
 
-class Attention(nn.Module):
-    """Projections to queries, keys and values and back, with optional norms; subclasses attend."""
-
-    def __init__(self, width: int, heads: int, head_dim: int, bias: bool, qk_norm: str | None) -> None:
-        super().__init__()
-        inner = heads * head_dim
-        self.heads = heads
-        self.to_q = nn.Linear(width, inner, bias=bias)
-        self.to_k = nn.Linear(width, inner, bias=bias)
-        self.to_v = nn.Linear(width, inner, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
-        self.norm_q = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
-        self.norm_k = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
-
-    def project_out(self, attended: Tensor) -> Tensor:
-        """Attended values (B, H, N, D) -> tokens (B, N, C)."""
-        out: Tensor = self.to_out[0](attended.transpose(1, 2).flatten(2))
-        return out
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-
-
-class LinearSelfAttention(Attention):
-    """ReLU linear attention among all tokens of an image."""
-
-    to_qkv: nn.Linear
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        return self.project_out(relu_linear_attention(self.queries(x), *self.keys_values(x)))
-
-    def queries(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) -> queries (B, H, N, D)."""
-        q = _linear_rows(x, self.to_qkv, 0, 1) if self.fused else self.to_q(x)
-        return self._split_heads(q if self.norm_q is None else self.norm_q(q))
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) -> keys and values, each (B, H, N, D)."""
-        if self.fused:
-            k, v = _linear_rows(x, self.to_qkv, 1, 3).chunk(2, dim=-1)
-        else:
-            k, v = self.to_k(x), self.to_v(x)
-        return self._split_heads(k if self.norm_k is None else self.norm_k(k)), self._split_heads(v)
-
-    @property
-    def fused(self) -> bool:
-        """Whether one product makes queries, keys and values."""
-        return "to_qkv" in self._modules
-
-    def fuse_(self) -> None:
-        """Make queries, keys and values in one product; `state_dict` goes on naming the three parts."""
-        if self.fused:
-            return
-        parts = [self.to_q, self.to_k, self.to_v]
-        weight = parts[0].weight
-        with torch.no_grad():
-            fused = nn.Linear(
-                weight.shape[1],
-                3 * weight.shape[0],
-                bias=parts[0].bias is not None,
-                device=weight.device,
-                dtype=weight.dtype,
-            )
-            for name, parameter in fused.named_parameters():
-                parameter.copy_(torch.cat([part.get_parameter(name) for part in parts]))
-        fused.requires_grad_(weight.requires_grad)
-        del self.to_q, self.to_k, self.to_v
-        self.to_qkv = fused
-        self.register_state_dict_post_hook(_name_the_three_parts)  # type: ignore[no-untyped-call]
-
-
-def _name_the_three_parts(
-    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any]
-) -> None:
-    for kind in ("weight", "bias"):
-        fused = state.pop(f"{prefix}to_qkv.{kind}", None)
-        if fused is not None:
-            for name, part in zip("qkv", fused.chunk(3), strict=True):
-                state[f"{prefix}to_{name}.{kind}"] = part
-
-
-def _linear_rows(x: Tensor, linear: nn.Linear, first: int, last: int) -> Tensor:
-    """The outputs of the thirds `first` to `last` of a fused projection."""
-    third = linear.out_features // 3
-    rows = slice(first * third, last * third)
-    return F.linear(x, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
-
-
-class CrossAttention(Attention):
-    """Softmax attention of image tokens to the few guidance tokens."""
-
-    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None) -> Tensor:
-        """(B, N, C), (B, L, C), and a score bias (B, 1, 1, L) -> (B, N, C)."""
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        if self.norm_q is not None and self.norm_k is not None:
-            q, k = self.norm_q(q), self.norm_k(k)
-        q, k, v = self._split_heads(q), self._split_heads(k), self._split_heads(v)
-        return self.project_out(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
-
-
 class MixFFN(nn.Module):
     """Gated feed-forward layer with a 3x3 depthwise convolution: all that knows where a token lies."""
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
         hidden = int(ratio * width)
-        self.channels = 2 * hidden
-        self.conv_inverted = nn.Conv2d(width, self.channels, 1)
-        self.conv_depth = nn.Conv2d(self.channels, self.channels, 3, padding=1, groups=self.channels)
+        self.conv_inverted = nn.Conv2d(width, 2 * hidden, 1)
+        self.conv_depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
         self.conv_point = nn.Conv2d(hidden, width, 1, bias=False)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        """(B, height * width, C) -> the same shape."""
-        x = F.silu(pointwise(x, self.conv_inverted))
-        return pointwise(self._mixed(x, height, width), self.conv_point)
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        """Tokens (B, N, C) in rows of `width` -> the same shape."""
+        return as_tokens(whole(self.rows(), as_image(x, width)))
 
-    def _mixed(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Hidden tokens (B, N, 2 * hidden), each seeing its neighbours, gated to (B, N, hidden)."""
-        image = x.view(len(x), height, width, -1).permute(0, 3, 1, 2)
-        value, gate = self.conv_depth(image).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
-        mixed: Tensor = value * F.silu(gate)
-        return mixed
+    def rows(self) -> Rows:
+        """The layer for rows of tokens, (B, C, n, w) in channels-last memory."""
+        return Chain(per_token(self._widened), Convolution(self.conv_depth), per_token(self._gated))
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return F.silu(pointwise(x, self.conv_inverted), inplace=not torch.is_grad_enabled())
+
+    def _gated(self, hidden: Tensor) -> Tensor:
+        value, gate = hidden.chunk(2, dim=-1)
+        return pointwise(value * F.silu(gate, inplace=not torch.is_grad_enabled()), self.conv_point)
 
 
 class TransformerBlock(nn.Module):
     """Linear self-attention, cross-attention, Mix-FFN; the time modulates the first and the last."""
-
-    processor: Callable[..., Tensor] | None = None
-    """Computes (block, ...), as `forward`, in the place of `in_one`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -220,20 +110,26 @@ class TransformerBlock(nn.Module):
         self.ff = MixFFN(width, config.mlp_ratio)
         self.scale_shift_table = nn.Parameter(torch.empty(6, width).normal_(std=width**-0.5))
 
-    def forward(self, *inputs: Any) -> Tensor:
-        """As `in_one`, by the processor if there is one."""
-        return self.in_one(*inputs) if self.processor is None else self.processor(self, *inputs)
+    def forward(
+        self, x: Tensor, context: Tensor, context_bias: Tensor | None, modulation: Tensor, width: int
+    ) -> Tensor:
+        """As `in_one`; on the CPU, without gradients, by rows that are written into the tokens."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.in_one(x, context, context_bias, modulation, width)
+        for i, tokens in enumerate(x):
+            image, done = as_image(tokens[None], width), 0
+            bias = None if context_bias is None else context_bias[i : i + 1]
+            outputs = self.by_rows(partial(bands, image), context[i : i + 1], bias, modulation[i])
+            # rows come out later than they went in, so nothing is overwritten that is still to be read
+            for out in outputs:
+                image[:, :, done : done + out.shape[2]] = out
+                done += out.shape[2]
+        return x
 
     def in_one(
-        self,
-        x: Tensor,
-        context: Tensor,
-        context_bias: Tensor | None,
-        modulation: Tensor,
-        height: int,
-        width: int,
+        self, x: Tensor, context: Tensor, context_bias: Tensor | None, modulation: Tensor, width: int
     ) -> Tensor:
-        """Tokens (B, N, C), guidance (B, L, C), its score bias, modulation (B, 6, C) -> (B, N, C)."""
+        """Tokens (B, N, C) in rows of `width`, guidance (B, L, C), its score bias, modulation (B, 6, C) -> tokens."""
         # modulation (adaLN-single): the time shifts, scales and gates what goes through
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (
             self.scale_shift_table + modulation
@@ -243,6 +139,76 @@ class TransformerBlock(nn.Module):
         # cross-attention to the guidance tokens
         x = x + self.attn2(x, context, context_bias)
         # Mix-FFN: the gated layer that also sees the neighbours
-        return torch.addcmul(
-            x, gate_ff, self.ff(modulated_norm(x, self.norm2, shift_ff, scale_ff), height, width)
+        return torch.addcmul(x, gate_ff, self.ff(modulated_norm(x, self.norm2, shift_ff, scale_ff), width))
+
+    def by_rows(
+        self,
+        rows: Callable[[], Iterable[Tensor]],
+        context: Tensor,
+        context_bias: Tensor | None,
+        modulation: Tensor,
+    ) -> Iterator[Tensor]:
+        """What `in_one` makes of one image, by rows (1, C, n, w) in channels-last memory; it comes a row later.
+
+        The hidden layer of the Mix-FFN is five times as wide as the tokens. Written out for a whole image it falls out
+        of the caches, and fresh memory for it costs as much as computing it.
+
+        Args:
+            rows: gives the rows, which are gone through twice: for the sums of linear attention, then for the rest.
+            context, context_bias: guidance (1, L, C) and its score bias.
+            modulation: (6, C), by the time.
+        """
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self.scale_shift_table + modulation
+        self_norm = _modulated(self.norm1, shift_attn, scale_attn)
+        ff_norm = _modulated(self.norm2, shift_ff, scale_ff)
+        attend = self.attn1.attend_to(
+            sum_of(self.attn1.summary(self_norm(as_tokens(part))) for part in rows())
         )
+        ask = self.attn2.attend_to(context, context_bias)
+
+        def attended(x: Tensor) -> Tensor:
+            x = torch.addcmul(x, gate_attn, attend(self_norm(x)).to(x.dtype))
+            return x.add_(ask(x))
+
+        def added(x: Tensor, mixed: Tensor) -> Tensor:
+            return torch.addcmul(x, gate_ff[:, None, None], mixed.to(x.dtype))
+
+        return through(Chain(per_token(attended), beside(added, per_token(ff_norm), self.ff.rows())), rows())
+
+
+def bands(image: Tensor) -> tuple[Tensor, ...]:
+    """An image of tokens (B, C, h, w) in bands of rows that fit a CPU's cache; elsewhere than on a CPU all are one."""
+    return torch.split(image, band_rows(image.shape[3]), dim=2) if image.device.type == "cpu" else (image,)
+
+
+def band_rows(width: int) -> int:
+    """Rows of a band, of so many tokens each."""
+    return max(1, BAND_TOKENS // width)
+
+
+def as_tokens(image: Tensor) -> Tensor:
+    """(B, C, h, w) in channels-last memory -> (B, N, C), no copy."""
+    return image.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def as_image(tokens: Tensor, width: int) -> Tensor:
+    """(B, N, C) -> (B, C, h, w) in channels-last memory, no copy."""
+    return tokens.view(len(tokens), -1, width, tokens.shape[2]).permute(0, 3, 1, 2)
+
+
+def per_token(function: Callable[[Tensor], Tensor]) -> PerPixel:
+    """A function of tokens (..., C), for rows of an image of tokens."""
+    return PerPixel(lambda x: as_image(function(as_tokens(x)), x.shape[3]))
+
+
+def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
+    """adaLN as one layer norm whose own scale and shift are the modulation."""
+    weight, bias = 1 + scale, shift
+    if norm.elementwise_affine:
+        weight, bias = weight * norm.weight, weight * norm.bias + bias
+    return lambda x: F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)

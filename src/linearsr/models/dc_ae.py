@@ -8,7 +8,7 @@ Shape legend: B images, C channels, n rows of images of the width w, which are a
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.models.codec import MakeRows, Stage
+from linearsr.models.codec import Stage
 from linearsr.models.rows import Chain, Convolution, Joined, PerPixel, Rows, on_channels, residual
 from linearsr.models.strided_stem import LRCondition
 from linearsr.runtime.checkpoints import StrPath, class_in
@@ -112,68 +112,54 @@ def _refuse_float16(dtype: object) -> None:
         raise ValueError("the DC-AE codec overflows in float16: use bfloat16 or float32")
 
 
-@dataclass
-class _Builder:
-    channels: int
-    dtype: torch.dtype
-    scale: int = 1
-    stages: list[Stage] = field(default_factory=list)
-    parts: list[MakeRows] = field(default_factory=list)
-    cost: float = 0.0
-
-    def add(self, module: nn.Module, make: MakeRows, channels: int, scale: int = 1) -> None:
-        self.scale *= scale
-        self.channels = channels
-        self.cost += sum(p.numel() for p in module.parameters()) * self.scale**2
-        self.parts.append(make)
-
-    def end_stage(self, survey: Callable[[], Rows] | None = None) -> None:
-        self.stages.append(Stage(self.parts, self.channels, self.scale, self.dtype, survey, self.cost))
-        self.parts, self.cost = [], 0.0
-
-
 def _decoder_stages(autoencoder: "AutoencoderDC", unscaled: Callable[[Tensor], Tensor]) -> list[Stage]:
     """The stages from latent rows to rows of the image."""
-    from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, EfficientViTBlock, ResBlock
+    from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, EfficientViTBlock
 
-    decoder = autoencoder.decoder
-    builder = _Builder(decoder.conv_in.in_channels, autoencoder.dtype)
-    builder.add(
-        decoder.conv_in, lambda _: Chain(PerPixel(unscaled), _entry(decoder)), decoder.conv_in.out_channels
-    )
-
-    def add(block: Any) -> None:
+    decoder, dtype = autoencoder.decoder, autoencoder.dtype
+    stages = [Stage([partial(_entry, decoder, unscaled)], decoder.conv_in.out_channels, 1, dtype)]
+    for block in [*(block for level in reversed(decoder.up_blocks) for block in level), decoder.conv_out]:
+        stage, part = stages[-1], partial(_part, block)
         if isinstance(block, EfficientViTBlock):
-            builder.end_stage(lambda: _survey(block.attn))
+            # its linear attention sums over all rows, which wait for that
+            stage.survey = partial(_survey, block.attn)
             channels = block.attn.to_out.out_features
-            builder.add(block.attn, lambda total: _attention(block.attn, total), channels)
-            builder.add(block.conv_out, lambda _: _feed_forward(block.conv_out), channels)
+            stage = Stage([partial(_attention, block.attn)], channels, stage.scale, dtype)
+            stages.append(stage)
+            part = partial(_part, block.conv_out)
         elif isinstance(block, DCUpBlock2d):
-            channels = block.conv.out_channels // (1 if block.interpolate else block.factor**2)
-            builder.add(block, lambda _: _enlargement(block), channels, block.factor)
+            stage.scale *= block.factor
+            stage.channels = block.conv.out_channels // (1 if block.interpolate else block.factor**2)
         else:
-            assert isinstance(block, ResBlock)
-            builder.add(block, lambda _: _res_block(block), block.conv2.out_channels)
-
-    for level in reversed(decoder.up_blocks):
-        for block in level:
-            add(block)
-    end = PerPixel(lambda x: decoder.conv_act(_over_channels(decoder.norm_out, x)))
-    builder.add(decoder.norm_out, lambda _: end, builder.channels)
-    if isinstance(decoder.conv_out, nn.Conv2d):
-        builder.add(decoder.conv_out, lambda _: Convolution(decoder.conv_out), decoder.conv_out.out_channels)
-    else:
-        add(decoder.conv_out)
-    builder.end_stage()
-    return builder.stages
+            stage.channels = (block if isinstance(block, nn.Conv2d) else block.conv2).out_channels
+        if block is decoder.conv_out:
+            stage.parts.append(partial(_end, decoder))
+        stage.parts.append(part)
+        stage.cost += sum(p.numel() for p in block.parameters()) * stage.scale**2
+    return stages
 
 
-def _entry(decoder: Any) -> Rows:
+def _part(block: Any, _: Tensor | None) -> Rows:
+    """A block of the decoder that needs no sums."""
+    from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, ResBlock
+
+    if isinstance(block, nn.Conv2d):
+        return Convolution(block)
+    if isinstance(block, DCUpBlock2d):
+        return _enlargement(block)
+    return _res_block(block) if isinstance(block, ResBlock) else _feed_forward(block)
+
+
+def _entry(decoder: Any, unscaled: Callable[[Tensor], Tensor], _: Tensor | None) -> Rows:
     conv = Convolution(decoder.conv_in)
     if not decoder.in_shortcut:
-        return conv
-    repeats = decoder.in_shortcut_repeats
-    return Joined(torch.add, conv, PerPixel(lambda x: x.repeat_interleave(repeats, dim=1)))
+        return Chain(PerPixel(unscaled), conv)
+    repeated = PerPixel(lambda x: x.repeat_interleave(decoder.in_shortcut_repeats, dim=1))
+    return Chain(PerPixel(unscaled), Joined(torch.add, conv, repeated))
+
+
+def _end(decoder: Any, _: Tensor | None) -> Rows:
+    return PerPixel(lambda x: decoder.conv_act(_over_channels(decoder.norm_out, x)))
 
 
 def _res_block(block: Any) -> Rows:
@@ -202,8 +188,8 @@ def _feed_forward(block: Any) -> Rows:
         return _norm(block.norm, block.norm_type, block.conv_point(value * block.nonlinearity(gate)))
 
     widened = PerPixel(lambda x: block.nonlinearity(block.conv_inverted(x)))
-    parts: list[Rows] = [widened, Convolution(block.conv_depth), PerPixel(gated)]
-    return residual(*parts) if block.residual_connection else Chain(*parts)
+    join = residual if block.residual_connection else Chain
+    return join(widened, Convolution(block.conv_depth), PerPixel(gated))
 
 
 def _attention(attention: Any, total: Tensor | None) -> Rows:
@@ -221,8 +207,8 @@ def _attention(attention: Any, total: Tensor | None) -> Rows:
         out = attention.to_out(hidden.movedim(1, -1)).movedim(-1, 1)
         return _norm(attention.norm_out, attention.norm_type, out)
 
-    parts: list[Rows] = [_queries_keys_values(attention), PerPixel(attend)]
-    return residual(*parts) if attention.residual_connection else Chain(*parts)
+    join = residual if attention.residual_connection else Chain
+    return join(_queries_keys_values(attention), PerPixel(attend))
 
 
 def _survey(attention: Any) -> Rows:
@@ -244,8 +230,7 @@ def _queries_keys_values(attention: Any) -> Rows:
     scales = [
         Chain(Convolution(block.proj_in), PerPixel(block.proj_out)) for block in attention.to_qkv_multiscale
     ]
-    every_scale = Joined(on_channels, PerPixel(lambda x: x), *scales)
-    return Chain(PerPixel(project), every_scale)
+    return Chain(PerPixel(project), Joined(on_channels, PerPixel(lambda x: x), *scales))
 
 
 def _split(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

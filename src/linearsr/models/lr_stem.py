@@ -100,11 +100,6 @@ class ImageSummary(nn.Module):
         return mean
 
 
-def local_detail(lr: Tensor) -> Tensor:
-    """What an image (B, 3, h, w) has beyond its 5x5 mean; at the border the mean is of the pixels that are there."""
-    return lr - F.avg_pool2d(lr, 5, stride=1, padding=2, count_include_pad=False)
-
-
 class PredictiveStem(PretrainedModule):
     """A convolutional super-resolver on the LR grid whose features condition the flow.
 
@@ -182,14 +177,11 @@ class PredictiveStem(PretrainedModule):
         kept = Grouped(patch), PerPixel(lambda x: F.pixel_unshuffle(x, patch))
         return Chain(self._entry(), self._body(mean), heads, *kept)
 
-    def summary_of(self, lr: Tensor) -> Tensor:
-        """LR images (B, 3, h, w) in [-1, 1] -> the vector (B, summary_channels) of each. The stem must have one."""
-        assert self.summary is not None
-        return self.summary.mean(self.conv_in(self.seen(lr)))
-
     def seen(self, lr: Tensor) -> Tensor:
         """What the first convolution sees of an LR image: (B, 3, h, w) -> (B, 6, h, w)."""
-        x = torch.cat([lr, DETAIL_GAIN * local_detail(lr)], dim=1)
+        # what the image has beyond its 5x5 mean; at the border the mean is of the pixels that are there
+        detail = lr - F.avg_pool2d(lr, 5, stride=1, padding=2, count_include_pad=False)
+        x = torch.cat([lr, DETAIL_GAIN * detail], dim=1)
         return x.to(self.conv_in.weight.dtype, memory_format=torch.channels_last)
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:

@@ -87,12 +87,17 @@ class _Lagging:
 
 
 class Convolution(_Lagging):
-    """A convolution with zero padding, of any stride; `beyond` is what stands for zero."""
+    """A convolution with zero padding, of any stride; `function` computes it from rows and padding in the place of its
+    weights, and `beyond` is what stands for zero."""
 
-    beyond = 0
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        self._conv = conv
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        function: Callable[[Tensor, tuple[int, int]], Tensor] | None = None,
+        beyond: int = 0,
+    ) -> None:
+        self._conv, self._beyond = conv, beyond
+        self._convolved = function or self._by_weights
         self._kernel, self._stride = int(conv.kernel_size[0]), int(conv.stride[0])
         self._margin, self._side = (int(size) for size in conv.padding)
 
@@ -102,11 +107,11 @@ class Convolution(_Lagging):
             # the whole image at once: no copy of it for the sake of its borders
             return self._convolved(x, (self._margin, self._side)), x
         if first or last:
-            x = F.pad(x, (0, 0, self._margin * first, self._margin * last), value=self.beyond)
+            x = F.pad(x, (0, 0, self._margin * first, self._margin * last), value=self._beyond)
         count = max(0, (x.shape[2] - self._kernel) // self._stride + 1)
         return self._convolved(x, (0, self._side)) if count else None, x[:, :, count * self._stride :]
 
-    def _convolved(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+    def _by_weights(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         """In the type of the rows, which may have more digits than the weights."""
         conv, weight = self._conv, self._conv.weight.to(x.dtype)
         bias = None if conv.bias is None else conv.bias.to(x.dtype)
@@ -293,8 +298,3 @@ def joined(*images: Tensor) -> Tensor:
     pixels = [image.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) for image in images]
     # told by its strides, an image alone in its batch may be of either layout, and `cat` on channels takes the other
     return torch.cat(pixels, dim=-1).permute(0, 3, 1, 2)
-
-
-def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)

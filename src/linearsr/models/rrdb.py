@@ -146,12 +146,17 @@ class RRDBNet(PretrainedModule):
         body = [InPieces(most_pixels, block.rows()) for block in self.body if isinstance(block, RRDB)]
         enlargements = (part for conv in (self.conv_up1, self.conv_up2) for part in _enlargement(conv))
         # pixels have more digits than bfloat16
-        end: list[Rows] = [_conv(self.conv_hr), PerPixel(_act), PerPixel(Tensor.float), _conv(self.conv_last)]
+        end: list[Rows] = [
+            Convolution(self.conv_hr),
+            PerPixel(_act),
+            PerPixel(Tensor.float),
+            Convolution(self.conv_last),
+        ]
         return Chain(
             Extended(_BORDER),
             PerPixel(self._entering),
-            _conv(self.conv_first),
-            residual(*body, _conv(self.conv_body)),
+            Convolution(self.conv_first),
+            residual(*body, Convolution(self.conv_body)),
             InPieces(ENLARGED_PIXELS, Chain(*enlargements, *end)),
             PerPixel(lambda unit: 2 * unit - 1),
             Cropped(_BORDER * self.scale),
@@ -161,14 +166,9 @@ class RRDBNet(PretrainedModule):
         return ((lr + 1) / 2).to(self.conv_first.weight.dtype, memory_format=torch.channels_last)
 
 
-def _enlargement(conv: nn.Module) -> list[Rows]:
+def _enlargement(conv: nn.Conv2d) -> list[Rows]:
     enlarge = PerPixel(partial(F.interpolate, scale_factor=2, mode="nearest"))
-    return [enlarge, _conv(conv), PerPixel(_act)]
-
-
-def _conv(module: nn.Module) -> Convolution:
-    assert isinstance(module, nn.Conv2d)
-    return Convolution(module)
+    return [enlarge, Convolution(conv), PerPixel(_act)]
 
 
 def _act(x: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from linearsr.models.bands import in_bands
-from linearsr.models.blocks import RMSNorm, TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
+from linearsr.models.attention import RMSNorm
+from linearsr.models.blocks import TimeEmbedding, TransformerBlock, TwoLayerMLP, modulated_norm
 from linearsr.models.residual import FINE, DetailHead
 from linearsr.models.rows import PerPixel, Rows, StridedConv2d, joined
 from linearsr.models.transformer_config import TransformerConfig, config_from_sana
@@ -69,8 +69,6 @@ class LinearSRTransformer(PretrainedModule):
         self.caption_projection = TwoLayerMLP(config.caption_channels, width, nn.GELU(approximate="tanh"))
         self.caption_norm = RMSNorm(width, eps=CAPTION_NORM_EPS)
         self.transformer_blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
-        for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
-            block.processor = in_bands
         self.norm_out = nn.LayerNorm(width, eps=NORM_OUT_EPS, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.empty(2, width).normal_(std=width**-0.5))
         detailed = config.detail_blocks > 0
@@ -149,7 +147,7 @@ class LinearSRTransformer(PretrainedModule):
         x = self.embed(hidden_states, lr_features)
         for block in self.transformer_blocks:
             run = partial(checkpoint, block, use_reentrant=False) if self.gradient_checkpointing else block
-            x = run(x, said.context, said.bias, said.modulation, *grid)
+            x = run(x, said.context, said.bias, said.modulation, grid[1])
         return self.finish(self.unpatch(x, said.embedded, grid), lr_features)
 
     def conditions(

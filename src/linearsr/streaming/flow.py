@@ -16,8 +16,7 @@ from linearsr.flow.experts import SNRExperts
 from linearsr.flow.path import to_sample
 from linearsr.flow.sampler import Step
 from linearsr.guidance.base import GuidanceTokens
-from linearsr.models.bands import BlockRows, band_rows
-from linearsr.models.blocks import TransformerBlock
+from linearsr.models.blocks import TransformerBlock, as_image, as_tokens, band_rows, bands
 from linearsr.models.rows import joined, through
 from linearsr.models.transformer import Conditions, LinearSRTransformer
 from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, fill, strips
@@ -201,7 +200,7 @@ def evaluate(
         grid: of the tokens, (B, C, h, w).
         strip: rows of tokens to work on at a time.
     """
-    batch, channels, height, width = grid
+    batch, _, height, width = grid
     patch, device = network.config.patch_size, said.modulation.device
     # whole bands: they are those of the picture in one piece, and so are the sums, to the last bit
     strip = -(-strip // band_rows(width)) * band_rows(width)
@@ -212,28 +211,26 @@ def evaluate(
     # patch embedding: the noisy latent and the LR features, joined on channels, become tokens
     for top, bottom in strips(height, strip):
         x = network.embed(latent(top * patch, bottom * patch), given(top, bottom))
-        tokens.write(top, x.view(batch, bottom - top, width, channels).permute(0, 3, 1, 2))
+        tokens.write(top, as_image(x, width))
 
-    def bands(rows: BlockRows, image: int) -> Iterator[Tensor]:
+    def one_by_one(image: int) -> Iterator[Tensor]:
         for top, bottom in strips(height, strip):
-            yield from rows.bands(tokens.read(top, bottom)[image].to(device).permute(1, 2, 0).flatten(0, 1))
+            yield from bands(tokens.read(top, bottom)[image : image + 1].to(device))
 
     # the blocks: linear attention needs a sum over the whole image, so all rows pass one before the next begins
     for i, block in enumerate(cast(list[TransformerBlock], network.transformer_blocks)):
-        images = [BlockRows(block, said.context, said.bias, said.modulation[0], width) for _ in range(batch)]
-        outputs = [rows.outputs(partial(bands, rows, image)) for image, rows in enumerate(images)]
-        done = 0
+        outputs = [
+            block.by_rows(partial(one_by_one, image), said.context, said.bias, said.modulation[0])
+            for image in range(batch)
+        ]
         # rows come out later than they went in, so nothing is overwritten that is still to be read
-        for outs in zip(*outputs, strict=True):
-            x = (torch.stack(outs) if batch > 1 else outs[0]).view(batch, -1, width, channels)
-            tokens.write(done, x.permute(0, 3, 1, 2))
-            done += x.shape[1]
+        fill(tokens, map(torch.cat, zip(*outputs, strict=True)))
         report((i + 1) / len(network.transformer_blocks))
 
     # the way out: tokens become patches of the latent again, and see the LR features once more
     def unpatched() -> Iterator[Tensor]:
         for top, bottom in strips(height, strip):
-            x = tokens.read(top, bottom).to(device).permute(0, 2, 3, 1).flatten(1, 2)
+            x = as_tokens(tokens.read(top, bottom).to(device))
             image, seen = network.unpatch(x, said.embedded, (bottom - top, width)), given(top, bottom)
             yield image if seen is None else joined(image, seen.to(image.dtype))
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -106,26 +106,13 @@ def strips(height: int, rows: int) -> Iterator[tuple[int, int]]:
         yield top, min(height, top + rows)
 
 
-class Buffer(Protocol):
-    """Rows (B, C, n, w), each written before it is read."""
-
-    def read(self, top: int, bottom: int) -> Tensor:
-        """Rows `top` to `bottom`, (B, C, bottom - top, w), which may be those that are kept."""
-
-    def write(self, top: int, rows: Tensor) -> None:
-        """Put `rows` at `top`; they may be kept as they are."""
-
-    def close(self) -> None:
-        """Let go of it."""
-
-
-def fill(buffer: Buffer, strips: Iterable[Tensor]) -> None:
+def fill(buffer: "Buffer", strips: Iterable[Tensor]) -> None:
     """Write strips of rows, one below the other."""
     for _ in filling(buffer, strips):
         pass
 
 
-def filling(buffer: Buffer, strips: Iterable[Tensor]) -> Iterator[Tensor]:
+def filling(buffer: "Buffer", strips: Iterable[Tensor]) -> Iterator[Tensor]:
     """The strips, each once it is written."""
     done = 0
     for rows in strips:
@@ -153,39 +140,31 @@ class MemoryBuffer:
             self._rows = torch.empty(self._shape, dtype=self._dtype, memory_format=torch.channels_last)
         self._rows[:, :, top : top + rows.shape[2]] = rows
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 class FileBuffer:
     """A buffer in a file."""
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
-        self._batch, self._channels, _, self._width = shape
+        from linearsr.images.rows.row_file import RowFile
+
+        self._batch, self._channels, height, self._width = shape
         self._dtype = dtype
-        self._row_bytes = prod(shape) // shape[2] * dtype.itemsize
-        self._file = path.open("w+b", buffering=0)
+        row_bytes = prod(shape) // height * dtype.itemsize
+        self._file = RowFile(path, height, row_bytes, 1, np.dtype(np.uint8))
+        self._file.clear()
 
     def read(self, top: int, bottom: int) -> Tensor:
-        rows = torch.empty(bottom - top, self._batch, self._width, self._channels, dtype=self._dtype)
-        view = _bytes_of(rows)
-        self._file.seek(top * self._row_bytes)
-        while view:
-            # more than the system gives at once, or a file that somebody made shorter
-            count = self._file.readinto(view)
-            if not count:
-                raise OSError(f"{self._file.name}: shorter than it was")
-            view = view[count:]
-        return rows.permute(1, 3, 0, 2)
+        samples = torch.from_numpy(self._file.read(top, bottom)).flatten().view(self._dtype)
+        return samples.view(-1, self._batch, self._width, self._channels).permute(1, 3, 0, 2)
 
     def write(self, top: int, rows: Tensor) -> None:
-        view = _bytes_of(rows.permute(2, 0, 3, 1).to("cpu", self._dtype).contiguous())
-        self._file.seek(top * self._row_bytes)
-        while view:
-            view = view[self._file.write(view) :]
+        samples = rows.permute(2, 0, 3, 1).to("cpu", self._dtype).contiguous()
+        self._file.write(top, samples.flatten().view(torch.uint8).numpy())
 
-    def close(self) -> None:
-        self._file.close()
+
+Buffer = MemoryBuffer | FileBuffer
+"""Rows (B, C, n, w): `write` puts some at `top`, where they may be kept as they are, and `read` gives those between
+`top` and `bottom`, which may be those that are kept."""
 
 
 class Pass(Protocol):
@@ -245,14 +224,9 @@ class Work:
     def drop(self, *names: str) -> None:
         """Free buffers that no pass reads any more."""
         for name in self._buffers.keys() & set(names):
-            self._buffers.pop(name).close()
+            del self._buffers[name]
             if self._folder is not None:
                 (self._folder / f"{name}.rows").unlink()
-
-    def close(self) -> None:
-        """Let go of all buffers."""
-        for buffer in self._buffers.values():
-            buffer.close()
 
     def _report(self, label: str, cost: float) -> None:
         self._progress(label, min(1.0, (self._spent + cost) / self._cost))
@@ -279,11 +253,4 @@ def work_of(
                     f"{place.parent}: a picture of this size needs about {needed / 1e9:.0f} GB of disk for its work, "
                     f"and {free / 1e9:.0f} GB are free: make room, or name a folder on another disk"
                 )
-        work = Work(strip, place, progress)
-        stack.callback(work.close)
-        yield work
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    samples: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-    return memoryview(samples)
+        yield Work(strip, place, progress)

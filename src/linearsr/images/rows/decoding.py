@@ -10,19 +10,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from linearsr.images.files import is_tiff
-from linearsr.images.metadata import Keep, Notes, notes_of, read_notes
-from linearsr.images.opening import check_size, open_image, page_to_read
-from linearsr.images.picture import quantise, warn_of
-from linearsr.images.png import all_but_image_data, copy_without_asides, described, is_png, scan
+from linearsr.images.files import kind_of
+from linearsr.images.metadata import Keep, read_notes
+from linearsr.images.opening import check_size, open_image
+from linearsr.images.picture import Notes, quantise, warn_of
+from linearsr.images.png import all_but_image_data, copy_without_asides, described, scan
 from linearsr.images.reading import guarded, read_image, read_size
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, depth_of, save, vips
 from linearsr.images.samples import samples_of
-from linearsr.images.tiff_reading import is_foreign
+from linearsr.images.tiff_reading import full_size_page, is_foreign
 from linearsr.runtime.devices import require_memory
 
-_JPEG = b"\xff\xd8\xff"
 _SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
 # libvips takes the samples of other modes for RGB
 _TIFF_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"})
@@ -66,7 +65,7 @@ def decode(
     stored.clear()
     stored.append(samples)
     os.replace(stored.path, rows.path)
-    return rows, notes_of(picture)
+    return rows, picture.notes
 
 
 def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> tuple[RowFile, Notes] | None:
@@ -89,14 +88,14 @@ def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> 
         except OSError:
             return None
         shape = rows.height, rows.width, channels - (channels in {2, 4})
-        notes = read_notes(name, header, shape, managed=managed, keep=keep)
+        orientation, notes = read_notes(name, header, shape, managed=managed, keep=keep)
         profile = header.info.get("icc_profile")
-    if notes.orientation >= 5:
+    if orientation >= 5:
         rows = replace(rows, height=rows.width, width=rows.height)
     if managed:
         stored = _to_srgb(stored, folder / "srgb.rows", profile)
-    if notes.orientation != 1:
-        stored = _turned(stored, replace(rows, path=folder / "upright.rows"), notes.orientation)
+    if orientation != 1:
+        stored = _turned(stored, replace(rows, path=folder / "upright.rows"), orientation)
     os.replace(stored.path, rows.path)
     return rows, notes
 
@@ -104,7 +103,7 @@ def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> 
 def _header(name: str, file: BinaryIO) -> Image.Image | None:
     """The image opened by Pillow, for all that it says before its pixels; None if they cannot be read in strips."""
     begin = file.read(16)
-    if is_png(begin):
+    if kind_of(begin) == "png":
         found = scan(file)
         if found.damaged or found.is_cut:
             return None
@@ -113,9 +112,9 @@ def _header(name: str, file: BinaryIO) -> Image.Image | None:
         # Pillow would decode all pixels to see whether EXIF follows them
         header.info.setdefault("exif", b"")
         return header
-    if begin.startswith(_JPEG):
+    if kind_of(begin) == "jpeg":
         return open_image(name, file)
-    if not is_tiff(begin) or page_to_read(name, file) is not None:
+    if kind_of(begin) != "tiff" or full_size_page(name, file) is not None:
         return None
     header = open_image(name, file)
     tags: Any = getattr(header, "tag_v2", {})

@@ -51,6 +51,12 @@ class RowFile:
         with open(self.path, "ab") as file:
             file.write(np.ascontiguousarray(rows, self.dtype).data)
 
+    def write(self, top: int, rows: NDArray[Any]) -> None:
+        """Write rows at `top`."""
+        with open(self.path, "r+b") as file:
+            file.seek(top * self.row_bytes)
+            file.write(np.ascontiguousarray(rows, self.dtype).data)
+
     def clear(self) -> None:
         """Begin at row 0 again."""
         self.path.write_bytes(b"")

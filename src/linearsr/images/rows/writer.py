@@ -5,6 +5,7 @@ import shutil
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from linearsr.images.rows.reader import RowReader
 from linearsr.images.rows.row_file import RowFile
 from linearsr.images.rows.vips import as_image, save, vips
 from linearsr.images.texts import as_jpeg_segment
-from linearsr.images.tiff import compress_strip, rows_per_strip, tiff_head
+from linearsr.images.tiff import write_tiff
 from linearsr.images.writing import (
     check_format,
     check_quality,
@@ -131,7 +132,10 @@ class RowWriter:
         on_progress(0)
         try:
             if self._format == "TIFF":
-                _save_tiff(self._rows, encoded, metadata, on_progress)
+                rows = self._rows
+                shape = rows.height, rows.width, rows.channels
+                with open(encoded, "wb") as file, TemporaryFile(dir=self._folder) as scratch:
+                    write_tiff(file, scratch, rows.read, shape, rows.dtype, metadata, on_progress)
             elif self._format in {"WEBP", "AVIF"}:
                 samples = self._rows.read(0, self._rows.height)
                 encoded.write_bytes(encode_lossy(samples, self._format, self._quality, metadata))
@@ -167,27 +171,6 @@ class RowWriter:
             file.write((png_head if self._format == "PNG" else _jpeg_head)(source, metadata))
             shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
         pixels.unlink()
-
-
-def _save_tiff(rows: RowFile, encoded: Path, metadata: Metadata, on_progress: Progress) -> None:
-    """Strips are compressed first: the head of the file says where each begins."""
-    # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF
-    spread = [0, 0, 0, 1] if (rows.channels, rows.dtype.itemsize) == (2, 2) else list(range(rows.channels))
-    if len(spread) != rows.channels:
-        metadata.pop("icc_profile", None)
-    shape = rows.height, rows.width, len(spread)
-    step = rows_per_strip(shape[1:], rows.dtype.itemsize)
-    sizes = []
-    strips = encoded.with_name("strips")
-    with open(strips, "wb") as file:
-        for top in range(0, rows.height, step):
-            samples = rows.read(top, min(top + step, rows.height))
-            sizes.append(file.write(compress_strip(samples[..., spread])))
-            on_progress(min(1.0, (top + step) / rows.height))
-    with open(encoded, "wb") as file, open(strips, "rb") as source:
-        file.write(tiff_head(shape, rows.dtype.itemsize, sizes, metadata))
-        shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
-    strips.unlink()
 
 
 def _jpeg_head(file: BinaryIO, metadata: Metadata) -> bytes:
