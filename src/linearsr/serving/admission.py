@@ -15,7 +15,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from linearsr.serving.dispatcher import Dispatcher
-from linearsr.serving.job_queue import Reservation
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import MIB, ServeSettings, host_name
@@ -56,18 +55,17 @@ class Admission:
                 MutableHeaders(scope=message).update({**_HEADERS, "X-Request-ID": name})
             await send(message)
 
-        reservation: Reservation | None = None
+        place: object | None = None
         try:
             state = scope.setdefault("state", {})
             state["owner"] = self._check(scope)
             if scope["method"] == "POST" and scope["path"] in _UPLOADS:
-                reservation = state["reservation"] = self._dispatcher.reserve()
-            await self._app(scope, self._within_limits(receive, reservation), answer)
+                place = state["place"] = self._dispatcher.reserve()
+            await self._app(scope, self._within_limits(receive, place), answer)
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         finally:
-            if reservation is not None:
-                reservation.release()
+            self._dispatcher.queue.release(place)
             refused_here = scope["path"] if scope["path"] in _UPLOADS else "other"
             route = getattr(scope.get("route"), "path", refused_here)
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
@@ -145,7 +143,7 @@ class Admission:
             )
         return hashlib.sha256(given.encode()).hexdigest()[:32]
 
-    def _within_limits(self, receive: Receive, reservation: Reservation | None) -> Receive:
+    def _within_limits(self, receive: Receive, place: object | None) -> Receive:
         """The request's body, as long as it is not too much and arrives in time."""
         ends = time.monotonic() + self._settings.upload_seconds
         size, whole = 0, False
@@ -162,11 +160,12 @@ class Admission:
                 if time.monotonic() < ends:
                     limit = f"nothing of the request arrived for {self._settings.stall_seconds:g} s"
                 raise Problem(408, "upload_too_slow", limit, {"Connection": "close"}) from None
-            size += len(message.get("body", b""))
+            come = len(message.get("body", b""))
+            size += come
             if size > self._settings.max_bytes:
                 raise self._too_large()
-            if reservation is not None:
-                reservation.grow(len(message.get("body", b"")))
+            if place is not None:
+                self._dispatcher.queue.grow(place, come)
             whole = not message.get("more_body", False)
             return message
 

@@ -22,7 +22,7 @@ class Completion:
     """Completes jobs, in the background where that takes time."""
 
     def __init__(self, settings: ServeSettings, store: JobStore) -> None:
-        self._settings, self._store = settings, store
+        self._keep_seconds, self._store = settings.keep_seconds, store
         self._webhooks = Webhooks(settings.webhook_secret)
         self._tasks: set[asyncio.Task[None]] = set()
         self.unwritten: dict[str, Job] = {}
@@ -39,7 +39,7 @@ class Completion:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for job in list(self.unwritten.values()):
+        for job in self.unwritten.values():
             if not await self.save(job):
                 _log.error("the end of job %s could not be written: it is done again after a restart", job.id)
 
@@ -55,7 +55,9 @@ class Completion:
     async def end(self, job: Job) -> None:
         """Write down the end of a job, now or as soon as it can be, and tell of it."""
         self.unwritten[job.id] = job
-        if not await self._write_end(job):
+        if await self.save(job):
+            self.unwritten.pop(job.id, None)
+        else:
             self.in_background(self._retry(job))
         if job.webhook is not None:
             self.in_background(self._notify(job))
@@ -76,14 +78,8 @@ class Completion:
         while job.id in self.unwritten:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_RETRY)
-            if job.id in self.unwritten:
-                await self._write_end(job)
-
-    async def _write_end(self, job: Job) -> bool:
-        written = await self.save(job)
-        if written:
-            self.unwritten.pop(job.id, None)
-        return written
+            if job.id in self.unwritten and await self.save(job):
+                self.unwritten.pop(job.id, None)
 
     async def _notify(self, job: Job) -> None:
         await self._webhooks.notify(job)
@@ -93,7 +89,7 @@ class Completion:
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(min(60, self._settings.keep_seconds / 2))
+            await asyncio.sleep(min(60, self._keep_seconds / 2))
             try:
                 await to_thread(self._store.remove_expired)
             except Exception:
