@@ -144,8 +144,7 @@ def _count_parameters(file: Path) -> int:
 
     from safetensors import SafetensorError, safe_open
 
-    from linearsr.runtime.checkpoints import CheckpointError
-    from linearsr.runtime.quantised import SCALE_SUFFIX
+    from linearsr.runtime.checkpoints import SCALE_SUFFIX, CheckpointError
 
     others = (*_NOT_PARAMETERS, f".weight{SCALE_SUFFIX}")
     try:
