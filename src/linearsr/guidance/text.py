@@ -53,10 +53,7 @@ class TextGuidanceConfig:
 
 
 class TextGuidance(EncoderPart, Guidance):
-    """The last hidden states of a text encoder for the tags, joined by commas or each on its own.
-
-    There is no list of known tags.
-    """
+    """The last hidden states of a text encoder for any tags, joined by commas or each on its own."""
 
     config_class: ClassVar[type[TextGuidanceConfig]] = TextGuidanceConfig
     config: TextGuidanceConfig

@@ -112,10 +112,7 @@ class VisionGuidanceConfig:
 
 
 class VisionGuidance(EncoderPart, Guidance):
-    """The last hidden states of a vision tower at its patches, without its class and register tokens.
-
-    The whole image is looked at, resized to a square: a crop would leave out what is at its borders.
-    """
+    """The last hidden states of a vision tower at the patches of the whole image, resized to a square."""
 
     config_class: ClassVar[type[VisionGuidanceConfig]] = VisionGuidanceConfig
     config: VisionGuidanceConfig

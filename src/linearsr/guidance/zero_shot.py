@@ -43,11 +43,7 @@ class ZeroShotTaggerConfig:
 
 
 class ZeroShotTagger(EncoderPart, Tagger):
-    """Scores are the probabilities of SigLIP's sigmoid.
-
-    The prompts of the vocabulary are encoded once, with the first image. The whole image is looked at, resized to the
-    tower's square.
-    """
+    """Scores are the probabilities of SigLIP's sigmoid, for the whole image, resized to the tower's square."""
 
     config_class: ClassVar[type[ZeroShotTaggerConfig]] = ZeroShotTaggerConfig
     config: ZeroShotTaggerConfig
