@@ -1,7 +1,6 @@
 """The HTTP API: what each address does."""
 
 import re
-from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -40,7 +39,7 @@ from linearsr.serving.schemas import (
 )
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.streams import Streams
-from linearsr.serving.uploads import each_field_once, read_header, tags_job, upscale_job
+from linearsr.serving.uploads import each_field_once, tags_job, upscale_job
 
 _DESCRIPTION = (
     "Photorealistic image super-resolution: an image goes in, a larger one comes out, at once or as a job."
@@ -59,10 +58,7 @@ JobId = Annotated[str, PathParameter(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
-    """The application: the API under /v1, the page at /, and what those who run it ask.
-
-    The model is loaded when it starts, and jobs that are still to be done go on.
-    """
+    """The API under /v1, the page at /, and what those who run it ask; the model is loaded when it starts."""
     store = JobStore(settings.data, settings.max_storage)
     dispatcher = Dispatcher(settings, store)
     metrics = Metrics(dispatcher)
@@ -183,8 +179,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         """Say what is in an image."""
         if not dispatcher.card.tagger:
             raise Problem(404, "no_tagger", f"the model {dispatcher.card.id} has no tagger")
-        header = await to_thread(read_header, form.image.file, settings)
-        job = tags_job(form, request.state.owner, header)
+        job = await tags_job(form, request.state.owner, settings)
         await dispatcher.accept(job, form.image.file, request.state.place)
         try:
             if not await results.awaited(job, request, _MAX_TAGGING_SECONDS):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from linearsr.serving.completion import Completion
 from linearsr.serving.job_queue import JobQueue
-from linearsr.serving.jobs import Job, JobStore, now
+from linearsr.serving.jobs import LIVE, Job, JobStore, now
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import JobView, ModelCard, Status
 from linearsr.serving.settings import ServeSettings
@@ -58,7 +58,7 @@ class Dispatcher:
         most = min(cards[0]["max_steps"], self._settings.max_steps)
         self.card = ModelCard(**{**cards[0], "devices": devices, "max_steps": most})
         await to_thread(self.store.clean)
-        for job in await to_thread(self.store.live):
+        for job in await to_thread(self.store.find, Job.status.in_(LIVE)):
             job.status, job.step, job.share = "queued", 0, 0.0
             self.store.reserve(job)
             await self.queue.put(job)
