@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
-from linearsr.runtime.checkpoints import save_weights
-from linearsr.runtime.quantised import quantised
+from linearsr.runtime.checkpoints import quantised, save_weights
 
 FLOAT16, FLOAT32 = 0x01306B47, 0
 """How ncnn marks the type of the weights that follow."""

@@ -46,8 +46,7 @@ from linearsr.evaluation.lpips import lpips_values
 from linearsr.evaluation.metrics import psnr_y
 from linearsr.images.colour import wavelet_colour_fix
 from linearsr.models.rrdb import RRDBNet
-from linearsr.runtime.checkpoints import save_weights
-from linearsr.runtime.quantised import quantised
+from linearsr.runtime.checkpoints import quantised, save_weights
 from linearsr.training.blend import interpolate
 from linearsr.training.data import CropPairs, DataConfig
 from linearsr.training.validation import validation_pairs

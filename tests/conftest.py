@@ -101,6 +101,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def upscale(tiny_model: Path) -> Any:
+    """`linearsr upscale` with that model; a later `--model` takes its place."""
+    from functools import partial
+
+    from commands import linearsr
+
+    return partial(linearsr, "upscale", "--model", tiny_model)
+
+
 @pytest.fixture(scope="module")
 def pipe(tiny_model: Path) -> Any:
     """The same in memory, in float32; each module has its own."""

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from commands import COMMAND, process
 from linearsr.serving.api import create_app
 from linearsr.serving.settings import ServeSettings
 
@@ -36,11 +36,9 @@ def started(
     model: Path, data: Path, *options: object
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """A server in a process of its own, and a client of it."""
-    command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", "0", "--data", data]
-    command += ["--model", model, "--device", "cpu", *options]
-    with subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
+    words = ("serve", "--port", 0, "--data", data, "--model", model, "--device", "cpu", *options)
+    command = [*COMMAND, *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "loading the model\n"
         line = process.stderr.readline()
@@ -54,11 +52,9 @@ def started(
 
 def refused(*options: object, **variables: str) -> str:
     """The one line of a server that does not start."""
-    command = [sys.executable, "-m", "linearsr.cli.app", "serve", *map(str, options)]
-    environment = {**ENVIRONMENT, **variables}
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert process.returncode == 2
-    *before, line = process.stderr.splitlines()
+    ended = process("serve", *options, env=variables)
+    assert ended.returncode == 2
+    *before, line = ended.stderr.splitlines()
     assert before in ([], ["loading the model"])
     return line
 

@@ -26,41 +26,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def faults(call, **environment):
-    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | environment
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS.format(call=call)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said, count = done.stdout.split()
-    return said, int(count)
-
-
-def test_the_memory_of_a_freed_tensor_is_used_again():
-    assert faults("None")[1] > 0.9 * PAGES
-    said, count = faults("keep_freed_memory()")
-    assert said == "True"
-    assert count < 0.5 * PAGES
-
-
-def test_settings_of_the_user_stay():
-    said, count = faults("keep_freed_memory()", MALLOC_MMAP_THRESHOLD_="1000000")
-    assert said == "False"
-    assert count > 0.9 * PAGES
-
-
-def test_processes_that_it_starts_keep_it_too():
-    code = f"""
-import os, subprocess, sys
+CHILD = f"""
+import subprocess, sys
 from linearsr.runtime.allocator import keep_freed_memory
 keep_freed_memory()
 sys.exit(subprocess.run([sys.executable, "-c", {FAULTS.format(call=None)!r}]).returncode)
 """
-    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout.split()[-1]) < 0.5 * PAGES
+
+
+@pytest.mark.parametrize(
+    ("code", "variables", "said", "kept"),
+    [
+        (FAULTS.format(call=None), {}, "None", False),
+        (FAULTS.format(call="keep_freed_memory()"), {}, "True", True),
+        (FAULTS.format(call="keep_freed_memory()"), {"MALLOC_MMAP_THRESHOLD_": "1000000"}, "False", False),
+        (CHILD, {}, "None", True),
+    ],
+    ids=["the system's way", "kept", "the user's settings", "in processes that it starts"],
+)
+def test_the_memory_of_a_freed_tensor_is_used_again(code, variables, said, kept):
+    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | variables
+    words = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).split()
+    assert words[0] == said
+    assert (int(words[1]) < 0.5 * PAGES) if kept else (int(words[1]) > 0.9 * PAGES)

@@ -7,6 +7,7 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,22 @@ def test_no_circle() -> None:
     for user, used in ARROWS:
         sorter.add(user, used)
     sorter.prepare()
+
+
+HELP = "from linearsr.cli.app import app; app(['--help'], standalone_mode=False)"
+
+
+@pytest.mark.parametrize(
+    ("code", "left_out"),
+    [
+        (HELP, {"torch", "numpy", "PIL", "pydantic", "huggingface_hub"}),
+        ("import linearsr.serving.server", {"torch", "scipy"}),
+        ("import linearsr.cli.shard, linearsr.training.shards", {"torch"}),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(code: str, left_out: set[str]) -> None:
+    command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
+    assert not left_out & set(subprocess.check_output(command, text=True).splitlines()[-1].split())
 
 
 def test_a_photo_loads_few_files(tmp_path: Path) -> None:

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import Result
 
 from commands import linearsr, refused
 from image_tools import BAD_BYTES, noise
 from linearsr.pipeline import LinearSRPipeline
 
 GOOD = ("good.png", "one_pixel.png", "sub/good.jpg")
-
-
-def upscale(*arguments: object, **environment: str) -> Result:
-    return linearsr("upscale", *arguments, env=environment)
 
 
 BAD = {f"{kind}.png": data for kind, (data, _) in BAD_BYTES.items()} | {
@@ -37,7 +32,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_bad_file_is_one_line_and_the_good_ones_are_done(photos, tiny_model, tmp_path):
+def test_each_bad_file_is_one_line_and_the_good_ones_are_done(upscale, photos, tmp_path):
     for name, content in BAD.items():
         (photos / name).write_bytes(content)
     os.symlink("nowhere.png", photos / "broken_link.png")
@@ -52,7 +47,7 @@ def test_each_bad_file_is_one_line_and_the_good_ones_are_done(photos, tiny_model
     bad = len(list(photos.rglob("*.*"))) - len(GOOD) + len(named)
     assert bad >= 44
 
-    result = upscale(photos, *named, "-o", tmp_path / "out", "--model", tiny_model, "--strict")
+    result = upscale(photos, *named, "-o", tmp_path / "out", "--strict")
 
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
@@ -66,14 +61,14 @@ def test_each_bad_file_is_one_line_and_the_good_ones_are_done(photos, tiny_model
     assert done == {"photos/good.png", "photos/one_pixel.png", "photos/sub/good.png", ".linearsr-results"}
 
 
-def test_one_bad_file_alone(photos, tiny_model):
-    result = upscale(photos / "missing.png", "--model", tiny_model, "--json")
+def test_one_bad_file_alone(upscale, photos):
+    result = upscale(photos / "missing.png", "--json")
     assert result.exit_code == 1
     assert result.stderr == f"{photos / 'missing.png'}: no such file\n"
     assert '"status": "failed"' in result.stdout
 
 
-def test_disk_full(photos, tiny_model, monkeypatch):
+def test_disk_full(upscale, photos, monkeypatch):
     real, count = os.replace, iter(range(10))
 
     def full_once(source: str, target: str) -> None:
@@ -82,7 +77,7 @@ def test_disk_full(photos, tiny_model, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr("linearsr.images.writing.os.replace", full_once)
-    result = upscale(photos, "--model", tiny_model)
+    result = upscale(photos)
     assert result.exit_code == 1
     assert "good_x4.png: cannot be written: the disk is full" in result.stderr.splitlines()[0]
     assert not (photos / "good_x4.png").exists()
@@ -90,9 +85,9 @@ def test_disk_full(photos, tiny_model, monkeypatch):
     assert not [path for path in photos.rglob("*") if ".part" in path.name]
 
 
-def test_a_folder_in_the_way_of_one_result(photos, tiny_model):
+def test_a_folder_in_the_way_of_one_result(upscale, photos):
     (photos / "good_x4.png").mkdir()
-    result = upscale(photos, "--model", tiny_model, "--overwrite")
+    result = upscale(photos, "--overwrite")
     assert result.exit_code == 1
     assert "good_x4.png: is a folder" in result.stderr
     assert (photos / "sub/good_x4.png").exists()
@@ -107,7 +102,7 @@ def test_a_folder_in_the_way_of_one_result(photos, tiny_model):
         (ZeroDivisionError(), "ZeroDivisionError"),
     ],
 )
-def test_an_unforeseen_error_is_one_line_and_the_others_go_on(photos, tiny_model, monkeypatch, error, line):
+def test_an_unforeseen_error_is_one_line_and_the_others_go_on(upscale, photos, monkeypatch, error, line):
     real = LinearSRPipeline.upscale
 
     def fails_once(pipeline: LinearSRPipeline, picture, **options):
@@ -116,12 +111,12 @@ def test_an_unforeseen_error_is_one_line_and_the_others_go_on(photos, tiny_model
         return real(pipeline, picture, **options)
 
     monkeypatch.setattr(LinearSRPipeline, "upscale", fails_once)
-    result = upscale(photos, "--model", tiny_model)
+    result = upscale(photos)
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
     assert lines[1].startswith(f"{photos / 'one_pixel.png'}: {line}")
     assert lines[-1] == "2 done, 1 failed"
-    raised = upscale(photos, "--model", tiny_model, "--overwrite", LINEARSR_DEBUG="1")
+    raised = upscale(photos, "--overwrite", env={"LINEARSR_DEBUG": "1"})
     assert raised.exception is error
 
 
@@ -148,8 +143,8 @@ WRONG_OPTIONS = [
 
 
 @pytest.mark.parametrize("options", WRONG_OPTIONS, ids=" ".join)
-def test_wrong_options(photos, tiny_model, options):
-    result = upscale(photos / "good.png", "--model", tiny_model, *options)
+def test_wrong_options(upscale, photos, options):
+    result = upscale(photos / "good.png", *options)
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
     assert result.stderr
@@ -157,13 +152,13 @@ def test_wrong_options(photos, tiny_model, options):
     assert not (photos / "good_x4.png").exists()
 
 
-def test_no_input_and_no_such_command():
+def test_no_input_and_no_such_command(upscale):
     assert upscale().exit_code == 2
     assert linearsr("enlarge").exit_code == 2
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "no json", "no weights", "damaged", "pickle"])
-def test_bad_model(photos, tiny_model, tmp_path, damage):
+def test_bad_model(upscale, photos, tiny_model, tmp_path, damage):
     folder = tmp_path / "model"
     weights = folder / "lr_stem/diffusion_pytorch_model.safetensors"
     if damage != "missing":

@@ -40,18 +40,32 @@ def test_folder_is_walked_without_hidden_files_and_other_types(tree):
     ]
 
 
-def test_beside_the_input_with_the_scale_in_the_name(tree):
-    assert outputs(["in/b.png"]) == {"in/b.png": "in/b_x4.png"}
+@pytest.mark.parametrize(
+    ("arguments", "output", "expected"),
+    [
+        (["in/b.png"], None, {"in/b.png": "in/b_x4.png"}),
+        (["in/b.png"], "big.webp", {"in/b.png": "big.webp"}),
+        (["in/*.png"], None, {"in/b.png": "in/b_x4.png"}),
+        (["in/b.png", "./in/../in/b.png", "in/*.png"], None, {"in/b.png": "in/b_x4.png"}),
+        (["in/*.tiff"], None, {"in/*.tiff": "no image matches this pattern"}),
+        (["in/**/*.webp"], "out", {"in/sub/deep/c.webp": "out/sub/deep/c.png"}),
+        (
+            ["in"],
+            "out",
+            {
+                "in/a.JPG": "out/a.png",
+                "in/b.png": "out/b.png",
+                "in/sub/deep/c.webp": "out/sub/deep/c.png",
+            },
+        ),
+    ],
+)
+def test_results_beside_the_inputs_or_in_their_tree(tree, arguments, output, expected):
+    assert outputs(arguments, output) == expected
+
+
+def test_the_scale_is_in_the_name(tree):
     assert outputs(["in/b.png"], scale=2.5) == {"in/b.png": "in/b_x2.5.png"}
-
-
-def test_tree_is_kept_under_the_output_folder(tree):
-    assert outputs(["in"], "out") == {
-        "in/a.JPG": "out/a.png",
-        "in/b.png": "out/b.png",
-        "in/sub/deep/c.webp": "out/sub/deep/c.png",
-    }
-    assert outputs(["in/**/*.webp"], "out") == {"in/sub/deep/c.webp": "out/sub/deep/c.png"}
 
 
 def test_several_folders_keep_their_names(tree):
@@ -62,15 +76,9 @@ def test_several_folders_keep_their_names(tree):
     assert found["other/b.png"] == "out/other/b.png"
 
 
-def test_pattern_that_the_shell_left_is_expanded_and_a_file_of_that_name_comes_first(tree):
-    assert outputs(["in/*.png"]) == {"in/b.png": "in/b_x4.png"}
+def test_a_file_named_like_a_pattern_comes_first(tree):
     Path("in/[b].png").write_bytes(b"x")
     assert list(outputs(["in/[b].png"])) == ["in/[b].png"]
-    assert outputs(["in/*.tiff"]) == {"in/*.tiff": "no image matches this pattern"}
-
-
-def test_the_same_file_is_taken_once(tree):
-    assert list(outputs(["in/b.png", "./in/../in/b.png", "in/*.png"])) == ["in/b.png"]
 
 
 def test_one_stem_two_types_are_kept_apart(tree):
@@ -128,7 +136,6 @@ def test_output_folder_inside_the_input_is_not_searched(tree):
 
 
 def test_file_only_for_one_file(tree):
-    assert outputs(["in/b.png"], "big.webp") == {"in/b.png": "big.webp"}
     Path("folder.png").mkdir()
     assert outputs(["in/b.png"], "folder.png") == {"in/b.png": "folder.png/b.png"}
     for arguments, output, format, message in [
@@ -219,12 +226,6 @@ def test_a_list_of_names(tree):
     assert read_lists(["@me.png"]) == ["@me.png"]
     with pytest.raises(ValueError, match=r"@none\.txt: the list cannot be read"):
         read_lists(["@none.txt"])
-
-
-def test_a_url_is_named_as_it_was_given(tree):
-    address = "https://example.org/a.jpg?w=[1]"
-    (job,) = plan(find_sources([address]), output_place([address], None, None).namer("_x4"))
-    assert (job.label, job.error) == (address, "is a URL: download it first, then name the file")
 
 
 def test_what_shows_without_opening_is_said(tree):

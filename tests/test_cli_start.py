@@ -39,9 +39,7 @@ def test_an_interrupt_is_heard_at_every_moment_of_the_start(tiny_model, tmp_path
         imports = [line for line in process.stderr if line.startswith("import time:")]
     assert process.returncode == 0
     (tmp_path / "a_x4.png").unlink()
-    first = (
-        next(place for place, line in enumerate(imports) if line.endswith("linearsr.cli.interrupts\n")) + 2
-    )
+    first = next(place for place, line in enumerate(imports) if line.endswith("linearsr.cli.start\n")) + 2
     assert not [line for line in imports[:first] if line.endswith((" typing\n", " re\n"))], "slow to import"
     last = next(place for place, line in enumerate(imports) if line.endswith(" linearsr.pipeline\n")) - 1
     for index in range(MOMENTS):

@@ -15,7 +15,6 @@ from linearsr.serving import completion, jobs
 from linearsr.serving import dispatcher as module
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job, JobStore
-from linearsr.serving.metrics import Metrics
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.worker import card
 from tiny_model import build
@@ -88,10 +87,10 @@ def test_a_job_that_is_cancelled_before_it_begins_is_not_done(
     settings: ServeSettings, store: SlowStore
 ) -> None:
     async def run() -> list[str]:
-        queue = Dispatcher(settings, store, Metrics())
+        queue = Dispatcher(settings, store)
         first, second = jobs = jobs_of(2)
         for job in jobs:
-            await queue.accept(job, io.BytesIO())
+            await queue.accept(job, io.BytesIO(), queue.reserve())
         store.hold(first, "running")
         await queue.start()
         await asyncio.to_thread(store.writing.wait, 20)
@@ -106,9 +105,9 @@ def test_a_job_that_is_cancelled_before_it_begins_is_not_done(
 
 def test_who_asks_for_a_job_while_it_ends_hears_of_its_end(settings: ServeSettings, store: SlowStore) -> None:
     async def run() -> str:
-        queue = Dispatcher(settings, store, Metrics())
+        queue = Dispatcher(settings, store)
         (job,) = jobs_of(1)
-        await queue.accept(job, io.BytesIO())
+        await queue.accept(job, io.BytesIO(), queue.reserve())
         store.hold(job, "cancelled")
         cancelling = asyncio.create_task(queue.cancel(job))
         await asyncio.to_thread(store.writing.wait, 20)
@@ -140,7 +139,7 @@ def test_end_that_cannot_be_written_is_told_and_written_later(
     settings: ServeSettings, store: SlowStore
 ) -> None:
     async def run() -> tuple[str, str]:
-        queue = Dispatcher(settings, store, Metrics())
+        queue = Dispatcher(settings, store)
         (job,) = jobs_of(1)
         store.add(job, io.BytesIO())
         with locked(settings.data):
@@ -160,9 +159,9 @@ def test_end_that_is_not_written_yet_is_written_when_the_server_stops(
     settings: ServeSettings, store: SlowStore
 ) -> None:
     async def run() -> Job:
-        queue = Dispatcher(settings, store, Metrics())
+        queue = Dispatcher(settings, store)
         (job,) = jobs_of(1)
-        await queue.accept(job, io.BytesIO())
+        await queue.accept(job, io.BytesIO(), queue.reserve())
         with locked(settings.data):
             await queue.cancel(job)
         await queue.stop()

@@ -16,8 +16,7 @@ from linearsr.images.convert import lr_tensor, picture_from_array
 from linearsr.model_folder import default_model_folder
 from linearsr.models.rows import Chain, Convolution, InPieces, through
 from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
-from linearsr.runtime.checkpoints import load_weights, save_weights
-from linearsr.runtime.quantised import quantised
+from linearsr.runtime.checkpoints import load_weights, quantised, save_weights
 from linearsr.streaming.memory import strip_bytes, strip_rows_within
 from strips import in_strips
 from tiny_model import build

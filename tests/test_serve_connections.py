@@ -16,7 +16,6 @@ from linearsr.serving import connections
 from linearsr.serving.connections import Connection
 from linearsr.serving.job_queue import JobQueue
 from linearsr.serving.jobs import Job
-from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import JobView
 from linearsr.serving.settings import ServeSettings
@@ -75,7 +74,7 @@ class Changes:
             await asyncio.sleep(0.01)
         yield job
 
-    queue = JobQueue(ServeSettings(Path()), Metrics())
+    queue = JobQueue(ServeSettings(Path()))
 
 
 def test_watchers_of_a_job_share_one_view_of_each_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,10 +133,9 @@ def test_input_of_a_finished_job_is_removed(status, tmp_path):
     job = Job("upscale", "", 1, 1, 1, {"format": "png"})
     store.add(job, BytesIO(b"sent"))
     assert store.input_path(job).read_bytes() == b"sent"
-    assert [found.id for found in store.live()] == [job.id]
+    assert [found.id for found in store.find()] == [job.id]
     job.status = status
     store.save(job)
-    assert not store.live()
     assert not store.input_path(job).exists()
     found = store.get(job.id)
     assert found is not None

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from linearsr.serving import webhooks
+from linearsr.serving import completion
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import ServeSettings
-from linearsr.serving.webhooks import check_webhook
+from linearsr.serving.uploads import check_webhook
 from serve_tools import problem, refused, send, serving, wait_for, wait_until
 
 
@@ -47,7 +47,7 @@ def test_end_is_told_to_a_server_that_is_named(
     served_model: Path, tmp_path: Path, receiver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin, told = receiver
-    monkeypatch.setattr(webhooks, "_PAUSES", (0.1, 60))
+    monkeypatch.setattr(completion, "_PAUSES", (0.1, 60))
     settings = {"webhook_origins": frozenset({origin}), "webhook_secret": "s3cret"}
     with serving(served_model, tmp_path, **settings) as client:
         problem(send(client, webhook=f"{origin}1/x"), 422, "bad_option")

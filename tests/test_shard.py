@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -182,8 +180,3 @@ def test_wrong_use_is_one_line(photos, tmp_path):
     (out / "index.json").write_text('{"shards": []}')
     assert "is no index of shards" in shard(photos, "-o", out).stderr
     assert not (tmp_path / "new").exists()
-
-
-def test_torch_is_loaded_for_latents_alone() -> None:
-    program = "import sys, linearsr.cli.shard, linearsr.training.shards; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from commands import done, linearsr
 from linearsr.cli.loading import named_tagger
-from linearsr.guidance.base import best_tags
+from linearsr.guidance.base import Scores, Tagger
 from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 from linearsr.guidance.vocabulary import read_tag_list
 from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
@@ -26,26 +26,36 @@ TAGS = ("sky", "tree", "brick wall", "ivy")
 LR = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+class Found(Tagger):
+    """A tagger that sees so much of so many tags in everything."""
+
+    def __init__(self, scores, least, max_tags):
+        self.found = Scores([str(i) for i in range(len(scores))], torch.tensor(scores), least)
+        self.config = SimpleNamespace(max_tags=max_tags)
+
+    def scores(self, lr):
+        return self.found
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1, width=32), st.floats(0, 1, width=32)), max_size=20), st.integers(0, 9)
 )
-def test_best_tags_are_those_above_their_threshold(pairs, most):
-    scores = torch.tensor([score for score, _ in pairs])
-    names = [str(i) for i in range(len(pairs))]
-    limits = [limit for _, limit in pairs]
-    found = best_tags(scores, names, limits, most)
-    everything = best_tags(scores, names, limits, len(pairs))
-    assert found == everything[:most]
+def test_tags_are_those_above_their_threshold(pairs, most):
+    scores, least = [score for score, _ in pairs], [limit for _, limit in pairs]
+    everything = Found(scores, least, len(pairs)).tag(LR)
+    assert Found(scores, least, most).tag(LR) == everything[:most]
     assert {tag.name for tag in everything} == {str(i) for i, (s, t) in enumerate(pairs) if s >= t}
     assert [tag.score for tag in everything] == sorted((tag.score for tag in everything), reverse=True)
-    assert len(best_tags(scores, names, limits, 0, threshold=0, max_tags=len(pairs))) == len(pairs)
+    assert len(Found(scores, least, 0).tag(LR, threshold=0, max_tags=len(pairs))) == len(pairs)
 
 
-def test_what_cannot_be_asked_of_a_tagger():
-    with pytest.raises(ValueError, match="threshold 2 is out of range"):
-        best_tags(torch.ones(1), ["sky"], 0.5, 1, threshold=2)
-    with pytest.raises(ValueError, match="-1 tags"):
-        best_tags(torch.ones(1), ["sky"], 0.5, 1, max_tags=-1)
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [({"threshold": 2}, "threshold 2 is out of range"), ({"max_tags": -1}, "-1 tags")],
+)
+def test_what_cannot_be_asked_of_a_tagger(asked, message):
+    with pytest.raises(ValueError, match=message):
+        Found([1.0], 0.5, 1).tag(LR, **asked)
 
 
 @pytest.mark.parametrize("write", [write_siglip, write_siglip2])
@@ -59,13 +69,13 @@ def test_scores_of_siglip_are_its_own_probabilities(write, tmp_path):
     )
     with torch.no_grad():
         output = model(input_ids=texts.input_ids, **tower.inputs(tower.pixels(LR[None], size)))
-    torch.testing.assert_close(tagger.scores(LR), output.logits_per_image[0].sigmoid())
-    assert tagger.scores(LR).std() > 1e-4
+    torch.testing.assert_close(tagger.scores(LR).scores, output.logits_per_image[0].sigmoid())
+    assert tagger.scores(LR).scores.std() > 1e-4
 
 
 def test_thresholds_and_numbers(tmp_path):
     write_siglip(tmp_path / "tagger_encoder")
-    scores = ZeroShotTagger(ZeroShotTaggerConfig(str(tmp_path / "tagger_encoder"), TAGS)).scores(LR)
+    scores = ZeroShotTagger(ZeroShotTaggerConfig(str(tmp_path / "tagger_encoder"), TAGS)).scores(LR).scores
     order = [TAGS[i] for i in scores.argsort(descending=True)]
     config = ZeroShotTaggerConfig("tagger_encoder", TAGS, threshold=0.0, max_tags=9)
     tagger = ZeroShotTagger(config)

@@ -64,10 +64,7 @@ class LinearSRUpscaler:
         format, quality: of files: "png", "jpg", "webp", "tiff"; 1 to 100.
         max_pixels: images with more are refused.
         options: of `LinearSRPipeline.upscale`: scale, num_inference_steps, fidelity, tags, guidance_scale, seed,
-            color_fix.
-
-    Raises:
-        ValueError: the model cannot be loaded, or takes no such options.
+            color_fix. Raises ValueError for those that the model does not take, or if it cannot be loaded.
     """
 
     def __init__(

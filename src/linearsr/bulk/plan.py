@@ -59,28 +59,25 @@ class Plan:
 
 
 def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite: bool) -> Plan:
-    """Look for images, and for results that exist.
+    """Look for images, and for results that exist, unless these are to be overwritten.
 
     A tar file counts as a folder of its name. A result keeps its input's place and stem; where inputs share both
     (photo.jpg, photo.png), the type joins the stem (photo_jpg, photo_png), as for `linearsr upscale`.
+    Raises BulkError if there is nothing to do, or the target is in the place of the source.
 
     Args:
         source: folder, tar file, image, or pattern; local or a URL.
-        target: folder or URL for the results.
-        suffix: of the results, `.png`.
+        target: folder or URL for the results, whose names end in `suffix`.
         shards: each tar file becomes one tar file of results.
-        overwrite: take all images as not done.
-
-    Raises:
-        BulkError: nothing there to do, or a target in the place of the source.
     """
     (store, names), results = locate(source), Store(target)
     place = results.place_in(store)
     if place == "":
         raise BulkError(f"{target} is the folder of the inputs: choose another one with -o")
     names = [name for name in names if place is None or not name.startswith(f"{place}/")]
+    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     files = [name for name in names if _is_image(name)]
-    tars = [name for name in names if name.lower().endswith(".tar") and not _is_hidden(name)]
+    tars = [name for name in names if name.lower().endswith(".tar")]
     if not files and not tars:
         raise BulkError(f"{source}: no images and no tar files there")
     if shards and files:
@@ -105,11 +102,7 @@ def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite:
 
 
 def _is_image(name: str) -> bool:
-    return is_image_name(Path(name)) and not _is_hidden(name)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    return is_image_name(Path(name)) and not name.startswith(".")
 
 
 def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:

@@ -33,23 +33,12 @@ SCHEMA = pa.schema(
 
 def result(name: str, status: Status, size: Sequence[int | None] = (None, None), **rest: Any) -> Result:
     """A row; `size` is (width, height) of the result, and `rest` are other columns."""
-    width, height = size
-    return {
-        **dict.fromkeys(SCHEMA.names),
-        "input": name,
-        "status": status,
-        "width": width,
-        "height": height,
-        **rest,
-    }
+    row = {"input": name, "status": status, "width": size[0], "height": size[1]}
+    return {**dict.fromkeys(SCHEMA.names), **row, **rest}
 
 
 class Report:
-    """The rows of this run and, for inputs that it has none of, those of the runs before.
-
-    Raises:
-        BulkError: a file of the report's name that is none.
-    """
+    """The rows of this run, and of earlier ones for other inputs. Raises BulkError for a file that is no report."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

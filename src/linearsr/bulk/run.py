@@ -65,16 +65,11 @@ def results(
     """Do what is to be done, and yield what became of each image, those first for which there is nothing to do.
 
     An image whose worker is killed is done again; one that was so three times has failed. The job ends when every image
-    has a result or has failed.
+    has a result or has failed. Raises BulkError if Ray cannot be had, or the model cannot do what is asked.
 
     Args:
-        plan: of `make_plan`.
         upscaler: arguments of `LinearSRUpscaler`, of which each worker makes one.
-        cluster: where.
         on_killed: called when a worker has taken the place of one that was killed.
-
-    Raises:
-        BulkError: Ray cannot be had, or the model cannot be loaded or do what is asked.
     """
     for item in plan.done:
         yield result(item.name, "skipped", output=item.output)
@@ -107,11 +102,7 @@ def _images(name: str, missing: dict[str, Item]) -> list[str]:
 
 @contextlib.contextmanager
 def _ray_pool(cluster: Cluster) -> Iterator[Pool]:
-    """Ray, started or joined for the time of the block unless it is there, and the pool that it has room for.
-
-    Raises:
-        BulkError: no such cluster, or no room in it for so many workers.
-    """
+    """Ray for the time of the block, unless it is there, and the pool that fits. Raises BulkError if there is none."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -133,31 +124,22 @@ def _ray_pool(cluster: Cluster) -> Iterator[Pool]:
 def _start(cluster: Cluster) -> None:
     import ray
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    options["address"] = address
+    options: dict[str, Any] = {}
     if address == "local":
-        cpus = max(_cpus(), (cluster.workers or 1) * (cluster.threads or 1))
-        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        # that this process may use
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cpus = max(cpus, (cluster.workers or 1) * (cluster.threads or 1))
+        options = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    host, colon, port = address.rpartition(":")
     try:
-        _require_answer(address)
+        if colon and "/" not in host and port.isdecimal():  # other kinds of addresses are left to Ray
+            socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
         with _silent():
-            ray.init(**options)
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "Ray cannot be started" if address == "local" else f"no Ray cluster at {address}"
         raise BulkError(f"{where}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _cpus() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _require_answer(address: str) -> None:
-    """Raises OSError where nobody listens at host:port; other kinds of addresses are left to Ray."""
-    host, colon, port = address.rpartition(":")
-    if colon and "/" not in host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
 
 
 def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:
@@ -204,10 +186,7 @@ def _silent() -> Iterator[None]:
 def _run(rows: Sequence[Item], size: int, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
     """Give `rows` to the workers, `size` at a time, and yield the rows that come back, in any order.
 
-    A worker that dies is replaced, and what it was given is given to another.
-
-    Raises:
-        BulkError: no worker can be started.
+    A worker that dies is replaced, and what it was given is given to another. Raises BulkError if none can be started.
     """
     import ray
     import ray.data

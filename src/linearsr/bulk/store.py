@@ -17,12 +17,10 @@ class BulkError(ValueError):
 
 
 class Store:
-    """A folder, local or remote: `photos`, `s3://bucket/photos`, `gs://bucket/photos`.
+    """A folder, local or remote: `photos`, `s3://bucket/photos`, `gs://bucket/photos`. It can be sent to processes.
 
-    Names of files are relative to it, with forward slashes. A store can be sent to other processes.
-
-    Raises:
-        BulkError: no such kind of store, or the package for it is not installed.
+    Names of files are relative to it, with forward slashes. Raises BulkError for a kind of store that is unknown, or
+    whose package is not installed.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
@@ -87,11 +85,7 @@ class Store:
 
 
 def locate(source: str) -> tuple[Store, list[str]]:
-    """The store and the names of the files that the user means by a folder, a file or a pattern such as `set-*.tar`.
-
-    Raises:
-        BulkError: there is no such place.
-    """
+    """The store and the names of the files that a folder, a file or a pattern means. Raises BulkError for none."""
     whole = Store(source)
     if has_magic(whole.root) and not whole.fs.exists(whole.root):
         paths = sorted(path for path in whole.fs.glob(whole.root) if whole.fs.isfile(path))

@@ -44,8 +44,8 @@ class Attempts:
         del self._begun[name]
 
 
-class SharedAttempts:
-    """`Attempts` in a process of their own, for all workers."""
+class SharedAttempts(Attempts):
+    """Those of all workers, counted in a process of their own."""
 
     def __init__(self) -> None:
         import ray
@@ -53,13 +53,11 @@ class SharedAttempts:
         self._actor = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
 
     def begin(self, name: str) -> int:
-        """As of `Attempts`."""
         import ray
 
         return int(ray.get(self._actor.begin.remote(name)))
 
     def end(self, name: str) -> None:
-        """As of `Attempts`."""
         self._actor.end.remote(name)
 
 
@@ -67,11 +65,9 @@ class BulkWorker:
     """A `LinearSRUpscaler` that reads images and writes results by itself; Ray Data keeps one in each process.
 
     Args:
-        places: where images and results are.
         upscaler: arguments of `LinearSRUpscaler`.
         threads: for the arithmetic on a CPU.
-        attempts: of all workers; they outlive a worker that is killed.
-        workers: how many there are at once.
+        attempts: of all workers, `workers` at once; they outlive a worker that is killed.
     """
 
     def __init__(
@@ -79,7 +75,7 @@ class BulkWorker:
         places: Places,
         upscaler: Mapping[str, Any],
         threads: int,
-        attempts: Attempts | SharedAttempts,
+        attempts: Attempts,
         workers: int = 1,
     ) -> None:
         import torch

@@ -1,9 +1,9 @@
 """The command `linearsr`. A command is imported when it is named, and what it needs when it runs."""
 
 if __name__ == "__main__":
-    from linearsr.cli.interrupts import stand_by
+    from linearsr.cli.start import main as start
 
-    stand_by()
+    start()
 
 import inspect
 import io
@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from linearsr._version import __version__
 from linearsr.cli.console import EPILOG, INTERRUPTED, lost_output
-from linearsr.cli.interrupts import hand_over
+from linearsr.cli.start import hand_over
 from linearsr.runtime.allocator import keep_freed_memory
 
 COMMANDS = {
@@ -35,11 +35,9 @@ class Commands(TyperGroup):
     """Imports a command when it is asked for: none waits for the others."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Their names."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             # all of them, to suggest those of similar names
             for each in COMMANDS:
@@ -112,7 +110,3 @@ def main() -> None:
 def _terminate(number: int, frame: object) -> NoReturn:
     # as an exception, so that a file in work is removed
     sys.exit(128 + number)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 from math import isfinite
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -11,9 +11,6 @@ from linearsr.cli.console import Bars, say, stop, told, write_json
 from linearsr.cli.options import JsonDocument
 from linearsr.jobs.messages import shown
 from linearsr.jobs.names import check_folder
-
-if TYPE_CHECKING:
-    from linearsr.pipeline import LinearSRPipeline
 
 _LEAST_AGREEMENT = 30.0
 """Median PSNR in dB against float32. Where a trunk invents detail, bfloat16 too may be no nearer."""
@@ -102,14 +99,19 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
 
 
 def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
+    import torch
+
     from linearsr.backends.int8_ranges import agreement, drawn, lr_images, observed_ranges, write_with_ranges
     from linearsr.images.files import list_images
+    from linearsr.model_folder import find_model
     from linearsr.models.int8 import supported, use_int8_
+    from linearsr.pipeline import LinearSRPipeline
 
     files = list_images(photos)
     if len(files) < 2:
         stop(f"{shown(photos)}: give at least two photos, one to find the ranges on and one to check them")
-    folder, pipeline = _in_float32(source)
+    folder = find_model(source)
+    pipeline = LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")
     if pipeline.trunk is None:
         stop(f"{source} has no trunk, which is the part that computes in 8 bits")
     if not supported():
@@ -138,14 +140,3 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
         "note": f"{len(ranges)} ranges; PSNR against float32 on {len(decibels)} other images: "
         f"median {figures['median']:.1f} dB, least {figures['least']:.1f} dB",
     }
-
-
-def _in_float32(source: str) -> tuple[Path, "LinearSRPipeline"]:
-    """A model's folder, and the model in float32 on the CPU."""
-    import torch
-
-    from linearsr.model_folder import find_model
-    from linearsr.pipeline import LinearSRPipeline
-
-    folder = find_model(source)
-    return folder, LinearSRPipeline.from_pretrained(folder, torch_dtype=torch.float32, device="cpu")

@@ -2,16 +2,11 @@
 
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linearsr._version import __version__
 from linearsr.cli.console import out, table, told, write_json
 from linearsr.cli.options import BuiltInOrModel, JsonDocument
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from linearsr.flow.partition import Partition
 
 _NOT_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -48,14 +43,13 @@ def _model(name: str | None) -> dict[str, Any]:
 
     from linearsr.model_folder import MODEL_INDEX, STEMS, find_model, load_ranges, part_classes, read_index
     from linearsr.runtime.checkpoints import CONFIG_NAME, load_config
+    from linearsr.runtime.files import prefixed
     from linearsr.settings import PipelineConfig
 
     folder = find_model(name)
     index = read_index(folder)
-    try:
+    with prefixed(f"{folder / MODEL_INDEX}: ", ValueError):
         settings = asdict(PipelineConfig.from_index(index))
-    except ValueError as error:
-        raise ValueError(f"{folder / MODEL_INDEX}: {error}") from None
     classes = part_classes(folder, index)
     stem = STEMS[classes["lr_stem"]].parse_config(
         load_config(folder / "lr_stem"), folder / "lr_stem" / CONFIG_NAME
@@ -97,12 +91,21 @@ def _part(folder: Path, name: str, kind: str | None) -> dict[str, Any]:
 
 def _experts(folder: Path) -> list[dict[str, Any]]:
     from linearsr.flow.experts import read_partition
+    from linearsr.flow.path import log_snr
 
     partition = read_partition(folder)
     places = [folder / f"expert_{index}" for index in range(partition.num_experts)]
     if not places[0].exists() and len(places) == 1:
         places = [folder]
-    return [_expert(partition, index, place) for index, place in enumerate(places)]
+    experts: list[dict[str, Any]] = []
+    for index, place in enumerate(places):
+        low, high = partition.span(index)
+        # JSON has no infinity: an open end is null
+        ends = [value if isfinite(value) else None for value in (log_snr(high), log_snr(low))]
+        count = sum(map(_count_parameters, place.glob("*.safetensors")))
+        name = partition.names[index]
+        experts.append({"index": index, "name": name, "t": [low, high], "log_snr": ends, "parameters": count})
+    return experts
 
 
 def _describe(part: str, folder: Path) -> dict[str, Any]:
@@ -124,28 +127,12 @@ def _describe(part: str, folder: Path) -> dict[str, Any]:
     return told
 
 
-def _expert(partition: "Partition", index: int, folder: Path) -> dict[str, Any]:
-    from linearsr.flow.path import log_snr
-
-    low, high = partition.span(index)
-    # JSON has no infinity: an open end is null
-    ends = [value if isfinite(value) else None for value in (log_snr(high), log_snr(low))]
-    return {
-        "index": index,
-        "name": partition.names[index],
-        "t": [low, high],
-        "log_snr": ends,
-        "parameters": sum(_count_parameters(file) for file in folder.glob("*.safetensors")),
-    }
-
-
 def _count_parameters(file: Path) -> int:
     from math import prod
 
     from safetensors import SafetensorError, safe_open
 
-    from linearsr.runtime.checkpoints import CheckpointError
-    from linearsr.runtime.quantised import SCALE_SUFFIX
+    from linearsr.runtime.checkpoints import SCALE_SUFFIX, CheckpointError
 
     others = (*_NOT_PARAMETERS, f".weight{SCALE_SUFFIX}")
     try:
@@ -165,7 +152,14 @@ def _show(report: dict[str, Any]) -> None:
     screen.print(f"\nmodel {model['name']}, x{model['scale']}: {size}\n{model['folder']}", soft_wrap=True)
     screen.print("defaults: " + ", ".join(f"{key} {value}" for key, value in model["settings"].items()))
     screen.print(f"8-bit ranges: of {model['int8_ranges']} blocks")
-    _show_guidance(screen, model)
+    for name in ("guidance", "tagger"):
+        if model[name] is not None:
+            kind, *details = model[name].items()
+            facts = [kind[1]]
+            for key, value in details:
+                shown = ", ".join(value.values()) if isinstance(value, dict) else value
+                facts.append(f"{key.replace('_', ' ')} {shown}")
+            screen.print(f"{name}: {'; '.join(facts)}", soft_wrap=True)
     parts = table("part", "class", "parameters", ruled=True)
     for part in model["parts"]:
         parts.add_row(part["name"], part["class"], f"{part['parameters']:,}")
@@ -179,15 +173,3 @@ def _show(report: dict[str, Any]) -> None:
     screen.print(parts)
     if model["experts"]:
         screen.print(experts)
-
-
-def _show_guidance(screen: "Console", model: dict[str, Any]) -> None:
-    for name in ("guidance", "tagger"):
-        if model[name] is None:
-            continue
-        what, *details = model[name].items()
-        facts = [what[1]]
-        for key, value in details:
-            shown = ", ".join(value.values()) if isinstance(value, dict) else value
-            facts.append(f"{key.replace('_', ' ')} {shown}")
-        screen.print(f"{name}: {'; '.join(facts)}", soft_wrap=True)

@@ -53,14 +53,8 @@ def load_tagger(
 def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None = None) -> "Tagger":
     """The tagger that a user means; its encoders are read when it is first used.
 
-    Args:
-        name: "ram" or "ram++"; the folder of a tagger; or folder or hub id of a SigLIP or SigLIP 2.
-        vocabulary: file with one tag a line, for SigLIP.
-        weights: folder or hub id of RAM's weights.
-
-    Raises:
-        CheckpointError: no such folder.
-        ValueError: a vocabulary or weights where none are used, or none where they are needed.
+    `name` is "ram" or "ram++", the folder of a tagger, or folder or hub id of a SigLIP or SigLIP 2. Raises ValueError
+    for no such folder, and for a vocabulary or weights where none are used, or none where they are needed.
     """
     from linearsr.guidance.encoders import encoder_folder
     from linearsr.model_folder import TAGGERS, load_tagger

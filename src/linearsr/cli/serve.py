@@ -87,6 +87,11 @@ def serve(
     with needing("linearsr serve", "serve"):
         from linearsr.serving.server import run
         from linearsr.serving.settings import MIB, ServeSettings, check_host, check_origin
+    secret = os.environ.get(_SECRET_VARIABLE, "")
+    if webhook_origin and not secret:
+        stop(
+            f"--webhook-origin needs {_SECRET_VARIABLE}: set it to a long random text shared with the receiver"
+        )
     settings = ServeSettings(
         data=data or Path(typer.get_app_dir("linearsr")) / "serve",
         model=model,
@@ -96,7 +101,7 @@ def serve(
         cors_origins=tuple(_checked("--cors-origin", check_origin, cors_origin)),
         allowed_hosts=frozenset(_checked("--allowed-host", check_host, allowed_host)),
         webhook_origins=frozenset(_checked("--webhook-origin", check_origin, webhook_origin)),
-        webhook_secret=_read_secret(needed=bool(webhook_origin)),
+        webhook_secret=secret,
         access_log=access_log,
         max_queue=max_queue,
         max_streams=max_streams,
@@ -120,15 +125,6 @@ def serve(
 def _checked(option: str, check: Callable[[str], str], values: list[str] | None) -> list[str]:
     with told(ValueError, begin=f"{option} "):
         return [check(value) for value in values or ()]
-
-
-def _read_secret(needed: bool) -> str:
-    secret = os.environ.get(_SECRET_VARIABLE, "")
-    if needed and not secret:
-        stop(
-            f"--webhook-origin needs {_SECRET_VARIABLE}: set it to a long random text shared with the receiver"
-        )
-    return secret
 
 
 def _read_keys(file: Path | None) -> frozenset[str]:

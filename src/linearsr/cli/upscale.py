@@ -1,6 +1,7 @@
 """`linearsr upscale`: photos in, better photos out."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +23,10 @@ from linearsr.cli.options import (
     takes_settings,
 )
 from linearsr.cli.pictures import inputs_of, run_all
-from linearsr.jobs.names import Job, output_place, piped, plan
+from linearsr.jobs.names import output_place, piped, plan
 from linearsr.jobs.run import Work, no_work, pending, write_out
 from linearsr.jobs.sources import mark_results, read_lists
-from linearsr.jobs.upscaling import Upscaling
+from linearsr.jobs.upscaling import Upscaling, load_pipeline, unknown_tags
 from linearsr.settings import Fit
 
 DEFAULT_SCALE = 4.0
@@ -102,14 +103,12 @@ def upscale(
     if settings["tags"]:
         settings["tags"] = heard_tags(model, settings["tags"])
     upscaling = Upscaling(
-        model=model,
-        dtype=dtype,
         settings=settings,
-        fit=fit,
         max_pixels=max_pixels,
-        memory_limit=memory_limit,
-        overwrite=overwrite,
         quality=quality,
+        overwrite=overwrite,
+        fit=fit,
+        memory_limit=memory_limit,
         keep="nothing" if strip_metadata else "no places" if strip_gps else "all",
         strict=strict,
         verbose=verbose,
@@ -123,7 +122,18 @@ def upscale(
         jobs = [pipes.called(job) for job in plan(sources, place.namer(size))]
         if place.folder is not None and any(job.error is None for job in jobs):
             mark_results(place.folder, pipes.names)
-        _run(upscaling, jobs, device, pipes.to_stdout, as_json)
+        work: Work = no_work
+        unknown: list[str] = []
+        if pending(jobs, overwrite):  # else nothing needs a model
+            with doing("loading the model"):
+                pipeline = load_pipeline(model, device, dtype, option="--device ")
+                unknown = unknown_tags(pipeline, settings)
+            say_unknown(unknown)
+            work = partial(upscaling.upscale, pipeline)
+        if pipes.to_stdout:
+            work = write_out(work, sys.stdout.buffer)
+        told_of = {"seed": settings["seed"], "model": None, "tags": None, "unknown_tags": unknown}
+        run_all(jobs, work, overwrite=overwrite, as_json=as_json, settings=told_of)
 
 
 def _own_scale(model: str) -> float:
@@ -132,15 +142,3 @@ def _own_scale(model: str) -> float:
 
     with told():
         return model_scale(model)
-
-
-def _run(upscaling: Upscaling, jobs: list[Job], device: str, to_stdout: bool, as_json: bool) -> None:
-    work: Work = no_work
-    unknown: list[str] = []
-    if pending(jobs, upscaling.overwrite):  # else nothing needs a model
-        with doing("loading the model"), told():
-            work, unknown = upscaling.load(device)
-        say_unknown(unknown)
-        work = write_out(work, sys.stdout.buffer) if to_stdout else work
-    settings = {"seed": upscaling.settings["seed"], "model": None, "tags": None, "unknown_tags": unknown}
-    run_all(jobs, work, overwrite=upscaling.overwrite, as_json=as_json, settings=settings)

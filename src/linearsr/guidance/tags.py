@@ -75,10 +75,7 @@ class TagGuidance(PretrainedModule, Guidance):
 def start_near_null_(guidance: TagGuidance, null_tokens: Tensor, spread: float = 0.5) -> None:
     """Begin tags in the midst of a network's null tokens (L, C), so that what it has learned without tags still holds.
 
-    Args:
-        guidance: its table is overwritten.
-        null_tokens: of the network.
-        spread: deviation of the tags around the mean, in units of that of the null tokens.
+    `spread` is the deviation of the tags around the mean, in units of that of the null tokens.
     """
     with torch.no_grad():
         mean, deviation = null_tokens.mean(dim=0), null_tokens.std(dim=0)

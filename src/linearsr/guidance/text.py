@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
-from linearsr.guidance.encoders import EncoderPart, check_width, read_network, read_tokenizer
+from linearsr.guidance.encoders import EncoderPart, read_network, read_tokenizer
 from linearsr.guidance.vocabulary import Understood, normalised
 from linearsr.runtime.checkpoints import load_config, load_tensors, save_tensors
 
@@ -53,10 +53,7 @@ class TextGuidanceConfig:
 
 
 class TextGuidance(EncoderPart, Guidance):
-    """The last hidden states of a text encoder for the tags, joined by commas or each on its own.
-
-    There is no list of known tags.
-    """
+    """The last hidden states of a text encoder for any tags, joined by commas or each on its own."""
 
     config_class: ClassVar[type[TextGuidanceConfig]] = TextGuidanceConfig
     config: TextGuidanceConfig
@@ -160,11 +157,8 @@ class TextGuidance(EncoderPart, Guidance):
         """The text encoder; of a T5, its encoder alone. Raises CheckpointError if it is missing or of another width."""
         folder = self.folder("text_encoder")
         whole = load_config(folder).get("is_encoder_decoder", False)
-        encoder: nn.Module = read_network(
-            "the text encoder", folder, "AutoModelForTextEncoding" if whole else "AutoModel", dtype
-        )
-        check_width(encoder, self.channels, folder)
-        return encoder
+        name = "AutoModelForTextEncoding" if whole else "AutoModel"
+        return read_network("the text encoder", folder, name, dtype, self.channels)
 
 
 def _joined(tags: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearsr.guidance.base import Guidance, GuidanceKind, GuidanceTokens
-from linearsr.guidance.encoders import EncoderPart, check_width, read_network
+from linearsr.guidance.encoders import EncoderPart, read_network
 from linearsr.images.resize import resize
 from linearsr.runtime.checkpoints import CheckpointError, load_config
 
@@ -83,11 +83,7 @@ class Tower(NamedTuple):
 
 
 def tower_in(folder: Path, model_types: Collection[str]) -> Tower:
-    """The tower that a folder holds, alone or beside a text tower.
-
-    Raises:
-        CheckpointError: no config, or another kind of model.
-    """
+    """The tower that a folder holds, alone or beside a text tower. Raises CheckpointError if it holds none."""
     config = load_config(folder)
     name = str(config.get("model_type"))
     config = config.get("vision_config", config)
@@ -116,10 +112,7 @@ class VisionGuidanceConfig:
 
 
 class VisionGuidance(EncoderPart, Guidance):
-    """The last hidden states of a vision tower at its patches, without its class and register tokens.
-
-    The whole image is looked at, resized to a square: a crop would leave out what is at its borders.
-    """
+    """The last hidden states of a vision tower at the patches of the whole image, resized to a square."""
 
     config_class: ClassVar[type[VisionGuidanceConfig]] = VisionGuidanceConfig
     config: VisionGuidanceConfig
@@ -160,9 +153,7 @@ class VisionGuidance(EncoderPart, Guidance):
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
         """The vision tower. Raises CheckpointError if it is missing, of another kind or of another width."""
         folder, tower = self.folder("image_encoder"), self.tower
-        encoder: nn.Module = read_network("the image encoder", folder, tower.class_name, dtype)
-        check_width(encoder, self.channels, folder)
-        return encoder
+        return read_network("the image encoder", folder, tower.class_name, dtype, self.channels)
 
 
 class CLIPGuidance(VisionGuidance):

@@ -35,11 +35,7 @@ def split_tags(text: str) -> list[str]:
 
 
 class Vocabulary:
-    """Known tags, in the order of a model's table.
-
-    Raises:
-        ValueError: a tag that is empty or there twice.
-    """
+    """Known tags, in the order of a model's table. Raises ValueError for a tag that is empty or there twice."""
 
     def __init__(self, tags: Iterable[str]) -> None:
         self.tags = tuple(tags)
@@ -99,11 +95,7 @@ def _singulars(name: str) -> list[str]:
 
 
 def read_tag_list(path: str | Path) -> tuple[str, ...]:
-    """The tags in a file in UTF-8, one a line.
-
-    Raises:
-        ValueError: as one line, if it cannot be read, or holds no tags or one of them twice.
-    """
+    """The tags in a file in UTF-8, one a line. Raises ValueError, one line, if it cannot be read or used."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:

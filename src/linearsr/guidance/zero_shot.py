@@ -1,6 +1,5 @@
 """A tagger for any vocabulary: which tags' names are near the image, as SigLIP sees it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearsr.guidance.base import Tag, best_tags
+from linearsr.guidance.base import Scores, Tagger
 from linearsr.guidance.encoders import EncoderPart, read_network, read_tokenizer
 from linearsr.guidance.vision import Tower, tower_in
 from linearsr.guidance.vocabulary import Vocabulary
@@ -43,63 +42,36 @@ class ZeroShotTaggerConfig:
             raise ValueError(f"prompt {self.prompt!r} needs {{}} in the place of the tag")
 
 
-class ZeroShotTagger(EncoderPart):
-    """Scores are the probabilities of SigLIP's sigmoid.
-
-    The prompts of the vocabulary are encoded once, with the first image. The whole image is looked at, resized to the
-    tower's square.
-    """
+class ZeroShotTagger(EncoderPart, Tagger):
+    """Scores are the probabilities of SigLIP's sigmoid, for the whole image, resized to the tower's square."""
 
     config_class: ClassVar[type[ZeroShotTaggerConfig]] = ZeroShotTaggerConfig
     config: ZeroShotTaggerConfig
     folder_fields = ("encoder",)
 
-    def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
-        """Tags of one LR image (3, h, w) in [-1, 1], the surest first; see `Tagger`."""
-        config = self.config
-        return best_tags(
-            self.scores(lr),
-            config.vocabulary,
-            config.threshold,
-            config.max_tags,
-            threshold=threshold,
-            max_tags=max_tags,
-        )
-
-    def scores(self, lr: Tensor) -> Tensor:
-        """(3, h, w) in [-1, 1] -> (V,), the probability of each tag in the vocabulary, float32 on the CPU."""
+    def scores(self, lr: Tensor) -> Scores:
+        """The probability of each tag in the vocabulary, float32 on the CPU, for (3, h, w) in [-1, 1]."""
         tower, size = self._tower
         with self.encoder() as encoder:
             (texts,) = self.remembered(["texts"], lambda _: [self._encode_texts(encoder)])
             inputs = tower.inputs(tower.pixels(lr[None].to(self.device), size).to(self.encoder_dtype))
             image = F.normalize(_pooled(encoder.get_image_features(**inputs)).float(), dim=-1)[0]
             likenesses: Tensor = texts @ image * encoder.logit_scale.float().exp()
-            scores: Tensor = (likenesses + encoder.logit_bias.float()).sigmoid()
-        return scores.cpu()
+            scores = (likenesses + encoder.logit_bias.float()).sigmoid().cpu()
+        return Scores(self.config.vocabulary, scores, self.config.threshold)
 
     def _encode_texts(self, encoder: Any) -> Tensor:
         """(V, C): the prompts of the tags, each of length 1."""
         template = self.config.prompt
         prompts = [template.replace("{}", tag).lower() for tag in self.config.vocabulary]
-        rows = [
-            _pooled(
-                encoder.get_text_features(input_ids=self._tokens(prompts[start : start + _TEXTS_AT_ONCE]))
-            )
-            for start in range(0, len(prompts), _TEXTS_AT_ONCE)
-        ]
-        return F.normalize(torch.cat(rows).float(), dim=-1)
-
-    def _tokens(self, prompts: Sequence[str]) -> Tensor:
+        length = int(load_config(self._folder).get("text_config", {}).get("max_position_embeddings", 64))
         # it was trained with texts of one length; it takes no mask, and sees the padding
-        tokens = self._tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self._text_length,
-            return_tensors="pt",
-        )
-        ids: Tensor = tokens["input_ids"].to(self.device)
-        return ids
+        ids = read_tokenizer(self._folder)(
+            prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+        parts = ids.to(self.device).split(_TEXTS_AT_ONCE)
+        rows = torch.cat([_pooled(encoder.get_text_features(input_ids=part)) for part in parts])
+        return F.normalize(rows.float(), dim=-1)
 
     @cached_property
     def _folder(self) -> Path:
@@ -114,21 +86,12 @@ class ZeroShotTagger(EncoderPart):
             return tower, tower.patch_size * int(vision.get("num_patches", 256) ** 0.5)
         return tower, int(vision.get("image_size", 224))
 
-    @cached_property
-    def _text_length(self) -> int:
-        return int(load_config(self._folder).get("text_config", {}).get("max_position_embeddings", 64))
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return read_tokenizer(self._folder)
-
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
         """Both towers. Raises CheckpointError if they are missing or of another kind."""
         tower_in(self._folder, _MODEL_TYPES)
         if not self.config.vocabulary:
             raise CheckpointError("a zero-shot tagger needs a vocabulary: name a file with one tag a line")
-        encoder: nn.Module = read_network("the tagger's encoder", self._folder, "AutoModel", dtype)
-        return encoder
+        return read_network("the tagger's encoder", self._folder, "AutoModel", dtype)
 
 
 def _pooled(output: Any) -> Tensor:

@@ -51,7 +51,9 @@ def upscale_file(
 ) -> FileResult:
     """Upscale an image file into another, with alpha, bits and notes, in the memory of some strips.
 
-    What waits between passes lies in a hidden folder beside `target`, which is removed at the end.
+    What waits between passes lies in a hidden folder beside `target`, which is removed at the end. Needs the extra
+    `large`. Raises ImageError for what is wrong with source or target; ValueError for a setting out of its range, too
+    little room on the disk, or a target that another process has in work.
 
     Args:
         settings: scale, steps, tags and so on, by the names of `LinearSRPipeline.upscale`.
@@ -62,11 +64,6 @@ def upscale_file(
         strict: refuse a damaged source, though it can be read in spite of that.
         strip_rows: LR rows to work on at a time; None: by the width.
         progress: gets what is being done, and the share of the whole work that is done.
-
-    Raises:
-        ImageError: what is wrong with source or target.
-        ValueError: a setting out of its range; too little room on the disk; another process has this target in work.
-        ImportError: the extra `large` is not installed.
     """
     settings = dict(settings or {})
     with _work_folder(target) as folder:
@@ -99,6 +96,7 @@ def upscale_file(
         writer.close(
             () if keep == "nothing" else tags, lambda share: progress("encoding", 1 - _ENCODING * (1 - share))
         )
+        progress("encoding", 1)
     return FileResult((size[1], size[0]), tags)
 
 
@@ -109,11 +107,7 @@ def work_folder_of(target: Path) -> Path:
 
 @contextmanager
 def _work_folder(target: Path) -> Iterator[Path]:
-    """A folder for work on `target`, for this process alone: empty, and removed at the end.
-
-    Raises:
-        ValueError: another process has it in work.
-    """
+    """A folder for work on `target`, empty, and removed at the end. Raises ValueError if another process has it."""
     from filelock import FileLock, Timeout
 
     folder = work_folder_of(target)
@@ -158,13 +152,7 @@ def _require_disk(
 
 
 class DrawnAlpha:
-    """Alpha as a grey picture for `upscale_rows`, and what that makes of it at the model's own scale, checked.
-
-    Args:
-        source: an image with alpha.
-        folder: for what is drawn, in 16 bits.
-        scale: the model's own.
-    """
+    """Alpha as a grey picture for `upscale_rows`, and what it makes of it at the model's `scale`, kept in `folder`."""
 
     def __init__(self, source: RowReader, folder: Path, scale: int) -> None:
         self._source, self._scale = source, scale

@@ -32,10 +32,7 @@ def one_line(message: object) -> str:
 
 
 def failure(error: Exception, path: Path | None = None) -> str:
-    """What went wrong as one line: our own errors and the system's speak for themselves, others by their class too.
-
-    `path` is the file where an error of the system names none.
-    """
+    """What went wrong as one line, with the error's class if it is not ours; `path` is its file if it names none."""
     if isinstance(error, OSError) and error.strerror:
         place = error.filename or path
         return f"{shown(str(place))}: {error.strerror}" if place else error.strerror

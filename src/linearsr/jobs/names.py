@@ -47,6 +47,11 @@ class Job:
         """The output as it is called in messages."""
         return shown(self.output_name or self.output or "")
 
+    @property
+    def is_made(self) -> bool:
+        """Whether something has the name of the output."""
+        return self.output is not None and os.path.lexists(self.output)
+
 
 @dataclass(frozen=True)
 class OutputPlace:
@@ -84,9 +89,8 @@ def output_place(
 ) -> OutputPlace:
     """What `-o` means: a file for exactly one file with an image's suffix, else a folder.
 
-    Raises:
-        ValueError: it cannot be meant: an unknown type, a file for several inputs, a place that cannot be written to, a
-            suffix that would lead elsewhere.
+    Raises ValueError for an unknown type, a file for several inputs, a place that cannot be written to, or a suffix
+    that would lead elsewhere.
     """
     if suffix is not None and (os.path.basename(suffix) != suffix or "\0" in suffix):
         raise ValueError(f"--suffix {shown(suffix)} is not part of a file name: use text such as _large")
@@ -102,7 +106,8 @@ def output_place(
     if len(arguments) != 1 or os.path.isdir(arguments[0]):
         raise ValueError(f"-o {shown(output)} names a single image: give a folder for several inputs")
     _check_type(output)
-    if format is not None and kind is not None and not _is_of(output, kind):
+    types = _writable()
+    if format and kind and types[output.suffix.lower()] != types[_SUFFIXES.get(kind, f".{kind}")]:
         raise ValueError(f"-o {shown(output)} does not match --format {format}: change one of them")
     if suffix is not None:
         raise ValueError(
@@ -172,12 +177,6 @@ def _writable() -> dict[str, str]:
     return FORMATS
 
 
-def _is_of(path: Path, format: Format) -> bool:
-    """Whether a name has the type of a format."""
-    formats = _writable()
-    return formats[path.suffix.lower()] == formats[_SUFFIXES.get(format, f".{format}")]
-
-
 def _check_type(output: Path) -> None:
     suffix = output.suffix.lower()
     if suffix not in _writable():
@@ -207,11 +206,7 @@ class Pipes:
 
 @contextmanager
 def piped(names: Sequence[str], output: Path | None) -> Iterator[Pipes]:
-    """Inputs and output, with files in the place of `-`; without an output, stdin alone goes to stdout.
-
-    Raises:
-        ValueError: several results for stdout, none for stdin, or a terminal on either side.
-    """
+    """Inputs and output, with files in the place of `-`; stdin alone goes to stdout. Raises ValueError if it cannot."""
     to_stdout = str(output) == "-" or (output is None and list(names) == ["-"])
     if "-" not in names and not to_stdout:
         yield Pipes(names, output)
@@ -227,15 +222,13 @@ def piped(names: Sequence[str], output: Path | None) -> Iterator[Pipes]:
             "- reads an image from stdin, which is the terminal: send a file or a program's output"
         )
     with TemporaryDirectory(prefix="linearsr-") as folder:
-        source = _from_stdin(Path(folder)) if "-" in names else None
+        source = None
+        if "-" in names:
+            draft = Path(folder, "stdin")
+            with draft.open("w+b") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+                file.seek(0)
+                source = draft.with_suffix(suffix_for(file.read(12)))
+            draft.rename(source)
         files = [str(source) if name == "-" else name for name in names]
         yield Pipes(files, Path(folder, "result") if to_stdout else output, source, to_stdout)
-
-
-def _from_stdin(folder: Path) -> Path:
-    path = folder / "stdin"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    with path.open("rb") as file:
-        suffix = suffix_for(file.read(12))
-    return path.rename(path.with_suffix(suffix))

@@ -42,7 +42,7 @@ Work = Callable[[Job, Watcher], dict[str, Any]]
 
 def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
     """The jobs that need any work."""
-    return [job for job in jobs if job.error is None and (overwrite or not _is_made(job))]
+    return [job for job in jobs if job.error is None and (overwrite or not job.is_made)]
 
 
 def no_work(job: Job, watcher: Watcher) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, overwrite: bool = False) -> 
     """
     if job.error is not None:
         return _failed(job, job.error, watcher)
-    if _is_made(job) and not overwrite:
+    if job.is_made and not overwrite:
         if os.path.isdir(job.output or ""):
             return _failed(job, f"{job.output_label} is a folder: choose another place with -o", watcher)
         return _skipped(job, "exists (--overwrite replaces it)", watcher)
@@ -67,7 +67,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, overwrite: bool = False) -> 
         with heard() as notes:
             result = work(job, watcher)
     except Exception as error:
-        if _is_made(job) and not overwrite:
+        if job.is_made and not overwrite:
             return _skipped(job, "was created by another run in the meantime", watcher)
         if debugging():
             raise
@@ -75,8 +75,14 @@ def run_job(job: Job, work: Work, watcher: Watcher, overwrite: bool = False) -> 
     said = list(dict.fromkeys(_without_name(job, warning_text(note)) for note in notes))
     for warning in said:
         watcher.say(f"{job.label}: warning: {warning}")
-    result = {**result, "seconds": round(time.perf_counter() - started, 3), "warnings": said}
-    return _done(job, result, watcher)
+    seconds = time.perf_counter() - started
+    record = {"status": "done", **result, "seconds": round(seconds, 3), "warnings": said}
+    if job.output is not None:
+        record["output"] = job.output_name or str(job.output)
+        width, height = result["size"]
+        tags = f", tags: {shown_words(result['tags'])}" if result.get("tags") else ""
+        watcher.say(f"{job.label} -> {job.output_label} ({width}x{height}, {seconds:.1f} s{tags})")
+    return record
 
 
 def write_out(work: Work, stream: Any) -> Work:
@@ -97,27 +103,9 @@ def write_out(work: Work, stream: Any) -> Work:
     return do
 
 
-def _is_made(job: Job) -> bool:
-    return job.output is not None and os.path.lexists(job.output)
-
-
-def _output_of(job: Job) -> str:
-    return job.output_name or os.fspath(job.output or "")
-
-
-def _done(job: Job, result: dict[str, Any], watcher: Watcher) -> dict[str, Any]:
-    if job.output is None:
-        return {"status": "done", **result}
-    width, height = result["size"]
-    tags = f", tags: {shown_words(result['tags'])}" if result.get("tags") else ""
-    size = f"{width}x{height}, {result['seconds']:.1f} s"
-    watcher.say(f"{job.label} -> {job.output_label} ({size}{tags})")
-    return {"status": "done", "output": _output_of(job), **result}
-
-
 def _skipped(job: Job, why: str, watcher: Watcher) -> dict[str, Any]:
     watcher.say(f"{job.label}: skipped, {job.output_label} {why}")
-    return {"status": "skipped", "output": _output_of(job)}
+    return {"status": "skipped", "output": job.output_name or str(job.output)}
 
 
 def _failed(job: Job, why: object, watcher: Watcher) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +36,7 @@ def read_lists(arguments: Sequence[str]) -> list[str]:
     """The arguments, with the lines of LIST in the place of each @LIST ("@-": of stdin).
 
     Lines end with a line break, or, if there is one in the list, with a zero byte. A file whose own name begins with @
-    is an image.
-
-    Raises:
-        ValueError: a list that cannot be read.
+    is an image. Raises ValueError for a list that cannot be read.
     """
     named: list[str] = []
     for argument in arguments:
@@ -73,13 +70,13 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
             tree = Path(path.resolve().name) if several else Path()
             found += _walk(path, tree, output_folder)
         elif os.path.lexists(path):
-            found.append(_source(path, Path(path.name)))
+            found.append(Source(path, Path(path.name), _problem(path)))
         elif is_url(argument):
             found.append(Source(path, Path(path.name), URL_PROBLEM, name=argument))
         elif glob.has_magic(argument):
             found += _expand(argument, output_folder)
         else:
-            found.append(_source(path, Path(path.name)))
+            found.append(Source(path, Path(path.name), _problem(path)))
     unique: dict[str, Source] = {}
     for source in found:
         unique.setdefault(key_of(source.path), source)
@@ -167,7 +164,7 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
         for name in sorted(files):
             path = Path(root, name)
             if is_image_name(path):
-                found.append(_source(path, tree / path.relative_to(folder), searched=True))
+                found.append(Source(path, tree / path.relative_to(folder), _problem(path), searched=True))
     if not found:
         return [Source(folder, tree, "no images in this folder")]
     return found
@@ -178,7 +175,8 @@ def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
     root = _fixed_part(pattern)
     found: list[Source] = []
     for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
-        marked = next(filter(is_marked, _folders_on_the_way(root, match)), None)
+        on_the_way = [folder for folder in (match, *match.parents) if root in folder.parents]
+        marked = next(filter(is_marked, reversed(on_the_way)), None)
         if marked is not None:
             found.append(Source(marked, Path(), is_results=True))
         elif match.is_dir():
@@ -186,15 +184,8 @@ def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
             # nobody asked for images in each folder that a pattern happens to find
             found += [source for source in inside if source.path != match]
         else:
-            found.append(_source(match, match.relative_to(root), searched=True))
+            found.append(Source(match, match.relative_to(root), _problem(match), searched=True))
     return found or [Source(Path(pattern), Path(), "no image matches this pattern")]
-
-
-def _folders_on_the_way(root: Path, path: Path) -> Iterator[Path]:
-    """From below `root` down to `path`."""
-    for part in path.relative_to(root).parts:
-        root = root / part
-        yield root
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -205,10 +196,6 @@ def _fixed_part(pattern: str) -> Path:
             break
         fixed.append(part)
     return Path(*fixed)
-
-
-def _source(path: Path, relative: Path, searched: bool = False) -> Source:
-    return Source(path, relative, _problem(path), searched)
 
 
 def _problem(path: Path) -> str | None:

@@ -1,13 +1,13 @@
 """What an upscale does with each image: in one piece where that fits the memory, else in strips of rows."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linearsr.jobs.names import Job
-from linearsr.jobs.run import Watcher, Work
+from linearsr.jobs.run import Watcher
 from linearsr.runtime.files import prefixed
 from linearsr.settings import DType, Fit, TagRequest
 
@@ -21,34 +21,21 @@ _HELD_BYTES_PER_PIXEL = 16
 
 @dataclass(frozen=True)
 class Upscaling:
-    """The options of the command as far as they concern an image.
+    """What is asked of every image: `settings` by the names of `pipeline.upscale`, `fit` in the place of a scale."""
 
-    `settings`: by the names of `pipeline.upscale`; `fit`: the size of the results in the place of a scale.
-    """
-
-    model: str | None
-    dtype: DType
-    settings: dict[str, Any]
-    fit: Fit
+    settings: Mapping[str, Any]
     max_pixels: int
-    memory_limit: float | None
-    overwrite: bool
     quality: int
-    keep: "Keep"
-    strict: bool
-    verbose: bool
+    overwrite: bool
+    fit: Fit | None = None
+    memory_limit: float | None = None
+    """In GiB; None: what is free."""
+    keep: "Keep" = "all"
+    strict: bool = False
+    verbose: bool = False
 
-    def load(self, device: str) -> tuple[Work, list[str]]:
-        """What upscales an image on a device, and the words of `--tags` that the model cannot use.
-
-        Raises:
-            ValueError, ImportError: the model cannot be loaded, or guided as asked.
-        """
-        pipeline = load_pipeline(self.model, device, self.dtype, option="--device ")
-        unknown = unknown_tags(pipeline, self.settings["tags"], self.settings["guidance_scale"])
-        return partial(self._upscale, pipeline), unknown
-
-    def _upscale(self, pipeline: "LinearSRPipeline", job: Job, watcher: Watcher) -> dict[str, Any]:
+    def upscale(self, pipeline: "LinearSRPipeline", job: Job, watcher: Watcher) -> dict[str, Any]:
+        """Do a job; returns size (width, height), model and tags of the result. Raises ValueError if it cannot be."""
         from linearsr.images.reading import read_image
         from linearsr.images.writing import write_image
 
@@ -59,24 +46,7 @@ class Upscaling:
             watcher.say(f"{job.label}: {mode.reason}")
         target.parent.mkdir(parents=True, exist_ok=True)
         if mode.kind == "rows":
-            from linearsr.jobs.large import upscale_file
-
-            with StripProgress(job, watcher, self.verbose) as report:
-                written = upscale_file(
-                    pipeline,
-                    job.input,
-                    target,
-                    settings=settings,
-                    fit=self.fit,
-                    overwrite=self.overwrite,
-                    quality=self.quality,
-                    max_pixels=self.max_pixels,
-                    keep=self.keep,
-                    strict=self.strict,
-                    strip_rows=mode.strip_rows,
-                    progress=report,
-                )
-            return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
+            return self._upscale_rows(pipeline, job, target, mode.strip_rows, watcher)
         picture = read_image(job.input, self.max_pixels, keep=self.keep, strict=self.strict)
         if self.fit:
             settings["scale"] = self.fit.scale(picture.size)
@@ -88,19 +58,54 @@ class Upscaling:
             stream=True if mode.kind == "held" else None,
             callback_on_step_end=lambda _, step, time, state: watcher.finish_step(step + 1, state["steps"]),
         )
-        written_tags = () if self.keep == "nothing" else result.tags
-        write_image(
-            replace(result, tags=written_tags), target, overwrite=self.overwrite, quality=self.quality
-        )
+        written = replace(result, tags=()) if self.keep == "nothing" else result
+        write_image(written, target, overwrite=self.overwrite, quality=self.quality)
         return {"size": list(result.size), "model": pipeline.config.name, "tags": list(result.tags)}
+
+    def _upscale_rows(
+        self,
+        pipeline: "LinearSRPipeline",
+        job: Job,
+        target: Path,
+        strip_rows: int | None,
+        watcher: Watcher,
+    ) -> dict[str, Any]:
+        """From file to file in strips; on a terminal, it is told how far it was when it is interrupted."""
+        from linearsr.jobs.large import upscale_file
+
+        doing, done = "", 0.0
+
+        def progress(label: str, share: float) -> None:
+            nonlocal doing, done
+            watcher.show_share(job.input, label, share)
+            if self.verbose and label != doing:
+                watcher.say(f"{job.label}: {label} ({share:.0%} done)")
+            doing, done = label, share
+
+        watcher.start_image(job.input, 100)
+        try:
+            written = upscale_file(
+                pipeline,
+                job.input,
+                target,
+                settings=self.settings,
+                fit=self.fit,
+                overwrite=self.overwrite,
+                quality=self.quality,
+                max_pixels=self.max_pixels,
+                keep=self.keep,
+                strict=self.strict,
+                strip_rows=strip_rows,
+                progress=progress,
+            )
+        except (KeyboardInterrupt, SystemExit):
+            watcher.say(f"{job.label}: stopped at {done:.0%}")
+            raise
+        return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}
 
 
 def load_pipeline(model: str | None, device: str, dtype: DType, *, option: str = "") -> "LinearSRPipeline":
-    """The model on a device, by the names of both; a wrong device is told with `option` in front.
-
-    Raises:
-        ValueError, ImportError: it cannot be loaded, or there is no such device.
-    """
+    """The model on a device. Raises ValueError, of a device with `option` in front, or ImportError."""
     import torch
 
     from linearsr.pipeline import LinearSRPipeline
@@ -112,14 +117,11 @@ def load_pipeline(model: str | None, device: str, dtype: DType, *, option: str =
     return LinearSRPipeline.from_pretrained(model, torch_dtype=torch_dtype, device=place)
 
 
-def unknown_tags(pipeline: "LinearSRPipeline", tags: str | None, guidance_scale: float | None) -> list[str]:
-    """The words of a caller's tags that the model cannot use, its guidance made ready.
-
-    Raises:
-        ValueError, ImportError: they cannot guide the model.
-    """
-    if guidance_scale not in (None, 1) and pipeline.guidance is None:
+def unknown_tags(pipeline: "LinearSRPipeline", settings: Mapping[str, Any]) -> list[str]:
+    """The tags that the model cannot use, its guidance made ready. Raises ValueError or ImportError if it has none."""
+    if settings["guidance_scale"] not in (None, 1) and pipeline.guidance is None:
         raise ValueError("--guidance-scale: this model has no guidance: leave it out")
+    tags = settings["tags"]
     unknown = pipeline.unknown_tags(tags)
     if pipeline.guidance is not None:
         from linearsr.guidance.base import prepare
@@ -143,8 +145,7 @@ class Mode:
 def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_limit: float | None) -> Mode:
     """The mode for an image file; `memory_limit` in GiB, None for what is free.
 
-    Raises:
-        ImportError: the image fits the memory in "rows" alone, and the extra `large` is not installed.
+    Raises ImportError if the image fits the memory in "rows" alone, and the extra `large` is not installed.
     """
     from linearsr.images.picture import ImageError, warn_of
     from linearsr.images.reading import read_size
@@ -187,26 +188,3 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-class StripProgress:
-    """Tells how work in strips goes on, and after Ctrl-C how far it was."""
-
-    def __init__(self, job: Job, watcher: Watcher, verbose: bool) -> None:
-        self._job, self._watcher, self._verbose = job, watcher, verbose
-        self._doing, self._share = "", 0.0
-
-    def __call__(self, doing: str, share: float) -> None:
-        """What is being done, and the share of all the work that is done."""
-        self._watcher.show_share(self._job.input, doing, share)
-        if self._verbose and doing != self._doing:
-            self._watcher.say(f"{self._job.label}: {doing} ({share:.0%} done)")
-        self._doing, self._share = doing, share
-
-    def __enter__(self) -> "StripProgress":
-        self._watcher.start_image(self._job.input, 100)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not issubclass(kind, Exception):
-            self._watcher.say(f"{self._job.label}: stopped at {self._share:.0%}")

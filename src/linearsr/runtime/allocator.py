@@ -12,11 +12,8 @@ def keep_freed_memory() -> bool:
     """Let this process, and those that it starts, use the memory of a freed tensor for the next one.
 
     glibc gives blocks of more than 32 MiB back to the system, which then clears every page of the next one: three
-    tenths of the time of an output of four megapixels. Up to half a GiB stays with an idle process instead.
-
-    Returns:
-        Whether this call has set it: not with another C library, and not where the environment says what to do, as it
-        does for the processes that this one starts.
+    tenths of the time of an output of four megapixels. Up to half a GiB stays with an idle process instead. Returns
+    whether this call has set it: not with another C library, nor where the environment says what to do already.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _SETTINGS):
         return False

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from linearsr.runtime.files import from_json, prefixed, whole_file
-from linearsr.runtime.quantised import dequantised
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Of a network and its tokenizer."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SCALE_SUFFIX = "_scale"
+"""Of the scales of a weight in 8 bits, see `quantised`."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 StrPath = str | os.PathLike[str]
@@ -43,14 +44,11 @@ def resolve_folder(name_or_path: StrPath, parts: Sequence[str] | None = None) ->
 
     An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
     Hugging Face hub (JSON, safetensors and vocabularies only; `parts` limits it to these sub-folders).
-
-    Raises:
-        CheckpointError: neither a folder nor a hub id, or the download failed.
+    Raises CheckpointError if it is neither a folder nor a hub id, or the download failed.
     """
-    path = Path(name_or_path)
+    path, name = Path(name_or_path), os.fspath(name_or_path)
     if path.is_dir():
         return path
-    name = os.fspath(name_or_path)
     if path.exists():
         raise CheckpointError(f"{name} is a file; name the folder that holds its {CONFIG_NAME}")
     if not HUB_ID.fullmatch(name):
@@ -87,9 +85,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
     """Write a JSON object by rename, so that the file is whole or not there."""
-    text = json.dumps(dict(contents), indent=2) + "\n"
     with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(json.dumps(dict(contents), indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,11 +108,7 @@ def load_config(folder: StrPath) -> dict[str, Any]:
 
 
 def load_weights(folder: StrPath, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """All tensors of `folder`, from one safetensors file or from the shards that an `*.index.json` lists.
-
-    Raises:
-        CheckpointError: nothing to read, a damaged file, or only pickles.
-    """
+    """All tensors of `folder`, from one file or its shards. Raises CheckpointError if it has no whole one."""
     state: dict[str, Tensor] = {}
     for path in _weight_files(Path(folder)):
         if not path.is_file():
@@ -125,23 +118,44 @@ def load_weights(folder: StrPath, device: str | torch.device = "cpu") -> dict[st
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """All tensors of one safetensors file. Raises CheckpointError for a damaged file."""
+    """All tensors of one safetensors file, those that are `quantised` in float32. Raises CheckpointError if damaged."""
     try:
-        return dequantised(load_file(path, device=str(device)))
+        state = load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: damaged or no safetensors file ({error}); download it again"
         ) from error
+    for name in [name for name in state if name.endswith(SCALE_SUFFIX)]:
+        weight = name.removesuffix(SCALE_SUFFIX)
+        if weight in state and state[weight].dtype == torch.int8:
+            state[weight] = state[weight].float() * state.pop(name).float()
+    return state
+
+
+def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of convolutions in 8-bit integers, for a file of half the size; all else as it is.
+
+    Each kernel, of one input and one output channel, has a scale in float16, its largest magnitude over 127, in
+    `NAME_scale`; those of 1x1 share one scale for each output channel. `load_tensors` multiplies it back.
+    """
+    stored: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if tensor.ndim != 4:
+            stored[name] = tensor
+            continue
+        weight = tensor.float()
+        shared = (2, 3) if weight[0, 0].numel() > 1 else (1, 2, 3)
+        least = 2.0**-24  # the smallest number above zero in float16
+        scale = (weight.abs().amax(shared, keepdim=True) / 127).clamp(min=least).half()
+        stored[name] = (weight / scale.float()).round().clamp(-127, 127).to(torch.int8)
+        stored[name + SCALE_SUFFIX] = scale
+    return stored
 
 
 def check_state(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor | torch.Size], where: StrPath
 ) -> None:
-    """Compare names and shapes of a state with those a network needs.
-
-    Raises:
-        CheckpointError: names the tensors that are missing, unexpected or of another shape.
-    """
+    """Raises CheckpointError that names the tensors that are missing, unexpected or of another shape than expected."""
     shapes = {name: tuple(getattr(value, "shape", value)) for name, value in expected.items()}
     found = {
         "missing": [name for name in shapes if name not in state],
@@ -181,8 +195,7 @@ class PretrainedModule(nn.Module):
     ) -> _Self:
         """The network in `folder` (or hub id), in evaluation mode; `dtype` converts floating-point weights.
 
-        Raises:
-            CheckpointError: a config or weights that are missing, damaged or made for another class.
+        Raises CheckpointError for a config or weights that are missing, damaged or made for another class.
         """
         path = resolve_folder(folder)
         config = cls.parse_config(load_config(path), path / CONFIG_NAME)
@@ -192,8 +205,7 @@ class PretrainedModule(nn.Module):
     def parse_config(cls, raw: Mapping[str, Any], where: StrPath = CONFIG_NAME) -> Any:
         """`config_class` from the contents of a `config.json`; keys that start with `_` are notes.
 
-        Raises:
-            CheckpointError: an unknown key, a value the config refuses, or the config of another class.
+        Raises CheckpointError for an unknown key, a value the config refuses, or the config of another class.
         """
         place = os.fspath(where)
         written_for = raw.get("_class_name", cls.__name__)
@@ -208,11 +220,7 @@ class PretrainedModule(nn.Module):
 
     @classmethod
     def from_state(cls: type[_Self], config: Any, state: Mapping[str, Tensor], where: StrPath) -> _Self:
-        """A network that takes over the tensors of `state` themselves, with no second copy in memory.
-
-        Raises:
-            CheckpointError: names or shapes differ; `where` says whose they are.
-        """
+        """A network of the tensors of `state` themselves. Raises CheckpointError where names or shapes differ."""
         with torch.device("meta"), _NoInitialisation():
             model = cls(config)
         check_state(state, model.state_dict(), where)
@@ -223,8 +231,7 @@ class PretrainedModule(nn.Module):
 class _NoInitialisation(TorchFunctionMode):
     """Leaves out what writes into tensors: weights that are to be replaced need no first values.
 
-    On the meta device, where this is used, such writes change nothing, but the first one imports torch's compiler,
-    which takes longer than to load the default model.
+    On the meta device such writes change nothing, but the first one imports torch's compiler, which takes seconds.
     """
 
     def __torch_function__(
@@ -239,10 +246,7 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def class_in(folder: Path, classes: Mapping[str, _T], what: str) -> tuple[_T, dict[str, Any]]:
-    """Which of several classes the part in a folder is of, by its `config.json`, and what that file holds.
-
-    Raises CheckpointError for none of `classes`, whose names are those in that file; `what` was looked for.
-    """
+    """The class that a folder's `config.json` names, and what that holds. Raises CheckpointError for no such `what`."""
     raw = load_config(folder)
     name = str(raw.get("_class_name"))
     if name not in classes:
@@ -260,10 +264,14 @@ def _as_dtype(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
-    if indices := sorted(folder.glob("*.safetensors.index.json")):
-        return _shards(_only(indices, folder))
-    if files := sorted(folder.glob("*.safetensors")):
-        return [_only(files, folder)]
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    files = indices or sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        raise CheckpointError(
+            f"{folder}: which of {_some(p.name for p in files)}? Rename one to {WEIGHTS_NAME}"
+        )
+    if files:
+        return _shards(files[0]) if indices else files
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(
@@ -282,14 +290,6 @@ def _shards(index: Path) -> list[Path]:
     if outside:
         raise CheckpointError(f"{index}: {_some(outside)} is no safetensors file of this folder")
     return [index.parent / name for name in names]
-
-
-def _only(paths: list[Path], folder: Path) -> Path:
-    if len(paths) > 1:
-        raise CheckpointError(
-            f"{folder}: which of {_some(p.name for p in paths)}? Rename one to {WEIGHTS_NAME}"
-        )
-    return paths[0]
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

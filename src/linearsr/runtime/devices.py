@@ -25,19 +25,12 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU.
-
-    MPS is left to those who ask for it: older versions of torch lack operations there that we use.
-    """
+    """CUDA where there is one, else the CPU; MPS only if asked for, as older versions lack operations there."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def named_device(name: str) -> torch.device:
-    """The device of that name, tried out; "auto" is the best one.
-
-    Raises:
-        ValueError: one line: there is no such device, or it does not work.
-    """
+    """The device of that name, tried out; "auto" is the best one. Raises ValueError, one line, if it does not work."""
     if name == "auto":
         return best_device()
     reason = "no such device"
@@ -96,10 +89,9 @@ def least_seconds(*functions: Callable[[], object]) -> list[float]:
 
 
 def require_own_threads() -> None:
-    """Called before each computation: refuse what would wait for ever.
+    """Called before each computation. Raises RuntimeError in a process that was forked from one that had computed.
 
-    Raises:
-        RuntimeError: this process was forked from one that had computed, whose threads it has not.
+    It has not the other's threads, and would wait for them for ever.
     """
     if not _computed_in:
         _computed_in.append(os.getpid())
@@ -154,11 +146,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def require_memory(needed: int, device: torch.device, what: str) -> None:
-    """Refuse what would only end in the process being killed.
-
-    Raises:
-        ValueError: `what` needs more bytes than the device has.
-    """
+    """Raises ValueError if `what` needs more bytes than the device has, which would only get the process killed."""
     memory = physical_memory(device)
     if memory is not None and needed > memory:
         raise ValueError(

@@ -43,8 +43,7 @@ def whole_file(path: Path, tag: str | None = None) -> Iterator[Path]:
 def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
     """A dataclass of fields that JSON can hold, each value of the type of its field.
 
-    Raises:
-        ValueError: one line that names the field and says what it must be, or what the dataclass itself complains of.
+    Raises ValueError, one line that names the field and what it must be, or what the dataclass itself complains of.
     """
     from pydantic import TypeAdapter, ValidationError
 

@@ -15,7 +15,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from linearsr.serving.dispatcher import Dispatcher
-from linearsr.serving.job_queue import Reservation
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import MIB, ServeSettings, host_name
@@ -56,18 +55,17 @@ class Admission:
                 MutableHeaders(scope=message).update({**_HEADERS, "X-Request-ID": name})
             await send(message)
 
-        reservation: Reservation | None = None
+        place: object | None = None
         try:
             state = scope.setdefault("state", {})
             state["owner"] = self._check(scope)
             if scope["method"] == "POST" and scope["path"] in _UPLOADS:
-                reservation = state["reservation"] = self._dispatcher.reserve()
-            await self._app(scope, self._within_limits(receive, reservation), answer)
+                place = state["place"] = self._dispatcher.reserve()
+            await self._app(scope, self._within_limits(receive, place), answer)
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         finally:
-            if reservation is not None:
-                reservation.release()
+            self._dispatcher.queue.release(place)
             refused_here = scope["path"] if scope["path"] in _UPLOADS else "other"
             route = getattr(scope.get("route"), "path", refused_here)
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
@@ -95,39 +93,23 @@ class Admission:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def _check(self, scope: Scope) -> str:
-        headers, path = Headers(scope=scope), scope["path"]
-        self._check_host(headers.get("host", ""))
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-            self._check_origin(headers)
-        owner = self._owner(headers) if path.startswith("/v1/") else ""
+        """Whose request it is. Raises Problem for one that is not let in."""
+        headers, host = Headers(scope=scope), Headers(scope=scope).get("host", "")
+        # a page whose own name is made to lead here would pass for ours
+        if self._settings.allowed_hosts and host_name(host) not in self._settings.allowed_hosts:
+            message = "this server is not asked by that name: ask by 127.0.0.1, or start it with --allowed-host NAME"
+            raise Problem(403, "forbidden", message, {"Connection": "close"})
+        # a page of another site cannot read our answers, but could send us work
+        origin = None if scope["method"] in ("GET", "HEAD", "OPTIONS") else headers.get("origin")
+        known = origin is None or origin in self._settings.cors_origins
+        if not known and urlsplit(origin).netloc != host:
+            message = "pages of other sites may not use this server: start it with --cors-origin ORIGIN, or let the "
+            raise Problem(403, "forbidden", f"{message}proxy pass the Host header on")
+        owner = self._owner(headers) if scope["path"].startswith("/v1/") else ""
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._settings.max_bytes:
             raise self._too_large()
         return owner
-
-    def _check_host(self, host: str) -> None:
-        """A page whose own name is made to lead here would pass for ours."""
-        allowed = self._settings.allowed_hosts
-        if allowed and host_name(host) not in allowed:
-            raise Problem(
-                403,
-                "forbidden",
-                "this server is not asked by that name: ask by 127.0.0.1, or start it with --allowed-host NAME",
-                {"Connection": "close"},
-            )
-
-    def _check_origin(self, headers: Headers) -> None:
-        """A page of another site cannot read our answers, but could send us work."""
-        origin = headers.get("origin")
-        if origin is None or origin in self._settings.cors_origins:
-            return
-        if urlsplit(origin).netloc != headers.get("host"):
-            raise Problem(
-                403,
-                "forbidden",
-                "pages of other sites may not use this server: start it with --cors-origin ORIGIN, or let the proxy "
-                "pass the Host header on",
-            )
 
     def _owner(self, headers: Headers) -> str:
         if not self._settings.api_keys:
@@ -137,15 +119,11 @@ class Admission:
         # every key is compared, so that the time does not tell which one was close
         matches = [hmac.compare_digest(given.encode(), key.encode()) for key in self._settings.api_keys]
         if not any(matches):
-            raise Problem(
-                401,
-                "unauthorized",
-                "this server needs a key: send it as 'Authorization: Bearer KEY'",
-                {"WWW-Authenticate": "Bearer"},
-            )
+            message = "this server needs a key: send it as 'Authorization: Bearer KEY'"
+            raise Problem(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
         return hashlib.sha256(given.encode()).hexdigest()[:32]
 
-    def _within_limits(self, receive: Receive, reservation: Reservation | None) -> Receive:
+    def _within_limits(self, receive: Receive, place: object | None) -> Receive:
         """The request's body, as long as it is not too much and arrives in time."""
         ends = time.monotonic() + self._settings.upload_seconds
         size, whole = 0, False
@@ -162,11 +140,12 @@ class Admission:
                 if time.monotonic() < ends:
                     limit = f"nothing of the request arrived for {self._settings.stall_seconds:g} s"
                 raise Problem(408, "upload_too_slow", limit, {"Connection": "close"}) from None
-            size += len(message.get("body", b""))
+            come = len(message.get("body", b""))
+            size += come
             if size > self._settings.max_bytes:
                 raise self._too_large()
-            if reservation is not None:
-                reservation.grow(len(message.get("body", b"")))
+            if place is not None:
+                self._dispatcher.queue.grow(place, come)
             whole = not message.get("more_body", False)
             return message
 

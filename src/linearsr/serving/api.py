@@ -1,7 +1,6 @@
 """The HTTP API: what each address does."""
 
 import re
-from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -22,7 +21,6 @@ from starlette.types import Message, Receive, Scope, Send
 from linearsr._version import __version__
 from linearsr.serving.admission import Admission
 from linearsr.serving.dispatcher import Dispatcher
-from linearsr.serving.gauges import add_gauges
 from linearsr.serving.jobs import Job, JobStore
 from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem, ProblemBody, answer_problems
@@ -41,7 +39,7 @@ from linearsr.serving.schemas import (
 )
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.streams import Streams
-from linearsr.serving.uploads import each_field_once, read_header, tags_job, upscale_job
+from linearsr.serving.uploads import each_field_once, tags_job, upscale_job
 
 _DESCRIPTION = (
     "Photorealistic image super-resolution: an image goes in, a larger one comes out, at once or as a job."
@@ -60,14 +58,11 @@ JobId = Annotated[str, PathParameter(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
-    """The application: the API under /v1, the page at /, and what those who run it ask.
-
-    The model is loaded when it starts, and jobs that are still to be done go on.
-    """
-    store, metrics = JobStore(settings.data, settings.max_storage), Metrics()
-    dispatcher = Dispatcher(settings, store, metrics)
+    """The API under /v1, the page at /, and what those who run it ask; the model is loaded when it starts."""
+    store = JobStore(settings.data, settings.max_storage)
+    dispatcher = Dispatcher(settings, store)
+    metrics = Metrics(dispatcher)
     results = Results(dispatcher, settings.max_output_pixels)
-    add_gauges(metrics.registry, dispatcher)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -163,7 +158,7 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, 
         """
         job = await upscale_job(form, request.state.owner, settings, dispatcher.card)
         job.idempotency = idempotency_key
-        job = await dispatcher.accept(job, form.image.file, request.state.reservation)
+        job = await dispatcher.accept(job, form.image.file, request.state.place)
         if form.wait is not False:
             seconds = settings.answer_seconds if form.wait is None else None
             if await results.awaited(job, request, seconds):
@@ -184,9 +179,8 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         """Say what is in an image."""
         if not dispatcher.card.tagger:
             raise Problem(404, "no_tagger", f"the model {dispatcher.card.id} has no tagger")
-        header = await to_thread(read_header, form.image.file, settings)
-        job = tags_job(form, request.state.owner, header)
-        await dispatcher.accept(job, form.image.file, request.state.reservation)
+        job = await tags_job(form, request.state.owner, settings)
+        await dispatcher.accept(job, form.image.file, request.state.place)
         try:
             if not await results.awaited(job, request, _MAX_TAGGING_SECONDS):
                 raise Problem(429, "busy", "the server is busy: come back later", {"Retry-After": "10"})

@@ -1,29 +1,38 @@
 """What follows the end of a job: it is written down, told to webhooks, and forgotten when its time is over."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import logging
+import time
 from asyncio import to_thread
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
 from linearsr.serving.jobs import LIVE, Job, JobStore, cause
 from linearsr.serving.settings import ServeSettings
-from linearsr.serving.webhooks import Webhooks
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY, _MAX_RETRY = 0.5, 10.0
 """Seconds between one try to write an end and the next."""
+_PAUSES = (5, 30, 120, 600)
+"""Seconds between one call of a webhook and the next."""
+_CALL_SECONDS, _MAX_CALLS = 10, 8
+"""How long a call may take, and how many there may be at once."""
 
 
 class Completion:
     """Completes jobs, in the background where that takes time."""
 
     def __init__(self, settings: ServeSettings, store: JobStore) -> None:
-        self._settings, self._store = settings, store
-        self._webhooks = Webhooks(settings.webhook_secret)
+        self._keep_seconds, self._store = settings.keep_seconds, store
+        self._secret = settings.webhook_secret.encode()
+        self._turn = asyncio.Semaphore(_MAX_CALLS)
         self._tasks: set[asyncio.Task[None]] = set()
         self.unwritten: dict[str, Job] = {}
         """Jobs whose end is not in the table yet."""
@@ -55,7 +64,9 @@ class Completion:
     async def end(self, job: Job) -> None:
         """Write down the end of a job, now or as soon as it can be, and tell of it."""
         self.unwritten[job.id] = job
-        if not await self._write_end(job):
+        if await self.save(job):
+            self.unwritten.pop(job.id, None)
+        else:
             self.in_background(self._retry(job))
         if job.webhook is not None:
             self.in_background(self._notify(job))
@@ -76,24 +87,48 @@ class Completion:
         while job.id in self.unwritten:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_RETRY)
-            if job.id in self.unwritten:
-                await self._write_end(job)
-
-    async def _write_end(self, job: Job) -> bool:
-        written = await self.save(job)
-        if written:
-            self.unwritten.pop(job.id, None)
-        return written
+            if job.id in self.unwritten and await self.save(job):
+                self.unwritten.pop(job.id, None)
 
     async def _notify(self, job: Job) -> None:
-        await self._webhooks.notify(job)
+        """Call the job's webhook until it answers with a status below 300, five times at most."""
+        for pause in (*_PAUSES, None):
+            async with self._turn:
+                said = await self._call(job)
+            if said is None:
+                break
+            _log.warning("job %s: its webhook %s", job.id, said)
+            if pause is not None:
+                await asyncio.sleep(pause)
         job.webhook = None
         with suppress(SQLAlchemyError):  # told once more after a restart
             await to_thread(self._store.forget_webhook, job)
 
+    async def _call(self, job: Job) -> str | None:
+        """What went wrong. The call is signed as https://www.standardwebhooks.com says."""
+        assert job.webhook is not None
+        body, moment = job.view(None).model_dump_json(), str(int(time.time()))
+        digest = hmac.digest(self._secret, f"{job.id}.{moment}.{body}".encode(), hashlib.sha256)
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": job.id,
+            "webhook-timestamp": moment,
+            "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+        }
+        options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "timeout": _CALL_SECONDS}
+        try:
+            # no proxy of the environment, no redirect, and nothing of the answer's body is read
+            async with httpx.AsyncClient(**options) as client:
+                request = client.build_request("POST", job.webhook, content=body, headers=headers)
+                answer = await asyncio.wait_for(client.send(request, stream=True), _CALL_SECONDS)
+                await answer.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, asyncio.TimeoutError) as error:
+            return f"cannot be reached ({type(error).__name__})"
+        return None if answer.is_success else f"answered with status {answer.status_code}"
+
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(min(60, self._settings.keep_seconds / 2))
+            await asyncio.sleep(min(60, self._keep_seconds / 2))
             try:
                 await to_thread(self._store.remove_expired)
             except Exception:

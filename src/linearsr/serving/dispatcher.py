@@ -7,14 +7,14 @@ import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator
 from hashlib import sha256
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from prometheus_client import Counter, Histogram
 from sqlalchemy.exc import IntegrityError
 
 from linearsr.serving.completion import Completion
-from linearsr.serving.job_queue import JobQueue, Reservation
-from linearsr.serving.jobs import Job, JobStore, now
-from linearsr.serving.metrics import Metrics
+from linearsr.serving.job_queue import JobQueue
+from linearsr.serving.jobs import LIVE, Job, JobStore, now
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import JobView, ModelCard, Status
 from linearsr.serving.settings import ServeSettings
@@ -25,17 +25,21 @@ _log = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
 _CANCEL_GRACE = 2.0
 _FIRST_PAUSE, _MAX_PAUSE = 0.5, 30.0
+_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 3600)
 
 
 class Dispatcher:
     """Takes jobs in, has them done in order, and tells of them. All of it in one event loop."""
 
-    def __init__(self, settings: ServeSettings, store: JobStore, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: ServeSettings, store: JobStore) -> None:
+        self._settings = settings
         self.store, self.completion = store, Completion(settings, store)
         self.workers = [WorkerHandle(settings.model, d, settings.dtype) for d in settings.devices]
         self.running: dict[str, tuple[Job, WorkerHandle]] = {}
-        self.queue = JobQueue(settings, metrics)
+        self.queue = JobQueue(settings)
+        own: dict[str, Any] = {"namespace": "linearsr", "registry": None}
+        self.ended = Counter("jobs", "Jobs that ended.", ("kind", "status"), **own)
+        self.seconds = Histogram("job_seconds", "A job in a worker.", buckets=_BUCKETS, **own)
         self.closing = False
         """Whether the server ends."""
         self.card: ModelCard
@@ -54,7 +58,7 @@ class Dispatcher:
         most = min(cards[0]["max_steps"], self._settings.max_steps)
         self.card = ModelCard(**{**cards[0], "devices": devices, "max_steps": most})
         await to_thread(self.store.clean)
-        for job in await to_thread(self.store.live):
+        for job in await to_thread(self.store.find, Job.status.in_(LIVE)):
             job.status, job.step, job.share = "queued", 0, 0.0
             self.store.reserve(job)
             await self.queue.put(job)
@@ -94,20 +98,17 @@ class Dispatcher:
         self.store.require_room(self._refused)
         self._refused = 0
 
-    def reserve(self) -> Reservation:
+    def reserve(self) -> object:
         """A place for an upload that begins. Raises Problem, with the time to come back, if there is no room."""
         self.store.require_room()
         return self.queue.reserve()
 
-    async def accept(self, job: Job, image: BinaryIO, reservation: Reservation | None = None) -> Job:
-        """Take in a job with its image, which is closed; once this returns it is not lost.
+    async def accept(self, job: Job, image: BinaryIO, place: object) -> Job:
+        """Take in a job with its image, which is closed, at a place of `reserve`; once this returns it is not lost.
 
-        Returns it, or that of the same request sent before.
-
-        Raises Problem if it has no place yet and the queue is full, if there is no room for its result, or if another
-        request had its idempotency key.
+        Returns it, or that of the same request sent before. Raises Problem if there is no room for its result, or if
+        another request had its idempotency key.
         """
-        reservation = reservation or self.reserve()
         try:
             if job.idempotency is not None:
                 job.fingerprint = await to_thread(_fingerprint, job, image)
@@ -121,7 +122,7 @@ class Dispatcher:
         except IntegrityError:
             return await self._same(job)
         finally:
-            reservation.release()
+            self.queue.release(place)
 
     async def _same(self, job: Job) -> Job:
         """The job of an earlier request with the same key."""
@@ -164,7 +165,8 @@ class Dispatcher:
     async def cancel(self, job: Job) -> None:
         """Stop a job, wherever it is."""
         in_work = self.running.get(job.id)
-        self.queue.remove(job)
+        with contextlib.suppress(ValueError):
+            self.queue.jobs.remove(job)
         await self._finish(job, "cancelled")
         self._tell(*self.queue.jobs)
         if in_work is not None:
@@ -226,7 +228,7 @@ class Dispatcher:
             took = time.monotonic() - begun
             self.queue.seconds.append(took / len(self.workers))
             worker.jobs += 1
-            self._metrics.job_seconds.observe(took)
+            self.seconds.observe(took)
             await to_thread(self.store.remove_work, job)
 
     async def _carry_out(self, job: Job, worker: WorkerHandle) -> None:
@@ -255,7 +257,7 @@ class Dispatcher:
             return
         job.status, job.error, job.finished = status, error, now()
         job.expires = job.finished + self._settings.keep_seconds
-        self._metrics.jobs.labels(job.do, status).inc()
+        self.ended.labels(job.do, status).inc()
         await self.completion.end(job)
         self._tell(job)
 

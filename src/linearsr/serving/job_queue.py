@@ -4,8 +4,9 @@ import asyncio
 import math
 from collections import deque
 
+from prometheus_client import Counter
+
 from linearsr.serving.jobs import Job
-from linearsr.serving.metrics import Metrics
 from linearsr.serving.problems import Problem
 from linearsr.serving.settings import MIB, ServeSettings
 
@@ -15,28 +16,48 @@ _MAX_RETRY_SECONDS = 60
 class JobQueue:
     """Jobs that no worker has taken yet, and uploads that become jobs. All of it in one event loop."""
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
-        self.max_upload_bytes = max(settings.max_bytes, settings.max_upload_bytes)
-        self.uploads = self.upload_bytes = 0
-        """Uploads on their way, and the bytes of all of them together."""
+    def __init__(self, settings: ServeSettings) -> None:
+        self._max_length = settings.max_queue
+        self._max_bytes = max(settings.max_bytes, settings.max_upload_bytes)
         self._changed = asyncio.Condition()
         self.jobs: list[Job] = []
+        self.uploads: dict[object, int] = {}
+        """Bytes that have come of each upload on its way."""
         self.seconds: deque[float] = deque(maxlen=20)
         """From one job's end to the next one's, of late."""
+        text = "Requests refused as the queue was full."
+        self.refused = Counter("refused", text, namespace="linearsr", registry=None)
 
     def __len__(self) -> int:
-        return len(self.jobs) + self.uploads
+        return len(self.jobs) + len(self.uploads)
 
-    def reserve(self) -> "Reservation":
+    @property
+    def upload_bytes(self) -> int:
+        """Of all uploads on their way."""
+        return sum(self.uploads.values())
+
+    def reserve(self) -> object:
         """A place for an upload that begins. Raises Problem, with the time to come back, if the queue is full."""
-        if len(self) >= self._settings.max_queue:
+        if len(self) >= self._max_length:
             mean = sum(self.seconds) / len(self.seconds) if self.seconds else 1.0
-            seconds = math.ceil(mean * len(self) / 2)
-            retry = {"Retry-After": str(min(max(1, seconds), _MAX_RETRY_SECONDS))}
-            self._metrics.refused.inc()
-            raise Problem(429, "busy", f"{len(self)} jobs are waiting already: come back later", retry)
-        return Reservation(self)
+            seconds = min(max(1, math.ceil(mean * len(self) / 2)), _MAX_RETRY_SECONDS)
+            self.refused.inc()
+            message = f"{len(self)} jobs are waiting already: come back later"
+            raise Problem(429, "busy", message, {"Retry-After": str(seconds)})
+        place = object()
+        self.uploads[place] = 0
+        return place
+
+    def grow(self, place: object, size: int) -> None:
+        """Hold so many bytes more of an upload. Raises Problem if all uploads together hold too many."""
+        if self.upload_bytes + size > self._max_bytes:
+            limit = f"{self._max_bytes / MIB:g} MiB are being sent already: come back later"
+            raise Problem(503, "busy", limit, {"Retry-After": "5", "Connection": "close"})
+        self.uploads[place] += size
+
+    def release(self, place: object) -> None:
+        """Give an upload's place to another; a second time does nothing."""
+        self.uploads.pop(place, None)
 
     async def put(self, job: Job, *, first: bool = False) -> None:
         """Add a job at the end, or at the head."""
@@ -52,37 +73,6 @@ class JobQueue:
             await self._changed.wait_for(lambda: self.jobs)
             return self.jobs.pop(0)
 
-    def remove(self, job: Job) -> None:
-        """Take a job out, if it is there."""
-        if job in self.jobs:
-            self.jobs.remove(job)
-
     def position(self, job: Job) -> int | None:
         """How many jobs are before it; None unless it is in the queue."""
         return self.jobs.index(job) if job in self.jobs else None
-
-
-class Reservation:
-    """A place in the queue and the memory that one upload takes up, until it is released."""
-
-    def __init__(self, queue: JobQueue) -> None:
-        self._queue, self._size, self._released = queue, 0, False
-        queue.uploads += 1
-
-    def grow(self, size: int) -> None:
-        """Hold so many bytes more. Raises Problem if all uploads together hold too many."""
-        if self._released:
-            return
-        most = self._queue.max_upload_bytes
-        if self._queue.upload_bytes + size > most:
-            limit = f"{most / MIB:g} MiB are being sent already: come back later"
-            raise Problem(503, "busy", limit, {"Retry-After": "5", "Connection": "close"})
-        self._queue.upload_bytes += size
-        self._size += size
-
-    def release(self) -> None:
-        """Make room; a second time does nothing."""
-        if not self._released:
-            self._released = True
-            self._queue.uploads -= 1
-            self._queue.upload_bytes -= self._size

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, sessionmaker
 
 from linearsr.serving.problems import storage_full
-from linearsr.serving.schemas import MEDIA_TYPES, JobView, ResultInfo, Size, Status
+from linearsr.serving.schemas import MEDIA_TYPES, JobView, Status
 from linearsr.serving.settings import MIB
 
 _BUSY_SECONDS = 5.0
@@ -28,8 +28,6 @@ _SPARE = MIB
 """Bytes of the disk that are left for the table."""
 _EPOCH = time.time() - time.monotonic()
 LIVE: tuple[Status, ...] = ("queued", "running")
-_VIEWED = ("id", "status", "step", "steps", "options", "tags", "unknown_tags", "warnings", "error")
-_TIMES = ("created", "started", "finished", "expires")
 
 
 def now() -> float:
@@ -94,29 +92,21 @@ class Job(_Base):
 
     def view(self, position: int | None) -> JobView:
         """The job as its owner sees it, `position` places from the head of the queue."""
-        times = {name: getattr(self, name) for name in _TIMES}
-        return JobView(
-            **{name: getattr(self, name) for name in _VIEWED},
-            **{name: round(seconds, 3) if seconds else None for name, seconds in times.items()},
-            position=position,
-            # there is still the decoding to be done after the last step
-            progress=1 if self.status == "done" else min(0.99, self.share),
-            input=Size(width=self.width, height=self.height),
-            output=ResultInfo(**self.output, format=self.options["format"]) if self.output else None,
-        )
+        # there is still the decoding to be done after the last step
+        progress = 1 if self.status == "done" else min(0.99, self.share)
+        output = {**self.output, "format": self.options["format"]} if self.output else None
+        size = {"width": self.width, "height": self.height}
+        own = {"position": position, "progress": progress, "input": size, "output": output}
+        stored = {name: getattr(self, name) for name in JobView.model_fields if name not in own}
+        return JobView(**stored, **own)
 
 
 class JobStore:
     """All jobs that have not expired, on disk. Threads may share it.
 
     What is written survives the process's death at any moment: a job is there with its whole input, or not at all.
-
-    Args:
-        max_bytes: of all results.
-
-    Raises:
-        ValueError: the table is damaged or not of this version.
-        OSError: the folder cannot be written.
+    All results may take `max_bytes`. Raises ValueError for a table that is damaged or not of this version, OSError for
+    a folder that cannot be written.
     """
 
     def __init__(self, folder: Path, max_bytes: float = math.inf) -> None:
@@ -132,6 +122,7 @@ class JobStore:
         self._engine = sql.create_engine(f"sqlite:///{table}", connect_args={"timeout": _BUSY_SECONDS})
         sql.event.listen(self._engine, "connect", _set_up)
         self._sessions = sessionmaker(self._engine)
+        self.close = self._engine.dispose
         try:
             self._open()
         except (DatabaseError, sqlite3.DatabaseError, ValueError) as error:
@@ -152,9 +143,6 @@ class JobStore:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             _Base.metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {_SCHEMA}")
-
-    def close(self) -> None:
-        self._engine.dispose()
 
     def input_path(self, job: Job) -> Path:
         """Where the image of a job lies as it was sent."""
@@ -207,10 +195,6 @@ class JobStore:
         """The jobs of which all that holds, oldest first."""
         with self._sessions() as session:
             return session.scalars(sql.select(Job).where(*where).order_by(Job.created, Job.id)).all()
-
-    def live(self) -> Sequence[Job]:
-        """The jobs that are still to be done, oldest first."""
-        return self.find(Job.status.in_(LIVE))
 
     def of_owner(self, owner: str, limit: int, before: Job | None) -> Sequence[Job]:
         """An owner's newest jobs, or those older than `before`, newest first."""

@@ -59,37 +59,35 @@ def storage_full(message: str = DISK_FULL) -> Problem:
 def answer_problems(app: FastAPI) -> None:
     """Give every error of the application the one form."""
 
-    @app.exception_handler(RequestValidationError)
-    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        return Problem(422, "bad_option", _first_line(error)).response()
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error, Problem):
-            return error.response()
-        # the framework takes a body that finds no room on the disk for a bad one
-        if isinstance(error.__cause__, OSError) and (problem := _of_storage(error.__cause__)):
-            return problem.response()
-        code, message = _SAID.get(error.status_code, ("bad_request", str(error.detail)))
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers["Allow"] = _allowed(request)
-        return Problem(
-            error.status_code, code, message.format(allowed=headers.get("Allow")), headers
-        ).response()
-
-    async def storage(request: Request, error: Exception) -> JSONResponse:
-        problem = _of_storage(error)
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        problem = _problem(request, error)
         if problem is None:
             raise error
         return problem.response()
 
-    app.exception_handler(OSError)(storage)
-    app.exception_handler(OperationalError)(storage)
+    for kind in (RequestValidationError, HTTPException, OSError, OperationalError):
+        app.add_exception_handler(kind, known)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         return Problem(500, "internal", "the server failed; its log says why").response()
+
+
+def _problem(request: Request, error: Exception) -> Problem | None:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RequestValidationError):
+        return Problem(422, "bad_option", _first_line(error))
+    if not isinstance(error, HTTPException):
+        return _of_storage(error)
+    # the framework takes a body that finds no room on the disk for a bad one
+    if isinstance(error.__cause__, OSError) and (full := _of_storage(error.__cause__)):
+        return full
+    code, message = _SAID.get(error.status_code, ("bad_request", str(error.detail)))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request)
+    return Problem(error.status_code, code, message.format(allowed=headers.get("Allow")), headers)
 
 
 def _allowed(request: Request) -> str:

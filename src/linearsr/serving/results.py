@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
 from fastapi import Request, Response
@@ -26,8 +26,6 @@ from linearsr.serving.problems import Problem, storage_full
 from linearsr.serving.schemas import MEDIA_TYPES, ResultFormat
 from linearsr.serving.settings import DISK_FULL
 
-Value = TypeVar("Value")
-
 PREVIEW_SIDE = 4096
 """Pixels."""
 _MOST_HELD = 2**26
@@ -36,10 +34,7 @@ _ROWS_AT_ONCE = 64
 
 
 class Results:
-    """Answers with results, and makes one conversion after the other.
-
-    Each is done by a process of its own: a large image takes gigabytes for a moment.
-    """
+    """Answers with results. One conversion is made after the other, in a process of its own, as it takes gigabytes."""
 
     def __init__(self, dispatcher: Dispatcher, max_pixels: int) -> None:
         self._dispatcher, self._store, self._max_pixels = dispatcher, dispatcher.store, max_pixels
@@ -58,11 +53,10 @@ class Results:
             end.cancel()
             gone.cancel()
 
-    def answer(self, job: Job, format: ResultFormat | None = None, stripped: bool = False) -> Response:
-        """The image as it was made, or as it was converted. Raises Problem if there is none."""
+    def answer(self, job: Job) -> Response:
+        """The image as it was made. Raises Problem if there is none."""
         self._require_result(job)
-        path = self._store.result_path(job, format, stripped)
-        return _file(job, path, MEDIA_TYPES[format or job.options["format"]])
+        return _file(job, self._store.result_path(job), MEDIA_TYPES[job.options["format"]])
 
     def _require_result(self, job: Job) -> None:
         if job.live:
@@ -77,10 +71,7 @@ class Results:
             raise Problem(404, "not_found", "the result has expired")
 
     async def preview(self, job: Job, region: Sequence[int] = ()) -> Response:
-        """The image as JPEG, or its pixels (left, top, width, height), shrunk to `PREVIEW_SIDE` if they are more.
-
-        Raises Problem if there is no image, or it has no such pixels.
-        """
+        """The image as JPEG, or its pixels (left, top, width, height), shrunk to `PREVIEW_SIDE`. Raises Problem."""
         self._require_result(job)
         source, target = self._store.result_path(job), self._store.preview_path(job)
         if not region:
@@ -95,10 +86,7 @@ class Results:
         return Response(data, media_type=MEDIA_TYPES["jpg"], headers=_headers(job))
 
     async def converted(self, job: Job, format: ResultFormat | None, stripped: bool) -> Response:
-        """The image in a format, converted once; with all metadata, or `stripped` of all but the colour profile.
-
-        Raises Problem if there is no image, no room for another, or the format cannot hold it.
-        """
+        """The image in a format, converted once, or `stripped` of all but the colour profile. Raises Problem."""
         made = self.answer(job)
         if format in (None, job.options["format"]) and not stripped:
             return made
@@ -106,7 +94,8 @@ class Results:
         tags = () if stripped else tuple(job.tags)
         task = self._store.result_path(job), target, tags, self._max_pixels, stripped
         await self._make(job, "format", _convert, *task)
-        return self.answer(job, format, stripped)
+        self._require_result(job)
+        return _file(job, target, MEDIA_TYPES[format or job.options["format"]])
 
     async def _make(self, job: Job, what: str, convert: Callable[..., None], *task: Any) -> None:
         """Have a file made of a result, unless it is there. Raises Problem if there is no room, or why it cannot be."""
@@ -122,7 +111,7 @@ class Results:
         finally:
             self._store.measure(job)
 
-    async def _run(self, job: Job, what: str, function: Callable[..., Value], *values: Any) -> Value:
+    async def _run(self, job: Job, what: str, function: Callable[..., Any], *values: Any) -> Any:
         try:
             return await to_process.run_sync(function, *values, cancellable=True, limiter=self._turn)
         except BrokenWorkerProcess:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from linearsr.settings import SETTINGS, ColourFix
 
@@ -126,6 +126,11 @@ class JobView(BaseModel):
     unknown_tags: list[str] = Field(description="Words that mean no tag the model knows, or are too many.")
     warnings: list[str]
     error: str | None
+
+    @field_validator("created", "started", "finished", "expires", mode="before")
+    @classmethod
+    def _in_milliseconds(cls, seconds: float | None) -> float | None:
+        return seconds and round(seconds, 3)
 
 
 class JobsView(BaseModel):

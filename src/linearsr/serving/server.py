@@ -14,22 +14,15 @@ from filelock import FileLock, Timeout
 
 from linearsr.serving.api import create_app
 from linearsr.serving.connections import Connection, max_connections
-from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.settings import LOOPBACK_HOSTS, ServeSettings, check_host
 
 _SHUTDOWN_SECONDS = 5
 
 
 def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends it; `on_ready` gets the address, once the model is loaded and requests are taken.
 
-    Args:
-        on_ready: called with the address, once the model is loaded and requests are taken.
-
-    Raises:
-        UnusableModel: the model cannot be loaded.
-        ValueError: another server uses the data, its table cannot be used, or the address cannot be had.
-        OSError: the data folder cannot be written.
+    Raises ValueError if the model, the data or the address cannot be used, OSError if the data cannot be written.
     """
     # of headers that are looked at; what the worker is warned of goes to the job's owner
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -60,20 +53,17 @@ async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Cal
     async with app.router.lifespan_context(app):
         # who comes before uvicorn takes requests waits, and is not refused
         listener.listen()
-        on_ready(_address(listener))
-        await _Server(config, app.state.dispatcher).serve([listener])
+        host, port = listener.getsockname()[:2]
+        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        await _Server(config).serve([listener])
 
 
 class _Server(uvicorn.Server):
     """Does not let those who wait for jobs wait while it ends: the jobs go on when it comes back."""
 
-    def __init__(self, config: uvicorn.Config, dispatcher: Dispatcher) -> None:
-        super().__init__(config)
-        self._dispatcher = dispatcher
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is open, and close."""
-        self._dispatcher.release()
+        self.config.app.state.dispatcher.release()  # type: ignore[union-attr]
         await super().shutdown(sockets)
 
 
@@ -81,12 +71,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError as error:
         raise ValueError(
             f"cannot listen at {host}:{port} ({error.strerror}): choose another --host or --port"
@@ -100,8 +86,3 @@ def _allowed_hosts(named: frozenset[str], listener: socket.socket) -> frozenset[
     if not ipaddress.ip_address(address).is_loopback:
         return named | LOOPBACK_HOSTS if named else named
     return named | LOOPBACK_HOSTS | {check_host(address)}
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

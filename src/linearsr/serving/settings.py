@@ -15,10 +15,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The model, where it works, and what the server accepts: the options of `linearsr serve`, which explains them.
-
-    Sizes are in bytes, times in seconds.
-    """
+    """The options of `linearsr serve`, which explains them, and what tests change; sizes in bytes, times in seconds."""
 
     data: Path
     model: str | None = None
@@ -61,11 +58,7 @@ class ServeSettings:
 
 
 def check_origin(origin: str) -> str:
-    """An origin as browsers write it.
-
-    Raises:
-        ValueError: it is none, as it has a path, a wildcard or no scheme.
-    """
+    """An origin as browsers write it. Raises ValueError if it is none, as it has a path, a wildcard or no scheme."""
     wrong = ValueError(f"{origin!r} is no origin: write it as https://example.org or http://example.org:8080")
     try:
         parts = urlsplit(origin.strip().lower())
@@ -80,11 +73,7 @@ def check_origin(origin: str) -> str:
 
 
 def check_host(host: str) -> str:
-    """A name that the server is asked by, as it stands in requests, without port.
-
-    Raises:
-        ValueError: it is none, as it has a scheme, a port, a path or a wildcard.
-    """
+    """A name that the server is asked by, as in requests, without port. Raises ValueError if it has more than that."""
     name = host.strip().lower().rstrip(".")
     if name.count(":") > 1 and not name.startswith("["):
         name = f"[{name}]"

@@ -7,7 +7,6 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from typing import Any
 
 from linearsr.serving.worker import Message
 
@@ -23,11 +22,7 @@ class UnusableModel(ValueError):
 
 
 class WorkerHandle:
-    """One worker process, and the next one where that has died.
-
-    Args:
-        model, device, dtype: what it loads, and where.
-    """
+    """One worker process, and the next one where that has died; it loads a model on a device."""
 
     def __init__(self, model: str | None, device: str, dtype: str) -> None:
         self.device = device
@@ -45,11 +40,7 @@ class WorkerHandle:
         return self._ready and self._process is not None and self._process.returncode is None
 
     async def start(self) -> Message:
-        """Start a process; answers with the model's card.
-
-        Raises:
-            UnusableModel: the model cannot be loaded.
-        """
+        """Start a process; answers with the model's card. Raises UnusableModel if it cannot be loaded."""
         command = (sys.executable, "-m", "linearsr.serving.worker", self._arguments)
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         self._ready = False
@@ -69,11 +60,7 @@ class WorkerHandle:
         return card
 
     async def run(self, task: Message) -> AsyncIterator[Message]:
-        """Have a task done: what is told of it, up to the event that ends it.
-
-        Raises:
-            WorkerDied: before it was done.
-        """
+        """Have a task done: what is told of it, up to the event that ends it. Raises WorkerDied before that."""
         await self._send(task)
         event = "step"
         while event == "step":
@@ -105,12 +92,12 @@ class WorkerHandle:
         except (ConnectionError, RuntimeError) as error:
             raise WorkerDied from error
 
-    async def _receive(self) -> dict[str, Any]:
+    async def _receive(self) -> Message:
         assert self._process is not None
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line.endswith(b"\n"):
             await self._process.wait()
             raise WorkerDied(f"exit status {self._process.returncode}")
-        message: dict[str, Any] = json.loads(line)
+        message: Message = json.loads(line)
         return message

@@ -1,7 +1,8 @@
 """From what was sent to a job, or to what is wrong with it, before anything is computed."""
 
 from asyncio import to_thread
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -11,21 +12,12 @@ from linearsr.images.reading import read_size
 from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
 from linearsr.serving.schemas import MEDIA_TYPES, ModelCard, ResultFormat, TagsForm, UpscaleForm
-from linearsr.serving.settings import ServeSettings
-from linearsr.serving.webhooks import check_webhook
+from linearsr.serving.settings import ServeSettings, check_origin
 from linearsr.serving.worker import plain
 
 
-class Header(NamedTuple):
-    """Size in pixels, and the format if results can be written in it, else png."""
-
-    width: int
-    height: int
-    format: ResultFormat
-
-
-def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> Header:
-    """Look at an image that is to be enlarged `scale` times.
+def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> tuple[int, int, ResultFormat]:
+    """Width, height, and format (png if results cannot be written in it) of an image to be enlarged `scale` times.
 
     Raises Problem if it is none, or it or its result has too many pixels.
     """
@@ -48,7 +40,7 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> He
             f"the result of {width}x{height} pixels, {scale:g} times larger: {limit}; choose a smaller scale",
         )
     kind = suffix_for(start).removeprefix(".")
-    return Header(width, height, kind if kind in MEDIA_TYPES else "png")
+    return width, height, kind if kind in MEDIA_TYPES else "png"
 
 
 async def each_field_once(request: Request) -> None:
@@ -59,30 +51,39 @@ async def each_field_once(request: Request) -> None:
             raise Problem(422, "bad_option", f"{name}: give it once; send several images one by one")
 
 
+def check_webhook(url: str, settings: ServeSettings) -> str:
+    """The address as it will be called. Raises Problem unless it is at an origin that the operator has named."""
+    try:
+        parts = urlsplit(url)
+        origin = check_origin(f"{parts.scheme}://{parts.netloc}")
+    except ValueError:
+        origin = ""
+    if origin not in settings.webhook_origins or not url.isascii() or not url.isprintable():
+        raise Problem(422, "bad_option", "webhook: not an address at an origin that this server may call")
+    # put together anew: two parsers may take one address for two hosts
+    return f"{origin}/{parts.path.removeprefix('/')}{f'?{parts.query}' if parts.query else ''}"
+
+
 async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, model: ModelCard) -> Job:
     """The job that a form asks for. Raises Problem for an option that this model or server does not take."""
-    _check_options(form, settings, model)
-    header = await to_thread(read_header, form.image.file, settings, form.scale or model.scale)
+    if form.steps is not None and not model.min_steps <= form.steps <= model.max_steps:
+        raise Problem(422, "bad_option", f"steps: from {model.min_steps} to {model.max_steps} here")
+    if form.guidance_scale not in (None, 1) and not model.guided:
+        message = f"guidance_scale: the model {model.id} has no guidance: leave it out"
+        raise Problem(422, "bad_option", message)
+    scale = form.scale or model.scale
+    width, height, kind = await to_thread(read_header, form.image.file, settings, scale)
     options = form.model_dump(exclude={"image", "wait", "webhook"})
-    options["scale"] = form.scale or model.scale
-    options["format"] = header.format if form.format == "same" else form.format
+    options |= {"scale": scale, "format": kind if form.format == "same" else form.format}
     fidelity = model.fidelity if form.fidelity is None else form.fidelity
     # the mean is the first step's estimate: the pipeline takes no other
     steps = model.steps if form.steps is None else form.steps
     steps = 1 if fidelity == 1 else max(1, steps)
     webhook = form.webhook and check_webhook(form.webhook, settings)
-    return Job("upscale", owner, header.width, header.height, steps, options, webhook=webhook)
+    return Job("upscale", owner, width, height, steps, options, webhook=webhook)
 
 
-def tags_job(form: TagsForm, owner: str, header: Header) -> Job:
-    """The job of looking at an image."""
-    return Job("tags", owner, header.width, header.height, 1, form.model_dump(exclude={"image"}))
-
-
-def _check_options(form: UpscaleForm, settings: ServeSettings, model: ModelCard) -> None:
-    if form.steps is not None and not model.min_steps <= form.steps <= model.max_steps:
-        raise Problem(422, "bad_option", f"steps: from {model.min_steps} to {model.max_steps} here")
-    if form.guidance_scale not in (None, 1) and not model.guided:
-        raise Problem(
-            422, "bad_option", f"guidance_scale: the model {model.id} has no guidance: leave it out"
-        )
+async def tags_job(form: TagsForm, owner: str, settings: ServeSettings) -> Job:
+    """The job of looking at an image. Raises Problem if it is none, or has too many pixels."""
+    width, height, _ = await to_thread(read_header, form.image.file, settings)
+    return Job("tags", owner, width, height, 1, form.model_dump(exclude={"image"}))

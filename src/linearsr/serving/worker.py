@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 from PIL import Image
 
 from linearsr.jobs.messages import heard, one_line
-from linearsr.jobs.upscaling import load_pipeline
+from linearsr.jobs.names import Job
+from linearsr.jobs.run import Watcher
+from linearsr.jobs.upscaling import Upscaling, load_pipeline
 from linearsr.serving.settings import DISK_FULL
 from linearsr.settings import DType
 
 if TYPE_CHECKING:
-    from linearsr.images.picture import Picture
-    from linearsr.jobs.large import FileResult
     from linearsr.pipeline import LinearSRPipeline
 
 _log = logging.getLogger(__name__)
@@ -39,8 +39,11 @@ class Cancelled(Exception):
     """Nobody wants the result any more."""
 
 
-class Worker:
-    """Does the tasks that arrive, one after the other."""
+class Worker(Watcher):
+    """Does the tasks that arrive, one after the other, and tells how far each is."""
+
+    _task: Message
+    """The one in work."""
 
     def __init__(self, pipeline: "LinearSRPipeline", answers: TextIO) -> None:
         self._pipeline, self._answers = pipeline, answers
@@ -52,9 +55,9 @@ class Worker:
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
         say(self._answers, event="ready", card=card(self._pipeline))
         while True:
-            task = self._tasks.get()
-            say(self._answers, id=task["id"], **self._answer(task))
-            self._cancelled.discard(task["id"])
+            answer = self.do(self._tasks.get())
+            say(self._answers, id=self._task["id"], **answer)
+            self._cancelled.discard(self._task["id"])
 
     def _listen(self, lines: TextIO) -> None:
         for line in lines:
@@ -65,8 +68,11 @@ class Worker:
                 self._tasks.put(message)
         os._exit(0)
 
-    def _answer(self, task: Message) -> Message:
+    def do(self, task: Message) -> Message:
+        """The answer to a task, once it is done, has failed or is cancelled."""
+        self._task, self._percent = task, -1
         try:
+            self._go_on()
             with heard() as notes:
                 done = self._upscale(task) if task["do"] == "upscale" else self._tags(task)
         except Cancelled:
@@ -80,77 +86,48 @@ class Worker:
         }
 
     def _upscale(self, task: Message) -> Message:
-        from linearsr.images.writing import write_image
-        from linearsr.jobs.upscaling import choose_mode
-
-        def on_step(pipeline: object, step: int, time: float, state: Message) -> None:
-            self._go_on(task)
-            say(self._answers, event="step", id=task["id"], step=step + 1, steps=state["steps"])
-
-        self._go_on(task)
-        source, target, options = Path(task["input"]), Path(task["output"]), task["options"]
-        mode = choose_mode(self._pipeline, source, options["scale"], None)
-        made: Picture | FileResult
-        if mode.kind == "rows":
-            made = self._upscale_rows(task, mode.strip_rows)
-        else:
-            made = self._pipeline.upscale(self._read(task), **options, callback_on_step_end=on_step)
-            self._go_on(task)
-            write_image(made, target, overwrite=True, quality=task["quality"])
-        width, height = made.size
+        asked = Upscaling(task["options"], task["max_pixels"], task["quality"], overwrite=True)
+        target = Path(task["output"])
+        made = asked.upscale(self._pipeline, Job(Path(task["input"]), target), self)
+        if task["id"] in self._cancelled:
+            target.unlink()
+            raise Cancelled
+        width, height = made["size"]
         return {
             "output": {"width": width, "height": height, "bytes": target.stat().st_size},
-            "tags": list(made.tags),
-            "unknown_tags": self._pipeline.unknown_tags(options["tags"]),
+            "tags": made["tags"],
+            "unknown_tags": self._pipeline.unknown_tags(task["options"]["tags"]),
         }
-
-    def _upscale_rows(self, task: Message, strip_rows: int | None) -> "FileResult":
-        """Upscale from file to file in strips; says how much is done at each percent."""
-        from linearsr.jobs.large import upscale_file
-
-        source, target, options = Path(task["input"]), Path(task["output"]), task["options"]
-        steps = max(1, self._pipeline.options(num_inference_steps=options["num_inference_steps"]).steps)
-        told = -1
-
-        def on_share(doing: str, share: float) -> None:
-            nonlocal told
-            self._go_on(task)
-            percent = int(100 * share)
-            if percent > told:
-                told = percent
-                step = int(steps * share)
-                say(self._answers, event="step", id=task["id"], step=step, steps=steps, share=percent / 100)
-
-        made = upscale_file(
-            self._pipeline,
-            source,
-            target,
-            settings=options,
-            overwrite=True,
-            quality=task["quality"],
-            max_pixels=task["max_pixels"],
-            strip_rows=strip_rows,
-            progress=on_share,
-        )
-        on_share("", 1)
-        return made
 
     def _tags(self, task: Message) -> Message:
         from linearsr.images.convert import lr_tensor
-
-        assert self._pipeline.tagger is not None
-        found = self._pipeline.tagger.tag(lr_tensor(self._read(task))[0], **task["options"])
-        return {"output": {"tags": [{"tag": name, "score": round(score, 4)} for name, score in found]}}
-
-    def _read(self, task: Message) -> "Picture":
         from linearsr.images.reading import read_image
 
-        self._go_on(task)
-        # as bytes, so that no message names the file
-        return read_image(Path(task["input"]).read_bytes(), max_pixels=task["max_pixels"])
+        assert self._pipeline.tagger is not None
+        picture = read_image(Path(task["input"]), max_pixels=task["max_pixels"])
+        found = self._pipeline.tagger.tag(lr_tensor(picture)[0], **task["options"])
+        return {"output": {"tags": [{"tag": name, "score": round(score, 4)} for name, score in found]}}
 
-    def _go_on(self, task: Message) -> None:
-        if task["id"] in self._cancelled:
+    def start_image(self, path: Path, steps: int | None = None) -> None:
+        """Go on, unless the task is cancelled."""
+        self._go_on()
+
+    def finish_step(self, step: int, steps: int) -> None:
+        """Tell of a step."""
+        self._go_on()
+        say(self._answers, event="step", id=self._task["id"], step=step, steps=steps)
+
+    def show_share(self, path: Path, doing: str, share: float) -> None:
+        """Tell of each percent of an image that is made in strips."""
+        self._go_on()
+        if (percent := int(100 * share)) > self._percent:
+            self._percent = percent
+            asked = self._pipeline.options(num_inference_steps=self._task["options"]["num_inference_steps"])
+            far = {"steps": max(1, asked.steps), "step": int(max(1, asked.steps) * share)}
+            say(self._answers, event="step", id=self._task["id"], **far, share=percent / 100)
+
+    def _go_on(self) -> None:
+        if self._task["id"] in self._cancelled:
             raise Cancelled
 
 
@@ -177,13 +154,10 @@ def plain(message: str, task: Message | None = None) -> str:
         ", or raise the limit (max_pixels)": "",
         ", TIFF or another format that Pillow reads": " or TIFF",
     }
+    if task is not None:
+        hints[f"{task.get('input')}: "] = "the image "
     if task is not None and "output" in task:
-        output = Path(task["output"])
-        hints |= {
-            f"{task.get('input')}: ": "the image ",
-            f"{output}: ": "the result ",
-            f"{output.parent}: ": "",
-        }
+        hints |= {f"{task['output']}: ": "the result ", f"{Path(task['output']).parent}: ": ""}
     for hint, words in hints.items():
         message = message.replace(hint, words)
     return " ".join(message.split())
