@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from linearsr.models.lr_stem import LRCondition
-from linearsr.training.config import load_config
 from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
 from linearsr.training.run_folder import RunLog
 from linearsr.training.stem import StemObjective
 from linearsr.training.trainer import Trainer
-from training_tools import losses, read_records, trainer, untagged, write_config
+from training_tools import load_config, losses, read_records, trainer, untagged, write_config
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])

@@ -160,7 +160,7 @@ def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_pa
         photos, tags, tmp_path / "run", vocabulary=None, part=str(tmp_path), tag_dropout=0.0, false_tags=0.0
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("linearsr.training.parts.load_guidance", lambda folder, dtype: spy)
+        patch.setattr("linearsr.training.parts.Parts.guidance", lambda parts, folder: spy)
         Trainer(TrainConfig(**raw)).run()
     assert {tuple(found) for found in words} == {("sky", "sea"), ("tree",), ()}
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
 
-from linearsr.training.config import TrainConfig, load_config
+from linearsr.training.config import TrainConfig
 from linearsr.training.trainer import Trainer
-from training_tools import read_records, settings, weights, write_config
+from training_tools import load_config, read_records, settings, weights, write_config
 
 LENGTHS = {"total_images": 16, "save_every_images": 4}
 """Checkpoints at 0, 4, 8, 12 and 16 images, two of which are kept; validations at 6 and 12."""

@@ -9,13 +9,21 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
-from linearsr.training.config import load_config
 from linearsr.training.recipe import Run
 from linearsr.training.run_folder import check_same_run
 from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
-from training_tools import flow_stage, losses, read_records, trainer, validation_on, weights, write_config
+from training_tools import (
+    flow_stage,
+    load_config,
+    losses,
+    read_records,
+    trainer,
+    validation_on,
+    weights,
+    write_config,
+)
 
 
 class StopEarly(Exception):

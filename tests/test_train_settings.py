@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from linearsr.training.config import TrainConfig, load_config, parse_settings, read_settings
+from linearsr.training.config import TrainConfig, parse_settings, read_settings
 from linearsr.training.recipe import plan
 from linearsr.training.section import ConfigError
-from training_tools import parse, recipe_settings, write_config
+from training_tools import load_config, parse, recipe_settings, write_config
 
 
 @pytest.mark.parametrize(

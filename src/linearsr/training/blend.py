@@ -10,7 +10,6 @@ from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from linearsr.model_folder import STEMS
 from linearsr.models.transformer import LinearSRTransformer
@@ -37,8 +36,7 @@ class BlendStage(Computed):
     """How much of the way from `before` (0) to `after` (1)."""
 
     def shapes(self, parts: Parts) -> dict[str, Part]:
-        before, _ = self._both(parts)
-        return {self.before.name: before}
+        return {self.before.name: self._both(parts)[0]}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         with prefixed("stage.after: ", ConfigError):
@@ -58,12 +56,8 @@ def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Net
     """
     if before.config != after.config:
         raise ValueError("the two networks differ in shape: one must have been trained on from the other")
-    other = after.state_dict()
-
-    def between(name: str, weight: Tensor) -> Tensor:
-        return (
-            torch.lerp(weight.float(), other[name].float(), share) if weight.is_floating_point() else weight
-        )
-
-    state = {name: between(name, weight) for name, weight in before.state_dict().items()}
+    state, other = before.state_dict(), after.state_dict()
+    for name, weight in state.items():
+        if weight.is_floating_point():
+            state[name] = torch.lerp(weight.float(), other[name].float(), share)
     return type(before).from_state(before.config, state, "interpolated")

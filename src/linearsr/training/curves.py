@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.training.knee import Knee, KneeConfig, Phase
@@ -27,6 +26,8 @@ _STEP_NAMES = ("step", "images")
 _RATE = "lr"
 _LARGEST_STEP = 2**53
 """Whole numbers beyond it are not exact as floating point."""
+_Row = tuple[str, float | None, dict[str, float | None]]
+"""Its place in messages, its step, and its values."""
 
 
 class CurvesError(ValueError):
@@ -43,12 +44,6 @@ class Curves:
     steps: list[int]
     values: dict[str, list[float | None]]
     rates: dict[int, float] = field(default_factory=dict)
-
-
-class _Row(NamedTuple):
-    place: str
-    step: float | None
-    values: dict[str, float | None]
 
 
 def records(file: Path) -> Iterator[dict[str, Any]]:
@@ -86,40 +81,41 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
         missing = f"has no {METRICS_FILE}" if path.is_dir() else "does not exist"
         raise CurvesError(f"{path} {missing}: give the folder of a run, or a CSV file")
     try:
-        found = _validations(source) if source.suffix == ".jsonl" else _table(source)
-        rows = [row for row in found if any(value is not None for value in row.values.values())]
+        rows = list(_validations(source) if source.suffix == ".jsonl" else _table(source))
     except UnicodeDecodeError:
         raise CurvesError(f"{source} is no text: give the folder of a run, or a CSV file") from None
     except OSError as error:
         raise CurvesError(f"{source} cannot be read: {error.strerror}") from None
-    steps = [_step(row, source) for row in rows]
-    for (before, step), row in zip(pairwise(steps), rows[1:], strict=True):
+    before, kept, rates = -1, dict[int, dict[str, float | None]](), dict[int, float]()
+    for place, number, values in rows:
+        if all(value is None for value in values.values()):
+            continue
+        if number is None or not 0 <= number <= _LARGEST_STEP or number != int(number):
+            raise CurvesError(f"{source}, {place}: a step is a whole number from 0, not {number}")
+        step = int(number)
         if step <= before:
             raise CurvesError(
-                f"{source}: {row.place} has step {step} after {before}: sort the steps and keep each once"
+                f"{source}: {place} has step {step} after {before}: sort the steps and keep each once"
             )
-    rates = dict(zip(steps, [row.values.pop(_RATE, None) for row in rows], strict=True))
-    kept = [(step, row.values) for step, row in zip(steps, rows, strict=True)]
-    kept = [(step, values) for step, values in kept if any(value is not None for value in values.values())]
+        before, rate = step, values.pop(_RATE, None)
+        if rate is not None:
+            rates[step] = rate
+        if any(value is not None for value in values.values()):
+            kept[step] = values
     if not kept:
         raise CurvesError(f"{source} has no values of any metric yet")
-    every = dict.fromkeys(name for _, values in kept for name in values)
+    every = dict.fromkeys(name for values in kept.values() for name in values)
     names = [name for name in every if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not names:
         raise CurvesError(f"no metric fits {', '.join(patterns)}: there are {', '.join(every)}")
-    return Curves(
-        [step for step, _ in kept],
-        {name: [values.get(name) for _, values in kept] for name in names},
-        {step: rate for step, rate in rates.items() if rate is not None},
-    )
+    return Curves(list(kept), {name: [values.get(name) for values in kept.values()] for name in names}, rates)
 
 
 def _validations(path: Path) -> Iterator[_Row]:
-    """The records of validations."""
     for record in records(path):
         if "grad_norm" not in record and "event" not in record:
             values = {name: _number(value, f"{path}: {name}") for name, value in record.items()}
-            yield _Row("a record", values.pop("images", None), values)
+            yield "a record", values.pop("images", None), values
 
 
 def _table(path: Path) -> Iterator[_Row]:
@@ -141,7 +137,7 @@ def _table(path: Path) -> Iterator[_Row]:
             values = {
                 name: _number(cell.strip(), f"{path}, {place}, column {name}") for name, cell in cells.items()
             }
-            yield _Row(place, values.pop(step), values)
+            yield place, values.pop(step), values
     except csv.Error as error:
         raise CurvesError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
 
@@ -153,12 +149,6 @@ def _number(value: Any, where: str) -> float | None:
         return None if value in (None, "") else float(value)
     except (TypeError, ValueError):
         raise CurvesError(f"{where}: {str(value)[:40]!r} is no number") from None
-
-
-def _step(row: _Row, path: Path) -> int:
-    if row.step is not None and 0 <= row.step <= _LARGEST_STEP and row.step == int(row.step):
-        return int(row.step)
-    raise CurvesError(f"{path}, {row.place}: a step is a whole number from 0, not {row.step}")
 
 
 def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:
@@ -200,9 +190,8 @@ def _last_part(name: str) -> str:
 
 
 def _direction(name: str, asked: Mapping[str, bool]) -> bool:
-    for given in (name, _last_part(name)):
-        if given in asked:
-            return asked[given]
+    if (given := asked.get(name, asked.get(_last_part(name)))) is not None:
+        return given
     from linearsr.evaluation.registry import METRICS  # needs torch, which reading curves does not
 
     better_higher = {metric.name: metric.higher_is_better for metric in METRICS.values()} | _HIGHER_IS_BETTER

@@ -231,19 +231,9 @@ class CropPairs(Dataset[Sample]):
 
 
 def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:
-    """Batches of samples from number `first` on, loaded by `data.workers`."""
-    rest = Subset(pairs, range(first, len(pairs)))
-    return DataLoader(
-        rest,
-        size,
-        num_workers=pairs.config.workers,
-        worker_init_fn=_single_thread,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _single_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+    """Batches of samples from number `first` on, loaded by `data.workers`, each of which has one thread as usual."""
+    rest, workers = Subset(pairs, range(first, len(pairs))), pairs.config.workers
+    return DataLoader(rest, size, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 
 def to_unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:

@@ -147,7 +147,7 @@ class DistillObjective(FlowObjective):
         """The frozen networks of `teacher` or `rollout`, which get the inputs of the network that is trained."""
         if folder is None:
             return None
-        experts = parts.experts(f"stage.{key}", folder)
+        experts = parts.experts(f"stage.{key}", folder).requires_grad_(False)
         for name in ("in_channels", "out_channels", "lr_channels", "caption_channels"):
             found, expected = getattr(experts.config, name), getattr(self.config, name)
             if found != expected:
@@ -162,9 +162,8 @@ class DistillObjective(FlowObjective):
 
     def to(self, device: torch.device) -> None:
         super().to(device)
-        for helper in (self.teacher, self.first):
-            if helper is not None:
-                helper.to(device)
+        for helper in filter(None, (self.teacher, self.first)):
+            helper.to(device)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
@@ -193,8 +192,10 @@ class DistillObjective(FlowObjective):
                 name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()
             }
         if self.teacher is not None:
-            taught = self.codec.decode(cut(self._taught(noise, condition, guide)), window)
-            terms["teacher"] = l1(image, taught)
+            with torch.no_grad():
+                times_left = [*self.stage.teacher_times, 0.0]
+                taught = sample(_velocity(self.teacher, condition, guide), noise, times_left)
+            terms["teacher"] = l1(image, self.codec.decode(cut(taught), window))
         if verdict is not None:
             terms["adversarial"] = self.stage.adversarial * verdict.generator
             terms["discriminator"] = verdict.discriminator
@@ -229,11 +230,6 @@ class DistillObjective(FlowObjective):
         draws = [torch.rand((), generator=torch.Generator().manual_seed(s ^ _ROLLOUT_STREAM)) for s in seeds]
         own = (torch.stack(draws) < 0.5).to(latent.device)
         return torch.where(own[:, None, None, None], estimate, latent)
-
-    @torch.no_grad()
-    def _taught(self, noise: Tensor, condition: LRCondition, guide: Guide | None) -> Tensor:
-        assert self.teacher is not None
-        return sample(_velocity(self.teacher, condition, guide), noise, [*self.stage.teacher_times, 0.0])
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         return super().parts(states_of_parts(state, ("flow", "discriminator"))["flow"])

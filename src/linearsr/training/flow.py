@@ -1,6 +1,6 @@
 """The stages of the flow: pre-training, each expert on its own span, and fine-tuning are all this one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import gcd, lcm, log2
 from pathlib import Path
 from typing import Literal, cast
@@ -14,10 +14,12 @@ from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
+from linearsr.model_folder import STEMS
 from linearsr.models.codec import ResidualCodec
-from linearsr.models.lr_stem import LRCondition, StridedStem, StridedStemConfig
+from linearsr.models.lr_stem import LRCondition, LRStem, StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
+from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,
@@ -136,7 +138,9 @@ class FlowObjective(Objective):
 
     def __init__(self, stage: FlowStage, parts: Parts) -> None:
         self.stage = stage
-        self.stem = parts.stem(stage)
+        self.stem: LRStem | None = None
+        if stage.stem is not None:
+            self.stem = parts.read("stage.stem", stage.stem, STEMS, "a stem")
         self.codec = parts.codec(stage)
         cast(nn.Module, self.codec).requires_grad_(False)
         self.wants_latents, self._same_codec = not isinstance(self.codec, ResidualCodec), False
@@ -229,9 +233,10 @@ class FlowObjective(Objective):
     def _guide(self, batch: Batch, disturb: bool) -> Guide | None:
         if (settings := self.stage.guidance) is None:
             return None
-        guide = Guide(batch.tags, torch.zeros(len(batch.tags), dtype=torch.bool, device=batch.tags.device))
         if disturb:
             guide = disturbed(batch.tags, batch.seeds, settings, self.guidance)
+        else:
+            guide = Guide(batch.tags, batch.tags.new_zeros(len(batch.tags), dtype=torch.bool))
         return guide if self.guidance is None else encoded(guide, self.guidance, batch.lr, self.vocabulary)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
@@ -275,14 +280,8 @@ class FlowObjective(Objective):
         return {name: self.codec.decode(estimate, decoded) for name, estimate in estimates.items()}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        states = states_of_parts(state, ("transformer", "lr_stem", "guidance"))
-        parts: dict[str, Part] = {
-            "transformer": LinearSRTransformer.from_state(self.config, states["transformer"], "transformer")
+        states = states_of_parts(state, dict(self.flow.named_children()))
+        return {
+            name: type(part).from_state(part.config, states[name], name)
+            for name, part in cast(Iterable[tuple[str, PretrainedModule]], self.flow.named_children())
         }
-        if self.flow.lr_stem is not None:
-            config = self.flow.lr_stem.config
-            parts["lr_stem"] = StridedStem.from_state(config, states["lr_stem"], "lr_stem")
-        if self.flow.guidance is not None:
-            kind, settings = type(self.flow.guidance), self.flow.guidance.config
-            parts["guidance"] = kind.from_state(settings, states["guidance"], "guidance")
-        return parts

@@ -106,7 +106,14 @@ def find_knee(
     Raises:
         ValueError: steps that do not rise, a curve of another length, a metric without a direction.
     """
-    _check(steps, curves, higher_is_better)
+    for before, after in pairwise(steps):
+        if not after > before:
+            raise ValueError(f"steps must rise: {after} follows {before}")
+    for name, curve in curves.items():
+        if len(curve) != len(steps):
+            raise ValueError(f"{name}: {len(curve)} values for {len(steps)} steps")
+        if name not in higher_is_better:
+            raise ValueError(f"{name}: is higher or lower better?")
     config = config or KneeConfig()
     curves = {name: curve for name, curve in curves.items() if votes(name, config.metrics)}
     if not steps or not curves:
@@ -163,7 +170,8 @@ def _whole_gain(values: Floats, start: int) -> float:
 def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _Found:
     n = len(steps)
     # a constant metric, such as one of a frozen part, has no say
-    values = _normalised(values[:, [_varies(column) for column in values.T]])
+    varies = np.fmax.reduce(values, initial=-np.inf) > np.fmin.reduce(values, initial=np.inf)
+    values = _normalised(values[:, varies])
     if n < SHORTEST_GOOD_PHASE or values.shape[1] == 0:
         return _Found(n, n - 1, 0.0, 0.0, 0.0)
     offsets = np.asarray(steps - steps[0], np.float64)
@@ -204,11 +212,6 @@ def _normalised(values: Floats) -> Floats:
     return scaled
 
 
-def _varies(column: Floats) -> bool:
-    finite = column[np.isfinite(column)]
-    return finite.size > 0 and bool(np.ptp(finite) > 0)
-
-
 def _pool(steps: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
     """Last and first step, and median of each metric, for blocks of evaluations; blocks of 1 in most runs."""
     size = -(-len(steps) // _MOST_EVALUATIONS)
@@ -232,16 +235,3 @@ def _answer(
 
     whole = tuple(int(step) for step in steps)
     return Knee(knee, onset, confidence, confirmed, whole, tuple(map(phase, whole)))
-
-
-def _check(
-    steps: Sequence[int], curves: Mapping[str, Sequence[float | None]], higher_is_better: Mapping[str, bool]
-) -> None:
-    for before, after in pairwise(steps):
-        if not after > before:
-            raise ValueError(f"steps must rise: {after} follows {before}")
-    for name, curve in curves.items():
-        if len(curve) != len(steps):
-            raise ValueError(f"{name}: {len(curve)} values for {len(steps)} steps")
-        if name not in higher_is_better:
-            raise ValueError(f"{name}: is higher or lower better?")

@@ -33,14 +33,11 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module) -> Optimizer:
         return AdamW(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
     from pytorch_optimizer import CAME, Muon
 
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.name == "came":
-        betas = (*config.betas, 0.9999)
-        came: Optimizer = CAME(
-            parameters, config.lr, betas=betas, weight_decay=config.weight_decay, eps1=1e-30, eps2=1e-16
-        )
+        came: Optimizer = CAME(parameters, betas=(*config.betas, 0.9999), eps1=1e-30, eps2=1e-16, **shared)
         return came
     dense = {id(weight) for weight in _dense_weights(network)}
-    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
     # at the adjusted rate an update is as large as AdamW's, so that one learning rate fits both (Moonlight, 2025)
     kinds = ({"use_muon": True, "use_adjusted_lr": True}, {"use_muon": False, "betas": config.betas})
     groups: list[dict[str, Any]] = [

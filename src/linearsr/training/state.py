@@ -26,8 +26,6 @@ from linearsr.runtime.checkpoints import write_json
 from linearsr.training.section import ConfigError
 
 _PROGRESS = "progress.json"
-_COUNTERS = ("step",)
-"""What an optimizer counts per group; the rest is the config's, which may have changed."""
 
 
 class ExponentialMovingAverage:
@@ -60,8 +58,7 @@ class ExponentialMovingAverage:
 
     def restore_buffers(self, network: nn.Module) -> None:
         """Give `network` the buffers of its last good step back."""
-        buffers = {name: tensor for name, tensor in self.state.items() if name not in self._parameters}
-        _copy({**network.state_dict(), **buffers}, network)
+        _copy({n: tensor for n, tensor in self.state.items() if n not in self._parameters}, network)
 
     @contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
@@ -75,9 +72,10 @@ class ExponentialMovingAverage:
 
 
 @torch.no_grad()
-def _copy(state: dict[str, Tensor], network: nn.Module) -> None:
-    for name, tensor in network.state_dict().items():
-        tensor.copy_(state[name])
+def _copy(state: Mapping[str, Tensor], network: nn.Module) -> None:
+    own = network.state_dict()
+    for name, tensor in state.items():
+        own[name].copy_(tensor)
 
 
 @dataclass
@@ -118,13 +116,14 @@ def save_checkpoint(
             save({name: tensors}, storage_writer=writer)
     if not write:
         return
-    groups = [{key: group[key] for key in _COUNTERS if key in group} for group in state["param_groups"]]
+    # what an optimizer counts per group; the rest is the config's, which may have changed
+    groups = [{key: group[key] for key in ("step",) if key in group} for group in state["param_groups"]]
     rest = {"ema_steps": ema.steps, "optimizer_groups": groups, "parts": _parts(draft)}
     write_json(draft / _PROGRESS, {**asdict(progress), **rest})
     if folder.exists():
         _remove(folder)
     os.replace(draft, folder)
-    for old in checkpoints(root)[:-keep]:
+    for old in sorted(root.glob("[0-9]*"))[:-keep]:
         _remove(old)
 
 
@@ -189,15 +188,9 @@ def update_progress(root: Path, progress: Progress) -> None:
     write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **asdict(progress)})
 
 
-def checkpoints(root: Path) -> list[Path]:
-    """The complete checkpoints under `root`, oldest first."""
-    return sorted(p for p in root.glob("[0-9]*") if p.is_dir()) if root.is_dir() else []
-
-
 def latest_checkpoint(root: Path) -> Path | None:
     """The newest complete checkpoint under `root`, or None."""
-    found = checkpoints(root)
-    return found[-1] if found else None
+    return max(root.glob("[0-9]*"), default=None)
 
 
 def _remove(folder: Path) -> None:
