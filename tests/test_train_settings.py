@@ -52,12 +52,6 @@ def test_config_mistakes_name_the_key(
     assert "\n" not in str(caught.value)
 
 
-def test_overrides_reach_their_key(photos: Path, tmp_path: Path) -> None:
-    path = write_config(tmp_path / "c.yaml", photos, tmp_path / "run")
-    config = load_config(path, ["optimizer.lr=1e-2", "total_images=99"])
-    assert (config.optimizer.lr, config.total_images) == (0.01, 99)
-
-
 @pytest.mark.parametrize("text", ["a: [", "- 1", None])
 def test_an_unreadable_config_is_one_line(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"

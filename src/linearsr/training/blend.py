@@ -5,6 +5,7 @@ most of the new is there before much of the old is lost (Wortsman et al. 2022, "
 that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -35,7 +36,7 @@ class BlendStage(Computed):
     share: float = Field(0.5, ge=0, le=1)
     """How much of the way from `before` (0) to `after` (1)."""
 
-    def shapes(self, parts: Parts) -> dict[str, Part]:
+    def check(self, parts: Parts, data: DataConfig) -> Mapping[str, Part]:
         return {self.before.name: self._both(parts)[0]}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
@@ -51,8 +52,7 @@ class BlendStage(Computed):
 def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
     """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
 
-    Raises:
-        ValueError: networks of different shapes.
+    Raises ValueError: networks of different shapes.
     """
     if before.config != after.config:
         raise ValueError("the two networks differ in shape: one must have been trained on from the other")

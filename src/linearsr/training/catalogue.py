@@ -132,12 +132,6 @@ class Catalogue:
         whole = (table["height"] == side) & (table["width"] == side) & (table["latent_length"] > 0)
         return bool(whole.all())
 
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """How often a pixel of each photo is drawn, relative to the others."""
-        weights: NDArray[np.float64] = self.table["weight"]
-        return weights
-
 
 @cache
 def read_catalogue(

@@ -12,6 +12,7 @@ from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import ResidualCodec
 from linearsr.pipeline import PipelineConfig
+from linearsr.runtime.files import prefixed
 from linearsr.training.codec import check_round_trip
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import METRICS_FILE, records
@@ -30,37 +31,31 @@ _FLOAT32 = 4
 
 
 def check(runs: Sequence[Run]) -> dict[str, Objective]:
-    """Check all runs of a recipe, or the only one.
+    """Check all runs of a recipe, or the only one; the objective of each that trains, of which only shapes are known.
 
-    Returns:
-        The objective of each run that trains, by its name; only shapes are known of it.
-
-    Raises:
-        ConfigError: one line that names the key, and the run if there are several.
+    Raises ConfigError: one line that names the key, and the run if there are several.
     """
     blueprint, objectives = Blueprint(), dict[str, Objective]()
     for name, config in runs:
         stage = config.stage
-        try:
+        with prefixed(f"{name}: " if len(runs) > 1 else "", ConfigError, ConfigError):
             _check_place(config)
             with torch.device("meta"):
                 if isinstance(stage, Computed):
-                    stage.check(blueprint, config.data)
+                    made = stage.check(blueprint, config.data)
                 else:
-                    objectives[name] = stage.objective(blueprint)
+                    objective = objectives[name] = stage.objective(blueprint)
+                    made = objective.parts(objective.network.state_dict())
             if name in objectives:
                 _check_training(config, objectives[name])
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") if len(runs) > 1 else error from None
-        blueprint.add(config.run_dir, stage.shapes)
+        blueprint.to_come[config.run_dir] = made
     return objectives
 
 
 def check_model(recipe: RecipeConfig, runs: Sequence[Run], objectives: Mapping[str, Objective]) -> None:
     """The parts that a recipe ends with must be able to do what its model is set to; `objectives` are those of `check`.
 
-    Raises:
-        ConfigError: one line that names the key.
+    Raises ConfigError: one line that names the key.
     """
     model, parts = PipelineConfig.from_index(recipe.model), recipe.parts
     named = {"lr_stem": parts.lr_stem, "tagger": parts.tagger, "trunk": parts.trunk}
@@ -187,7 +182,7 @@ def _parameters(*modules: nn.Module) -> tuple[int, int]:
 def _memory(config: TrainConfig, objective: Objective) -> str:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     count, trained = _parameters(objective.network)
-    frozen = _FLOAT32 * _parameters(*_frozen(objective))[0]
+    frozen = _FLOAT32 * _parameters(*objective.frozen())[0]
     after = ""
     if isinstance(part := getattr(objective, "guidance", None), EncoderPart):
         encoder = sum(file.stat().st_size for file in part.encoder_files())
@@ -212,12 +207,6 @@ def _memory(config: TrainConfig, objective: Objective) -> str:
     )
 
 
-def _frozen(objective: Objective) -> list[nn.Module]:
-    """Modules that are used but not trained."""
-    own = {id(module) for module in objective.network.modules()}
-    return [part for part in vars(objective).values() if isinstance(part, nn.Module) and id(part) not in own]
-
-
 def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
     """Bytes that the loss of `count` samples keeps for the backward pass, beside the weights."""
     side, hr_side = config.data.lr_crop, config.data.lr_crop * objective.scale
@@ -228,7 +217,7 @@ def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
         objective.teacher = objective.first = None  # their walks keep nothing
     # fake tensors have shapes and types, and take no memory
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-        for module in (objective.network, *_frozen(objective)):
+        for module in (objective.network, *objective.frozen()):
             module._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]
         lr, hr = torch.empty(count, 3, side, side), torch.empty(count, 3, hr_side, hr_side)
         batch = Batch(lr, hr, torch.empty(count, tags), list(range(count)))

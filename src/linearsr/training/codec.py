@@ -109,8 +109,7 @@ class CodecObjective(Objective):
 def check_round_trip(key: str, holder: object, side: int) -> None:
     """What a DC-AE on the meta device encodes it must be able to decode, of which the loss of a flow would not know.
 
-    Raises:
-        ConfigError: as one line that names the key.
+    Raises ConfigError: as one line that names the key.
     """
     if not isinstance(holder, DeepCompressionCodec | Autoencoder):
         return

@@ -101,8 +101,7 @@ class TrainConfig(Section):
 def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     """The mapping in a YAML file, with `key.sub=value` overrides applied; `stages.NAME=null` drops a stage.
 
-    Raises:
-        ConfigError: one line that names the file or the key.
+    Raises ConfigError: one line that names the file or the key.
     """
     import yaml
 
@@ -129,8 +128,7 @@ def parse_settings(
 ) -> _Section:
     """The settings as a config; `sources` are the places in a file that they were merged from, the first one first.
 
-    Raises:
-        ConfigError: one line that names `where`, the place and the key.
+    Raises ConfigError: one line that names `where`, the place and the key.
     """
     try:
         return section.model_validate(raw)

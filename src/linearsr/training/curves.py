@@ -49,8 +49,7 @@ class Curves:
 def records(file: Path) -> Iterator[dict[str, Any]]:
     """The records in the `metrics.jsonl` of a run, without half a line at the end, which a killed run may leave.
 
-    Raises:
-        CurvesError: another line is no record.
+    Raises CurvesError: another line is no record.
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
@@ -154,8 +153,7 @@ def _number(value: Any, where: str) -> float | None:
 def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:
     """How the run in a folder looks for its knee, or the defaults; `patterns` choose other metrics to vote.
 
-    Raises:
-        CurvesError: the run's config cannot be read.
+    Raises CurvesError: the run's config cannot be read.
     """
     file = path / CONFIG_FILE
     try:
@@ -210,16 +208,14 @@ def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, 
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
         for axis, (name, values) in zip(axes, curves.values.items(), strict=False):
             _draw_metric(axis, curves.steps, values, knee)
+            better = "higher" if higher_is_better[name] else "lower"
             # escaped, as a dollar would begin a formula
-            title = name.replace("$", r"\$")
-            axis.set_title(
-                f"{title} ({'higher' if higher_is_better[name] else 'lower'} is better)", fontsize=9
-            )
+            axis.set_title(name.replace("$", r"\$") + f" ({better} is better)", fontsize=9)
         for axis in list(axes)[len(curves.values) :]:
             axis.set_visible(False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        place = {"loc": "outside upper center", "ncols": len(labels)}
-        figure.legend(handles, labels, **place, fontsize=9, frameon=False)
+        where = "outside upper center"
+        figure.legend(handles, labels, loc=where, ncols=len(labels), fontsize=9, frameon=False)
 
 
 def _draw_metric(axis: "Axes", steps: list[int], values: list[float | None], knee: Knee) -> None:

@@ -32,11 +32,10 @@ from linearsr.training.guidance import (
     start_guidance,
 )
 from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
-from linearsr.training.parts import FROM_DISK, Parts, PartSettings, check_channels, check_grid
+from linearsr.training.parts import FROM_DISK, Parts, PartSettings, check_parts
 from linearsr.training.section import ConfigError, check_fields
 from linearsr.training.times import TimeLaw
 
-_SCALE = 4
 _SAME_CODEC = 0.1
 """How far latents from shards may be off, as a share of their size: they were made in another precision."""
 _NEW_SETTINGS = ("lr_channels", "num_null_tokens")
@@ -136,28 +135,28 @@ class FlowNetwork(nn.Module):
 class FlowObjective(Objective):
     """Conditional flow matching on the latent (arXiv 2210.02747), in one span of the trajectory."""
 
+    scale = 4
+
     def __init__(self, stage: FlowStage, parts: Parts) -> None:
         self.stage = stage
         self.stem: LRStem | None = None
         if stage.stem is not None:
-            self.stem = parts.read("stage.stem", stage.stem, STEMS, "a stem")
+            stem: LRStem = parts.read("stage.stem", stage.stem, STEMS, "a stem")
+            cast(nn.Module, stem).requires_grad_(False)
+            self.stem, self.scale = stem, int(stem.config.scale)
         self.codec = parts.codec(stage)
         cast(nn.Module, self.codec).requires_grad_(False)
         self.wants_latents, self._same_codec = not isinstance(self.codec, ResidualCodec), False
-        if self.stem is not None:
-            cast(nn.Module, self.stem).requires_grad_(False)
-            check_grid(stage, self.stem, self.codec)
-        self.scale = _SCALE if self.stem is None else int(self.stem.config.scale)
         self.guidance = frozen_guidance(stage.guidance, parts)
         transformer = parts.transformer(stage, None if self.guidance is None else self.guidance.channels)
         self.config: TransformerConfig = transformer.config
         self.prediction_type = cast(PredictionType, self.config.prediction_type)
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        new_stem = self._fresh_stem() if self.stem is None else None
-        stem = self.stem or new_stem
-        assert stem is not None
-        check_channels(stage, self.config, stem, self.codec)
+        new_stem = None
+        if self.stem is None:
+            stem = new_stem = self._fresh_stem()
+        check_parts(stage, self.config, stem, self.codec)
         new_guidance = None
         if stage.guidance is not None:
             check_fit(stage.guidance, self.guidance, self.config)
@@ -192,10 +191,7 @@ class FlowObjective(Objective):
         return StridedStem(StridedStemConfig(self.scale, self.config.lr_channels, layers))
 
     def to(self, device: torch.device) -> None:
-        self.codec.to(device)
-        self.others.to(device)
-        if self.stem is not None:
-            self.stem.to(device)
+        super().to(device)
         if self.guidance is not None and self.stage.guidance is not None:
             place(self.guidance, device, self.vocabulary, self.stage.guidance)
 

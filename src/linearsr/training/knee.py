@@ -176,12 +176,12 @@ def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _
         return _Found(n, n - 1, 0.0, 0.0, 0.0)
     offsets = np.asarray(steps - steps[0], np.float64)
     family = Family.at(tuple(offsets), min(left, 0.5))
-    phase = good_phase(family, values, config.swing)
-    by_knee = phase.posterior.sum(1)
+    end, posterior = good_phase(family, values, config.swing)
+    by_knee = posterior.sum(1)
     votes = np.log((1 - _MISLED) * by_knee / family.prior[:, None] + _MISLED).sum(1)
-    inside, prior, knees = offsets[: phase.end], family.prior, family.knees
+    inside, prior, knees = offsets[:end], family.prior, family.knees
     early, late = family.early, family.late
-    if phase.end < n:
+    if end < n:
         # that it was still improving when the oscillation began is as likely as that it was not
         beyond = knees > inside[-1]
         prior = np.where(beyond, prior / prior[beyond].sum(), prior / prior[~beyond].sum())
@@ -194,11 +194,11 @@ def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _
 
     every = float(np.median(np.diff(offsets))) * (1 + 1e-6)
     good_enough = (early - every <= inside[index]) & (inside[index] <= late + every)
-    shapes = phase.posterior.mean(2) / np.maximum(by_knee.mean(1), 1e-300)[:, None]
+    shapes = posterior.mean(2) / np.maximum(by_knee.mean(1), 1e-300)[:, None]
     confidence = float((good_enough * shapes).sum(1) @ probability)
-    lasted = inside[max(phase.end - 1 - config.patience, 0)]
+    lasted = inside[max(end - 1 - config.patience, 0)]
     reached = float(probability[knees <= lasted].sum())
-    return _Found(phase.end, index, min(confidence, 1.0), reached, max(1 - reached, 0.0))
+    return _Found(end, index, min(confidence, 1.0), reached, max(1 - reached, 0.0))
 
 
 def _normalised(values: Floats) -> Floats:

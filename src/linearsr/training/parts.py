@@ -1,9 +1,8 @@
 """The parts that a stage starts from or keeps frozen: with their weights, or as shapes without memory for a plan."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,34 +129,28 @@ FROM_DISK = Parts()
 class Blueprint(Parts):
     """Builds parts on the meta device, which has shapes and no memory; nothing is downloaded.
 
-    A folder that does not exist may be what an added run will write. Raises ConfigError, one line that names the key,
-    for any other.
+    A folder that does not exist may be what a run `to_come` will write: its parts by their names. Raises ConfigError,
+    one line that names the key, for any other.
     """
 
     def __init__(self) -> None:
-        self._runs: dict[Path, Callable[[Parts], Mapping[str, Any]]] = {}
-
-    def add(self, run_dir: Path, shapes: Callable[[Parts], Mapping[str, Any]]) -> None:
-        """Add a run that comes before those that are looked at from now on; `shapes` gives what it will write."""
-        self._runs[run_dir] = cache(shapes)
+        self.to_come: dict[Path, Mapping[str, Any]] = {}
 
     def read(self, key: str, folder: Path, kinds: Kinds, what: str = "") -> Any:
         if folder.is_dir():
             with prefixed(f"{key}: ", ConfigError, CheckpointError):
                 return _built(folder, kinds, what)
-        run_dir = self._to_come(folder)
-        if run_dir is None:
+        made = self._made(folder)
+        if made is None:
             if key != "stage.sana":  # whose own folder was looked for before
                 _check_there(key, str(folder), from_hub=kinds is CODECS or kinds is DeepCompressionCodec)
             return _autoencoder({})
-        with torch.device("meta"):
-            made = self._runs[run_dir](self)
         if folder.name not in made:
             raise ConfigError(f"{key}: {folder}: that run writes {', '.join(made)}")
         return copy.deepcopy(made[folder.name])
 
-    def _to_come(self, folder: Path) -> Path | None:
-        return next((run_dir for run_dir in self._runs if run_dir in folder.parents), None)
+    def _made(self, folder: Path) -> Mapping[str, Any] | None:
+        return next((made for run_dir, made in self.to_come.items() if run_dir in folder.parents), None)
 
     def sana_part(self, name: str, part: str) -> Path:
         """Its folder, which is only missing if all of the model is on the hub."""
@@ -184,7 +177,7 @@ class Blueprint(Parts):
 
     def experts(self, key: str, folder: Path) -> SNRExperts:
         partition, folders = Partition(()), [folder]
-        if self._to_come(folder) is None:
+        if self._made(folder) is None:
             _check_there(key, str(folder))
             with prefixed(f"{key}: ", ConfigError, CheckpointError):
                 partition, folders = read_layout(folder, LinearSRTransformer)
@@ -212,11 +205,10 @@ def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
     return DeepCompressionCodec(AutoencoderDC(**settings))
 
 
-def check_grid(stage: PartSettings, stem: LRStem, codec: Codec) -> None:
-    """Stem and codec must have one grid, and a codec of residuals needs something that these are of.
+def check_parts(stage: PartSettings, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
+    """The network must take what stem and codec give, on one grid; a residual codec needs what its latents are of.
 
-    Raises:
-        ConfigError: as one line that names the key.
+    Raises ConfigError: one line that names the key.
     """
     if isinstance(codec, ResidualCodec) and not isinstance(stem, PredictiveStem):
         raise ConfigError(f"stage.stem: {stage.stem} predicts no image, which the residual codec needs")
@@ -226,10 +218,6 @@ def check_grid(stage: PartSettings, stem: LRStem, codec: Codec) -> None:
             f"stage.stem: its features lie {apart} HR pixels apart, the codec's latents {codec.compression}: "
             "they need one grid"
         )
-
-
-def check_channels(stage: PartSettings, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
-    """The network must take what its stem and its codec give. Raises as `check_grid`."""
     given = {
         "in_channels": ("codec", codec.latent_channels),
         "out_channels": ("codec", codec.latent_channels),

@@ -111,14 +111,15 @@ def write_picture(folder: Path, images: int, name: str, columns: Mapping[str, Te
     Image.fromarray(pixels).save(place / f"{name}.png")
 
 
-def claim(run_dir: Path, lock: FileLock) -> str:
-    """Lock a run folder. Returns "", or why it cannot be locked: another process trains in it."""
+def claim(run_dir: Path, lock: FileLock) -> None:
+    """Lock a run folder. Raises ConfigError if another process trains in it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()
     except Timeout:
-        return f"run_dir: {run_dir} is in use by a run of another process: wait for its end, or set another folder"
-    return ""
+        raise ConfigError(
+            f"run_dir: {run_dir} is in use by a run of another process: wait for its end, or set another folder"
+        ) from None
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
@@ -133,8 +134,8 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     return {**config.model_dump(mode="json"), "degradation_files": files}
 
 
-def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -> None:
-    """Compare a config with the one that the run in a folder was begun with.
+def check_same_run(config: TrainConfig, finished: bool = False) -> None:
+    """Compare a config with the one that the run in its folder was begun with.
 
     How long a run is, and the rates of its optimizer, may change: after a divergence they have to. Of one that is
     finished, only what its weights do not depend on.
@@ -142,7 +143,7 @@ def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -
     Raises:
         ConfigError: something else was changed, as one line that names the key.
     """
-    before = dict(_fixed(begun_with(run_dir), finished))
+    before = dict(_fixed(begun_with(config.run_dir), finished))
     for key, value in _fixed(settings_of(config), finished):
         # a key that an older version did not know is no change
         if key in before and before[key] != value:
