@@ -38,10 +38,13 @@ class PhotoTags:
             for name, found in tags.items()
         }
 
+    def numbers(self, photo: str | Path) -> list[int]:
+        return self._numbers.get(name_in(self._file, photo), [])
+
     def bag(self, photo: str | Path) -> Tensor:
         """(V,): 1 for the tags of a photo, 0 for the others."""
         bag = torch.zeros(len(self.vocabulary.tags))
-        bag[self._numbers.get(name_in(self._file, photo), [])] = 1
+        bag[self.numbers(photo)] = 1
         return bag
 
 
@@ -67,7 +70,7 @@ def check_tags(key: str, path: Path | None, vocabulary: Vocabulary, catalogue: C
 def tagged(path: Path, vocabulary: tuple[str, ...], catalogue: Catalogue) -> int:
     """How many of the photos have tags of the vocabulary."""
     tags = PhotoTags(path, Vocabulary(vocabulary))
-    return sum(bool(tags.bag(catalogue[number].name).any()) for number in range(len(catalogue)))
+    return sum(bool(tags.numbers(catalogue[number].name)) for number in range(len(catalogue)))
 
 
 def name_in(file: Path, photo: str | Path) -> str:
