@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from linearsr.evaluation.counting import evaluation_inputs, transformer_macs
+from linearsr.evaluation.benchmark import evaluation_inputs, measure, transformer_macs
 from linearsr.evaluation.plotting import BLUE, RED, drawn
-from linearsr.evaluation.timing import measure
 from linearsr.models.attention import Attention, LinearSelfAttention
 from linearsr.models.blocks import TransformerBlock
 from linearsr.models.transformer import LinearSRTransformer

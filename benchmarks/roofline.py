@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from linearsr import LinearSRPipeline
-from linearsr.evaluation.counting import count_parts, evaluation_inputs
+from linearsr.evaluation.benchmark import count_parts, evaluation_inputs
 from linearsr.models import int8
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.runtime.allocator import keep_freed_memory

@@ -39,7 +39,7 @@ _PEAK = """
 import sys
 import numpy as np
 from linearsr import LinearSRPipeline
-from linearsr.evaluation.timing import with_peak
+from linearsr.evaluation.benchmark import with_peak
 pipe = LinearSRPipeline.from_pretrained()
 image = np.random.default_rng(0).random((int(sys.argv[1]),) * 2 + (3,), dtype=np.float32)
 print(with_peak(lambda: pipe(image), pipe.device)[1] / 2**30)

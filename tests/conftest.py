@@ -75,6 +75,17 @@ def _fresh_accelerator_state() -> Iterator[None]:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small photos to train on, which no test changes."""

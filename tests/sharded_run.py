@@ -9,9 +9,9 @@ from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlu
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from linearsr.training.config import load_config
 from linearsr.training.processes import leave
 from linearsr.training.trainer import Trainer
+from training_tools import load_config
 
 
 def shard_on_cpu(mixed_precision: str) -> None:

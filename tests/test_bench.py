@@ -10,8 +10,7 @@ import torch
 from commands import document, linearsr, refused
 from linearsr import LinearSRPipeline
 from linearsr.evaluation import benchmark
-from linearsr.evaluation.counting import count_parts, transformer_macs
-from linearsr.evaluation.timing import measure, with_peak
+from linearsr.evaluation.benchmark import count_parts, measure, transformer_macs, with_peak
 from linearsr.models.transformer_config import PRESETS
 from linearsr.runtime import devices
 

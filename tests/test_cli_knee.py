@@ -198,18 +198,6 @@ def test_missing_values(tmp_path):
         (b"step,psnr,psnr\n8000,1,2\n", "a name of its own"),
         (b'step,psnr\n8000,"1\n', "is not CSV"),
         (b"\x89PNG\r\n\x1a\n\x00\xff", "is no text"),
-    ],
-)
-def test_bad_tables(tmp_path, content, says):
-    file = tmp_path / "bad.csv"
-    file.write_bytes(content)
-    assert says in refused(knee(file, "--json"))
-    assert list(tmp_path.iterdir()) == [file]
-
-
-@pytest.mark.parametrize(
-    ("lines", "says"),
-    [
         ('{"images": 8, "grad_norm": 1}', "no values"),
         ("not json\n{}", "line 1 is not JSON"),
         ("[1]\n{}", "line 1 is no record"),
@@ -218,9 +206,12 @@ def test_bad_tables(tmp_path, content, says):
         ('{"images": 8, "psnr": true}\n', "psnr: 'True' is no number"),
     ],
 )
-def test_bad_runs(tmp_path, lines, says):
-    (tmp_path / "metrics.jsonl").write_text(lines)
-    assert says in refused(knee(tmp_path))
+def test_bad_files(tmp_path, content, says):
+    run = isinstance(content, str)
+    file = tmp_path / ("metrics.jsonl" if run else "bad.csv")
+    file.write_bytes(content.encode() if run else content)
+    assert says in refused(knee(tmp_path if run else file, "--json"))
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_places_that_are_none(tmp_path, table):

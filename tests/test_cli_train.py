@@ -1,7 +1,6 @@
 """`linearsr train`: from a config to weights, one line for every mistake, and no run lost by accident."""
 
 import builtins
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 from commands import document, done, linearsr, refused
 from image_tools import noise
 from linearsr.models.lr_stem import PredictiveStem
-from training_tools import recipe_settings, settings
+from training_tools import losses, recipe_settings, write_config
 
 
 @pytest.fixture
@@ -21,20 +20,12 @@ def config(tmp_path: Path) -> Path:
     photos = tmp_path / "photos"
     photos.mkdir()
     noise(photos / "a.png", 48, 40)
-    changes = {"total_images": 4, "save_every_images": 2}
     validation = {"folder": str(photos), "every_images": 4, "max_pictures": 1}
-    raw = settings(photos, tmp_path / "run", validation=validation, **changes)
-    file = tmp_path / "stem.yaml"
-    file.write_text(yaml.safe_dump(raw))
-    return file
+    changes = {"total_images": 4, "save_every_images": 2, "validation": validation}
+    return write_config(tmp_path / "stem.yaml", photos, tmp_path / "run", **changes)
 
 
 train = partial(linearsr, "train")
-
-
-def images_seen(run: Path) -> list[int]:
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [record["images"] for record in records if "l1" in record]
 
 
 def test_trains_refuses_and_resumes(config, tmp_path):
@@ -46,12 +37,12 @@ def test_trains_refuses_and_resumes(config, tmp_path):
 
     for again in (train(config), train(config, "--resume")):
         assert done(again).stderr.splitlines() == ["stem: done", f"weights in {run / 'knee'}"]
-    assert images_seen(run) == [2, 4]
+    assert [images for images, _ in losses(run)] == [2, 4]
     assert "seed: was 0 when this run began" in refused(train(config, "--resume", "--set", "seed=1"))
     assert "--resume" in refused(train(config, "--set", "total_images=8"))
     resumed = done(train(config, "--resume", "--set", "total_images=8"))
     assert "going on from its newest checkpoint" in resumed.stderr
-    assert images_seen(run) == [2, 4, 6, 8]
+    assert [images for images, _ in losses(run)] == [2, 4, 6, 8]
 
 
 @pytest.mark.parametrize(

@@ -134,10 +134,10 @@ def test_half_of_the_inputs_begin_from_the_first_step(stem_folder: Path, tiny_mo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"formulas": {"lpips": 1.0}}, "unknown formula 'lpips': choose from l1, ms_ssim"),
+        ({"formulas": {"lpips": 1.0}}, "formulas.lpips.*'l1' or 'ms_ssim'"),
         ({"stem": None, "codec": "somewhere"}, "stem: give the folder of a trained stem"),
         ({"detail_blocks": 4}, "detail_blocks needs init"),
-        ({"formulas": {"l1": -1.0}}, "weights must be above 0"),
+        ({"formulas": {"l1": -1.0}}, "formulas.l1.*greater than 0"),
         ({"formulas": {}, "adversarial": 0}, "there is nothing to learn from"),
         ({"teacher_times": [1.0, 0.5, 0.9]}, "teacher_times: .*must fall strictly from 1"),
     ],

@@ -26,22 +26,6 @@ def test_the_similarity_loss_is_one_less_the_figure() -> None:
     assert float(FORMULAS["ms_ssim"](image, hr)) == pytest.approx(1 - ms_ssim_figure(*unit), abs=1e-4)
 
 
-def test_each_side_of_the_game_moves_its_own_weights_only() -> None:
-    torch.manual_seed(0)
-    discriminator = Discriminator(8)
-    image, hr, prediction = (picture(i, 32) for i in range(3))
-    image.requires_grad_()
-    verdict = play(discriminator, image, hr, prediction)
-    verdict.generator.backward(retain_graph=True)
-    assert image.grad is not None
-    assert image.grad.any()
-    assert all(weight.grad is None for weight in discriminator.parameters())
-    image.grad = None
-    verdict.discriminator.backward()
-    assert image.grad is None
-    assert all(weight.grad is not None for weight in discriminator.parameters())
-
-
 def test_the_discriminator_learns_to_tell_and_the_image_to_deceive_it() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(8)

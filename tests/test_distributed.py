@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,18 +25,14 @@ ACCELERATE = [BIN / "accelerate", "launch", "--multi_gpu", "--num_processes", "2
 TRAIN = ["-m", "linearsr.cli.app", "train"]
 
 # against a hang only: on a core shared with other work, a launch of the 40 s test below once took more than 120 s
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("one_thread", "on_cpus")]
 _LAUNCH_TIMEOUT = 300
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture
+def on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def four_a_step(photos: Path, run_dir: Path, **changes: object) -> dict[str, object]:

@@ -160,7 +160,7 @@ def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_pa
         photos, tags, tmp_path / "run", vocabulary=None, part=str(tmp_path), tag_dropout=0.0, false_tags=0.0
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("linearsr.training.parts.load_guidance", lambda folder, dtype: spy)
+        patch.setattr("linearsr.training.parts.Parts.guidance", lambda parts, folder: spy)
         Trainer(TrainConfig(**raw)).run()
     assert {tuple(found) for found in words} == {("sky", "sea"), ("tree",), ()}
 
@@ -183,30 +183,24 @@ def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_pa
         ({"tags": '{"photo/0.png": ["sky"]}'}, r"^data\.tags: .*names none of the photos.*'photos/0\.png'"),
         ({"tags": '{"photos/0.png": ["zebra"]}'}, r"^data\.tags: .*no tag of the vocabulary for any photo"),
         ({"tags": "{"}, r"^data\.tags: .*must hold .*Invalid JSON"),
+        # without null tokens a sample that is told nothing would see all its tags
+        ({"network": {"num_null_tokens": 0}}, r"^stage\.guidance: the network has no null tokens"),
+        (
+            {"network": {"caption_channels": 7}, "guidance": {"vocabulary": None, "part": "{part}"}},
+            r"gives 16 channels, but the network's caption_channels is 7",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
     photos: Path, tags: Path, tmp_path: Path, change: dict[str, Any], complaint: str
 ) -> None:
+    TagGuidance(TagGuidanceConfig(WORDS, 16)).save_pretrained(tmp_path / "part")
+    change = json.loads(json.dumps(change).replace("{part}", str(tmp_path / "part")))
     raw = guided(photos, tags, tmp_path / "run", **change.get("guidance", {}))
     raw["data"] |= change.get("data", {})
+    raw["stage"]["network"] |= change.get("network", {})
     if "tags" in change:
         tags.write_text(change["tags"])
     with pytest.raises(ConfigError, match=complaint) as caught:
         check([Run("run", TrainConfig(**raw))])
     assert "\n" not in str(caught.value)
-
-
-def test_guidance_needs_null_tokens(photos: Path, tags: Path, tmp_path: Path) -> None:
-    """Without them a sample that is told nothing would see all its tags."""
-    raw = guided(photos, tags, tmp_path / "run")
-    raw["stage"]["network"] = {**raw["stage"]["network"], "num_null_tokens": 0}
-    with pytest.raises(ConfigError, match=r"^stage\.guidance: the network has no null tokens"):
-        check([Run("run", TrainConfig(**raw))])
-
-
-def test_guidance_of_another_width_is_refused(photos: Path, tags: Path, tmp_path: Path) -> None:
-    TagGuidance(TagGuidanceConfig(WORDS, 7)).save_pretrained(tmp_path / "part")
-    raw = guided(photos, tags, tmp_path / "run", vocabulary=None, part=str(tmp_path / "part"))
-    with pytest.raises(ConfigError, match=r"gives 7 channels, but the network's caption_channels is 16"):
-        check([Run("run", TrainConfig(**raw))])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,20 +17,13 @@ import pytest
 import torch
 from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
 
-from linearsr.training.config import TrainConfig, load_config
+from linearsr.training.config import TrainConfig
 from linearsr.training.trainer import Trainer
-from training_tools import read_records, settings, weights, write_config
+from training_tools import load_config, read_records, settings, weights, write_config
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS = {"total_images": 16, "save_every_images": 4}
 """Checkpoints at 0, 4, 8, 12 and 16 images, two of which are kept; validations at 6 and 12."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from commands import document, done, linearsr, refused
 from linearsr import LinearSRPipeline
-from linearsr.evaluation.counting import count_parts
+from linearsr.evaluation.benchmark import count_parts
 from linearsr.models.codec import ResidualCodec
 from linearsr.serving.worker import card
 from linearsr.training.runs import assemble

@@ -58,15 +58,6 @@ def test_every_time_has_exactly_one_expert(boundaries, data):
     assert holders == [partition.expert(t)]
 
 
-@given(BOUNDARIES, st.floats(0, 1), st.floats(0, 1))
-def test_experts_are_counted_from_noise_to_image(boundaries, a, b):
-    partition = Partition(boundaries)
-    assert partition.expert(1.0) == 0
-    assert partition.expert(0.0) == partition.num_experts - 1
-    if a >= b:
-        assert partition.expert(a) <= partition.expert(b)
-
-
 @given(BOUNDARIES)
 def test_spans_tile_the_trajectory(boundaries):
     partition = Partition(boundaries)

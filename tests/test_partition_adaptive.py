@@ -143,13 +143,9 @@ def test_the_command(tiny_model, photos, tmp_path):
         assert image.format == "PNG"
     again = run(*common, "--degrade", "realesrgan", "--json")
     assert json.loads(again.stdout) == {key: value for key, value in report.items() if key != "figure"}
-    single = done(run(*common, "--experts", 1))
-    assert "found" in single.stdout
-
-
-def test_one_batch_says_nothing_of_the_spread(tiny_model, photos):
-    few = ("--images", 2, "--times", 4, "--lr-crop", 8, "--json")
-    assert document(run(tiny_model, "--data", photos, *few))["spread"] is None
+    single = ("--experts", 1, "--images", 2)
+    assert "found" in done(run(*common, *single)).stdout
+    assert document(run(*common, *single, "--json"))["spread"] is None  # one batch says nothing of it
 
 
 def test_wrong_use(tiny_model, photos, tmp_path):

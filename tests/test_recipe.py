@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from linearsr.training.checks import check
 from linearsr.training.knee import Knee
 from linearsr.training.recipe import plan
 from linearsr.training.section import ConfigError
-from linearsr.training.trainer import Trainer
 from training_tools import (
     AUTOENCODER,
     make_photos,
@@ -81,28 +79,6 @@ def test_experts_can_be_trained_apart_and_in_any_order(photos: Path, tmp_path: P
     assert train(raw, only="sft") == tmp_path / "run" / "model"
     with pytest.raises(ConfigError, match="--stage fit: choose from stem, pretrain, experts/0"):
         train(raw, only="fit")
-
-
-def test_a_recipe_goes_on_where_it_was_stopped(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That a run is then the one that was never stopped is tested with the killed ones."""
-    raw = recipe_settings(photos, tmp_path / "run")
-    del raw["stages"]["sft"]
-    plain = Trainer._step
-
-    def killed(self: Trainer, *arguments: Any) -> Any:
-        if "experts/0" in str(self.config.run_dir) and self.progress.images == 4:
-            raise KeyboardInterrupt
-        return plain(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(raw)
-    monkeypatch.undo()
-    seen = list[str]()
-    train(raw, seen=seen)
-    assert seen == ["experts/0", "experts/1"]
 
 
 def test_what_was_trained_from_another_knee_is_not_kept(tmp_path: Path) -> None:

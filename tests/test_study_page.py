@@ -1,7 +1,6 @@
 """The page of `linearsr study` in a real browser: from the first key to the figures."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from commands import document, done
 from linearsr.evaluation.study.score import Answers, Key
 from study_tools import METHODS, study, write_folders
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = pytest.mark.parametrize("browser", ["chromium"], indirect=True)
 
 TRIALS, REPEATS, QUESTIONS = 5, 2, 2
 STEPS = (TRIALS + REPEATS) * QUESTIONS
@@ -33,14 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

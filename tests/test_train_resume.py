@@ -9,49 +9,47 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
-from linearsr.training.config import load_config
 from linearsr.training.recipe import Run
 from linearsr.training.run_folder import check_same_run
 from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
-from training_tools import flow_stage, losses, read_records, trainer, validation_on, weights, write_config
+from training_tools import (
+    flow_stage,
+    load_config,
+    losses,
+    read_records,
+    trainer,
+    validation_on,
+    weights,
+    write_config,
+)
 
 
 class StopEarly(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    ("kind", "optimizer", "stop_after"),
-    [
-        ("stem", "adamw", 2),
-        ("flow", "muon", 6),
-    ],
-)
-def test_a_resumed_run_is_the_unbroken_run(
-    kind: str, optimizer: str, stop_after: int, photos: Path, stem_folder: Path, tmp_path: Path
-) -> None:
-    stage: dict[str, object] = {"optimizer": {"name": optimizer, "lr": 1e-3, "warmup_images": 4}}
-    if kind == "flow":
-        stage["stage"] = flow_stage(stem_folder)
+def test_a_resumed_run_is_the_unbroken_run(photos: Path, stem_folder: Path, tmp_path: Path) -> None:
+    """A flow by Muon; the killed runs are of a stem by AdamW."""
+    optimizer = {"name": "muon", "lr": 1e-3, "warmup_images": 4}
+    stage: dict[str, object] = {"optimizer": optimizer, "stage": flow_stage(stem_folder)}
     expected = trainer(photos, tmp_path / "whole", **stage).run()
 
     def stop(record: dict[str, float]) -> None:
-        if record["images"] > stop_after:
+        if record["images"] > 6:
             raise StopEarly
 
     with pytest.raises(StopEarly):
         trainer(photos, tmp_path / "broken", stop, **stage).run()
     again = trainer(photos, tmp_path / "broken", **stage)
-    assert again.resume() == stop_after // 6 * 6
+    assert again.resume() == 6
     final = again.run()
 
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 6
-    part = "lr_stem" if kind == "stem" else "transformer"
-    for name, tensor in weights(expected / part).items():
-        assert torch.equal(tensor, weights(final / part)[name]), name
+    for name, tensor in weights(expected / "transformer").items():
+        assert torch.equal(tensor, weights(final / "transformer")[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,7 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_changed_config_is_not_resumed(key: str, before: str, now: str, finished: Path) -> None:
     changed = load_config(finished, [f"{key}={now}".replace("'", "")])
     with pytest.raises(ConfigError) as caught:
-        check_same_run(changed.run_dir, changed)
+        check_same_run(changed)
     assert str(caught.value).startswith(
         f"{key}: was {before} when this run began and is {now} now: set it back"
     )
@@ -149,20 +147,3 @@ def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
                 begin()
     trainer(photos, run).run()
     assert trainer(photos, run).resume() == 12
-
-
-def test_half_a_line_of_metrics_is_forgotten(photos: Path, tmp_path: Path) -> None:
-    trainer(photos, tmp_path / "run").run()
-    whole = losses(tmp_path / "run")
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-        file.write('{"images": 1')
-    again = trainer(photos, tmp_path / "run")
-    again.resume()
-    again.run()
-    assert losses(tmp_path / "run") == whole
-
-
-def test_a_checkpoint_cut_short_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
-    trainer(photos, tmp_path / "run").run()
-    (tmp_path / "run/checkpoints/.0000000018.tmp").mkdir()
-    assert trainer(photos, tmp_path / "run").resume() == 12

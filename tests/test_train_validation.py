@@ -17,7 +17,6 @@ from linearsr.evaluation.metrics import ssim_y
 from linearsr.evaluation.registry import METRICS
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import PRESETS
-from linearsr.training.config import load_config
 from linearsr.training.curves import directions, read_curves
 from linearsr.training.flow import FlowStage
 from linearsr.training.knee import votes
@@ -26,6 +25,7 @@ from linearsr.training.validation import validation_pairs
 from training_tools import (
     NETWORK,
     flow_stage,
+    load_config,
     losses,
     make_photos,
     read_records,

@@ -16,7 +16,7 @@ from image_tools import smooth_photo
 from linearsr.guidance.own_tagger import Lite0, SameConv
 from linearsr.models.lr_stem import PredictiveStem, PredictiveStemConfig
 from linearsr.training.checks import check, describe
-from linearsr.training.config import TrainConfig, parse_settings
+from linearsr.training.config import TrainConfig, parse_settings, read_settings
 from linearsr.training.data import DataConfig
 from linearsr.training.objective import Batch
 from linearsr.training.recipe import RecipeConfig, Run, plan
@@ -138,6 +138,11 @@ def write_config(path: Path, photos: Path, run_dir: Path, **changes: object) -> 
     """The same as a YAML file."""
     path.write_text(yaml.safe_dump(settings(photos, run_dir, **changes)))
     return path
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
+    """One run from such a file."""
+    return parse_settings(TrainConfig, read_settings(path, overrides), str(path))
 
 
 def flow_stage(stem: Path, **changes: object) -> dict[str, object]:

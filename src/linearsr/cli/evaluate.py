@@ -197,13 +197,13 @@ def _measure(
 
 def _show(document: dict[str, Any], files: list[str]) -> None:
     """The summary of an evaluation, what is missing from it, and where its files are."""
-    from linearsr.evaluation.evaluate import number, remarks
+    from linearsr.evaluation.evaluate import remarks
 
     screen = out()
     measured = table("metric", "better", "on", "mean", "median", "std", "images", numbers=3)
     for name, found in document["metrics"].items():
         better = "higher" if found["higher_is_better"] else "lower"
-        figures = (number(found[key]) for key in ("mean", "median", "std"))
+        figures = ("-" if found[key] is None else f"{found[key]:.5g}" for key in ("mean", "median", "std"))
         measured.add_row(name, better, found["convention"], *figures, str(found["count"]))
     screen.print(measured)
     for line in remarks(document):

@@ -65,10 +65,21 @@ def knee(
             names = ", ".join(curves.values)
             raise CurvesError(f"no metric has a vote: there are {names}; let some vote with --metric NAME")
     found = find_knee(curves.steps, curves.values, higher_is_better, config, curves.rates)
-    metrics = [
-        {**_metric(name, curves, better, found), "votes": votes(name, config.metrics)}
-        for name, better in higher_is_better.items()
-    ]
+    metrics = []
+    for name, values in curves.values.items():
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        at_knee = None if found.knee_step is None else values[curves.steps.index(found.knee_step)]
+        metrics.append(
+            {
+                "name": name,
+                "higher_is_better": higher_is_better[name],
+                "start": next(iter(finite), None),
+                "at_knee": at_knee if at_knee is not None and math.isfinite(at_knee) else None,
+                "best": (max if higher_is_better[name] else min)(finite, default=None),
+                "last": next(reversed(finite), None),
+                "votes": votes(name, config.metrics),
+            }
+        )
     picture = _draw(curves, higher_is_better, found, source, output)
     report = {
         "knee_step": found.knee_step,
@@ -83,20 +94,6 @@ def knee(
         write_json(report)
     else:
         _show(report)
-
-
-def _metric(name: str, curves: "Curves", higher_is_better: bool, found: "Knee") -> dict[str, Any]:
-    values = curves.values[name]
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    at_knee = None if found.knee_step is None else values[curves.steps.index(found.knee_step)]
-    return {
-        "name": name,
-        "higher_is_better": higher_is_better,
-        "start": finite[0] if finite else None,
-        "at_knee": at_knee if at_knee is not None and math.isfinite(at_knee) else None,
-        "best": (max if higher_is_better else min)(finite, default=None),
-        "last": finite[-1] if finite else None,
-    }
 
 
 def _draw(
@@ -122,18 +119,15 @@ def _draw(
 def _show(report: dict[str, Any]) -> None:
     screen = out()
     values = table("metric", "better", "start", "at knee", "best", "last", numbers=2, ruled=True)
-    silent = [metric for metric in report["metrics"] if not metric["votes"]]
-    for group in ([metric for metric in report["metrics"] if metric["votes"]], silent):
-        for metric in group:
-            figures = (metric[key] for key in ("start", "at_knee", "best", "last"))
-            better = "higher" if metric["higher_is_better"] else "lower"
-            values.add_row(
-                shown(metric["name"]), better, *("-" if x is None else f"{x:.5g}" for x in figures)
-            )
-        values.add_section()
+    silent = sum(not metric["votes"] for metric in report["metrics"])
+    for number, metric in enumerate(sorted(report["metrics"], key=lambda metric: not metric["votes"]), 1):
+        figures = (metric[key] for key in ("start", "at_knee", "best", "last"))
+        better = "higher" if metric["higher_is_better"] else "lower"
+        row = (shown(metric["name"]), better, *("-" if x is None else f"{x:.5g}" for x in figures))
+        values.add_row(*row, end_section=number == len(report["metrics"]) - silent)
     screen.print(values)
     if silent:
-        screen.print(f"without a vote: the last {len(silent)}")
+        screen.print(f"without a vote: the last {silent}")
     phases = table("phase", "from", "to", numbers=1, ruled=True)
     for phase, span in report["phases"].items():
         phases.add_row(phase, *("-" if span is None else f"{step:,}" for step in span or (None, None)))

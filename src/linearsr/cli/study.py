@@ -15,7 +15,6 @@ from linearsr.jobs.messages import debugging, one_line, shown
 
 if TYPE_CHECKING:
     from linearsr.evaluation.study.page import Scene
-    from linearsr.evaluation.study.score import Answers, Key
 
 _LARGE_PAGE = 40_000_000
 _QUESTIONS = ["Which one do you prefer?"]
@@ -154,25 +153,11 @@ def _show_page(report: dict[str, Any]) -> None:
 
 
 def _score(inputs: Sequence[str], key_file: Path, as_json: bool) -> None:
-    from linearsr.evaluation.study.score import Key, read_record, score
+    from linearsr.evaluation.study.score import Answers, Key, read_record, score
 
     with told(ValueError, begin=f"{key_file}: "):
         key = read_record(Key, key_file)
-    files, broken = _read_answers(inputs, key)
-    if not files:
-        stop("no answers are left to evaluate", FAILED)
-    found = score(files, key)
-    write_json({"study": key.study, **found, "broken": broken}) if as_json else _show(found)
-    if broken:
-        raise typer.Exit(FAILED)
-
-
-def _read_answers(inputs: Sequence[str], key: "Key") -> "tuple[dict[str, Answers], list[str]]":
-    """Answers by file, and the files that cannot be used, which are named on stderr."""
-    from linearsr.evaluation.study.score import Answers, read_record
-
-    files: dict[str, Answers] = {}
-    broken: list[str] = []
+    files, broken = dict[str, Answers](), list[str]()
     for place in map(Path, inputs):
         inside = sorted(place.glob("*.json")) if place.is_dir() else [place]
         if not inside:
@@ -183,7 +168,12 @@ def _read_answers(inputs: Sequence[str], key: "Key") -> "tuple[dict[str, Answers
             except ValueError as error:
                 say(f"linearsr: {shown(path)}: {one_line(error)}")
                 broken.append(str(path))
-    return files, broken
+    if not files:
+        stop("no answers are left to evaluate", FAILED)
+    found = score(files, key)
+    write_json({"study": key.study, **found, "broken": broken}) if as_json else _show(found)
+    if broken:
+        raise typer.Exit(FAILED)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -74,34 +76,61 @@ def train(
         linearsr train recipe.yaml --stage pretrain --set common.batch_size=4
         accelerate launch -m linearsr.cli.app train recipe.yaml   (several GPUs)
     """
-    console().quiet = not _is_main()
-    try:
-        from safetensors import SafetensorError
+    with _errors_told():
+        import torch
 
-        from linearsr.images.picture import ImageError
-        from linearsr.runtime.checkpoints import CheckpointError
-        from linearsr.training.curves import CurvesError
-        from linearsr.training.guard import Diverged
+        from linearsr.training.checks import check, check_model, describe
+        from linearsr.training.config import TrainConfig, parse_settings, read_settings
+        from linearsr.training.processes import leave
+        from linearsr.training.recipe import RecipeConfig, Run, choose, plan
+        from linearsr.training.runs import check_begun, train_recipe, train_run
         from linearsr.training.section import ConfigError
 
-        say_warnings()
-        _run(config, overrides, stage, resume, dry_run, json, rate, threads)
-    except ModuleNotFoundError as error:
-        if debugging():
-            raise
-        from linearsr.training.section import remedy
-
-        _stop(f"training needs {error.name}: {remedy(error.name or '')}")
-    except (ConfigError, CheckpointError, CurvesError, ImageError, SafetensorError) as error:
-        if debugging():
-            raise
-        _stop(error)
-    except (Diverged, OSError) as error:
-        if debugging() and isinstance(error, OSError):
-            raise
-        _stop(failure(error) if isinstance(error, OSError) else error, FAILED)
-    except KeyboardInterrupt:
-        _stop("interrupted: --resume goes on from the newest checkpoint", INTERRUPTED)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        settings, recipe = read_settings(config, overrides), None
+        if "stages" in settings:
+            recipe = parse_settings(RecipeConfig, settings, str(config))
+            runs = plan(recipe, str(config))
+        elif stage is not None:
+            raise ConfigError(f"--stage {stage}: {config} is one run, without stages")
+        else:
+            runs = [Run(config.stem, parse_settings(TrainConfig, settings, str(config)))]
+        chosen = choose(runs, stage)
+        objectives = check(runs)
+        if recipe is not None:
+            check_model(recipe, runs, objectives)
+        if dry_run:
+            if _is_main():
+                plans = describe(runs, objectives, rate, stage)
+                write_json(plans) if json else _show_plan(plans)
+            _warn_of_decay(chosen)
+            return
+        check_begun(runs)
+        begun = [run for run in chosen if run.begun]
+        if not resume and any(not run.finished for run in begun):
+            place = shown((recipe or begun[0].config).run_dir)
+            raise ConfigError(f"{place} has checkpoints: go on with --resume, or --set run_dir=ANOTHER")
+        _warn_of_decay([run for run in chosen if not run.finished])
+        for run in begun:
+            say(f"{run.name}: {'done' if run.finished else 'going on from its newest checkpoint'}")
+        with TrainingProgress() as progress:
+            folder = (
+                train_run(runs[0], progress.for_run)
+                if recipe is None
+                else train_recipe(recipe, runs, progress.for_run, stage)
+            )
+        leave()
+        if folder is not None:
+            say(f"weights in {shown(folder)}")
+        elif recipe is not None:
+            for run in chosen:
+                say(f"{run.name}: weights in {shown(run.knee)}")
+            say(
+                "no model yet: other runs of the recipe are still to be done"
+                if recipe.makes_model
+                else "no model to put together: the recipe trains no flow"
+            )
 
 
 def _is_main() -> bool:
@@ -109,71 +138,43 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _stop(message: object, status: int = WRONG_USE) -> NoReturn:
-    """As `stop`, but what happens to all processes alike is said once."""
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """End the command with one line for an error; what happens to all processes alike is said once."""
+    from safetensors import SafetensorError
+
+    from linearsr.images.picture import ImageError
+    from linearsr.runtime.checkpoints import CheckpointError
+    from linearsr.training.curves import CurvesError
+    from linearsr.training.guard import Diverged
+    from linearsr.training.section import ConfigError, remedy
+
+    console().quiet = not _is_main()
+    say_warnings()
+    status = WRONG_USE
+    try:
+        yield
+        return
+    except KeyboardInterrupt:
+        message, status = "interrupted: --resume goes on from the newest checkpoint", INTERRUPTED
+    except Diverged as error:
+        message, status = str(error), FAILED
+    except OSError as error:
+        if debugging():
+            raise
+        message, status = failure(error), FAILED
+    except ModuleNotFoundError as error:
+        if debugging():
+            raise
+        message = f"training needs {error.name}: {remedy(error.name or '')}"
+    except (ConfigError, CheckpointError, CurvesError, ImageError, SafetensorError) as error:
+        if debugging():
+            raise
+        message = str(error)
     if not _is_main():
         time.sleep(_HEAD_START)
         console().quiet = False
     stop(message, status)
-
-
-def _run(
-    path: Path,
-    overrides: list[str] | None,
-    stage: str | None,
-    resume: bool,
-    dry_run: bool,
-    json: bool,
-    rate: float | None,
-    threads: int | None,
-) -> None:
-    import torch
-
-    from linearsr.training.checks import check, check_model, describe
-    from linearsr.training.config import TrainConfig, parse_settings, read_settings
-    from linearsr.training.processes import leave
-    from linearsr.training.recipe import RecipeConfig, Run, choose, plan
-    from linearsr.training.runs import check_begun, train_recipe, train_run
-    from linearsr.training.section import ConfigError
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    settings = read_settings(path, overrides)
-    recipe = parse_settings(RecipeConfig, settings, str(path)) if "stages" in settings else None
-    if recipe is not None:
-        runs = plan(recipe, str(path))
-    elif stage is not None:
-        raise ConfigError(f"--stage {stage}: {path} is one run, without stages")
-    else:
-        runs = [Run(path.stem, parse_settings(TrainConfig, settings, str(path)))]
-    chosen = choose(runs, stage)
-    objectives = check(runs)
-    if recipe is not None:
-        check_model(recipe, runs, objectives)
-    if dry_run and _is_main():
-        _show_plan(describe(runs, objectives, rate, stage), json)
-    if dry_run:
-        _warn_of_decay(chosen)
-        return
-    check_begun(runs)
-    begun = [run for run in chosen if run.begun]
-    if not resume and any(not run.finished for run in begun):
-        place = shown((recipe or begun[0].config).run_dir)
-        raise ConfigError(f"{place} has checkpoints: go on with --resume, or --set run_dir=ANOTHER")
-    _warn_of_decay([run for run in chosen if not run.finished])
-    for run in begun:
-        say(f"{run.name}: {'done' if run.finished else 'going on from its newest checkpoint'}")
-    with TrainingProgress() as progress:
-        folder = (
-            train_run(runs[0], progress.for_run)
-            if recipe is None
-            else train_recipe(recipe, runs, progress.for_run, stage)
-        )
-    leave()
-    if folder is not None:
-        say(f"weights in {shown(folder)}")
-    elif recipe is not None:
-        _say_parts(chosen, recipe.makes_model)
 
 
 def _warn_of_decay(runs: "list[Run]") -> None:
@@ -187,20 +188,7 @@ def _warn_of_decay(runs: "list[Run]") -> None:
         say(f"linearsr: {', '.join(names)}: {reason}: set stop_at_knee: false, or final_lr to lr")
 
 
-def _say_parts(runs: "list[Run]", to_come: bool) -> None:
-    for run in runs:
-        say(f"{run.name}: weights in {shown(run.knee)}")
-    say(
-        "no model yet: other runs of the recipe are still to be done"
-        if to_come
-        else "no model to put together: the recipe trains no flow"
-    )
-
-
-def _show_plan(plans: dict[str, dict[str, str]], json: bool) -> None:
-    if json:
-        write_json(plans)
-        return
+def _show_plan(plans: dict[str, dict[str, str]]) -> None:
     for topics, alike in groupby(plans, key=plans.__getitem__):
         typer.echo(", ".join(alike))
         for topic, line in topics.items():
@@ -211,7 +199,6 @@ class TrainingProgress(Bars):
     """A bar with pace, loss and the last validation; lines now and then where stderr is no terminal."""
 
     def __init__(self) -> None:
-        self._name, self._total = "", 0
         super().__init__(transient=False)
         self._task = self.bars.add_task("images", total=None)
         self._last_line = -math.inf

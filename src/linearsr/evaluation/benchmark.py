@@ -1,22 +1,35 @@
-"""What a model costs at a size: MACs by part, time of one evaluation and of a whole image, and memory."""
+"""What a model costs at a size: multiply-accumulates (MACs) and parameters by part, time, and memory.
+
+Products and convolutions are counted, as `torch.utils.flop_counter` sees them; what works element by element is not.
+The networks around the transformer are run once; the transformer is counted without computing anything.
+"""
 
 import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from linearsr.evaluation.counting import count_parts, evaluation_inputs
-from linearsr.evaluation.timing import measure, with_peak
+from linearsr.guidance.encoders import EncoderPart
 from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
+from linearsr.models.transformer_config import TransformerConfig
 from linearsr.pipeline import LinearSRPipeline
 
+_T = TypeVar("_T")
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 Size = tuple[int, int]
 """Height and width of an LR image."""
 
@@ -64,17 +77,142 @@ def costs(pipe: LinearSRPipeline, sizes: Sequence[Size], runs: int) -> Iterator[
         }
 
 
+@dataclass(frozen=True)
+class PartCost:
+    """What one part of a model costs for one image."""
+
+    part: str
+    parameters: int
+    macs: int
+    """Of one pass; the transformer makes one for each step."""
+
+
+def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCost]:
+    """The parts of a model in the order in which they work on an LR image of `height` x `width`."""
+    parts: list[PartCost] = []
+
+    def counted(name: str, call: Callable[[], _T]) -> _T:
+        made = list[_T]()
+        with torch.inference_mode():
+            macs = _counted(lambda: made.append(call()))
+        parts.append(PartCost(name, _parameters(getattr(pipe, name)), macs))
+        return made[0]
+
+    lr = torch.zeros(1, 3, height, width, device=pipe.device)
+    tagger, guidance = pipe.tagger, pipe.guidance
+    found = [] if tagger is None else counted("tagger", lambda: [tag.name for tag in tagger.tag(lr[0])])
+    tokens = None
+    if guidance is not None:
+        told = counted("guidance", lambda: guidance.encode(lr, [found or ["photo"]]))
+        tokens = None if told is None else told.embeds.shape[1]
+    padded = [-(-side // pipe.multiple_of) * pipe.multiple_of for side in (height, width)]
+    condition = counted("lr_stem", lambda: pipe.lr_stem(torch.zeros(1, 3, *padded, device=pipe.device)))
+    rows, columns = condition.features.shape[-2:]
+    if pipe.transformer is not None:
+        macs = transformer_macs(pipe.transformer.config, rows, columns, tokens)
+        parts.append(PartCost("transformer", _parameters(pipe.transformer), macs))
+    latent = torch.zeros(1, pipe.codec.latent_channels, rows, columns, device=pipe.device)
+    counted("codec", lambda: pipe.codec.decode(latent, condition))
+    if pipe.trunk is not None:
+        macs = pipe.trunk.macs_per_pixel * padded[0] * padded[1]
+        parts.append(PartCost("trunk", _parameters(pipe.trunk), macs))
+    return parts
+
+
+def transformer_macs(config: TransformerConfig, height: int, width: int, tokens: int | None = None) -> int:
+    """MACs of one evaluation (NFE) on a latent of `height` x `width` with so many guidance tokens (None: its own)."""
+    # fake tensors have shapes only; with gradients allowed, the network does not go band by band
+    with torch.inference_mode(False), FakeTensorMode(), torch.enable_grad():
+        network = LinearSRTransformer(config).requires_grad_(False)
+        inputs = evaluation_inputs(config, height, width, tokens, torch.device("cpu"), torch.float32)
+        return _counted(lambda: network(**inputs))
+
+
+def evaluation_inputs(
+    config: TransformerConfig,
+    height: int,
+    width: int,
+    tokens: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Random arguments of one evaluation for one image; see `transformer_macs`."""
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, device=device, dtype=dtype)
+
+    return {
+        "hidden_states": noise(config.in_channels, height, width),
+        "timestep": torch.full((1,), 500.0, device=device),
+        "lr_features": noise(config.lr_channels, height, width) if config.lr_channels else None,
+        "encoder_hidden_states": None if tokens is None else noise(tokens, config.caption_channels),
+    }
+
+
+def _counted(call: Callable[[], object]) -> int:
+    """MACs of the products and convolutions in a call."""
+    # the counter does not know the fused kernel of the CPU, but the products it stands for
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops()) // 2
+
+
+def _parameters(part: object) -> int:
+    if isinstance(part, EncoderPart):
+        with part.encoder() as encoder:
+            return _parameters(encoder)
+    return sum(p.numel() for p in part.parameters()) if isinstance(part, nn.Module) else 0
+
+
 def device_name(device: torch.device) -> str:
     """How the device calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
+        lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    name = next(names, platform.processor() or platform.machine())
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def measure(call: Callable[[], object], device: torch.device, runs: int) -> float:
+    """Median seconds of a call, after one that is not counted."""
+    seconds = []
+    for _ in range(runs + 1):
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
+def with_peak(call: Callable[[], _T], device: torch.device) -> tuple[_T, int]:
+    """What a call returns, and the most memory, in bytes, that was in use meanwhile.
+
+    Of the device's allocator on CUDA, else of the process with all it holds. Where the system cannot forget an earlier
+    peak (outside Linux), it is the most of the process so far.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        result = call()
+        return result, int(torch.cuda.max_memory_allocated(device))
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        import resource  # which Windows has not
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return call(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    result, status = call(), _STATUS.read_text(encoding="ascii")
+    line = next(row for row in status.splitlines() if row.startswith("VmHWM"))
+    return result, int(line.split()[1]) * 1024
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -53,6 +53,10 @@ def measure(
         end(case, failed.get(case.name))
     names = [case.name for case in source.cases]
     rows = [records.rows[name] for name in names if name in records.rows]
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row.note.splitlines():
+            notes.setdefault(note, []).append(row.name)
     summary = {
         "settings": settings_of(source, metrics, border),
         "complete": True,
@@ -70,7 +74,7 @@ def measure(
             if m.name in scorers
         },
         "not_available": unavailable,
-        "notes": notes_of(rows),
+        "notes": notes,
     }
     records.finish(names, summary)
     return summary
@@ -102,8 +106,8 @@ def _measure_one(
     images: Images, scorers: dict[str, Scorer], border: int
 ) -> tuple[dict[str, float | None], str]:
     """The values by metric, and why those that are None could not be had, one line each."""
-    image = _tensor(images[0], border)
-    reference = None if images[1] is None else _tensor(images[1], border)
+    image, reference = (None if pixels is None else _tensor(pixels, border) for pixels in images)
+    assert image is not None
     values: dict[str, float | None] = {}
     notes = []
     for name, scorer in scorers.items():
@@ -127,20 +131,6 @@ def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
         "count": len(finite),
         "infinite": sum(value is not None and math.isinf(value) for value in values),
     }
-
-
-def notes_of(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Why something was not measured -> the images."""
-    notes: dict[str, list[str]] = {}
-    for row in rows:
-        for note in row.note.splitlines():
-            notes.setdefault(note, []).append(row.name)
-    return notes
-
-
-def number(value: float | None) -> str:
-    """Five significant digits, a dash for none."""
-    return "-" if value is None else f"{value:.5g}"
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:

@@ -24,19 +24,15 @@ def haarpsi(image: Tensor, reference: Tensor) -> float:
 
     Arguments as `psnr_y`. Raises ValueError for shapes that differ or are others, or a side below 16.
     """
-    return float(haarpsi_values(image.double(), reference.double()).mean())
-
-
-def haarpsi_values(image: Tensor, reference: Tensor) -> Tensor:
-    """HaarPSI of each image of a batch, (B,), with gradients; arguments and errors as `haarpsi`."""
     check_images("HaarPSI", image, reference, LEAST_SIDE)
-    planes, planes_ref = (_halved(rgb_to_yiq(x) * 255) for x in (image, reference))
+    # of the averages over two by two pixels every second one
+    planes, planes_ref = (_averaged(rgb_to_yiq(x.double()) * 255)[..., ::2, ::2] for x in (image, reference))
     waves, waves_ref = _coefficients(planes[:, :1]), _coefficients(planes_ref[:, :1])
     # the coarsest scale weighs, the two finer ones compare
     weights = torch.maximum(waves[-1], waves_ref[-1])
     finer = [_similarity(a, b) for a, b in zip(waves[:-1], waves_ref[:-1], strict=True)]
     similarity = (finer[0] + finer[1]) / 2
-    chroma, chroma_ref = (_averaged(x[:, 1:]) for x in (planes, planes_ref))
+    chroma, chroma_ref = (_averaged(x[:, 1:]).abs() for x in (planes, planes_ref))
     similarity_of_chroma = _similarity(chroma, chroma_ref).mean(1, keepdim=True)
 
     maps = torch.cat([similarity, similarity_of_chroma], 1)
@@ -45,7 +41,7 @@ def haarpsi_values(image: Tensor, reference: Tensor) -> Tensor:
     mean = (torch.sigmoid(_ALPHA * maps) * weights).sum((1, 2, 3)) / total
     # without weights, two flat images: all places count alike
     mean = torch.where(total > 0, mean, torch.sigmoid(_ALPHA * maps).mean((1, 2, 3)))
-    return (torch.logit(mean) / _ALPHA).square()
+    return float((torch.logit(mean) / _ALPHA).square().mean())
 
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -63,16 +59,9 @@ def _coefficients(luma: Tensor) -> list[Tensor]:
     return scales
 
 
-def _halved(image: Tensor) -> Tensor:
-    """Every second pixel of the averages over two by two."""
-    return _averaged(image, signed=True)[..., ::2, ::2]
-
-
-def _averaged(image: Tensor, signed: bool = False) -> Tensor:
-    channels = image.shape[1]
+def _averaged(image: Tensor) -> Tensor:
     average = _convolved(image.flatten(0, 1)[:, None], image.new_full((1, 1, 2, 2), 0.25))
-    average = average.view(-1, channels, *image.shape[-2:])
-    return average if signed else average.abs()
+    return average.view(image.shape)
 
 
 def _convolved(image: Tensor, kernels: Tensor) -> Tensor:

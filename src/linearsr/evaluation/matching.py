@@ -2,8 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 from pathlib import Path
 
 from linearsr.images.photos import read_rgb
@@ -13,7 +12,6 @@ from linearsr.images.reading import read_size
 _SCALE = re.compile(r"_x\d+(\.\d+)?$")
 _ROLE = re.compile(r"[_-](LR|HR|SR|GT|LQ|HQ)\d*$", re.IGNORECASE)
 _SHOWN = 20
-_STEM: Callable[[Path], str] = attrgetter("stem")
 
 
 class MatchError(ValueError):
@@ -36,20 +34,15 @@ def match(
 
     Stems are compared as they are; with `_x4` at the end of a result's left out; and with endings as `_LR4`, `_HR`,
     `_SR` and `_GT` left out on both sides too, so that `a_LR4_x4` belongs to `a_HR`. Of these three the one that finds
-    most partners is taken.
+    most partners is taken. With `spare` all endings are left out, and results that belong to no reference.
 
-    Args:
-        kind, of: what a result and a reference are called in an error.
-        spare: leave out results that belong to no reference, and all endings from the beginning.
-
-    Raises:
-        MatchError: two files of one stem, or files without a partner, on either side.
+    Raises MatchError, in which they are called `kind` and `of`: two files of one stem, or files without a partner.
     """
-    ways = [
-        ([made(path) for path in results], [wanted(path) for path in references])
-        for made, wanted in ((_STEM, _STEM), (_without_scale, _STEM), (plain_stem, plain_stem))
-    ]
-    ways = ways[-1:] if spare else ways
+    stems = [path.stem for path in references]
+    ways = [([plain_stem(path) for path in results], [plain_stem(path) for path in references])]
+    if not spare:
+        ways.insert(0, ([path.stem for path in results], stems))
+        ways.insert(1, ([_SCALE.sub("", path.stem) for path in results], stems))
     made_stems, wanted_stems = max(ways, key=lambda way: len(set(way[0]) & set(way[1])))
     made, wanted = _unique(results, made_stems), _unique(references, wanted_stems)
     without = [path for stem, path in wanted.items() if stem not in made]
@@ -61,13 +54,9 @@ def match(
     return [(made[stem], path) for stem, path in wanted.items()]
 
 
-def _without_scale(path: Path) -> str:
-    return _SCALE.sub("", path.stem)
-
-
 def plain_stem(path: Path) -> str:
     """The stem without endings as `_x4`, `_LR4` and `_HR`."""
-    return _ROLE.sub("", _without_scale(path))
+    return _ROLE.sub("", _SCALE.sub("", path.stem))
 
 
 def unique_stems(paths: Sequence[Path]) -> dict[str, Path]:
@@ -80,7 +69,7 @@ def check_sizes(pairs: Sequence[tuple[Path, Path]], scale: int = 1) -> None:
 
     A file that cannot be read passes: it fails by itself when its turn comes.
     """
-    wrong = [problem for small, large in pairs if (problem := _size_problem(small, large, scale))]
+    wrong = list(filter(None, (_size_problem(small, large, scale) for small, large in pairs)))
     if wrong:
         wanted = "of one size" if scale == 1 else f"{scale} times as large as their LR image"
         raise MatchError(f"images that are not {wanted}: {len(wrong)}", wrong)
@@ -89,12 +78,10 @@ def check_sizes(pairs: Sequence[tuple[Path, Path]], scale: int = 1) -> None:
 def _size_problem(small: Path, large: Path, scale: int) -> str | None:
     try:
         # the header is quick to read, but does not know which way up the image is
-        readers: tuple[Callable[[Path], tuple[int, ...]], ...] = (
-            lambda path: read_size(path, str(path)),
-            lambda path: read_rgb(path).shape[:2],
-        )
-        for read in readers:
-            (height, width), (height_large, width_large) = read(small), read(large)
+        for header in (True, False):
+            (height, width), (height_large, width_large) = (
+                read_size(path, str(path)) if header else read_rgb(path).shape[:2] for path in (small, large)
+            )
             if (height * scale, width * scale) == (height_large, width_large):
                 return None
     except ImageError:

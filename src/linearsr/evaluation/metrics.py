@@ -34,8 +34,7 @@ def psnr_rgb(image: Tensor, reference: Tensor) -> float:
 def ssim_y(image: Tensor, reference: Tensor) -> float:
     """SSIM on Y (Wang et al. 2004: 11x11 Gaussian window of sigma 1.5), data range 1; arguments as `psnr_y`.
 
-    Raises:
-        ValueError: a side below 11.
+    Raises ValueError: a side below 11.
     """
     return _ssim(rgb_to_y(image), rgb_to_y(reference))
 
@@ -48,8 +47,7 @@ def ssim_rgb(image: Tensor, reference: Tensor) -> float:
 def ms_ssim(image: Tensor, reference: Tensor) -> float:
     """MS-SSIM on Y (Wang, Simoncelli and Bovik 2003: five scales, their weights); otherwise as `ssim_y`.
 
-    Raises:
-        ValueError: a side below 176.
+    Raises ValueError: a side below 176.
     """
     check_images("MS-SSIM", image, reference, MS_SSIM_LEAST_SIDE)
     return float(ms_ssim_values(image, reference).mean())

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from statistics import fmean
 
+import numpy as np
 import torch
 from safetensors.torch import load
 from torch import Tensor
@@ -69,15 +70,9 @@ def _features(luma: Tensor) -> Tensor:
 
 def _half(image: Tensor) -> Tensor:
     """MATLAB's `imresize(image, 0.5)`: antialiased bicubic on an image mirrored at its edges; sides even."""
-    mirrored = _mirrored(_mirrored(image, -1), -2)
-    height, width = mirrored.shape[-2:]
-    return resize(mirrored, (height // 2, width // 2))[..., 2:-2, 2:-2]
-
-
-def _mirrored(image: Tensor, dim: int, reach: int = 4) -> Tensor:
-    """Four pixels more at both ends of an axis, the edge pixel repeated."""
-    before, after = image.narrow(dim, 0, reach), image.narrow(dim, image.shape[dim] - reach, reach)
-    return torch.cat([before.flip(dim), image, after.flip(dim)], dim)
+    mirrored = torch.from_numpy(np.pad(image[0, 0].cpu().numpy(), 4, mode="symmetric")).to(image)
+    height, width = mirrored.shape
+    return resize(mirrored[None, None], (height // 2, width // 2))[..., 2:-2, 2:-2]
 
 
 def _normalised(luma: Tensor) -> Tensor:

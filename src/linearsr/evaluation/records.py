@@ -98,17 +98,10 @@ class Records:
 def open_records(
     folder: Path | None, metrics: Sequence[str], settings: dict[str, Any], overwrite: bool = False
 ) -> Iterator[Records]:
-    """Begin, or go on with what is there; at the end another process may use the folder.
+    """Begin, or go on with what is there unless it is to `overwrite`; at the end another process may use the folder.
 
-    Args:
-        folder: where the files are; made if need be.
-        metrics: columns of the table.
-        settings: what the values depend on beside the files that are measured.
-        overwrite: forget what is there.
-
-    Raises:
-        RecordsError: what is there was measured with other settings, or is not from here, or another process writes
-            there.
+    Raises RecordsError: what is there was measured with other `settings`, or is not from here, or another process
+    writes there.
     """
     records = Records(folder, metrics)
     with ExitStack() as stack:

@@ -59,8 +59,19 @@ class Metric:
     """The name of `pyiqa.create_metric`: of several variants, the one of OSEDiff's published evaluation script."""
 
     def scorer(self, device: torch.device) -> Scorer:
-        """What computes it for single images; a network on `device`. Raises NotAvailable."""
-        compute: Callable[..., Any] = self.compute or self.network(device)
+        """What computes it for single images, a network on `device`, whose weights `pyiqa` may download.
+
+        Raises NotAvailable: `pyiqa` is not installed, or cannot be imported, or its weights cannot be had.
+        """
+        compute: Callable[..., Any] | None = self.compute
+        if compute is None:
+            if (remedy := missing()) is not None:
+                raise NotAvailable(remedy)
+            try:
+                compute = import_module("pyiqa").create_metric(self.pyiqa_name, device=device)
+            except Exception as error:  # whatever it is, no reason to lose the other metrics
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise NotAvailable(f"pyiqa cannot give {self.pyiqa_name!r} here: {reason}") from error
 
         def score(image: Tensor, reference: Tensor | None) -> float:
             inputs = [image] if reference is None or self.kind == "no-reference" else [image, reference]
@@ -68,21 +79,6 @@ class Metric:
                 return float(compute(*(x if self.compute else x.float() for x in inputs)))
 
         return score
-
-    def network(self, device: torch.device) -> Callable[..., Any]:
-        """What `pyiqa` computes it with; it may download weights.
-
-        Raises:
-            NotAvailable: it is not installed, or cannot be imported, or its weights cannot be had.
-        """
-        if (remedy := missing()) is not None:
-            raise NotAvailable(remedy)
-        try:
-            created: Callable[..., Any] = import_module("pyiqa").create_metric(self.pyiqa_name, device=device)
-        except Exception as error:  # whatever keeps it from working is no reason to lose the other metrics
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise NotAvailable(f"pyiqa cannot give {self.pyiqa_name!r} here: {reason}") from error
-        return created
 
 
 _METRICS = (

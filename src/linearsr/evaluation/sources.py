@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,27 +41,10 @@ Images = tuple[Pixels, Pixels | None]
 """A result and its reference, (H, W, 3) each."""
 
 
-class Source(Protocol):
-    """What is measured."""
-
-    cases: list[Case]
-    settings: dict[str, Any]
-    """What the results depend on beside the files of the cases; only what JSON can hold."""
-
-    def images(self, case: Case) -> Images:
-        """Read them or make them. Raises ImageError or ValueError, as one line."""
-        ...
-
-
 class Folders:
-    """Results beside HR images, or alone.
+    """Results beside HR images, or alone, in folders that are searched to the bottom; partners by their stem.
 
-    Args:
-        results, references: folders, searched to the bottom; files are partners by their stem.
-
-    Raises:
-        MatchError: files without a partner, of other sizes, or of one stem.
-        ValueError: a folder without images.
+    Raises MatchError: files without a partner, of other sizes, or of one stem; ValueError: a folder without images.
     """
 
     def __init__(self, results: Path, references: Path | None = None) -> None:
@@ -72,15 +55,13 @@ class Folders:
             pairs = match(made, find_images(references))
             check_sizes(pairs)
             self.cases = [Case(hr.stem, result, hr) for result, hr in pairs]
-        self.settings = {"results": _text(results), "references": _text(references)}
+        self.settings: dict[str, Any] = {"results": _text(results), "references": _text(references)}
 
     def images(self, case: Case) -> Images:
-        """Read them."""
+        """Read them. Raises ImageError or ValueError, as one line."""
         assert case.result is not None
-        result, reference = (
-            read_rgb(case.result),
-            None if case.reference is None else read_rgb(case.reference),
-        )
+        result = read_rgb(case.result)
+        reference = None if case.reference is None else read_rgb(case.reference)
         if reference is not None and reference.shape != result.shape:
             raise ValueError(f"{case.result} and {case.reference} are not of one size")
         return result, reference
@@ -99,9 +80,7 @@ class Results:
         degradation: how.
         tags: gives those of the photo, or LR image, of a path; None: the model's own way.
 
-    Raises:
-        MatchError: files without a partner, of other sizes, or of one stem.
-        ValueError: a folder without images, no sentences for a model that wants them, or what `tags` raises.
+    Raises as `Folders`, and ValueError: no sentences for a model that wants them, or what `tags` raises.
     """
 
     def __init__(
@@ -155,8 +134,14 @@ class Results:
             self.settings["tags"] = hashlib.blake2b(repr(self._tags).encode(), digest_size=8).hexdigest()
 
     def images(self, case: Case) -> Images:
-        """Upscale the LR image."""
-        lr, reference = self._inputs(case)
+        """Upscale the LR image. Raises ImageError or ValueError, as one line."""
+        if case.lr is not None:
+            lr = read_rgb(case.lr)
+            reference = None if case.reference is None else read_rgb(case.reference)
+        else:
+            assert case.reference is not None
+            pair = degraded_pair(case.reference, self.degradation, self.asked["seed"], self.pipeline.scale)
+            lr, reference = map(eight_bit, pair)
         output = self.pipeline(lr, output_type="np", tags=self._tags.get(case.name), **self.asked)
         result = eight_bit(output.images[0])
         if reference is not None and reference.shape != result.shape:
@@ -167,13 +152,9 @@ class Results:
             write_image(Picture(result.astype(np.float32) / np.float32(255)), file, overwrite=True)
         return result, reference
 
-    def _inputs(self, case: Case) -> tuple[Pixels, Pixels | None]:
-        """(LR, HR)"""
-        if case.lr is not None:
-            return read_rgb(case.lr), None if case.reference is None else read_rgb(case.reference)
-        assert case.reference is not None
-        lr, hr = degraded_pair(case.reference, self.degradation, self.asked["seed"], self.pipeline.scale)
-        return eight_bit(lr), eight_bit(hr)
+
+Source = Folders | Results
+"""What is measured: `cases`, and as JSON can hold them the `settings` on which their `images` depend."""
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -205,20 +205,18 @@ class SNRExperts(nn.Module):
             experts = [expert_class.from_pretrained(path, dtype=dtype, device=device) for path in folders]
             return cls(partition, experts).eval()
 
-        def from_disk(index: int) -> nn.Module:
-            return expert_class.from_pretrained(folders[index], dtype=dtype)
+        kept = []
+        if residency == "active":
+            kept = [expert_class.from_pretrained(path, dtype=dtype) for path in folders]
+        states = [expert.state_dict() for expert in kept]
 
-        load = from_disk if residency == "lazy" else _from_memory(folders, expert_class, dtype)
+        def load(index: int) -> nn.Module:
+            if residency == "lazy":
+                return expert_class.from_pretrained(folders[index], dtype=dtype)
+            # it shares the tensors that are kept until it is moved, so that going back costs no copy
+            return expert_class.from_state(kept[index].config, states[index], folders[index])
+
         return cls(partition, SwappedExperts(load, len(folders))).eval().to(device)
-
-
-def _from_memory(
-    folders: list[Path], expert_class: type[PretrainedModule], dtype: torch.dtype | None
-) -> Callable[[int], nn.Module]:
-    """Experts that share the tensors kept here until they are moved, so that going back costs no copy."""
-    kept = [expert_class.from_pretrained(path, dtype=dtype) for path in folders]
-    states = [expert.state_dict() for expert in kept]
-    return lambda index: expert_class.from_state(kept[index].config, states[index], folders[index])
 
 
 def read_partition(folder: Path) -> Partition:

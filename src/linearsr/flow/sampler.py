@@ -40,17 +40,20 @@ class Step(NamedTuple):
 def plan(times: Sequence[float], solver: Solver = "dpmsolver++") -> list[Step]:
     """The steps from `times[0]` to `times[-1]`, falling strictly inside [0, 1].
 
-    Raises:
-        ValueError: other times, or another solver.
+    Raises ValueError: other times, or another solver.
     """
     if solver not in get_args(Solver):
         raise ValueError(f"solver {solver!r} is not one of {', '.join(get_args(Solver))}")
-    _check_times(times)
+    inside = all(0 <= t <= 1 for t in times)
+    if len(times) < 2 or not inside or any(s <= t for s, t in pairwise(times)):
+        raise ValueError(f"times must be two or more, falling strictly inside [0, 1], not {list(times)}")
     steps = [Step(s, t) for s, t in pairwise(times)]
     first_order_end = times[-1] == 0 or len(steps) < _SHORT_LOOP
     if solver == "dpmsolver++":
         for i in range(1, len(steps) - first_order_end):
-            ratio = _half_step_ratio(times[i - 1], times[i], times[i + 1])
+            before, now, after = map(log_snr, times[i - 1 : i + 2])
+            # from before = 1, an infinitely long step, this is 0: pure noise extrapolates nothing
+            ratio = 0.5 * (after - now) / (now - before)
             steps[i] = steps[i]._replace(extrapolation=1 + ratio)
     return steps
 
@@ -69,20 +72,6 @@ def sample(velocity: Velocity, z: Tensor, times: Sequence[float], solver: Solver
         x0 = z - step.time * velocity(z, step.time).to(z.dtype)
         z, before = step.advance(z, x0, before), x0
     return z
-
-
-def _half_step_ratio(before: float, s: float, t: float) -> float:
-    """Half the coming step over the step before, in log-SNR: how far beyond the last estimate to extrapolate.
-
-    From before = 1 it is 0, the limit of an infinitely long step: pure noise extrapolates nothing.
-    """
-    return 0.5 * (log_snr(t) - log_snr(s)) / (log_snr(s) - log_snr(before))
-
-
-def _check_times(times: Sequence[float]) -> None:
-    inside = all(0 <= t <= 1 for t in times)
-    if len(times) < 2 or not inside or any(s <= t for s, t in pairwise(times)):
-        raise ValueError(f"times must be two or more, falling strictly inside [0, 1], not {list(times)}")
 
 
 def timesteps(num: int, shift: float = 1.0) -> list[float]:

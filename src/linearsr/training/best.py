@@ -18,7 +18,7 @@ from linearsr.evaluation.registry import METRICS, NotAvailable
 from linearsr.images.photos import detail_score
 from linearsr.images.picture import ImageError
 from linearsr.runtime.devices import is_out_of_memory, named_device
-from linearsr.training.catalogue import THREADS, Catalogue, Photo, Skipped
+from linearsr.training.catalogue import THREADS, Catalogue, Skipped
 from linearsr.training.photo_tags import PhotoFile, read_photo_file
 from linearsr.training.section import ConfigError
 
@@ -38,7 +38,7 @@ def best_photos(
         return catalogue
     results = _scores(catalogue, by, folder)
     skipped = [result for result in results if isinstance(result, Skipped)]
-    sign = -1 if by in METRICS and not METRICS[by].higher_is_better else 1
+    sign = 1 if by == DETAIL or METRICS[by].higher_is_better else -1
     scores = np.array([-np.inf if isinstance(result, Skipped) else sign * result for result in results])
     count = math.ceil(round(share * (len(scores) - len(skipped)), 6))
     if not count:
@@ -53,13 +53,22 @@ def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | 
 
     A score belongs to the name of its photo: remove the file where photos were replaced.
     """
-    score, results = _scorer(by), list[float | Skipped]()
+    measure, results = _measure(by), list[float | Skipped]()
     file: PhotoFile[float] | None = None
 
     def look(number: int) -> float | Skipped:
         photo = catalogue[number]
         kept = None if file is None else file.get(photo.name)
-        return score(photo) if kept is None else kept
+        if kept is not None:
+            return kept
+        try:
+            return measure(photo.read())
+        except ImageError as error:
+            return Skipped(photo.name, str(error))
+        except (ValueError, RuntimeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
+            return Skipped(photo.name, f"{photo.name}: {by}: {' '.join(str(error).split())}")
 
     with ExitStack() as stack:
         if folder is not None:
@@ -72,7 +81,7 @@ def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | 
             file = PhotoFile(path, known)
             stack.callback(file.write)
         # networks take one photo after the other
-        networks = by in METRICS and METRICS[by].pyiqa_name is not None
+        networks = by != DETAIL and METRICS[by].pyiqa_name is not None
         pool = stack.enter_context(ThreadPoolExecutor(1 if networks else THREADS))
         for number, result in enumerate(pool.map(look, range(len(catalogue)))):
             if isinstance(result, Skipped):
@@ -83,26 +92,11 @@ def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | 
     return results
 
 
-def _scorer(by: str) -> Callable[[Photo], float | Skipped]:
+def _measure(by: str) -> Callable[[NDArray[np.uint8]], float]:
     if by == DETAIL:
-        measure: Callable[..., float] = detail_score
-    else:
-        try:
-            metric = METRICS[by].scorer(named_device("auto"))
-        except NotAvailable as error:
-            raise ConfigError(f"data.best_by: {by}: {error}") from None
-
-        def measure(pixels: NDArray[np.uint8]) -> float:
-            return metric(torch.from_numpy(pixels / 255).permute(2, 0, 1)[None], None)
-
-    def score(photo: Photo) -> float | Skipped:
-        try:
-            return measure(photo.read())
-        except ImageError as error:
-            return Skipped(photo.name, str(error))
-        except (ValueError, RuntimeError, AssertionError) as error:
-            if is_out_of_memory(error):
-                raise
-            return Skipped(photo.name, f"{photo.name}: {by}: {' '.join(str(error).split())}")
-
-    return score
+        return detail_score
+    try:
+        metric = METRICS[by].scorer(named_device("auto"))
+    except NotAvailable as error:
+        raise ConfigError(f"data.best_by: {by}: {error}") from None
+    return lambda pixels: metric(torch.from_numpy(pixels / 255).permute(2, 0, 1)[None], None)

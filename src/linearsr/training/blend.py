@@ -5,12 +5,12 @@ most of the new is there before much of the old is lost (Wortsman et al. 2022, "
 that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from linearsr.model_folder import STEMS
 from linearsr.models.transformer import LinearSRTransformer
@@ -36,9 +36,8 @@ class BlendStage(Computed):
     share: float = Field(0.5, ge=0, le=1)
     """How much of the way from `before` (0) to `after` (1)."""
 
-    def shapes(self, parts: Parts) -> dict[str, Part]:
-        before, _ = self._both(parts)
-        return {self.before.name: before}
+    def check(self, parts: Parts, data: DataConfig) -> Mapping[str, Part]:
+        return {self.before.name: self._both(parts)[0]}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         with prefixed("stage.after: ", ConfigError):
@@ -53,17 +52,12 @@ class BlendStage(Computed):
 def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
     """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
 
-    Raises:
-        ValueError: networks of different shapes.
+    Raises ValueError: networks of different shapes.
     """
     if before.config != after.config:
         raise ValueError("the two networks differ in shape: one must have been trained on from the other")
-    other = after.state_dict()
-
-    def between(name: str, weight: Tensor) -> Tensor:
-        return (
-            torch.lerp(weight.float(), other[name].float(), share) if weight.is_floating_point() else weight
-        )
-
-    state = {name: between(name, weight) for name, weight in before.state_dict().items()}
+    state, other = before.state_dict(), after.state_dict()
+    for name, weight in state.items():
+        if weight.is_floating_point():
+            state[name] = torch.lerp(weight.float(), other[name].float(), share)
     return type(before).from_state(before.config, state, "interpolated")

@@ -106,10 +106,13 @@ class Catalogue:
 
     @classmethod
     def of(cls, photos: Sequence[Photo], skipped: Sequence[Skipped] = (), too_small: int = 0) -> "Catalogue":
-        columns = [np.array([_stored(getattr(p, field.name)) for p in photos]) for field in fields(Photo)]
-        kinds = [(field.name, column.dtype) for field, column in zip(fields(Photo), columns, strict=True)]
-        table = np.rec.fromarrays(columns, dtype=kinds)
-        return cls(table, list(skipped), too_small)
+        names = [field.name for field in fields(Photo)]
+        columns = {name: [getattr(photo, name) for photo in photos] for name in names}
+        for name in ("path", "member"):  # which may have bytes that are no text
+            columns[name] = list(map(os.fsencode, columns[name]))
+        arrays = [np.array(column) for column in columns.values()]
+        kinds = [(name, array.dtype) for name, array in zip(names, arrays, strict=True)]
+        return cls(np.rec.fromarrays(arrays, dtype=kinds), list(skipped), too_small)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -128,17 +131,6 @@ class Catalogue:
         table = self.table
         whole = (table["height"] == side) & (table["width"] == side) & (table["latent_length"] > 0)
         return bool(whole.all())
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """How often a pixel of each photo is drawn, relative to the others."""
-        weights: NDArray[np.float64] = self.table["weight"]
-        return weights
-
-
-def _stored(value: Any) -> Any:
-    """As the table holds it: names of files may have bytes that are no text."""
-    return os.fsencode(value) if isinstance(value, str | Path) else value
 
 
 @cache
@@ -175,8 +167,8 @@ def _findings(
     folders: Iterable[tuple[Path, float]], shards: Iterable[tuple[str, float]], pool: ThreadPoolExecutor
 ) -> Iterator[Photo | Skipped]:
     for folder, weight in folders:
-        paths = find_photos(folder, "data.folders")
-        yield from pool.map(_look_at_file, paths, [weight] * len(paths))
+        photos = [Photo(path, 0, 0, weight) for path in find_photos(folder, "data.folders")]
+        yield from pool.map(_measured, photos, [photo.path for photo in photos])
     for pattern, weight in shards:
         yield from look_into_shards(pattern, pool, weight)
 
@@ -207,11 +199,10 @@ def _find_shards(pattern: str) -> list[Path]:
 
     found: list[Path] = []
     for part in braceexpand(pattern):
-        path = Path(part)
-        if path.is_dir():
-            found += sorted(path.rglob("*.tar"))
+        if Path(part).is_dir():
+            found += sorted(Path(part).rglob("*.tar"))
         else:
-            found += sorted(map(Path, glob(part, recursive=True))) if has_magic(part) else [path]
+            found += sorted(map(Path, glob(part, recursive=True))) if has_magic(part) else [Path(part)]
     missing = [path for path in found if not path.is_file()]
     if missing or not found:
         what = f"{missing[0]} does not exist" if missing else "no tar files found"
@@ -219,12 +210,13 @@ def _find_shards(pattern: str) -> list[Path]:
     return found
 
 
-def _look_at_file(path: Path, weight: float) -> Photo | Skipped:
+def _measured(photo: Photo, source: Path | BinaryIO) -> Photo | Skipped:
+    """The photo with the size that its header tells."""
     try:
-        height, width = read_size(path, str(path))
+        height, width = read_size(source, photo.name)
     except ImageError as error:
-        return Skipped(str(path), str(error))
-    return Photo(path, height, width, weight)
+        return Skipped(photo.name, str(error))
+    return replace(photo, height=height, width=width)
 
 
 def _look_into_shard(path: Path, weight: float) -> list[Photo | Skipped]:
@@ -237,7 +229,8 @@ def _look_into_shard(path: Path, weight: float) -> list[Photo | Skipped]:
                 known = _key(member.name) == key
                 if not known and is_image_name(Path(member.name)):
                     key = _key(member.name)
-                    findings.append(_look_at_member(tar, path, member, weight))
+                    photo = Photo(path, 0, 0, weight, member.name, member.offset_data, member.size)
+                    findings.append(_measured(photo, cast(BinaryIO, tar.extractfile(member))))
                 elif known and member.name.endswith(LATENT_SUFFIX) and isinstance(findings[-1], Photo):
                     place = {"latent_offset": member.offset_data, "latent_length": member.size}
                     findings[-1] = replace(findings[-1], **place)  # type: ignore[arg-type]
@@ -250,16 +243,3 @@ def _look_into_shard(path: Path, weight: float) -> list[Photo | Skipped]:
 def _key(name: str) -> str:
     path = PurePosixPath(name)
     return str(path.parent / path.name.split(".")[0])
-
-
-def _look_at_member(
-    tar: tarfile.TarFile, path: Path, member: tarfile.TarInfo, weight: float
-) -> Photo | Skipped:
-    name = f"{path}/{member.name}"
-    file = tar.extractfile(member)
-    assert file is not None  # a regular member has bytes
-    try:
-        height, width = read_size(cast(BinaryIO, file), name)
-    except ImageError as error:
-        return Skipped(name, str(error))
-    return Photo(path, height, width, weight, member.name, member.offset_data, member.size)

@@ -1,7 +1,8 @@
 """What of a config can be known before anything is trained: its mistakes, each as one line, and what it would take."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from tempfile import TemporaryFile
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,15 @@ from linearsr.guidance.encoders import EncoderPart
 from linearsr.guidance.text import TextGuidance
 from linearsr.models.codec import ResidualCodec
 from linearsr.pipeline import PipelineConfig
-from linearsr.training.blueprint import Blueprint
+from linearsr.runtime.files import prefixed
 from linearsr.training.codec import check_round_trip
-from linearsr.training.config import TrainConfig, check_run_dir
+from linearsr.training.config import TrainConfig
 from linearsr.training.curves import METRICS_FILE, records
 from linearsr.training.data import check_data
 from linearsr.training.distill import DistillObjective, DistillStage
 from linearsr.training.flow import FlowObjective
 from linearsr.training.objective import Batch, Computed, Objective
+from linearsr.training.parts import Blueprint
 from linearsr.training.photo_tags import check_tags, tagged
 from linearsr.training.recipe import RecipeConfig, Run, choose, last_flow
 from linearsr.training.section import ConfigError
@@ -29,38 +31,31 @@ _FLOAT32 = 4
 
 
 def check(runs: Sequence[Run]) -> dict[str, Objective]:
-    """Check all runs of a recipe, or the only one.
+    """Check all runs of a recipe, or the only one; the objective of each that trains, of which only shapes are known.
 
-    Returns:
-        The objective of each run that trains, by its name; only shapes are known of it.
-
-    Raises:
-        ConfigError: one line that names the key, and the run if there are several.
+    Raises ConfigError: one line that names the key, and the run if there are several.
     """
     blueprint, objectives = Blueprint(), dict[str, Objective]()
     for name, config in runs:
         stage = config.stage
-        try:
-            check_run_dir(config.run_dir)
-            _check_apart(config)
+        with prefixed(f"{name}: " if len(runs) > 1 else "", ConfigError, ConfigError):
+            _check_place(config)
             with torch.device("meta"):
                 if isinstance(stage, Computed):
-                    stage.check(blueprint, config.data)
+                    made = stage.check(blueprint, config.data)
                 else:
-                    objectives[name] = stage.objective(blueprint)
+                    objective = objectives[name] = stage.objective(blueprint)
+                    made = objective.parts(objective.network.state_dict())
             if name in objectives:
                 _check_training(config, objectives[name])
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") if len(runs) > 1 else error from None
-        blueprint.add(config.run_dir, stage.shapes)
+        blueprint.to_come[config.run_dir] = made
     return objectives
 
 
 def check_model(recipe: RecipeConfig, runs: Sequence[Run], objectives: Mapping[str, Objective]) -> None:
     """The parts that a recipe ends with must be able to do what its model is set to; `objectives` are those of `check`.
 
-    Raises:
-        ConfigError: one line that names the key.
+    Raises ConfigError: one line that names the key.
     """
     model, parts = PipelineConfig.from_index(recipe.model), recipe.parts
     named = {"lr_stem": parts.lr_stem, "tagger": parts.tagger, "trunk": parts.trunk}
@@ -98,13 +93,22 @@ def _check_training(config: TrainConfig, objective: Objective) -> None:
         check_tags("stage.guidance", data.tags, objective.vocabulary, catalogue)
 
 
-def _check_apart(config: TrainConfig) -> None:
-    """Refuse a run folder among the photos: pictures of the run would become photos."""
+def _check_place(config: TrainConfig) -> None:
+    """Refuse a run folder that cannot be written, or lies among the photos. Leaves nothing behind."""
+    place = config.run_dir
+    existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
+    try:
+        with TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir: {place} cannot be written ({error.strerror}): choose another folder"
+        ) from None
     sources = [("data.folders", folder) for folder in config.data.folders]
     for key, folder in [*sources, ("validation.folder", config.validation.folder)]:
-        if config.run_dir.resolve().is_relative_to(folder.resolve()):
+        if place.resolve().is_relative_to(folder.resolve()):
             raise ConfigError(
-                f"run_dir: {config.run_dir} lies in {folder} of {key}, where the pictures of the run would be "
+                f"run_dir: {place} lies in {folder} of {key}, where the pictures of the run would be "
                 "taken for photos: choose another folder"
             )
 
@@ -143,19 +147,17 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
     data, rate, every = config.data, config.optimizer, config.validation.every_images
     hr_crop = data.lr_crop * objective.scale
     catalogue = check_data(data, objective.scale)
-    best = data.best_share < 1
-    photos = [
-        f"best {100 * data.best_share:g}% of " if best else "",
-        f"{len(catalogue):,} photos",
-        f" by {data.best_by}" if best else "",
-        f", {catalogue.areas.sum() / 1e6:,.0f} megapixels; {len(catalogue.skipped)} broken, ",
-        f"{catalogue.too_small} smaller than a crop",
-        "; latents from the shards" if objective.wants_latents and catalogue.has_latents(hr_crop) else "",
-    ]
+    photos = f"{len(catalogue):,} photos"
+    if data.best_share < 1:
+        photos = f"best {100 * data.best_share:g}% of {photos} by {data.best_by}"
+    latents = objective.wants_latents and catalogue.has_latents(hr_crop)
+    count, trained = _parameters(objective.network)
     plan = {
-        "network": _network(objective),
+        "network": f"{count / 1e6:.2f} M parameters"
+        + (f", {trained / 1e6:.2f} M of them trained" if trained < count else ""),
         "memory": _memory(config, objective),
-        "data": "".join(photos),
+        "data": f"{photos}, {catalogue.areas.sum() / 1e6:,.0f} megapixels; {len(catalogue.skipped)} broken, "
+        f"{catalogue.too_small} smaller than a crop" + ("; latents from the shards" if latents else ""),
         "batch": f"{config.batch_size} crops of {hr_crop} px (LR {data.lr_crop} px)",
         "schedule": f"{config.total_images:,} images in {config.total_images // config.batch_size:,} steps"
         + (" at most, to the knee" if config.stop_at_knee else "")
@@ -171,13 +173,6 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
     return plan
 
 
-def _network(objective: Objective) -> str:
-    count, trained = _parameters(objective.network)
-    return f"{count / 1e6:.2f} M parameters" + (
-        f", {trained / 1e6:.2f} M of them trained" if trained < count else ""
-    )
-
-
 def _parameters(*modules: nn.Module) -> tuple[int, int]:
     """The number of parameters, and of those that are trained."""
     found = [parameter for module in modules for parameter in module.parameters()]
@@ -187,7 +182,7 @@ def _parameters(*modules: nn.Module) -> tuple[int, int]:
 def _memory(config: TrainConfig, objective: Objective) -> str:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     count, trained = _parameters(objective.network)
-    frozen = _FLOAT32 * _parameters(*_frozen(objective))[0]
+    frozen = _FLOAT32 * _parameters(*objective.frozen())[0]
     after = ""
     if isinstance(part := getattr(objective, "guidance", None), EncoderPart):
         encoder = sum(file.stat().st_size for file in part.encoder_files())
@@ -212,12 +207,6 @@ def _memory(config: TrainConfig, objective: Objective) -> str:
     )
 
 
-def _frozen(objective: Objective) -> list[nn.Module]:
-    """Modules that are used but not trained."""
-    own = {id(module) for module in objective.network.modules()}
-    return [part for part in vars(objective).values() if isinstance(part, nn.Module) and id(part) not in own]
-
-
 def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
     """Bytes that the loss of `count` samples keeps for the backward pass, beside the weights."""
     side, hr_side = config.data.lr_crop, config.data.lr_crop * objective.scale
@@ -228,28 +217,21 @@ def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
         objective.teacher = objective.first = None  # their walks keep nothing
     # fake tensors have shapes and types, and take no memory
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-        for module in (objective.network, *_frozen(objective)):
+        for module in (objective.network, *objective.frozen()):
             module._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]
         lr, hr = torch.empty(count, 3, side, side), torch.empty(count, 3, hr_side, hr_side)
         batch = Batch(lr, hr, torch.empty(count, tags), list(range(count)))
-        return _saved_bytes(objective.network, lambda: objective.loss(objective.network, batch))
+        weights = {parameter.untyped_storage()._cdata for parameter in objective.network.parameters()}
+        kept: dict[int, torch.UntypedStorage] = {}
 
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage  # alive until the end: a freed one's number would be used again
+            return tensor
 
-def _saved_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, beside the weights."""
-    kept = {parameter.untyped_storage()._cdata: 0 for parameter in network.parameters()}
-    storages = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in kept:
-            kept[storage._cdata] = storage.nbytes()
-            storages.append(storage)  # alive until the end: a freed one's number would be used again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return sum(kept.values())
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            objective.loss(objective.network, batch)
+    return sum(storage.nbytes() for number, storage in kept.items() if number not in weights)
 
 
 def _size(count: int) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.runtime.files import prefixed
-from linearsr.training.objective import Batch, Objective, Part, Trained
+from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
 from linearsr.training.parts import FROM_DISK, Parts
 from linearsr.training.section import ConfigError, require
 
@@ -102,18 +102,14 @@ class CodecObjective(Objective):
         mean_square = state["mean_square"]
         scaling = {} if mean_square.is_meta else {"scaling_factor": float(mean_square.rsqrt())}
         autoencoder = AutoencoderDC.from_config({**self.settings, **scaling})
-        prefix = "autoencoder."
-        autoencoder.load_state_dict(
-            {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        )
+        autoencoder.load_state_dict(states_of_parts(state, ("autoencoder", "mean_square"))["autoencoder"])
         return {"codec": DeepCompressionCodec(autoencoder)}
 
 
 def check_round_trip(key: str, holder: object, side: int) -> None:
     """What a DC-AE on the meta device encodes it must be able to decode, of which the loss of a flow would not know.
 
-    Raises:
-        ConfigError: as one line that names the key.
+    Raises ConfigError: as one line that names the key.
     """
     if not isinstance(holder, DeepCompressionCodec | Autoencoder):
         return

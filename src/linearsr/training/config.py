@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -102,8 +101,7 @@ class TrainConfig(Section):
 def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     """The mapping in a YAML file, with `key.sub=value` overrides applied; `stages.NAME=null` drops a stage.
 
-    Raises:
-        ConfigError: one line that names the file or the key.
+    Raises ConfigError: one line that names the file or the key.
     """
     import yaml
 
@@ -130,8 +128,7 @@ def parse_settings(
 ) -> _Section:
     """The settings as a config; `sources` are the places in a file that they were merged from, the first one first.
 
-    Raises:
-        ConfigError: one line that names `where`, the place and the key.
+    Raises ConfigError: one line that names `where`, the place and the key.
     """
     try:
         return section.model_validate(raw)
@@ -181,43 +178,16 @@ def _keys(section: type[Section], inside: str = "") -> Iterator[str]:
     """All keys of a section and of those in it, as pydantic writes them: `stage.KIND.key` of a stage."""
     for name, field in section.model_fields.items():
         yield inside + name
-        kinds = [kind for kind in _classes(field.annotation) if issubclass(kind, Section)]
+        kinds: Any = get_args(field.annotation) or (field.annotation,)
+        kinds = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
         for kind in kinds:
             tag = f"{get_args(kind.model_fields['kind'].annotation)[0]}." if len(kinds) > 1 else ""
             yield from _keys(kind, f"{inside}{name}.{tag}")
 
 
-def _classes(annotation: Any) -> list[type]:
-    inner = get_args(annotation)
-    if inner:
-        return [kind for part in inner for kind in _classes(part)]
-    return [annotation] if isinstance(annotation, type) else []
-
-
 def _as_written(key: str) -> str:
     """A key as it is written in a file."""
     return re.sub(r"(.*\bstage)\.(\w+)\.(.+)", r"\1.\3 (kind \2)", key)
-
-
-def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
-    """One run from a YAML file; paths in it are taken relative to the working directory.
-
-    Raises:
-        ConfigError: one line that names the file or the key.
-    """
-    return parse_settings(TrainConfig, read_settings(path, overrides), str(path))
-
-
-def check_run_dir(folder: Path) -> None:
-    """Raises ConfigError if the folder cannot be written; leaves nothing behind."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    try:
-        with TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"run_dir: {folder} cannot be written ({error.strerror}): choose another folder"
-        ) from None
 
 
 def _apply(raw: dict[str, Any], override: str, parse: Any) -> None:

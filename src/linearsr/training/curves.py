@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.training.knee import Knee, KneeConfig, Phase
@@ -27,6 +26,8 @@ _STEP_NAMES = ("step", "images")
 _RATE = "lr"
 _LARGEST_STEP = 2**53
 """Whole numbers beyond it are not exact as floating point."""
+_Row = tuple[str, float | None, dict[str, float | None]]
+"""Its place in messages, its step, and its values."""
 
 
 class CurvesError(ValueError):
@@ -45,17 +46,10 @@ class Curves:
     rates: dict[int, float] = field(default_factory=dict)
 
 
-class _Row(NamedTuple):
-    place: str
-    step: float | None
-    values: dict[str, float | None]
-
-
 def records(file: Path) -> Iterator[dict[str, Any]]:
     """The records in the `metrics.jsonl` of a run, without half a line at the end, which a killed run may leave.
 
-    Raises:
-        CurvesError: another line is no record.
+    Raises CurvesError: another line is no record.
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
@@ -86,40 +80,41 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
         missing = f"has no {METRICS_FILE}" if path.is_dir() else "does not exist"
         raise CurvesError(f"{path} {missing}: give the folder of a run, or a CSV file")
     try:
-        found = _validations(source) if source.suffix == ".jsonl" else _table(source)
-        rows = [row for row in found if any(value is not None for value in row.values.values())]
+        rows = list(_validations(source) if source.suffix == ".jsonl" else _table(source))
     except UnicodeDecodeError:
         raise CurvesError(f"{source} is no text: give the folder of a run, or a CSV file") from None
     except OSError as error:
         raise CurvesError(f"{source} cannot be read: {error.strerror}") from None
-    steps = [_step(row, source) for row in rows]
-    for (before, step), row in zip(pairwise(steps), rows[1:], strict=True):
+    before, kept, rates = -1, dict[int, dict[str, float | None]](), dict[int, float]()
+    for place, number, values in rows:
+        if all(value is None for value in values.values()):
+            continue
+        if number is None or not 0 <= number <= _LARGEST_STEP or number != int(number):
+            raise CurvesError(f"{source}, {place}: a step is a whole number from 0, not {number}")
+        step = int(number)
         if step <= before:
             raise CurvesError(
-                f"{source}: {row.place} has step {step} after {before}: sort the steps and keep each once"
+                f"{source}: {place} has step {step} after {before}: sort the steps and keep each once"
             )
-    rates = dict(zip(steps, [row.values.pop(_RATE, None) for row in rows], strict=True))
-    kept = [(step, row.values) for step, row in zip(steps, rows, strict=True)]
-    kept = [(step, values) for step, values in kept if any(value is not None for value in values.values())]
+        before, rate = step, values.pop(_RATE, None)
+        if rate is not None:
+            rates[step] = rate
+        if any(value is not None for value in values.values()):
+            kept[step] = values
     if not kept:
         raise CurvesError(f"{source} has no values of any metric yet")
-    every = dict.fromkeys(name for _, values in kept for name in values)
+    every = dict.fromkeys(name for values in kept.values() for name in values)
     names = [name for name in every if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not names:
         raise CurvesError(f"no metric fits {', '.join(patterns)}: there are {', '.join(every)}")
-    return Curves(
-        [step for step, _ in kept],
-        {name: [values.get(name) for _, values in kept] for name in names},
-        {step: rate for step, rate in rates.items() if rate is not None},
-    )
+    return Curves(list(kept), {name: [values.get(name) for values in kept.values()] for name in names}, rates)
 
 
 def _validations(path: Path) -> Iterator[_Row]:
-    """The records of validations."""
     for record in records(path):
         if "grad_norm" not in record and "event" not in record:
             values = {name: _number(value, f"{path}: {name}") for name, value in record.items()}
-            yield _Row("a record", values.pop("images", None), values)
+            yield "a record", values.pop("images", None), values
 
 
 def _table(path: Path) -> Iterator[_Row]:
@@ -141,7 +136,7 @@ def _table(path: Path) -> Iterator[_Row]:
             values = {
                 name: _number(cell.strip(), f"{path}, {place}, column {name}") for name, cell in cells.items()
             }
-            yield _Row(place, values.pop(step), values)
+            yield place, values.pop(step), values
     except csv.Error as error:
         raise CurvesError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
 
@@ -155,17 +150,10 @@ def _number(value: Any, where: str) -> float | None:
         raise CurvesError(f"{where}: {str(value)[:40]!r} is no number") from None
 
 
-def _step(row: _Row, path: Path) -> int:
-    if row.step is not None and 0 <= row.step <= _LARGEST_STEP and row.step == int(row.step):
-        return int(row.step)
-    raise CurvesError(f"{path}, {row.place}: a step is a whole number from 0, not {row.step}")
-
-
 def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:
     """How the run in a folder looks for its knee, or the defaults; `patterns` choose other metrics to vote.
 
-    Raises:
-        CurvesError: the run's config cannot be read.
+    Raises CurvesError: the run's config cannot be read.
     """
     file = path / CONFIG_FILE
     try:
@@ -200,9 +188,8 @@ def _last_part(name: str) -> str:
 
 
 def _direction(name: str, asked: Mapping[str, bool]) -> bool:
-    for given in (name, _last_part(name)):
-        if given in asked:
-            return asked[given]
+    if (given := asked.get(name, asked.get(_last_part(name)))) is not None:
+        return given
     from linearsr.evaluation.registry import METRICS  # needs torch, which reading curves does not
 
     better_higher = {metric.name: metric.higher_is_better for metric in METRICS.values()} | _HIGHER_IS_BETTER
@@ -221,16 +208,14 @@ def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, 
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
         for axis, (name, values) in zip(axes, curves.values.items(), strict=False):
             _draw_metric(axis, curves.steps, values, knee)
+            better = "higher" if higher_is_better[name] else "lower"
             # escaped, as a dollar would begin a formula
-            title = name.replace("$", r"\$")
-            axis.set_title(
-                f"{title} ({'higher' if higher_is_better[name] else 'lower'} is better)", fontsize=9
-            )
+            axis.set_title(name.replace("$", r"\$") + f" ({better} is better)", fontsize=9)
         for axis in list(axes)[len(curves.values) :]:
             axis.set_visible(False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        place = {"loc": "outside upper center", "ncols": len(labels)}
-        figure.legend(handles, labels, **place, fontsize=9, frameon=False)
+        where = "outside upper center"
+        figure.legend(handles, labels, loc=where, ncols=len(labels), fontsize=9, frameon=False)
 
 
 def _draw_metric(axis: "Axes", steps: list[int], values: list[float | None], knee: Knee) -> None:

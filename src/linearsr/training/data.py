@@ -86,13 +86,7 @@ class DataConfig(Section):
 
 
 def check_data(config: DataConfig, scale: int) -> Catalogue:
-    """The photos that a run would draw from: `len()`, `.areas`, `.skipped`, `.too_small`.
-
-    Reads headers only, and those once: the runs of a recipe mostly have the same sources.
-
-    Raises:
-        ConfigError: as one line that names the key, if there is nothing to draw from.
-    """
+    """The photos that a run would draw from, by their headers, which are read once. Raises as `read_catalogue`."""
     folders, shards = tuple(config.folders.items()), tuple(config.shards.items())
     return read_catalogue(folders, shards, config.lr_crop * scale)
 
@@ -144,9 +138,7 @@ class CropPairs(Dataset[Sample]):
     whole crops as they are; others are cut at random, turned and mirrored.
 
     A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
-
-    Raises:
-        ConfigError: there is nothing to draw from.
+    Raises ConfigError if there is nothing to draw from.
     """
 
     def __init__(
@@ -163,7 +155,7 @@ class CropPairs(Dataset[Sample]):
         wanted = config.best_share, config.best_by, config.scores
         self.catalogue = best_photos(check_data(config, scale), *wanted)
         self.latents = latents and self.catalogue.has_latents(config.lr_crop * scale)
-        cumulative = np.cumsum(self.catalogue.weights * self.catalogue.areas)
+        cumulative = np.cumsum(self.catalogue.table["weight"] * self.catalogue.areas)
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
         # shared with the workers, so that each broken photo is named once
@@ -231,19 +223,9 @@ class CropPairs(Dataset[Sample]):
 
 
 def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:
-    """Batches of samples from number `first` on, loaded by `data.workers`."""
-    rest = Subset(pairs, range(first, len(pairs)))
-    return DataLoader(
-        rest,
-        size,
-        num_workers=pairs.config.workers,
-        worker_init_fn=_single_thread,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _single_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+    """Batches of samples from number `first` on, loaded by `data.workers`, each of which has one thread as usual."""
+    rest, workers = Subset(pairs, range(first, len(pairs))), pairs.config.workers
+    return DataLoader(rest, size, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 
 def to_unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:

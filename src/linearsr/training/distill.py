@@ -8,7 +8,7 @@ for one. Here its estimate is decoded to pixels and judged there: by a discrimin
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class DistillStage(FlowStage):
     """Train a transformer to give a whole sample in one evaluation, on the whole trajectory or on one expert's span."""
 
     kind: Literal["distill"]  # type: ignore[assignment]
-    formulas: dict[str, float] = Field({"l1": 1.0})
+    formulas: dict[Literal["l1", "ms_ssim"], Annotated[float, Field(gt=0)]] = Field({"l1": 1.0})
     """Losses between the decoded sample and the HR image -> weight; see `training/judges.py`."""
     adversarial: float = Field(0.1, ge=0)
     """Of the discriminator's verdict; 0: there is no discriminator."""
@@ -51,15 +51,6 @@ class DistillStage(FlowStage):
     rollout: Path | None = None
     """Network that takes the first step, from pure noise: half of the noisy inputs are then made from its estimates,
     as they are when sampling, and half from photos. None: all from photos."""
-
-    @field_validator("formulas")
-    @classmethod
-    def _known(cls, weights: dict[str, float]) -> dict[str, float]:
-        if unknown := sorted(set(weights) - set(FORMULAS)):
-            raise ValueError(f"unknown formula {unknown[0]!r}: choose from {', '.join(FORMULAS)}")
-        if any(weight <= 0 for weight in weights.values()):
-            raise ValueError("weights must be above 0: leave out what is not wanted")
-        return weights
 
     @field_validator("teacher_times")
     @classmethod
@@ -147,7 +138,7 @@ class DistillObjective(FlowObjective):
         """The frozen networks of `teacher` or `rollout`, which get the inputs of the network that is trained."""
         if folder is None:
             return None
-        experts = parts.experts(f"stage.{key}", folder)
+        experts = parts.experts(f"stage.{key}", folder).requires_grad_(False)
         for name in ("in_channels", "out_channels", "lr_channels", "caption_channels"):
             found, expected = getattr(experts.config, name), getattr(self.config, name)
             if found != expected:
@@ -159,12 +150,6 @@ class DistillObjective(FlowObjective):
                 f"stage.{key}: has no null tokens, so guidance cannot be left out: choose another"
             )
         return experts
-
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        for helper in (self.teacher, self.first):
-            if helper is not None:
-                helper.to(device)
 
     def loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         condition, latent = self._encode(batch)
@@ -193,8 +178,10 @@ class DistillObjective(FlowObjective):
                 name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()
             }
         if self.teacher is not None:
-            taught = self.codec.decode(cut(self._taught(noise, condition, guide)), window)
-            terms["teacher"] = l1(image, taught)
+            with torch.no_grad():
+                times_left = [*self.stage.teacher_times, 0.0]
+                taught = sample(_velocity(self.teacher, condition, guide), noise, times_left)
+            terms["teacher"] = l1(image, self.codec.decode(cut(taught), window))
         if verdict is not None:
             terms["adversarial"] = self.stage.adversarial * verdict.generator
             terms["discriminator"] = verdict.discriminator
@@ -229,11 +216,6 @@ class DistillObjective(FlowObjective):
         draws = [torch.rand((), generator=torch.Generator().manual_seed(s ^ _ROLLOUT_STREAM)) for s in seeds]
         own = (torch.stack(draws) < 0.5).to(latent.device)
         return torch.where(own[:, None, None, None], estimate, latent)
-
-    @torch.no_grad()
-    def _taught(self, noise: Tensor, condition: LRCondition, guide: Guide | None) -> Tensor:
-        assert self.teacher is not None
-        return sample(_velocity(self.teacher, condition, guide), noise, [*self.stage.teacher_times, 0.0])
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         return super().parts(states_of_parts(state, ("flow", "discriminator"))["flow"])

@@ -1,6 +1,6 @@
 """The stages of the flow: pre-training, each expert on its own span, and fine-tuning are all this one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import gcd, lcm, log2
 from pathlib import Path
 from typing import Literal, cast
@@ -14,10 +14,12 @@ from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
+from linearsr.model_folder import STEMS
 from linearsr.models.codec import ResidualCodec
-from linearsr.models.lr_stem import LRCondition, StridedStem, StridedStemConfig
+from linearsr.models.lr_stem import LRCondition, LRStem, StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import TransformerConfig
+from linearsr.runtime.checkpoints import PretrainedModule
 from linearsr.training.guidance import (
     GuidanceSettings,
     Guide,
@@ -30,11 +32,10 @@ from linearsr.training.guidance import (
     start_guidance,
 )
 from linearsr.training.objective import Batch, Objective, Part, Trained, states_of_parts
-from linearsr.training.parts import FROM_DISK, Parts, PartSettings, check_channels, check_grid
+from linearsr.training.parts import FROM_DISK, Parts, PartSettings, check_parts
 from linearsr.training.section import ConfigError, check_fields
 from linearsr.training.times import TimeLaw
 
-_SCALE = 4
 _SAME_CODEC = 0.1
 """How far latents from shards may be off, as a share of their size: they were made in another precision."""
 _NEW_SETTINGS = ("lr_channels", "num_null_tokens")
@@ -134,26 +135,28 @@ class FlowNetwork(nn.Module):
 class FlowObjective(Objective):
     """Conditional flow matching on the latent (arXiv 2210.02747), in one span of the trajectory."""
 
+    scale = 4
+
     def __init__(self, stage: FlowStage, parts: Parts) -> None:
         self.stage = stage
-        self.stem = parts.stem(stage)
+        self.stem: LRStem | None = None
+        if stage.stem is not None:
+            stem: LRStem = parts.read("stage.stem", stage.stem, STEMS, "a stem")
+            cast(nn.Module, stem).requires_grad_(False)
+            self.stem, self.scale = stem, int(stem.config.scale)
         self.codec = parts.codec(stage)
         cast(nn.Module, self.codec).requires_grad_(False)
         self.wants_latents, self._same_codec = not isinstance(self.codec, ResidualCodec), False
-        if self.stem is not None:
-            cast(nn.Module, self.stem).requires_grad_(False)
-            check_grid(stage, self.stem, self.codec)
-        self.scale = _SCALE if self.stem is None else int(self.stem.config.scale)
         self.guidance = frozen_guidance(stage.guidance, parts)
         transformer = parts.transformer(stage, None if self.guidance is None else self.guidance.channels)
         self.config: TransformerConfig = transformer.config
         self.prediction_type = cast(PredictionType, self.config.prediction_type)
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        new_stem = self._fresh_stem() if self.stem is None else None
-        stem = self.stem or new_stem
-        assert stem is not None
-        check_channels(stage, self.config, stem, self.codec)
+        new_stem = None
+        if self.stem is None:
+            stem = new_stem = self._fresh_stem()
+        check_parts(stage, self.config, stem, self.codec)
         new_guidance = None
         if stage.guidance is not None:
             check_fit(stage.guidance, self.guidance, self.config)
@@ -188,10 +191,7 @@ class FlowObjective(Objective):
         return StridedStem(StridedStemConfig(self.scale, self.config.lr_channels, layers))
 
     def to(self, device: torch.device) -> None:
-        self.codec.to(device)
-        self.others.to(device)
-        if self.stem is not None:
-            self.stem.to(device)
+        super().to(device)
         if self.guidance is not None and self.stage.guidance is not None:
             place(self.guidance, device, self.vocabulary, self.stage.guidance)
 
@@ -229,9 +229,10 @@ class FlowObjective(Objective):
     def _guide(self, batch: Batch, disturb: bool) -> Guide | None:
         if (settings := self.stage.guidance) is None:
             return None
-        guide = Guide(batch.tags, torch.zeros(len(batch.tags), dtype=torch.bool, device=batch.tags.device))
         if disturb:
             guide = disturbed(batch.tags, batch.seeds, settings, self.guidance)
+        else:
+            guide = Guide(batch.tags, batch.tags.new_zeros(len(batch.tags), dtype=torch.bool))
         return guide if self.guidance is None else encoded(guide, self.guidance, batch.lr, self.vocabulary)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
@@ -275,14 +276,8 @@ class FlowObjective(Objective):
         return {name: self.codec.decode(estimate, decoded) for name, estimate in estimates.items()}
 
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
-        states = states_of_parts(state, ("transformer", "lr_stem", "guidance"))
-        parts: dict[str, Part] = {
-            "transformer": LinearSRTransformer.from_state(self.config, states["transformer"], "transformer")
+        states = states_of_parts(state, dict(self.flow.named_children()))
+        return {
+            name: type(part).from_state(part.config, states[name], name)
+            for name, part in cast(Iterable[tuple[str, PretrainedModule]], self.flow.named_children())
         }
-        if self.flow.lr_stem is not None:
-            config = self.flow.lr_stem.config
-            parts["lr_stem"] = StridedStem.from_state(config, states["lr_stem"], "lr_stem")
-        if self.flow.guidance is not None:
-            kind, settings = type(self.flow.guidance), self.flow.guidance.config
-            parts["guidance"] = kind.from_state(settings, states["guidance"], "guidance")
-        return parts

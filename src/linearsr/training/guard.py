@@ -59,13 +59,16 @@ class DivergenceGuard:
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
-        self._forget()
+        self.remember(())
 
-    def _forget(self) -> None:
+    def remember(self, steps: Iterable[tuple[float, float, bool]]) -> None:
+        """Start again from the (loss, gradient norm, was bad) of earlier steps, when a run is resumed."""
         self._losses: deque[float] = deque(maxlen=self.config.window)
         self._norms: deque[float] = deque(maxlen=self.config.window)
         self._bad: deque[bool] = deque(maxlen=self.config.window)
         self._usual_loss = self._usual_norm = math.inf
+        for loss, grad_norm, bad in steps:
+            self._record(loss, grad_norm, bad)
 
     @property
     def calm(self) -> bool:
@@ -82,13 +85,12 @@ class DivergenceGuard:
         return ("roll back" if sum(self._bad) > self.config.max_bad_steps else "skip"), trouble
 
     def _trouble(self, loss: float, grad_norm: float) -> str:
-        for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-            if not math.isfinite(value):
-                return f"{name} is {value}"
         for name, value, usual, factor in (
             ("loss", loss, self._usual_loss, self.config.loss_factor),
             ("gradient norm", grad_norm, self._usual_norm, self.config.grad_norm_factor),
         ):
+            if not math.isfinite(value):
+                return f"{name} is {value}"
             if value > factor * usual:
                 return f"{name} {value:.3g} is {value / usual:.0f} times the usual {usual:.3g}"
         return ""
@@ -102,9 +104,3 @@ class DivergenceGuard:
         if len(self._losses) >= self.config.window // 10:
             self._usual_loss = min(self._usual_loss, max(median(self._losses), _LEAST_USUAL))
             self._usual_norm = min(self._usual_norm, max(median(self._norms), _LEAST_USUAL))
-
-    def remember(self, steps: Iterable[tuple[float, float, bool]]) -> None:
-        """Start again from the (loss, gradient norm, was bad) of earlier steps, when a run is resumed."""
-        self._forget()
-        for loss, grad_norm, bad in steps:
-            self._record(loss, grad_norm, bad)

@@ -80,12 +80,7 @@ def start_guidance(
 
 
 def frozen_guidance(settings: GuidanceSettings | None, parts: Parts) -> Guidance | None:
-    """The guidance part that is there already, if one is named.
-
-    Raises:
-        CheckpointError: its folder holds none.
-        ConfigError: it needs a vocabulary.
-    """
+    """The guidance part that is there already, if one is named. Raises ConfigError if it needs a vocabulary."""
     if settings is None or settings.part is None:
         return None
     guidance = parts.guidance(settings.part)
@@ -141,11 +136,9 @@ def disturbed(
 def place(
     guidance: Guidance, device: torch.device, vocabulary: Vocabulary | None, settings: GuidanceSettings
 ) -> None:
-    """Move a frozen part to a device; a text encoder encodes all tags there once."""
+    """Move the encoder of a frozen part to a device; one of text encodes all tags there once."""
     if isinstance(guidance, EncoderPart):
         guidance.to(device, best_dtype(device))
-    else:
-        guidance.to(device)
     if isinstance(guidance, TextGuidance) and vocabulary is not None:
         guidance.keep(vocabulary.tags, settings.vocabulary)
 

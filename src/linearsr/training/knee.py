@@ -106,7 +106,14 @@ def find_knee(
     Raises:
         ValueError: steps that do not rise, a curve of another length, a metric without a direction.
     """
-    _check(steps, curves, higher_is_better)
+    for before, after in pairwise(steps):
+        if not after > before:
+            raise ValueError(f"steps must rise: {after} follows {before}")
+    for name, curve in curves.items():
+        if len(curve) != len(steps):
+            raise ValueError(f"{name}: {len(curve)} values for {len(steps)} steps")
+        if name not in higher_is_better:
+            raise ValueError(f"{name}: is higher or lower better?")
     config = config or KneeConfig()
     curves = {name: curve for name, curve in curves.items() if votes(name, config.metrics)}
     if not steps or not curves:
@@ -163,17 +170,18 @@ def _whole_gain(values: Floats, start: int) -> float:
 def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _Found:
     n = len(steps)
     # a constant metric, such as one of a frozen part, has no say
-    values = _normalised(values[:, [_varies(column) for column in values.T]])
+    varies = np.fmax.reduce(values, initial=-np.inf) > np.fmin.reduce(values, initial=np.inf)
+    values = _normalised(values[:, varies])
     if n < SHORTEST_GOOD_PHASE or values.shape[1] == 0:
         return _Found(n, n - 1, 0.0, 0.0, 0.0)
     offsets = np.asarray(steps - steps[0], np.float64)
     family = Family.at(tuple(offsets), min(left, 0.5))
-    phase = good_phase(family, values, config.swing)
-    by_knee = phase.posterior.sum(1)
+    end, posterior = good_phase(family, values, config.swing)
+    by_knee = posterior.sum(1)
     votes = np.log((1 - _MISLED) * by_knee / family.prior[:, None] + _MISLED).sum(1)
-    inside, prior, knees = offsets[: phase.end], family.prior, family.knees
+    inside, prior, knees = offsets[:end], family.prior, family.knees
     early, late = family.early, family.late
-    if phase.end < n:
+    if end < n:
         # that it was still improving when the oscillation began is as likely as that it was not
         beyond = knees > inside[-1]
         prior = np.where(beyond, prior / prior[beyond].sum(), prior / prior[~beyond].sum())
@@ -186,11 +194,11 @@ def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _
 
     every = float(np.median(np.diff(offsets))) * (1 + 1e-6)
     good_enough = (early - every <= inside[index]) & (inside[index] <= late + every)
-    shapes = phase.posterior.mean(2) / np.maximum(by_knee.mean(1), 1e-300)[:, None]
+    shapes = posterior.mean(2) / np.maximum(by_knee.mean(1), 1e-300)[:, None]
     confidence = float((good_enough * shapes).sum(1) @ probability)
-    lasted = inside[max(phase.end - 1 - config.patience, 0)]
+    lasted = inside[max(end - 1 - config.patience, 0)]
     reached = float(probability[knees <= lasted].sum())
-    return _Found(phase.end, index, min(confidence, 1.0), reached, max(1 - reached, 0.0))
+    return _Found(end, index, min(confidence, 1.0), reached, max(1 - reached, 0.0))
 
 
 def _normalised(values: Floats) -> Floats:
@@ -202,11 +210,6 @@ def _normalised(values: Floats) -> Floats:
         unit = top - start if top > start else np.ptp(finite)
         scaled[:, i] = np.clip((column - start) / unit, -5, (top - start) / unit + 5)
     return scaled
-
-
-def _varies(column: Floats) -> bool:
-    finite = column[np.isfinite(column)]
-    return finite.size > 0 and bool(np.ptp(finite) > 0)
 
 
 def _pool(steps: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -232,16 +235,3 @@ def _answer(
 
     whole = tuple(int(step) for step in steps)
     return Knee(knee, onset, confidence, confirmed, whole, tuple(map(phase, whole)))
-
-
-def _check(
-    steps: Sequence[int], curves: Mapping[str, Sequence[float | None]], higher_is_better: Mapping[str, bool]
-) -> None:
-    for before, after in pairwise(steps):
-        if not after > before:
-            raise ValueError(f"steps must rise: {after} follows {before}")
-    for name, curve in curves.items():
-        if len(curve) != len(steps):
-            raise ValueError(f"{name}: {len(curve)} values for {len(steps)} steps")
-        if name not in higher_is_better:
-            raise ValueError(f"{name}: is higher or lower better?")

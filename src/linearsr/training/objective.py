@@ -67,8 +67,15 @@ class Objective(ABC):
     def parts(self, state: Mapping[str, Tensor]) -> Mapping[str, Part]:
         """The trained parts, by their folder names in a model, with the weights of `state`, one of the network's."""
 
-    def to(self, device: torch.device) -> None:  # noqa: B027 - most stages keep nothing beside their network
+    def frozen(self) -> list[nn.Module]:
+        """What is used but not trained."""
+        own = {id(module) for module in self.network.modules()}
+        return [part for part in vars(self).values() if isinstance(part, nn.Module) and id(part) not in own]
+
+    def to(self, device: torch.device) -> None:
         """Move what is used but not trained."""
+        for part in self.frozen():
+            part.to(device)
 
 
 class Trained(Section):
@@ -78,29 +85,19 @@ class Trained(Section):
         """The network with its first weights, and its loss."""
         raise NotImplementedError
 
-    def shapes(self, parts: Parts) -> Mapping[str, Part]:
-        """What it will write, by folder name, of parts of which only shapes are known."""
-        objective = self.objective(parts)
-        return objective.parts(objective.network.state_dict())
-
 
 class Computed(Section):
     """Settings of a stage that makes its part at once, without training steps."""
 
-    def check(self, parts: Parts, data: DataConfig) -> None:
-        """Raises ConfigError, one line that names the key, where `compute` could not work."""
-        self.shapes(parts)
+    def check(self, parts: Parts, data: DataConfig) -> Mapping[str, Part]:
+        """What it will write, by folder name, of parts of which only shapes are known.
 
-    def shapes(self, parts: Parts) -> Mapping[str, Part]:
-        """As of `Trained`."""
+        Raises ConfigError: one line that names the key, where `compute` could not work.
+        """
         raise NotImplementedError
 
     def compute(self, data: DataConfig, seed: int) -> tuple[Mapping[str, Part], Mapping[str, float]]:
-        """What it writes, by folder name, and figures to report.
-
-        Raises:
-            ConfigError: one line that names the key.
-        """
+        """What it writes, by folder name, and figures to report. Raises ConfigError: one line that names the key."""
         raise NotImplementedError
 
 

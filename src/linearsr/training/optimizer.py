@@ -1,8 +1,7 @@
 """The optimizer, and its learning rate as a function of the images seen."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -33,14 +32,17 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module) -> Optimizer:
         return AdamW(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
     from pytorch_optimizer import CAME, Muon
 
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.name == "came":
-        betas = (*config.betas, 0.9999)
-        came: Optimizer = CAME(
-            parameters, config.lr, betas=betas, weight_decay=config.weight_decay, eps1=1e-30, eps2=1e-16
-        )
+        came: Optimizer = CAME(parameters, betas=(*config.betas, 0.9999), eps1=1e-30, eps2=1e-16, **shared)
         return came
-    dense = {id(weight) for weight in _dense_weights(network)}
-    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    # matrices from all inputs to all outputs: not embeddings, tables, or depthwise convolutions
+    dense = {
+        id(module.weight)
+        for module in network.modules()
+        if (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
+        and min(module.weight.shape[0], module.weight[0].numel()) > 1
+    }
     # at the adjusted rate an update is as large as AdamW's, so that one learning rate fits both (Moonlight, 2025)
     kinds = ({"use_muon": True, "use_adjusted_lr": True}, {"use_muon": False, "betas": config.betas})
     groups: list[dict[str, Any]] = [
@@ -49,15 +51,6 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module) -> Optimizer:
     ]
     muon: Optimizer = Muon([group for group in groups if group["params"]])
     return muon
-
-
-def _dense_weights(network: nn.Module) -> Iterable[nn.Parameter]:
-    """Matrices from all inputs to all outputs: not embeddings, tables, or depthwise convolutions."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
-            weight = cast(nn.Parameter, module.weight)
-            if min(weight.shape[0], weight[0].numel()) > 1:
-                yield weight
 
 
 def learning_rate(config: OptimizerConfig, images: int, total_images: int) -> float:

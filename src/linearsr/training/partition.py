@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from linearsr.flow.sampler import initial_noise
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.data import CropPairs, DataConfig, batches
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 EFFECTIVE_RANGE = (-7.044, 8.885)
 """Log-SNRs between which the paper splits; beyond them an image is all noise, or as good as clean."""
@@ -202,16 +199,11 @@ def draw_partition(gradients: TimeGradients, partitions: Mapping[str, Partition]
                 style: Any = {"color": colour, "linestyle": line, "linewidth": 1.3}
                 axis.axvline(log_snr(boundary), label=name if number == 0 else None, **style)
                 axis.axhline(log_snr(boundary), **style)
-        axis.set(xlim=(low, high), ylim=(low, high), ylabel="log-SNR")
-        axis.set_xlabel("log-SNR (noise on the left, image on the right)")
-        _add_times(axis)
+        label = "log-SNR (noise on the left, image on the right)"
+        axis.set(xlim=(low, high), ylim=(low, high), xlabel=label, ylabel="log-SNR")
+        marks = (0.97, 0.9, 0.75, 0.5, 0.25, 0.1, 0.03)
+        top = axis.secondary_xaxis("top")
+        top.set_xticks([log_snr(t) for t in marks], [f"{t:g}" for t in marks])
+        top.set_xlabel("time t")
         if any(partition.boundaries for partition in partitions.values()):
             figure.legend(loc="outside lower center", ncols=len(partitions), fontsize=9, frameon=False)
-
-
-def _add_times(axis: "Axes") -> None:
-    """A second axis, in times."""
-    top = axis.secondary_xaxis("top")
-    marks = (0.97, 0.9, 0.75, 0.5, 0.25, 0.1, 0.03)
-    top.set_xticks([log_snr(t) for t in marks], [f"{t:g}" for t in marks])
-    top.set_xlabel("time t")

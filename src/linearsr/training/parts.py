@@ -1,5 +1,6 @@
-"""The parts that a stage starts from or keeps frozen, read with their weights, and what must fit what."""
+"""The parts that a stage starts from or keeps frozen: with their weights, or as shapes without memory for a plan."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,24 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
-from linearsr.flow.experts import SNRExperts
+from linearsr.flow.experts import SNRExperts, read_layout
+from linearsr.flow.partition import Partition
 from linearsr.guidance.base import Guidance
-from linearsr.model_folder import CODECS, STEMS, load_guidance
+from linearsr.guidance.encoders import EncoderPart
+from linearsr.model_folder import CODECS, GUIDANCES
 from linearsr.models.codec import Codec, ResidualCodec, ResidualCodecConfig
+from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import LRStem, PredictiveStem
 from linearsr.models.transformer import LinearSRTransformer
-from linearsr.models.transformer_config import PRESETS, TransformerConfig
-from linearsr.runtime.checkpoints import class_in, resolve_folder
+from linearsr.models.transformer_config import PRESETS, TransformerConfig, config_from_sana
+from linearsr.runtime.checkpoints import (
+    CONFIG_NAME,
+    HUB_ID,
+    CheckpointError,
+    class_in,
+    load_config,
+    resolve_folder,
+)
 from linearsr.runtime.files import prefixed
 from linearsr.training.section import ConfigError, Section, require
 
@@ -70,20 +81,15 @@ class Parts:
         kind = kinds if isinstance(kinds, type) else class_in(path, kinds, what)[0]
         return kind.from_pretrained(path, torch.float32)
 
-    def stem(self, stage: PartSettings) -> LRStem | None:
-        """The frozen LR stem; None: it is trained along."""
-        return None if stage.stem is None else self.read("stage.stem", stage.stem, STEMS, "a stem")
-
     def codec(self, stage: PartSettings) -> Codec:
         """The codec in whose latents a stage works."""
-        codec: Codec
-        if stage.codec is not None:
-            codec = self.read("stage.codec", stage.codec, CODECS, "a codec")
-        elif stage.sana is not None:
+        folder = stage.codec
+        if folder is None and stage.sana is not None:
             require("diffusers", "stage.sana")
-            codec = self.read("stage.sana", self.sana_part(stage.sana, "vae"), CODECS, "a codec")
-        else:
-            codec = ResidualCodec(ResidualCodecConfig())
+            folder = self.sana_part(stage.sana, "vae")
+        if folder is None:
+            return ResidualCodec(ResidualCodecConfig())
+        codec: Codec = self.read(stage.codec_key, folder, CODECS, "a codec")
         return codec
 
     def transformer(self, stage: PartSettings, caption_channels: int | None = None) -> LinearSRTransformer:
@@ -109,23 +115,100 @@ class Parts:
         return LinearSRTransformer.from_sana(folder, *added, torch.float32, caption_channels=channels)
 
     def guidance(self, folder: Path) -> Guidance:
-        return load_guidance(folder, torch.float32)
+        part: Guidance = self.read("stage.guidance.part", folder, GUIDANCES, "guidance")
+        return part
 
     def experts(self, key: str, folder: Path) -> SNRExperts:
-        """Frozen networks that take steps beside the one that is trained; `key` is the setting that names them."""
-        experts = SNRExperts.from_pretrained(folder, expert_class=LinearSRTransformer, dtype=torch.float32)
-        return experts.requires_grad_(False)
+        """The networks in a folder; `key` is the setting that names it."""
+        return SNRExperts.from_pretrained(folder, expert_class=LinearSRTransformer, dtype=torch.float32)
 
 
 FROM_DISK = Parts()
-"""It has no state: one serves all."""
 
 
-def check_grid(stage: PartSettings, stem: LRStem, codec: Codec) -> None:
-    """Stem and codec must have one grid, and a codec of residuals needs something that these are of.
+class Blueprint(Parts):
+    """Builds parts on the meta device, which has shapes and no memory; nothing is downloaded.
 
-    Raises:
-        ConfigError: as one line that names the key.
+    A folder that does not exist may be what a run `to_come` will write: its parts by their names. Raises ConfigError,
+    one line that names the key, for any other.
+    """
+
+    def __init__(self) -> None:
+        self.to_come: dict[Path, Mapping[str, Any]] = {}
+
+    def read(self, key: str, folder: Path, kinds: Kinds, what: str = "") -> Any:
+        if folder.is_dir():
+            with prefixed(f"{key}: ", ConfigError, CheckpointError):
+                return _built(folder, kinds, what)
+        made = self._made(folder)
+        if made is None:
+            if key != "stage.sana":  # whose own folder was looked for before
+                _check_there(key, str(folder), from_hub=kinds is CODECS or kinds is DeepCompressionCodec)
+            return _autoencoder({})
+        if folder.name not in made:
+            raise ConfigError(f"{key}: {folder}: that run writes {', '.join(made)}")
+        return copy.deepcopy(made[folder.name])
+
+    def _made(self, folder: Path) -> Mapping[str, Any] | None:
+        return next((made for run_dir, made in self.to_come.items() if run_dir in folder.parents), None)
+
+    def sana_part(self, name: str, part: str) -> Path:
+        """Its folder, which is only missing if all of the model is on the hub."""
+        _check_there("stage.sana", name, from_hub=True)
+        if Path(name).is_dir() and not Path(name, part).is_dir():
+            raise ConfigError(
+                f"stage.sana: {name} has no folder {part}: put that of a SANA in diffusers format there"
+            )
+        return Path(name, part)
+
+    def from_sana(self, stage: PartSettings, folder: Path, channels: int | None) -> LinearSRTransformer:
+        """One on the hub is taken to be of its preset's size."""
+        wanted = stage.wanted
+        if folder.is_dir():
+            own = load_config(folder), wanted.lr_channels, wanted.num_null_tokens
+            return LinearSRTransformer(config_from_sana(*own, folder, channels))
+        return LinearSRTransformer(replace(wanted, caption_channels=channels or wanted.caption_channels))
+
+    def guidance(self, folder: Path) -> Guidance:
+        part = super().guidance(folder)
+        if isinstance(part, EncoderPart):
+            part.model_folder = folder.absolute().parent
+        return part
+
+    def experts(self, key: str, folder: Path) -> SNRExperts:
+        partition, folders = Partition(()), [folder]
+        if self._made(folder) is None:
+            _check_there(key, str(folder))
+            with prefixed(f"{key}: ", ConfigError, CheckpointError):
+                partition, folders = read_layout(folder, LinearSRTransformer)
+        return SNRExperts(partition, [self.read(key, path, LinearSRTransformer) for path in folders])
+
+
+def _check_there(key: str, name: str, from_hub: bool = False) -> None:
+    if not Path(name).is_dir() and not (from_hub and HUB_ID.fullmatch(name)):
+        hint = "a folder, or a hub id as owner/name" if from_hub else "one that was trained before"
+        raise ConfigError(f"{key}: {name} is no folder: give {hint}")
+
+
+def _built(folder: Path, kinds: Kinds, what: str) -> Any:
+    """The part in a folder, on the meta device, from its config alone."""
+    kind, raw = (kinds, load_config(folder)) if isinstance(kinds, type) else class_in(folder, kinds, what)
+    if kind is DeepCompressionCodec:
+        return _autoencoder({key: value for key, value in raw.items() if not key.startswith("_")})
+    return kind(kind.parse_config(raw, folder / CONFIG_NAME))
+
+
+def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
+    """An autoencoder of these settings; without any it is that of SANA."""
+    from diffusers import AutoencoderDC
+
+    return DeepCompressionCodec(AutoencoderDC(**settings))
+
+
+def check_parts(stage: PartSettings, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
+    """The network must take what stem and codec give, on one grid; a residual codec needs what its latents are of.
+
+    Raises ConfigError: one line that names the key.
     """
     if isinstance(codec, ResidualCodec) and not isinstance(stem, PredictiveStem):
         raise ConfigError(f"stage.stem: {stage.stem} predicts no image, which the residual codec needs")
@@ -135,10 +218,6 @@ def check_grid(stage: PartSettings, stem: LRStem, codec: Codec) -> None:
             f"stage.stem: its features lie {apart} HR pixels apart, the codec's latents {codec.compression}: "
             "they need one grid"
         )
-
-
-def check_channels(stage: PartSettings, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
-    """The network must take what its stem and its codec give. Raises as `check_grid`."""
     given = {
         "in_channels": ("codec", codec.latent_channels),
         "out_channels": ("codec", codec.latent_channels),

@@ -6,7 +6,7 @@ process that comes late would see what the main one has written since, and go an
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -24,8 +24,7 @@ _T = TypeVar("_T")
 def start(config: TrainConfig) -> Accelerator:
     """Join the other processes of the run, as `torchrun` or `accelerate launch` have set them up.
 
-    Raises:
-        ConfigError: something that is set does not go with so many processes, or with split weights.
+    Raises ConfigError: something that is set does not go with so many processes, or with split weights.
     """
     # of a layout that costs nothing here, of writing into outputs, which no loss here does, and of a single process
     for message in (
@@ -65,12 +64,18 @@ def start(config: TrainConfig) -> Accelerator:
 
 
 def from_main(make: Callable[[], _T]) -> _T:
-    """The result of `make` on the main process; every process must call this."""
-    state = PartialState(cpu=_on_cpu())
-    found: list[_T | None] = [make() if state.is_main_process else None]
+    """The result of `make` on the main process, or the ConfigError it raises; every process must call this."""
+    found: list[Any] = [None]
+    if PartialState(cpu=_on_cpu()).is_main_process:
+        try:
+            found = [make()]
+        except ConfigError as error:
+            found = [error]
     broadcast_object_list(found)
-    (value,) = found
-    return value  # type: ignore[return-value]
+    if isinstance(found[0], ConfigError):
+        raise found[0]
+    value: _T = found[0]
+    return value
 
 
 @torch.no_grad()

@@ -43,11 +43,8 @@ def _cleaned(settings: dict[str, Any]) -> dict[str, Any]:
     stage = settings.get("stage", {})
     if not isinstance(stage, dict):
         raise ValueError(f"stage: {stage} is a value, not a section")
-    for key, found in (
-        ("run_dir", "run_dir" in settings),
-        *((f"stage.{key}", key in stage) for key in ("boundaries", "expert")),
-    ):
-        if found:
+    for key in ("run_dir", "stage.boundaries", "stage.expert"):
+        if key.removeprefix("stage.") in (stage if "." in key else settings):
             raise ValueError(f"{key}: the recipe sets this for each run: leave it out")
     return settings
 

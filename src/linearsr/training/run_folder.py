@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
@@ -26,8 +27,6 @@ from linearsr.training.section import ConfigError
 KNEE_FILE = "knee.json"
 KNEE_FOLDER = "knee"
 _VALIDATED_FOLDER = "validated"
-_STARTED_FROM_FILE = "started_from.json"
-_IDENTITY = ("images", "trained_images", "written")
 _FIXED = (
     *("seed", "batch_size", "mixed_precision", "ema_decay", "stage.*", "data.*", "degradation_files.*"),
     # on other pictures it would be another curve, and other curves have another knee
@@ -53,24 +52,31 @@ class RunLog:
     def __init__(
         self, folder: Path, images: int, report: Report | None = None, trackers: Sequence[str] = ()
     ) -> None:
-        self.folder, self._report = folder, report or (lambda record: None)
-        self._names = trackers
+        self.folder, self._names, self._report = folder, trackers, report
         folder.mkdir(parents=True, exist_ok=True)
         self._open(images)
 
     def _open(self, images: int) -> None:
-        _forget_after(self.folder / METRICS_FILE, images)
+        metrics = self.folder / METRICS_FILE
+        # what an interrupted run wrote beyond its checkpoint will be written again
+        kept = [f"{json.dumps(record)}\n" for record in records(metrics) if record["images"] <= images]
+        with whole_file(metrics, "kept") as draft:
+            draft.write_text("".join(kept), encoding="utf-8")
         self._trackers = [_tracker(name, self.folder, images) for name in self._names]
 
     def write(self, record: Record) -> None:
         """Write a record down and report it; figures that are not finite become null."""
-        finite = {key: _or_null(value) for key, value in record.items()}
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in record.items()
+        }
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
         for tracker in self._trackers:
             figures = {name: value for name, value in finite.items() if isinstance(value, float)}
             tracker.log(figures, step=record["images"])
-        self._report(record)
+        if self._report is not None:
+            self._report(record)
 
     def rewind(self, images: int) -> None:
         """Forget what came after `images`, when the run goes back there."""
@@ -100,39 +106,25 @@ def write_picture(folder: Path, images: int, name: str, columns: Mapping[str, Te
     """Write images (3, H, W) in [-1, 1], side by side in the order of `columns`, to a run's `samples/`."""
     place = folder / "samples" / f"{images:010d}"
     place.mkdir(parents=True, exist_ok=True)
-    row = np.concatenate([_pixels(image) for image in columns.values()], axis=1)
-    Image.fromarray(row).save(place / f"{name}.png")
+    row = (torch.cat([image.float().cpu() for image in columns.values()], dim=2) + 1) / 2
+    pixels = (row.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(place / f"{name}.png")
 
 
-def _forget_after(metrics: Path, images: int) -> None:
-    """Drop the records of an interrupted run beyond its checkpoint: they will be written again."""
-    kept = [f"{json.dumps(record)}\n" for record in records(metrics) if record["images"] <= images]
-    with whole_file(metrics, "kept") as draft:
-        draft.write_text("".join(kept), encoding="utf-8")
-
-
-def _or_null(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    unit = ((image.float().cpu() + 1) / 2).clamp(0, 1)
-    return (unit.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-
-
-def claim(run_dir: Path, lock: FileLock) -> str:
-    """Lock a run folder. Returns "", or why it cannot be locked: another process trains in it."""
+def claim(run_dir: Path, lock: FileLock) -> None:
+    """Lock a run folder. Raises ConfigError if another process trains in it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()
     except Timeout:
-        return f"run_dir: {run_dir} is in use by a run of another process: wait for its end, or set another folder"
-    return ""
+        raise ConfigError(
+            f"run_dir: {run_dir} is in use by a run of another process: wait for its end, or set another folder"
+        ) from None
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
     """The settings with which a run was last started; empty: it never was."""
-    return _read(run_dir / CONFIG_FILE) or {}
+    return read_note(run_dir / CONFIG_FILE) or {}
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
@@ -142,8 +134,8 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     return {**config.model_dump(mode="json"), "degradation_files": files}
 
 
-def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -> None:
-    """Compare a config with the one that the run in a folder was begun with.
+def check_same_run(config: TrainConfig, finished: bool = False) -> None:
+    """Compare a config with the one that the run in its folder was begun with.
 
     How long a run is, and the rates of its optimizer, may change: after a divergence they have to. Of one that is
     finished, only what its weights do not depend on.
@@ -151,7 +143,7 @@ def check_same_run(run_dir: Path, config: TrainConfig, finished: bool = False) -
     Raises:
         ConfigError: something else was changed, as one line that names the key.
     """
-    before = dict(_fixed(begun_with(run_dir), finished))
+    before = dict(_fixed(begun_with(config.run_dir), finished))
     for key, value in _fixed(settings_of(config), finished):
         # a key that an older version did not know is no change
         if key in before and before[key] != value:
@@ -172,7 +164,7 @@ def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, A
 
 def knee_record(run_dir: Path) -> dict[str, Any] | None:
     """What `knee.json` says; None: the run is not finished."""
-    return _read(run_dir / KNEE_FILE)
+    return read_note(run_dir / KNEE_FILE)
 
 
 def validated(run_dir: Path, images: int) -> Path:
@@ -211,22 +203,6 @@ def reopen(run_dir: Path) -> None:
         (run_dir / KNEE_FILE).unlink()
 
 
-def note_start(run_dir: Path, inputs: Mapping[str, Path]) -> None:
-    """Write down the knees that a run starts from, by the names and folders of their runs."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(run_dir / _STARTED_FROM_FILE, {name: _identity(folder) for name, folder in inputs.items()})
-
-
-def changed_since(run_dir: Path, inputs: Mapping[str, Path]) -> list[str]:
-    """Names of the inputs whose knee is not the one that the run started from."""
-    noted = _read(run_dir / _STARTED_FROM_FILE) or {}
-    return [name for name, folder in inputs.items() if name in noted and noted[name] != _identity(folder)]
-
-
-def _identity(run_dir: Path) -> dict[str, Any]:
-    record = knee_record(run_dir) or {}
-    return {key: record.get(key) for key in _IDENTITY}
-
-
-def _read(path: Path) -> dict[str, Any] | None:
+def read_note(path: Path) -> dict[str, Any] | None:
+    """What a JSON file of a run says, if it is there."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

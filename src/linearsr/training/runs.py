@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from linearsr.models.rrdb import RRDBNet
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 from linearsr.runtime.checkpoints import write_json
+from linearsr.runtime.files import prefixed
 from linearsr.training.config import TrainConfig
 from linearsr.training.curves import CONFIG_FILE
 from linearsr.training.flow import FlowStage
@@ -30,16 +32,17 @@ from linearsr.training.recipe import RecipeConfig, Run, choose, in_recipe, last_
 from linearsr.training.run_folder import (
     KNEE_FOLDER,
     Report,
-    changed_since,
     check_same_run,
+    knee_record,
     note_knee,
-    note_start,
+    read_note,
     settings_of,
 )
 from linearsr.training.section import ConfigError
 from linearsr.training.trainer import Trainer
 
 MODEL_FOLDER = "model"
+_STARTED_FROM_FILE = "started_from.json"
 
 
 def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
@@ -83,49 +86,45 @@ def train_recipe(
 def check_begun(runs: Sequence[Run]) -> None:
     """Compare what was trained with what the configs say now.
 
-    Raises:
-        ConfigError: a run was begun with other settings, or from weights that are not those at the knee any more.
+    Raises ConfigError: a run was begun with other settings, or from weights that are not those at the knee any more.
     """
-    trouble = from_main(partial(_other_settings, runs)) or from_main(partial(_other_start, runs))
-    if trouble:
-        raise ConfigError(trouble)
+    from_main(partial(_check_begun, runs))
 
 
-def _other_settings(runs: Sequence[Run]) -> str:
-    for run in runs:
-        try:
-            if run.begun:
-                check_same_run(run.config.run_dir, run.config, run.finished)
-        except ConfigError as error:
-            return f"{run.name}: {error}" if len(runs) > 1 else str(error)
-    return ""
-
-
-def _other_start(runs: Sequence[Run]) -> str:
+def _check_begun(runs: Sequence[Run]) -> None:
+    begun = [run for run in runs if run.begun]
+    for run in begun:
+        with prefixed(f"{run.name}: " if len(runs) > 1 else "", ConfigError, ConfigError):
+            check_same_run(run.config, run.finished)
     outdated: dict[str, str] = {}
-    for run in runs:
-        inputs = _needed(run, runs)
-        other = changed_since(run.config.run_dir, _folders(inputs))
-        # what is trained on, or anew, will have another knee
-        other += [start.name for start in inputs if start.name in outdated or not start.finished]
-        if run.begun and other:
-            outdated[run.name] = other[0]
-    if not outdated:
-        return ""
-    verb, whose = ("was", "its folder") if len(outdated) == 1 else ("were", "their folders")
-    return (
-        f"{', '.join(outdated)} {verb} trained from another knee of {next(iter(outdated.values()))} than this config "
-        f"gives: remove {whose}, or set run_dir"
-    )
+    for run in begun:
+        noted = read_note(run.config.run_dir / _STARTED_FROM_FILE) or {}
+        for start in _needed(run, runs):
+            now = _identity(start)
+            # what is trained on, or anew, will have another knee
+            if noted.get(start.name, now) != now or start.name in outdated or not start.finished:
+                outdated.setdefault(run.name, start.name)
+    if outdated:
+        verb, whose = ("was", "its folder") if len(outdated) == 1 else ("were", "their folders")
+        raise ConfigError(
+            f"{', '.join(outdated)} {verb} trained from another knee of {next(iter(outdated.values()))} than this "
+            f"config gives: remove {whose}, or set run_dir"
+        )
 
 
 def _note_start(run: Run, inputs: Sequence[Run]) -> None:
+    """Write down the knees that a run starts from."""
     if not run.begun:
-        note_start(run.config.run_dir, _folders(inputs))
+        run.config.run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(
+            run.config.run_dir / _STARTED_FROM_FILE, {start.name: _identity(start) for start in inputs}
+        )
 
 
-def _folders(runs: Sequence[Run]) -> dict[str, Path]:
-    return {run.name: run.config.run_dir for run in runs}
+def _identity(run: Run) -> dict[str, Any]:
+    """What tells the knee of a run from another one."""
+    record = knee_record(run.config.run_dir) or {}
+    return {key: record.get(key) for key in ("images", "trained_images", "written")}
 
 
 def _unfinished(runs: Sequence[Run]) -> list[str]:

@@ -153,11 +153,6 @@ def student_weight(residual: Floats, noise: Floats) -> Floats:
     return np.asarray((_DEGREES + 1) / (_DEGREES + (residual / noise) ** 2))
 
 
-def student_log_density(residual: Floats, noise: Floats) -> Floats:
-    """Logarithm of the density of Student's t with scale `noise`, up to a constant."""
-    return np.asarray(-np.log(noise) - 0.5 * (_DEGREES + 1) * np.log1p((residual / noise) ** 2 / _DEGREES))
-
-
 def masked_median(values: Floats, chosen: Mask) -> Floats:
     """The (lower) median over the first axis of the chosen values; 0 where none is chosen."""
     ordered = np.sort(np.where(chosen, values, np.inf), axis=0)
@@ -179,21 +174,10 @@ _FALL = 2.5
 """After an onset, metrics fall more than once each, on average, so many times their noise below the level before."""
 
 
-@dataclass(frozen=True)
-class GoodPhase:
-    """Evaluations up to `end` (the onset, or all of them), and what they say about the knee.
+def good_phase(family: Family, values: Floats, swing: float) -> tuple[int, Floats]:
+    """Where the good phase of `values` (n, metrics) ends, at an onset of oscillation or n, and what it tells.
 
-    `posterior` (K, shapes, metrics) is the probability of each curve by that metric alone; the prior where it shows
-    no gain.
-    """
-
-    end: int
-    posterior: Floats
-
-
-def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
-    """Split `values` (n, metrics) at the onset of oscillation, if there is one.
-
+    That is the probability of each curve by a metric alone (K, shapes, metrics); the prior where it shows no gain.
     Higher is better, NaN is missing; n is at least `SHORTEST_GOOD_PHASE`.
     """
     n, metrics = values.shape
@@ -224,7 +208,7 @@ def good_phase(family: Family, values: Floats, swing: float) -> GoodPhase:
     fit = whole if end == n else fit_curves(family.gained[:, :end], values[:end], finite[:end, :, 0])
     likelihood = np.exp(fit.log_likelihood).reshape(*family.early.shape, metrics)
     posterior = likelihood * family.prior[:, None, None]
-    return GoodPhase(end, posterior / posterior.sum((0, 1)))
+    return end, posterior / posterior.sum((0, 1))
 
 
 def _evidence(residual: Floats, noise: Floats, good: Mask, tail: Mask, swing: float) -> Floats:
@@ -235,5 +219,7 @@ def _evidence(residual: Floats, noise: Floats, good: Mask, tail: Mask, swing: fl
         weighted = tail * student_weight(residual, wild) * residual**2
         wild = np.maximum(swing * noise, np.sqrt(weighted.sum(0) / count))
     scale = np.where(good, noise, wild)
-    density = np.where(good | tail, student_log_density(residual, scale), 0.0).sum(0)
+    # that of Student's t, up to a constant
+    log_density = -np.log(scale) - 0.5 * (_DEGREES + 1) * np.log1p((residual / scale) ** 2 / _DEGREES)
+    density = np.where(good | tail, log_density, 0.0).sum(0)
     return np.asarray(density - density[:, -1:])

@@ -8,10 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-_EXTRAS = {"diffusers": "full", "transformers": "full"}
-"""Of the package, by the module that not everybody installs."""
-_ALONE = ("wandb",)
-"""Of no extra."""
+_PACKAGES = {"diffusers": "'linearsr[full]'", "transformers": "'linearsr[full]'", "wandb": "wandb"}
+"""What to install for a module that the extra `train` does not bring."""
 
 
 class ConfigError(ValueError):
@@ -36,9 +34,8 @@ def check_fields(kind: Any, names: Iterable[str], key: str) -> None:
 
 def remedy(module: str) -> str:
     """The command that installs `module`, with what else its extra holds."""
-    if module in _ALONE:
-        return f"pip install {module}"
-    return f"pip install 'linearsr[{_EXTRAS.get(module.partition('.')[0], 'train')}]'"
+    package = _PACKAGES.get(module.partition(".")[0], "'linearsr[train]'")
+    return f"pip install {package}"
 
 
 def require(module: str, key: str) -> None:

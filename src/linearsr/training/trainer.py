@@ -40,17 +40,7 @@ from linearsr.training.run_folder import (
     validated,
     write_picture,
 )
-from linearsr.training.section import ConfigError
-from linearsr.training.state import (
-    ExponentialMovingAverage,
-    Progress,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_drafts,
-    save_checkpoint,
-    update_progress,
-    whole,
-)
+from linearsr.training.state import Checkpoints, ExponentialMovingAverage, Progress, whole
 from linearsr.training.validation import Validation
 
 
@@ -76,17 +66,17 @@ class Trainer:
         self.log: RunLog | None = None
         self._saved = 0
         self._validations: list[Record] = []
-        self.checkpoints = config.run_dir / "checkpoints"
-        self._newest = partial(latest_checkpoint, self.checkpoints)
+        self.checkpoints = Checkpoints(config.run_dir / "checkpoints", self.bare, self.ema, self.optimizer)
         self._lock = FileLock(config.run_dir / ".lock", timeout=0)
+        self._claim = partial(claim, config.run_dir, self._lock)
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
         config = self.config
-        if from_main(self._newest) is not None:
-            check_same_run(config.run_dir, config)
-        self._lock_folder()
-        folder = from_main(self._newest)
+        if from_main(self.checkpoints.newest) is not None:
+            check_same_run(config)
+        from_main(self._claim)
+        folder = from_main(self.checkpoints.newest)
         if folder is not None:
             before = from_main(partial(begun_with, config.run_dir))
             self._load(folder)
@@ -103,7 +93,7 @@ class Trainer:
             ConfigError: another process trains in the run folder.
         """
         config = self.config
-        self._lock_folder()
+        from_main(self._claim)
         vocabulary, file = self.objective.vocabulary, config.data.tags
         photo_tags = None if vocabulary is None or file is None else PhotoTags(file, vocabulary)
         drawn = self.objective.scale, config.seed, self._total_images
@@ -118,17 +108,13 @@ class Trainer:
                 self.log.close()
             self._lock.release(force=True)
 
-    def _lock_folder(self) -> None:
-        if trouble := from_main(partial(claim, self.config.run_dir, self._lock)):
-            raise ConfigError(trouble)
-
     def _run(self, pairs: CropPairs, validation: Validation) -> Path:
         if self.accelerator.is_main_process:
             write_json(self.config.run_dir / CONFIG_FILE, settings_of(self.config))
             reopen(self.config.run_dir)
-            remove_drafts(self.checkpoints)
+            self.checkpoints.remove_drafts()
         self._remember()
-        if from_main(self._newest) is None:
+        if from_main(self.checkpoints.newest) is None:
             self._save()  # the start, so that the guard has something to go back to
         self.network.train()
         while not self._train(pairs, validation):
@@ -211,7 +197,7 @@ class Trainer:
                 f"each with {guard.lr_factor:g} times the learning rate, did not help: lower optimizer.lr"
             )
         rollbacks, lr_scale = self.progress.rollbacks + 1, self.progress.lr_scale * guard.lr_factor
-        folder = from_main(self._newest)
+        folder = from_main(self.checkpoints.newest)
         assert folder is not None
         self._load(folder)
         self._set_guard(lr_scale, rollbacks)
@@ -225,7 +211,7 @@ class Trainer:
         """Set what the guard has done so far, in the newest checkpoint too."""
         self.progress.lr_scale, self.progress.rollbacks = lr_scale, rollbacks
         if self.accelerator.is_main_process:
-            update_progress(self.checkpoints, self.progress)
+            self.checkpoints.update(self.progress)
 
     def _remember(self) -> None:
         """Tell the guard and the knee what the log says of earlier steps."""
@@ -274,19 +260,12 @@ class Trainer:
             self.log.write(record)
 
     def _load(self, folder: Path) -> None:
-        self.progress = load_checkpoint(folder, self.bare, self.ema, self.optimizer)
+        self.progress = self.checkpoints.load(folder)
         self._saved = self.progress.images
 
     def _save(self) -> None:
-        save_checkpoint(
-            self.checkpoints,
-            self.progress,
-            self.bare,
-            self.ema,
-            self.optimizer,
-            keep=self.config.keep_checkpoints,
-            write=self.accelerator.is_main_process,
-        )
+        keep, write = self.config.keep_checkpoints, self.accelerator.is_main_process
+        self.checkpoints.save(self.progress, keep, write)
         self._saved = self.progress.images
         self.accelerator.wait_for_everyone()
 

@@ -1,6 +1,6 @@
 """Validation during training: whole photos, degraded once with a fixed seed, upscaled by the averaged weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -86,8 +86,7 @@ def validation_pairs(
 ) -> list[tuple[str, Tensor, Tensor]]:
     """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
 
-    Raises:
-        ConfigError: as `validation_photos`.
+    Raises ConfigError: as `validation_photos`.
     """
     pairs, how = [], named_degradation(degradation)
     for path in validation_photos(folder, scale, max_pictures, least_side):
@@ -137,11 +136,13 @@ class Validation:
             estimates = self._upscale(network, lr, hr, self.tags[index])
             if place >= len(self.pairs):
                 continue
+            # metrics without a reference look at the sample, or else at the first
+            natural = _SAMPLE if _SAMPLE in estimates else next(iter(estimates))
             for setting, image in estimates.items():
                 found += [
                     (f"{label(degradation)}/{setting}/{metric}", scorer(_unit(image), _unit(hr)))
                     for metric, scorer in self.scorers.items()
-                    if METRICS[metric].kind == "full-reference" or setting == _natural(estimates)
+                    if METRICS[metric].kind == "full-reference" or setting == natural
                 ]
             if index < self.config.sample_pictures:
                 enlarged = nn.functional.interpolate(lr[None], size=hr.shape[-2:], mode="nearest")[0]
@@ -154,24 +155,14 @@ class Validation:
         return {key: round(sum(sorted(values)) / len(values), 4) for key, values in sorted(sums.items())}
 
     def _upscale(self, network: nn.Module, lr: Tensor, hr: Tensor, tags: Tensor) -> dict[str, Tensor]:
-        multiple, device = self.objective.multiple_of, self.accelerator.device
-        batch = Batch(
-            pad_to_multiple(lr[None], multiple).to(device),
-            pad_to_multiple(hr[None], multiple * self.objective.scale).to(device),
-            tags[None].to(device),
-            seeds=[0],
-        )
+        multiple, (height, width) = self.objective.multiple_of, hr.shape[-2:]
+        device = self.accelerator.device
+        padded_lr = pad_to_multiple(lr[None], multiple).to(device)
+        padded_hr = pad_to_multiple(hr[None], multiple * self.objective.scale).to(device)
+        batch = Batch(padded_lr, padded_hr, tags[None].to(device), seeds=[0])
         with self.accelerator.autocast():
             images = self.objective.predict(network, batch)
-        return {
-            setting: image[0, :, : hr.shape[-2], : hr.shape[-1]].float().cpu()
-            for setting, image in images.items()
-        }
-
-
-def _natural(estimates: Mapping[str, Tensor]) -> str:
-    """The setting that metrics without a reference look at: the sample, or else the first."""
-    return _SAMPLE if _SAMPLE in estimates else next(iter(estimates))
+        return {setting: image[0, :, :height, :width].float().cpu() for setting, image in images.items()}
 
 
 def _unit(image: Tensor) -> Tensor:

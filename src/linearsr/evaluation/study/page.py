@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from linearsr.evaluation.matching import match, plain_stem
@@ -39,12 +38,8 @@ class Scene(Generic[_T]):
 def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -> list[Scene[Path]]:
     """All LR images, sorted by name, each with its results; see `match`. Results without an LR image are left out.
 
-    Args:
-        methods: folder of results by method, searched to the bottom, as the others.
-
-    Raises:
-        ValueError: fewer than two methods, a folder used twice or without images, two files of one stem, or an LR image
-            without a partner.
+    Raises ValueError: fewer than two methods, a folder used twice or without images, two files of one stem, or an LR
+    image without a partner.
     """
     if len(methods) < 2:
         raise ValueError("a study compares at least two methods: give NAME=FOLDER for each")
@@ -97,7 +92,9 @@ def cut_scene(scene: Scene[Path], crop: int) -> Scene[Pixels]:
         )
     w, h = min(crop, width), min(crop, height)
     spread = np.ptp(np.stack(list(results.values())), axis=0).sum(axis=2, dtype=np.int64)
-    y, x = largest_window(spread, h, w)
+    sums = np.pad(spread.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    y, x = map(int, np.unravel_index(windows.argmax(), windows.shape))
     box = (x / scale_x, y / scale_y, (x + w) / scale_x, (y + h) / scale_y)
     enlarged = Image.fromarray(lr).resize((w, h), Image.Resampling.BICUBIC, box=box)
     inner = slice(y, y + h), slice(x, x + w)
@@ -156,25 +153,11 @@ def make_page(
     }
     study = hashlib.blake2b(json.dumps([title, data]).encode(), digest_size=8).hexdigest()
     key = Key(study=study, title=title, crop=crop, methods=methods, candidates=candidates, **asked)
-    return _filled(title, {"study": study, **data}), key
-
-
-def _filled(title: str, data: dict[str, Any]) -> str:
     texts = {name: (_ASSETS / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     # a "</script>" in a question must not end the element
-    parts = {"title": html.escape(title), "style": texts["css"], "script": texts["js"]}
-    parts["data"] = json.dumps(data).replace("<", "\\u003c")
-    return _PLACE.sub(lambda match: parts[match[1]], texts["html"])
-
-
-def largest_window(values: NDArray[np.int64], rows: int, columns: int) -> tuple[int, int]:
-    """Top and left of the window of `rows` x `columns` with the largest sum of values (h, w)."""
-    sums = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    windows = (
-        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns] + sums[:-rows, :-columns]
-    )
-    top, left = np.unravel_index(int(windows.argmax()), windows.shape)
-    return int(top), int(left)
+    filled = json.dumps({"study": study, **data}).replace("<", "\\u003c")
+    parts = {"title": html.escape(title), "style": texts["css"], "script": texts["js"], "data": filled}
+    return _PLACE.sub(lambda match: parts[match[1]], texts["html"]), key
 
 
 def data_url(pixels: Pixels) -> str:

@@ -145,7 +145,7 @@ def score(files: Mapping[str, Answers], key: Key) -> dict[str, Any]:
         else:
             used[answers.participant] = name
     counted = [files[name] for name in used.values()]
-    asked, same = (sum(_repeats(answers)[i] for answers in counted) for i in range(2))
+    alike = [same for answers in counted for same in _repeated_alike(answers)]
     seconds = [answer.seconds for answers in counted for answer in answers.answers]
     questions = []
     for number, question in enumerate(key.questions):
@@ -167,8 +167,8 @@ def score(files: Mapping[str, Answers], key: Key) -> dict[str, Any]:
     return {
         "participants": len(used),
         "left_out": left_out,
-        "repeats": asked,
-        "consistent": same,
+        "repeats": len(alike),
+        "consistent": sum(alike),
         "seconds": median(seconds) if seconds else None,
         "questions": questions,
     }
@@ -185,15 +185,14 @@ def _reason(answers: Answers, key: Key) -> str:
     return ""
 
 
-def _repeats(answers: Answers) -> tuple[int, int]:
-    """(how many repeats, how many of them answered as the first time)"""
+def _repeated_alike(answers: Answers) -> list[bool]:
+    """Of each repeat whether it was answered as the first time."""
     chosen = {(a.trial, a.question): getattr(a, a.choice, None) for a in answers.answers}
-    alike = [
+    return [
         chosen[a.repeats, a.question] == chosen[a.trial, a.question]
         for a in answers.answers
         if a.repeats is not None
     ]
-    return len(alike), sum(alike)
 
 
 def _share(votes: Sequence[Vote], method: str, over: str | None = None) -> dict[str, Any]:
