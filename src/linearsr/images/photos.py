@@ -2,14 +2,17 @@
 
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from linearsr.images.degradation import Degradation, degrade
 from linearsr.images.reading import DEFAULT_MAX_PIXELS, read_8_bit
+
+if TYPE_CHECKING:
+    from linearsr.images.degradation import Degradation
+
 
 _BLOCK = 16
 
@@ -45,7 +48,7 @@ def file_generator(seed: int, name: str) -> np.random.Generator:
 
 def degraded_pair(
     path: Path,
-    degradation: Degradation,
+    degradation: "Degradation",
     seed: int,
     scale: int,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -60,6 +63,8 @@ def degraded_pair(
         ImageError: the photo cannot be read.
         ValueError: the photo is smaller than one LR pixel.
     """
+    from linearsr.images.degradation import degrade
+
     hr = crop_to_multiple(read_rgb(source or path, max_pixels), scale)
     return degrade(hr, degradation, file_generator(seed, path.stem), scale), hr
 
