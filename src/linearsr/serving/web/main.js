@@ -286,8 +286,10 @@ function turnTo(photo) {
 
 function askForKey(wrong) {
   $("key-wrong").hidden = !wrong;
-  $("key-text").value = "";
-  if (!$("key").open) $("key").showModal();
+  if (!$("key").open) {
+    $("key-text").value = "";
+    $("key").showModal();
+  }
   return new Promise((resolve) => $("key").addEventListener("close", () => resolve($("key-text").value), { once: true }));
 }
 
