@@ -85,7 +85,11 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--figure", type=Path, help="draw seconds over megapixels into this PNG")
     args = parser.parse_args()
-    config, device, dtype = PRESETS[args.preset], named_device(args.device), getattr(torch, args.dtype)
+    try:
+        device = named_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
+    config, dtype = PRESETS[args.preset], getattr(torch, args.dtype)
     network = LinearSRTransformer(config).to(device, dtype).eval().fuse_projections_()
     curves: dict[str, tuple[list[int], list[float]]] = {"ours": ([], []), "softmax": ([], [])}
     table = Table("LR side", "output MP", "tokens", "ours, s", "softmax, s", "ratio", box=SIMPLE_HEAD)

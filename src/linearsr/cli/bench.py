@@ -52,7 +52,7 @@ def bench(
     report = {
         "model": pipe.config.name,
         "device": device_name(pipe.device),
-        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "arithmetic": pipe.arithmetic,
         "runs": runs,
         "steps": pipe.config.num_inference_steps,
         "sizes": reports,
@@ -74,7 +74,7 @@ def _parse_sizes(text: str) -> "list[Size]":
 
 def _show(report: dict[str, Any]) -> None:
     screen = out()
-    screen.print(f"{report['model']}: {report['dtype']} on {report['device']}", soft_wrap=True)
+    screen.print(f"{report['model']}: {report['arithmetic']} on {report['device']}", soft_wrap=True)
     parts = table("input", "part", "parameters", "GMAC")
     times = table("input", "output", "tokens", "1 NFE, s", "image, s", "peak")
     for size in report["sizes"]:
@@ -87,4 +87,5 @@ def _show(report: dict[str, Any]) -> None:
     screen.print(parts)
     steps = f"; MACs of the transformer are per step ({report['steps']} steps)" if report["steps"] > 1 else ""
     screen.print(times)
-    screen.print(f"median of {report['runs']} runs{steps}")
+    runs = "1 run" if report["runs"] == 1 else f"median of {report['runs']} runs"
+    screen.print(f"{runs}{steps}")
