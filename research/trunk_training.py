@@ -7,7 +7,7 @@ The losses (`trunk_losses.py`): L1, features of EfficientNet-Lite0 (ImageNet), L
 of paired pictures (Jolicoeur-Martineau 2018): heads on features of the picture and of the upsampled LR picture, and one
 on pixels, kept smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Detail where the truth
 has none costs extra. The discriminator's gradient is a set share of the others', and each crop has its part of it: more
-where the LR picture is noisy or blurred, or detail is missing. Low frequencies are those of the LR picture, in training
+where the LR picture is noisy or detail is missing. Low frequencies are those of the LR picture, in training
 as in use. The network computes in bfloat16, with float32 weights for the optimizer. What is written lies between the
 weights of `--trunk` and the trained ones, which begin as those of `--start`. All is saved every ten minutes; the same
 command goes on from there.
@@ -146,7 +146,7 @@ class Training:
             return told
 
         # towards the truth, and not far from a picture without grain
-        loss = 1.5 * F.l1_loss(window, hr) + 3 * needless + 1.5 * lpips_values(window, hr).mean()
+        loss = 1.5 * F.l1_loss(window, hr) + 5 * needless + 1.5 * lpips_values(window, hr).mean()
         loss = loss + 0.6 * distance(of_window, of_hr)
         if has_teacher:
             with torch.no_grad():
@@ -249,7 +249,7 @@ def main() -> None:
     )
     parser.add_argument("--rate", type=float, default=1.6e-5)
     parser.add_argument(
-        "--share", type=float, default=0.9, help="norm of the adversarial gradient over the others'"
+        "--share", type=float, default=0.7, help="norm of the adversarial gradient over the others'"
     )
     parser.add_argument(
         "--blend", type=float, default=0.65, help="how far on the way to what was trained is written"
