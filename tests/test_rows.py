@@ -270,3 +270,10 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
     )
     low, high = map(int, run.stdout.split())
     assert high - low < 0.5 * 3 * 512 * 16384  # half of its bytes, let alone its floats
+
+
+def test_a_work_file_that_became_shorter_is_told(tmp_path):
+    rows = row_file.RowFile(tmp_path / "work.rows", 4, 5, 1, np.dtype(np.float32))
+    rows.append(np.zeros((3, 5, 1), np.float32))
+    with pytest.raises(OSError, match=r"work\.rows: shorter than it was"):
+        rows.read(1, 4)

@@ -13,6 +13,7 @@ from linearsr.training.recipe import Run
 from linearsr.training.run_folder import check_same_run
 from linearsr.training.runs import check_begun
 from linearsr.training.section import ConfigError
+from linearsr.training.state import latest_checkpoint
 from linearsr.training.trainer import Trainer
 from training_tools import (
     flow_stage,
@@ -147,3 +148,10 @@ def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
                 begin()
     trainer(photos, run).run()
     assert trainer(photos, run).resume() == 12
+
+
+def test_a_file_among_checkpoints_is_none(tmp_path: Path) -> None:
+    (tmp_path / "0000001000.zip").touch()
+    assert latest_checkpoint(tmp_path) is None
+    (tmp_path / "0000000500").mkdir()
+    assert latest_checkpoint(tmp_path) == tmp_path / "0000000500"

@@ -76,7 +76,7 @@ def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite:
         raise BulkError(f"{target} is the folder of the inputs: choose another one with -o")
     names = [name for name in names if place is None or not name.startswith(f"{place}/")]
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-    files = [name for name in names if _is_image(name)]
+    files = [name for name in names if is_image_name(Path(name))]
     tars = [name for name in names if name.lower().endswith(".tar")]
     if not files and not tars:
         raise BulkError(f"{source}: no images and no tar files there")
@@ -101,10 +101,6 @@ def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite:
     )
 
 
-def _is_image(name: str) -> bool:
-    return is_image_name(Path(name)) and not name.startswith(".")
-
-
 def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
     """The images in an uncompressed tar file, and what is wrong with it: where it breaks off, the rest is left out."""
     # by name: of several members of one name the last counts
@@ -113,7 +109,7 @@ def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
     try:
         with store.open(tar) as file, tarfile.open(fileobj=file, mode="r:") as members:
             for member in members:
-                if member.isreg() and _is_image(PurePosixPath(member.name).name):
+                if member.isreg() and is_image_name(Path(PurePosixPath(member.name).name)):
                     name = f"{tar}/{member.name}"
                     items[name] = Item(name, tar, tar, member.offset_data, member.size)
             # tarfile takes a file that ends between two members for whole

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from os import PathLike, fspath
 from typing import Literal
 
@@ -65,7 +65,7 @@ class Picture(Notes):
     colour: FloatArray
     alpha: FloatArray | None = None
     bits: Literal[8, 16] = 8
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         shape, dtype = self.colour.shape, self.colour.dtype

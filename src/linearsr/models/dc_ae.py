@@ -117,7 +117,8 @@ def _decoder_stages(autoencoder: "AutoencoderDC", unscaled: Callable[[Tensor], T
     from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, EfficientViTBlock
 
     decoder, dtype = autoencoder.decoder, autoencoder.dtype
-    stages = [Stage([partial(_entry, decoder, unscaled)], decoder.conv_in.out_channels, 1, dtype)]
+    entry, cost = partial(_entry, decoder, unscaled), sum(p.numel() for p in decoder.conv_in.parameters())
+    stages = [Stage([entry], decoder.conv_in.out_channels, 1, dtype, cost=cost)]
     for block in [*(block for level in reversed(decoder.up_blocks) for block in level), decoder.conv_out]:
         stage, part = stages[-1], partial(_part, block)
         if isinstance(block, EfficientViTBlock):

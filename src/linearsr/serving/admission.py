@@ -102,7 +102,7 @@ class Admission:
         # a page of another site cannot read our answers, but could send us work
         origin = None if scope["method"] in ("GET", "HEAD", "OPTIONS") else headers.get("origin")
         known = origin is None or origin in self._settings.cors_origins
-        if not known and urlsplit(origin).netloc != host:
+        if not known and (not host or urlsplit(origin).netloc != host):
             message = "pages of other sites may not use this server: start it with --cors-origin ORIGIN, or let the "
             raise Problem(403, "forbidden", f"{message}proxy pass the Host header on")
         owner = self._owner(headers) if scope["path"].startswith("/v1/") else ""

@@ -129,8 +129,8 @@ class JobView(BaseModel):
 
     @field_validator("created", "started", "finished", "expires", mode="before")
     @classmethod
-    def _in_milliseconds(cls, seconds: float | None) -> float | None:
-        return seconds and round(seconds, 3)
+    def _in_milliseconds(cls, seconds: object) -> object:
+        return round(seconds, 3) if isinstance(seconds, float) else seconds
 
 
 class JobsView(BaseModel):

@@ -88,10 +88,12 @@ class Worker(Watcher):
     def _upscale(self, task: Message) -> Message:
         asked = Upscaling(task["options"], task["max_pixels"], task["quality"], overwrite=True)
         target = Path(task["output"])
-        made = asked.upscale(self._pipeline, Job(Path(task["input"]), target), self)
-        if task["id"] in self._cancelled:
-            target.unlink()
-            raise Cancelled
+        try:
+            made = asked.upscale(self._pipeline, Job(Path(task["input"]), target), self)
+            self._go_on()
+        except Cancelled:
+            target.unlink(missing_ok=True)
+            raise
         width, height = made["size"]
         return {
             "output": {"width": width, "height": height, "bytes": target.stat().st_size},

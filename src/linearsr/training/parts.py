@@ -211,7 +211,8 @@ def check_parts(stage: PartSettings, network: TransformerConfig, stem: LRStem, c
     Raises ConfigError: one line that names the key.
     """
     if isinstance(codec, ResidualCodec) and not isinstance(stem, PredictiveStem):
-        raise ConfigError(f"stage.stem: {stage.stem} predicts no image, which the residual codec needs")
+        found = f"{stage.stem} predicts no image" if stage.stem else "none is given"
+        raise ConfigError(f"stage.stem: {found}, and the residual codec needs a predictive stem")
     apart = stem.config.scale * stem.multiple_of
     if apart != codec.compression:
         raise ConfigError(

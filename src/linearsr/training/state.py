@@ -127,7 +127,7 @@ class Checkpoints:
         if folder.exists():
             _remove(folder)
         os.replace(draft, folder)
-        for old in sorted(self.root.glob("[0-9]*"))[:-keep]:
+        for old in _checkpoints(self.root)[:-keep]:
             _remove(old)
 
     def load(self, folder: Path) -> Progress:
@@ -168,7 +168,12 @@ class Checkpoints:
 
 def latest_checkpoint(root: Path) -> Path | None:
     """The newest complete checkpoint under `root`, or None."""
-    return max(root.glob("[0-9]*"), default=None)
+    return max(_checkpoints(root), default=None)
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    """The folders of checkpoints, the oldest first."""
+    return sorted(path for path in root.glob("[0-9]*") if path.is_dir())
 
 
 def _parts(folder: Path) -> list[str]:

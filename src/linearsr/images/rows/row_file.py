@@ -39,6 +39,8 @@ class RowFile:
         """Rows `top` to `bottom`, (bottom - top, width, channels)."""
         shape = (bottom - top, self.width, self.channels)
         samples = np.fromfile(self.path, self.dtype, math.prod(shape), offset=top * self.row_bytes)
+        if samples.size < math.prod(shape):
+            raise OSError(f"{self.path}: shorter than it was")
         return samples.reshape(shape)
 
     def strips(self, multiple: int = 1) -> Iterator[tuple[int, int]]:
