@@ -173,6 +173,18 @@ def test_tar_to_tar(tmp_path, calls):
     assert not planned(tmp_path / "in", tmp_path / "out", ".webp", shards=True).todo
 
 
+@pytest.mark.parametrize("name", ["set.tar.gz", "set.TGZ", "set.tar.xz"])
+def test_a_compressed_tar_is_reported(tmp_path, name):
+    """There is no random access in it."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    source = fill(tmp_path / "in", {"b.png": png(0), name: data.getvalue()})
+    plan = planned(source, tmp_path / "out")
+    assert "uncompressed" in plan.problems[name]
+    assert outputs(plan) == {"b.png": "b.png"}
+
+
 def test_tar_to_tar_needs_tars(tmp_path):
     source = fill(tmp_path / "in", {"a.png": png(0), "set.tar": tar_of({"a.png": png(0)})})
     with pytest.raises(BulkError, match=r"a\.png is no tar file"):

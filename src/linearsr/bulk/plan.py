@@ -1,5 +1,6 @@
 """What a bulk job has to do: each image among the inputs, where its result goes, and what is done already."""
 
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from linearsr.images.files import is_image_name
 
 REPORT_NAME = "report.parquet"
 _INDEX_THREADS = 16
+_TAR = re.compile(r"\.(tar|tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
+"""Names of tar files; of the compressed ones, which have no random access, each is reported."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite:
     names = [name for name in names if place is None or not name.startswith(f"{place}/")]
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     files = [name for name in names if is_image_name(Path(name))]
-    tars = [name for name in names if name.lower().endswith(".tar")]
+    tars = [name for name in names if _TAR.search(name)]
     if not files and not tars:
         raise BulkError(f"{source}: no images and no tar files there")
     if shards and files:
