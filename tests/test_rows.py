@@ -203,6 +203,15 @@ def test_a_result_by_rows_is_the_result_at_once(tmp_path, channels, bits, extens
     assert shares == sorted(shares)
 
 
+def test_a_file_past_the_limit_of_tiff_is_big_tiff(tmp_path, monkeypatch):
+    monkeypatch.setattr("linearsr.images.tiff._LARGEST_FILE", 100)
+    write_image(picture(bits=16), tmp_path / "in.png")
+    doubled(tmp_path / "in.png", tmp_path / "out.tif", tmp_path).close()
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert file.is_bigtiff
+        assert file.asarray().shape == (2 * HEIGHT, 2 * WIDTH, 3)
+
+
 def test_a_result_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     write_image(picture(), tmp_path / "in.png")
     writer = doubled(tmp_path / "in.png", tmp_path / "out.png", tmp_path)
