@@ -96,6 +96,8 @@ def test_limits_and_keys(served_model, tmp_path):
         problem(client.post("/v1/upscale", content=chunks, headers=kind), 413, "too_large")
 
         strange = client.post("/v1/upscale", headers={"Origin": "https://other.example"})
+        nameless = client.post("/v1/upscale", headers={"Origin": "null", "Host": ""})
+        problem(nameless, 403, "forbidden")
         problem(strange, 403, "forbidden")
         friend = client.get("/v1/models", headers={"Origin": "https://friend.example"})
         assert friend.headers["access-control-allow-origin"] == "https://friend.example"
