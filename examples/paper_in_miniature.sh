@@ -14,7 +14,7 @@ if [ -e "$out" ]; then
 fi
 mkdir -p "$out/results"
 
-echo "== checkpoints: SANA, Gemma 2, SigLIP, CLIP, DINOv2, as diffusers and transformers write them"
+echo "== checkpoints: SANA, Gemma 2, CLIP, DINOv2, as diffusers and transformers write them"
 python examples/paper_in_miniature.py checkpoints "$parts"
 
 echo "== convert: a .pth of NVlabs to the format of diffusers, a SANA to a LinearSR that is still to be trained"

@@ -9,13 +9,14 @@ import torch
 
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition
+from linearsr.guidance.own_tagger import OwnTagger, OwnTaggerConfig
 from linearsr.models.dc_ae import DeepCompressionCodec
 from linearsr.models.lr_stem import StridedStem, StridedStemConfig
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.models.transformer_config import PRESETS
 from linearsr.pipeline import LinearSRPipeline, PipelineConfig
 from linearsr.runtime.checkpoints import write_json
-from tiny_encoders import autoencoder_config, write_gemma2, write_siglip, write_tokenizer
+from tiny_encoders import autoencoder_config, write_gemma2, write_tokenizer
 
 TAGS = ("sky", "tree", "brick wall", "ivy", "sea")
 NETWORK = replace(PRESETS["tiny"], num_null_tokens=8)
@@ -41,13 +42,13 @@ def pipeline(**settings: object) -> LinearSRPipeline:
 
 
 def write_full_size_model(folder: Path, **settings: object) -> Path:
-    """SigLIP as the tagger, its tags through Gemma 2; the parts of SANA where SANA has them."""
-    pipeline(**settings).save_pretrained(folder)
+    """A small tagger, its tags through Gemma 2; the parts of SANA where SANA has them."""
+    pipe = pipeline(**settings)
+    pipe.tagger = OwnTagger(OwnTaggerConfig(TAGS, (0.0,) * len(TAGS), 3, image_size=16, num_blocks=2)).eval()
+    pipe.save_pretrained(folder)
     write_gemma2(folder / "text_encoder")
     write_tokenizer(folder / "tokenizer")
-    write_siglip(folder / "tagger_encoder")
     add_part(folder, "guidance", "TextGuidance", channels=16)
-    add_part(folder, "tagger", "ZeroShotTagger", vocabulary=TAGS, threshold=0.0, max_tags=3)
     return folder
 
 

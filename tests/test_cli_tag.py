@@ -19,7 +19,6 @@ from linearsr.guidance.tags import TagGuidance, TagGuidanceConfig
 from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.data import CropPairs, DataConfig
 from linearsr.training.photo_tags import PhotoTags, read_tags, read_vocabulary
-from tiny_encoders import write_siglip
 from tiny_model import build
 
 TAGS = ("sky", "tree", "brick wall", "ivy")
@@ -145,14 +144,6 @@ def test_where_nothing_could_be_tagged_nothing_is_written(tagged, tmp_path):
     assert not list(tmp_path.glob("out.*"))
 
 
-def test_a_siglip_with_a_vocabulary(photos, tmp_path):
-    write_siglip(tmp_path / "siglip")
-    (tmp_path / "tags.txt").write_text("sky\nивы\n", encoding="utf-8")
-    named = ("--tagger", tmp_path / "siglip", "--vocabulary", tmp_path / "tags.txt")
-    report = document(tag(photos / "a.png", *named, "--threshold", 0, "--json"))
-    assert {found["tag"] for found in report["tags"]} == {"sky", "ивы"}
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -160,7 +151,7 @@ def test_a_siglip_with_a_vocabulary(photos, tmp_path):
         (("--tagger", "nowhere"), "no such folder"),
         (("--tagger", "ram"), "needs the folder of its weights"),
         (("--tagger", "ram++", "--weights", "."), "ram"),
-        (("--vocabulary", "tags.txt"), "do not apply to the model's own tagger"),
+        (("--weights", "."), "does not apply to the model's own tagger"),
         (("--device", "abacus"), "--device abacus"),
         (("-o", "tags.csv"), "-o tags.csv: tags are written as JSON"),
         (("-o", "nowhere/tags.json"), "choose a file in an existing folder"),
@@ -234,14 +225,6 @@ def test_tags_on_the_default_path_import_no_heavy_library(tagged, photos):
     """
     command = [sys.executable, "-c", code, str(photos / "a.png"), "--model", str(tagged), "--json"]
     assert subprocess.check_output(command, text=True, env=ENVIRONMENT).endswith("}\n[]\n")
-
-
-def test_info_shows_vocabulary_and_tagger(tagged):
-    model = document(linearsr("info", tagged, "--json"))["model"]
-    assert model["guidance"] == {"kind": "tags", "token_channels": 16, "known_tags": 4}
-    assert model["tagger"] == {"class": "OwnTagger", "known_tags": 4}
-    assert model["parameters"] == sum(part["parameters"] for part in model["parts"])
-    assert [part["name"] for part in model["parts"] if part["parameters"]][-2:] == ["guidance", "tagger"]
 
 
 def test_a_name_that_the_terminal_cannot_show(tagged, tmp_path):

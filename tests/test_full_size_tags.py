@@ -1,4 +1,4 @@
-"""The full size from end to end: SigLIP or RAM says what is in a photo, Gemma 2 says it to the transformer."""
+"""The full size from end to end: a tagger says what is in a photo, Gemma 2 tells it to the transformer."""
 
 import json
 import shutil
@@ -160,8 +160,7 @@ def test_info_says_what_the_model_expects(folder):
         "token_channels": 16,
         "encoders": {"text_encoder": "text_encoder", "tokenizer": "tokenizer"},
     }
-    encoders = {"encoder": "tagger_encoder"}
-    assert model["tagger"] == {"class": "ZeroShotTagger", "known_tags": 5, "encoders": encoders}
+    assert model["tagger"] == {"class": "OwnTagger", "known_tags": 5}
     parts = {part["name"]: part for part in model["parts"]}
     assert list(parts)[3:] == ["guidance", "tagger", "text_encoder", "tagger_encoder"]
     assert parts["text_encoder"]["class"] == "Gemma2Model"

@@ -90,21 +90,6 @@ def write_clip(folder: Path) -> transformers.PreTrainedModel:
     return _write(folder, "CLIPModel", config)
 
 
-def write_siglip(folder: Path) -> transformers.PreTrainedModel:
-    text = {**_TEXT, "projection_size": 16}
-    config = transformers.SiglipConfig(text_config=text, vision_config={**_VISION, "image_size": 32})
-    write_tokenizer(folder, 16)
-    return _write(folder, "SiglipModel", config)
-
-
-def write_siglip2(folder: Path) -> transformers.PreTrainedModel:
-    """The towers of any resolution; those of one are SigLIP's."""
-    text = {**_TEXT, "projection_size": 16}
-    config = transformers.Siglip2Config(text_config=text, vision_config={**_VISION, "num_patches": 16})
-    write_tokenizer(folder, 16)
-    return _write(folder, "Siglip2Model", config)
-
-
 def write_dino(folder: Path, kind: str) -> transformers.PreTrainedModel:
     """`kind`: Dinov2, Dinov2WithRegisters or DINOv3ViT."""
     config = getattr(transformers, f"{kind}Config")(**_VISION, image_size=32)

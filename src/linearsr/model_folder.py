@@ -60,6 +60,7 @@ GUIDANCES = _Kinds(
 TAGGERS = _Kinds(
     OwnTagger="guidance.own_tagger", ZeroShotTagger="guidance.zero_shot", RAMTagger="guidance.ram"
 )
+TAGGERS = _Kinds(OwnTagger="guidance.own_tagger", RAMTagger="guidance.ram")
 PARTS: dict[str, Mapping[str, type[Any]]] = {
     "lr_stem": STEMS,
     "transformer": _Kinds(SNRExperts="flow.experts"),

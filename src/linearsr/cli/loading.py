@@ -26,9 +26,7 @@ def choose_device(name: str) -> "torch.device":
         return named_device(name)
 
 
-def load_tagger(
-    name: str, model: str | None, vocabulary: Path | None, weights: str | None, device: str
-) -> "Tagger":
+def load_tagger(name: str, model: str | None, weights: str | None, device: str) -> "Tagger":
     """The tagger, ready to work: the model's own, or another one by name. Ends the command if it cannot be had."""
     from linearsr.guidance.encoders import EncoderPart
     from linearsr.model_folder import load_model_tagger
@@ -37,11 +35,9 @@ def load_tagger(
     place = choose_device(device)
     with doing("loading the tagger"), told():
         if name != "own":
-            tagger = named_tagger(name, vocabulary, weights)
-        elif vocabulary is not None or weights is not None:
-            stop(
-                "--vocabulary and --weights do not apply to the model's own tagger: choose one with --tagger"
-            )
+            tagger = named_tagger(name, weights)
+        elif weights is not None:
+            stop("--weights does not apply to the model's own tagger: choose one with --tagger")
         else:
             tagger = load_model_tagger(model)
         tagger.to(place, best_dtype(place))
@@ -50,35 +46,22 @@ def load_tagger(
     return tagger
 
 
-def named_tagger(name: str, vocabulary: Path | None = None, weights: str | None = None) -> "Tagger":
-    """The tagger that a user means; its encoders are read when it is first used.
+def named_tagger(name: str, weights: str | None = None) -> "Tagger":
+    """The tagger that a user means: "ram" or "ram++", or the folder of one; encoders are read when first used.
 
-    `name` is "ram" or "ram++", the folder of a tagger, or folder or hub id of a SigLIP or SigLIP 2. Raises ValueError
-    for no such folder, and for a vocabulary or weights where none are used, or none where they are needed.
+    Raises ValueError for no such folder, and for weights where none are used, or none where they are needed.
     """
-    from linearsr.guidance.encoders import encoder_folder
-    from linearsr.model_folder import TAGGERS, load_tagger
-    from linearsr.runtime.checkpoints import load_config
+    from linearsr.model_folder import load_tagger
 
-    if name in _RAM_VARIANTS:
-        if weights is None or vocabulary is not None:
-            raise ValueError(f"{name} needs the folder of its weights, and no vocabulary: it has its own")
-        from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
+    if name not in _RAM_VARIANTS:
+        if weights is not None:
+            raise ValueError(f"weights are for {' and '.join(_RAM_VARIANTS)}, not for {name}")
+        return load_tagger(name)
+    if weights is None:
+        raise ValueError(f"{name} needs the folder of its weights")
+    from linearsr.guidance.ram import RAMTagger, RAMTaggerConfig
 
-        return RAMTagger(RAMTaggerConfig(weights, _RAM_VARIANTS[name]))
-    if weights is not None:
-        raise ValueError(f"weights are for {' and '.join(_RAM_VARIANTS)}, not for {name}")
-    folder = encoder_folder(name)
-    if load_config(folder).get("_class_name") in TAGGERS:
-        if vocabulary is not None:
-            raise ValueError(f"{name} has its own vocabulary: leave out the file")
-        return load_tagger(folder)
-    if vocabulary is None:
-        raise ValueError(f"{name} needs a vocabulary: name a file with one tag a line")
-    from linearsr.guidance.vocabulary import read_tag_list
-    from linearsr.guidance.zero_shot import ZeroShotTagger, ZeroShotTaggerConfig
-
-    return ZeroShotTagger(ZeroShotTaggerConfig(str(folder), read_tag_list(vocabulary)))
+    return RAMTagger(RAMTaggerConfig(weights, _RAM_VARIANTS[name]))
 
 
 def heard_tags(model: str | None, tags: str | None) -> str | None:

@@ -30,10 +30,9 @@ def tag(
     tagger: Annotated[
         str,
         Option(
-            help="Tagger: own (the model's), ram or ram++ (Recognize Anything), or a SigLIP (folder or hub id)."
+            help="Tagger: own (the model's), ram or ram++ (Recognize Anything), or the folder of another."
         ),
     ] = "own",
-    vocabulary: Annotated[Path | None, Option(help="With SigLIP: file with one tag per line.")] = None,
     weights: Annotated[
         str | None, Option(help="With ram or ram++: folder of its safetensors weights.")
     ] = None,
@@ -106,7 +105,7 @@ def tag(
             if done:
                 say(f"skipped, as {file.path} has their tags: {len(done)} (--overwrite tags them again)")
         if pending(jobs, overwrite=False):
-            used = load_tagger(tagger, model, vocabulary, weights, device)
+            used = load_tagger(tagger, model, weights, device)
         try:
             run_all(jobs, work, as_json=as_json, settings={"tags": None})
         finally:
