@@ -76,33 +76,24 @@ def exact_log_snr(t):
 
 @given(TIMES)
 def test_log_snr_is_the_log_of_signal_power_over_noise_power(t):
-    exact = exact_log_snr(t)
-    assert log_snr(t) == pytest.approx(exact, rel=1e-12, abs=1e-14)
-    tensor = torch.tensor([t], dtype=torch.float64)
-    assert log_snr(tensor).item() == pytest.approx(exact, rel=1e-12, abs=1e-14)
+    assert log_snr(t) == pytest.approx(exact_log_snr(t), rel=1e-12, abs=1e-14)
 
 
 @given(LOG_SNRS)
-def test_log_snr_of_numbers_and_tensors_go_there_and_back(lam):
+def test_log_snr_goes_there_and_back(lam):
     assert log_snr(time_from_log_snr(lam)) == pytest.approx(lam, rel=1e-6, abs=1e-9)
-    tensor = torch.full((2, 3), lam, dtype=torch.float64)
-    assert torch.allclose(log_snr(time_from_log_snr(tensor)), tensor, rtol=1e-6, atol=1e-9)
-    assert time_from_log_snr(tensor)[0, 0].item() == pytest.approx(time_from_log_snr(lam), rel=1e-12)
 
 
 def test_the_ends_of_log_snr_are_exact_and_nothing_overflows():
     assert (log_snr(0), log_snr(0.5), log_snr(1)) == (math.inf, 0, -math.inf)
-    assert log_snr(torch.tensor([0.0, 0.5, 1.0])).tolist() == [math.inf, 0, -math.inf]
     for lam, t in ((math.inf, 0), (1e6, 0), (0, 0.5), (-1e6, 1), (-math.inf, 1)):
         assert time_from_log_snr(lam) == t
-        assert time_from_log_snr(torch.tensor(float(lam))).item() == t
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, math.nan])
 def test_log_snr_of_times_outside_is_refused(t):
     with pytest.raises(ValueError, match="outside"):
         log_snr(t)
-    assert log_snr(torch.tensor(t)).isnan()
 
 
 @given(LAWS, st.floats(0.01, 0.5), st.floats(0.02, 0.49))
@@ -134,13 +125,3 @@ def test_sana_law() -> None:
         assert float(times.quantile(quantile)) == pytest.approx(
             float(independent.quantile(quantile)), abs=0.02
         )
-
-
-def test_a_span_is_the_law_given_the_span() -> None:
-    law = TimeLaw(law="logit_normal")
-    generator = torch.Generator().manual_seed(0)
-    whole = law.draw(torch.rand(200_000, generator=generator))
-    inside = whole[(whole > 0.223) & (whole <= 0.875)]
-    part = law.draw(torch.rand(50_000, generator=generator), 0.223, 0.875)
-    for quantile in (0.1, 0.5, 0.9):
-        assert float(part.quantile(quantile)) == pytest.approx(float(inside.quantile(quantile)), abs=0.01)

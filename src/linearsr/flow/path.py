@@ -5,27 +5,19 @@ sample, (B,); tensors are (B, ...).
 """
 
 import math
-from typing import Literal, get_args, overload
+from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 PredictionType = Literal["flow_prediction", "sample"]
 """What a network's output is: the velocity v = noise - data, or the clean data itself."""
 
 
-@overload
-def log_snr(t: float) -> float: ...
-@overload
-def log_snr(t: Tensor) -> Tensor: ...
-def log_snr(t: float | Tensor) -> float | Tensor:
+def log_snr(t: float) -> float:
     """lambda(t) = 2 ln((1 - t) / t), the log of signal power over noise power (arXiv 2510.08771).
 
-    `t` in [0, 1], a number or a tensor of any shape; falls strictly, from +inf at t = 0 over 0 at t = 1/2 to
-    -inf at t = 1. A number outside [0, 1] raises ValueError; such entries of a tensor become NaN.
+    For `t` in [0, 1], else ValueError; falls strictly, from +inf at t = 0 over 0 at t = 1/2 to -inf at t = 1.
     """
-    if isinstance(t, Tensor):
-        return 2 * (torch.log1p(-t) - torch.log(t))
     if not 0 <= t <= 1:
         raise ValueError(f"time {t} is outside [0, 1]")
     if t == 0:
@@ -35,14 +27,8 @@ def log_snr(t: float | Tensor) -> float | Tensor:
     return 2 * (math.log1p(-t) - math.log(t))
 
 
-@overload
-def time_from_log_snr(lam: float) -> float: ...
-@overload
-def time_from_log_snr(lam: Tensor) -> Tensor: ...
-def time_from_log_snr(lam: float | Tensor) -> float | Tensor:
+def time_from_log_snr(lam: float) -> float:
     """t = 1 / (1 + exp(lambda / 2)), the inverse of `log_snr`; any lambda, +-inf too, gives t in [0, 1]."""
-    if isinstance(lam, Tensor):
-        return torch.sigmoid(-lam / 2)
     # The exponential of a negative number only, so that no lambda overflows.
     decay = math.exp(-abs(lam) / 2)
     return decay / (1 + decay) if lam > 0 else 1 / (1 + decay)
