@@ -167,7 +167,7 @@ def test_interrupt_while_writing_leaves_nothing(upscale, photos, monkeypatch):
         assert leftovers(photos), "the draft should be there by now"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("linearsr.images.writing.os.replace", interrupt)
+    monkeypatch.setattr("linearsr.runtime.files.os.link", interrupt)
     result = upscale(photos)
     assert result.exit_code == 130
     assert "2 not finished" in result.stderr
