@@ -194,6 +194,7 @@ def test_signal(photos, tiny_model, number, status):
     assert process.returncode == status
     assert rest == b""
     assert b"Traceback" not in errors
+    assert errors.endswith(b"linearsr: interrupted; 1 done, 1 not finished\n")
     assert {path.name for path in photos.rglob("*.*")} == {"a.png", "a_x4.png", "b.jpg"}
 
 

@@ -6,6 +6,7 @@ Ray is a local one that lives as long as the job, or a cluster that is there, an
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -110,10 +111,12 @@ def _ray_pool(cluster: Cluster) -> Iterator[Pool]:
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    ours = not ray.is_initialized()
+    ours, on_sigterm = not ray.is_initialized(), signal.getsignal(signal.SIGTERM)
     with contextlib.redirect_stdout(cast(TextIO, _OneThread(sys.stdout))):
         if ours:
             _start(cluster)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a page, and aborts
         try:
             yield _pool(cluster, ray.cluster_resources())
         finally:
