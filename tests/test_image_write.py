@@ -243,6 +243,12 @@ def test_bad_targets_give_one_line(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png", "pipe.png"]
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="Linux has such a folder")
+def test_a_folder_that_takes_no_files_is_not_said_to_be_missing():
+    with pytest.raises(ImageError, match="no permission to write there; choose another folder"):
+        write_image(random_picture()[0], "/proc/x.png")
+
+
 @pytest.mark.parametrize(("extension", "length"), [(".jpg", 65501), (".webp", 16384)])
 def test_too_large_for_the_format_is_one_line(tmp_path, extension, length):
     with pytest.raises(ImageError, match="write PNG or TIFF"):

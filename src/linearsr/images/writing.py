@@ -261,5 +261,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 def write_error(path: Path, error: OSError | ValueError) -> ImageError:
     """One line: why a file cannot be written, and what to do."""
     code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ENOENT and path.parent.is_dir():  # as /proc says it
+        code = errno.EACCES
     reason = _REMEDIES.get(code or 0) or f"{error}; choose another name or folder"
     return ImageError(path, f"cannot be written: {reason}")
