@@ -36,7 +36,7 @@ def named_device(name: str) -> torch.device:
             reason = " ".join(str(error).split()).split(". ")[0]
         else:
             return torch.device("cpu") if device.type == "cpu" else device
-    raise ValueError(f"{name} cannot be used ({reason}): choose auto, cpu, cuda, cuda:1 or mps")
+    raise ValueError(f"{name} cannot be used ({reason}): choose auto, cpu, cuda or mps")
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
