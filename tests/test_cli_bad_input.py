@@ -69,14 +69,14 @@ def test_one_bad_file_alone(upscale, photos):
 
 
 def test_disk_full(upscale, photos, monkeypatch):
-    real, count = os.replace, iter(range(10))
+    real, count = Path.write_bytes, iter(range(10))
 
-    def full_once(source: str, target: str) -> None:
+    def full_once(path: Path, data: bytes) -> int:
         if next(count) == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(source, target)
+        return real(path, data)
 
-    monkeypatch.setattr("linearsr.images.writing.os.replace", full_once)
+    monkeypatch.setattr(Path, "write_bytes", full_once)
     result = upscale(photos)
     assert result.exit_code == 1
     assert "good_x4.png: cannot be written: the disk is full" in result.stderr.splitlines()[0]

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +144,29 @@ def test_what_is_found_before_an_interruption_is_kept(tagged, photos, tmp_path, 
 def test_where_nothing_could_be_tagged_nothing_is_written(tagged, tmp_path):
     assert tag(tmp_path / "none", "--model", tagged, "-o", tmp_path / "out.json").exit_code == 1
     assert not list(tmp_path.glob("out.*"))
+
+
+def test_a_tagger_that_fails_on_a_photo(tagged, photos, tmp_path, monkeypatch):
+    def tag_or_fail(self, lr, **how):
+        if lr.shape[-1] == 9:
+            raise RuntimeError("no kernel\nfor this")
+        return [("sky", 0.5)]
+
+    noise(photos / "odd.png", 9, 10)
+    monkeypatch.setattr(OwnTagger, "tag", tag_or_fail)
+    result = tag(photos, "--model", tagged, "-o", tmp_path / "out.json")
+    assert result.exit_code == 1
+    assert f"{photos / 'odd.png'}: RuntimeError: no kernel for this" in result.stderr.splitlines()
+    assert set(read_tags(tmp_path / "out.json")) == {"photos/a.png", "photos/sub/b.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("file", "contents"), [("diffusion_pytorch_model.safetensors", b"half"), ("config.json", b"{")]
+)
+def test_a_broken_tagger_is_one_line(tagged, photos, tmp_path, file, contents):
+    broken = Path(shutil.copytree(tagged, tmp_path / "broken"))
+    (broken / "tagger" / file).write_bytes(contents)
+    assert file in refused(tag(photos, "--model", broken))
 
 
 @pytest.mark.parametrize(

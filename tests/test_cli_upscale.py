@@ -167,7 +167,7 @@ def test_interrupt_while_writing_leaves_nothing(upscale, photos, monkeypatch):
         assert leftovers(photos), "the draft should be there by now"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("linearsr.images.writing.os.replace", interrupt)
+    monkeypatch.setattr("linearsr.runtime.files.os.link", interrupt)
     result = upscale(photos)
     assert result.exit_code == 130
     assert "2 not finished" in result.stderr
@@ -194,6 +194,7 @@ def test_signal(photos, tiny_model, number, status):
     assert process.returncode == status
     assert rest == b""
     assert b"Traceback" not in errors
+    assert errors.endswith(b"linearsr: interrupted; 1 done, 1 not finished\n")
     assert {path.name for path in photos.rglob("*.*")} == {"a.png", "a_x4.png", "b.jpg"}
 
 

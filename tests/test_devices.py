@@ -11,7 +11,6 @@ import torch
 from linearsr.runtime import devices
 from linearsr.runtime.devices import (
     available_memory,
-    best_dtype,
     is_out_of_memory,
     named_device,
     physical_memory,
@@ -19,6 +18,7 @@ from linearsr.runtime.devices import (
 
 GIB = 2**30
 CPU = torch.device("cpu")
+HELD_BACK = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 @pytest.fixture
@@ -68,23 +68,26 @@ def test_an_unknown_device_is_one_short_line() -> None:
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="a processor without bfloat16")
-@pytest.mark.parametrize("most", ["AVX2", "AVX512_CORE"])
-def test_bfloat16_is_not_chosen_where_the_kernels_may_not_use_it(most: str) -> None:
-    """The variable is read once in a process, and the processor's flags do not know of it."""
+@pytest.mark.parametrize(
+    ("variable", "most", "expected"),
+    [
+        ("ONEDNN_MAX_CPU_ISA", "AVX2", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "avx512_core_vnni", "float32"),
+        ("ATEN_CPU_CAPABILITY", "avx2", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16", "bfloat16"),
+        ("ONEDNN_MAX_CPU_ISA", "DEFAULT", "bfloat16"),
+    ],
+)
+def test_bfloat16_is_chosen_by_what_the_kernels_may_use(variable: str, most: str, expected: str) -> None:
+    """The variables are read once in a process, and the processor's flags do not know of them."""
     code = "import torch; from linearsr.runtime.devices import best_dtype; print(best_dtype(torch.device('cpu')))"
+    others = {name: value for name, value in os.environ.items() if name not in HELD_BACK}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": most},
+        env={**others, variable: most},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout == "torch.float32\n"
-
-
-@pytest.mark.skipif(
-    not getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)(), reason="a processor without AMX"
-)
-@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="the kernels are held back")
-def test_bfloat16_is_chosen_with_amx() -> None:
-    assert best_dtype(CPU) == torch.bfloat16
+    assert done.stdout == f"torch.{expected}\n"

@@ -15,6 +15,7 @@ from linearsr.serving import completion, jobs
 from linearsr.serving import dispatcher as module
 from linearsr.serving.dispatcher import Dispatcher
 from linearsr.serving.jobs import Job, JobStore
+from linearsr.serving.schemas import JobView
 from linearsr.serving.settings import ServeSettings
 from linearsr.serving.worker import card
 from tiny_model import build
@@ -42,6 +43,15 @@ class Worker:
 
     async def stop(self) -> None:
         pass
+
+
+class LateWorker(Worker):
+    """Hears that a job is cancelled when it is past the last step."""
+
+    async def run(self, task: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        while task["id"] not in self.cancelled:
+            await asyncio.sleep(0.01)
+        yield {"event": "done", "id": task["id"], "output": {"width": 32}}
 
 
 class SlowStore(JobStore):
@@ -101,6 +111,62 @@ def test_a_job_that_is_cancelled_before_it_begins_is_not_done(
         return [job.status for job in jobs]
 
     assert asyncio.run(run()) == ["cancelled", "done"]
+
+
+def test_a_job_that_is_done_stays_so_when_it_is_cancelled(settings: ServeSettings, store: SlowStore) -> None:
+    async def run() -> Job:
+        queue = Dispatcher(settings, store)
+        await queue.start()
+        (job,) = jobs_of(1)
+        store.result_path(job).write_bytes(b"made")
+        await queue.accept(job, io.BytesIO(), queue.reserve())
+        await asyncio.wait_for(queue.finished(job), 20)
+        await queue.cancel(job)
+        await queue.stop()
+        return job
+
+    job = asyncio.run(run())
+    assert (job.status, store.get(job.id).status) == ("done", "done")  # type: ignore[union-attr]
+    assert store.result_path(job).read_bytes() == b"made"
+
+
+def test_a_job_that_is_cancelled_stays_so_when_it_is_done(
+    settings: ServeSettings, store: SlowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WorkerHandle", LateWorker)
+
+    async def run() -> Job:
+        queue = Dispatcher(settings, store)
+        await queue.start()
+        (job,) = jobs_of(1)
+        await queue.accept(job, io.BytesIO(), queue.reserve())
+        async for state in queue.watch(job):
+            if state.status == "running":
+                break
+        await queue.cancel(job)
+        while queue.running:
+            await asyncio.sleep(0.01)
+        await queue.stop()
+        return job
+
+    job = asyncio.run(run())
+    assert (job.status, job.output, store.get(job.id).status) == ("cancelled", None, "cancelled")  # type: ignore[union-attr]
+
+
+def test_what_is_told_of_a_job_can_be_read_back(store: SlowStore) -> None:
+    (job,) = jobs_of(1)
+    store.add(job, io.BytesIO())
+    views = [job.view(3)]
+    job.status, job.started, job.share = "running", jobs.now(), 0.3333
+    views.append(job.view(None))
+    job.status, job.finished, job.expires, job.step = "done", jobs.now(), jobs.now() + 3600, 1
+    job.output, job.tags = {"width": 32, "height": 32, "bytes": 99}, ["sky", "naïve\n"]
+    store.save(job)
+    views.append(job.view(None))
+    assert [view.progress for view in views] == [0, 0.3333, 1]
+    for view in views:
+        assert JobView.model_validate_json(view.model_dump_json()) == view
+    assert store.get(job.id).view(None) == views[-1]  # type: ignore[union-attr]
 
 
 def test_who_asks_for_a_job_while_it_ends_hears_of_its_end(settings: ServeSettings, store: SlowStore) -> None:

@@ -280,3 +280,13 @@ make test | tail
         "make test",
         "linearsr info MODEL",
     ]
+
+
+def test_the_help_of_each_command_ends_with_examples():
+    group = typer.main.get_command(app)
+    for name in COMMANDS:
+        text = group.get_command(None, name).epilog.partition("Examples:")[2]
+        examples = [line.strip() for line in text.splitlines() if line.strip().startswith(f"linearsr {name}")]
+        assert examples, name
+        for example in examples:
+            check(words_of(example))

@@ -1,5 +1,6 @@
 """`linearsr eval` end to end: matching, reports, and what is said of inputs that do not fit."""
 
+import json
 import resource
 from pathlib import Path
 
@@ -143,6 +144,12 @@ def test_orientation_counts_for_the_size(tmp_path):
         (("--data", "HR", "--degrade", "awful"), "--degrade: unknown degradation 'awful'"),
         (("PRED", "HR", "-o", "PRED/out"), "which is measured: choose another place"),
         (("PRED", "nowhere"), "is not a folder"),
+        (
+            ("PRED", "HR", "--degrade", "mild", "--seed", 1),
+            "--degrade and --seed: results in PRED_DIR are made",
+        ),
+        (("--lr", "HR", "--degrade", "mild"), "--degrade makes LR images, and --lr gives them"),
+        (("--data", "HR", "--steps", 8), "has no experts"),
         (("--data", "HR", "--model", "no/such/folder"), "no such folder"),
     ],
 )
@@ -161,6 +168,24 @@ def test_a_broken_image_is_named_and_the_others_are_measured(tmp_path):
     assert "001.png" in result.stderr
     assert list(document(result, 1)["failed"]) == ["001"]
     assert [row["image"] for row in table(tmp_path / "out")] == ["000", "002"]
+
+
+def test_nothing_measured_is_a_failure(tmp_path):
+    result = run_eval(pairs(tmp_path)[0], "--json")
+    assert not document(result, 1)["failed"]
+    assert result.stderr == "linearsr: nothing could be measured: give other images or --metrics\n"
+    assert (
+        run_eval(*pairs(tmp_path)[1:], tmp_path / "hr", "--metrics", "psnr_y").exit_code == 0
+    )  # all are infinite
+
+
+def test_a_warning_is_one_line_for_all_photos(tmp_path, tiny_model):
+    _, hr = pairs(tmp_path)
+    tags = tmp_path / "tags.json"
+    tags.write_text(json.dumps({f"hr/00{i}.png": ["sky"] for i in range(3)}))
+    words = ["--data", hr, "--model", tiny_model, "--tags", tags, "--metrics", "psnr_y", "--json"]
+    said = done(run_eval(*words)).stderr
+    assert (said.count("\n"), said.startswith("warning: the model ")) == (1, True), said
 
 
 def test_results_alone_get_what_needs_no_reference(tmp_path):
@@ -206,7 +231,8 @@ def test_a_model_is_measured_on_given_lr_images(tmp_path, tiny_model, hr):
         picture(tmp_path / f"hr/{i}_HR.png", i, size=(32, 32))
     photos, metric = (("--data", tmp_path / "hr"), "psnr_y") if hr else ((), "niqe")
     arguments = (*photos, "--lr", tmp_path / "lr", "--model", tiny_model, "--metrics", metric)
-    report = document(run_eval(*arguments, "-o", tmp_path / "out", "--json"))
+    # without HR images, they are too small for what can be measured
+    report = document(run_eval(*arguments, "-o", tmp_path / "out", "--json"), 0 if hr else 1)
     assert report["images"] == 2
     assert report["metrics"][metric]["count"] == (2 if hr else 0)
     picture(tmp_path / "hr/0_HR.png", size=(30, 32))

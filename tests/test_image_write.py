@@ -1,8 +1,8 @@
 """Writing: what was put in comes out again, all of it or no file at all."""
 
-import io
 import os
 import zlib
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -174,6 +174,15 @@ def test_an_existing_file_is_kept_unless_asked(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_file_that_another_program_makes_meanwhile_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    monkeypatch.setattr(writing, "encode_image", lambda *_: bytes(path.write_bytes(b"precious")))
+    with pytest.raises(ImageError, match="another program"):
+        write_image(random_picture()[0], path)
+    assert path.read_bytes() == b"precious"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_new_files_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
@@ -181,16 +190,6 @@ def test_new_files_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
-
-
-class FailingFile(io.FileIO):
-    """Takes ten bytes, then raises what a test asks for."""
-
-    error: BaseException
-
-    def write(self, data):
-        super().write(data[:10])
-        raise self.error
 
 
 @pytest.mark.parametrize(
@@ -210,8 +209,13 @@ def test_what_stops_writing_is_one_line_and_leaves_nothing(tmp_path, monkeypatch
     path = tmp_path / "a.png"
     if overwrite:
         path.write_bytes(b"precious")
-    monkeypatch.setattr(FailingFile, "error", error, raising=False)
-    monkeypatch.setattr(writing, "open", FailingFile, raising=False)
+
+    def fail(file, data):
+        with file.open("wb") as opened:
+            opened.write(data[:10])
+            raise error
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(ImageError if words else KeyboardInterrupt, match=words) as caught:
         write_image(random_picture()[0], path, overwrite=overwrite)
     assert "\n" not in str(caught.value)
@@ -237,6 +241,12 @@ def test_bad_targets_give_one_line(tmp_path):
             write_image(random_picture()[0], path, overwrite=True)
         assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png", "pipe.png"]
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="Linux has such a folder")
+def test_a_folder_that_takes_no_files_is_not_said_to_be_missing():
+    with pytest.raises(ImageError, match="no permission to write there; choose another folder"):
+        write_image(random_picture()[0], "/proc/x.png")
 
 
 @pytest.mark.parametrize(("extension", "length"), [(".jpg", 65501), (".webp", 16384)])

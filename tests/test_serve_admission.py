@@ -2,15 +2,18 @@
 
 import socket
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from linearsr.serving.problems import Problem
 from linearsr.serving.server import _allowed_hosts
-from linearsr.serving.settings import LOOPBACK_HOSTS, MIB, check_host, check_origin
-from serve_tools import problem, refused, send, serving
+from linearsr.serving.settings import LOOPBACK_HOSTS, MIB, ServeSettings, check_host, check_origin
+from linearsr.serving.uploads import read_header
+from serve_tools import image, problem, refused, send, serving
 from web_tools import web_server
 
 
@@ -38,6 +41,13 @@ def test_names_by_the_address_that_is_listened_at(address: str, named: set[str],
     with socket.socket() as listener:
         listener.bind((address, 0))
         assert _allowed_hosts(frozenset(named), listener) == allowed
+
+
+def test_a_result_may_have_16_times_the_pixels(tmp_path: Path) -> None:
+    settings = ServeSettings(tmp_path, max_pixels=10_000)
+    assert read_header(BytesIO(image(100, 100)), settings, 4) == (100, 100, "png")
+    with pytest.raises(Problem, match=r"0.25 megapixels exceed the limit of 0.16; choose a smaller scale"):
+        read_header(BytesIO(image(100, 100)), settings, 5)
 
 
 def begin_upload(port: int, sent: bytes) -> socket.socket:

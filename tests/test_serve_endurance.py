@@ -83,8 +83,9 @@ def test_limits_and_keys(served_model, tmp_path):
     settings = {"max_seconds": 2.0, "keep_seconds": 3.0, "max_bytes": 2000, "upload_seconds": 1.0}
     keys = {"api_keys": frozenset({"ours", "theirs"}), "cors_origins": ("https://friend.example",)}
     with serving(served_model, tmp_path, **settings, **keys) as client:
-        problem(client.get("/v1/models"), 401, "unauthorized")
-        problem(client.get("/v1/models", headers={"X-API-Key": "wrong"}), 401, "unauthorized")
+        assert "needs a key" in problem(client.get("/v1/models"), 401, "unauthorized")
+        wrong = client.get("/v1/models", headers={"X-API-Key": "wrong"})
+        assert "does not know the key" in problem(wrong, 401, "unauthorized")
         problem(client.get("/v1/models", headers={"Authorization": "Basic ours"}), 401, "unauthorized")
         assert client.get("/v1/models", headers={"X-API-Key": "theirs"}).status_code == 200
         assert client.get("/healthz").status_code == 200

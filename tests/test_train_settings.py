@@ -19,6 +19,12 @@ from training_tools import load_config, parse, recipe_settings, write_config
         ({"lr": 3}, [], r"lr: is no setting of this section: it belongs in optimizer\.lr"),
         ({"total_imags": 8, "total_images": None}, [], r"did you mean total_images\?"),
         ({"stage": {"kind": "stem", "formulas": {}}}, [], r"stage\.formulas \(kind distill\)"),
+        (
+            {"stage": {"kind": "distill", "formulas": {"l2": 1}}},
+            [],
+            r": stage\.formulas\.l2: .* 'l1' or 'ms_ssim'",
+        ),
+        ({}, ["nonsense=1"], r"nonsense: is unknown: choose from run_dir, stage,"),
         ({"batch_size": 0}, [], "batch_size: Input should be greater than 0"),
         ({}, ["data.degradations={fog: 1}"], "data.degradations: .*unknown degradation 'fog'"),
         ({}, ["optimizer"], "write it as key=value"),
@@ -121,6 +127,11 @@ def test_a_stage_can_be_dropped_on_the_command_line(photos: Path, tmp_path: Path
         ({"boundaries": [0.9, 0.1]}, "must rise strictly"),
         ({"model": {"fidelty": 1}}, r": model: fidelty is unknown: did you mean fidelity\?"),
         ({"batch_size": 4}, r"batch_size: .*it belongs in common\.batch_size"),
+        ({"batch": 4}, r"batch: is unknown: did you mean common\.batch_size\?"),
+        (
+            {"nonsense": 4},
+            r"nonsense: is unknown: choose from run_dir, boundaries, common, stages, parts, model$",
+        ),
         ({"stages": {"stem": {"batch": 3}}}, r"stages\.stem: batch: is unknown: did you mean batch_size\?"),
         (
             {"stages": {"pretrain": {"stage": {"lr_channels": 64}}}},

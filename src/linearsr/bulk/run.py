@@ -6,6 +6,7 @@ Ray is a local one that lives as long as the job, or a cluster that is there, an
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -65,7 +66,8 @@ def results(
     """Do what is to be done, and yield what became of each image, those first for which there is nothing to do.
 
     An image whose worker is killed is done again; one that was so three times has failed. The job ends when every image
-    has a result or has failed. Raises BulkError if Ray cannot be had, or the model cannot do what is asked.
+    has a result or has failed, or at a KeyboardInterrupt. Raises BulkError if Ray cannot be had, or the model cannot do
+    what is asked.
 
     Args:
         upscaler: arguments of `LinearSRUpscaler`, of which each worker makes one.
@@ -79,18 +81,26 @@ def results(
     if not missing:
         return
     given = rows(missing.values(), shards=plan.places.shards)
-    with _ray_pool(cluster) as pool:
-        piece = min(_MAX_BATCH, max(1, len(given) // (pool.workers * _PIECES)))
-        arguments = {"threads": pool.threads, "workers": pool.workers, "attempts": SharedAttempts()}
-        arguments |= {"places": plan.places, "upscaler": upscaler}
-        for row in _run(given, piece, arguments, pool):
-            if row["status"] == "stopped":
-                raise BulkError(str(row["error"]))
-            if row["status"] == "replaced":
-                on_killed()
-            for name in _images(row["input"], missing):
-                del missing[name]
-                yield {**row, "input": name}
+    try:
+        with _ray_pool(cluster) as pool:
+            piece = min(_MAX_BATCH, max(1, len(given) // (pool.workers * _PIECES)))
+            arguments = {"threads": pool.threads, "workers": pool.workers, "attempts": SharedAttempts()}
+            arguments |= {"places": plan.places, "upscaler": upscaler}
+            for row in _run(given, piece, arguments, pool):
+                if row["status"] == "stopped":
+                    raise BulkError(str(row["error"]))
+                if row["status"] == "replaced":
+                    on_killed()
+                for name in _images(row["input"], missing):
+                    del missing[name]
+                    yield {**row, "input": name}
+    except KeyboardInterrupt:
+        # what is finished, and was not reported yet
+        there = set() if plan.places.overwrite else set(plan.places.target.names())
+        for item in missing.values():
+            if item.output in there:
+                yield result(item.name, "done", output=item.output)
+        raise
     for name in missing:
         yield result(name, "failed", error="was lost on the way: run the command again")
 
@@ -110,10 +120,12 @@ def _ray_pool(cluster: Cluster) -> Iterator[Pool]:
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    ours = not ray.is_initialized()
+    ours, on_sigterm = not ray.is_initialized(), signal.getsignal(signal.SIGTERM)
     with contextlib.redirect_stdout(cast(TextIO, _OneThread(sys.stdout))):
         if ours:
             _start(cluster)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a page, and aborts
         try:
             yield _pool(cluster, ray.cluster_resources())
         finally:

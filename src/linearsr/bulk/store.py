@@ -37,6 +37,7 @@ class Store:
 
     def names(self) -> list[str]:
         """All files to the bottom, sorted; none where there is no such folder."""
+        self.fs.invalidate_cache()
         start = len(self.root) + 1
         return sorted(path[start:] for path in self.fs.find(self.root))
 

@@ -8,10 +8,9 @@ if __name__ == "__main__":
 import inspect
 import io
 import os
-import signal
 import sys
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -92,7 +91,6 @@ def main() -> None:
         # a name that the terminal's encoding has not is better escaped than the end of the work
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         hand_over()
         try:
@@ -105,8 +103,3 @@ def main() -> None:
         if error.filename is not None:
             raise
         lost_output(error)
-
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    # as an exception, so that a file in work is removed
-    sys.exit(128 + number)

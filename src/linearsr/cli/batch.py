@@ -167,7 +167,7 @@ class BulkProgress(Bars):
 
     def summary(self) -> str:
         """What became of all, in words."""
-        parts = summary(self.counts, self._total, "not started")
+        parts = summary(self.counts, self._total)
         parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
         found = self.record()
         rate = found["images_per_second"]

@@ -109,10 +109,10 @@ def needing(what: str, extra: str) -> Iterator[None]:
         stop(f"{what} needs {error.name}: pip install 'linearsr[{extra}]'")
 
 
-def summary(counts: Mapping[Any, int], total: int, rest: str = "not finished") -> str:
-    """How many of `total` images are done, skipped and failed; `rest`: what the others are."""
-    counts = {**counts, rest: total - sum(counts.values())}
-    statuses = ("done", "skipped", "failed", rest)
+def summary(counts: Mapping[Any, int], total: int) -> str:
+    """How many of `total` images are done, skipped, failed and none of these."""
+    statuses = ("done", "skipped", "failed", "not finished")
+    counts = {**counts, statuses[-1]: total - sum(counts.values())}
     return ", ".join(f"{counts[s]} {s}" for s in statuses if counts.get(s)) or "nothing done"
 
 

@@ -120,7 +120,8 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
         images = lr_images(files[::2][:_MOST_PHOTOS])
         ranges = observed_ranges(pipeline, progress.bars.track(images, description="finding ranges"))
     with Bars() as progress:
-        images = lr_images(files[1::2][:_MOST_PHOTOS])
+        others = files[1::2][:_MOST_PHOTOS]
+        images = lr_images(others)
         exact = drawn(pipeline, progress.bars.track(images, description="checking: float32"))
         use_int8_(pipeline.trunk, ranges)
         found = drawn(pipeline, progress.bars.track(images, description="checking: 8 bits"))
@@ -137,6 +138,7 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     return {
         "ranges": len(ranges),
         "psnr_db": {name: round(value, 2) if isfinite(value) else None for name, value in figures.items()},
-        "note": f"{len(ranges)} ranges; PSNR against float32 on {len(decibels)} other images: "
+        "note": f"{len(ranges)} ranges; PSNR against float32 on {len(others)} other photo{'s' * (len(others) > 1)}, "
+        f"degraded in two ways: "
         f"median {figures['median']:.1f} dB, least {figures['least']:.1f} dB",
     }

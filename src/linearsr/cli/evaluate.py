@@ -21,7 +21,7 @@ from linearsr.cli.console import (
 )
 from linearsr.cli.loading import check_degradation, choose_device, load_pipeline
 from linearsr.cli.options import Degrade, Fidelity, JsonDocument, Seed, Steps, WeightType
-from linearsr.jobs.messages import one_line, shown
+from linearsr.jobs.messages import heard, one_line, shown, warning_text
 from linearsr.jobs.names import check_folder
 
 if TYPE_CHECKING:
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from linearsr.evaluation.registry import Metric
     from linearsr.evaluation.sources import Case, Source
 
+_OF_MODEL = ("degrade", "seed", "steps", "fidelity", "tags", "dtype")
+"""Options without a meaning for results that are there."""
+
 
 def evaluate(
+    context: typer.Context,
     pred_dir: Annotated[
         Path | None, Argument(metavar="PRED_DIR", help="Folder of results to measure.")
     ] = None,
@@ -100,7 +104,8 @@ def evaluate(
     from linearsr.evaluation.sources import Folders, Results
 
     check_degradation("--degrade", degrade)
-    of_model = (steps, fidelity, tags) != (None, None, None)
+    sources = {f"--{name}": context.get_parameter_source(name) for name in _OF_MODEL}
+    of_model = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
     for wrong, message in (
         (
             pred_dir and (model or data or lr),
@@ -108,7 +113,11 @@ def evaluate(
         ),
         (
             pred_dir and of_model,
-            "--steps, --fidelity and --tags are for a model: give --data HR_DIR, not PRED_DIR",
+            f"{' and '.join(of_model)}: results in PRED_DIR are made already: give --data HR_DIR in its place",
+        ),
+        (
+            lr and "--degrade" in of_model,
+            "--degrade makes LR images, and --lr gives them: leave out one of them",
         ),
         (model and not (data or lr), "--model needs photos: give --data HR_DIR or --lr LR_DIR"),
         (
@@ -147,6 +156,8 @@ def evaluate(
     write_json({**summary, "files": files}) if as_json else _show(summary, files)
     if summary["failed"] or any(metric.name in summary["not_available"] for metric in asked):
         raise typer.Exit(FAILED)
+    if not any(found["count"] + found["infinite"] for found in summary["metrics"].values()):
+        stop("nothing could be measured: give other images or --metrics", FAILED)
 
 
 def _check_output(output: Path, measured: Iterable[Path]) -> None:
@@ -179,10 +190,16 @@ def _measure(
 
     place = choose_device(device)
     try:
-        with told(OSError, status=FAILED), BatchProgress(len(source.cases)) as progress:
+        with told(OSError, status=FAILED), heard() as notes, BatchProgress(len(source.cases)) as progress:
+            said: set[str] = set()
 
             def end(case: "Case", error: str | None) -> None:
                 progress.finish_image()
+                for warning in map(warning_text, notes):
+                    if warning not in said:
+                        say(f"warning: {warning}")
+                    said.add(warning)
+                notes.clear()
                 if error is not None:
                     say(f"{shown(case.name)}: {one_line(error)}")
 

@@ -15,7 +15,13 @@ def info(
     model: BuiltInOrModel = None,
     as_json: JsonDocument = False,
 ) -> None:
-    """Show the installation, and a model: its parts, experts, sizes and default settings."""
+    """Show the installation, and a model: its parts, experts, sizes and default settings.
+
+    Tells on which device and in which type it would run, too.
+
+        linearsr info
+        linearsr info runs/tiny/model
+    """
     import torch
 
     from linearsr.models import int8

@@ -86,7 +86,7 @@ FormatOf = Annotated[
         "Default: the type of -o FILE, otherwise png.",
     ),
 ]
-Quality = Annotated[int, Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF.")]
+Quality = Annotated[int, Option(min=1, max=100, help="Quality of JPEG and other lossy types.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing results.")]
 JsonLines = Annotated[bool, Option("--json", help="Print one JSON line per image to stdout.")]
 JsonDocument = Annotated[bool, Option("--json", help="Print one JSON document to stdout.")]

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,7 +71,7 @@ def serve(
         list[str] | None,
         Option(
             help="Server that may be notified when a job ends, such as https://hooks.example.org; repeatable. "
-            f"Notifications are signed with {_SECRET_VARIABLE}."
+            f"Needs {_SECRET_VARIABLE}, which signs the notifications."
         ),
     ] = None,
     access_log: Annotated[Literal["off", "text", "json"], Option(help="Log each request to stderr.")] = "off",
@@ -112,14 +111,9 @@ def serve(
         max_seconds=max_seconds,
         keep_seconds=keep,
     )
-    with told(), ExitStack() as loading:
-        loading.enter_context(doing("loading the model", logged=True))
-
-        def ready(address: str) -> None:
-            loading.close()
-            say(f"LinearSR is at {address} (Ctrl-C stops it)")
-
-        run(settings, host, port, on_ready=ready)
+    with told():
+        loading = doing("loading the model", logged=True)
+        run(settings, host, port, loading, lambda at: say(f"LinearSR is at {at} (Ctrl-C stops it)"))
 
 
 def _checked(option: str, check: Callable[[str], str], values: list[str] | None) -> list[str]:

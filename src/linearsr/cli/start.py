@@ -1,4 +1,4 @@
-"""The first thing that runs: Ctrl-C ends the program cleanly from here on, also while modules are imported."""
+"""The first thing that runs: Ctrl-C and SIGTERM end the program cleanly from here on, also while it imports modules."""
 
 import os
 import signal
@@ -12,26 +12,33 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _IMPORTS = "<frozen importlib._bootstrap>"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTED = 130
+_heard: list[int] = []
 
 
 def main() -> None:
-    """The console entry point. Where SIGINT is ignored, as for a job in the background, it stays so."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
-    import_module("linearsr.cli.app").main()  # which imports this file
+    """The console entry point. A signal that is ignored, as SIGINT for a job in the background, stays so."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _leave)
+    try:
+        import_module("linearsr.cli.app").main()  # which imports this file
+    except SystemExit as error:
+        sys.exit(128 + _heard[-1] if _heard and error.code == _INTERRUPTED else error.code)
 
 
 def hand_over() -> None:
-    """From now on, Ctrl-C is a KeyboardInterrupt, but during an import, where it may be swallowed or printed."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, _interrupt)
+    """From now on, both are a KeyboardInterrupt, but during an import, where it may be swallowed or printed."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _leave:
+            signal.signal(number, _interrupt)
 
 
 def _leave(number: int, frame: "FrameType | None") -> "NoReturn":
     sys.stderr.write("linearsr: interrupted\n")
     sys.stderr.flush()
-    os._exit(_INTERRUPTED)
+    os._exit(128 + number)
 
 
 def _interrupt(number: int, frame: "FrameType | None") -> "NoReturn":
@@ -39,4 +46,5 @@ def _interrupt(number: int, frame: "FrameType | None") -> "NoReturn":
         if frame.f_code.co_filename == _IMPORTS:
             _leave(number, frame)
         frame = frame.f_back
+    _heard.append(number)
     raise KeyboardInterrupt

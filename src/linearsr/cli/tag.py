@@ -68,6 +68,9 @@ def tag(
 
     `linearsr upscale` is guided by these tags if the model uses them. Of tar files (or folders of them), as `linearsr
     shard` makes them, each image is tagged.
+
+        linearsr tag photo.jpg
+        linearsr tag photos/ -o tags.json
     """
     rows: list[tuple[str, str]] = []
     degradation = None if degrade is None else check_degradation("--degrade", degrade)

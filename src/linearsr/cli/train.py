@@ -156,6 +156,8 @@ def _errors_told() -> Iterator[None]:
         yield
         return
     except KeyboardInterrupt:
+        if not _is_main():
+            raise
         message, status = "interrupted: --resume goes on from the newest checkpoint", INTERRUPTED
     except Diverged as error:
         message, status = str(error), FAILED

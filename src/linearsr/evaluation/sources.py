@@ -80,7 +80,8 @@ class Results:
         degradation: how.
         tags: gives those of the photo, or LR image, of a path; None: the model's own way.
 
-    Raises as `Folders`, and ValueError: no sentences for a model that wants them, or what `tags` raises.
+    Raises as `Folders`, and ValueError: steps or fidelity that the model does not have, no sentences for one that wants
+    them, or what `tags` raises.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Results:
         tags: Callable[[Path], list[str]] | None = None,
     ) -> None:
         self.pipeline, self.results = pipeline, keep
+        pipeline.options(num_inference_steps=steps, fidelity=fidelity)  # refused here, not for each photo
         if tags is None and pipeline.guidance is not None and pipeline.guidance.wants_sentences:
             raise ValueError(
                 "sentences guide this model, which no tagger writes: give --tags FILE.json with one for each photo, "

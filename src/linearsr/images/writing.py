@@ -1,9 +1,6 @@
 """Writing a picture as PNG, JPEG, WebP, AVIF or TIFF, whole or not at all."""
 
-import contextlib
 import errno
-import os
-import secrets
 import stat
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,6 +18,7 @@ from linearsr.images.png import encode_png16, png_head
 from linearsr.images.png_colour import profile_of
 from linearsr.images.samples import to_pil
 from linearsr.images.texts import as_jpeg_segment, keyword_packet, packet_for_upright
+from linearsr.runtime.files import whole_file
 
 FORMATS = {
     ".png": "PNG",
@@ -44,6 +42,7 @@ _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 65535}
 _LONGEST_IN_JPEG = {"exif": 65533, "xmp": 65502, "iptc": 65500}
 
 _REMEDIES = {
+    errno.EEXIST: "another program has just made it; choose another name or ask to overwrite it",
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.ENOENT: "the folder does not exist; create it first",
@@ -66,7 +65,12 @@ def write_image(picture: Picture, path: str | Path, overwrite: bool = False, qua
     path = Path(path)
     check_format(path)
     check_target(path, overwrite)
-    _write_whole(path, encode_image(picture, path, quality))
+    data = encode_image(picture, path, quality)
+    try:
+        with whole_file(path, overwrite=overwrite) as draft:
+            draft.write_bytes(data)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes:
@@ -254,23 +258,10 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise ImageError(path, "already exists; choose another name or ask to overwrite it")
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write to a temporary name in the same folder and rename, so that the name never stands for half a file."""
-    temporary = path.parent / f".linearsr-{secrets.token_hex(8)}.part"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        # Renamed after a success; anything else, an interrupt too, must leave nothing.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 def write_error(path: Path, error: OSError | ValueError) -> ImageError:
     """One line: why a file cannot be written, and what to do."""
     code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ENOENT and path.parent.is_dir():  # as /proc says it
+        code = errno.EACCES
     reason = _REMEDIES.get(code or 0) or f"{error}; choose another name or folder"
     return ImageError(path, f"cannot be written: {reason}")

@@ -98,7 +98,7 @@ class Upscaling:
                 strip_rows=strip_rows,
                 progress=progress,
             )
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             watcher.say(f"{job.label}: stopped at {done:.0%}")
             raise
         return {"size": list(written.size), "model": pipeline.config.name, "tags": list(written.tags)}

@@ -2,14 +2,10 @@
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 _CONTAINERS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
@@ -17,8 +13,6 @@ _CONTAINERS = (
 )
 """Folder, files of limit and usage, and what of the usage the system gives back by itself; both versions of cgroups."""
 _MEMORY_NOW = Path("/proc/meminfo")
-_CLEARLY_FASTER = 0.8
-"""Share of float32's time that bfloat16 may take to be chosen: a choice that is close would differ between runs."""
 _computed_in: list[int] = []
 """The process that computed first; those that are forked from it inherit this."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -42,50 +36,32 @@ def named_device(name: str) -> torch.device:
             reason = " ".join(str(error).split()).split(". ")[0]
         else:
             return torch.device("cpu") if device.type == "cpu" else device
-    raise ValueError(f"{name} cannot be used ({reason}): choose auto, cpu, cuda, cuda:1 or mps")
+    raise ValueError(f"{name} cannot be used ({reason}): choose auto, cpu, cuda or mps")
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device is clearly faster in it, else float32."""
+    """bfloat16 where the device multiplies in it, else float32. A trial would choose differently on a busy machine."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() and _is_faster_in_bfloat16():
-        return torch.bfloat16
-    return torch.float32
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = device.type == "cpu" and _has_bfloat16()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU multiplies in it, and neither torch nor oneDNN is told to do without."""
+    return (
+        torch.cpu._is_avx512_bf16_supported()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # for which oneDNN counts AVX-512 without it, where it is many times slower than float32
+        and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ("AVX512_CORE", "AVX512_CORE_VNNI")
+    )
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:
     """float64 where the device has it: MPS has not."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-@lru_cache
-def _is_faster_in_bfloat16() -> bool:
-    """Whether the CPU's kernels are, by a small convolution: what the processor could do may be switched off."""
-
-    def convolve(dtype: torch.dtype) -> Callable[[], Tensor]:
-        image, kernel = torch.ones(1, 128, 32, 32, dtype=dtype), torch.ones(128, 128, 3, 3, dtype=dtype)
-        return partial(F.conv2d, image.contiguous(memory_format=torch.channels_last), kernel)
-
-    in_bfloat16, in_float32 = least_seconds(convolve(torch.bfloat16), convolve(torch.float32))
-    return in_bfloat16 < _CLEARLY_FASTER * in_float32
-
-
-def least_seconds(*functions: Callable[[], object]) -> list[float]:
-    """The least time that each of the functions takes, on one thread, called in turns."""
-    # the thread's own time: other work on the machine must not decide
-    exact = time.get_clock_info("thread_time").resolution < 1e-5
-    clock = time.thread_time if exact else time.perf_counter
-    seconds, threads = [float("inf")] * len(functions), torch.get_num_threads()
-    torch.set_num_threads(1)  # waiting for others would count
-    with torch.inference_mode():
-        for _ in range(8):  # the first round compiles the kernels
-            for i, function in enumerate(functions):
-                started = clock()
-                function()
-                seconds[i] = min(seconds[i], clock() - started)
-    torch.set_num_threads(threads)
-    return seconds
 
 
 def require_own_threads() -> None:

@@ -23,21 +23,36 @@ def prefixed(
 
 
 @contextmanager
-def whole_file(path: Path, tag: str | None = None) -> Iterator[Path]:
+def whole_file(path: Path, tag: str | None = None, overwrite: bool = True) -> Iterator[Path]:
     """An empty file beside `path` to write to, renamed to `path` at the end. After an error nothing is left of it.
 
     With a `tag` its name is always the same, so that what a killed process leaves is replaced by the next one.
     """
-    draft = path.with_name(f".{path.name}.{tag or secrets.token_hex(4)}.part")
+    # not the whole name of the file, which may be as long as names can be
+    draft = path.with_name(f".{path.name}.{tag}.part" if tag else f".linearsr-{secrets.token_hex(8)}.part")
     draft.touch(exist_ok=tag is not None)
     try:
         mode = draft.stat().st_mode
         yield draft
         # safetensors makes files that nobody else can read
         draft.chmod(mode)
-        os.replace(draft, path)
+        put(draft, path, overwrite)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def put(draft: Path, path: Path, overwrite: bool) -> None:
+    """Give a whole file its name. Raises FileExistsError if a file has it that may not be replaced."""
+    try:
+        if not overwrite:
+            os.link(draft, path)  # which, unlike a rename, replaces nothing
+            return
+    except FileExistsError:
+        raise
+    except OSError:
+        # a disk without links, such as FAT: for an instant, an empty file has the name
+        path.touch(exist_ok=False)
+    os.replace(draft, path)
 
 
 def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:

@@ -119,7 +119,8 @@ class Admission:
         # every key is compared, so that the time does not tell which one was close
         matches = [hmac.compare_digest(given.encode(), key.encode()) for key in self._settings.api_keys]
         if not any(matches):
-            message = "this server needs a key: send it as 'Authorization: Bearer KEY'"
+            problem = "this server does not know the key" if given else "this server needs a key"
+            message = f"{problem}: send one of its own as 'Authorization: Bearer KEY'"
             raise Problem(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
         return hashlib.sha256(given.encode()).hexdigest()[:32]
 

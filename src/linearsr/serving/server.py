@@ -7,6 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 
 import uvicorn
@@ -19,8 +20,14 @@ from linearsr.serving.settings import LOOPBACK_HOSTS, ServeSettings, check_host
 _SHUTDOWN_SECONDS = 5
 
 
-def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve until a signal ends it; `on_ready` gets the address, once the model is loaded and requests are taken.
+def run(
+    settings: ServeSettings,
+    host: str,
+    port: int,
+    loading: AbstractContextManager[None],
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve until a signal ends it: enter `loading` while the model is loaded, then give `on_ready` the address.
 
     Raises ValueError if the model, the data or the address cannot be used, OSError if the data cannot be written.
     """
@@ -32,12 +39,17 @@ def run(settings: ServeSettings, host: str, port: int, on_ready: Callable[[str],
     try:
         with FileLock(settings.data / "lock", timeout=0), _listen(host, port) as listener:
             settings = replace(settings, allowed_hosts=_allowed_hosts(settings.allowed_hosts, listener))
-            asyncio.run(_serve(settings, listener, on_ready))
+            asyncio.run(_serve(settings, listener, loading, on_ready))
     except Timeout:
         raise ValueError(f"another server uses {settings.data}: choose another folder with --data") from None
 
 
-async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
+async def _serve(
+    settings: ServeSettings,
+    listener: socket.socket,
+    loading: AbstractContextManager[None],
+    on_ready: Callable[[str], None],
+) -> None:
     app = create_app(settings)
     Connection.limit = max_connections()
     config = uvicorn.Config(
@@ -50,7 +62,9 @@ async def _serve(settings: ServeSettings, listener: socket.socket, on_ready: Cal
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    async with app.router.lifespan_context(app):
+    async with AsyncExitStack() as running:
+        with loading:
+            await running.enter_async_context(app.router.lifespan_context(app))
         # who comes before uvicorn takes requests waits, and is not refused
         listener.listen()
         host, port = listener.getsockname()[:2]

@@ -135,7 +135,8 @@ def parse_settings(
     except ValidationError as error:
         # what is misspelt is also missing under its right name
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
+        # of a mistake in the name of an entry, pydantic adds that it is the name
+        key = ".".join(str(part) for part in first["loc"]).removesuffix(".[key]")
         unknown = first["type"] == "extra_forbidden"
         message = _unknown(section, key) if unknown else first["msg"].removeprefix("Value error, ")
         # pydantic names the kind of a stage, too
@@ -167,11 +168,10 @@ def _unknown(section: type[Section], key: str) -> str:
     if elsewhere:
         return f"is no setting of this section: it belongs in {' or '.join(elsewhere)}"
     beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == inside}
-    close = [beside[name] for name in get_close_matches(leaf, beside, n=1)]
-    if inside and beside and not close:
-        return f"is unknown: choose from {', '.join(beside)}"
-    close = close or get_close_matches(key, known, n=1) or get_close_matches(f"common.{key}", known, n=1)
-    return "is unknown" + (f": did you mean {_as_written(close[0])}?" if close else "")
+    near = beside if inside and beside else {other.rpartition(".")[2]: other for other in known} | beside
+    close = [near[name] for name in get_close_matches(leaf, near, n=1)]
+    hint = f"did you mean {_as_written(close[0])}?" if close else f"choose from {', '.join(beside)}"
+    return f"is unknown: {hint}" if close or beside else "is unknown"
 
 
 def _keys(section: type[Section], inside: str = "") -> Iterator[str]:

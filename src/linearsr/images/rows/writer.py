@@ -1,6 +1,5 @@
 """Rows of a result, gathered in a file of rows and then encoded."""
 
-import os
 import shutil
 import struct
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from linearsr.images.writing import (
     on_white,
     write_error,
 )
+from linearsr.runtime.files import put
 
 _KEEP_XMP, _KEEP_PROFILE = 2, 8
 # a third of the seconds of zlib's default, for files that are 3% larger
@@ -74,7 +74,8 @@ class RowWriter:
         check_target(path, overwrite)
         self._format = check_format(path)
         check_sides(path, self._format, (size[1], size[0]))
-        self._path, self._source, self._folder, self._quality = path, source, folder, quality
+        self._path, self._overwrite, self._quality = path, overwrite, quality
+        self._source, self._folder = source, folder
         self._keeps_alpha = source.has_alpha and self._format != "JPEG"
         self._bits: Literal[8, 16] = source.bits if self._format in {"PNG", "TIFF"} else 8
         channels = (1 if source.is_grey else 3) + self._keeps_alpha
@@ -141,7 +142,7 @@ class RowWriter:
                 encoded.write_bytes(encode_lossy(samples, self._format, self._quality, metadata))
             else:
                 self._encode(encoded, metadata, on_progress)
-            os.replace(encoded, self._path)
+            put(encoded, self._path, self._overwrite)
         except OSError as error:
             raise write_error(self._path, error) from error
 
