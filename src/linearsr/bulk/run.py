@@ -97,9 +97,8 @@ def results(
     except KeyboardInterrupt:
         # what is finished, and was not reported yet
         there = set() if plan.places.overwrite else set(plan.places.target.names())
-        for item in missing.values():
-            if item.output in there:
-                yield result(item.name, "done", output=item.output)
+        finished = [item for item in missing.values() if item.output in there]
+        yield from (result(item.name, "done", output=item.output) for item in finished)
         raise
     for name in missing:
         yield result(name, "failed", error="was lost on the way: run the command again")

@@ -41,8 +41,7 @@ def batch(
     ],
     output: Annotated[str, Option("--output", "-o", metavar="DST", help="Folder or URL for the results.")],
     shards: Annotated[
-        bool,
-        Option("--shards", help="Write one tar file per input tar file instead of a folder of images."),
+        bool, Option("--shards", help="Write one tar file per input tar file instead of a folder of images.")
     ] = False,
     workers: Annotated[
         int | None,
@@ -91,13 +90,7 @@ def batch(
     with told():  # each kind of store has errors of its own
         plan = make_plan(source, output, f".{format}", shards=shards, overwrite=overwrite)
         report = Report(plan.places.target)
-    upscaler = {
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "quality": quality,
-        "max_pixels": max_pixels,
-    }
+    asked = {"model": model, "device": device, "dtype": dtype, "quality": quality, "max_pixels": max_pixels}
     if plan.done and not plan.todo:
         say(f"nothing to do: all {len(plan.done)} results exist (--overwrite replaces them)")
     else:
@@ -105,7 +98,7 @@ def batch(
     where = Cluster(address, workers, threads, use_gpu=device in ("auto", "cuda"))
     with (
         BulkProgress(len(plan)) as progress,
-        closing(results(plan, upscaler | settings, where, progress.killed)) as rows,
+        closing(results(plan, asked | settings, where, progress.killed)) as rows,
     ):
         _follow(rows, report, progress)
         failed = progress.counts["failed"]

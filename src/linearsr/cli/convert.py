@@ -35,9 +35,7 @@ def convert(
         Path | None,
         Option(metavar="DIR", help="With --to int8: photos to find and check the ranges of 8 bits on."),
     ] = None,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Write into a folder that already has files.")
-    ] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Write into a folder that has files.")] = False,
     as_json: JsonDocument = False,
 ) -> None:
     """Convert a model to 8 bits, or make a LinearSR to train from SANA's weights.
@@ -76,9 +74,7 @@ def _to_model(source: str, output: Path) -> dict[str, Any]:
         kind, parameters = convert_pickle(Path(source), output)
         if kind == "ram":
             return {"parameters": parameters, "note": "weights for --tagger ram or ram++"}
-        note = (
-            "put vae, text_encoder and tokenizer of a SANA in diffusers format beside them, and convert that"
-        )
+        note = "put vae, text_encoder and tokenizer of a diffusers SANA beside them, and convert that"
         return {"parameters": parameters, "note": f"transformer and scheduler in diffusers format; {note}"}
     folder = resolve_folder(source, PARTS)
     if not is_sana(folder):
@@ -119,7 +115,6 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
     with Bars() as progress:
         images = lr_images(files[::2][:_MOST_PHOTOS])
         ranges = observed_ranges(pipeline, progress.bars.track(images, description="finding ranges"))
-    with Bars() as progress:
         others = files[1::2][:_MOST_PHOTOS]
         images = lr_images(others)
         exact = drawn(pipeline, progress.bars.track(images, description="checking: float32"))

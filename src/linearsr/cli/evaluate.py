@@ -78,9 +78,7 @@ def evaluate(
             help="Folder for the figures (CSV, JSON) and a model's results.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Measure again what is in OUT_DIR already.")
-    ] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Measure again what OUT_DIR has.")] = False,
     device: Annotated[str, Option(help="Device of the model and of metrics that are networks.")] = "auto",
     dtype: WeightType = "auto",
     as_json: JsonDocument = False,
@@ -104,29 +102,7 @@ def evaluate(
     from linearsr.evaluation.sources import Folders, Results
 
     check_degradation("--degrade", degrade)
-    sources = {f"--{name}": context.get_parameter_source(name) for name in _OF_MODEL}
-    of_model = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
-    for wrong, message in (
-        (
-            pred_dir and (model or data or lr),
-            "give either PRED_DIR or a model (--model, --data, --lr), not both",
-        ),
-        (
-            pred_dir and of_model,
-            f"{' and '.join(of_model)}: results in PRED_DIR are made already: give --data HR_DIR in its place",
-        ),
-        (
-            lr and "--degrade" in of_model,
-            "--degrade makes LR images, and --lr gives them: leave out one of them",
-        ),
-        (model and not (data or lr), "--model needs photos: give --data HR_DIR or --lr LR_DIR"),
-        (
-            not (pred_dir or data or lr),
-            "nothing to measure: give PRED_DIR HR_DIR, or --data HR_DIR or --lr LR_DIR for a model",
-        ),
-    ):
-        if wrong:
-            stop(message)
+    _check_use(context, pred_dir, model, data, lr)
     hr = hr_dir or data
     with told(ValueError):
         chosen = choose(None if metrics is None else metrics.replace(" ", "").split(","), hr is not None)
@@ -158,6 +134,25 @@ def evaluate(
         raise typer.Exit(FAILED)
     if not any(found["count"] + found["infinite"] for found in summary["metrics"].values()):
         stop("nothing could be measured: give other images or --metrics", FAILED)
+
+
+def _check_use(
+    context: typer.Context, pred_dir: Path | None, model: str | None, data: Path | None, lr: Path | None
+) -> None:
+    sources = {f"--{name}": context.get_parameter_source(name) for name in _OF_MODEL}
+    of_model = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if pred_dir and (model or data or lr):
+        stop("give either PRED_DIR or a model (--model, --data, --lr), not both")
+    if pred_dir and of_model:
+        stop(
+            f"{' and '.join(of_model)}: results in PRED_DIR are made already: give --data HR_DIR in its place"
+        )
+    if lr and "--degrade" in of_model:
+        stop("--degrade makes LR images, and --lr gives them: leave out one of them")
+    if model and not (data or lr):
+        stop("--model needs photos: give --data HR_DIR or --lr LR_DIR")
+    if not (pred_dir or data or lr):
+        stop("nothing to measure: give PRED_DIR HR_DIR, or --data HR_DIR or --lr LR_DIR for a model")
 
 
 def _check_output(output: Path, measured: Iterable[Path]) -> None:

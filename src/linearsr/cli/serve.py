@@ -88,9 +88,7 @@ def serve(
         from linearsr.serving.settings import MIB, ServeSettings, check_host, check_origin
     secret = os.environ.get(_SECRET_VARIABLE, "")
     if webhook_origin and not secret:
-        stop(
-            f"--webhook-origin needs {_SECRET_VARIABLE}: set it to a long random text shared with the receiver"
-        )
+        stop(f"--webhook-origin needs {_SECRET_VARIABLE}: set it to a long random text that receivers know")
     settings = ServeSettings(
         data=data or Path(typer.get_app_dir("linearsr")) / "serve",
         model=model,

@@ -56,8 +56,7 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool,
-        Option("--dry-run", help="Show what would be trained, on what and at what cost."),
+        bool, Option("--dry-run", help="Show what would be trained, on what and at what cost.")
     ] = False,
     json: Annotated[
         bool, Option("--json", help="With --dry-run: print one JSON document to stdout.")
@@ -151,7 +150,7 @@ def _errors_told() -> Iterator[None]:
 
     console().quiet = not _is_main()
     say_warnings()
-    status = WRONG_USE
+    ours, status = (ConfigError, CheckpointError, CurvesError, ImageError, SafetensorError), WRONG_USE
     try:
         yield
         return
@@ -161,18 +160,14 @@ def _errors_told() -> Iterator[None]:
         message, status = "interrupted: --resume goes on from the newest checkpoint", INTERRUPTED
     except Diverged as error:
         message, status = str(error), FAILED
-    except OSError as error:
-        if debugging():
-            raise
-        message, status = failure(error), FAILED
-    except ModuleNotFoundError as error:
-        if debugging():
-            raise
-        message = f"training needs {error.name}: {remedy(error.name or '')}"
-    except (ConfigError, CheckpointError, CurvesError, ImageError, SafetensorError) as error:
+    except (OSError, ModuleNotFoundError, *ours) as error:
         if debugging():
             raise
         message = str(error)
+        if isinstance(error, OSError):
+            message, status = failure(error), FAILED
+        elif isinstance(error, ModuleNotFoundError):
+            message = f"training needs {error.name}: {remedy(error.name or '')}"
     if not _is_main():
         time.sleep(_HEAD_START)
         console().quiet = False

@@ -63,7 +63,6 @@ def write_image(picture: Picture, path: str | Path, overwrite: bool = False, qua
     (nothing is left behind then); ValueError for the quality.
     """
     path = Path(path)
-    check_format(path)
     check_target(path, overwrite)
     data = encode_image(picture, path, quality)
     try:
@@ -191,9 +190,8 @@ def file_metadata(
 def _tell_lost_text(notes: Notes, name: str | Path, file_format: str) -> None:
     if notes.png_texts and file_format not in {"PNG", ""}:
         keywords = sorted({data.partition(b"\0")[0].decode("latin-1") for _, data in notes.png_texts})
-        warn_of(
-            name, f"only PNG can hold text such as {', '.join(keywords[:3])}, so it is left out; write PNG"
-        )
+        words = f"only PNG can hold text such as {', '.join(keywords[:3])}, so it is left out; write PNG"
+        warn_of(name, words)
     if notes.iptc and file_format in _NAMES:
         words = f"{_NAMES[file_format]} cannot hold IPTC data, so it is left out; write PNG, TIFF or JPEG"
         warn_of(name, words)

@@ -28,14 +28,15 @@ def whole_file(path: Path, tag: str | None = None, overwrite: bool = True) -> It
 
     With a `tag` its name is always the same, so that what a killed process leaves is replaced by the next one.
     """
-    # not the whole name of the file, which may be as long as names can be
+    # without the file's own name, which may be as long as names can be
     draft = path.with_name(f".{path.name}.{tag}.part" if tag else f".linearsr-{secrets.token_hex(8)}.part")
     draft.touch(exist_ok=tag is not None)
     try:
         mode = draft.stat().st_mode
         yield draft
         # safetensors makes files that nobody else can read
-        draft.chmod(mode)
+        if draft.stat().st_mode != mode:
+            draft.chmod(mode)
         put(draft, path, overwrite)
     finally:
         draft.unlink(missing_ok=True)
@@ -44,15 +45,14 @@ def whole_file(path: Path, tag: str | None = None, overwrite: bool = True) -> It
 def put(draft: Path, path: Path, overwrite: bool) -> None:
     """Give a whole file its name. Raises FileExistsError if a file has it that may not be replaced."""
     try:
-        if not overwrite:
-            os.link(draft, path)  # which, unlike a rename, replaces nothing
-            return
-    except FileExistsError:
-        raise
+        # unlike a rename, a link replaces nothing
+        (os.replace if overwrite else os.link)(draft, path)
     except OSError:
+        if overwrite or path.exists():
+            raise
         # a disk without links, such as FAT: for an instant, an empty file has the name
         path.touch(exist_ok=False)
-    os.replace(draft, path)
+        os.replace(draft, path)
 
 
 def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:

@@ -18,15 +18,11 @@ from linearsr.serving.connections import Connection, max_connections
 from linearsr.serving.settings import LOOPBACK_HOSTS, ServeSettings, check_host
 
 _SHUTDOWN_SECONDS = 5
+Loading = AbstractContextManager[None]
+Ready = Callable[[str], None]
 
 
-def run(
-    settings: ServeSettings,
-    host: str,
-    port: int,
-    loading: AbstractContextManager[None],
-    on_ready: Callable[[str], None],
-) -> None:
+def run(settings: ServeSettings, host: str, port: int, loading: Loading, on_ready: Ready) -> None:
     """Serve until a signal ends it: enter `loading` while the model is loaded, then give `on_ready` the address.
 
     Raises ValueError if the model, the data or the address cannot be used, OSError if the data cannot be written.
@@ -44,12 +40,7 @@ def run(
         raise ValueError(f"another server uses {settings.data}: choose another folder with --data") from None
 
 
-async def _serve(
-    settings: ServeSettings,
-    listener: socket.socket,
-    loading: AbstractContextManager[None],
-    on_ready: Callable[[str], None],
-) -> None:
+async def _serve(settings: ServeSettings, listener: socket.socket, loading: Loading, on_ready: Ready) -> None:
     app = create_app(settings)
     Connection.limit = max_connections()
     config = uvicorn.Config(

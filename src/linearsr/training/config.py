@@ -108,9 +108,7 @@ def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, A
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}): give the path of a YAML config"
-        ) from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}): name a YAML config") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
