@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""Columns of the report, with one row per input. If an image failed, `output` is null and `error` says why."""
+"""Columns of the report, with one row per input. If it failed, `output` is null and `error` says why."""
 
 
 def result(name: str, status: Status, size: Sequence[int | None] = (None, None), **rest: Any) -> Result:

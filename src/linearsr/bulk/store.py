@@ -55,7 +55,7 @@ class Store:
         return cast(BinaryIO, self.fs.open(self._path(name), "rb"))
 
     def write(self, name: str, data: bytes) -> None:
-        """Make or replace a file, whole or not at all, by a rename or one upload. Raises OSError: it fails."""
+        """Make or replace a file as a whole, by a rename or one upload. Raises OSError: this fails."""
         with self.writing(name) as file:
             file.write(data)
 
@@ -89,7 +89,7 @@ class Store:
 
 
 def locate(source: str) -> tuple[Store, list[str]]:
-    """Return the store of a folder, file or pattern, and its file names. Raises BulkError: there is no file."""
+    """Return the store and file names of a folder, file or pattern. Raises BulkError: there is none."""
     whole = Store(source)
     if has_magic(whole.root) and not whole.fs.exists(whole.root):
         paths = sorted(path for path in whole.fs.glob(whole.root) if whole.fs.isfile(path))

@@ -154,7 +154,7 @@ class BulkWorker:
         return [result(name, "done", made.value.size, output=output, warning=made.warning, **told)]
 
     def _shard(self, item: Item) -> list[Result]:
-        """Upscale the images of a tar file into a new one, which appears when it is whole. Copy other members.
+        """Upscale the images of a tar file into a new one, written when all are done. Copy other members.
 
         A sample (the members with the same key) is left out if one of its images fails.
         """

@@ -86,6 +86,7 @@ def upscale_file(
                 rows, into, **asked, work_folder=folder, strip_rows=strip_rows, progress=report
             )
 
+        # alpha first, drawn as a grey picture, then the colours
         if alpha is not None:
             upscale(
                 alpha, alpha, lambda label, share: progress(label, share * _ALPHA), scale=None, fidelity=1.0

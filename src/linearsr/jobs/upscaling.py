@@ -138,8 +138,9 @@ def unknown_tags(pipeline: "LinearSRPipeline", settings: Mapping[str, Any]) -> l
 
 @dataclass(frozen=True)
 class Mode:
-    """How to process an image: "whole" in one piece, "held" in strips with the result in memory, or "rows" in
-    strips from file to file. `strip_rows`: LR rows per strip, None if whole; `reason`: why, for the user.
+    """How to process an image: whole, in strips with the result "held" in memory, or by "rows" between files.
+
+    `strip_rows`: LR rows per strip, None if whole; `reason`: why, for the user.
     """
 
     kind: Literal["whole", "held", "rows"]
@@ -179,6 +180,7 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
     if limit is not None and strip > limit:
         place = "is free" if memory_limit is None else "--memory-limit allows"
         warn_of(path, f"it may take more memory than {place}: {in_strips}")
+    # from file to file needs libvips; without it, the result must fit in memory
     held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
     from linearsr.images.rows.vips import vips
 
