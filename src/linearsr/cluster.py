@@ -1,4 +1,4 @@
-"""LinearSR on a Ray cluster: a class for `map_batches` of a Ray dataset. Needs `linearsr[batch]`."""
+"""LinearSR for Ray Data: a class for `map_batches` of a Ray dataset. Needs `linearsr[batch]`."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Value]):
-    """A value, or one line that says why there is none; and what was warned of."""
+    """A value, or one line in `error` that says why there is none, and the warnings given on the way."""
 
     value: Value | None
     error: str | None = None
@@ -34,7 +34,7 @@ class Outcome(Generic[Value]):
 
 
 def outcome(make: Callable[[], Value]) -> Outcome[Value]:
-    """Run `make`, whatever it raises, and hear what it warns of."""
+    """Call `make`, catch any exception, and record its warnings."""
     with heard() as notes:
         try:
             value = make()
@@ -46,25 +46,26 @@ def outcome(make: Callable[[], Value]) -> Outcome[Value]:
 
 
 class LinearSRUpscaler:
-    """Upscales a column of images; Ray Data keeps one in each process.
+    """A callable that upscales a column of images. Ray Data keeps one instance in each process.
 
         images = ray.data.read_images("photos/", mode="RGB")
         images.map_batches(LinearSRUpscaler, batch_size=8, num_cpus=2, concurrency=4)
 
-    Images are arrays (H, W) or (H, W, C), uint8, uint16 or float in [0, 1], and become arrays (H, W, C) of uint8 or
-    uint16; or the bytes of files, and become bytes of files. Images of one size in a batch go through the network
-    together, where nothing guides the model. An image that cannot be upscaled gives None, and `error` says why.
+    An image is an array (H, W) or (H, W, C) of uint8, uint16, or float in [0, 1], and becomes an array
+    (H, W, C) of uint8 or uint16; or it is the bytes of a file, and becomes the bytes of a file. Images of one
+    size in a batch go through the network together, unless the model is guided. An image that cannot be
+    upscaled becomes None, and the column `error` says why. Raises ValueError: the model cannot be loaded.
 
     Args:
-        model: folder, hub id, or a function that makes the pipeline; None: the model built in.
-        column: of the images.
-        output: column of the results; None: the same.
-        device: "auto", "cpu", "cuda", "mps".
-        dtype: of the weights: "auto", "float32", "bfloat16", "float16".
-        format, quality: of files: "png", "jpg", "webp", "tiff"; 1 to 100.
-        max_pixels: images with more are refused.
-        options: of `LinearSRPipeline.upscale`: scale, num_inference_steps, fidelity, tags, guidance_scale, seed,
-            color_fix. Raises ValueError for those that the model does not take, or if it cannot be loaded.
+        model: folder, hub id, or a function that returns the pipeline; None loads the built-in model.
+        column: name of the column of images.
+        output: name of the column for the results; None replaces the images.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: type of the weights: "auto", "float32", "bfloat16" or "float16".
+        format, quality: of result files: "png", "jpg", "webp" or "tiff"; 1 to 100.
+        max_pixels: the most pixels that an image may have.
+        options: arguments of `LinearSRPipeline.upscale`: scale, num_inference_steps, fidelity, tags,
+            guidance_scale, seed, color_fix.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class LinearSRUpscaler:
         self._options = {"seed": 0, **options}
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with results, and with the column `error`, which is empty where there is none."""
+        """Return the batch with the results and a column `error`, which is "" for images that succeeded."""
         images = list(batch[self._column])
         together = self._together(images) if len(images) > 1 else {}
         made = [outcome(partial(self._made, image, together.get(i))) for i, image in enumerate(images)]
@@ -95,15 +96,18 @@ class LinearSRUpscaler:
         return {**batch, self._output: results, "error": _column([one.error or "" for one in made])}
 
     def upscale(self, image: NDArray[Any] | bytes) -> Picture:
-        """One image. Raises ValueError if it cannot be upscaled."""
+        """Upscale one image. Raises ValueError: it cannot be read or upscaled."""
         return self._pipeline.upscale(self._read(image), **self._options)
 
     def encode(self, picture: Picture, name: str) -> bytes:
-        """A result as the bytes of a file of that name. Raises ValueError if its format cannot hold it."""
+        """Encode a result as a file of that name. Raises ValueError: the format cannot hold it."""
         return encode_image(picture, name, self._quality)
 
     def _together(self, images: Sequence[NDArray[Any] | bytes]) -> dict[int, Picture]:
-        """The results of images of one size, by place, where they can be had in one go."""
+        """Upscale images of the same size together, and return the results by their index in `images`.
+
+        Images that cannot be upscaled together are missing from the results.
+        """
         alike: dict[tuple[int, int], dict[int, Picture]] = defaultdict(dict)
         for place, image in enumerate(images):
             picture = outcome(partial(self._read, image)).value
@@ -113,7 +117,7 @@ class LinearSRUpscaler:
         results: dict[int, Picture] = {}
         for pictures in alike.values():
             seeds = [self._options["seed"]] * len(pictures)
-            # what is guided, or too much for the memory, is done one by one
+            # guided images, and those that need too much memory together, are upscaled one by one later
             with suppress(ValueError, RuntimeError):
                 options = self._pipeline.options(**asked)
                 made = self._pipeline.upscale_together(list(pictures.values()), seeds, options)
@@ -135,7 +139,7 @@ class LinearSRUpscaler:
 
 
 def _column(values: Sequence[object]) -> NDArray[Any]:
-    """Of objects, even where they are arrays of one shape."""
+    """Return an array of objects; numpy would merge arrays of one shape."""
     column = np.empty(len(values), object)
     for place, value in enumerate(values):
         column[place] = value

@@ -1,4 +1,7 @@
-"""What can be asked of an upscale, what a model does by itself, and what one call asks for. Imports no torch."""
+"""Settings: the table of all settings, the defaults of a model, and the options of one call.
+
+Importing this module does not import torch.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,16 +24,18 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Format = Literal["png", "jpg", "jpeg", "webp", "tiff", "avif", "same"]
 Mean = Literal["first_step", "stem"]
 StepCallback = Callable[[Any, int, float, dict[str, Any]], "dict[str, Tensor] | None"]
-"""(pipeline, step index, time reached in [0, 1], {"latents": ..., "steps": ...}) -> {"latents": replacement} or None.
+"""Callback after a step: (pipeline, step index, time reached in [0, 1], state) -> {"latents": new} or None.
 
-"steps" are as many as this image takes, which may be fewer than another does."""
+The state is {"latents": ..., "steps": ...}; "steps" is the number for this image, which may differ between
+images. Latents that are returned replace the current ones."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing that can be asked of an upscale: its type, its range (None: open), and what it means.
+    """A setting of an upscale: its type, its help text, and the range of a number.
 
-    `keyword` is what `LinearSRPipeline` calls it, where that is not its name; a `default` of None, the model's.
+    `low` None means 0, `high` None means no upper limit. A `default` of None leaves the value to the model.
+    `keyword` is the name of the argument of `LinearSRPipeline`, "" if it equals the setting's name.
     """
 
     type: Any
@@ -66,11 +71,11 @@ SETTINGS = {
     "seed": Setting(int, "Random seed. The same seed gives the same result.", 0, 2**32 - 1, default=0),
     "color_fix": Setting(ColourFix, "How to keep the colours of the input. Default: set by the model."),
 }
-"""By the name of its option; the order is that of the help."""
+"""All settings by option name, in the order in which the help lists them."""
 
 
 class Asked(TypedDict, total=False):
-    """What a call may ask for by keyword; see `LinearSRPipeline.__call__`."""
+    """Keyword arguments of an upscale call; see `LinearSRPipeline.__call__`."""
 
     scale: float | None
     num_inference_steps: int | None
@@ -82,7 +87,7 @@ class Asked(TypedDict, total=False):
 
 
 def check_setting(name: str, value: Any) -> None:
-    """Raises ValueError, one line, for a value of another type or out of its range."""
+    """Check the value of a setting. Raises ValueError, one line: it is of the wrong type or out of range."""
     asked, words = SETTINGS[name], name.replace("_", " ")
     if choices := get_args(asked.type):
         if value not in choices:
@@ -99,7 +104,7 @@ def check_setting(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """The size that a result is to have, in the place of a scale; where several are given, none is exceeded."""
+    """The size of a result, instead of a scale. If several values are given, the result exceeds none."""
 
     width: int | None = None
     height: int | None = None
@@ -109,12 +114,15 @@ class Fit:
         return (self.width, self.height, self.megapixels) != (None, None, None)
 
     def suffix(self) -> str:
-        """What names a result of this size: "_1920w_1080h"."""
+        """Return the suffix for the name of a result of this size, such as "_1920w_1080h"."""
         parts = {"w": self.width, "h": self.height, "mp": self.megapixels}
         return "".join(f"_{value:g}{unit}" for unit, value in parts.items() if value is not None)
 
     def scale(self, size: tuple[int, int]) -> float:
-        """The scale for an upright picture of `size` (width, height). Raises ValueError if it is out of range."""
+        """Return the scale for an upright picture of `size` (width, height).
+
+        Raises ValueError: the scale is out of range.
+        """
         scales = [
             wanted / side for wanted, side in zip((self.width, self.height), size, strict=True) if wanted
         ]
@@ -131,27 +139,28 @@ class Fit:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Settings of a model that are not weights; the call can override steps, fidelity, colour fix and guidance."""
+    """The settings of a model. A call can override steps, fidelity, colour fix, guidance scale and tags."""
 
     num_inference_steps: int = 4
-    """Network evaluations (NFE); 0: none, the trunk's picture."""
+    """Number of network evaluations (NFE); 0 gives the trunk's picture."""
     fidelity: float = 0.0
-    """0: a full sample of the flow; 1: the posterior mean."""
+    """From 0, a full sample of the flow, to 1, the posterior mean."""
     mean: Mean = "first_step"
-    """Whose estimate the posterior mean is: the network's at pure noise, as flow matching trains it, or the stem's,
-    where the network was distilled to give a sample at once."""
+    """Whose estimate the posterior mean is: the network's at pure noise, as flow matching trains it
+    ("first_step"), or the stem's, for a network that was distilled to give a sample at once ("stem")."""
     color_fix: ColourFix = "none"
     guidance_scale: float = 1.0
-    """Classifier-free guidance; 1: as trained, without a second pass; 0: not guided."""
+    """Strength of classifier-free guidance: 1 is as trained, without a second pass; 0 turns guidance off."""
     use_tags: bool = False
-    """Where the caller says nothing of tags: whether those that the model's tagger finds guide it."""
+    """Whether the tags that the tagger finds guide the model when the caller gives none."""
     solver: Solver = "dpmsolver++"
     flow_shift: float = 1.0
-    """Shift of the times towards noise."""
+    """Shift of the timesteps towards noise; 1 is uniform."""
     sigmas: tuple[float, ...] | None = None
-    """Noise levels at which the steps start, falling from 1, for just this number of steps; None: shifted uniform."""
+    """Noise levels at which the steps start, falling from 1. They are used when the number of steps equals
+    their number; None, and any other number of steps, uses uniform timesteps with `flow_shift`."""
     name: str = "LinearSR"
-    """How the model is called in reports."""
+    """Name of the model in reports."""
 
     def __post_init__(self) -> None:
         if self.solver not in get_args(Solver):
@@ -168,7 +177,7 @@ class PipelineConfig:
             check_setting(name, getattr(self, SETTINGS[name].keyword or name))
 
     def times(self, steps: int) -> list[float]:
-        """The times of a walk of so many steps, from 1 to 0."""
+        """Return the `steps` + 1 times from 1 to 0 between which the sampler steps."""
         if self.sigmas is not None and len(self.sigmas) == steps:
             return [*self.sigmas, 0.0]
         from linearsr.flow.sampler import timesteps
@@ -177,10 +186,10 @@ class PipelineConfig:
 
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "PipelineConfig":
-        """The settings among the entries of a `model_index.json`.
+        """Read the settings from the entries of a `model_index.json`; other entries are ignored.
 
         Raises:
-            ValueError: one that makes no sense or is of another type.
+            ValueError: a setting has the wrong type or an invalid value.
         """
         from linearsr.runtime.files import from_json
 
@@ -192,20 +201,20 @@ IGNORES_TAGS = "does not listen to tags: results are as without them"
 
 
 class TagRequest(NamedTuple):
-    """The caller's words, and whether the tags that the tagger finds join them."""
+    """The tags that a caller gave, and whether the tags that the tagger finds are added to them."""
 
     words: tuple[str, ...] = ()
     add: bool = False
 
     @classmethod
     def parse(cls, tags: str | Sequence[str] | None, use_tags: bool = False) -> "TagRequest":
-        """From "brick wall, ivy" or a list of such texts.
+        """Parse a text such as "brick wall, ivy", or a list of such texts.
 
-        They take the place of the tags that are found; with a plus before the first, "+ivy, moss", they join them. An
-        empty text or list asks for no tags. None leaves it to the model: found tags where it is to `use_tags`.
+        The tags replace those that the tagger finds; with a plus before the first ("+ivy, moss"), they are
+        added to them. An empty text or list means no tags. None means the tagger's if `use_tags`, else none.
 
         Raises:
-            ValueError: neither a text nor a list of texts.
+            ValueError: `tags` is neither a text nor a list of texts.
         """
         if tags is None:
             return cls(add=use_tags)
@@ -216,7 +225,7 @@ class TagRequest(NamedTuple):
             raise ValueError(
                 f"tags must be a text such as 'brick wall, ivy' or a list of texts, not {tags!r}"
             )
-        # a command line may hold bytes that are no text, which no encoder takes
+        # bytes of a command line that are not valid text become "?", since encoders accept only valid text
         words = [
             word for part in parts for word in split_tags(part.encode("utf-8", "replace").decode("utf-8"))
         ]
@@ -228,7 +237,7 @@ class TagRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What one call asks for; see `LinearSRPipeline.__call__`. Raises ValueError for a setting out of its range."""
+    """The settings of one call, the model's own filled in. Raises ValueError: a setting is out of range."""
 
     scale: float
     steps: int
@@ -239,7 +248,8 @@ class Options:
     guidance: "GuidanceTokens | None" = None
     callback: StepCallback | None = None
     drawing: float | None = None
-    """How far the image is from a photo, 0 to 1; None: to be measured, as the call leaves fidelity to the model."""
+    """How much the image looks like a drawing, 0 to 1. None, when the call leaves fidelity to the model,
+    measures it on the image and raises the fidelity accordingly."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "steps", "fidelity", "color_fix", "guidance_scale"):
@@ -251,10 +261,10 @@ def seeds_for(
     seed: int | Sequence[int] | None = None,
     generator: "torch.Generator | Sequence[torch.Generator] | None" = None,
 ) -> list[int]:
-    """A seed for each of `count` images: `seed` (None: 0), or drawn from `generator`.
+    """Return a seed for each of `count` images: `seed` (None means 0), or numbers drawn from `generator`.
 
     Raises:
-        ValueError: another number of them, or both are given.
+        ValueError: both are given, or the number of seeds or generators is not `count`.
         TypeError: a seed is not a whole number.
     """
     import torch

@@ -1,1 +1,1 @@
-"""`linearsr batch`: `plan` finds images, `run` starts workers, `worker` upscales, `report` keeps the outcomes."""
+"""`linearsr batch`: `plan` finds images, `run` starts workers, `worker` upscales, `report` lists outcomes."""

@@ -1,4 +1,4 @@
-"""What a bulk job has to do: each image among the inputs, where its result goes, and what is done already."""
+"""The plan of a bulk job: every input image, where its result goes, and which results exist already."""
 
 import re
 import tarfile
@@ -15,34 +15,34 @@ from linearsr.images.files import is_image_name
 REPORT_NAME = "report.parquet"
 _INDEX_THREADS = 16
 _TAR = re.compile(r"\.(tar|tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
-"""Names of tar files; of the compressed ones, which have no random access, each is reported."""
+"""Names of tar files. Compressed ones match too, to be reported, because they have no random access."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of the inputs."""
+    """An input image."""
 
     name: str
-    """In the report: `sub/photo.jpg`, or `set-000.tar/0001.jpg` for the member of a tar file."""
+    """Name in the report: `sub/photo.jpg`, or `set-000.tar/0001.jpg` for a member of a tar file."""
     file: str
-    """The file that holds it."""
+    """The image file, or the tar file that contains the image."""
     output: str
-    """Where its result goes: `sub/photo.png`, `set-000/0001.png`, or the tar file that it becomes a member of."""
+    """Where the result goes: `sub/photo.png`, `set-000/0001.png`, or the tar file that will contain it."""
     offset: int | None = None
     size: int | None = None
-    """Its bytes in a tar file; None: the file is the image."""
+    """`offset` and `size`: position of its bytes in the tar file; None if the file is the image."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a job reads and writes, and how."""
+    """Where a bulk job reads and writes, and how."""
 
     source: Store
     target: Store
     suffix: str
-    """Of the results: `.png`, `.jpg`, `.webp`, `.tiff`."""
+    """Suffix of the results: `.png`, `.jpg`, `.webp` or `.tiff`."""
     shards: bool
-    """From tar file to tar file, instead of from image to image."""
+    """Whether each tar file becomes a tar file of results, instead of each image a file."""
     overwrite: bool
 
 
@@ -53,25 +53,26 @@ class Plan:
     places: Places
     todo: list[Item]
     done: list[Item]
-    """Their results exist."""
+    """Images whose results exist."""
     problems: dict[str, str]
-    """Inputs that cannot be used at all -> why."""
+    """Why inputs cannot be used, by name."""
 
     def __len__(self) -> int:
         return len(self.todo) + len(self.done) + len(self.problems)
 
 
 def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite: bool) -> Plan:
-    """Look for images, and for results that exist, unless these are to be overwritten.
+    """Find the images of a bulk job and, unless `overwrite` is set, the results that exist.
 
-    A tar file counts as a folder of its name. A result keeps its input's place and stem; where inputs share both
-    (photo.jpg, photo.png), the type joins the stem (photo_jpg, photo_png), as for `linearsr upscale`.
-    Raises BulkError if there is nothing to do, or the target is in the place of the source.
+    A tar file counts as a folder. A result keeps the folder and stem of its input; if inputs share both
+    (photo.jpg, photo.png), their type is added (photo_jpg, photo_png), as in `linearsr upscale`.
+    Raises BulkError: there is no input, `shards` is set for an image, or the target is the source's folder.
 
     Args:
-        source: folder, tar file, image, or pattern; local or a URL.
-        target: folder or URL for the results, whose names end in `suffix`.
-        shards: each tar file becomes one tar file of results.
+        source: folder, tar file, image, or pattern; a path or a URL.
+        target: folder or URL for the results.
+        suffix: suffix of the results, such as `.png`.
+        shards: make one tar file of results from each tar file.
     """
     (store, names), results = locate(source), Store(target)
     place = results.place_in(store)
@@ -105,8 +106,8 @@ def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite:
 
 
 def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
-    """The images in an uncompressed tar file, and what is wrong with it: where it breaks off, the rest is left out."""
-    # by name: of several members of one name the last counts
+    """Return the images in an uncompressed tar file, up to where it breaks off, and what is wrong with it."""
+    # if several members have the same name, the last one counts
     items: dict[str, Item] = {}
     problem = None
     try:
@@ -115,7 +116,7 @@ def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
                 if member.isreg() and is_image_name(Path(PurePosixPath(member.name).name)):
                     name = f"{tar}/{member.name}"
                     items[name] = Item(name, tar, tar, member.offset_data, member.size)
-            # tarfile takes a file that ends between two members for whole
+            # tarfile does not notice if a file ends between two members
             file.seek(members.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end is missing")
@@ -125,7 +126,7 @@ def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
 
 
 def _named(items: Sequence[Item], suffix: str, problems: dict[str, str]) -> Iterator[Item]:
-    """The items with their outputs; one whose output is another's already goes to the problems."""
+    """Yield the items with their outputs; an item whose output is already taken goes to `problems`."""
     paths = [_output_path(item) for item in items]
     shared = Counter(path.with_suffix("") for path in paths)
     taken: dict[str, str] = {}
@@ -139,7 +140,7 @@ def _named(items: Sequence[Item], suffix: str, problems: dict[str, str]) -> Iter
 
 
 def _output_path(item: Item) -> PurePosixPath:
-    """The input's place under the target; no part of a tar member's name leads out of it."""
+    """Return the path of an input under the target; names of tar members cannot lead out of it."""
     if item.offset is None:
         return PurePosixPath(item.name)
     member = PurePosixPath(item.name[len(item.file) + 1 :])
@@ -148,7 +149,7 @@ def _output_path(item: Item) -> PurePosixPath:
 
 
 def rows(items: Iterable[Item], *, shards: bool) -> list[Item]:
-    """What is handed to a worker at once: an image; or a whole tar file, as an item of its name."""
+    """Return the units of work for workers: each image or, with `shards`, each tar file as one item."""
     if not shards:
         return list(items)
     return [Item(tar, tar, tar) for tar in dict.fromkeys(item.file for item in items)]

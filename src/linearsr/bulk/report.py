@@ -1,4 +1,4 @@
-"""What became of every image of a bulk job: a table in a Parquet file beside the results."""
+"""The report of a bulk job: a table with the outcome of every image, in a Parquet file beside the results."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,9 +12,10 @@ from linearsr.bulk.plan import REPORT_NAME
 from linearsr.bulk.store import BulkError, Store
 
 Status = Literal["done", "skipped", "failed", "stopped", "replaced"]
-"""`stopped` is no image's fault, and ends the job; `replaced`: a process was killed."""
+"""Outcome of an image. Two are not about an image: `stopped`, the worker cannot work, which ends the job, and
+`replaced`, the worker has taken the place of one that was killed; they do not appear in the report."""
 Result = dict[str, Any]
-"""What became of an image: the columns of `SCHEMA`."""
+"""A row of the report, with the columns of `SCHEMA`."""
 SCHEMA = pa.schema(
     [
         ("input", pa.string()),
@@ -28,17 +29,17 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""One row for each input. `output` is null and `error` says why where `status` is failed."""
+"""Columns of the report, with one row per input. If it failed, `output` is null and `error` says why."""
 
 
 def result(name: str, status: Status, size: Sequence[int | None] = (None, None), **rest: Any) -> Result:
-    """A row; `size` is (width, height) of the result, and `rest` are other columns."""
+    """Make a row; `size` is (width, height) of the result, `rest` are other columns."""
     row = {"input": name, "status": status, "width": size[0], "height": size[1]}
     return {**dict.fromkeys(SCHEMA.names), **row, **rest}
 
 
 class Report:
-    """The rows of this run, and of earlier ones for other inputs. Raises BulkError for a file that is no report."""
+    """The rows of this run, and of earlier runs for other inputs. Raises BulkError: the file is no report."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,11 +48,11 @@ class Report:
         self._table = _read(store)
 
     def add(self, row: Result) -> None:
-        """A row more. What is skipped keeps the row of the run that did it, where there is one."""
+        """Add a row. A skipped image keeps its row from an earlier run instead, if there is one."""
         self._rows.append(row)
 
     def write(self) -> None:
-        """Write the file anew, whole or not at all."""
+        """Rewrite the file with all rows, either completely or not at all."""
         earlier, new = self._table, pa.Table.from_pylist(self._rows, SCHEMA)
         known = pc.and_(pc.equal(new["status"], "skipped"), pc.is_in(new["input"], earlier["input"]))
         new = new.filter(pc.invert(known))

@@ -1,6 +1,6 @@
-"""Any number of images on Ray Data, each done exactly once whatever is killed.
+"""The run of a bulk job on Ray Data: each image is done exactly once, whichever processes are killed.
 
-Ray is a local one that lives as long as the job, or a cluster that is there, and says nothing itself.
+Ray is started locally for the time of the job, or is an existing cluster. Its own output is suppressed.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from linearsr.bulk.worker import BulkWorker, SharedAttempts
 
 _MAX_BATCH = 8
 _PIECES = 64
-"""Each worker's part of the images comes in so many pieces or more, so that all end at about the same time."""
+"""Least number of pieces per worker, if there are enough images, so that all end at about the same time."""
 _SETTINGS = {
     "RAY_usage_stats_enabled": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -32,18 +32,18 @@ _SETTINGS = {
     "RAY_enable_worker_prestart": "0",
     "RAY_worker_niceness": "0",
 }
-"""Read by Ray when it is imported and started."""
+"""Environment variables that Ray reads when it is imported and started."""
 _OBJECT_STORE = 256 * 2**20
-"""Bytes that a local Ray takes for rows; images do not go through it."""
+"""Bytes of memory that a local Ray reserves for rows; images do not go through it."""
 _MEMORY_PER_WORKER = 2 * 2**30
-"""Bytes of the default model with an image of a megapixel."""
+"""Bytes of memory that a worker takes with the default model and an image of a megapixel."""
 _SECONDS_TO_ANSWER = 10
-"""Ray itself tries for a minute, and says nothing meanwhile."""
+"""How long to try to connect to a cluster. Ray itself tries for a minute without any message."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the user asks of Ray: the options of `linearsr batch`. `address` may also be "local", a Ray of our own."""
+    """The options of `linearsr batch` that are about Ray. `address` may also be "local": start Ray here."""
 
     address: str | None = None
     workers: int | None = None
@@ -53,7 +53,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Pool:
-    """How many processes compute, and what each has; several may share a GPU."""
+    """The number of worker processes, and the CPU threads and GPUs of each; several may share a GPU."""
 
     workers: int
     threads: int
@@ -63,14 +63,13 @@ class Pool:
 def results(
     plan: Plan, upscaler: Mapping[str, Any], cluster: Cluster, on_killed: Callable[[], None] = lambda: None
 ) -> Generator[Result]:
-    """Do what is to be done, and yield what became of each image, those first for which there is nothing to do.
+    """Carry out a plan and yield a row for each image, first those that need no work.
 
-    An image whose worker is killed is done again; one that was so three times has failed. The job ends when every image
-    has a result or has failed, or at a KeyboardInterrupt. Raises BulkError if Ray cannot be had, or the model cannot do
-    what is asked.
+    An image whose worker is killed is tried again; it fails after three such attempts. The job ends when all
+    images have a row, or with KeyboardInterrupt. Raises BulkError: Ray or the model cannot be used.
 
     Args:
-        upscaler: arguments of `LinearSRUpscaler`, of which each worker makes one.
+        upscaler: arguments of the `LinearSRUpscaler` of each worker.
         on_killed: called when a worker has taken the place of one that was killed.
     """
     for item in plan.done:
@@ -95,7 +94,7 @@ def results(
                     del missing[name]
                     yield {**row, "input": name}
     except KeyboardInterrupt:
-        # what is finished, and was not reported yet
+        # report the results that were written, but whose rows have not arrived yet
         there = set() if plan.places.overwrite else set(plan.places.target.names())
         finished = [item for item in missing.values() if item.output in there]
         yield from (result(item.name, "done", output=item.output) for item in finished)
@@ -105,13 +104,16 @@ def results(
 
 
 def _images(name: str, missing: dict[str, Item]) -> list[str]:
-    """The image of that name, or those of the tar file of that name, if they have no result yet."""
+    """Return the missing images that a row is about: the one it names, or all of the tar file it names."""
     return [name] if name in missing else [image for image, item in missing.items() if item.file == name]
 
 
 @contextlib.contextmanager
 def _ray_pool(cluster: Cluster) -> Iterator[Pool]:
-    """Ray for the time of the block, unless it is there, and the pool that fits. Raises BulkError if there is none."""
+    """Run Ray for the time of the block, unless it runs already, and yield a pool that fits its resources.
+
+    Raises BulkError: Ray cannot be used, or has too few CPUs.
+    """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -124,7 +126,7 @@ def _ray_pool(cluster: Cluster) -> Iterator[Pool]:
         if ours:
             _start(cluster)
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a page, and aborts
+                signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler prints a page and aborts
         try:
             yield _pool(cluster, ray.cluster_resources())
         finally:
@@ -138,7 +140,7 @@ def _start(cluster: Cluster) -> None:
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
     if address == "local":
-        # that this process may use
+        # the CPUs that this process may use
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cpus = max(cpus, (cluster.workers or 1) * (cluster.threads or 1))
         options = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
@@ -168,13 +170,13 @@ def _pool(cluster: Cluster, resources: dict[str, float]) -> Pool:
 
 
 class _OneThread:
-    """A stream that takes text from this thread only: one of Ray's prints a page about each process that dies."""
+    """A stream that drops text of other threads: one of Ray's prints a page about each process that dies."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._thread = stream, threading.current_thread()
 
     def write(self, text: str) -> int:
-        """Write it, or drop it."""
+        """Write text of the thread that made this stream; drop any other."""
         return self._stream.write(text) if threading.current_thread() is self._thread else len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -183,7 +185,7 @@ class _OneThread:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without what native code writes to stderr: Ray tells there that it was told to be quiet."""
+    """Discard what native code writes to stderr: Ray reports there that its logging is turned off."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -195,9 +197,9 @@ def _silent() -> Iterator[None]:
 
 
 def _run(rows: Sequence[Item], size: int, arguments: dict[str, Any], pool: Pool) -> Iterator[dict[str, Any]]:
-    """Give `rows` to the workers, `size` at a time, and yield the rows that come back, in any order.
+    """Give `rows` to the workers, `size` at a time, and yield the rows that they return, in any order.
 
-    A worker that dies is replaced, and what it was given is given to another. Raises BulkError if none can be started.
+    A worker that dies is replaced, and its rows go to another. Raises BulkError: no worker can be started.
     """
     import ray
     import ray.data
@@ -205,7 +207,7 @@ def _run(rows: Sequence[Item], size: int, arguments: dict[str, Any], pool: Pool)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # an error that no worker foresaw costs its rows, not the job
+    # an unexpected error in a worker loses its rows, but does not end the job
     context.max_errored_blocks = -1
     blocks = -(-len(rows) // size)
     results = ray.data.from_items([asdict(row) for row in rows], override_num_blocks=blocks).map_batches(

@@ -1,4 +1,4 @@
-"""The folder of a bulk job's images or results: a local one, or one that `fsspec` knows by its URL."""
+"""Folders of images and results of a bulk job: local, or remote at a URL that `fsspec` supports."""
 
 import os
 import re
@@ -13,14 +13,14 @@ from linearsr.runtime.files import whole_file
 
 
 class BulkError(ValueError):
-    """Why a bulk job cannot be done at all; the message is one line."""
+    """A bulk job cannot be done at all; the message is one line that says why."""
 
 
 class Store:
-    """A folder, local or remote: `photos`, `s3://bucket/photos`, `gs://bucket/photos`. It can be sent to processes.
+    """A local or remote folder: `photos`, `s3://bucket/photos`, `gs://bucket/photos`. It can be pickled.
 
-    Names of files are relative to it, with forward slashes. Raises BulkError for a kind of store that is unknown, or
-    whose package is not installed.
+    Names of files are relative to it, with forward slashes. Raises BulkError: the kind of URL is unknown, or
+    the package for it is not installed.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
@@ -36,32 +36,35 @@ class Store:
         self.local = isinstance(self.fs, LocalFileSystem)
 
     def names(self) -> list[str]:
-        """All files to the bottom, sorted; none where there is no such folder."""
+        """Return the names of all files in it and its subfolders, sorted; [] if the folder does not exist."""
         self.fs.invalidate_cache()
         start = len(self.root) + 1
         return sorted(path[start:] for path in self.fs.find(self.root))
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file, asked anew."""
+        """Return whether a file exists now, without a cache."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self._path(name)))
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes of a file, or those from `start` to before `end`. Raises OSError."""
+        """Read a file, or its bytes from `start` to before `end`. Raises OSError: it cannot be read."""
         return bytes(self.fs.cat_file(self._path(name), start=start, end=end))
 
     def open(self, name: str) -> BinaryIO:
-        """The file for reading at any place. Raises OSError."""
+        """Open a file for reading with random access. Raises OSError: it cannot be opened."""
         return cast(BinaryIO, self.fs.open(self._path(name), "rb"))
 
     def write(self, name: str, data: bytes) -> None:
-        """Make or replace a file, whole or not at all: by rename, or by one upload. Raises OSError."""
+        """Make or replace a file as a whole, by a rename or one upload. Raises OSError: this fails."""
         with self.writing(name) as file:
             file.write(data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to fill that gets its name when it is whole, and never if there is an error. Raises OSError."""
+        """Yield a file to write to. It gets its name when the block ends, and never if the block fails.
+
+        Raises OSError: it cannot be written.
+        """
         if not self.local:
             with NamedTemporaryFile() as file:
                 yield cast(BinaryIO, file)
@@ -74,7 +77,7 @@ class Store:
             yield file
 
     def place_in(self, other: "Store") -> str | None:
-        """Its name inside another store, "" for the same folder, None if it lies elsewhere."""
+        """Return the path of this folder inside another: "" if they are the same, None if it is elsewhere."""
         if self.fs != other.fs:
             return None
         if self.root == other.root:
@@ -86,7 +89,7 @@ class Store:
 
 
 def locate(source: str) -> tuple[Store, list[str]]:
-    """The store and the names of the files that a folder, a file or a pattern means. Raises BulkError for none."""
+    """Return the store and file names of a folder, file or pattern. Raises BulkError: there is none."""
     whole = Store(source)
     if has_magic(whole.root) and not whole.fs.exists(whole.root):
         paths = sorted(path for path in whole.fs.glob(whole.root) if whole.fs.isfile(path))

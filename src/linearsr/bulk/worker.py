@@ -1,4 +1,4 @@
-"""The process that computes in a bulk job: it loads the model once, then takes images from Ray Data as they come."""
+"""The worker process of a bulk job: it loads the model once, then upscales images that Ray Data sends it."""
 
 import io
 import tarfile
@@ -29,23 +29,23 @@ Member = tuple[tarfile.TarInfo, bytes]
 
 
 class Attempts:
-    """How often each piece of work was begun and not ended: as often, it killed the process that did it."""
+    """A count of the attempts at each unit of work that did not end, because their process was killed."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
 
     def begin(self, name: str) -> int:
-        """Count one attempt more; returns how many there were."""
+        """Count one more attempt, and return their number."""
         self._begun[name] += 1
         return self._begun[name]
 
     def end(self, name: str) -> None:
-        """The work is done, or has failed as it should."""
+        """Reset the count, because the work is done or has failed with an error."""
         del self._begun[name]
 
 
 class SharedAttempts(Attempts):
-    """Those of all workers, counted in a process of their own."""
+    """Attempts of all workers, counted in a process of their own."""
 
     def __init__(self) -> None:
         import ray
@@ -62,12 +62,14 @@ class SharedAttempts(Attempts):
 
 
 class BulkWorker:
-    """A `LinearSRUpscaler` that reads images and writes results by itself; Ray Data keeps one in each process.
+    """A worker that reads images, upscales and writes them; Ray Data keeps one in each process.
 
     Args:
+        places: where to read and write.
         upscaler: arguments of `LinearSRUpscaler`.
-        threads: for the arithmetic on a CPU.
-        attempts: of all workers, `workers` at once; they outlive a worker that is killed.
+        threads: CPU threads of torch.
+        attempts: the attempts of all workers, kept outside, so that they survive a worker that is killed.
+        workers: number of workers that run at the same time; any further start replaces a killed one.
     """
 
     def __init__(
@@ -86,12 +88,12 @@ class BulkWorker:
         self._unusable: str | None = None
         try:
             self._upscaler = LinearSRUpscaler(**upscaler)
-        # told as a row, since Ray would try again and again
+        # returned as a row later, because Ray would restart a worker that raises again and again
         except Exception as error:
             self._unusable = reason(error)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Rows of `Item`s -> rows of results."""
+        """Turn rows of `Item`s into rows of the report."""
         items = [Item(**row) for row in batch.to_pylist()]
         for row in self._results(items):
             yield pa.Table.from_pylist([row], SCHEMA)
@@ -107,7 +109,7 @@ class BulkWorker:
                 yield from self._guarded(item.name, partial(self._shard, item))
         else:
             with ThreadPoolExecutor(_READERS) as readers:
-                # a store answers slowly, so all are asked for before the first is computed
+                # read ahead: all images are requested before the first is upscaled, since a store may be slow
                 reads = [readers.submit(self._read, item) for item in items]
                 for item, read in zip(items, reads, strict=True):
                     write = partial(self._places.target.write, item.output)
@@ -115,14 +117,14 @@ class BulkWorker:
                     yield from self._guarded(item.name, work)
 
     def _guarded(self, name: str, work: Callable[[], list[Result]]) -> list[Result]:
-        """Do it, unless the processes that began it before were all killed."""
+        """Do the work, unless `_MAX_ATTEMPTS` processes that began it were killed."""
         killed = self._attempts.begin(name) > _MAX_ATTEMPTS
         results = [result(name, "failed", error=_KILLED)] if killed else work()
         self._attempts.end(name)
         return results
 
     def _read(self, item: Item) -> bytes | None:
-        """The image, None if its result is there: made before this process took the place of a lost one."""
+        """Read the image; None if its result exists, made by a process that this one replaces."""
         if not self._places.overwrite and self._places.target.exists(item.output):
             return None
         if item.offset is None or item.size is None:
@@ -132,7 +134,7 @@ class BulkWorker:
     def _image(
         self, name: str, output: str, read: Callable[[], bytes | None], write: Callable[[bytes], None]
     ) -> list[Result]:
-        """Upscale what is read, write it, and say in one row what became of it."""
+        """Read, upscale and write an image, and return one row with the outcome."""
 
         def make() -> "Picture | None":
             data = read()
@@ -152,9 +154,9 @@ class BulkWorker:
         return [result(name, "done", made.value.size, output=output, warning=made.warning, **told)]
 
     def _shard(self, item: Item) -> list[Result]:
-        """The images of a tar file, written as one when all are done; what stands beside an image goes along.
+        """Upscale the images of a tar file into a new one, written when all are done. Copy other members.
 
-        A sample, that is the members of one key, is left out if an image of it fails.
+        A sample (the members with the same key) is left out if one of its images fails.
         """
         results: list[Result] = []
         try:
@@ -168,7 +170,7 @@ class BulkWorker:
                     results += rows
                     for info, content in upscaled:
                         target.addfile(info, io.BytesIO(content))
-        # a store has errors of its own
+        # stores raise errors of many kinds
         except Exception as error:
             return [result(item.name, "failed", error=reason(error))]
         return results
@@ -189,14 +191,14 @@ class BulkWorker:
 
 
 def _add(members: list[Member], name: str, source: tarfile.TarInfo, data: bytes) -> None:
-    """Add the result of a member, with its time and mode."""
+    """Add the result for a tar member, with the time and mode of that member."""
     made = tarfile.TarInfo(name)
     made.size, made.mtime, made.mode = len(data), source.mtime, source.mode
     members.append((made, data))
 
 
 def _samples(file: BinaryIO) -> Iterator[list[Member]]:
-    """The files in a tar file by key: the name up to the first dot of its last part."""
+    """Yield the files of a tar file grouped by key: the path up to the first dot of its last part."""
 
     def key(member: tarfile.TarInfo) -> str:
         path = PurePosixPath(member.name)

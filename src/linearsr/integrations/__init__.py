@@ -1,1 +1,1 @@
-"""LinearSR as other programs expect a model: a `DiffusionPipeline`."""
+"""LinearSR in the forms that other libraries expect: a `diffusers` pipeline."""

@@ -1,11 +1,12 @@
-"""LinearSR as a `DiffusionPipeline` of `diffusers`: its parts are components, `LinearSRPipeline` does the work.
+"""LinearSR as a `diffusers` pipeline: its parts are components, and `LinearSRPipeline` does the work.
 
     from linearsr.integrations.diffusers_pipeline import LinearSRDiffusionPipeline
     pipe = LinearSRDiffusionPipeline.from_pretrained()
 
-or, since this file stands alone, as code that `diffusers` loads:
+or, since no other file in this folder is needed, as a custom pipeline that `diffusers` loads:
 
-    DiffusionPipeline.from_pretrained(folder, custom_pipeline=".../diffusers_pipeline.py", trust_remote_code=True)
+    custom = ".../diffusers_pipeline.py"
+    DiffusionPipeline.from_pretrained(folder, custom_pipeline=custom, trust_remote_code=True)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +28,11 @@ _HERE = "linearsr.integrations.diffusers_pipeline"
 
 
 class ModelMixin(nn.Module):
-    """A class of this name beside a component's class tells `diffusers` that `from_pretrained` loads it."""
+    """A marker: `diffusers` loads a class with `from_pretrained` if its module has a base of this name."""
 
 
 class Part(ModelMixin):
-    """Loads one part, which is of another class."""
+    """A loader for one part; the part itself is an instance of another class."""
 
     @staticmethod
     def from_pretrained(
@@ -39,26 +40,29 @@ class Part(ModelMixin):
         torch_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
     ) -> Any:
-        """The part that lies in `folder`, a sub-folder of a model, on the CPU; the type has two names over versions."""
+        """Load the part in `folder`, a subfolder of a model, on the CPU.
+
+        The type comes by one keyword or the other, depending on the version of `diffusers`.
+        """
         path = Path(folder)
         return getattr(_load(path.parent, torch_dtype or dtype or torch.float32), path.name)
 
 
 @lru_cache(maxsize=1)
 def _load(folder: Path, dtype: torch.dtype) -> LinearSRPipeline:
-    """The whole model: `diffusers` asks for its parts one after the other."""
+    """Load the whole model, and keep it, because `diffusers` asks for its parts one after the other."""
     loaded = LinearSRPipeline.from_pretrained(folder, torch_dtype=dtype, device="cpu")
-    # the only way that leads through `diffusers` to what is saved
+    # the ranges travel with the stem, because `diffusers` passes only components to the pipeline
     loaded.lr_stem.int8_ranges = loaded.int8_ranges  # type: ignore[assignment]
     return loaded
 
 
 class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Image super-resolution with the components of a LinearSR model.
+    """Image super-resolution with a LinearSR model, as a `DiffusionPipeline`.
 
     Args:
-        lr_stem, codec, transformer, guidance, tagger, trunk: as for `LinearSRPipeline`.
-        settings: the fields of `PipelineConfig`.
+        lr_stem, codec, transformer, guidance, tagger, trunk: the parts, as for `LinearSRPipeline`.
+        settings: the fields of `PipelineConfig`; None uses their defaults.
     """
 
     _optional_components = ["transformer", "guidance", "tagger", "trunk"]  # noqa: RUF012
@@ -82,10 +86,10 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, model: StrPath | None = None, **kwargs: Any) -> "LinearSRDiffusionPipeline":
-        """Load a model: a folder or a hub id; None is the one in the package. Arguments as in `diffusers`.
+        """Load a model from a folder or a hub id; None loads the built-in one. Arguments as in `diffusers`.
 
         Raises:
-            CheckpointError: no such model, or it is damaged.
+            CheckpointError: there is no such model, or it is damaged.
         """
         folder = find_model(model)
         pipeline: LinearSRDiffusionPipeline = super().from_pretrained(str(folder), **kwargs)
@@ -95,34 +99,34 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
     def extract_init_dict(
         cls, config_dict: dict[str, Any], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """What `diffusers` makes the pipeline of: for each part who loads it, and the settings."""
+        """Return what `diffusers` builds the pipeline from: a loader for each part, and the settings."""
         parts = {name: (_HERE, "Part") for name in _PARTS if config_dict.get(name) is not None}
         return {**parts, "settings": asdict(PipelineConfig.from_index(config_dict))}, kwargs, {}
 
     def save_pretrained(
         self, save_directory: StrPath, dtype: torch.dtype | None = None, **kwargs: Any
     ) -> None:
-        """Write a folder that this class and `LinearSRPipeline` load."""
+        """Save the model to a folder that this class and `LinearSRPipeline` can load."""
         self.linearsr.save_pretrained(save_directory, dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> "LinearSRDiffusionPipeline":
-        """Move or convert all parts; arguments as for `torch.nn.Module.to`."""
+        """Move or convert all parts, with the arguments of `torch.nn.Module.to`."""
         self.linearsr.to(*args, **kwargs)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the LR stem lies."""
+        """Device of the LR stem."""
         return self.linearsr.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the LR stem's weights."""
+        """Data type of the LR stem's weights."""
         return self.linearsr.dtype
 
     @property
     def linearsr(self) -> LinearSRPipeline:
-        """The pipeline of the components as they are now."""
+        """A `LinearSRPipeline` of the components in their current state."""
         parts = {name: getattr(self, name) for name in _PARTS}
         model = LinearSRPipeline(**parts, config=PipelineConfig.from_index(self.config.settings))
         model.int8_ranges = getattr(self.lr_stem, "int8_ranges", {})
@@ -139,13 +143,13 @@ class LinearSRDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
         **settings: Any,
     ) -> "ImagePipelineOutput | tuple[Any]":
-        """Upscale one image or several; other `settings` as for `LinearSRPipeline.__call__`.
+        """Upscale one image or several, with the arguments of `LinearSRPipeline.__call__`.
 
         Returns:
-            `ImagePipelineOutput`, or a tuple whose first item is its `images`.
+            An `ImagePipelineOutput`, or the tuple `(images,)` if `return_dict` is false.
 
         Raises:
-            ValueError: as `LinearSRPipeline.__call__`.
+            ValueError: as for `LinearSRPipeline.__call__`.
         """
         images: Any = self.linearsr(
             image,

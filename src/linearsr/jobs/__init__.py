@@ -1,1 +1,1 @@
-"""Pictures as jobs: find them, name their results, do one after the other, and report what became of each."""
+"""Pictures as jobs: find them, name their results, run one after the other, and report each as a record."""

@@ -1,4 +1,4 @@
-"""From an image file to a larger one by rows: neither is ever held."""
+"""Upscale an image file into another by strips of rows; neither image is ever in memory as a whole."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,13 +22,13 @@ from linearsr.streaming.memory import buffer_bytes
 from linearsr.streaming.rows import Progress
 
 _ALPHA, _ENCODING = 0.1, 0.1
-"""Shares of the whole work, about."""
+"""Approximate shares of the whole work."""
 _MOST = 65535
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """`size`: (width, height) of what was written; `tags`: what guided it."""
+    """The result of `upscale_file`: its `size` (width, height), and the `tags` that guided it."""
 
     size: tuple[int, int]
     tags: tuple[str, ...]
@@ -49,21 +49,21 @@ def upscale_file(
     strip_rows: int | None = None,
     progress: Progress = lambda label, share: None,
 ) -> FileResult:
-    """Upscale an image file into another, with alpha, bits and notes, in the memory of some strips.
+    """Upscale an image file into another, in the memory of a few strips. Keep alpha, bit depth and metadata.
 
-    What waits between passes lies in a hidden folder beside `target`, which is removed at the end. Needs the extra
-    `large`. Raises ImageError for what is wrong with source or target; ValueError for a setting out of its range, too
-    little room on the disk, or a target that another process has in work.
+    Intermediate rows lie in a hidden folder beside `target`, removed at the end. Needs the extra `large`.
+    Raises ImageError: source or target cannot be used. Raises ValueError: a setting is out of range, there is
+    too little room on the disk, or another process works on `target`.
 
     Args:
-        settings: scale, steps, tags and so on, by the names of `LinearSRPipeline.upscale`.
-        fit: the size of the result, in the place of a scale.
-        quality: of JPEG, 1 to 100.
-        max_pixels: of the source; more are refused.
-        keep: which metadata goes along; with "nothing", tags do not either.
-        strict: refuse a damaged source, though it can be read in spite of that.
-        strip_rows: LR rows to work on at a time; None: by the width.
-        progress: gets what is being done, and the share of the whole work that is done.
+        settings: arguments of `LinearSRPipeline.upscale`, such as scale, num_inference_steps and tags.
+        fit: size of the result; replaces the scale.
+        quality: quality of a lossy format such as JPEG, 1 to 100.
+        max_pixels: the most pixels that the source may have.
+        keep: which metadata to copy; "nothing" also omits the tags.
+        strict: refuse a damaged source, even if it can be read.
+        strip_rows: LR rows per strip; None chooses by the width.
+        progress: called with what is being done, and the share of the whole work that is done, 0 to 1.
     """
     settings = dict(settings or {})
     with _work_folder(target) as folder:
@@ -86,6 +86,7 @@ def upscale_file(
                 rows, into, **asked, work_folder=folder, strip_rows=strip_rows, progress=report
             )
 
+        # alpha first, drawn as a grey picture, then the colours
         if alpha is not None:
             upscale(
                 alpha, alpha, lambda label, share: progress(label, share * _ALPHA), scale=None, fidelity=1.0
@@ -101,13 +102,13 @@ def upscale_file(
 
 
 def work_folder_of(target: Path) -> Path:
-    """Where work on a result waits: beside it, so on its disk, and hidden."""
+    """Return the hidden folder for intermediate data of a result: beside it, and so on the same disk."""
     return target.with_name(f".{target.name}.linearsr-work")
 
 
 @contextmanager
 def _work_folder(target: Path) -> Iterator[Path]:
-    """A folder for work on `target`, empty, and removed at the end. Raises ValueError if another process has it."""
+    """Yield an empty folder for work on `target`. Raises ValueError: another process works on `target`."""
     from filelock import FileLock, Timeout
 
     folder = work_folder_of(target)
@@ -118,7 +119,7 @@ def _work_folder(target: Path) -> Iterator[Path]:
     except Timeout:
         raise ValueError(f"{target}: another process has it in work: wait for its end") from None
     try:
-        # what a run that was killed has left
+        # remove what a killed run has left
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -138,7 +139,7 @@ def _require_disk(
     settings: Mapping[str, Any],
     alpha_bytes: int,
 ) -> None:
-    """Refuse what would only end with a full disk."""
+    """Check that the disk has room for the work. Raises ValueError: it has not."""
     steps = pipeline.options(num_inference_steps=settings.get("num_inference_steps")).steps
     height, width = (side + -side % pipeline.multiple_of for side in (reader.height, reader.width))
     passes = buffer_bytes(pipeline, height, width, steps)
@@ -152,7 +153,10 @@ def _require_disk(
 
 
 class DrawnAlpha:
-    """Alpha as a grey picture for `upscale_rows`, and what it makes of it at the model's `scale`, kept in `folder`."""
+    """Alpha as a grey picture: source and target of `upscale_rows`, which draws it at the model's `scale`.
+
+    The result is stored in `folder`.
+    """
 
     def __init__(self, source: RowReader, folder: Path, scale: int) -> None:
         self._source, self._scale = source, scale
@@ -162,19 +166,19 @@ class DrawnAlpha:
 
     @property
     def bytes(self) -> int:
-        """Bytes of disk that it takes."""
+        """Bytes on disk."""
         return self._drawn.height * self._drawn.row_bytes
 
     def read(self, top: int, bottom: int) -> FloatArray:
-        """See `streaming.rows.RowReader`."""
+        """Read alpha as RGB; see `streaming.rows.RowReader`."""
         return self._source.read_alpha(top, bottom)[..., None].repeat(3, axis=2)
 
     def write(self, rows: FloatArray) -> None:
-        """See `streaming.rows.RowWriter`."""
+        """Store the mean of RGB as alpha; see `streaming.rows.RowWriter`."""
         self._drawn.append(np.rint(rows.mean(axis=2, keepdims=True) * _MOST))
 
     def checked(self, top: int, bottom: int) -> FloatArray:
-        """Rows of the result, (bottom - top, scale * width) in [0, 1]."""
+        """Return rows of the result after `checked_alpha`, (bottom - top, scale * width) in [0, 1]."""
         first = max(0, top // self._scale - ALPHA_REACH)
         last = min(self.height, -(-bottom // self._scale) + ALPHA_REACH)
         start = first * self._scale

@@ -1,4 +1,4 @@
-"""Text for people: one printable line for each thing."""
+"""Messages for people, each on one printable line."""
 
 import os
 import warnings
@@ -10,29 +10,32 @@ DEBUG_VARIABLE = "LINEARSR_DEBUG"
 
 
 def debugging() -> bool:
-    """Whether failures should show where they come from."""
+    """Return whether failures should show a traceback (the variable LINEARSR_DEBUG is set)."""
     return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
 
 
 def shown(path: str | Path) -> str:
-    """A path as one printable line: line breaks, control characters and bytes that are no text are escaped."""
+    """Return a path on one printable line; line breaks, control codes and undecodable bytes are escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(path))
 
 
 def shown_words(words: Sequence[str], most: int = 8, longest: int = 40) -> str:
-    """A list of the first few words, and how many more there are."""
+    """Join the first `most` words, each cut at `longest` characters, and say how many more there are."""
     listed = ", ".join(shown(word[:longest]) for word in words[:most])
     return listed + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def one_line(message: object) -> str:
-    """The message (or its exception's) on one line."""
+    """Return a message on one line; if it is empty, as that of some exceptions, the name of its class."""
     text = " ".join(str(message).split())
     return shown(text) or type(message).__name__
 
 
 def failure(error: Exception, path: Path | None = None) -> str:
-    """What went wrong as one line, with the error's class if it is not ours; `path` is its file if it names none."""
+    """Describe an error on one line, with its class unless it is a ValueError, ImportError or OSError.
+
+    `path` is the file to name for an OSError that names none.
+    """
     if isinstance(error, OSError) and error.strerror:
         place = error.filename or path
         return f"{shown(str(place))}: {error.strerror}" if place else error.strerror
@@ -44,7 +47,7 @@ def failure(error: Exception, path: Path | None = None) -> str:
 
 @contextmanager
 def heard() -> Iterator[list[warnings.WarningMessage]]:
-    """What the block warns its user of, each time it does."""
+    """Record every UserWarning of the block, repeated ones too, and ignore other warnings."""
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning)
@@ -52,14 +55,14 @@ def heard() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def warning_text(note: warnings.WarningMessage) -> str:
-    """A warning about a picture as one line."""
-    if note.filename.endswith("TiffImagePlugin.py"):  # Pillow speaks of bytes that it expected, several times
+    """Return a warning about a picture on one line."""
+    if note.filename.endswith("TiffImagePlugin.py"):  # Pillow warns several times, about bytes it expected
         return "its EXIF data or TIFF tags are damaged: what cannot be read of them is left out"
     return one_line(note.message)
 
 
 def reason(error: Exception, path: Path | None = None) -> str:
-    """Why a picture failed, as one line; `path` is the file where the error names none."""
+    """Return why a picture failed, on one line. `path` is the file to name if the error names none."""
     from linearsr.runtime.devices import is_out_of_memory
 
     if is_out_of_memory(error):
@@ -68,5 +71,5 @@ def reason(error: Exception, path: Path | None = None) -> str:
 
 
 def by_option(message: str) -> str:
-    """A message of the library with the name that a limit has as an option."""
+    """Replace the library's name of a limit in a message by the command's option."""
     return message.replace("the limit (max_pixels)", "--max-pixels")

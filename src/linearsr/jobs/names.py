@@ -1,6 +1,6 @@
-"""Where results go, and under which name: one job for each image, no two with the same result.
+"""Names of results: one job for each image, and no two jobs with the same output.
 
-`-`, an image from stdin or a result to stdout, is a file in a folder that is removed at the end.
+`-`, an image from stdin or a result to stdout, becomes a file in a temporary folder.
 """
 
 import os
@@ -20,45 +20,45 @@ from linearsr.jobs.sources import Source, key_of, stems
 from linearsr.settings import Format
 
 _SUFFIXES = {"jpeg": ".jpg"}
-"""Of formats that have another one than their name."""
+"""Suffixes of formats whose suffix is not their name."""
 _UNKNOWN_TYPE = re.compile(r"\.[A-Za-z]\w{1,4}")
-"""What is meant as the type of one picture, and hardly as the end of a folder's name."""
+"""A suffix that looks like the type of a picture rather than the end of a folder's name."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and where its result goes, None if it makes no file; a job with an `error` has failed already."""
+    """One input and its output; `output` is None if the job makes no file, or has failed with an `error`."""
 
     input: Path
     output: Path | None
     error: str | None = None
     name: str = ""
-    """What the user calls the input; "": its path."""
+    """What the user called the input; "" if that is its path."""
     output_name: str = ""
-    """Likewise the output."""
+    """What the user called the output; "" if that is its path."""
 
     @property
     def label(self) -> str:
-        """The input as it is called in messages."""
+        """Name of the input in messages."""
         return shown(self.name or self.input)
 
     @property
     def output_label(self) -> str:
-        """The output as it is called in messages."""
+        """Name of the output in messages."""
         return shown(self.output_name or self.output or "")
 
     @property
     def is_made(self) -> bool:
-        """Whether something has the name of the output."""
+        """Whether a file or folder with the name of the output exists."""
         return self.output is not None and os.path.lexists(self.output)
 
 
 @dataclass(frozen=True)
 class OutputPlace:
-    """One file, a folder, or (neither) beside each input.
+    """Where results go: into one `file`, into a `folder`, or beside each input if both are None.
 
-    `format`: None for that of each input where it can be written, else PNG. `suffix`: what is added to a name; None for
-    what tells the size, where the result lies beside its input.
+    `format`: the file type; None keeps that of each input if it can be written, else PNG. `suffix`: text to
+    add to each name; None adds the size to results that lie beside their input, and nothing to others.
     """
 
     file: Path | None
@@ -67,7 +67,7 @@ class OutputPlace:
     suffix: str | None = None
 
     def namer(self, size: str) -> Callable[[Source, str], Path]:
-        """What names the result of a source with a given stem; `size`: "_x4", for what lies beside its input."""
+        """Return a function (source, stem) -> path of the result; `size` ("_x4") is the default suffix."""
 
         def name(source: Source, stem: str) -> Path:
             if self.file is not None:
@@ -87,10 +87,10 @@ class OutputPlace:
 def output_place(
     arguments: Sequence[str], output: Path | None, format: Format | None, suffix: str | None = None
 ) -> OutputPlace:
-    """What `-o` means: a file for exactly one file with an image's suffix, else a folder.
+    """Interpret `-o`: an existing folder, or a name without the suffix of an image, is a folder; else a file.
 
-    Raises ValueError for an unknown type, a file for several inputs, a place that cannot be written to, or a suffix
-    that would lead elsewhere.
+    Raises ValueError: an unknown type, a file for several inputs, a place that cannot be written to, a format
+    that does not match the file, or a suffix that is not part of a file name or has no effect.
     """
     if suffix is not None and (os.path.basename(suffix) != suffix or "\0" in suffix):
         raise ValueError(f"--suffix {shown(suffix)} is not part of a file name: use text such as _large")
@@ -118,7 +118,7 @@ def output_place(
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ValueError if `folder` neither is a folder that can be written to nor can be made."""
+    """Check an output folder. Raises ValueError: it is not writable, or neither exists nor can be made."""
     there = Path(os.path.abspath(folder))
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
@@ -133,11 +133,11 @@ def check_folder(folder: Path) -> None:
 
 
 def plan(sources: Sequence[Source], name_output: Callable[[Source, str], Path]) -> list[Job]:
-    """One job for each source, no two with the same output, and none that would replace an input.
+    """Make one job for each source, such that no two share an output and none replaces an input.
 
-    `name_output(source, stem)` says where a result with this stem goes. Where several inputs would share an output,
-    those of several folders (a/p.jpg and b/p.jpg) keep these, and of one folder (photo.jpg and photo.png) each one's
-    type joins its name: photo_jpg and photo_png. What still cannot be kept apart is an error.
+    `name_output(source, stem)` returns the path of a result with this stem. If inputs would share an output,
+    those from several folders (a/p.jpg and b/p.jpg) keep their folders, and those from one folder (photo.jpg
+    and photo.png) add their type: photo_jpg and photo_png. A remaining conflict makes a job with an `error`.
     """
     sources = _with_their_folders(sources, [name_output(source, source.path.stem) for source in sources])
     firsts = [name_output(source, source.path.stem) for source in sources]
@@ -157,7 +157,7 @@ def plan(sources: Sequence[Source], name_output: Callable[[Source, str], Path]) 
 
 
 def _with_their_folders(sources: Sequence[Source], outputs: Sequence[Path]) -> list[Source]:
-    """The sources; those of several folders that would share an output have these in their place in the tree."""
+    """Return the sources; those from several folders that would share an output get these into `relative`."""
     alike: dict[str, list[int]] = defaultdict(list)
     for place, output in enumerate(outputs):
         alike[key_of(output)].append(place)
@@ -188,7 +188,7 @@ def _check_type(output: Path) -> None:
 
 @dataclass(frozen=True)
 class Pipes:
-    """Inputs and output as paths; `source`: the file with what came from stdin; `to_stdout`: where the result goes."""
+    """Inputs and output as paths. `source`: the image from stdin; `to_stdout`: write the result to stdout."""
 
     names: Sequence[str]
     output: Path | None
@@ -196,7 +196,7 @@ class Pipes:
     to_stdout: bool = False
 
     def called(self, job: Job) -> Job:
-        """A job under the names that the user knows."""
+        """Return a job with `-` as the name of stdin and stdout."""
         return replace(
             job,
             name="-" if job.input == self.source else job.name,
@@ -206,7 +206,10 @@ class Pipes:
 
 @contextmanager
 def piped(names: Sequence[str], output: Path | None) -> Iterator[Pipes]:
-    """Inputs and output, with files in the place of `-`; stdin alone goes to stdout. Raises ValueError if it cannot."""
+    """Yield inputs and output, with temporary files in place of `-`. Stdin alone goes to stdout by default.
+
+    Raises ValueError: stdin or stdout is a terminal, stdout is to take several images, or stdin needs `-o`.
+    """
     to_stdout = str(output) == "-" or (output is None and list(names) == ["-"])
     if "-" not in names and not to_stdout:
         yield Pipes(names, output)

@@ -1,4 +1,4 @@
-"""Do jobs one after the other: skip what is done, name what fails, go on with the rest, and report each as a record."""
+"""Run a job and report it as a record: skip it if its result exists, and turn a failure into one line."""
 
 import os
 import shutil
@@ -21,40 +21,40 @@ from linearsr.jobs.names import Job
 
 
 class Watcher:
-    """Who is told how a run goes. This one tells nobody."""
+    """The receiver of messages and progress of a run. This base class ignores them all."""
 
     def say(self, line: str) -> None:
-        """Something that a person should read."""
+        """Show a line to the user."""
 
     def start_image(self, path: Path, steps: int | None = None) -> None:
-        """The next image is in work, and how many steps it takes if that is known."""
+        """Begin the next image, which takes `steps` steps; None if that is not known."""
 
     def finish_step(self, step: int, steps: int) -> None:
-        """So many steps of the image in work are done, of all that it takes."""
+        """Report that `step` of the `steps` steps of the current image are done."""
 
     def show_share(self, path: Path, doing: str, share: float) -> None:
-        """What is being done for the image in work, and the share of all its work that is done, 0 to 1."""
+        """Report what is being done for the current image, and the share of its work that is done, 0 to 1."""
 
 
 Work = Callable[[Job, Watcher], dict[str, Any]]
-"""(job, watcher) -> what is to be reported of the result, with "size": [width, height]."""
+"""A function that does a job: (job, watcher) -> fields of its record, with "size": [width, height]."""
 
 
 def pending(jobs: Sequence[Job], overwrite: bool) -> list[Job]:
-    """The jobs that need any work."""
+    """Return the jobs that need work: no error, and a result that is missing or to be replaced."""
     return [job for job in jobs if job.error is None and (overwrite or not job.is_made)]
 
 
 def no_work(job: Job, watcher: Watcher) -> dict[str, Any]:
-    """For a run in which nothing needed doing when it began."""
+    """Refuse work in a run for which every result existed when it began. Raises ValueError: always."""
     raise ValueError("its result was removed in the meantime: run the command again")
 
 
 def run_job(job: Job, work: Work, watcher: Watcher, overwrite: bool = False) -> dict[str, Any]:
-    """The record of a job: done, skipped, or failed for whatever reason. Says the outcome.
+    """Run a job, tell the watcher the outcome, and return its record: done, skipped, or failed.
 
-    Another run may work on the same folder, so that it is asked here, and once more after a failure, whether the result
-    is there; `overwrite` replaces it.
+    Without `overwrite`, a result that exists is kept. Another run may work on the same folder, so this is
+    checked right before the work and once more after a failure.
     """
     if job.error is not None:
         return _failed(job, job.error, watcher)
@@ -86,7 +86,7 @@ def run_job(job: Job, work: Work, watcher: Watcher, overwrite: bool = False) -> 
 
 
 def write_out(work: Work, stream: Any) -> Work:
-    """Work whose result is also written to a binary stream."""
+    """Wrap `work` so that the result is also written to a binary stream."""
 
     def do(job: Job, watcher: Watcher) -> dict[str, Any]:
         result = work(job, watcher)
@@ -115,7 +115,7 @@ def _failed(job: Job, why: object, watcher: Watcher) -> dict[str, Any]:
 
 
 def _without_name(job: Job, message: str) -> str:
-    """The message without the file's name in front, which the line begins with anyway, or with that of a pipe."""
+    """Remove the file's name from the start of a message, as the line begins with the job's label anyway."""
     for name in (shown(job.input), shown(job.input.name)):
         message = message.removeprefix(f"{name}: ")
     if job.output_name:

@@ -1,4 +1,4 @@
-"""From what the user named (files, folders, patterns, lists of these) to the images that are meant."""
+"""Find the images that the user named by files, folders, patterns, or lists of these."""
 
 import glob
 import os
@@ -17,26 +17,26 @@ _RESULT_NAME = r"(?P<name>.+?)(_x\d+(\.\d+)?|(_\d+[wh]|_\d+(\.\d+)?mp)+{own})"
 
 @dataclass(frozen=True)
 class Source:
-    """An input, before it is known where its result goes."""
+    """An input image, before its output is chosen."""
 
     path: Path
     relative: Path
-    """Its place in the tree that is kept under an output folder."""
+    """Path of the input in the folder tree that is rebuilt under an output folder."""
     error: str | None = None
-    """Why it cannot be used, if that shows without decoding it."""
+    """Why it cannot be used, as far as this is known without decoding it; None if nothing is wrong."""
     searched: bool = False
-    """Found in a folder or by a pattern, not named."""
+    """Whether it was found in a folder or by a pattern, instead of being named."""
     is_results: bool = False
-    """A folder that an earlier run filled."""
+    """Whether it is a folder of results of an earlier run."""
     name: str = ""
-    """What the user calls it; "": its path."""
+    """What the user called it; "" if that is its path."""
 
 
 def read_lists(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with the lines of LIST in the place of each @LIST ("@-": of stdin).
+    """Replace each argument @LIST by the lines of the file LIST ("@-" reads stdin).
 
-    Lines end with a line break, or, if there is one in the list, with a zero byte. A file whose own name begins with @
-    is an image. Raises ValueError for a list that cannot be read.
+    Lines end with a line break, or with a zero byte if the list has any. An existing file whose name begins
+    with @ is an image. Raises ValueError: a list cannot be read.
     """
     named: list[str] = []
     for argument in arguments:
@@ -54,10 +54,11 @@ def read_lists(arguments: Sequence[str]) -> list[str]:
 
 
 def find_sources(arguments: Sequence[str], output_folder: Path | None = None) -> list[Source]:
-    """All inputs, in the order given, a folder's in sorted order, each file once.
+    """Return all inputs in the order given, those of a folder sorted, and each file once.
 
-    Folders are walked to the bottom, without hidden files, `output_folder` and folders that an earlier run filled; of
-    several folders each keeps its own name in the tree. A pattern that the shell has not expanded is expanded here.
+    Folders are searched with their subfolders, without hidden ones and `output_folder`. A folder with results
+    of an earlier run is returned with `is_results` and not searched. If there are several folders, each keeps
+    its name in the tree. A pattern that the shell has not expanded is expanded here.
     """
     folders = folders_of(arguments, output_folder)
     several = len(folders) > 1
@@ -84,7 +85,7 @@ def find_sources(arguments: Sequence[str], output_folder: Path | None = None) ->
 
 
 def folders_of(arguments: Sequence[str], output_folder: Path | None = None) -> list[str]:
-    """The folders among the arguments, but of several none with results: a shell finds these in the place of `*`."""
+    """Return the folders to search: of several arguments, none with results, since `*` matches these too."""
     place = output_folder and os.path.realpath(output_folder)
     return [
         each
@@ -96,10 +97,10 @@ def folders_of(arguments: Sequence[str], output_folder: Path | None = None) -> l
 def split_results(
     sources: Sequence[Source], suffix: str | None = None, *, by_name: bool = True
 ) -> tuple[list[Source], list[Source]]:
-    """(inputs, results of earlier runs): the folders that these filled, and, `by_name`, single files.
+    """Split sources into (inputs, results of earlier runs).
 
-    NAME_x4.png, or NAME with `suffix`, is taken for a result where NAME.* is an input beside it, or, if it was found by
-    a search and not named, an image beside it at all.
+    Results are marked folders and, with `by_name`, single files: NAME_x4.png, or NAME with `suffix`, is one
+    if NAME.* in the same folder is an input or, for a file that was found by a search, any image.
     """
     pattern = re.compile(
         _RESULT_NAME.format(own=f"|{re.escape(suffix)}" if suffix else ""),
@@ -120,9 +121,9 @@ def split_results(
 
 
 def mark_results(folder: Path, arguments: Sequence[str]) -> None:
-    """Mark an output folder that lies where the arguments search, so that no later run searches it.
+    """Mark an output folder that lies inside a folder the arguments search, so that later runs leave it out.
 
-    A shell may have searched for several files: then it lies where they do.
+    Several files count as a search of their folders, because a shell may have expanded a pattern to them.
     """
     place = folder.resolve()
     is_search = len(arguments) > 1 or not os.path.isfile(arguments[0])
@@ -132,19 +133,19 @@ def mark_results(folder: Path, arguments: Sequence[str]) -> None:
 
 
 def _root(argument: str) -> Path:
-    """The folder that an argument searches, or that of its file."""
+    """Return the folder that an argument searches, or the folder of the file that it names."""
     if os.path.isdir(argument):
         return Path(argument)
     return Path(argument).parent if os.path.lexists(argument) else _fixed_part(argument)
 
 
 def stems(path: Path) -> tuple[str, str]:
-    """The name without and with the type: ("photo", "photo_jpg")."""
+    """Return the name of a file without and with its type: ("photo", "photo_jpg")."""
     return path.stem, path.name.replace(".", "_")
 
 
 def key_of(path: Path) -> str:
-    """Equal for two names of one file, existing or not."""
+    """Return a key that is equal for two names of one file, whether it exists or not."""
     return os.path.normcase(os.path.join(os.path.realpath(path.parent), path.name))
 
 
@@ -159,7 +160,7 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
         inside = [Path(root, name) for name in sorted(folders) if not name.startswith(".")]
         inside = [path for path in inside if os.path.realpath(path) != left_out]
         found += [Source(path, Path(), is_results=True) for path in inside if is_marked(path)]
-        # in place: os.walk then goes into these only, in this order
+        # os.walk visits what is left in this list, in this order
         folders[:] = [path.name for path in inside if not is_marked(path)]
         for name in sorted(files):
             path = Path(root, name)
@@ -171,7 +172,7 @@ def _walk(folder: Path, tree: Path, output_folder: Path | None) -> list[Source]:
 
 
 def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
-    """What a shell would make of the pattern, with folders walked; `**` goes down any number of folders."""
+    """Expand a pattern as a shell would, and search the matching folders; `**` goes down to any depth."""
     root = _fixed_part(pattern)
     found: list[Source] = []
     for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
@@ -181,7 +182,7 @@ def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
             found.append(Source(marked, Path(), is_results=True))
         elif match.is_dir():
             inside = _walk(match, match.relative_to(root), output_folder)
-            # nobody asked for images in each folder that a pattern happens to find
+            # a folder without images is no error here, as the pattern only happened to match it
             found += [source for source in inside if source.path != match]
         else:
             found.append(Source(match, match.relative_to(root), _problem(match), searched=True))
@@ -189,7 +190,7 @@ def _expand(pattern: str, output_folder: Path | None) -> list[Source]:
 
 
 def _fixed_part(pattern: str) -> Path:
-    """The folders at the beginning of a pattern that have no wildcard."""
+    """Return the leading folders of a pattern that contain no wildcard."""
     fixed: list[str] = []
     for part in Path(pattern).parts[:-1]:
         if glob.has_magic(part):
@@ -199,7 +200,7 @@ def _fixed_part(pattern: str) -> Path:
 
 
 def _problem(path: Path) -> str | None:
-    """Why a file cannot be used, as far as it shows without opening it: a pipe would wait for ever."""
+    """Return why a file cannot be used, or None. It is not opened, because a pipe would block for ever."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

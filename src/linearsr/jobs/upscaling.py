@@ -1,4 +1,4 @@
-"""What an upscale does with each image: in one piece where that fits the memory, else in strips of rows."""
+"""The upscale of one image file: in one piece if it fits in memory, else in strips of rows."""
 
 import sys
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from linearsr.pipeline import LinearSRPipeline
 
 _HELD_BYTES_PER_PIXEL = 16
-"""Of a result that is held while strips of it are made: its floats, and a copy of them."""
+"""Memory for a result that is kept in memory while its strips are made: its floats and a copy of them."""
 
 
 @dataclass(frozen=True)
 class Upscaling:
-    """What is asked of every image: `settings` by the names of `pipeline.upscale`, `fit` in the place of a scale."""
+    """The options of all images. `settings`: arguments of `pipeline.upscale`; `fit`: instead of a scale."""
 
     settings: Mapping[str, Any]
     max_pixels: int
@@ -29,13 +29,13 @@ class Upscaling:
     overwrite: bool
     fit: Fit | None = None
     memory_limit: float | None = None
-    """In GiB; None: what is free."""
+    """Memory to use, in GiB; None uses what is free."""
     keep: "Keep" = "all"
     strict: bool = False
     verbose: bool = False
 
     def upscale(self, pipeline: "LinearSRPipeline", job: Job, watcher: Watcher) -> dict[str, Any]:
-        """Do a job; returns size (width, height), model and tags of the result. Raises ValueError if it cannot be."""
+        """Do a job, and return size (width, height), model and tags. Raises ValueError: it cannot be done."""
         from linearsr.images.reading import read_image
         from linearsr.images.writing import write_image
 
@@ -70,7 +70,7 @@ class Upscaling:
         strip_rows: int | None,
         watcher: Watcher,
     ) -> dict[str, Any]:
-        """From file to file in strips; on a terminal, it is told how far it was when it is interrupted."""
+        """Upscale from file to file in strips. When interrupted, say how much was done."""
         from linearsr.jobs.large import upscale_file
 
         doing, done = "", 0.0
@@ -105,7 +105,10 @@ class Upscaling:
 
 
 def load_pipeline(model: str | None, device: str, dtype: DType, *, option: str = "") -> "LinearSRPipeline":
-    """The model on a device. Raises ValueError, of a device with `option` in front, or ImportError."""
+    """Load a model on a device. Raises ImportError: a library is missing.
+
+    Raises ValueError: the model or the device cannot be used; `option` precedes a message about the device.
+    """
     import torch
 
     from linearsr.pipeline import LinearSRPipeline
@@ -118,7 +121,10 @@ def load_pipeline(model: str | None, device: str, dtype: DType, *, option: str =
 
 
 def unknown_tags(pipeline: "LinearSRPipeline", settings: Mapping[str, Any]) -> list[str]:
-    """The tags that the model cannot use, its guidance made ready. Raises ValueError or ImportError if it has none."""
+    """Load what guidance needs, and return the tags that the model cannot use.
+
+    Raises ValueError or ImportError: the model has no guidance to scale, or an encoder cannot be loaded.
+    """
     if settings["guidance_scale"] not in (None, 1) and pipeline.guidance is None:
         raise ValueError("--guidance-scale: this model has no guidance: leave it out")
     tags = settings["tags"]
@@ -132,9 +138,9 @@ def unknown_tags(pipeline: "LinearSRPipeline", settings: Mapping[str, Any]) -> l
 
 @dataclass(frozen=True)
 class Mode:
-    """`kind`: "whole", in one piece; "held", in strips into a result in memory; "rows", from file to file in strips.
+    """How to process an image: whole, in strips with the result "held" in memory, or by "rows" between files.
 
-    `strip_rows`: LR rows at a time, None for as many as are good; `reason`: why, for people.
+    `strip_rows`: LR rows per strip, None if whole; `reason`: why, for the user.
     """
 
     kind: Literal["whole", "held", "rows"]
@@ -143,9 +149,9 @@ class Mode:
 
 
 def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_limit: float | None) -> Mode:
-    """The mode for an image file; `memory_limit` in GiB, None for what is free.
+    """Choose the mode for an image file; `memory_limit` is in GiB, None uses what is free.
 
-    Raises ImportError if the image fits the memory in "rows" alone, and the extra `large` is not installed.
+    Raises ImportError: the result does not fit in memory, and the extra `large` for "rows" is not installed.
     """
     from linearsr.images.picture import ImageError, warn_of
     from linearsr.images.reading import read_size
@@ -174,6 +180,7 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
     if limit is not None and strip > limit:
         place = "is free" if memory_limit is None else "--memory-limit allows"
         warn_of(path, f"it may take more memory than {place}: {in_strips}")
+    # from file to file needs libvips; without it, the result must fit in memory
     held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
     from linearsr.images.rows.vips import vips
 

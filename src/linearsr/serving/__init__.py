@@ -1,1 +1,1 @@
-"""LinearSR over HTTP: `api` makes the application, `dispatcher` hands jobs to workers, `jobs` remembers them."""
+"""LinearSR over HTTP: `api` makes the application, `dispatcher` hands jobs to workers, `jobs` stores them."""

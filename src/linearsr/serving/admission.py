@@ -1,4 +1,4 @@
-"""Admission of requests: by host, origin, key, size and room; and the log and metrics of each."""
+"""Admission of requests by host, origin, key, size and free room, with a log line and metrics for each."""
 
 import asyncio
 import hashlib
@@ -33,7 +33,7 @@ _UPLOADS = ("/v1/upscale", "/v1/tags")
 
 
 class Admission:
-    """ASGI middleware; `scope["state"]["owner"]` says afterwards whose request it is."""
+    """ASGI middleware that admits or refuses requests. Sets `scope["state"]["owner"]`, a hash of the key."""
 
     def __init__(
         self, app: ASGIApp, settings: ServeSettings, dispatcher: Dispatcher, metrics: Metrics
@@ -41,7 +41,7 @@ class Admission:
         self._app, self._settings, self._dispatcher, self._metrics = app, settings, dispatcher, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or refuse it before its body is read."""
+        """Admit a request, or refuse it before its body is read."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         begun, status = time.perf_counter(), 500
@@ -74,7 +74,7 @@ class Admission:
             self._log(scope, name, status, seconds)
 
     def _log(self, scope: Scope, request: str, status: int, seconds: float) -> None:
-        """One line on stderr; of keys, queries and names of files it says nothing."""
+        """Write a line about the request to stderr, without keys, queries or file names."""
         if self._settings.access_log == "off":
             return
         path = scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "backslashreplace")
@@ -93,13 +93,13 @@ class Admission:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def _check(self, scope: Scope) -> str:
-        """Whose request it is. Raises Problem for one that is not let in."""
+        """Return the owner of a request. Raises Problem: it is refused."""
         headers, host = Headers(scope=scope), Headers(scope=scope).get("host", "")
-        # a page whose own name is made to lead here would pass for ours
+        # DNS rebinding: a site that points its own name at this server would pass for our page
         if self._settings.allowed_hosts and host_name(host) not in self._settings.allowed_hosts:
             message = "this server is not asked by that name: ask by 127.0.0.1, or start it with --allowed-host NAME"
             raise Problem(403, "forbidden", message, {"Connection": "close"})
-        # a page of another site cannot read our answers, but could send us work
+        # a page of another site cannot read our answers, but it could send us work
         origin = None if scope["method"] in ("GET", "HEAD", "OPTIONS") else headers.get("origin")
         known = origin is None or origin in self._settings.cors_origins
         if not known and (not host or urlsplit(origin).netloc != host):
@@ -116,7 +116,7 @@ class Admission:
             return ""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        # every key is compared, so that the time does not tell which one was close
+        # all keys are compared, so that the time taken does not tell which one was close
         matches = [hmac.compare_digest(given.encode(), key.encode()) for key in self._settings.api_keys]
         if not any(matches):
             problem = "this server does not know the key" if given else "this server needs a key"
@@ -125,13 +125,13 @@ class Admission:
         return hashlib.sha256(given.encode()).hexdigest()[:32]
 
     def _within_limits(self, receive: Receive, place: object | None) -> Receive:
-        """The request's body, as long as it is not too much and arrives in time."""
+        """Wrap `receive` so that it raises Problem for a body that is too large or too slow."""
         ends = time.monotonic() + self._settings.upload_seconds
         size, whole = 0, False
 
         async def limited() -> Message:
             nonlocal size, whole
-            if whole:  # what comes now is the end of the connection
+            if whole:  # only the end of the connection can follow
                 return await receive()
             try:
                 left = min(ends - time.monotonic(), self._settings.stall_seconds)

@@ -1,4 +1,4 @@
-"""The HTTP API: what each address does."""
+"""The HTTP API: the application and its routes."""
 
 import re
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ _IMAGE = {
     "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()},
 }
 _KEYS = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
-"""What the description says of keys; `Admission` looks at them."""
+"""Ways to send a key, for the OpenAPI description only; `Admission` checks keys."""
 _REGION = r"^([0-9]{1,7}(,[0-9]{1,7}){3})?$"
 _MAX_TAGGING_SECONDS = 60.0
 
@@ -58,7 +58,10 @@ JobId = Annotated[str, PathParameter(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])]
 
 
 def create_app(settings: ServeSettings) -> FastAPI:
-    """The API under /v1, the page at /, and what those who run it ask; the model is loaded when it starts."""
+    """Make the application: the API under /v1, the web page at /, and the state of the server for operators.
+
+    The model is loaded when the application starts.
+    """
     store = JobStore(settings.data, settings.max_storage)
     dispatcher = Dispatcher(settings, store)
     metrics = Metrics(dispatcher)
@@ -78,7 +81,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # both pages load scripts from elsewhere
+        docs_url=None,  # this page and the next load scripts from other sites
         redoc_url=None,
         dependencies=_KEYS if settings.api_keys else [],
         responses=_problems(400, 401, 403, 422, 500),
@@ -107,12 +110,12 @@ def _add_state(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, me
 
     @app.get("/healthz", tags=["state"])
     async def alive() -> StateView:
-        """The server answers."""
+        """Check that the server answers."""
         return StateView(status="ok")
 
     @app.get("/readyz", tags=["state"], responses=_problems(503))
     async def ready() -> StateView:
-        """A worker has the model loaded, and there is room for results."""
+        """Check that a worker has loaded the model, and that there is room for results."""
         if not dispatcher.ready:
             raise Problem(503, "not_ready", "no worker is ready yet")
         try:
@@ -123,14 +126,14 @@ def _add_state(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, me
 
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
     async def prometheus() -> Response:
-        """Counters, times and gauges in the exposition format of Prometheus."""
+        """Return counters, times and gauges in the text format of Prometheus."""
         return Response(
             generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
 
     @app.get("/v1/models", tags=["models"])
     async def models() -> ModelsView:
-        """The model, its own settings, and what the server accepts."""
+        """Return the model, its default settings, and the limits of the server."""
         return ModelsView(models=[dispatcher.card], limits=limits, version=__version__)
 
 
@@ -151,10 +154,10 @@ def _add_upscale(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, 
         form: Annotated[UpscaleForm, Form(media_type=_MULTIPART)],
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     ) -> Response:
-        """Enlarge an image: the image comes back if it is ready soon, else a job.
+        """Upscale an image: return the result if it is ready soon, else a job.
 
-        Who closes the connection while waiting cancels the job. With an `Idempotency-Key` it goes on, and the same
-        request sent again gets the same job, as long as that is kept.
+        Closing the connection while waiting cancels the job. With an `Idempotency-Key`, the job goes on, and
+        the same request sent again gets the same job as long as it is kept.
         """
         job = await upscale_job(form, request.state.owner, settings, dispatcher.card)
         job.idempotency = idempotency_key
@@ -176,7 +179,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         responses=_problems(404, 408, 413, 429, 503, 507),
     )
     async def tags(request: Request, form: Annotated[TagsForm, Form(media_type=_MULTIPART)]) -> TagsView:
-        """Say what is in an image."""
+        """Return the tags that the model's tagger finds in an image."""
         if not dispatcher.card.tagger:
             raise Problem(404, "no_tagger", f"the model {dispatcher.card.id} has no tagger")
         job = await tags_job(form, request.state.owner, settings)
@@ -209,7 +212,7 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         limit: Annotated[int, Query(ge=1, le=100)] = 50,
         before: Annotated[str | None, Query(description="A job's id: those that are older.")] = None,
     ) -> JobsView:
-        """The jobs of this key, newest first. Without keys there is no telling whose they are."""
+        """List the jobs of this key, newest first. A server without keys cannot tell whose they are: 403."""
         owner = request.state.owner
         if not owner:
             raise Problem(403, "forbidden", "jobs are listed by key: start the server with --api-keys")
@@ -222,7 +225,7 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
 
     @router.get("")
     async def job(job: Annotated[Job, Depends(of_this_owner)]) -> JobView:
-        """How a job stands."""
+        """Return the state of a job."""
         return dispatcher.view(job)
 
     @router.get(
@@ -232,7 +235,7 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         responses=_problems(429),
     )
     async def events(job: Annotated[Job, Depends(of_this_owner)]) -> AsyncIterator[ServerSentEvent]:
-        """How a job stands, now and at every change: `progress`, and last `done`, `failed` or `cancelled`."""
+        """Stream the state of a job at every change: `progress`, then `done`, `failed` or `cancelled`."""
         async for event in streams.follow(job):
             yield event
 
@@ -242,7 +245,7 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         format: ResultFormat | None = None,
         stripped: Annotated[bool, Query(description="Without camera data, places and texts.")] = False,
     ) -> Response:
-        """The image that a job made, in the format that was asked for then or in another."""
+        """Return the result of a job, in the format that the job was asked for or in another one."""
         return await results.converted(job, format, stripped)
 
     @router.get("/preview", response_class=FileResponse, responses={200: _IMAGE, **_problems(409, 410, 507)})
@@ -252,33 +255,33 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
             str, Query(json_schema_extra={"pattern": _REGION}, description="A part: left,top,width,height.")
         ] = "",
     ) -> Response:
-        """The image that a job made, or a part of it, as JPEG of at most 4096 pixels a side, to be looked at."""
+        """Return the result of a job, or a part of it, for display: a JPEG of at most 4096 pixels a side."""
         if not re.fullmatch(_REGION, region):
             raise Problem(422, "bad_option", "region: LEFT,TOP,WIDTH,HEIGHT in pixels")
         return await results.preview(job, [int(number) for number in region.split(",") if number])
 
     @router.delete("", status_code=204)
     async def delete(job: Annotated[Job, Depends(of_this_owner)]) -> None:
-        """Cancel a job that is not finished; remove one that is, with its result."""
+        """Cancel a job, or, if it is finished, remove it with its result."""
         await (dispatcher.cancel(job) if job.live else dispatcher.completion.remove(job))
 
     app.include_router(router)
 
 
 def _add_page(app: FastAPI) -> None:
-    """Whatever is no address of the API is a file of the page."""
+    """Serve the files of the web page at all addresses that are not part of the API."""
     page = StaticFiles(directory=Path(str(files("linearsr") / "serving" / "web")), html=True)
 
     async def page_file(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_fresh(message: Message) -> None:
-            # a browser asks whether a file has changed, else it mixes those of two versions
+            # browsers must check for changes, so that they do not mix files of two versions
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["Cache-Control"] = "no-cache"
             await send(message)
 
         await (page if scope["type"] == "http" else app.router.not_found)(scope, receive, send_fresh)
 
-    # a mount would take the requests whose method an address of the API refuses
+    # not mounted, because a mount would also take requests whose method an API address refuses
     app.router.default = page_file
 
 

@@ -1,4 +1,4 @@
-"""What follows the end of a job: it is written down, told to webhooks, and forgotten when its time is over."""
+"""The completion of jobs: their end is stored, webhooks are called, and they are removed when they expire."""
 
 import asyncio
 import base64
@@ -19,15 +19,15 @@ from linearsr.serving.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY, _MAX_RETRY = 0.5, 10.0
-"""Seconds between one try to write an end and the next."""
+"""Seconds before the first retry to store an end, and the most before a later one."""
 _PAUSES = (5, 30, 120, 600)
-"""Seconds between one call of a webhook and the next."""
+"""Seconds between the calls of a webhook."""
 _CALL_SECONDS, _MAX_CALLS = 10, 8
-"""How long a call may take, and how many there may be at once."""
+"""Seconds that a call may take, and how many calls may be open at once."""
 
 
 class Completion:
-    """Completes jobs, in the background where that takes time."""
+    """The component that completes jobs; slow work runs in the background."""
 
     def __init__(self, settings: ServeSettings, store: JobStore) -> None:
         self._keep_seconds, self._store = settings.keep_seconds, store
@@ -35,16 +35,16 @@ class Completion:
         self._turn = asyncio.Semaphore(_MAX_CALLS)
         self._tasks: set[asyncio.Task[None]] = set()
         self.unwritten: dict[str, Job] = {}
-        """Jobs whose end is not in the table yet."""
+        """Jobs by id whose end is not in the table yet."""
 
     async def start(self) -> None:
-        """Go on with what was left over the last time."""
+        """Begin to remove expired jobs, and call webhooks that were still due when the server stopped."""
         self.in_background(self._expire())
         for job in await to_thread(self._store.find, Job.webhook.is_not(None), Job.status.not_in(LIVE)):
             self.in_background(self._notify(job))
 
     async def stop(self) -> None:
-        """Write what is not written."""
+        """Stop background work, and try once more to store ends that are not stored yet."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -53,7 +53,7 @@ class Completion:
                 _log.error("the end of job %s could not be written: it is done again after a restart", job.id)
 
     async def save(self, job: Job) -> bool:
-        """Write down how a job stands; whether that could be done. What is in memory holds until it is."""
+        """Store the state of a job, and return whether that worked. If not, the job in memory still holds."""
         try:
             await to_thread(self._store.save, job)
         except Exception as error:
@@ -62,7 +62,7 @@ class Completion:
         return True
 
     async def end(self, job: Job) -> None:
-        """Write down the end of a job, now or as soon as it can be, and tell of it."""
+        """Store the end of a job, now or as soon as possible, and call its webhook."""
         self.unwritten[job.id] = job
         if await self.save(job):
             self.unwritten.pop(job.id, None)
@@ -72,12 +72,12 @@ class Completion:
             self.in_background(self._notify(job))
 
     async def remove(self, job: Job) -> None:
-        """Forget a job."""
+        """Remove a job."""
         await to_thread(self._store.remove, job)
         self.unwritten.pop(job.id, None)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something until the server stops."""
+        """Run a coroutine in the background; it is cancelled when the server stops."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -91,7 +91,7 @@ class Completion:
                 self.unwritten.pop(job.id, None)
 
     async def _notify(self, job: Job) -> None:
-        """Call the job's webhook until it answers with a status below 300, five times at most."""
+        """Call a job's webhook until it answers with a status below 300, at most five times."""
         for pause in (*_PAUSES, None):
             async with self._turn:
                 said = await self._call(job)
@@ -101,11 +101,14 @@ class Completion:
             if pause is not None:
                 await asyncio.sleep(pause)
         job.webhook = None
-        with suppress(SQLAlchemyError):  # told once more after a restart
+        with suppress(SQLAlchemyError):  # then it is called once more after a restart
             await to_thread(self._store.forget_webhook, job)
 
     async def _call(self, job: Job) -> str | None:
-        """What went wrong. The call is signed as https://www.standardwebhooks.com says."""
+        """Call the webhook, and return what went wrong, or None.
+
+        The call is signed as https://www.standardwebhooks.com specifies.
+        """
         assert job.webhook is not None
         body, moment = job.view(None).model_dump_json(), str(int(time.time()))
         digest = hmac.digest(self._secret, f"{job.id}.{moment}.{body}".encode(), hashlib.sha256)
@@ -117,7 +120,7 @@ class Completion:
         }
         options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "timeout": _CALL_SECONDS}
         try:
-            # no proxy of the environment, no redirect, and nothing of the answer's body is read
+            # ignore proxy settings of the environment, follow no redirect, and read none of the answer's body
             async with httpx.AsyncClient(**options) as client:
                 request = client.build_request("POST", job.webhook, content=body, headers=headers)
                 answer = await asyncio.wait_for(client.send(request, stream=True), _CALL_SECONDS)

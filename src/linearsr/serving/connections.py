@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how long one may keep silent."""
+"""Limits on connections: how many may be open, and how long each may be silent."""
 
 import asyncio
 import resource
@@ -7,9 +7,9 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _REQUEST_SECONDS = 10.0
-"""From connecting, or from the last answer, to the end of a request's headers."""
+"""Time allowed from connecting, or from the last answer, to the end of a request's headers."""
 _READ_SECONDS = 60.0
-"""How long a client may leave what is sent to it unread."""
+"""How long a client may leave data unread."""
 _MAX_FILES = 65_536
 _OWN_FILES = 128
 _FILES_PER_CONNECTION = 2
@@ -19,7 +19,10 @@ _FULL = (
 
 
 def max_connections() -> int:
-    """How many connections there are files for, each with an upload or a result; takes all files it may."""
+    """Raise the limit of open files as far as allowed, and return for how many connections they suffice.
+
+    Each connection may need a second file, for an upload or a result.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -28,7 +31,7 @@ def max_connections() -> int:
 
 
 class Connection(H11Protocol):
-    """One that is closed when no request comes in time, when nothing is read any more, or when there are too many."""
+    """A connection that closes if no request comes in time, reading stops, or there are too many."""
 
     limit = 1000
 
@@ -57,7 +60,7 @@ class Connection(H11Protocol):
         self._request_timer = _stop(self._request_timer)
         self._read_timer = _stop(self._read_timer)
 
-    def pause_writing(self) -> None:  # the client does not read as fast as is written
+    def pause_writing(self) -> None:  # called when the client reads more slowly than we write
         super().pause_writing()
         self._read_timer = self.loop.call_later(_READ_SECONDS, self.transport.abort)
 
@@ -73,7 +76,7 @@ class Connection(H11Protocol):
 
 
 def _stop(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """What is left of a timer."""
+    """Cancel a timer, and return None in its place."""
     if timer is not None:
         timer.cancel()
     return None

@@ -1,4 +1,4 @@
-"""From accepted jobs to workers: one bounded queue, a worker process for each device, and those who watch a job."""
+"""The dispatcher of jobs: a bounded queue, a worker process for each device, and those who watch jobs."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 3600)
 
 
 class Dispatcher:
-    """Takes jobs in, has them done in order, and tells of them. All of it in one event loop."""
+    """The part that accepts jobs, gives them to workers in order, and reports on them, in one event loop."""
 
     def __init__(self, settings: ServeSettings, store: JobStore) -> None:
         self._settings = settings
@@ -41,18 +41,18 @@ class Dispatcher:
         self.ended = Counter("jobs", "Jobs that ended.", ("kind", "status"), **own)
         self.seconds = Histogram("job_seconds", "A job in a worker.", buckets=_BUCKETS, **own)
         self.closing = False
-        """Whether the server ends."""
+        """Whether the server is stopping."""
         self.card: ModelCard
-        """The model's, known once started."""
+        """Description of the model, set by `start`."""
         self._adding = asyncio.Lock()
         self._refused = 0
         self._changes: dict[str, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    # the server's life
+    # start and stop of the server
 
     async def start(self) -> None:
-        """Load the model and go on with the jobs of the last time. Raises UnusableModel if it cannot be loaded."""
+        """Load the model and resume unfinished jobs. Raises UnusableModel: the model cannot be loaded."""
         cards = await asyncio.gather(*(worker.start() for worker in self.workers))
         devices = [device for card in cards for device in card["devices"]]
         most = min(cards[0]["max_steps"], self._settings.max_steps)
@@ -66,13 +66,13 @@ class Dispatcher:
         await self.completion.start()
 
     def release(self) -> None:
-        """Tell all who wait for jobs that the server ends."""
+        """Wake all who wait for jobs, because the server is stopping."""
         self.closing = True
         for change in self._changes.values():
             change.set()
 
     async def stop(self) -> None:
-        """End the workers; what they were doing is done when the server comes back."""
+        """Stop the workers; their unfinished jobs are resumed after a restart."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -81,7 +81,7 @@ class Dispatcher:
 
     @property
     def ready(self) -> bool:
-        """Whether any worker could do something."""
+        """Whether any worker has its model loaded."""
         return any(worker.ready for worker in self.workers)
 
     @property
@@ -89,25 +89,28 @@ class Dispatcher:
         """How many worker processes had to be replaced."""
         return sum(max(0, worker.starts - 1) for worker in self.workers)
 
-    # what callers do
+    # for callers
 
     def require_room(self, job: Job | None = None) -> None:
-        """Raises Problem if there is no room for a job's result, or for one as was refused last."""
+        """Check the room for the result of `job`, or without a job for one as large as was refused last.
+
+        Raises Problem: there is no room.
+        """
         if job is not None:
             self._refused = job.result_bytes
         self.store.require_room(self._refused)
         self._refused = 0
 
     def reserve(self) -> object:
-        """A place for an upload that begins. Raises Problem, with the time to come back, if there is no room."""
+        """Reserve a place for an upload. Raises Problem, with the time to come back: there is no room."""
         self.store.require_room()
         return self.queue.reserve()
 
     async def accept(self, job: Job, image: BinaryIO, place: object) -> Job:
-        """Take in a job with its image, which is closed, at a place of `reserve`; once this returns it is not lost.
+        """Accept a job with its image at a place from `reserve`, and close the image.
 
-        Returns it, or that of the same request sent before. Raises Problem if there is no room for its result, or if
-        another request had its idempotency key.
+        Returns the job, or the existing one of the same request sent before; from then on it cannot be lost.
+        Raises Problem: there is no room for its result, or its idempotency key belongs to another request.
         """
         try:
             if job.idempotency is not None:
@@ -125,7 +128,7 @@ class Dispatcher:
             self.queue.release(place)
 
     async def _same(self, job: Job) -> Job:
-        """The job of an earlier request with the same key."""
+        """Return the job of the same request sent before. Raises Problem: the key has another request."""
         asked = Job.owner == job.owner, Job.idempotency == job.idempotency
         for found in await to_thread(self.store.find, *asked):
             if found.fingerprint == job.fingerprint:
@@ -134,23 +137,23 @@ class Dispatcher:
         raise Problem(422, "idempotency_mismatch", message)
 
     async def find(self, job_id: str, owner: str) -> Job:
-        """An owner's job. Raises Problem if there is none."""
+        """Return an owner's upscale job. Raises Problem: there is none."""
         job = self._in_memory(job_id) or await to_thread(self.store.get, job_id)
         if job is None or job.owner != owner or job.do != "upscale":
             raise Problem(404, "not_found", "there is no such job, or it has expired")
         return job
 
     async def jobs_of(self, owner: str, limit: int, before: Job | None) -> list[Job]:
-        """An owner's newest jobs, or those older than `before`, newest first."""
+        """Return an owner's newest jobs, or those older than `before`, newest first."""
         jobs = await to_thread(self.store.of_owner, owner, limit, before)
         return [self._in_memory(job.id) or job for job in jobs]
 
     def view(self, job: Job) -> JobView:
-        """A job as its owner sees it."""
+        """Return a job as its owner sees it."""
         return job.view(self.queue.position(job))
 
     async def watch(self, job: Job) -> AsyncIterator[Job]:
-        """The job as it stands, and again at every change, to its end or that of the server."""
+        """Yield the job now and at every change, until it ends or the server stops."""
         while job.live and not self.closing:
             change = self._changes.setdefault(job.id, asyncio.Event())
             yield job
@@ -158,12 +161,12 @@ class Dispatcher:
         yield job
 
     async def finished(self, job: Job) -> None:
-        """Wait for a job's end or that of the server."""
+        """Wait until a job ends or the server stops."""
         async for _ in self.watch(job):
             pass
 
     async def cancel(self, job: Job) -> None:
-        """Stop a job, wherever it is."""
+        """Cancel a job that is queued or running; a finished one is left as it is."""
         in_work = self.running.get(job.id)
         with contextlib.suppress(ValueError):
             self.queue.jobs.remove(job)
@@ -173,7 +176,7 @@ class Dispatcher:
             await in_work[1].cancel(job.id)
             self.completion.in_background(self._stop_if_working(job, in_work[1]))
 
-    # what happens to jobs
+    # processing of jobs
 
     async def _serve(self, worker: WorkerHandle) -> None:
         while True:
@@ -204,7 +207,7 @@ class Dispatcher:
                 pause = min(2 * pause, _MAX_PAUSE)
 
     async def _work(self, job: Job, worker: WorkerHandle) -> None:
-        """Have a job done. It is live after that if the worker died, and goes on later."""
+        """Let a worker do a job. If the worker died, the job is still live afterwards, to be tried again."""
         job.status, job.started = "running", now()
         job.attempts += 1
         await self.completion.save(job)
@@ -219,7 +222,7 @@ class Dispatcher:
             await self._finish(job, "failed", limit)
         except WorkerDied as death:
             await worker.stop()
-            if job.live:  # else it was we who ended it
+            if job.live:  # else the worker was stopped because the job was cancelled
                 _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
             if job.attempts >= _MAX_ATTEMPTS:
                 lost = "the server could not work on this image: make it smaller"
@@ -232,7 +235,7 @@ class Dispatcher:
             await to_thread(self.store.remove_work, job)
 
     async def _carry_out(self, job: Job, worker: WorkerHandle) -> None:
-        if not job.live:  # cancelled while it was written down
+        if not job.live:  # cancelled while its state was stored
             return
         async for answer in worker.run(self.store.task(job, self._settings.max_pixels)):
             if answer["event"] == "step":
@@ -246,7 +249,7 @@ class Dispatcher:
         job.warnings = answer.get("warnings", [])
         if answer["event"] == "failed":
             return await self._finish(job, "failed", answer["message"])
-        # an image that needed fewer than the model may take
+        # the image may have needed fewer steps than expected
         job.output, job.steps = answer["output"], max(1, job.step)
         job.step = job.steps
         job.tags, job.unknown_tags = answer.get("tags", []), answer.get("unknown_tags", [])
@@ -267,7 +270,7 @@ class Dispatcher:
             await worker.stop()
 
     def _in_memory(self, job_id: str) -> Job | None:
-        """A job that may have changed since it was written down."""
+        """Return a job that is in memory, which may be newer than in the table; None if it is not."""
         running = [job for job, _ in self.running.values()]
         jobs = (*running, *self.queue.jobs, *self.completion.unwritten.values())
         return next((job for job in jobs if job.id == job_id), None)

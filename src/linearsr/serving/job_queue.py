@@ -1,4 +1,4 @@
-"""The queue of jobs, and how long a client that it has no room for should stay away."""
+"""The queue of jobs. When it is full, it tells clients how long to wait."""
 
 import asyncio
 import math
@@ -14,7 +14,7 @@ _MAX_RETRY_SECONDS = 60
 
 
 class JobQueue:
-    """Jobs that no worker has taken yet, and uploads that become jobs. All of it in one event loop."""
+    """Jobs that no worker has taken yet, and uploads that will become jobs. It lives in one event loop."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._max_length = settings.max_queue
@@ -22,9 +22,9 @@ class JobQueue:
         self._changed = asyncio.Condition()
         self.jobs: list[Job] = []
         self.uploads: dict[object, int] = {}
-        """Bytes that have come of each upload on its way."""
+        """Bytes received of each upload in progress, by its place."""
         self.seconds: deque[float] = deque(maxlen=20)
-        """From one job's end to the next one's, of late."""
+        """Recent times from one job's end to the next one's."""
         text = "Requests refused as the queue was full."
         self.refused = Counter("refused", text, namespace="linearsr", registry=None)
 
@@ -33,11 +33,11 @@ class JobQueue:
 
     @property
     def upload_bytes(self) -> int:
-        """Of all uploads on their way."""
+        """Bytes received of all uploads in progress."""
         return sum(self.uploads.values())
 
     def reserve(self) -> object:
-        """A place for an upload that begins. Raises Problem, with the time to come back, if the queue is full."""
+        """Reserve a place for an upload. Raises Problem, with the time to come back: the queue is full."""
         if len(self) >= self._max_length:
             mean = sum(self.seconds) / len(self.seconds) if self.seconds else 1.0
             seconds = min(max(1, math.ceil(mean * len(self) / 2)), _MAX_RETRY_SECONDS)
@@ -49,30 +49,30 @@ class JobQueue:
         return place
 
     def grow(self, place: object, size: int) -> None:
-        """Hold so many bytes more of an upload. Raises Problem if all uploads together hold too many."""
+        """Count `size` more bytes of an upload. Raises Problem: all uploads together have too many."""
         if self.upload_bytes + size > self._max_bytes:
             limit = f"{self._max_bytes / MIB:g} MiB are being sent already: come back later"
             raise Problem(503, "busy", limit, {"Retry-After": "5", "Connection": "close"})
         self.uploads[place] += size
 
     def release(self, place: object) -> None:
-        """Give an upload's place to another; a second time does nothing."""
+        """Free the place of an upload; a second call does nothing."""
         self.uploads.pop(place, None)
 
     async def put(self, job: Job, *, first: bool = False) -> None:
-        """Add a job at the end, or at the head."""
+        """Add a job at the end or, if `first`, at the head. A tags job goes before upscale jobs."""
         async with self._changed:
-            # tags are a matter of milliseconds, and somebody waits for them before they ask for more
-            tags = sum(other.do == "tags" for other in self.jobs)
-            self.jobs.insert(0 if first else tags if job.do == "tags" else len(self.jobs), job)
+            # tags take milliseconds, and a user waits for them before sending the next request
+            after_tags = max((i for i, other in enumerate(self.jobs, 1) if other.do == "tags"), default=0)
+            self.jobs.insert(0 if first else after_tags if job.do == "tags" else len(self.jobs), job)
             self._changed.notify()
 
     async def take(self) -> Job:
-        """Wait for a job."""
+        """Wait for a job, and remove it from the head of the queue."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.jobs)
             return self.jobs.pop(0)
 
     def position(self, job: Job) -> int | None:
-        """How many jobs are before it; None unless it is in the queue."""
+        """Return how many jobs are before this one; None unless it is in the queue."""
         return self.jobs.index(job) if job in self.jobs else None

@@ -1,4 +1,4 @@
-"""Jobs, and where they are remembered: a table in SQLite beside a folder of inputs and one of results."""
+"""Jobs and their storage: a table in SQLite, a folder of inputs, and a folder of results."""
 
 import itertools
 import math
@@ -21,17 +21,17 @@ from linearsr.serving.schemas import MEDIA_TYPES, JobView, Status
 from linearsr.serving.settings import MIB
 
 _BUSY_SECONDS = 5.0
-"""How long a lock that another program holds on the table is waited for."""
+"""How long to wait for a lock that another program holds on the table."""
 _SCHEMA = 1
 """Version of the table; raise it when a column changes."""
 _SPARE = MIB
-"""Bytes of the disk that are left for the table."""
+"""Bytes of disk that are kept free for the table."""
 _EPOCH = time.time() - time.monotonic()
 LIVE: tuple[Status, ...] = ("queued", "running")
 
 
 def now() -> float:
-    """Seconds since 1970. A clock that is set while the server runs does not change it."""
+    """Return seconds since 1970, unaffected if the system clock is set while the server runs."""
     return _EPOCH + time.monotonic()
 
 
@@ -44,7 +44,7 @@ class _Base(MappedAsDataclass, DeclarativeBase, eq=False):
 
 
 class Job(_Base):
-    """Something that a worker is to do with an image. Times are seconds since 1970."""
+    """A task for a worker: upscale or tag one image. Times are seconds since 1970."""
 
     __tablename__ = "jobs"
     __table_args__ = (sql.UniqueConstraint("owner", "idempotency"),)
@@ -52,7 +52,7 @@ class Job(_Base):
     do: Mapped[str]
     """ "upscale" or "tags"."""
     owner: Mapped[str]
-    """Whose key it was made with; empty without keys."""
+    """Hash of the key that it was made with; "" on a server without keys."""
     width: Mapped[int]
     height: Mapped[int]
     steps: Mapped[int]
@@ -71,28 +71,28 @@ class Job(_Base):
     warnings: Mapped[list[str]] = mapped_column(default_factory=list)
     error: Mapped[str | None] = mapped_column(default=None)
     idempotency: Mapped[str | None] = mapped_column(default=None)
-    """The client's own key of the request."""
+    """The client's idempotency key; None without one."""
     fingerprint: Mapped[str | None] = mapped_column(default=None)
-    """Of image and options, where there is such a key."""
+    """Fingerprint of image and options, if there is an idempotency key."""
     webhook: Mapped[str | None] = mapped_column(default=None, index=True)
-    """Address that is still to be told of the end."""
+    """Address to call when the job ends; None without one, or when no more calls are due."""
     share: float = 0.0
-    """Of the work that is done while it runs, 0 to 1; not in the table."""
+    """Share of the work that is done while it runs, 0 to 1; not in the table."""
 
     @property
     def live(self) -> bool:
-        """Whether it is still to be done."""
+        """Whether it is queued or running."""
         return self.status in LIVE
 
     @property
     def result_bytes(self) -> int:
-        """That its result may take: four for each pixel."""
+        """Bytes that its result may take: four per pixel."""
         scale: float = self.options.get("scale", 0)
         return 4 * math.ceil(self.width * scale) * math.ceil(self.height * scale)
 
     def view(self, position: int | None) -> JobView:
-        """The job as its owner sees it, `position` places from the head of the queue."""
-        # there is still the decoding to be done after the last step
+        """Return the job as its owner sees it; `position` is the number of jobs before it in the queue."""
+        # decoding is left to do after the last step, so only a finished job reaches 1
         progress = 1 if self.status == "done" else min(0.99, self.share)
         output = {**self.output, "format": self.options["format"]} if self.output else None
         size = {"width": self.width, "height": self.height}
@@ -102,11 +102,11 @@ class Job(_Base):
 
 
 class JobStore:
-    """All jobs that have not expired, on disk. Threads may share it.
+    """The storage on disk of all jobs that have not expired. Threads may share it.
 
-    What is written survives the process's death at any moment: a job is there with its whole input, or not at all.
-    All results may take `max_bytes`. Raises ValueError for a table that is damaged or not of this version, OSError for
-    a folder that cannot be written.
+    The process may be killed at any moment: a job is stored with its whole input, or not at all. All results
+    together may take `max_bytes`. Raises ValueError: the table is damaged or has another version.
+    Raises OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, max_bytes: float = math.inf) -> None:
@@ -114,7 +114,7 @@ class JobStore:
         self._folder, self._inputs, self._results = folder, folder / "inputs", folder / "results"
         for place in (folder, self._inputs, self._results):
             place.mkdir(parents=True, exist_ok=True)
-            with suppress(PermissionError):  # a volume may be another user's
+            with suppress(PermissionError):  # a mounted volume may belong to another user
                 place.chmod(0o700)
         self._lock = threading.Lock()
         self._taken: dict[str, int] = {}
@@ -145,19 +145,19 @@ class JobStore:
             connection.exec_driver_sql(f"PRAGMA user_version = {_SCHEMA}")
 
     def input_path(self, job: Job) -> Path:
-        """Where the image of a job lies as it was sent."""
+        """Return the path of a job's image as it was sent."""
         return self._inputs / job.id
 
     def preview_path(self, job: Job) -> Path:
-        """Where a small picture of a large result lies, or will."""
+        """Return the path of the preview of a job's result."""
         return self._results / f"{job.id}.preview.jpg"
 
     def result_path(self, job: Job, format: str | None = None, stripped: bool = False) -> Path:
-        """Where the result of a job lies, or will; in another format, or without metadata, if asked for."""
+        """Return the path of a job's result, or of its version in another format or without metadata."""
         return self._results / f"{job.id}{'.stripped' * stripped}.{format or job.options['format']}"
 
     def task(self, job: Job, max_pixels: int) -> dict[str, Any]:
-        """What a worker is told of a job."""
+        """Return the message that gives a job to a worker."""
         options = dict(job.options)
         task = {"do": job.do, "id": job.id, "input": str(self.input_path(job)), "max_pixels": max_pixels}
         if job.do == "upscale":
@@ -167,7 +167,7 @@ class JobStore:
         return {**task, "options": options}
 
     def add(self, job: Job, image: BinaryIO) -> None:
-        """Take in a new job with its image."""
+        """Store a new job with its image."""
         image.seek(0)
         try:
             with open(self.input_path(job), "xb") as file:
@@ -178,8 +178,8 @@ class JobStore:
             raise
 
     def save(self, job: Job) -> None:
-        """Write down how a job stands."""
-        # else an older state of a job, read before a newer one, might be written after it
+        """Store the current state of a job."""
+        # locked, so that an older state of a job is never written after a newer one
         with self._lock, self._sessions.begin() as session:
             session.merge(job)
         if not job.live:
@@ -187,17 +187,17 @@ class JobStore:
             self.measure(job)
 
     def get(self, job_id: str) -> Job | None:
-        """The job of that name."""
+        """Return a job by its id, or None."""
         with self._sessions() as session:
             return session.get(Job, job_id)
 
     def find(self, *where: sql.ColumnElement[bool]) -> Sequence[Job]:
-        """The jobs of which all that holds, oldest first."""
+        """Return the jobs that meet all conditions, oldest first."""
         with self._sessions() as session:
             return session.scalars(sql.select(Job).where(*where).order_by(Job.created, Job.id)).all()
 
     def of_owner(self, owner: str, limit: int, before: Job | None) -> Sequence[Job]:
-        """An owner's newest jobs, or those older than `before`, newest first."""
+        """Return an owner's newest upscale jobs, or those older than `before`, newest first."""
         order = sql.tuple_(Job.created, Job.id)
         where = [Job.owner == owner, Job.do == "upscale"]
         if before is not None:
@@ -207,14 +207,14 @@ class JobStore:
             return session.scalars(query.limit(limit)).all()
 
     def forget_webhook(self, job: Job) -> None:
-        """Nobody is to be told of a job's end any more."""
+        """Remove the webhook of a job, because no more calls are due."""
         with self._lock, self._sessions.begin() as session:
             session.execute(sql.update(Job).where(Job.id == job.id).values(webhook=None))
 
-    # what it takes
+    # room on the disk
 
     def require_room(self, size: int = 0) -> None:
-        """Raises Problem, with the time to come back, if there is none for so many bytes more."""
+        """Check the room for `size` more bytes. Raises Problem, with the time to come back: there is none."""
         if self.taken + size > self._max_bytes:
             raise storage_full(
                 f"results take {self.taken / MIB:.4g} of the {self._max_bytes / MIB:.4g} MiB allowed: come back later"
@@ -223,25 +223,25 @@ class JobStore:
             raise storage_full()
 
     def reserve(self, job: Job) -> None:
-        """Count what the result of a job may take."""
+        """Count the bytes that the result of a job may take."""
         self._taken[job.id] = job.result_bytes
 
     def measure(self, job: Job) -> None:
-        """Count what its results take."""
+        """Count the bytes that the results of a job take now."""
         self._taken[job.id] = sum(path.stat().st_size for path in self._results_of(job) if path.exists())
 
     @property
     def taken(self) -> int:
-        """Bytes of all results, and of those that are to come."""
+        """Bytes of all results, existing and expected."""
         return sum(self._taken.values())
 
     @property
     def free(self) -> int:
-        """Bytes that the disk has left."""
+        """Free bytes on the disk."""
         return shutil.disk_usage(self._folder).free
 
     def remove(self, job: Job) -> None:
-        """Forget a job, and remove its files."""
+        """Remove a job and its files."""
         with self._sessions.begin() as session:
             session.execute(sql.delete(Job).where(Job.id == job.id))
         self._taken.pop(job.id, None)
@@ -250,17 +250,17 @@ class JobStore:
             path.unlink(missing_ok=True)
 
     def remove_work(self, job: Job) -> None:
-        """Remove what a worker that was killed has left of its work: `linearsr.jobs.large` names the folder."""
+        """Remove the work folder that a killed worker has left; `linearsr.jobs.large` names it."""
         for folder in self._results.glob(f".{job.id}.*.linearsr-work"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove_expired(self) -> None:
-        """Forget every job whose time is over."""
+        """Remove every job that has expired."""
         for job in self.find(Job.expires < now()):
             self.remove(job)
 
     def clean(self) -> None:
-        """Measure results, and remove files of no job, which a killed server leaves. Only while nothing is added."""
+        """Measure results, and remove files without a job, left by a killed server. Call it before `add`."""
         jobs = {job.id: job for job in self.find()}
         for path in (*self._inputs.iterdir(), *self._results.iterdir()):
             if path.is_dir():
@@ -276,7 +276,7 @@ class JobStore:
 
 
 def cause(error: Exception) -> str:
-    """What the system or the database says is wrong, on one line, without the statement."""
+    """Return the message of an error of the system or the database on one line, without the SQL statement."""
     return " ".join(str(getattr(error, "orig", error)).split())
 
 

@@ -1,4 +1,4 @@
-"""Counters, times and gauges for Prometheus."""
+"""Metrics of the server for Prometheus: counters, times and gauges."""
 
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 
 class Metrics:
-    """Those of one server; gauges are read when Prometheus asks."""
+    """The metrics of a server; gauges are evaluated when Prometheus asks."""
 
     def __init__(self, of: Dispatcher) -> None:
         self.registry = CollectorRegistry()

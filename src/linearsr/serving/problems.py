@@ -1,4 +1,4 @@
-"""Everything that is refused, as one JSON object with one clear line."""
+"""Errors of the API: each becomes a JSON object with a code and a message of one line."""
 
 import errno
 import logging
@@ -19,24 +19,24 @@ _SAID = {
     404: ("not_found", "there is nothing at this address"),
     405: ("method_not_allowed", "this address takes only {allowed}"),
 }
-"""What the framework refuses by itself."""
+"""Code and message for errors that the framework raises itself."""
 
 
 class ProblemDetail(BaseModel):
-    """What is wrong."""
+    """The code and message of an error."""
 
     code: str = Field(examples=["bad_option"])
     message: str = Field(examples=["scale: Input should be less than or equal to 8"])
 
 
 class ProblemBody(BaseModel):
-    """The body of every answer with a status of 400 or more."""
+    """The body of every answer with a status of 400 or above."""
 
     error: ProblemDetail
 
 
 class Problem(HTTPException):
-    """An answer with a status of 400 or more."""
+    """An exception that becomes an answer with a status of 400 or above."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -45,19 +45,19 @@ class Problem(HTTPException):
         self.code = code
 
     def response(self) -> JSONResponse:
-        """As it goes over the wire."""
+        """Return the JSON response."""
         message = " ".join(self.detail.encode("utf-8", "replace").decode("utf-8").split())
         body = ProblemBody(error=ProblemDetail(code=self.code, message=message))
         return JSONResponse(body.model_dump(), self.status_code, headers=self.headers)
 
 
 def storage_full(message: str = DISK_FULL) -> Problem:
-    """There is no room for a result."""
+    """Return the Problem that there is no room for a result."""
     return Problem(507, "storage_full", message, {"Retry-After": "60"})
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Give every error of the application the one form."""
+    """Answer every error of the application in the form of a Problem."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         problem = _problem(request, error)
@@ -80,7 +80,7 @@ def _problem(request: Request, error: Exception) -> Problem | None:
         return Problem(422, "bad_option", _first_line(error))
     if not isinstance(error, HTTPException):
         return _of_storage(error)
-    # the framework takes a body that finds no room on the disk for a bad one
+    # the framework reports a body that does not fit on the disk as a bad request
     if isinstance(error.__cause__, OSError) and (full := _of_storage(error.__cause__)):
         return full
     code, message = _SAID.get(error.status_code, ("bad_request", str(error.detail)))
@@ -91,15 +91,15 @@ def _problem(request: Request, error: Exception) -> Problem | None:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of all routes at an address; the framework names those of the first one."""
+    """Return the methods of all routes at an address; the framework names only those of the first route."""
     for path, operations in request.app.openapi()["paths"].items():
         if compile_path(path)[0].match(request.scope["path"]):
             return ", ".join(sorted(operations)).upper()
-    return "GET, HEAD"  # of a file of the page
+    return "GET, HEAD"  # the methods for files of the web page
 
 
 def _of_storage(error: Exception) -> Problem | None:
-    """A disk that is full, or a table that cannot be written now."""
+    """Return the Problem for a full disk or a table that cannot be used; None for any other OSError."""
     if isinstance(error, OSError):
         return storage_full() if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     _log.warning("the table of jobs: %s", getattr(error, "orig", error))
@@ -109,7 +109,7 @@ def _of_storage(error: Exception) -> Problem | None:
 
 
 def _first_line(error: RequestValidationError) -> str:
-    """The first thing that is wrong, with the field's name and without what was sent."""
+    """Return the first validation error with the name of its field, but without the value that was sent."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "path", "query")]
     return ": ".join([*place[:1], "a file is needed" if place == ["image"] else first["msg"]])

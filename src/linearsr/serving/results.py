@@ -1,4 +1,4 @@
-"""The result of a job as an answer, in the format it was made in or another."""
+"""Results of jobs as answers: in their own format, converted to another one, or as a preview."""
 
 import asyncio
 import os
@@ -27,21 +27,24 @@ from linearsr.serving.schemas import MEDIA_TYPES, ResultFormat
 from linearsr.serving.settings import DISK_FULL
 
 PREVIEW_SIDE = 4096
-"""Pixels."""
+"""Longest side of a preview in pixels."""
 _MOST_HELD = 2**26
-"""Pixels of a result that is held to convert it; a larger one is converted by rows."""
+"""Most pixels of a result that is converted in memory; a larger one is converted by rows."""
 _ROWS_AT_ONCE = 64
 
 
 class Results:
-    """Answers with results. One conversion is made after the other, in a process of its own, as it takes gigabytes."""
+    """Answers with results. Conversions take gigabytes, so they run one by one, in a process of their own."""
 
     def __init__(self, dispatcher: Dispatcher, max_pixels: int) -> None:
         self._dispatcher, self._store, self._max_pixels = dispatcher, dispatcher.store, max_pixels
         self._turn = CapacityLimiter(1)
 
     async def awaited(self, job: Job, request: Request, seconds: float | None) -> bool:
-        """Wait so long for the end of a job, which a client that goes away cancels; whether it came."""
+        """Wait up to `seconds` (None: no limit) for the end of a job, and return whether it has ended.
+
+        A client that disconnects cancels the job, unless it has an idempotency key.
+        """
         end = asyncio.create_task(self._dispatcher.finished(job))
         gone = asyncio.create_task(_disconnected(request))
         try:
@@ -54,7 +57,7 @@ class Results:
             gone.cancel()
 
     def answer(self, job: Job) -> Response:
-        """The image as it was made. Raises Problem if there is none."""
+        """Return the image as the job made it. Raises Problem: there is none."""
         self._require_result(job)
         return _file(job, self._store.result_path(job), MEDIA_TYPES[job.options["format"]])
 
@@ -71,7 +74,10 @@ class Results:
             raise Problem(404, "not_found", "the result has expired")
 
     async def preview(self, job: Job, region: Sequence[int] = ()) -> Response:
-        """The image as JPEG, or its pixels (left, top, width, height), shrunk to `PREVIEW_SIDE`. Raises Problem."""
+        """Return the image, or its region (left, top, width, height), as a JPEG reduced to `PREVIEW_SIDE`.
+
+        Raises Problem: there is no image, or the region lies outside.
+        """
         self._require_result(job)
         source, target = self._store.result_path(job), self._store.preview_path(job)
         if not region:
@@ -86,7 +92,10 @@ class Results:
         return Response(data, media_type=MEDIA_TYPES["jpg"], headers=_headers(job))
 
     async def converted(self, job: Job, format: ResultFormat | None, stripped: bool) -> Response:
-        """The image in a format, converted once, or `stripped` of all but the colour profile. Raises Problem."""
+        """Return the image in a format and, if `stripped`, without metadata except the colour profile.
+
+        It is converted once and kept. Raises Problem: there is no image, or it cannot be converted.
+        """
         made = self.answer(job)
         if format in (None, job.options["format"]) and not stripped:
             return made
@@ -98,7 +107,7 @@ class Results:
         return _file(job, target, MEDIA_TYPES[format or job.options["format"]])
 
     async def _make(self, job: Job, what: str, convert: Callable[..., None], *task: Any) -> None:
-        """Have a file made of a result, unless it is there. Raises Problem if there is no room, or why it cannot be."""
+        """Convert a result to a file, unless it exists. Raises Problem: there is no room, or this fails."""
         source, target, *_ = task
         if target.exists():
             return
@@ -118,7 +127,7 @@ class Results:
             message = "there is not enough memory to convert the result"
             raise Problem(422, "bad_option", f"{what}: {message}") from None
         except Exception:
-            self._require_result(job)  # it may be gone since
+            self._require_result(job)  # the job may have been removed in the meantime
             raise
 
 
@@ -132,7 +141,7 @@ def _file(job: Job, path: Path, media_type: str) -> Response:
 
 
 class _Held(FileResponse):
-    """A file that is sent to its end, even if its job is removed meanwhile."""
+    """A response that sends a file to its end, even if its job is removed in the meantime."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with ExitStack() as files:
@@ -140,7 +149,7 @@ class _Held(FileResponse):
                 file = files.enter_context(open(self.path, "rb"))
             except FileNotFoundError:
                 raise Problem(404, "not_found", "the result has expired") from None
-            # an open file can be read after its name is gone; Windows does not remove it before
+            # an open file can be read after it was removed; Windows does not remove open files
             by_number = Path(f"/dev/fd/{file.fileno()}")
             self.path = by_number if by_number.exists() else self.path
             await super().__call__(scope, receive, send)
@@ -159,7 +168,7 @@ def _convert(source: Path, target: Path, tags: tuple[str, ...], max_pixels: int,
         picture = read_image(source, max_pixels=max_pixels, keep=keep)
         write_image(replace(picture, tags=tags), target, overwrite=True)
         return
-    # not above: what follows loads torch, which takes seconds
+    # imported only here, because this loads torch, which takes seconds
     from linearsr.images.rows.reader import RowReader
     from linearsr.images.rows.writer import RowWriter
 

@@ -1,4 +1,4 @@
-"""What goes over the wire: the fields of a request and the objects of an answer, with examples."""
+"""Schemas of the API: the fields of requests and the objects in answers, with examples."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +19,7 @@ MEDIA_TYPES: dict[ResultFormat, str] = {
 
 
 class _Form(BaseModel):
-    """Fields of a form: none that is unknown, and an empty one counts as left out."""
+    """A form that refuses unknown fields, and treats empty ones as left out, except `tags`."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -38,11 +38,11 @@ _MORE: dict[str, dict[str, Any]] = {
     "tags": {"max_length": 1000},
     "guidance_scale": {"le": 20},
 }
-"""What a server adds to the fields of settings."""
+"""Rules and examples that the API adds to the settings."""
 
 
 def _field(name: str) -> Any:
-    """A setting as the type and the field of a form."""
+    """Return the type and the form field of a setting."""
     asked = SETTINGS[name]
     rules = {"ge": asked.low, "le": asked.high, "description": asked.help, **_MORE.get(name, {})}
     return asked.type if asked.default is not None else asked.type | None, Field(asked.default, **rules)
@@ -57,9 +57,9 @@ _Settings: Any = create_model(
 
 
 class UpscaleForm(_Settings):
-    """What `POST /v1/upscale` takes: an image, every setting, and what follows."""
+    """The form of `POST /v1/upscale`: an image, all settings, and options of the result and the answer."""
 
-    if TYPE_CHECKING:  # which knows no fields that come from a table
+    if TYPE_CHECKING:  # type checkers do not see the fields made from `SETTINGS`
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -79,7 +79,7 @@ class UpscaleForm(_Settings):
 
 
 class TagsForm(_Form):
-    """What `POST /v1/tags` takes."""
+    """The form of `POST /v1/tags`."""
 
     image: UploadFile = Field(description="A still image in any format that Pillow reads.")
     threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -91,14 +91,14 @@ class TagsForm(_Form):
 
 
 class Size(BaseModel):
-    """Of an image, in pixels."""
+    """The size of an image in pixels."""
 
     width: int = Field(examples=[320])
     height: int = Field(examples=[240])
 
 
 class ResultInfo(Size):
-    """The image that a job made."""
+    """The result of a job."""
 
     format: ResultFormat
     bytes: int
@@ -134,27 +134,27 @@ class JobView(BaseModel):
 
 
 class JobsView(BaseModel):
-    """What `GET /v1/jobs` answers."""
+    """The answer of `GET /v1/jobs`."""
 
     jobs: list[JobView] = Field(description="Newest first.")
     next: str | None = Field(description="Give it as `before` to get those that come after; null: no more.")
 
 
 class FoundTag(BaseModel):
-    """Something in an image, and how sure the tagger is."""
+    """A tag found in an image, and the tagger's score for it, 0 to 1."""
 
     tag: str = Field(examples=["building"])
     score: float = Field(examples=[0.7512])
 
 
 class TagsView(Size):
-    """What `POST /v1/tags` answers, the surest first."""
+    """The answer of `POST /v1/tags`, with the highest scores first."""
 
     tags: list[FoundTag]
 
 
 class ModelCard(BaseModel):
-    """A model, what it does by itself, and where it runs."""
+    """A model, its default settings, what it supports, and its devices."""
 
     id: str = Field(examples=["linearsr-default"])
     scale: float
@@ -177,7 +177,7 @@ class ModelCard(BaseModel):
 
 
 class Limits(BaseModel):
-    """What the server accepts."""
+    """The limits of the server."""
 
     max_bytes: int
     max_pixels: int
@@ -188,7 +188,7 @@ class Limits(BaseModel):
 
 
 class ModelsView(BaseModel):
-    """What `GET /v1/models` answers."""
+    """The answer of `GET /v1/models`."""
 
     models: list[ModelCard]
     limits: Limits
@@ -196,6 +196,6 @@ class ModelsView(BaseModel):
 
 
 class StateView(BaseModel):
-    """What `/healthz` and `/readyz` answer."""
+    """The answer of `/healthz` and `/readyz`."""
 
     status: Literal["ok", "ready"]

@@ -1,4 +1,4 @@
-"""Listen at an address and serve the application there."""
+"""The server: it listens at an address and serves the application there."""
 
 import asyncio
 import ipaddress
@@ -23,11 +23,12 @@ Ready = Callable[[str], None]
 
 
 def run(settings: ServeSettings, host: str, port: int, loading: Loading, on_ready: Ready) -> None:
-    """Serve until a signal ends it: enter `loading` while the model is loaded, then give `on_ready` the address.
+    """Serve until a signal arrives. `loading` is entered while the model loads; `on_ready` gets the address.
 
-    Raises ValueError if the model, the data or the address cannot be used, OSError if the data cannot be written.
+    Raises ValueError: the model, the data folder or the address cannot be used.
+    Raises OSError: the data folder cannot be written.
     """
-    # of headers that are looked at; what the worker is warned of goes to the job's owner
+    # the server reads only headers of images; what the worker warns of reaches the job's owner
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     os.umask(0o077)
@@ -47,7 +48,7 @@ async def _serve(settings: ServeSettings, listener: socket.socket, loading: Load
         app,
         http=Connection,
         ws="none",
-        lifespan="off",  # it is ours to say why the model cannot be loaded
+        lifespan="off",  # entered below, so that errors from loading the model reach our caller
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -56,7 +57,7 @@ async def _serve(settings: ServeSettings, listener: socket.socket, loading: Load
     async with AsyncExitStack() as running:
         with loading:
             await running.enter_async_context(app.router.lifespan_context(app))
-        # who comes before uvicorn takes requests waits, and is not refused
+        # clients that connect before uvicorn takes requests wait, instead of being refused
         listener.listen()
         host, port = listener.getsockname()[:2]
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -64,10 +65,10 @@ async def _serve(settings: ServeSettings, listener: socket.socket, loading: Load
 
 
 class _Server(uvicorn.Server):
-    """Does not let those who wait for jobs wait while it ends: the jobs go on when it comes back."""
+    """A server that answers clients who wait for jobs when it shuts down. Jobs go on after a restart."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is open, and close."""
+        """Answer open requests, and close."""
         self.config.app.state.dispatcher.release()  # type: ignore[union-attr]
         await super().shutdown(sockets)
 
@@ -90,7 +91,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _allowed_hosts(named: frozenset[str], listener: socket.socket) -> frozenset[str]:
-    """Who listens on this machine only is asked by its own names; else whatever the name, unless some are named."""
+    """Return the host names to accept: on a loopback address its own names and those in `named`; on any other
+    address those in `named` and the loopback names, or every name if `named` is empty.
+    """
     address = listener.getsockname()[0]
     if not ipaddress.ip_address(address).is_loopback:
         return named | LOOPBACK_HOSTS if named else named

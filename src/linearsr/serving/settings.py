@@ -1,4 +1,4 @@
-"""What a server is told when it starts."""
+"""Settings of a server, and the syntax of origins and host names among them."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The options of `linearsr serve`, which explains them, and what tests change; sizes in bytes, times in seconds."""
+    """The options of `linearsr serve` (its help explains them), and values that only tests change.
+
+    Sizes are in bytes, times in seconds.
+    """
 
     data: Path
     model: str | None = None
@@ -24,41 +27,44 @@ class ServeSettings:
     api_keys: frozenset[str] = frozenset()
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: frozenset[str] = frozenset()
-    """Names without port; none: whatever the name."""
+    """Host names, without port, by which clients may address the server; empty allows any."""
     webhook_origins: frozenset[str] = frozenset()
     webhook_secret: str = ""
     access_log: Literal["off", "text", "json"] = "off"
     max_queue: int = 32
     max_streams: int = 1000
     max_bytes: int = 64 * MIB
-    """Of a request's body."""
+    """Most bytes in the body of a request."""
     max_upload_bytes: int = 256 * MIB
-    """Of all uploads that are on their way together."""
+    """Most bytes of all uploads in progress together."""
     max_storage: float = math.inf
     max_pixels: int = 64_000_000
     max_steps: int = 100
     max_seconds: float = 600
-    """That a megapixel of an image may take to be computed."""
+    """Time allowed to compute each megapixel of an image."""
     upload_seconds: float = 60
-    """That a request's body may take to arrive."""
+    """Time allowed for a request's body to arrive."""
     stall_seconds: float = 10
-    """That may pass without any of it arriving."""
+    """Time allowed without any part of it arriving."""
     answer_seconds: float = 5
-    """How long an upscale request waits for its image where it says nothing about waiting."""
+    """How long an upscale request waits for its image if it has no `wait` field."""
     keep_seconds: float = 3600
 
     @property
     def max_output_pixels(self) -> int:
-        """Of a result."""
+        """Most pixels of a result."""
         return 16 * self.max_pixels
 
     def seconds_for(self, pixels: int) -> float:
-        """That an image may take; one that has less than a megapixel may take as long."""
+        """Return the time allowed for an image; one below a megapixel has as long as a megapixel."""
         return self.max_seconds * max(1, pixels / 1e6)
 
 
 def check_origin(origin: str) -> str:
-    """An origin as browsers write it. Raises ValueError if it is none, as it has a path, a wildcard or no scheme."""
+    """Normalise an origin to the form that browsers send.
+
+    Raises ValueError: it is not an origin, for example because it has a path, a wildcard or no scheme.
+    """
     wrong = ValueError(f"{origin!r} is no origin: write it as https://example.org or http://example.org:8080")
     try:
         parts = urlsplit(origin.strip().lower())
@@ -73,7 +79,7 @@ def check_origin(origin: str) -> str:
 
 
 def check_host(host: str) -> str:
-    """A name that the server is asked by, as in requests, without port. Raises ValueError if it has more than that."""
+    """Normalise a host name as `host_name` does. Raises ValueError: it has a scheme, a port or a path."""
     name = host.strip().lower().rstrip(".")
     if name.count(":") > 1 and not name.startswith("["):
         name = f"[{name}]"
@@ -85,7 +91,7 @@ def check_host(host: str) -> str:
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, without port."""
+    """Return the name in a Host header, in lower case and without port."""
     name, colon, port = header.strip().lower().rpartition(":")
     if not colon or (not port.isdecimal() and port):
         name = header.strip().lower()

@@ -1,4 +1,4 @@
-"""Streams of events: how a job stands, told to any number of watchers."""
+"""Event streams: they send the state of a job to any number of clients."""
 
 import asyncio
 import random
@@ -13,11 +13,11 @@ from linearsr.serving.jobs import Job
 from linearsr.serving.problems import Problem
 
 _SECONDS_EACH, _LONGEST_SPREAD = 0.003, 3.0
-"""By which a change is spread over those who hear of it, so that others are answered in between."""
+"""Seconds per watcher over which a change is spread, and their limit: other requests are answered between."""
 
 
 class Streams:
-    """All streams that are open."""
+    """The open event streams, of which each client may have a limited number."""
 
     def __init__(self, dispatcher: Dispatcher, most: int) -> None:
         self._dispatcher, self._most = dispatcher, most
@@ -27,7 +27,7 @@ class Streams:
 
     @contextmanager
     def opened(self, client: str) -> Iterator[None]:
-        """Room for one more stream of a client. Raises Problem if it has too many."""
+        """Count one more stream of a client while the block runs. Raises Problem: it has too many."""
         if self._clients[client] >= self._most:
             message = f"you have {self._most} event streams open: close some, or ask for the job itself"
             raise Problem(429, "busy", message, {"Retry-After": "5"})
@@ -38,7 +38,7 @@ class Streams:
             self._clients -= Counter([client])
 
     async def follow(self, job: Job) -> AsyncIterator[ServerSentEvent]:
-        """How a job stands, and again at every change that there is time to tell of, to the last."""
+        """Yield the state of a job now and after changes, up to the last; fast changes are merged."""
         last = None
         self._watchers[job.id] += 1
         try:
@@ -56,7 +56,7 @@ class Streams:
                 self._told.pop(job.id, None)
 
     def _event(self, job: Job) -> ServerSentEvent:
-        """The same object for all who hear of the same state."""
+        """Return the event for the current state, the same object for all watchers."""
         position = self._dispatcher.queue.position(job)
         state = (job.status, job.step, job.steps, job.share, job.started, job.expires, position)
         told = self._told.get(job.id)

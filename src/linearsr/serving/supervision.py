@@ -1,4 +1,4 @@
-"""A worker process as the server sees it: it is started, given tasks, stopped in the middle of one, and may die."""
+"""The server's side of a worker process: start it, give it tasks, stop it at any time, notice its death."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ _LONGEST_LINE = 2**22
 
 
 class WorkerDied(Exception):
-    """The process ended in the middle of something."""
+    """The worker process ended while it was needed."""
 
 
 class UnusableModel(ValueError):
@@ -22,7 +22,7 @@ class UnusableModel(ValueError):
 
 
 class WorkerHandle:
-    """One worker process, and the next one where that has died; it loads a model on a device."""
+    """A worker process with a model on a device. After it died, `start` starts another one."""
 
     def __init__(self, model: str | None, device: str, dtype: str) -> None:
         self.device = device
@@ -30,17 +30,17 @@ class WorkerHandle:
         self._process: Process | None = None
         self._ready = False
         self.starts = 0
-        """How many processes there have been."""
+        """How many processes were started."""
         self.jobs = 0
-        """How many they have ended."""
+        """How many jobs have ended, in all its processes."""
 
     @property
     def ready(self) -> bool:
-        """Whether a process is there, with its model loaded."""
+        """Whether the process runs and has its model loaded."""
         return self._ready and self._process is not None and self._process.returncode is None
 
     async def start(self) -> Message:
-        """Start a process; answers with the model's card. Raises UnusableModel if it cannot be loaded."""
+        """Start a process, and return the model's card. Raises UnusableModel: the model cannot be loaded."""
         command = (sys.executable, "-m", "linearsr.serving.worker", self._arguments)
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         self._ready = False
@@ -60,7 +60,7 @@ class WorkerHandle:
         return card
 
     async def run(self, task: Message) -> AsyncIterator[Message]:
-        """Have a task done: what is told of it, up to the event that ends it. Raises WorkerDied before that."""
+        """Give the worker a task; yield its events up to the one that ends it. Raises WorkerDied: it died."""
         await self._send(task)
         event = "step"
         while event == "step":
@@ -70,12 +70,12 @@ class WorkerHandle:
                 yield answer
 
     async def cancel(self, job_id: str) -> None:
-        """Ask for the task to be dropped at its next step."""
+        """Ask the worker to stop a task at its next step."""
         with contextlib.suppress(WorkerDied):
             await self._send({"cancel": job_id})
 
     async def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process, whatever it is doing."""
         self._ready = False
         if self._process is None:
             return

@@ -1,4 +1,4 @@
-"""From what was sent to a job, or to what is wrong with it, before anything is computed."""
+"""Turn uploaded forms into jobs, and check them before anything is computed."""
 
 from asyncio import to_thread
 from typing import BinaryIO
@@ -17,9 +17,9 @@ from linearsr.serving.worker import plain
 
 
 def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> tuple[int, int, ResultFormat]:
-    """Width, height, and format (png if results cannot be written in it) of an image to be enlarged `scale` times.
+    """Return width, height and format of an image from its header; png if results cannot have its format.
 
-    Raises Problem if it is none, or it or its result has too many pixels.
+    Raises Problem: it is not an image, or it or its result, `scale` times as large, has too many pixels.
     """
     file.seek(0)
     start = file.read(12)
@@ -44,7 +44,7 @@ def read_header(file: BinaryIO, settings: ServeSettings, scale: float = 1) -> tu
 
 
 async def each_field_once(request: Request) -> None:
-    """Raises Problem for a form that gives a field several times, of which all but one would be passed over."""
+    """Check that a form has no field twice, as only one would be used. Raises Problem: it has one."""
     given = [name for name, _ in (await request.form()).multi_items()]
     for name in given:
         if given.count(name) > 1:
@@ -52,7 +52,7 @@ async def each_field_once(request: Request) -> None:
 
 
 def check_webhook(url: str, settings: ServeSettings) -> str:
-    """The address as it will be called. Raises Problem unless it is at an origin that the operator has named."""
+    """Return the webhook address to call. Raises Problem: it is not at an origin that the operator allows."""
     try:
         parts = urlsplit(url)
         origin = check_origin(f"{parts.scheme}://{parts.netloc}")
@@ -60,12 +60,12 @@ def check_webhook(url: str, settings: ServeSettings) -> str:
         origin = ""
     if origin not in settings.webhook_origins or not url.isascii() or not url.isprintable():
         raise Problem(422, "bad_option", "webhook: not an address at an origin that this server may call")
-    # put together anew: two parsers may take one address for two hosts
+    # rebuilt from the checked parts, because another parser might see a different host in the original
     return f"{origin}/{parts.path.removeprefix('/')}{f'?{parts.query}' if parts.query else ''}"
 
 
 async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, model: ModelCard) -> Job:
-    """The job that a form asks for. Raises Problem for an option that this model or server does not take."""
+    """Make the job for an upscale form. Raises Problem: the model or server does not support an option."""
     if form.steps is not None and not model.min_steps <= form.steps <= model.max_steps:
         raise Problem(422, "bad_option", f"steps: from {model.min_steps} to {model.max_steps} here")
     if form.guidance_scale not in (None, 1) and not model.guided:
@@ -76,7 +76,7 @@ async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, mo
     options = form.model_dump(exclude={"image", "wait", "webhook"})
     options |= {"scale": scale, "format": kind if form.format == "same" else form.format}
     fidelity = model.fidelity if form.fidelity is None else form.fidelity
-    # the mean is the first step's estimate: the pipeline takes no other
+    # fidelity 1 takes a single step, because the mean is the estimate of the first step
     steps = model.steps if form.steps is None else form.steps
     steps = 1 if fidelity == 1 else max(1, steps)
     webhook = form.webhook and check_webhook(form.webhook, settings)
@@ -84,6 +84,6 @@ async def upscale_job(form: UpscaleForm, owner: str, settings: ServeSettings, mo
 
 
 async def tags_job(form: TagsForm, owner: str, settings: ServeSettings) -> Job:
-    """The job of looking at an image. Raises Problem if it is none, or has too many pixels."""
+    """Make the job for a tags form. Raises Problem: it has no image, or one with too many pixels."""
     width, height, _ = await to_thread(read_header, form.image.file, settings)
     return Job("tags", owner, width, height, 1, form.model_dump(exclude={"image"}))

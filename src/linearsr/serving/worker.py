@@ -1,12 +1,12 @@
-"""The process that computes: one model on one device, told what to do on stdin, answering on stdout, in lines of JSON.
+"""The worker process: one model on one device. It reads tasks on stdin and answers on stdout, in JSON lines.
 
-It alone decodes what strangers send and holds torch, so whatever happens to it, the server lives on and starts
-another. When its stdin closes, the server is gone, and it ends at once.
+Only this process decodes images of clients and loads torch. If it dies, the server goes on and starts another
+one. When its stdin closes, the server is gone, and the worker ends at once.
 
-Into it go tasks, {"do": "upscale" or "tags", "id", "input", ...}, and {"cancel": id}.
-Out of it come {"event": "ready", "card": ...} or {"event": "unusable", "message"}, and for a task any number of
-{"event": "step", "id", "step", "steps"}, with the "share" of all that is done where it is known, and one of
-{"event": "done", "id", ...}, {"event": "failed", "id", "message"} and {"event": "cancelled", "id"}.
+Input: tasks, {"do": "upscale" or "tags", "id", "input", ...}, and {"cancel": id}.
+Output: first {"event": "ready", "card": ...} or {"event": "unusable", "message"}; then for each task any
+number of {"event": "step", "id", "step", "steps"}, with the "share" of the work done if it is known, and one
+of {"event": "done", "id", ...}, {"event": "failed", "id", "message"} and {"event": "cancelled", "id"}.
 """
 
 import errno
@@ -36,14 +36,14 @@ Message = dict[str, Any]
 
 
 class Cancelled(Exception):
-    """Nobody wants the result any more."""
+    """The current task was cancelled."""
 
 
 class Worker(Watcher):
-    """Does the tasks that arrive, one after the other, and tells how far each is."""
+    """The loop of a worker process, which runs tasks one after the other and reports their progress."""
 
     _task: Message
-    """The one in work."""
+    """The current task."""
 
     def __init__(self, pipeline: "LinearSRPipeline", answers: TextIO) -> None:
         self._pipeline, self._answers = pipeline, answers
@@ -51,7 +51,7 @@ class Worker(Watcher):
         self._cancelled: set[str] = set()
 
     def run(self, lines: TextIO) -> None:
-        """Work until `lines` end."""
+        """Do the tasks in `lines`; the process exits where these end."""
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
         say(self._answers, event="ready", card=card(self._pipeline))
         while True:
@@ -69,7 +69,7 @@ class Worker(Watcher):
         os._exit(0)
 
     def do(self, task: Message) -> Message:
-        """The answer to a task, once it is done, has failed or is cancelled."""
+        """Do a task, and return its last event: done, failed or cancelled."""
         self._task, self._percent = task, -1
         try:
             self._go_on()
@@ -111,16 +111,16 @@ class Worker(Watcher):
         return {"output": {"tags": [{"tag": name, "score": round(score, 4)} for name, score in found]}}
 
     def start_image(self, path: Path, steps: int | None = None) -> None:
-        """Go on, unless the task is cancelled."""
+        """Raise Cancelled if the task is cancelled."""
         self._go_on()
 
     def finish_step(self, step: int, steps: int) -> None:
-        """Tell of a step."""
+        """Report a step."""
         self._go_on()
         say(self._answers, event="step", id=self._task["id"], step=step, steps=steps)
 
     def show_share(self, path: Path, doing: str, share: float) -> None:
-        """Tell of each percent of an image that is made in strips."""
+        """Report every percent of an image that is processed in strips."""
         self._go_on()
         if (percent := int(100 * share)) > self._percent:
             self._percent = percent
@@ -134,7 +134,7 @@ class Worker(Watcher):
 
 
 def reason(error: Exception, task: Message) -> str:
-    """Why a task failed, as one line."""
+    """Return why a task failed, on one line."""
     from linearsr.runtime.devices import is_out_of_memory
 
     text = plain(str(error), task)
@@ -144,13 +144,13 @@ def reason(error: Exception, task: Message) -> str:
         return "there is not enough memory for an image of this size: make it smaller"
     if isinstance(error, ValueError):
         return text
-    # whose message may tell of the machine, which is not the client's business
+    # the message may reveal details of this machine, so it goes to the log and not to the client
     _log.error("job %s: %s: %s", task["id"], type(error).__name__, text)
     return f"the server could not work on this image ({type(error).__name__})"
 
 
 def plain(message: str, task: Message | None = None) -> str:
-    """A message about the image or its result, on one line, in words for those who cannot see this machine."""
+    """Return a message about an image or result on one line, without paths and options of this machine."""
     hints = {
         "<bytes>: ": "the image ",
         ", or raise the limit (max_pixels)": "",
@@ -166,7 +166,7 @@ def plain(message: str, task: Message | None = None) -> str:
 
 
 def card(pipeline: "LinearSRPipeline") -> Message:
-    """What the server tells of the model."""
+    """Return the description of the model that the server gives to clients."""
     from linearsr.guidance.tags import TagGuidance
 
     own, guidance = pipeline.config, pipeline.guidance
@@ -195,8 +195,8 @@ def say(answers: TextIO, **message: Any) -> None:
 
 def main(model: str | None, device: str, dtype: DType) -> None:
     """Work until the server closes stdin."""
-    Image.MAX_IMAGE_PIXELS = None  # a task says how many there may be
-    # what a library prints must not get between the answers
+    Image.MAX_IMAGE_PIXELS = None  # each task has its own limit
+    # redirect stdout to stderr, so that what a library prints cannot mix with the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
