@@ -137,9 +137,9 @@ class PhotoCache:
 class CropPairs(Dataset[Sample]):
     """A dataset of `length` training pairs; c is `config.lr_crop`.
 
-    V is the number of known tags, 0 without `photo_tags`. With `latents`, stored latents are read if every photo
-    is a crop of the right size that has one. Crops are then used whole and unchanged; otherwise photos are
-    cropped, rotated and mirrored at random.
+    V is the number of known tags, 0 without `photo_tags`. With `latents`, stored latents are read if every
+    photo is a crop of the right size that has one. Crops are then used whole and unchanged; otherwise photos
+    are cropped, rotated and mirrored at random.
 
     A photo that fails to decode is logged once, and another one is drawn instead.
     Raises ConfigError: when there is nothing to draw from.

@@ -52,7 +52,7 @@ class PartSettings(Section):
     """Blocks of a new `DetailHead` that replaces the output head of `init`; 0: keep the head."""
     sana: str | None = None
     """SANA model (folder or hub id, `diffusers` format): the codec and, without `init`, the start. Its
-    sizes hold: `network` may only set `lr_channels` and `num_null_tokens`, other `preset` sizes are refused."""
+    sizes hold: `network` may set only `lr_channels` and `num_null_tokens`, `preset` must have its size."""
 
     @field_validator("preset")
     @classmethod

@@ -193,7 +193,7 @@ def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[s
     def knee(run: str, part: str) -> str:
         return str(folder / run / KNEE_FOLDER / part)
 
-    # a flow stage inherits, in rising priority: codec and stem, `common`, earlier flow stages, its own settings
+    # settings of a flow stage in rising priority: codec and stem, `common`, earlier flow stages, its own
     flow: dict[str, Any] = {"kind": "flow"}
     if "codec" in stages:
         flow["codec"] = knee("codec", "codec")

@@ -189,7 +189,7 @@ class Trainer:
         return names, values
 
     def _roll_back(self, trouble: str) -> None:
-        """Return to the newest checkpoint with a lower learning rate. Raises Diverged: when no rollback is left."""
+        """Return to the newest checkpoint with a lower rate. Raises Diverged: when no rollback is left."""
         guard, at = self.config.guard, self.progress.images
         if self.progress.rollbacks == guard.max_rollbacks:
             raise Diverged(
