@@ -1,4 +1,4 @@
-"""The share of the photos with the best scores: `detail_score`, or a metric of `linearsr eval` without a reference."""
+"""Selection of the best photos by a score: `detail_score`, or a no-reference metric of `linearsr eval`."""
 
 import logging
 import math
@@ -30,9 +30,10 @@ DETAIL = "detail"
 def best_photos(
     catalogue: Catalogue, share: float, by: str = DETAIL, folder: Path | None = None
 ) -> Catalogue:
-    """The `share` of the readable photos with the best score, rounded up, in their old order.
+    """Return the `share` of the readable photos with the best scores, rounded up, in their old order.
 
-    `by` names the score; `folder` keeps it for other runs. With a share of 1 nothing is read. Raises ConfigError.
+    `by` names the score; files in `folder` keep scores for other runs. With a share of 1, nothing is read.
+    Raises ConfigError: when no photo has a score, or the score cannot be computed.
     """
     if share == 1:
         return catalogue
@@ -49,9 +50,9 @@ def best_photos(
 
 @cache
 def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | Skipped]:
-    """One score for each photo. Processes that share `folder` compute them once.
+    """Return the score of each photo. Processes that share `folder` compute the scores once.
 
-    A score belongs to the name of its photo: remove the file where photos were replaced.
+    Scores are stored by name: when photos are replaced, remove the file.
     """
     measure, results = _measure(by), list[float | Skipped]()
     file: PhotoFile[float] | None = None
@@ -80,7 +81,7 @@ def _scores(catalogue: Catalogue, by: str, folder: Path | None) -> list[float | 
             )
             file = PhotoFile(path, known)
             stack.callback(file.write)
-        # networks take one photo after the other
+        # networks score one photo at a time
         networks = by != DETAIL and METRICS[by].pyiqa_name is not None
         pool = stack.enter_context(ThreadPoolExecutor(1 if networks else THREADS))
         for number, result in enumerate(pool.map(look, range(len(catalogue)))):

@@ -1,8 +1,9 @@
-"""The stage that takes the weights between two networks.
+"""The stage that interpolates the weights of two networks.
 
-A stem that learns new degradations forgets a little of the old ones. On the straight line between before and after
-most of the new is there before much of the old is lost (Wortsman et al. 2022, "Robust fine-tuning"). Of two samplers
-that were trained against a discriminator, each has faults of its own, which the network between them has in part only.
+A stem that learns new degradations forgets a little of the old ones. On the straight line from the old
+weights to the new ones, most of the new is gained before much of the old is lost (Wortsman et al. 2022,
+"Robust fine-tuning"). Two samplers trained against a discriminator each have their own faults, which a
+network between them has only in part.
 """
 
 from collections.abc import Mapping
@@ -26,15 +27,15 @@ _KINDS: dict[str, type[PretrainedModule]] = {**STEMS, LinearSRTransformer.__name
 
 
 class BlendStage(Computed):
-    """Take the weights between two networks of one shape."""
+    """A stage that interpolates the weights of two networks of the same shape."""
 
     kind: Literal["blend"]
     before: Path
-    """Folder of the network that training began with."""
+    """Folder of the network before training."""
     after: Path
-    """Folder of what it became."""
+    """Folder of the same network after training."""
     share: float = Field(0.5, ge=0, le=1)
-    """How much of the way from `before` (0) to `after` (1)."""
+    """Position of the result between `before` (0) and `after` (1)."""
 
     def check(self, parts: Parts, data: DataConfig) -> Mapping[str, Part]:
         return {self.before.name: self._both(parts)[0]}
@@ -50,9 +51,9 @@ class BlendStage(Computed):
 
 
 def interpolate(before: _Network, after: PretrainedModule, share: float) -> _Network:
-    """The network at `share`, from 0 (`before`) to 1 (`after`), of the way; counters are those of `before`.
+    """Return the network at `share` between `before` (0) and `after` (1); counters are those of `before`.
 
-    Raises ValueError: networks of different shapes.
+    Raises ValueError: when the networks differ in shape.
     """
     if before.config != after.config:
         raise ValueError("the two networks differ in shape: one must have been trained on from the other")

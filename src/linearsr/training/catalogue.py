@@ -1,8 +1,8 @@
-"""The HR photos that a run draws from: found in folders and WebDataset shards by their headers, kept as a table.
+"""The table of HR photos that a run draws from, built from the headers in folders and WebDataset shards.
 
-A shard is a plain tar file whose members are grouped by key, the name up to the first dot of its last part; the
-first image of a key is its photo. Shards are read at random places: a stream, as `webdataset` reads it, would make a
-sample depend on the number of workers and on where a run was resumed.
+A shard is a plain tar file whose members are grouped by key: the path up to the first dot of its last part.
+The first image of a key is its photo. Shards are read by random access: reading them as a stream, as
+`webdataset` does, would make a sample depend on the number of workers and on where a run was resumed.
 """
 
 import logging
@@ -40,23 +40,23 @@ class Photo:
     height: int
     width: int
     weight: float
-    """How often a pixel of it is drawn, relative to the others."""
+    """How often one of its pixels is drawn, relative to those of other photos."""
     member: str = ""
     """Name inside the tar file `path`; empty for a file of its own."""
     offset: int = 0
     length: int = 0
-    """Where its bytes lie in the tar file."""
+    """Position of its bytes in the tar file."""
     latent_offset: int = 0
     latent_length: int = 0
-    """And those of its latents; 0: there are none."""
+    """Position of the bytes of its latent in the tar file; length 0: it has none."""
 
     @property
     def name(self) -> str:
-        """The name in messages."""
+        """The name that messages use."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     def read(self) -> NDArray[np.uint8]:
-        """(H, W, 3), upright. Raises ImageError if it cannot be read."""
+        """Read the pixels (H, W, 3), upright. Raises ImageError: when they cannot be read."""
         try:
             return read_rgb(self.open())
         except OSError as error:
@@ -64,7 +64,7 @@ class Photo:
             raise ImageError(self.name, hint) from error
 
     def open(self) -> Path | BinaryIO:
-        """Its file, or its bytes from the tar file. Raises OSError if that cannot be read."""
+        """Return its path, or its bytes from the tar file. Raises OSError: when that cannot be read."""
         if not self.member:
             return self.path
         file = BytesIO(self._bytes(self.offset, self.length))
@@ -72,7 +72,7 @@ class Photo:
         return file
 
     def latent(self) -> NDArray[np.float16]:
-        """(C, h', w') of its DC-AE, as `linearsr shard` has put it beside the photo. Raises ImageError."""
+        """Read its DC-AE latent (C, h', w'), made by `linearsr shard`. Raises ImageError: when unreadable."""
         try:
             array: NDArray[np.float16] = np.load(BytesIO(self._bytes(self.latent_offset, self.latent_length)))
         except (OSError, ValueError, EOFError) as error:
@@ -87,7 +87,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that is not drawn from, and why."""
+    """A file that is left out, and the reason."""
 
     name: str
     reason: str
@@ -95,20 +95,20 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Photos in a fixed order. Held as a table: a list of a million objects would be copied into every worker."""
+    """Photos in a fixed order, held as a table: each worker would copy a list of a million objects."""
 
     table: NDArray[Any]
-    """The fields of `Photo`, one row a photo."""
+    """The fields of `Photo`, one row per photo."""
     skipped: list[Skipped]
     """Broken files."""
     too_small: int
-    """Photos left out because they do not hold one crop."""
+    """Number of photos left out because they are smaller than a crop."""
 
     @classmethod
     def of(cls, photos: Sequence[Photo], skipped: Sequence[Skipped] = (), too_small: int = 0) -> "Catalogue":
         names = [field.name for field in fields(Photo)]
         columns = {name: [getattr(photo, name) for photo in photos] for name in names}
-        for name in ("path", "member"):  # which may have bytes that are no text
+        for name in ("path", "member"):  # names may contain bytes that are not valid text
             columns[name] = list(map(os.fsencode, columns[name]))
         arrays = [np.array(column) for column in columns.values()]
         kinds = [(name, array.dtype) for name, array in zip(names, arrays, strict=True)]
@@ -127,7 +127,7 @@ class Catalogue:
         return areas
 
     def has_latents(self, side: int) -> bool:
-        """Whether every photo is a crop of that side with its latents."""
+        """Whether every photo is a square crop with sides of `side` pixels and has a latent."""
         table = self.table
         whole = (table["height"] == side) & (table["width"] == side) & (table["latent_length"] > 0)
         return bool(whole.all())
@@ -137,9 +137,9 @@ class Catalogue:
 def read_catalogue(
     folders: tuple[tuple[Path, float], ...], shards: tuple[tuple[str, float], ...], hr_crop: int
 ) -> Catalogue:
-    """Look at every photo's header, once in a process, and keep the photos that hold a crop of `hr_crop` pixels a side.
+    """Read every photo's header, once per process, and keep photos with sides of at least `hr_crop` pixels.
 
-    Each source comes with the weight of a pixel in it. Raises ConfigError if a source holds no photos, or none is left.
+    Each source comes with a weight. Raises ConfigError: when a source holds no photos, or no photo is left.
     """
     photos: list[Photo] = []
     skipped: list[Skipped] = []
@@ -176,7 +176,7 @@ def _findings(
 def look_into_shards(
     pattern: str, pool: ThreadPoolExecutor, weight: float = 1.0
 ) -> Iterator[Photo | Skipped]:
-    """The photos in shards: a tar file, a folder of tar files, or a pattern. Raises as `read_catalogue`."""
+    """Yield the photos in shards: a tar file, a folder of them, or a pattern. Raises as `read_catalogue`."""
     tars = _find_shards(pattern)
     for findings in pool.map(_look_into_shard, tars, [weight] * len(tars)):
         if not findings:
@@ -185,7 +185,7 @@ def look_into_shards(
 
 
 def find_photos(folder: Path, key: str) -> list[Path]:
-    """Image files under `folder`, sorted. Raises ConfigError, naming `key`, if there are none."""
+    """Return the image files under `folder`, sorted. Raises ConfigError: when there are none; names `key`."""
     found = list_images(folder)
     if not found:
         problem = "no images found" if folder.is_dir() else "is no folder"
@@ -211,7 +211,7 @@ def _find_shards(pattern: str) -> list[Path]:
 
 
 def _measured(photo: Photo, source: Path | BinaryIO) -> Photo | Skipped:
-    """The photo with the size that its header tells."""
+    """Return the photo with the size from its header."""
     try:
         height, width = read_size(source, photo.name)
     except ImageError as error:
@@ -222,7 +222,7 @@ def _measured(photo: Photo, source: Path | BinaryIO) -> Photo | Skipped:
 def _look_into_shard(path: Path, weight: float) -> list[Photo | Skipped]:
     findings: list[Photo | Skipped] = []
     try:
-        # only an uncompressed tar file can be read at any place
+        # only an uncompressed tar file allows random access
         with tarfile.open(path, "r:") as tar:
             key = ""
             for member in filter(tarfile.TarInfo.isreg, tar):

@@ -1,4 +1,4 @@
-"""What of a config can be known before anything is trained: its mistakes, each as one line, and what it would take."""
+"""Checks of configs before training: their mistakes, each as one line, and an estimate of the cost."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,15 @@ from linearsr.training.section import ConfigError
 from linearsr.training.validation import validation_photos
 
 _MOMENTS = {"adamw": 2, "came": 1, "muon": 1}
+"""Full-size moments that an optimizer stores per trained parameter."""
 _FLOAT32 = 4
+"""Bytes per value."""
 
 
 def check(runs: Sequence[Run]) -> dict[str, Objective]:
-    """Check all runs of a recipe, or the only one; the objective of each that trains, of which only shapes are known.
+    """Check all runs of a recipe, or a single run; return the objectives of those that train, as shapes only.
 
-    Raises ConfigError: one line that names the key, and the run if there are several.
+    Raises ConfigError: when a run could not work; one line that names the key and, of several, the run.
     """
     blueprint, objectives = Blueprint(), dict[str, Objective]()
     for name, config in runs:
@@ -53,9 +55,9 @@ def check(runs: Sequence[Run]) -> dict[str, Objective]:
 
 
 def check_model(recipe: RecipeConfig, runs: Sequence[Run], objectives: Mapping[str, Objective]) -> None:
-    """The parts that a recipe ends with must be able to do what its model is set to; `objectives` are those of `check`.
+    """Check that the parts of a recipe's model support the model's settings; `objectives` come from `check`.
 
-    Raises ConfigError: one line that names the key.
+    Raises ConfigError: when they do not, or a part is missing; one line that names the key.
     """
     model, parts = PipelineConfig.from_index(recipe.model), recipe.parts
     named = {"lr_stem": parts.lr_stem, "tagger": parts.tagger, "trunk": parts.trunk}
@@ -94,7 +96,7 @@ def _check_training(config: TrainConfig, objective: Objective) -> None:
 
 
 def _check_place(config: TrainConfig) -> None:
-    """Refuse a run folder that cannot be written, or lies among the photos. Leaves nothing behind."""
+    """Check that a run folder can be written and does not lie among the photos. Leaves nothing behind."""
     place = config.run_dir
     existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
     try:
@@ -119,10 +121,10 @@ def describe(
     rate: float | None = None,
     stage: str | None = None,
 ) -> dict[str, dict[str, str]]:
-    """The plan of each run, or of those of a `stage`, by its name, as readable lines by topic.
+    """Return the plan of each run, or of the runs of a `stage`, by name: readable lines by topic.
 
-    `objectives` are those of `check`, and used up. `rate` in images per second tells how long a run takes; None: that
-    of its last step, or of a run of its kind before.
+    `objectives` come from `check`, and are modified. `rate`, in images per second, gives the duration of a
+    run; None: the rate of the run's last step, or of an earlier run of the same kind.
     """
     measured, plans = dict[str, float](), {}
     chosen = {run.name for run in choose(runs, stage)}
@@ -174,7 +176,7 @@ def _describe(config: TrainConfig, objective: Objective) -> dict[str, str]:
 
 
 def _parameters(*modules: nn.Module) -> tuple[int, int]:
-    """The number of parameters, and of those that are trained."""
+    """Return the number of parameters, and how many of them are trained."""
     found = [parameter for module in modules for parameter in module.parameters()]
     return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
 
@@ -194,7 +196,7 @@ def _memory(config: TrainConfig, objective: Objective) -> str:
             frozen += encoder
     share = max(1, config.batch_size // (processes * config.accumulation))
     kinds = {
-        # of all weights there is an average, but gradients and moments only of what is trained
+        # all weights have an average, but only trained ones have gradients and moments
         "weights, gradients, optimizer, average": _FLOAT32
         * (2 * count + (1 + _MOMENTS[config.optimizer.name]) * trained),
         "frozen parts": frozen,
@@ -208,14 +210,14 @@ def _memory(config: TrainConfig, objective: Objective) -> str:
 
 
 def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
-    """Bytes that the loss of `count` samples keeps for the backward pass, beside the weights."""
+    """Return the bytes that the loss of `count` samples keeps for the backward pass, besides the weights."""
     side, hr_side = config.data.lr_crop, config.data.lr_crop * objective.scale
     tags = 0 if objective.vocabulary is None else len(objective.vocabulary.tags)
     if isinstance(objective, FlowObjective):
-        objective.guidance = None  # encoders look at words, of which there are none
+        objective.guidance = None  # encoders need words, and fake tensors hold none
     if isinstance(objective, DistillObjective):
-        objective.teacher = objective.first = None  # their walks keep nothing
-    # fake tensors have shapes and types, and take no memory
+        objective.teacher = objective.first = None  # they run without gradients and keep nothing
+    # fake tensors have shapes and types, but take no memory
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
         for module in (objective.network, *objective.frozen()):
             module._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # type: ignore[no-untyped-call]
@@ -226,7 +228,7 @@ def _activations(config: TrainConfig, objective: Objective, count: int) -> int:
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage  # alive until the end: a freed one's number would be used again
+            kept[storage._cdata] = storage  # keep it alive: the number of a freed one could be reused
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

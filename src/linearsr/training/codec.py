@@ -1,4 +1,4 @@
-"""The stage that trains a small deep-compression autoencoder, where no pretrained one fits."""
+"""The stage that trains a small deep-compression autoencoder, for when no pretrained one fits."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,15 +19,15 @@ _MOMENTUM = 0.99
 
 
 class CodecStage(Trained):
-    """Train a `diffusers.AutoencoderDC` to give its input back."""
+    """A stage that trains a `diffusers.AutoencoderDC` to reconstruct its input."""
 
     kind: Literal["codec"]
     autoencoder: dict[str, Any] = Field({})
     """Arguments of `AutoencoderDC` that differ from its defaults, e.g. its channels and layers."""
     init: str | None = None
-    """Start from this autoencoder, a folder or hub id in `diffusers` format."""
+    """Autoencoder to start from, a folder or hub id in `diffusers` format; None: from scratch."""
     scale: int = Field(4, ge=1)
-    """Of the crops; only their HR side is used."""
+    """Ratio of HR to LR size of the crops, of which only the HR side is used."""
 
     @model_validator(mode="after")
     def _fits(self) -> "CodecStage":
@@ -50,7 +50,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean_square", torch.ones(()))
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> its reconstruction."""
+        """Return the reconstruction of images (B, 3, H, W) in [-1, 1]."""
         latent = self.autoencoder.get_submodule("encoder")(image)
         if self.training:
             now = latent.detach().float().square().mean()
@@ -60,7 +60,7 @@ class Autoencoder(nn.Module):
 
 
 class CodecObjective(Objective):
-    """L1 and structural similarity (Wang et al. 2004) between image and reconstruction."""
+    """The loss of a codec: L1 and structural similarity (Wang et al. 2004) of image and reconstruction."""
 
     network: Autoencoder
 
@@ -84,7 +84,7 @@ class CodecObjective(Objective):
         from torchmetrics.functional.image import structural_similarity_index_measure
 
         restored = network(batch.hr).float()
-        # variances are differences of large sums
+        # in float32: variances are differences of large sums
         with torch.autocast(restored.device.type, enabled=False):
             similarity = structural_similarity_index_measure(restored, batch.hr.float(), data_range=2.0)
         assert isinstance(similarity, Tensor)
@@ -107,9 +107,9 @@ class CodecObjective(Objective):
 
 
 def check_round_trip(key: str, holder: object, side: int) -> None:
-    """What a DC-AE on the meta device encodes it must be able to decode, of which the loss of a flow would not know.
+    """Check on the meta device that a DC-AE can decode what it encodes; the loss of a flow would not show it.
 
-    Raises ConfigError: as one line that names the key.
+    Raises ConfigError: when decoding fails or gives another size; one line that names the key.
     """
     if not isinstance(holder, DeepCompressionCodec | Autoencoder):
         return

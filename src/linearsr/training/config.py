@@ -1,4 +1,4 @@
-"""What a training run is made of: a YAML file, checked before anything is built."""
+"""The settings of a training run, read from YAML and checked before anything is built."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -30,17 +30,17 @@ _OF_SAMPLES = tuple(f"*/sample/{name}" for name in METRICS if not re.search("psn
 
 
 class RunKneeConfig(KneeConfig):
-    """The knee of a run."""
+    """`KneeConfig` with the curves of a training run as its default metrics."""
 
     metrics: tuple[str, ...] = ("*/mean/*", "*/denoised/*", "*/reconstruction/*", *_OF_SAMPLES)
-    """Of the samples, all but PSNR and SSIM vote: these fall when a flow begins to draw detail."""
+    """Patterns of the curves that vote. Of samples, PSNR and SSIM do not: they fall once detail is drawn."""
 
 
 Stage = CodecStage | StemStage | FlowStage | DistillStage | TaggerStage | BlendStage
 
 
 class TrainConfig(Section):
-    """One training run. Progress is counted in images, so it does not depend on the batch size."""
+    """Settings of one training run. Progress is counted in images, independent of the batch size."""
 
     run_dir: Path
     stage: Annotated[Stage, Field(discriminator="kind")]
@@ -51,18 +51,18 @@ class TrainConfig(Section):
     guard: GuardConfig = GuardConfig()
     seed: int = Field(0, ge=0, lt=2**20)
     batch_size: int = Field(16, gt=0)
-    """Images per optimizer step, over all processes."""
+    """Images per optimizer step, summed over all processes."""
     accumulation: int = Field(1, gt=0)
-    """Each process computes its share of a batch in so many equal parts, one after the other: less memory."""
+    """Number of equal parts into which each process splits its share of a batch; more take less memory."""
     total_images: int = Field(gt=0)
-    """At most."""
+    """Images after which the run ends, unless it ends earlier at its knee."""
     stop_at_knee: bool = True
-    """Whether the run ends when its knee is confirmed; its weights are kept either way."""
+    """Whether the run ends when its knee is confirmed; the weights at the knee are kept either way."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     compile: bool = False
-    """Compile the network with `torch.compile`: minutes at the start, faster steps on a GPU."""
+    """Compile the network with `torch.compile`: takes minutes at the start, makes steps faster on a GPU."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """Who is told every figure, beside `metrics.jsonl`."""
+    """Trackers that receive every figure, in addition to `metrics.jsonl`."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     save_every_images: int = Field(gt=0)
     keep_checkpoints: int = Field(2, ge=1)
@@ -77,7 +77,7 @@ class TrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _tags_are_known(cls, raw: Any) -> Any:
-        """A finished guidance part without a vocabulary knows all of `data.tags`."""
+        """Use all of `data.tags` as the vocabulary of a frozen guidance part that is given none."""
         match raw:
             case {
                 "data": {"tags": tags},
@@ -99,9 +99,9 @@ class TrainConfig(Section):
 
 
 def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The mapping in a YAML file, with `key.sub=value` overrides applied; `stages.NAME=null` drops a stage.
+    """Read the mapping in a YAML file and apply `key.sub=value` overrides; `stages.NAME=null` drops a stage.
 
-    Raises ConfigError: one line that names the file or the key.
+    Raises ConfigError: when the file or an override is invalid; one line that names the file or the key.
     """
     import yaml
 
@@ -124,20 +124,20 @@ def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, A
 def parse_settings(
     section: type[_Section], raw: dict[str, Any], where: str, sources: Mapping[str, Any] | None = None
 ) -> _Section:
-    """The settings as a config; `sources` are the places in a file that they were merged from, the first one first.
+    """Validate settings as a config; `sources` are the sections of a file merged into `raw`, in order.
 
-    Raises ConfigError: one line that names `where`, the place and the key.
+    Raises ConfigError: when a setting is invalid; one line that names `where`, the source and the key.
     """
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        # what is misspelt is also missing under its right name
+        # a misspelt key is also reported as missing under its right name; report the misspelling
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        # of a mistake in the name of an entry, pydantic adds that it is the name
+        # pydantic appends ".[key]" when the key of a mapping entry is wrong, rather than its value
         key = ".".join(str(part) for part in first["loc"]).removesuffix(".[key]")
         unknown = first["type"] == "extra_forbidden"
         message = _unknown(section, key) if unknown else first["msg"].removeprefix("Value error, ")
-        # pydantic names the kind of a stage, too
+        # pydantic puts the kind of a stage into the location; a config file does not
         key = re.sub(r"^stage\.\w+", "stage", key)
         message = message.removeprefix(f"{key}: ")
         place = _source(key, sources or {})
@@ -145,7 +145,7 @@ def parse_settings(
 
 
 def _source(key: str, sources: Mapping[str, Any]) -> str:
-    """The first of the places that has this key, or else the first of all."""
+    """Return the first of the sources that contains this key, or else the first source."""
     for place, settings in sources.items():
         found = settings
         for part in key.split("."):
@@ -156,7 +156,7 @@ def _source(key: str, sources: Mapping[str, Any]) -> str:
 
 
 def _unknown(section: type[Section], key: str) -> str:
-    """The message about an unknown key: where it belongs, or what is spelt alike."""
+    """Return the message about an unknown key: the section it belongs to, or a key with similar spelling."""
     known = list(_keys(section))
     known += [f"stage.flow.network.{field.name}" for field in fields(TransformerConfig)]
     if "common" in section.model_fields:
@@ -173,7 +173,7 @@ def _unknown(section: type[Section], key: str) -> str:
 
 
 def _keys(section: type[Section], inside: str = "") -> Iterator[str]:
-    """All keys of a section and of those in it, as pydantic writes them: `stage.KIND.key` of a stage."""
+    """Yield all keys of a section and its subsections as pydantic writes them, e.g. `stage.KIND.key`."""
     for name, field in section.model_fields.items():
         yield inside + name
         kinds: Any = get_args(field.annotation) or (field.annotation,)
@@ -184,7 +184,7 @@ def _keys(section: type[Section], inside: str = "") -> Iterator[str]:
 
 
 def _as_written(key: str) -> str:
-    """A key as it is written in a file."""
+    """Return a key as it is written in a file."""
     return re.sub(r"(.*\bstage)\.(\w+)\.(.+)", r"\1.\3 (kind \2)", key)
 
 
@@ -195,13 +195,14 @@ def _apply(raw: dict[str, Any], override: str, parse: Any) -> None:
     *parents, leaf = key.split(".")
     section = raw
     for parent in parents:
-        if section.get(parent) is None:  # as an empty section is read from YAML
+        if section.get(parent) is None:  # YAML reads an empty section as None
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override}: {parent} is a value, not a section")
     found = parse(value)
-    if parents == ["stages"] and found is None:  # in a file, an empty stage is one with the usual settings
+    # null drops a stage here only: in a file, an empty stage has the default settings
+    if parents == ["stages"] and found is None:
         if leaf not in section:
             raise ConfigError(f"--set {override}: there is no stage {leaf}: choose from {', '.join(section)}")
         del section[leaf]

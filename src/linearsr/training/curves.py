@@ -1,4 +1,4 @@
-"""Validation curves: from the folder of a run or a CSV file, the direction of each metric, and as a picture."""
+"""Validation curves: reading them from a run folder or CSV file, the direction of each metric, and plots."""
 
 import csv
 import json
@@ -19,26 +19,26 @@ METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
 
 _HIGHER_IS_BETTER: dict[str, bool] = {"psnr": True, "ssim": True, "map": True, "loss": False}
-"""Directions of what the registry of `linearsr eval` does not name, or not in such short names."""
+"""Directions of metrics that the registry of `linearsr eval` lacks, or has only under longer names."""
 
 _PHASES: Mapping[Phase, str] = {"improving": "#dcefdc", "plateau": "#e4eaf5", "oscillating": "#fae0dc"}
 _STEP_NAMES = ("step", "images")
 _RATE = "lr"
 _LARGEST_STEP = 2**53
-"""Whole numbers beyond it are not exact as floating point."""
+"""Larger integers are not exact in floating point."""
 _Row = tuple[str, float | None, dict[str, float | None]]
-"""Its place in messages, its step, and its values."""
+"""A row: its place for messages, its step, and its values."""
 
 
 class CurvesError(ValueError):
-    """Curves that cannot be read or understood, as one line that says what to do."""
+    """Raised for curves that cannot be read or understood; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Metrics over training: `steps` rise; `values` has one for each step and metric, None where missing.
+    """Metrics over training. `steps` rise; `values` has one value per metric and step, None if missing.
 
-    `rates`: step -> learning rate, where known, also of steps without values.
+    `rates` maps steps, including those without values, to learning rates, as far as known.
     """
 
     steps: list[int]
@@ -47,9 +47,9 @@ class Curves:
 
 
 def records(file: Path) -> Iterator[dict[str, Any]]:
-    """The records in the `metrics.jsonl` of a run, without half a line at the end, which a killed run may leave.
+    """Yield the records of a run's `metrics.jsonl`, without an incomplete last line left by a killed run.
 
-    Raises CurvesError: another line is no record.
+    Raises CurvesError: when another line is not a record.
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
@@ -66,14 +66,14 @@ def records(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
-    """Curves of a run folder (the validations in its `metrics.jsonl`), of such a file, or of a CSV file.
+    """Read curves from a run folder (the validations in its `metrics.jsonl`), such a file, or a CSV file.
 
-    A CSV file has a column `step` (or `images`) and one column for each metric; an empty cell is a missing
-    value, a row without any value is left out. A column `lr` is the schedule. Of the metrics, those
-    are read whose names fit a pattern.
+    A CSV file has a column `step` (or `images`) and one column per metric; an empty cell is a missing value,
+    and a row without any value is left out. A column `lr` holds the learning rates. Only metrics whose names
+    match one of the `patterns` are read.
 
     Raises:
-        CurvesError: no such file, not of this form, no values, or steps that do not rise.
+        CurvesError: when the file is missing, has another form or no values, or steps do not rise.
     """
     source = path / METRICS_FILE if path.is_dir() else path
     if not source.exists():
@@ -151,9 +151,9 @@ def _number(value: Any, where: str) -> float | None:
 
 
 def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:
-    """How the run in a folder looks for its knee, or the defaults; `patterns` choose other metrics to vote.
+    """Return the knee settings of the run in a folder, or the defaults; `patterns` replace its `metrics`.
 
-    Raises CurvesError: the run's config cannot be read.
+    Raises CurvesError: when the run's config cannot be read.
     """
     file = path / CONFIG_FILE
     try:
@@ -166,12 +166,12 @@ def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:
 def directions(
     names: Iterable[str], higher: Sequence[str] = (), lower: Sequence[str] = ()
 ) -> dict[str, bool]:
-    """Whether higher is better, for each metric: as asked, or else as known by the last part of its name.
+    """Return whether higher is better for each metric: as asked, or as the last part of its name implies.
 
-    `higher` and `lower` name a metric in full or by its last part; "mild/mean/psnr_y" is a psnr.
+    `higher` and `lower` give metrics by full name or last part; e.g. "mild/mean/psnr_y" counts as a psnr.
 
     Raises:
-        CurvesError: an unknown direction, a metric asked for in both, or a name that no metric has.
+        CurvesError: when a direction is unknown, a metric is in both lists, or no metric has a given name.
     """
     names = list(names)
     asked = {**dict.fromkeys(higher, True), **dict.fromkeys(lower, False)}
@@ -201,7 +201,7 @@ def _direction(name: str, asked: Mapping[str, bool]) -> bool:
 
 
 def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, file: Path) -> None:
-    """Write a PNG: one diagram a metric, phases shaded, a line at the knee; see `drawn`."""
+    """Write a PNG with one diagram per metric, shaded phases, and a line at the knee; see `drawn`."""
     columns = min(2, len(curves.values))
     rows = -(-len(curves.values) // columns)
     with drawn(file, 5.2 * columns, 2.6 * rows + 0.9) as figure:
@@ -209,7 +209,7 @@ def draw_knee(curves: Curves, higher_is_better: Mapping[str, bool], knee: Knee, 
         for axis, (name, values) in zip(axes, curves.values.items(), strict=False):
             _draw_metric(axis, curves.steps, values, knee)
             better = "higher" if higher_is_better[name] else "lower"
-            # escaped, as a dollar would begin a formula
+            # matplotlib would read a dollar sign as the start of a formula
             axis.set_title(name.replace("$", r"\$") + f" ({better} is better)", fontsize=9)
         for axis in list(axes)[len(curves.values) :]:
             axis.set_visible(False)
@@ -222,7 +222,7 @@ def _draw_metric(axis: "Axes", steps: list[int], values: list[float | None], kne
     first = steps[0]
     for phase, span in knee.spans().items():
         if span is not None:
-            # the plateau begins where the improvement ends, the oscillation with its first evaluation
+            # the plateau starts where the improvement ends, and lasts until the first oscillating evaluation
             last = knee.onset_step if phase == "plateau" and knee.onset_step is not None else span[1]
             axis.axvspan(min(first, span[0]), last, color=_PHASES[phase], label=phase, linewidth=0)
             first = last

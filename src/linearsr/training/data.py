@@ -1,6 +1,6 @@
-"""Training pairs on the fly: a photo, a crop, a degradation, all decided by (seed, index) alone.
+"""Training pairs made on the fly: the photo, crop and degradation of each follow from (seed, index) alone.
 
-Nothing depends on workers or on what was drawn before, so a resumed run sees exactly the samples it would have seen.
+Nothing depends on workers or on earlier draws, so a resumed run sees the samples of an uninterrupted one.
 """
 
 import logging
@@ -34,7 +34,10 @@ _DEVICE_STREAM = _MAX_ATTEMPTS
 
 
 def known_degradations(mix: dict[str, float]) -> dict[str, float]:
-    """The mix itself. Raises ValueError if one of it is unknown or cannot be used, or two are called the same."""
+    """Return the mix itself, once checked.
+
+    Raises ValueError: when a degradation is unknown or cannot be used, or two have the same label.
+    """
     names: dict[str, str] = {}
     for name in mix:
         named_degradation(name)
@@ -44,32 +47,32 @@ def known_degradations(mix: dict[str, float]) -> dict[str, float]:
 
 
 class DataConfig(Section):
-    """HR photos, and how they are cut and degraded into training pairs."""
+    """The HR photos to train on, and how they are cut and degraded into training pairs."""
 
     folders: dict[Path, Weight] = Field({})
-    """Folder of HR images -> how often it is drawn, relative to its number of pixels."""
+    """Folder of HR images -> weight: how often it is drawn, relative to its number of pixels."""
     shards: dict[str, Weight] = Field({})
-    """WebDataset shards, likewise: a tar file, a folder of them, or a pattern as `set-{000..012}.tar`."""
+    """WebDataset shards -> weight: a tar file, a folder of them, or a pattern like `set-{000..012}.tar`."""
     degradations: dict[str, Weight] = Field({"realesrgan": 1.0}, min_length=1)
-    """Preset, or YAML file of one's own (`images/degradation_choice.py`) -> share of the samples."""
+    """Preset, or your own YAML file (`images/degradation_choice.py`) -> relative share of the samples."""
     lr_crop: int = Field(48, ge=8)
     """Side of the square LR crop in pixels; the HR crop is `scale` times larger."""
     workers: int = Field(1, ge=0)
-    """Processes that load and, unless the device does, degrade; 0 does it in the training process."""
+    """Processes that load images, and degrade them unless the device does; 0 uses the training process."""
     degrade_on: Literal["workers", "device"] = "workers"
-    """Who degrades: the workers, image by image, or the training device, a batch at once. The ranges are the same,
-    the random numbers are not."""
+    """Where images are degraded: one by one in the workers, or a batch at a time on the training device. The
+    parameter ranges are the same, the random numbers differ."""
     best_share: float = Field(1.0, gt=0, le=1)
-    """Draw from this share of the photos only, those that `best_by` puts first. Below 1 every photo is decoded once at
-    the start."""
+    """Share of the photos to draw from, those that `best_by` ranks first. Below 1, every photo is decoded
+    once at the start."""
     best_by: str = DETAIL
-    """`detail` (`detail_score`), or a metric of `linearsr eval` that needs no reference, e.g. `niqe` or `musiq`."""
+    """`detail` (`detail_score`), or a no-reference metric of `linearsr eval`, e.g. `niqe` or `musiq`."""
     scores: Path | None = None
-    """Folder where the scores of `best_by` are kept for other runs and processes, as `musiq.json`."""
+    """Folder that keeps the scores of `best_by` for other runs and processes, e.g. in `musiq.json`."""
     tags: Path | None = None
-    """JSON file with the tags of photos, `{"folder/photo.jpg": ["tag", ...], ...}`, relative to its own folder."""
+    """JSON file of tags, `{"folder/photo.jpg": ["tag", ...], ...}`, with paths relative to its own folder."""
     cache_gib: float = Field(2.0, ge=0)
-    """GiB of decoded photos that the workers of one training process keep, each an even share of it."""
+    """GiB of decoded photos kept per training process, divided evenly among its workers."""
 
     _check_degradations = field_validator("degradations")(known_degradations)
 
@@ -86,7 +89,7 @@ class DataConfig(Section):
 
 
 def check_data(config: DataConfig, scale: int) -> Catalogue:
-    """The photos that a run would draw from, by their headers, which are read once. Raises as `read_catalogue`."""
+    """Return the photos that a run would draw from; reads each header once. Raises as `read_catalogue`."""
     folders, shards = tuple(config.folders.items()), tuple(config.shards.items())
     return read_catalogue(folders, shards, config.lr_crop * scale)
 
@@ -95,21 +98,21 @@ class Sample(NamedTuple):
     """A training pair."""
 
     lr: Tensor
-    """(3, c, c) in [-1, 1]; empty where the device degrades: `CropPairs.complete` makes it from the batch."""
+    """(3, c, c) in [-1, 1]; empty if the device degrades: `CropPairs.complete` makes it for the batch."""
     hr: Tensor
     """(3, c * scale, c * scale) in [-1, 1]"""
     tags: Tensor
     """(V,): 1 for the tags of the photo, 0 for the others."""
     number: Tensor
-    """(): which sample of the run it is."""
+    """(), the index of the sample in the run."""
     latent: Tensor
-    """(C, h', w') of the DC-AE, from the shard; empty where the codec makes it from `hr`."""
+    """(C, h', w'), the DC-AE latent stored in the shard; empty if the codec computes it from `hr`."""
 
 
 class PhotoCache:
-    """Decoded photos of a catalogue, (H, W, 3) uint8; the least recently used goes first.
+    """A cache of a catalogue's decoded photos, (H, W, 3) uint8, which drops the least recently used first.
 
-    A photo larger than `max_bytes`, the limit of what is kept, is read each time.
+    It keeps at most `max_bytes`; a photo larger than that is read each time.
     """
 
     def __init__(self, catalogue: Catalogue, max_bytes: int) -> None:
@@ -117,7 +120,7 @@ class PhotoCache:
         self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """Raises ImageError if the photo turns out broken."""
+        """Return a photo, from memory if it is kept. Raises ImageError: when the photo is broken."""
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
@@ -132,13 +135,14 @@ class PhotoCache:
 
 
 class CropPairs(Dataset[Sample]):
-    """`length` training pairs; c is `config.lr_crop`, V the number of known tags, 0 without `photo_tags`.
+    """A dataset of `length` training pairs; c is `config.lr_crop`.
 
-    With `latents`, where every crop in shards has its own and is as large as a sample, these are read. Such samples are
-    whole crops as they are; others are cut at random, turned and mirrored.
+    V is the number of known tags, 0 without `photo_tags`. With `latents`, stored latents are read if every
+    photo is a crop of the right size that has one. Crops are then used whole and unchanged; otherwise photos
+    are cropped, rotated and mirrored at random.
 
-    A photo that turns out broken when it is decoded is named in the log, once, and another one is drawn instead.
-    Raises ConfigError if there is nothing to draw from.
+    A photo that fails to decode is logged once, and another one is drawn instead.
+    Raises ConfigError: when there is nothing to draw from.
     """
 
     def __init__(
@@ -158,7 +162,7 @@ class CropPairs(Dataset[Sample]):
         cumulative = np.cumsum(self.catalogue.table["weight"] * self.catalogue.areas)
         self.cumulative = cumulative / cumulative[-1]
         self.cache = PhotoCache(self.catalogue, int(config.cache_gib * 2**30 / max(1, config.workers)))
-        # shared with the workers, so that each broken photo is named once
+        # shared with the workers, so that each broken photo is logged once
         self._broken = torch.zeros(len(self.catalogue), dtype=torch.bool)
         self._broken.share_memory_()  # type: ignore[no-untyped-call]
         shares = np.array(list(config.degradations.values()), dtype=np.float64)
@@ -185,9 +189,9 @@ class CropPairs(Dataset[Sample]):
         return Sample(lr, to_tensor(hr), tags, torch.tensor(index), latent)
 
     def complete(self, samples: Sample) -> Tensor:
-        """The LR images (B, 3, c, c) in [-1, 1] of a batch, made now on the device unless the workers made them.
+        """Return the LR images (B, 3, c, c) in [-1, 1] of a batch; degrade here unless the workers did.
 
-        Each follows from the seed, its index and its HR image.
+        Each depends only on the seed, its index and its HR image.
         """
         if self.config.degrade_on == "workers":
             return samples.lr
@@ -206,7 +210,7 @@ class CropPairs(Dataset[Sample]):
         return int(rng.choice(len(self.shares), p=self.shares))
 
     def _draw(self, index: int) -> tuple[int, NDArray[np.uint8], Tensor, np.random.Generator]:
-        """The number of a photo, the whole photo, its latent (empty: not used), and the generator that drew it."""
+        """Draw a photo: return its number, pixels, latent (empty if not used) and the random generator."""
         for attempt in range(_MAX_ATTEMPTS):
             rng = np.random.default_rng([self.seed, index, attempt])
             number = int(np.searchsorted(self.cumulative, rng.random()))
@@ -223,16 +227,16 @@ class CropPairs(Dataset[Sample]):
 
 
 def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:
-    """Batches of samples from number `first` on, loaded by `data.workers`, each of which has one thread as usual."""
+    """Return a loader of batches from sample `first` on, with `data.workers` processes of one thread each."""
     rest, workers = Subset(pairs, range(first, len(pairs))), pairs.config.workers
     return DataLoader(rest, size, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 
 def to_unit(image: Image.Image | NDArray[np.uint8]) -> ImageArray:
-    """8-bit pixels -> [0, 1]."""
+    """Convert 8-bit pixels to float32 in [0, 1]."""
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def to_tensor(image: ImageArray) -> Tensor:
-    """(H, W, 3) in [0, 1] -> (3, H, W) in [-1, 1]."""
+    """Convert an image (H, W, 3) in [0, 1] to a tensor (3, H, W) in [-1, 1]."""
     return torch.from_numpy(image).permute(2, 0, 1).contiguous() * 2 - 1

@@ -1,8 +1,9 @@
-"""Few steps in the place of many: the network learns to give a whole sample at once.
+"""The distillation stage, which replaces many steps by few: the network learns to give a sample in one step.
 
-A network trained by regression gives the mean of all images that fit, which is smooth, and needs many steps to decide
-for one. Here its estimate is decoded to pixels and judged there: by a discriminator, which has seen photos
-(adversarial distillation, Sauer et al. 2023), by formulas, and by the sample to which a teacher takes the same noise.
+A network trained by regression gives the mean of all images that fit, which is smooth, and needs many steps
+to settle on one of them. Here its estimate is decoded to pixels and judged there: by a discriminator that
+knows photos (adversarial distillation, Sauer et al. 2023), by loss formulas, and by a teacher's sample from
+the same noise.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,25 +33,25 @@ _WINDOW_STREAM = 0x0C20
 
 
 class DistillStage(FlowStage):
-    """Train a transformer to give a whole sample in one evaluation, on the whole trajectory or on one expert's span."""
+    """A stage that trains a transformer to sample in one step, on the whole trajectory or on one span."""
 
     kind: Literal["distill"]  # type: ignore[assignment]
     formulas: dict[Literal["l1", "ms_ssim"], Annotated[float, Field(gt=0)]] = Field({"l1": 1.0})
     """Losses between the decoded sample and the HR image -> weight; see `training/judges.py`."""
     adversarial: float = Field(0.1, ge=0)
-    """Of the discriminator's verdict; 0: there is no discriminator."""
+    """Weight of the adversarial loss; 0: there is no discriminator."""
     channels: int = Field(64, ge=8)
-    """Width of the discriminator."""
+    """Width of the discriminator's first level."""
     teacher: Path | None = None
-    """Folder of trained experts that the network learns to overtake."""
+    """Folder of trained experts whose samples the network learns to match in one step."""
     teacher_times: tuple[float, ...] = (1.0, 0.939, 0.875, 0.223)
-    """At which times the teacher's steps begin."""
+    """Times at which the teacher's steps begin."""
     judged_crop: int = Field(0, ge=0)
-    """Decode and judge only a window of so many LR pixels per side of each crop, at a random place: the decoder of an
-    autoencoder takes more memory than the network. 0: the whole crop."""
+    """Side in LR pixels of a random window of each crop; only the window is decoded and judged, because the
+    decoder of an autoencoder takes more memory than the network. 0: the whole crop."""
     rollout: Path | None = None
-    """Network that takes the first step, from pure noise: half of the noisy inputs are then made from its estimates,
-    as they are when sampling, and half from photos. None: all from photos."""
+    """Network that takes the first step, from pure noise: half of the noisy inputs are then made from its
+    estimates, as in sampling, and half from photos. None: all from photos."""
 
     @field_validator("teacher_times")
     @classmethod
@@ -87,16 +88,18 @@ class DistillStage(FlowStage):
 
 
 class Judged(NamedTuple):
+    """What a prediction is decoded with and judged against; images are those of the judged window."""
+
     decode: Callable[[Tensor], Tensor]
-    """From the network's prediction to the sample's image (B, 3, H, W), or to its window."""
+    """Decodes the network's prediction to the image (B, 3, H, W) of the sample."""
     hr: Tensor
-    """(B, 3, H, W): the photo there."""
+    """(B, 3, H, W), the photo."""
     beside: Tensor
-    """(B, 3, H, W): the stem's prediction there; the bicubically upsampled LR image if the stem makes none."""
+    """(B, 3, H, W), the stem's prediction, or the bicubically upsampled LR image if there is none."""
 
 
 class DistillNetwork(nn.Module):
-    """The network and its discriminator, which are trained together."""
+    """The network and its discriminator, which are trained jointly."""
 
     def __init__(self, flow: FlowNetwork, discriminator: Discriminator | None) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class DistillNetwork(nn.Module):
         guide: Guide | None = None,
         judged: Judged | None = None,
     ) -> Tensor | tuple[Tensor, Verdict | None]:
-        """The prediction as of `FlowNetwork`; with `judged` the decoded image (B, 3, H, W) and its verdict."""
+        """Return the prediction as `FlowNetwork` does; with `judged`, the decoded image and its verdict."""
         prediction: Tensor = self.flow(noisy, times, lr, condition, guide)
         if judged is None:
             return prediction
@@ -122,7 +125,7 @@ class DistillNetwork(nn.Module):
 
 
 class DistillObjective(FlowObjective):
-    """Losses on the decoded estimate, of the network and of its discriminator at once."""
+    """The losses of distillation on the decoded estimate, for the network and its discriminator at once."""
 
     def __init__(self, stage: DistillStage, parts: Parts) -> None:
         super().__init__(stage, parts)
@@ -135,7 +138,7 @@ class DistillObjective(FlowObjective):
             raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is no multiple of {self.multiple_of}")
 
     def _helper(self, key: str, folder: Path | None, parts: Parts) -> SNRExperts | None:
-        """The frozen networks of `teacher` or `rollout`, which get the inputs of the network that is trained."""
+        """Read the frozen networks of `teacher` or `rollout`; they must take the trained network's inputs."""
         if folder is None:
             return None
         experts = parts.experts(f"stage.{key}", folder).requires_grad_(False)
@@ -172,7 +175,7 @@ class DistillObjective(FlowObjective):
 
         hr = cut(batch.hr)
         image, verdict = network(noisy, times, batch.lr, condition, guide, Judged(decode, hr, beside))
-        # variances, of which some formulas are made, are differences of large sums
+        # in float32: some formulas use variances, which are differences of large sums
         with torch.autocast(image.device.type, enabled=False):
             terms: dict[str, Tensor] = {
                 name: weight * FORMULAS[name](image, hr) for name, weight in self.stage.formulas.items()
@@ -188,7 +191,7 @@ class DistillObjective(FlowObjective):
         return terms
 
     def _windows(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """A function that cuts the judged windows out of images or latents."""
+        """Return a function that cuts the judged windows out of images or latents."""
         size, step, sides = self.stage.judged_crop, self.multiple_of, batch.lr.shape[-2:]
         if not size:
             return lambda crops: crops
@@ -196,7 +199,7 @@ class DistillObjective(FlowObjective):
         corners = [np.random.default_rng([seed, _WINDOW_STREAM]).integers(ends) for seed in batch.seeds]
 
         def cut(crops: Tensor) -> Tensor:
-            # lengths in LR pixels become those of an image or of a latent
+            # convert lengths in LR pixels to the resolution of `crops`, images or latents
             whole = np.array(crops.shape[-2:])
             height, width = size * whole // sides
             places = (corner * step * whole // sides for corner in corners)
@@ -209,7 +212,7 @@ class DistillObjective(FlowObjective):
     def _begun(
         self, latent: Tensor, noise: Tensor, condition: LRCondition, seeds: list[int], guide: Guide | None
     ) -> Tensor:
-        """The latent that noise is added to: the true one, or the estimate of the `rollout` network."""
+        """Return the latents to add noise to: true ones, or in half of the cases the `rollout` network's."""
         if self.first is None:
             return latent
         estimate = noise - _velocity(self.first, condition, guide)(noise, 1.0)

@@ -1,4 +1,4 @@
-"""The stages of the flow: pre-training, each expert on its own span, and fine-tuning are all this one."""
+"""The flow stage, which covers pre-training, the training of each expert on its span, and fine-tuning."""
 
 from collections.abc import Iterable, Mapping
 from math import gcd, lcm, log2
@@ -37,31 +37,32 @@ from linearsr.training.section import ConfigError, check_fields
 from linearsr.training.times import TimeLaw
 
 _SAME_CODEC = 0.1
-"""How far latents from shards may be off, as a share of their size: they were made in another precision."""
+"""Largest relative difference between latents from shards and new ones, which may differ in precision."""
 _NEW_SETTINGS = ("lr_channels", "num_null_tokens")
+"""Settings that SANA does not have itself."""
 
 
 class FlowStage(PartSettings, Trained):
-    """Train a transformer by flow matching, on the whole trajectory or on one expert's span of it."""
+    """A stage that trains a transformer by flow matching, on the whole trajectory or on one expert's span."""
 
     kind: Literal["flow"]
     boundaries: tuple[float, ...] = ()
-    """Partition of the trajectory, ascending times; empty: one network for all times."""
+    """Partition of the trajectory, as ascending times; empty: one network for all times."""
     expert: int = Field(0, ge=0)
-    """Which span to train, 0 = the noisiest."""
+    """Index of the span to train; 0 is the span with the most noise."""
     times: TimeLaw = TimeLaw()
     pure_noise_prob: float = Field(0.0, ge=0, le=1)
-    """Share of samples at exactly t = 1, where the few-step sampler takes its longest stride."""
+    """Share of samples at exactly t = 1, where the few-step sampler takes its longest step."""
     min_weight_time: float = Field(0.0, ge=0, le=1)
-    """The loss is the velocity's, that is the clean latent's over t squared; shorter times weigh as this one does."""
+    """Lower bound of t in the weight 1 / t^2, which turns the clean latent's loss into the velocity's."""
     guidance: GuidanceSettings | None = None
-    """Guide the network by tags; None: it learns its null tokens only."""
+    """Guidance of the network; None: it learns its null tokens only."""
     gradient_checkpointing: bool = False
-    """Less memory for more time."""
+    """Recompute activations in the backward pass: less memory, more time."""
     validation_steps: int = Field(4, ge=1)
     others: tuple[Path, ...] = ()
-    """The networks of the other spans, with which an expert is validated on the whole walk: a folder for each expert,
-    or one for all. A recipe sets them. Empty: an expert for less noise denoises the truth only."""
+    """Folders of the networks of all spans, one per expert or one for all; an expert is validated with them
+    on the whole trajectory. A recipe sets them. Empty: an expert for less noise denoises the true latent."""
 
     @model_validator(mode="after")
     def _fits(self) -> "FlowStage":
@@ -91,7 +92,7 @@ class FlowStage(PartSettings, Trained):
 
 
 class FlowNetwork(nn.Module):
-    """The transformer, and the LR stem and the guidance where those are trained along."""
+    """The transformer, with the LR stem and the guidance if they are trained jointly."""
 
     def __init__(
         self,
@@ -110,9 +111,9 @@ class FlowNetwork(nn.Module):
         condition: LRCondition | None,
         guide: Guide | None = None,
     ) -> Tensor:
-        """Prediction (B, C, h', w') from noisy latents (B, C, h', w') at times (B,) in [0, 1].
+        """Return the prediction (B, C, h', w') for noisy latents (B, C, h', w') at times (B,) in [0, 1].
 
-        LR images (B, 3, h, w) in [-1, 1] are for a stem that is trained along, `condition` is that of a frozen one.
+        A jointly trained stem reads `lr` (B, 3, h, w) in [-1, 1]; `condition` is that of a frozen stem.
         """
         if self.lr_stem is not None:
             condition = self.lr_stem(lr)
@@ -133,7 +134,7 @@ class FlowNetwork(nn.Module):
 
 
 class FlowObjective(Objective):
-    """Conditional flow matching on the latent (arXiv 2210.02747), in one span of the trajectory."""
+    """Conditional flow matching on the latent (arXiv 2210.02747), on one span of the trajectory."""
 
     scale = 4
 
@@ -172,7 +173,7 @@ class FlowObjective(Objective):
         self.others = self._others(parts)
 
     def _others(self, parts: Parts) -> nn.ModuleList:
-        """The networks of all spans, without the one that is trained; empty: there are none."""
+        """Read the networks of the other spans, with an `Identity` for the trained one; may be empty."""
         folders = self.stage.others * (self.partition.num_experts if len(self.stage.others) == 1 else 1)
         others = {
             folder: FlowNetwork(parts.read("stage.others", folder, LinearSRTransformer)).requires_grad_(False)
@@ -181,7 +182,7 @@ class FlowObjective(Objective):
         return nn.ModuleList(others.get(folder, nn.Identity()) for folder in folders)
 
     def _fresh_stem(self) -> StridedStem:
-        """The paper's stem: from LR pixels to the latent's grid in strides of two."""
+        """Return the paper's stem, which takes LR pixels to the latent's grid with strides of two."""
         if self.codec.compression <= self.scale:
             raise ConfigError(
                 f"{self.stage.codec_key}: compresses {self.codec.compression} times, but an LR stem that is trained "
@@ -201,6 +202,7 @@ class FlowObjective(Objective):
         noisy = add_noise(latent, noise, times)
         prediction = network(noisy, times, batch.lr, condition, self._guide(batch, disturb=True))
         clean = to_sample(prediction.float(), noisy, times, self.prediction_type)
+        # the velocity loss, written as a weighted error of the clean latent
         error = (clean - latent).square().mean(dim=(1, 2, 3))
         weights = 1 / times.clamp(min=max(self.stage.min_weight_time, 1e-4)).square()
         return {"flow": (weights * error).mean()}
@@ -215,7 +217,7 @@ class FlowObjective(Objective):
         latent = self.codec.encode(batch.hr, condition or LRCondition(batch.lr)).float()
         if not given.numel():
             return condition, latent
-        # written so that what is not a number is refused too
+        # check the shards' codec on the first batch; the comparison is false for NaN, which is refused too
         same = (
             latent.shape == given.shape and (latent - given).abs().mean() <= _SAME_CODEC * latent.abs().mean()
         )
@@ -236,7 +238,7 @@ class FlowObjective(Objective):
         return guide if self.guidance is None else encoded(guide, self.guidance, batch.lr, self.vocabulary)
 
     def _draw(self, latent: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
-        """Times (B,) and noise as of the latent, one for each seed."""
+        """Draw times (B,) and noise of the latent's shape, from one seed per sample."""
         uniform = torch.stack(
             [torch.rand(2, generator=torch.Generator().manual_seed(seed ^ 0x5EED)) for seed in seeds]
         )
@@ -247,9 +249,10 @@ class FlowObjective(Objective):
         return times.to(latent.device), noise
 
     def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """From pure noise the mean and a sample; an expert for less noise denoises the truth at its noisiest time.
+        """Return the mean and a sample, both from pure noise.
 
-        With `others` each step of a sample is that of the expert of its time.
+        In place of the mean, an expert for less noise denoises the true latent at its noisiest time. It gives
+        a sample only with `others`: each step then uses the expert for its time.
         """
         condition, latent = self._encode(batch)
         guide = self._guide(batch, disturb=False)

@@ -1,8 +1,8 @@
-"""The divergence guard: sees within a step that training goes wrong, and says what to do.
+"""The divergence guard, which notices within a step that training goes wrong, and decides what to do.
 
-A bad step is skipped: the weights stay as they are. When bad steps crowd, the weights themselves have gone wrong, and
-the run goes back to its last checkpoint with a lower learning rate; a bounded number of times. None is written before
-the steps are calm again, so that what the run goes back to is sound.
+A bad step is skipped: the weights stay as they are. When there are many bad steps, the weights themselves
+have gone wrong, and the run returns to its last checkpoint with a lower learning rate, a limited number of
+times. No checkpoint is written before the steps are calm again, so that the run returns to sound weights.
 """
 
 import math
@@ -19,24 +19,24 @@ from linearsr.training.section import Section
 Verdict = Literal["good", "skip", "roll back"]
 
 _LEAST_USUAL = 1e-3
-"""A usual loss or norm below it counts as this much: near zero, as with photos of one colour, a ratio means nothing."""
+"""Lower bound of the usual loss and norm: near zero, e.g. with photos of one colour, ratios mean nothing."""
 
 
 class GuardConfig(Section):
-    """What counts as a bad step, and how many are allowed."""
+    """The definition of a bad step, and how many are allowed."""
 
     loss_factor: float = Field(8.0, gt=1)
-    """A loss above this many times the lowest median so far is a spike; a slow climb ends up there too."""
+    """A loss above this many times the lowest median so far is bad; a slow rise gets there too."""
     grad_norm_factor: float = Field(30.0, gt=1)
-    """The same for the norm of the gradient before clipping."""
+    """The same factor for the norm of the gradient before clipping."""
     window: int = Field(100, ge=10)
-    """Good steps whose median is taken, and steps among which bad ones are counted."""
+    """Number of good steps that the median covers, and of steps among which bad ones are counted."""
     max_bad_steps: int = Field(10, ge=1)
-    """More bad steps than this among the last `window` send the run back."""
+    """Bad steps allowed among the last `window`; one more sends the run back to its checkpoint."""
     max_rollbacks: int = Field(3, ge=0)
-    """How often, before the run is given up."""
+    """Returns to a checkpoint before the run is given up."""
     lr_factor: float = Field(0.5, gt=0, lt=1)
-    """What the learning rate is multiplied by each time."""
+    """Factor of the learning rate at each return."""
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> "GuardConfig":
@@ -48,13 +48,13 @@ class GuardConfig(Section):
 
 
 class Diverged(RuntimeError):
-    """Training diverged more often than it may; the message is the report."""
+    """Raised when training diverges more often than allowed; the message says what to do."""
 
 
 class DivergenceGuard:
-    """Judges the steps of one run in order; every process of a run must see the same figures.
+    """A judge of the steps of one run, in order; every process of a run must pass the same figures.
 
-    It thinks in ratios, so losses must not be negative.
+    It compares by ratio, so losses must not be negative.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -62,7 +62,7 @@ class DivergenceGuard:
         self.remember(())
 
     def remember(self, steps: Iterable[tuple[float, float, bool]]) -> None:
-        """Start again from the (loss, gradient norm, was bad) of earlier steps, when a run is resumed."""
+        """Reset, then replay the (loss, gradient norm, was bad) of earlier steps, when a run is resumed."""
         self._losses: deque[float] = deque(maxlen=self.config.window)
         self._norms: deque[float] = deque(maxlen=self.config.window)
         self._bad: deque[bool] = deque(maxlen=self.config.window)
@@ -77,7 +77,7 @@ class DivergenceGuard:
         return not any(islice(reversed(self._bad), apart))
 
     def judge(self, loss: float, grad_norm: float) -> tuple[Verdict, str]:
-        """The verdict on a step before its update is applied, and the reason ("" if it is good)."""
+        """Return the verdict on a step, before its update is applied, and the reason ("" if it is good)."""
         trouble = self._trouble(loss, grad_norm)
         self._record(loss, grad_norm, bool(trouble))
         if not trouble:

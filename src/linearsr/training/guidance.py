@@ -1,4 +1,4 @@
-"""How a network learns to be guided: what guides it, and what is left out and put in wrongly on the way.
+"""How a network learns to use guidance: its source, and the omissions and errors that training adds to it.
 
 Shapes: B samples, V known tags.
 """
@@ -26,20 +26,20 @@ from linearsr.training.section import ConfigError, Section
 
 
 class GuidanceSettings(Section):
-    """What guides: tags, features of our tagger, or any part that is there already."""
+    """The source of guidance: tags, features of our tagger, or an existing guidance part."""
 
     vocabulary: Path | None = None
-    """Text file with known tags, one a line. Without `part`, a token for each is trained along with the network."""
+    """Text file with known tags, one per line. Without `part`, a token for each is trained jointly."""
     features: Path | None = None
-    """Folder of our own tagger: what its network sees in the LR image guides, through a projection trained along."""
+    """Folder of our own tagger: its features of the LR image guide, through a jointly trained projection."""
     part: Path | None = None
-    """Folder of a guidance part of any kind, kept frozen; its `vocabulary`, if not given, is all of `data.tags`."""
+    """Folder of a guidance part of any kind, kept frozen; its `vocabulary` defaults to all of `data.tags`."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """Share of the samples that are not guided: the unconditional branch of classifier-free guidance."""
+    """Share of samples without guidance, which train the unconditional branch of classifier-free guidance."""
     tag_dropout: float = Field(0.2, ge=0, lt=1)
-    """Share of the tags that are left out, as a tagger or a user leaves out some."""
+    """Share of tags that are left out, because a tagger or a user leaves some out too."""
     false_tags: float = Field(0.3, ge=0)
-    """Wrong tags a sample is given on average, as a tagger errs."""
+    """Mean number of wrong tags added to a sample, because a tagger makes mistakes too."""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "GuidanceSettings":
@@ -50,15 +50,17 @@ class GuidanceSettings(Section):
 
 
 class Guide(NamedTuple):
+    """The guidance of a batch."""
+
     tags: Tensor
-    """(B, V): 1 for a tag that is told, 0 for the others."""
+    """(B, V): 1 for a tag that guides, 0 for the others."""
     unguided: Tensor
-    """(B,), bool: samples that are told nothing."""
+    """(B,), bool: True for samples without guidance."""
     tokens: GuidanceTokens | None = None
-    """Those of a frozen guidance part."""
+    """Tokens of a frozen guidance part; None if the guidance is trained with the network."""
 
     def hidden(self, tokens: GuidanceTokens) -> GuidanceTokens:
-        """The tokens, masked for samples that are not guided."""
+        """Return the tokens with those of unguided samples masked."""
         mask = tokens.mask if tokens.mask is not None else tokens.embeds.new_ones(tokens.embeds.shape[:2])
         return GuidanceTokens(tokens.embeds, mask.bool() & ~self.unguided[:, None])
 
@@ -66,7 +68,7 @@ class Guide(NamedTuple):
 def start_guidance(
     settings: GuidanceSettings, transformer: LinearSRTransformer, parts: Parts
 ) -> TagGuidance | FeatureGuidance:
-    """A guidance part to be trained along; tokens of tags begin among the null tokens of their network."""
+    """Build a guidance part to train jointly; tokens of tags start near the null tokens of the network."""
     channels = transformer.config.caption_channels
     if settings.features is not None:
         tagger = parts.read("stage.guidance.features", settings.features, OwnTagger)
@@ -80,7 +82,7 @@ def start_guidance(
 
 
 def frozen_guidance(settings: GuidanceSettings | None, parts: Parts) -> Guidance | None:
-    """The guidance part that is there already, if one is named. Raises ConfigError if it needs a vocabulary."""
+    """Read the existing guidance part, if one is named. Raises ConfigError: when it lacks a vocabulary."""
     if settings is None or settings.part is None:
         return None
     guidance = parts.guidance(settings.part)
@@ -90,8 +92,11 @@ def frozen_guidance(settings: GuidanceSettings | None, parts: Parts) -> Guidance
 
 
 def check_fit(settings: GuidanceSettings, guidance: Guidance | None, network: TransformerConfig) -> None:
-    """Raises ConfigError if the network cannot be guided; `guidance` is the frozen part, if any."""
-    # a sample whose tokens are all masked sees them all, unless there are null tokens in their place
+    """Check that the network can be guided; `guidance` is the frozen part, if any.
+
+    Raises ConfigError: when it has no null tokens, or expects tokens of another width.
+    """
+    # attention with all tokens masked attends to all of them, unless null tokens take their place
     if not network.num_null_tokens:
         raise ConfigError(
             "stage.guidance: the network has no null tokens for photos of which nothing is told: "
@@ -105,7 +110,7 @@ def check_fit(settings: GuidanceSettings, guidance: Guidance | None, network: Tr
 
 
 def known_tags(settings: GuidanceSettings, guidance: Guidance | None) -> Vocabulary | None:
-    """The vocabulary of a guidance part; None: it looks at the picture only."""
+    """Return the vocabulary of a guidance part; None if it uses the picture only."""
     if isinstance(guidance, TagGuidance):
         return guidance.vocabulary
     if guidance is None or not guidance.uses_tags or settings.vocabulary is None:
@@ -116,9 +121,9 @@ def known_tags(settings: GuidanceSettings, guidance: Guidance | None) -> Vocabul
 def disturbed(
     tags: Tensor, seeds: list[int], settings: GuidanceSettings, guidance: Guidance | None = None
 ) -> Guide:
-    """Tags (B, V) as they might come at inference: some missing, some wrong, some samples without any.
+    """Disturb tags (B, V) as they may come at inference: some missing, some wrong, some samples without any.
 
-    A sentence is told as it is, or not at all.
+    Tags for a guidance part that wants sentences are kept as they are, or dropped as a whole.
     """
     sentences = guidance is not None and guidance.wants_sentences
     rows, unguided = [], []
@@ -136,7 +141,7 @@ def disturbed(
 def place(
     guidance: Guidance, device: torch.device, vocabulary: Vocabulary | None, settings: GuidanceSettings
 ) -> None:
-    """Move the encoder of a frozen part to a device; one of text encodes all tags there once."""
+    """Move the encoder of a frozen part to a device; a text encoder encodes all tags there once."""
     if isinstance(guidance, EncoderPart):
         guidance.to(device, best_dtype(device))
     if isinstance(guidance, TextGuidance) and vocabulary is not None:
@@ -145,10 +150,10 @@ def place(
 
 @torch.no_grad()
 def encoded(guide: Guide, guidance: Guidance, lr: Tensor, vocabulary: Vocabulary | None) -> Guide:
-    """A guide with the tokens of a frozen part, made from its tags and LR images (B, 3, h, w) in [-1, 1]."""
+    """Add the tokens of a frozen part, made from the guide's tags and LR images (B, 3, h, w) in [-1, 1]."""
     known = () if vocabulary is None else vocabulary.tags
     names = [[known[i] for i in bag.nonzero().flatten().tolist()] for bag in guide.tags]
     tokens = guidance.encode(lr, names)
-    if tokens is not None:  # of encoders, in their own type
+    if tokens is not None:  # an encoder gives tokens in its own type
         tokens = tokens._replace(embeds=tokens.embeds.to(lr.dtype))
     return guide._replace(tokens=tokens)

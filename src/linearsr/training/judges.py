@@ -1,6 +1,6 @@
-"""What samples are judged by: losses by formula, and a network that learns to tell photos from samples.
+"""The judges of samples: loss formulas, and a network that learns to tell photos from samples.
 
-Images are (B, 3, H, W) in [-1, 1]; every loss by formula is a scalar, 0 for equal images.
+Images are (B, 3, H, W) in [-1, 1]; every loss formula gives a scalar, 0 for equal images.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from linearsr.evaluation.metrics import ms_ssim_values
 
 
 def l1(image: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute error."""
+    """Return the mean absolute error."""
     return (image - reference).abs().mean()
 
 
 def ms_ssim(image: Tensor, reference: Tensor) -> Tensor:
-    """1 - MS-SSIM on Y, over as many of its five scales as the images have room for."""
+    """Return 1 - MS-SSIM on Y, over as many of its five scales as fit into the images."""
     return 1 - ms_ssim_values(_unit(image), _unit(reference), all_scales=False).mean()
 
 
 FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {loss.__name__: loss for loss in (l1, ms_ssim)}
-"""By the names that configs use."""
+"""The loss formulas, by the names that configs use."""
 
 
 def _unit(image: Tensor) -> Tensor:
@@ -35,18 +35,19 @@ def _unit(image: Tensor) -> Tensor:
 
 
 DETAIL_GAIN = 8.0
-"""Brings what an image has beyond the estimate beside it to the deviation of the image itself. It is bounded there:
-where much was lost, light for instance, a photo would be told by that alone, and no texture learned."""
+"""Factor that scales the difference between an image and its estimate to the deviation of images. A tanh
+bounds the result: where much was lost, such as light, that alone would give away a photo, and no texture
+would be learned."""
 _UNSHUFFLE = 2
 _SLOPE = 0.2
 
 
 class Discriminator(nn.Module):
-    """Judges patches of an image at three sizes beside an estimate of it, which tells how degraded it was.
+    """A discriminator of image patches of three sizes; an estimate beside them shows the degradation.
 
-    The first maps see a few pixels (grain, ringing), the last ones about fifty (hair, leaves, bricks). Spectral norm
-    (Miyato et al. 2018) keeps the slope of all layers but the last ones bounded, and with it the generator's gradient.
-    The first level has so many `channels`, the others have one and a half times and twice as many.
+    The first maps see a few pixels (grain, ringing), the last ones about fifty (hair, leaves, bricks).
+    Spectral norm (Miyato et al. 2018) bounds the slope of all layers except the heads, and so the generator's
+    gradient. The first level has `channels` channels, the others have 1.5 times and twice as many.
     """
 
     def __init__(self, channels: int) -> None:
@@ -58,13 +59,13 @@ class Discriminator(nn.Module):
             self.levels.append(
                 nn.ModuleList([_conv(before, after, 2 + stride, stride), _conv(after, after, 3)])
             )
-        # free to grow: bounded as the rest is, they could not tell a faint mesh from texture
+        # no spectral norm here: bounded like the rest, the heads could not tell a faint mesh from texture
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for width in widths[1:])
 
     def forward(self, image: Tensor, beside: Tensor) -> list[Tensor]:
-        """Logits of "a photo" (B, 1, H / 2, W / 2), then at a half and a quarter of that.
+        """Return logits of "a photo": (B, 1, H / 2, W / 2), then at a half and a quarter of that size.
 
-        Images (B, 3, H, W) in [-1, 1] lie beside the stem's prediction of them, or their upsampled LR images.
+        `image` is (B, 3, H, W) in [-1, 1], `beside` the stem's prediction of it, or the upsampled LR image.
         """
         x = torch.cat([image, torch.tanh(DETAIL_GAIN * (image - beside))], dim=1)
         x = F.pixel_unshuffle(x, _UNSHUFFLE).contiguous(memory_format=torch.channels_last)
@@ -81,20 +82,20 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Module:
 
 
 class Verdict(NamedTuple):
-    """The losses of both sides of the game."""
+    """The losses of both players, generator and discriminator."""
 
     generator: Tensor
     discriminator: Tensor
 
 
 def play(discriminator: Discriminator, image: Tensor, hr: Tensor, beside: Tensor) -> Verdict:
-    """A sample against the photo that it should have been, the only pair that is compared.
+    """Compare each sample with the photo that it should be, and return the losses of both players.
 
-    The game is that of relativistic pairs (Jolicoeur-Martineau 2018).
+    The losses are relativistic, for pairs (Jolicoeur-Martineau 2018).
     """
     both = discriminator(torch.cat([hr, image.detach()]), torch.cat([beside, beside]))
     photo, detached = zip(*(logits.chunk(2) for logits in both), strict=True)
-    # the generator's turn must leave the discriminator's weights alone
+    # the generator's loss must give the discriminator's weights no gradient
     fixed = {name: weight.detach() for name, weight in discriminator.named_parameters()}
     fake = functional_call(discriminator, fixed, (image, beside))
     return Verdict(

@@ -1,15 +1,15 @@
-"""ESGF, early-stopping guided fine-tuning: the knee of validation curves, where every further stage starts.
+"""The knee of validation curves, from which the next stage starts (ESGF, early-stopping guided fine-tuning).
 
-Validation metrics improve, reach a plateau, then oscillate ever more, while the training loss goes on
+Validation metrics improve, reach a plateau, then oscillate more and more, while the training loss keeps
 falling. The knee is the last checkpoint of the improvement: the step at which the metrics have made 97% of
-their gain, always before the oscillation. How it is found is not published; this is our own method:
+their gain, always before the oscillation. How to find it is not published; this is our own method:
 
-1. `saturation.good_phase` finds the evaluation, if any, from which the metrics leave their trend;
-2. `saturation.fit_family` says for each metric, from the evaluations before it, where its knee may lie;
-3. the metrics vote: their probabilities are multiplied, each taken to be misled with probability 5%.
+1. `saturation.good_phase` finds the evaluation, if any, from which on the metrics leave their trend;
+2. from the evaluations before it, it also computes for each metric how likely each position of the knee is;
+3. the metrics vote: their probabilities are multiplied, each assumed to be misled with probability 5%.
 
-Where the learning rate has dropped, all this looks at the evaluations since, and at the gain of the whole run.
-`research/knee_study.py` measures it on families of synthetic runs.
+After a drop of the learning rate, only the evaluations since then count, with the gain of the whole run.
+`research/knee_study.py` tests the method on families of synthetic runs.
 """
 
 import warnings
@@ -29,39 +29,40 @@ Phase = Literal["improving", "plateau", "oscillating"]
 
 _MISLED = 0.05
 _MIDDLE = 0.4
-"""Quantile of the knee's position that is the answer: a little early rather than late."""
+"""Quantile of the knee's position to return: a little early is better than late."""
 _MOST_EVALUATIONS = 150
-"""Longer runs are pooled to so many: the knee is then found to within 1/150 of the run."""
+"""Longer runs are pooled to about this many, which finds the knee to within 1/150 of the run."""
 _HUGE = 1e100
-"""Values are cut to it, so that their differences stay finite."""
+"""Values are clipped to this size, so that their differences stay finite."""
 _DROP = 0.7
+"""Largest ratio of successive learning rates that counts as a drop."""
 _TRAILING = 2
-"""Evaluations without any finite value, at the end, that are a divergence and not a gap."""
+"""Number of final evaluations without any finite value that make a divergence; fewer are a gap."""
 
 
 class KneeConfig(Section):
-    """Which curves are looked at, and when a plateau counts as one."""
+    """The curves that vote, and the evidence needed for a plateau, a knee and an oscillation."""
 
     metrics: tuple[str, ...] = ("*",)
-    """Patterns of the names of the curves that vote, e.g. `*/mean/*`: those that are meant to improve. `*` leaves
-    out `loss` and `train*`, as the training loss falls on while the others oscillate."""
+    """Name patterns of the curves that vote, e.g. `*/mean/*`: the curves that should improve. `*` leaves out
+    `loss` and `train*`, because the training loss keeps falling while the others oscillate."""
     patience: int = Field(4, ge=1)
-    """Evaluations that the plateau must have lasted, unless oscillation cuts it short."""
+    """Number of evaluations that a plateau must last, unless an oscillation cuts it short."""
     certainty: float = Field(0.9, gt=0.5, lt=1)
-    """Probability from which a plateau is taken to be there, and its knee to be confirmed."""
+    """Least probability of a plateau to be accepted, and of its knee to be confirmed."""
     swing: float = Field(2.0, gt=1)
-    """Oscillation is noise at least so many times that of the good phase."""
+    """Least ratio of the noise of an oscillation to that of the good phase."""
 
 
 @dataclass(frozen=True)
 class Knee:
-    """What validation curves say about a run.
+    """The knee and the phases of a run, as found from its validation curves.
 
-    `knee_step` is one of the steps evaluated, or None: no plateau yet. `onset_step` is the first evaluation
-    of the oscillation (or divergence), or None. `confidence` in 0..1 is the probability that `knee_step` lies
-    within one evaluation of where the metrics have made 90% to 99% of their gain; without a knee, that there
-    is no plateau yet (0: too few points to tell). `confirmed`: a run can stop here. `phases` has one
-    entry for each step; without a knee, all evaluations before the onset count as improving.
+    `knee_step` is one of the evaluated steps; None means no plateau yet. `onset_step` is the first evaluation
+    of the oscillation (or divergence), or None. `confidence`, 0 to 1, is the probability that `knee_step`
+    lies within one evaluation of where the metrics have made 90% to 99% of their gain; without a knee, that
+    there is no plateau yet (0: too few points to tell). `confirmed` means that the run can stop. `phases` has
+    one entry per step; without a knee, all evaluations before the onset count as improving.
     """
 
     knee_step: int | None
@@ -72,7 +73,7 @@ class Knee:
     phases: tuple[Phase, ...]
 
     def spans(self) -> dict[Phase, tuple[int, int] | None]:
-        """First and last step of each phase; None for a phase that the run has not."""
+        """Return the first and last step of each phase; None for a phase that the run does not have."""
         spans: dict[Phase, tuple[int, int] | None] = {}
         for name in get_args(Phase):
             steps = [step for step, phase in zip(self.steps, self.phases, strict=True) if phase == name]
@@ -81,7 +82,7 @@ class Knee:
 
 
 def votes(name: str, patterns: Sequence[str]) -> bool:
-    """Whether the curve of that name votes under these patterns."""
+    """Return whether the curve called `name` votes under these patterns."""
     training = name.lower() == "loss" or name.lower().startswith("train")
     return any(fnmatchcase(name, pattern) for pattern in patterns if not (training and pattern == "*"))
 
@@ -93,18 +94,18 @@ def find_knee(
     config: KneeConfig | None = None,
     rates: Mapping[int, float] | None = None,
 ) -> Knee:
-    """Find the knee of a finished run, or of a run so far: it may stop as soon as the answer is `confirmed`.
+    """Find the knee of a run, finished or in progress; a run may stop once the answer is `confirmed`.
 
     Args:
-        steps: steps (or images) of evaluation, rising; with too few of them there is no knee yet.
-        curves: metric -> its value at each step; None, NaN or infinite where it has none. Where no metric has
-            any value from some step to the end, the run is taken to have diverged there.
+        steps: steps (or images) of the evaluations, rising; with too few of them there is no knee yet.
+        curves: metric -> its value at each step; None, NaN or infinite if it has none. If no metric has any
+            value from some step to the end, the run is assumed to have diverged there.
         higher_is_better: metric -> its direction.
-        rates: step -> learning rate, at any steps of the schedule, also of those to come. Curves rise anew
-            where it drops by 30% or more: only a plateau after the last drop counts.
+        rates: step -> learning rate, at any steps of the schedule, including future ones. A drop of 30% or
+            more makes curves improve again: only a plateau after the last drop counts.
 
     Raises:
-        ValueError: steps that do not rise, a curve of another length, a metric without a direction.
+        ValueError: when steps do not rise, a curve has another length, or a metric has no direction.
     """
     for before, after in pairwise(steps):
         if not after > before:
@@ -147,7 +148,7 @@ def find_knee(
 
 @dataclass(frozen=True)
 class _Found:
-    """The likeliest knee and its probability, that of a lasting plateau, and where the good phase ends."""
+    """The likeliest knee, its confidence, the probabilities of a plateau, and the end of the good phase."""
 
     end: int
     index: int
@@ -157,7 +158,7 @@ class _Found:
 
 
 def _whole_gain(values: Floats, start: int) -> float:
-    """The gain of the whole run in units of that since evaluation `start`: the median over metrics."""
+    """Return the gain of the whole run relative to the gain since evaluation `start`: median over metrics."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         top = np.nanquantile(values[start + 1 :], 0.8, axis=0)
@@ -169,7 +170,7 @@ def _whole_gain(values: Floats, start: int) -> float:
 
 def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _Found:
     n = len(steps)
-    # a constant metric, such as one of a frozen part, has no say
+    # a constant metric, such as one of a frozen part, does not vote
     varies = np.fmax.reduce(values, initial=-np.inf) > np.fmin.reduce(values, initial=np.inf)
     values = _normalised(values[:, varies])
     if n < SHORTEST_GOOD_PHASE or values.shape[1] == 0:
@@ -182,10 +183,10 @@ def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _
     inside, prior, knees = offsets[:end], family.prior, family.knees
     early, late = family.early, family.late
     if end < n:
-        # that it was still improving when the oscillation began is as likely as that it was not
+        # a run that still improved when the oscillation began is a priori as likely as one that did not
         beyond = knees > inside[-1]
         prior = np.where(beyond, prior / prior[beyond].sum(), prior / prior[~beyond].sum())
-        # and then its knee is before the last good evaluation, which may be the first that swings
+        # its knee is then put before the last good evaluation, which may already be part of the oscillation
         knees, early, late = (np.minimum(place, inside[-2]) for place in (knees, early, late))
     probability = np.exp(votes - votes.max()) * prior
     probability /= probability.sum()
@@ -202,7 +203,7 @@ def _search(steps: Floats, values: Floats, config: KneeConfig, left: float) -> _
 
 
 def _normalised(values: Floats) -> Floats:
-    """Each metric in units of its gain; what lies far outside, such as an explosion, is cut to 5 of them."""
+    """Scale each metric to units of its gain; clip values more than 5 units outside, e.g. explosions."""
     scaled = np.empty_like(values)
     for i, column in enumerate(values.T):
         finite = column[np.isfinite(column)]
@@ -213,7 +214,7 @@ def _normalised(values: Floats) -> Floats:
 
 
 def _pool(steps: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Last and first step, and median of each metric, for blocks of evaluations; blocks of 1 in most runs."""
+    """Return last step, first step and median metrics of blocks of evaluations; in most runs a block is 1."""
     size = -(-len(steps) // _MOST_EVALUATIONS)
     if size == 1:
         return steps, steps, values

@@ -1,4 +1,4 @@
-"""Latents of crops, made once for shards, so that training need not encode them."""
+"""Latents of crops, computed once for shards, so that training does not encode them."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ from linearsr.training.data import to_tensor, to_unit
 
 
 class Latents:
-    """What the DC-AE in a folder makes of crops, encoded on `device`."""
+    """An encoder of crops to latents, with the DC-AE in a folder, on `device`."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.name, self.device = str(folder), device
@@ -26,7 +26,7 @@ class Latents:
 
     @torch.inference_mode()
     def of(self, crop: BinaryIO) -> bytes:
-        """An `.npy` file, (C, h', w') float16, of the latents of an encoded crop."""
+        """Return the latent (C, h', w'), float16, of an image file's crop, as the bytes of an `.npy` file."""
         crop.seek(0)
         image = to_tensor(to_unit(read_rgb(crop)))[None].to(self.device)
         with self._one_at_a_time, torch.autocast(self.device.type, torch.bfloat16, self._autocast):

@@ -1,7 +1,7 @@
-"""Where the trajectory should be split, found from data: times that want the same of a network share an expert.
+"""The search for the best partition of the trajectory: times whose gradients agree should share an expert.
 
-For each log-SNR of a grid the gradient of the flow loss is taken, of one network and on the same crops and noise.
-Where the gradients of two times agree, a step for one helps the other; where they do not, two networks do better.
+For each log-SNR of a grid, the gradient of the flow loss is computed, with one network on the same crops and
+noise. If the gradients of two times agree, a step for one helps the other; if not, two networks do better.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from linearsr.pipeline import LinearSRPipeline
 from linearsr.training.data import CropPairs, DataConfig, batches
 
 EFFECTIVE_RANGE = (-7.044, 8.885)
-"""Log-SNRs between which the paper splits; beyond them an image is all noise, or as good as clean."""
+"""Range of log-SNRs that the paper splits; outside of it an image is pure noise, or practically clean."""
 
 _CONFIDENCE = (0.1, 0.9)
 _REDRAWS = 200
@@ -37,27 +37,27 @@ class TimeGradients:
     """Inner products of the gradients at the times of a grid."""
 
     log_snrs: tuple[float, ...]
-    """The grid, rising: n of them."""
+    """The grid of n log-SNRs, rising."""
     products: NDArray[np.float64]
-    """(batches, n, n)"""
+    """(batches, n, n), the inner products of each batch."""
 
     @cached_property
     def similarity(self) -> NDArray[np.float64]:
-        """(n, n): cosines between the gradients at two times, each taken on the same batch."""
+        """(n, n), the cosines between the gradients at two times; products are summed over the batches."""
         return cosines(self.products.sum(axis=0))
 
     def partition(self, experts: int) -> Partition:
-        """The one whose spans agree most. Raises ValueError for more experts than times."""
+        """Return the partition whose spans agree most. Raises ValueError: for more experts than times."""
         return partition_at(self.log_snrs, best_parts(self.similarity, experts))
 
     def agreement(self, partition: Partition) -> float:
-        """`common_direction` of the spans of any partition, in (0, 1]."""
+        """Return the `common_direction` of the spans of a partition, in (0, 1]."""
         return common_direction(self.similarity, edges_of(partition, self.log_snrs))
 
     def spread(self, experts: int, seed: int) -> list[tuple[float, float]] | None:
-        """For each boundary the times between which it lies in 80% of 200 draws of batches with replacement.
+        """Return for each boundary the range of times that holds it in 80% of 200 bootstrap draws of batches.
 
-        None: a single batch tells nothing of it.
+        Return None for a single batch, which says nothing about the spread.
         """
         count = len(self.products)
         if count < 2:
@@ -72,7 +72,7 @@ class TimeGradients:
 
 
 def cosines(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inner products (n, n) of vectors -> the cosines between them; a vector of zeros has no cosine but with itself."""
+    """Convert inner products (n, n) of vectors to cosines; a zero vector has 0, and 1 with itself."""
     length = np.sqrt(np.diag(products))
     length[length == 0] = np.inf
     similarity: NDArray[np.float64] = products / np.outer(length, length)
@@ -81,20 +81,20 @@ def cosines(products: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def log_snr_grid(times: int) -> tuple[float, ...]:
-    """The middles of so many cells of one length that fill the effective range, rising."""
+    """Return the centres of `times` equal cells that fill the effective range, rising."""
     low, high = EFFECTIVE_RANGE
     return tuple(low + (i + 0.5) * (high - low) / times for i in range(times))
 
 
 def shared_network(transformer: SNRExperts) -> LinearSRTransformer:
-    """One network for all times, in float32: the only one, or the mean of the experts' weights.
+    """Return one network for all times, in float32: the only one, or the mean of the experts' weights.
 
-    Experts that were fine-tuned from one network stay close to it, and so their mean is close to it. One that is built
-    otherwise than the last, as a sampler that was distilled from the first may be, is left out.
+    Experts fine-tuned from one network stay close to it, and so does their mean. Experts of another shape
+    than the last are left out, such as a sampler that was distilled from the first.
     """
     states = []
     for index in range(transformer.partition.num_experts):
-        # the upper end of a span belongs to it
+        # a span includes its upper end, so that time selects its expert
         with transformer.at(1000 * transformer.partition.span(index)[1]) as expert:
             config = cast(LinearSRTransformer, expert).config
             states.append({name: tensor.float() for name, tensor in expert.state_dict().items()})
@@ -116,15 +116,15 @@ def measure(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TimeGradients:
-    """Gradients of the flow loss at each time of a grid, on crops of degraded photos.
+    """Measure the gradients of the flow loss at each time of a grid, on crops of degraded photos.
 
-    Changes the types of the pipeline's parts, and holds as many gradients as there are times. `images` is rounded up
-    to whole batches, whose gradients are added before they are compared; `lr_crop` is a side in pixels; `progress` is
-    called after each batch, with the number done and that of all.
+    Converts the pipeline's stem to float32, and holds one gradient per time in memory. `images` is rounded up
+    to whole batches, whose inner products are added before comparison; `lr_crop` is a side in pixels;
+    `progress` is called after each batch with the number of batches done and their total.
 
     Raises:
-        ConfigError: nothing to draw from in `photos`.
-        ValueError: experts that are not alike, an unknown degradation, or crops off the model's grid.
+        ConfigError: when there is nothing to draw from in `photos`.
+        ValueError: when the model has no experts, the degradation is unknown, or crops do not fit its grid.
     """
     if lr_crop % pipeline.multiple_of:
         raise ValueError(
@@ -158,10 +158,10 @@ def gradient_products(
     log_snrs: Sequence[float],
     seeds: list[int],
 ) -> NDArray[np.float64]:
-    """(n, n): inner products of the gradients of the clean latent's squared error at n log-SNRs, on one batch.
+    """Return (n, n) inner products of the gradients of the clean latent's squared error at n log-SNRs.
 
-    `features` (B, F, h', w') are those of the LR condition, `latent` (B, C, h', w') is the clean one. All log-SNRs have
-    the same noise, which follows from the B `seeds`; as many gradients are held in memory at once.
+    `features` (B, F, h', w') are those of the LR condition, `latent` (B, C, h', w') is the clean latent. All
+    log-SNRs get the same noise, from the B `seeds`. All n gradients are in memory at once.
     """
     noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
     kind = cast(PredictionType, network.config.prediction_type)
@@ -180,7 +180,7 @@ def gradient_products(
 
 
 def draw_partition(gradients: TimeGradients, partitions: Mapping[str, Partition], file: Path) -> None:
-    """Write a PNG: the cosines over log-SNR, and the boundaries of up to four partitions by name; see `drawn`."""
+    """Write a PNG of the cosines over log-SNR and the boundaries of up to four partitions; see `drawn`."""
     step = gradients.log_snrs[1] - gradients.log_snrs[0]
     low, high = gradients.log_snrs[0] - step / 2, gradients.log_snrs[-1] + step / 2
     with drawn(file, 6.4, 6.2) as figure:

@@ -1,4 +1,4 @@
-"""The parts that a stage starts from or keeps frozen: with their weights, or as shapes without memory for a plan."""
+"""The parts that a stage starts from or keeps frozen: read with their weights, or as shapes to plan a run."""
 
 import copy
 from collections.abc import Mapping
@@ -31,27 +31,28 @@ from linearsr.runtime.files import prefixed
 from linearsr.training.section import ConfigError, Section, require
 
 Kinds = Mapping[str, type[Any]] | type[Any]
-"""By the names that configs use, or the only one."""
+"""The accepted classes of a part, by the names that configs use; or the only accepted class."""
 _SANA_SIZES = ("num_attention_heads", "num_layers")
 
 
 class PartSettings(Section):
-    """Which stem, codec and transformer a stage works with."""
+    """The stem, codec and transformer that a stage works with."""
 
     stem: Path | None = None
-    """Folder of a trained stem, kept frozen; None: a `StridedStem` is trained along with the network."""
+    """Folder of a trained stem, kept frozen; None: a `StridedStem` is trained jointly with the network."""
     codec: Path | None = None
-    """Folder of a codec, kept frozen; None: that of `sana`, else the residual codec, which needs a predictive stem."""
+    """Folder of a codec, kept frozen; None: the codec of `sana`, or else the residual codec, which needs a
+    predictive stem."""
     preset: str = "default"
     network: dict[str, Any] = Field({})
     """Fields of `TransformerConfig` that differ from the preset."""
     init: Path | None = None
-    """Start from this transformer folder."""
+    """Folder of the transformer to start from."""
     detail_blocks: int = Field(0, ge=0)
-    """Give the network of `init` a new way out, a `DetailHead` of so many blocks; 0: leave it."""
+    """Blocks of a new `DetailHead` that replaces the output head of `init`; 0: keep the head."""
     sana: str | None = None
-    """SANA model (folder or hub id, `diffusers` format): the codec, and the start if no `init`. It has its own sizes:
-    beside it `network` sets `lr_channels` and `num_null_tokens`; a `preset` of another size is refused."""
+    """SANA model (folder or hub id, `diffusers` format): the codec and, without `init`, the start. Its
+    sizes hold: `network` may set only `lr_channels` and `num_null_tokens`, `preset` must have its size."""
 
     @field_validator("preset")
     @classmethod
@@ -62,27 +63,27 @@ class PartSettings(Section):
 
     @property
     def codec_key(self) -> str:
-        """The setting that names the codec."""
+        """The key of the setting that names the codec."""
         return "stage.sana" if self.codec is None and self.sana is not None else "stage.codec"
 
     @property
     def wanted(self) -> TransformerConfig:
-        """The settings of a new network; of one that starts from SANA, those that SANA does not have."""
+        """The settings of a new network; SANA's own settings take precedence over them."""
         own_sizes = self.sana is not None and "preset" not in self.model_fields_set
         return replace(PRESETS["600m" if own_sizes else self.preset], **self.network)
 
 
 class Parts:
-    """Reads parts with their weights. Raises CheckpointError where a folder does not hold such a part."""
+    """A reader of parts with weights. Raises CheckpointError: when a folder does not hold the wanted part."""
 
     def read(self, key: str, folder: Path, kinds: Kinds, what: str = "") -> Any:
-        """The part in a folder or hub id, in float32, one of `kinds` (`what` in messages); `key` is the setting."""
+        """Read one of `kinds` (`what` in messages) from a folder or hub id as float32; `key` names it."""
         path = resolve_folder(folder)
         kind = kinds if isinstance(kinds, type) else class_in(path, kinds, what)[0]
         return kind.from_pretrained(path, torch.float32)
 
     def codec(self, stage: PartSettings) -> Codec:
-        """The codec in whose latents a stage works."""
+        """Read the codec whose latents a stage works on."""
         folder = stage.codec
         if folder is None and stage.sana is not None:
             require("diffusers", "stage.sana")
@@ -93,7 +94,7 @@ class Parts:
         return codec
 
     def transformer(self, stage: PartSettings, caption_channels: int | None = None) -> LinearSRTransformer:
-        """The network with its first weights; SANA's can be given guidance tokens of other `caption_channels`."""
+        """Return the network with its initial weights; `caption_channels` replaces SANA's width of tokens."""
         if stage.init is not None:
             network: LinearSRTransformer = self.read("stage.init", stage.init, LinearSRTransformer)
             with prefixed("stage.detail_blocks: ", ConfigError):
@@ -119,7 +120,7 @@ class Parts:
         return part
 
     def experts(self, key: str, folder: Path) -> SNRExperts:
-        """The networks in a folder; `key` is the setting that names it."""
+        """Read the networks in a folder; `key` is the setting that names it."""
         return SNRExperts.from_pretrained(folder, expert_class=LinearSRTransformer, dtype=torch.float32)
 
 
@@ -127,10 +128,10 @@ FROM_DISK = Parts()
 
 
 class Blueprint(Parts):
-    """Builds parts on the meta device, which has shapes and no memory; nothing is downloaded.
+    """A builder of parts on the meta device, with shapes but no memory; nothing is downloaded.
 
-    A folder that does not exist may be what a run `to_come` will write: its parts by their names. Raises ConfigError,
-    one line that names the key, for any other.
+    `to_come` maps the folders of planned runs to the parts that they will write, so these need not exist yet.
+    Raises ConfigError: when any other folder is missing; one line that names the key.
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,7 @@ class Blueprint(Parts):
                 return _built(folder, kinds, what)
         made = self._made(folder)
         if made is None:
-            if key != "stage.sana":  # whose own folder was looked for before
+            if key != "stage.sana":  # `sana_part` has checked that folder
                 _check_there(key, str(folder), from_hub=kinds is CODECS or kinds is DeepCompressionCodec)
             return _autoencoder({})
         if folder.name not in made:
@@ -153,7 +154,7 @@ class Blueprint(Parts):
         return next((made for run_dir, made in self.to_come.items() if run_dir in folder.parents), None)
 
     def sana_part(self, name: str, part: str) -> Path:
-        """Its folder, which is only missing if all of the model is on the hub."""
+        """Return the folder of a part of SANA; it is missing only if the whole model is on the hub."""
         _check_there("stage.sana", name, from_hub=True)
         if Path(name).is_dir() and not Path(name, part).is_dir():
             raise ConfigError(
@@ -162,7 +163,7 @@ class Blueprint(Parts):
         return Path(name, part)
 
     def from_sana(self, stage: PartSettings, folder: Path, channels: int | None) -> LinearSRTransformer:
-        """One on the hub is taken to be of its preset's size."""
+        """Build SANA's network from its config; a model on the hub is assumed to have its preset's size."""
         wanted = stage.wanted
         if folder.is_dir():
             own = load_config(folder), wanted.lr_channels, wanted.num_null_tokens
@@ -191,7 +192,7 @@ def _check_there(key: str, name: str, from_hub: bool = False) -> None:
 
 
 def _built(folder: Path, kinds: Kinds, what: str) -> Any:
-    """The part in a folder, on the meta device, from its config alone."""
+    """Build the part in a folder from its config alone."""
     kind, raw = (kinds, load_config(folder)) if isinstance(kinds, type) else class_in(folder, kinds, what)
     if kind is DeepCompressionCodec:
         return _autoencoder({key: value for key, value in raw.items() if not key.startswith("_")})
@@ -199,16 +200,16 @@ def _built(folder: Path, kinds: Kinds, what: str) -> Any:
 
 
 def _autoencoder(settings: Mapping[str, Any]) -> DeepCompressionCodec:
-    """An autoencoder of these settings; without any it is that of SANA."""
+    """Build an autoencoder with these settings; without any, it is SANA's."""
     from diffusers import AutoencoderDC
 
     return DeepCompressionCodec(AutoencoderDC(**settings))
 
 
 def check_parts(stage: PartSettings, network: TransformerConfig, stem: LRStem, codec: Codec) -> None:
-    """The network must take what stem and codec give, on one grid; a residual codec needs what its latents are of.
+    """Check that network, stem and codec agree on channels and grid.
 
-    Raises ConfigError: one line that names the key.
+    Raises ConfigError: when they do not, or a residual codec lacks a predictive stem; names the key.
     """
     if isinstance(codec, ResidualCodec) and not isinstance(stem, PredictiveStem):
         found = f"{stage.stem} predicts no image" if stage.stem else "none is given"

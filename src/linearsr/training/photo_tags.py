@@ -1,4 +1,4 @@
-"""Tags of photos, from a JSON file that lists them by file name; and such files as they grow."""
+"""Tags of photos: JSON files that list them by file name, and how these are written as photos are tagged."""
 
 import os
 import time
@@ -23,9 +23,9 @@ _T = TypeVar("_T")
 
 
 class PhotoTags:
-    """The tags of photos, as `read_tags` gives them; those that `vocabulary` does not know are passed over.
+    """The tags of photos, as `read_tags` reads them; tags that are not in `vocabulary` are ignored.
 
-    Photos that are not listed have none.
+    Photos that are not listed have no tags.
     """
 
     def __init__(self, file: Path, vocabulary: Vocabulary) -> None:
@@ -42,14 +42,14 @@ class PhotoTags:
         return self._numbers.get(name_in(self._file, photo), [])
 
     def bag(self, photo: str | Path) -> Tensor:
-        """(V,): 1 for the tags of a photo, 0 for the others."""
+        """Return a vector (V,): 1 for the tags of a photo, 0 for the others."""
         bag = torch.zeros(len(self.vocabulary.tags))
         bag[self.numbers(photo)] = 1
         return bag
 
 
 def check_tags(key: str, path: Path | None, vocabulary: Vocabulary, catalogue: Catalogue) -> None:
-    """Raises ConfigError if no photo of the catalogue has a tag of the vocabulary; `key` is what needs them."""
+    """Raise ConfigError unless some photo of the catalogue has a known tag; `key` is what needs the tags."""
     if path is None:
         raise ConfigError(f"{key}: needs the tags of the photos: set data.tags to a JSON file")
     if tagged(path, vocabulary.tags, catalogue):
@@ -68,18 +68,18 @@ def check_tags(key: str, path: Path | None, vocabulary: Vocabulary, catalogue: C
 
 @cache
 def tagged(path: Path, vocabulary: tuple[str, ...], catalogue: Catalogue) -> int:
-    """How many of the photos have tags of the vocabulary."""
+    """Return how many photos have tags of the vocabulary."""
     tags = PhotoTags(path, Vocabulary(vocabulary))
     return sum(bool(tags.numbers(catalogue[number].name)) for number in range(len(catalogue)))
 
 
 def name_in(file: Path, photo: str | Path) -> str:
-    """The name of a photo in a file of tags: its path from the folder of that file, links left as they are."""
+    """Return a photo's name in a file of tags: its path relative to the file's folder, links not resolved."""
     return Path(os.path.relpath(photo, file.parent)).as_posix()
 
 
 class PhotoFile(Generic[_T]):
-    """A JSON file about photos that grows as they are looked at."""
+    """A JSON file with an entry per photo, which grows as photos are processed."""
 
     def __init__(self, path: Path, known: dict[str, _T]) -> None:
         self.path, self.known = path, known
@@ -89,7 +89,7 @@ class PhotoFile(Generic[_T]):
         return self.known.get(name_in(self.path, photo))
 
     def add(self, photo: str | Path, found: _T) -> None:
-        """Note what was found; the file is written once a minute."""
+        """Add the entry of a photo; the file is written at most once a minute."""
         self.known[name_in(self.path, photo)] = found
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self.write()
@@ -100,9 +100,9 @@ class PhotoFile(Generic[_T]):
 
 
 class TagFile(PhotoFile[list[str]]):
-    """Such a file of tags, and a text file beside it with all tags that it names.
+    """A `PhotoFile` of tags, with a text file beside it that lists all of these tags.
 
-    What an earlier run has written stays, unless it is to be `anew`.
+    Entries of an earlier run are kept, unless `anew` is True.
     """
 
     def __init__(self, path: Path, anew: bool = False) -> None:
@@ -120,7 +120,7 @@ class TagFile(PhotoFile[list[str]]):
 
 
 def vocabulary_of(tags: Mapping[str, list[str]]) -> tuple[str, ...]:
-    """All tags of photos, the most frequent first; of several spellings of one tag, the most frequent."""
+    """Return all tags of photos, most frequent first, each in its most frequent spelling."""
     spellings: dict[str, str] = {}
     for tag, _ in Counter(tag for found in tags.values() for tag in found).most_common():
         spellings.setdefault(normalised(tag), tag)
@@ -129,14 +129,17 @@ def vocabulary_of(tags: Mapping[str, list[str]]) -> tuple[str, ...]:
 
 
 def read_tags(path: Path, key: str = "data.tags") -> dict[str, list[str]]:
-    """Tags by photo, named relative to the file's own folder. Raises ConfigError as `read_photo_file`."""
+    """Read tags by photo, named relative to the file's own folder. Raises as `read_photo_file`."""
     return read_photo_file(
         path, list[str], key, '{"folder/photo.jpg": ["tag", ...], ...}, as `linearsr tag` writes it'
     )
 
 
 def read_photo_file(path: Path, kind: type[_T], key: str, shape: str) -> dict[str, _T]:
-    """What a JSON file says of photos, by their names. Raises ConfigError, naming `key`, if it has another `shape`."""
+    """Read a JSON file that maps names of photos to values of `kind`.
+
+    Raises ConfigError: when it cannot be read or does not have the described `shape`; names `key`.
+    """
     try:
         file: TypeAdapter[dict[str, _T]] = TypeAdapter(dict[str, kind])  # type: ignore[valid-type]
         return file.validate_json(path.read_bytes(), strict=True)
@@ -149,7 +152,7 @@ def read_photo_file(path: Path, kind: type[_T], key: str, shape: str) -> dict[st
 
 
 def read_vocabulary(path: Path, key: str) -> Vocabulary:
-    """The tags of a text file, one a line, or all of a JSON file such as `data.tags`. Raises ConfigError."""
+    """Read the tags of a text file, one per line, or of a JSON file like `data.tags`. Raises ConfigError."""
     if path.suffix == ".json":
         return Vocabulary(vocabulary_of(read_tags(path)))
     with prefixed(f"{key}: ", ConfigError):

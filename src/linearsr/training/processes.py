@@ -1,7 +1,7 @@
-"""The processes of one run, and what they must agree on; with one process, all of this does nothing.
+"""The processes of one run, and what they must agree on; with a single process, there is nothing to do.
 
-Only the main process writes. What lies in the run folder is looked at by it alone, too, and told to the others: a
-process that comes late would see what the main one has written since, and go another way.
+Only the main process writes. It alone also reads the run folder, and tells the others what it found: a
+process that reads later would see what the main process has written since, and decide differently.
 """
 
 import warnings
@@ -22,18 +22,18 @@ _T = TypeVar("_T")
 
 
 def start(config: TrainConfig) -> Accelerator:
-    """Join the other processes of the run, as `torchrun` or `accelerate launch` have set them up.
+    """Join the other processes of the run, as set up by `torchrun` or `accelerate launch`.
 
-    Raises ConfigError: something that is set does not go with so many processes, or with split weights.
+    Raises ConfigError: when a setting does not fit the number of processes, or split weights (FSDP).
     """
-    # of a layout that costs nothing here, of writing into outputs, which no loss here does, and of a single process
+    # hide warnings about gradient layout (free here), writes to outputs (no loss has any), a single process
     for message in (
         "Grad strides do not match",
         "FSDP2-wrapped module .* returned a view",
         "torch.distributed is disabled, unavailable or uninitialized",
     ):
         warnings.filterwarnings("ignore", message)
-    # a stage may have another precision than the one before it in this process
+    # a stage may differ in precision from the previous one in this process
     if (
         AcceleratorState._shared_state.get("_mixed_precision", config.mixed_precision)
         != config.mixed_precision
@@ -46,9 +46,9 @@ def start(config: TrainConfig) -> Accelerator:
             raise ConfigError(
                 "FSDP: version 1 does not work here: set fsdp_version: 2 with `accelerate config`"
             )
-        # every process makes the same weights from the seed; loading them from the main one fails for buffers
+        # all processes make the same weights from the seed; loading them from the main one fails for buffers
         plugin.cpu_ram_efficient_loading = False
-        # autocast computes in bfloat16, as without splitting; `accelerate` would round inputs too, such as times
+        # autocast computes in bfloat16, as without FSDP; `accelerate` would also round inputs such as times
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
         if config.optimizer.name == "came":
             raise ConfigError(
@@ -64,7 +64,7 @@ def start(config: TrainConfig) -> Accelerator:
 
 
 def from_main(make: Callable[[], _T]) -> _T:
-    """The result of `make` on the main process, or the ConfigError it raises; every process must call this."""
+    """Return the result of `make` on the main process, or raise its ConfigError; all processes call it."""
     found: list[Any] = [None]
     if PartialState(cpu=_on_cpu()).is_main_process:
         try:
@@ -80,9 +80,9 @@ def from_main(make: Callable[[], _T]) -> _T:
 
 @torch.no_grad()
 def average_buffers(accelerator: Accelerator, network: nn.Module) -> None:
-    """Make running statistics the same everywhere: the mean over the processes, each of which saw a part of a batch.
+    """Average running statistics over the processes, each of which saw a part of the batch.
 
-    So a mean is that of the whole batch; a variance leaves out how the means of the parts differ, which is little.
+    A mean is then that of the whole batch; a variance lacks the small differences between the parts' means.
     """
     if accelerator.num_processes > 1:
         for buffer in network.buffers():
@@ -96,5 +96,5 @@ def leave() -> None:
 
 
 def _on_cpu() -> bool:
-    # unless told so, `accelerate` takes the processes that `torchrun` starts on a machine without GPU for single runs
+    # without this, `accelerate` takes processes of `torchrun` on a machine without GPU for separate runs
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()

@@ -1,8 +1,8 @@
-"""A whole training as one file: stages in order, each started from the knee of the one before.
+"""A recipe describes a whole training in one file: stages in order, each started from the previous knee.
 
-    codec (or stem) -> pretrain -> experts, one run for each span -> sft, one run for each span -> others -> model
+    codec (or stem) -> pretrain -> experts, one run per span -> sft, one run per span -> others -> model
 
-A run has its stage's own settings, over those of `common`, over what it takes from the stages before.
+The settings of a stage override those of `common`, which override what it inherits from earlier stages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,21 @@ from linearsr.training.state import latest_checkpoint
 STAGES = ("codec", "stem", "pretrain", "experts", "sft")
 _ONE_RUN_AN_EXPERT = ("experts", "sft")
 _FLOW = ("pretrain", "experts", "sft")
-"""Each of them has the `stage` settings of the one before, unless it says otherwise, but for those of a start."""
+"""Stages that inherit the `stage` settings of earlier ones, except those of `_ONLY_AT_THE_START`."""
 _ONLY_AT_THE_START = ("init", "network", "detail_blocks")
 _ONCE = "detail_blocks"
-"""Puts a new way out in the place of the one there is, so of `common` it is for the first of these stages alone."""
+"""Setting that replaces the output head: in `common` it applies only to the first of these stages."""
 _COMPUTED = ("blend", "tagger")
-"""Kinds of stages that take no steps, so nobody need say how many."""
+"""Kinds of stages that take no training steps and need no `total_images`."""
 
 
 def none_is_empty(value: Any) -> Any:
-    """An empty section is None in YAML."""
+    """Return an empty mapping for None, which YAML gives for an empty section."""
     return {} if value is None else value
 
 
 def _cleaned(settings: dict[str, Any]) -> dict[str, Any]:
-    # what is null in the wrong place must be seen to be there
+    # null means the default for a known key; an unknown key is kept, so that it is reported
     known = TrainConfig.model_fields
     settings = {key: value for key, value in settings.items() if value is not None or key not in known}
     stage = settings.get("stage", {})
@@ -50,33 +50,33 @@ def _cleaned(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 StageSettings = Annotated[dict[str, Any], BeforeValidator(none_is_empty), AfterValidator(_cleaned)]
-"""Settings of a stage, or of all: those of a run, but for what the recipe itself sets."""
+"""Settings of one stage or of `common`: those of a run, without the ones that the recipe sets itself."""
 
 
 class ModelParts(Section):
-    """Parts of the resulting model beside those of the last flow stage; `@RUN/...` lies in the recipe's folder."""
+    """Parts of the model besides those of the last flow stage; `@RUN/...` means the recipe's folder."""
 
     lr_stem: str | None = None
     experts: dict[int, str] = Field({})
-    """By their number, 0 = the noisiest."""
+    """Number of a trained expert -> folder of its replacement; 0 is the expert for the most noise."""
     tagger: str | None = None
     trunk: str | None = None
 
 
 class RecipeConfig(Section):
-    """Stages of one model. A stage has the settings of a run, without `run_dir`; those of `common` are its defaults."""
+    """Settings of a recipe. A stage has those of a run, without `run_dir`; `common` holds its defaults."""
 
     run_dir: Path
     boundaries: tuple[float, ...] = PUBLISHED.boundaries
-    """Partition of the trajectory among the experts, ascending times."""
+    """Partition of the trajectory into spans, one per expert: ascending times."""
     common: StageSettings = Field({})
-    """Settings of all stages."""
+    """Default settings of all stages."""
     stages: Annotated[dict[str, StageSettings], BeforeValidator(none_is_empty)]
-    """Settings of each stage of `codec`, `stem`, `pretrain`, `experts`, `sft`, in this order, then of others, of any
-    name and a `stage.kind`, as they are written. In `stage`, `@RUN/knee/PART` is what another run has left."""
+    """Name -> settings. First run `codec`, `stem`, `pretrain`, `experts`, `sft`, in this order, then others
+    as written, with any name and a `stage.kind`. In `stage`, `@RUN/knee/PART` is a part of another run."""
     parts: ModelParts = ModelParts()
     model: Annotated[dict[str, Any], BeforeValidator(none_is_empty)] = Field({})
-    """Settings of the resulting model, fields of `PipelineConfig`."""
+    """Settings of the resulting model: fields of `PipelineConfig`."""
 
     @field_validator("stages")
     @classmethod
@@ -102,12 +102,12 @@ class RecipeConfig(Section):
         return self
 
     def folder(self, name: str | None) -> Path | None:
-        """The folder that a path or `@RUN/...` names, if any."""
+        """Return the folder that a path or `@RUN/...` refers to; None for None."""
         return None if name is None else Path(in_recipe(self.run_dir, name))
 
     @property
     def makes_model(self) -> bool:
-        """Whether the recipe ends in a model; a stem or a codec alone is none."""
+        """Whether the recipe produces a model; a stem or a codec alone is not one."""
         kinds = (settings.get("stage", {}).get("kind") for settings in self.stages.values())
         draws = "pretrain" in self.stages or not {"flow", "distill"}.isdisjoint(kinds)
         return draws or self.parts.trunk is not None
@@ -117,17 +117,17 @@ class Run(NamedTuple):
     """One run of a recipe."""
 
     name: str
-    """E.g. "pretrain" or "experts/2"; also its place in the recipe's folder."""
+    """The name, e.g. "pretrain" or "experts/2", and also the path inside the recipe's folder."""
     config: TrainConfig
 
     @property
     def knee(self) -> Path:
-        """Where the weights at its knee are, once it is finished."""
+        """Folder of the weights at the knee, once the run is finished."""
         return self.config.run_dir / KNEE_FOLDER
 
     @property
     def finished(self) -> bool:
-        """Whether its knee is known, and it was trained as far as its config says."""
+        """Whether the knee is known and the run was trained as far as its config asks."""
         knee = knee_record(self.config.run_dir)
         if knee is None:
             return False
@@ -136,13 +136,16 @@ class Run(NamedTuple):
 
     @property
     def begun(self) -> bool:
-        """Whether anything was trained."""
+        """Whether the run has a checkpoint or a knee."""
         started = latest_checkpoint(self.config.run_dir / "checkpoints") is not None
         return started or knee_record(self.config.run_dir) is not None
 
 
 def plan(recipe: RecipeConfig, where: str) -> list[Run]:
-    """All runs of a recipe in order. Raises ConfigError, one line that names `where`, the stage and the key."""
+    """Return all runs of a recipe in order.
+
+    Raises ConfigError: when a setting is invalid; one line that names `where`, the stage and the key.
+    """
     runs = []
     count = Partition(recipe.boundaries).num_experts
     others = [name for name in recipe.stages if name not in STAGES]
@@ -156,7 +159,7 @@ def plan(recipe: RecipeConfig, where: str) -> list[Run]:
 
 
 def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
-    """The run or the runs of a stage of that name, or all. Raises ConfigError where there is none."""
+    """Return the run or the runs of the stage `only`, or all. Raises ConfigError: when there is none."""
     chosen = [run for run in runs if only is None or run.name == only or run.name.startswith(f"{only}/")]
     if not chosen:
         raise ConfigError(f"--stage {only}: choose from {', '.join(run.name for run in runs)}")
@@ -164,21 +167,21 @@ def choose(runs: Sequence[Run], only: str | None = None) -> list[Run]:
 
 
 def last_flow(runs: Sequence[Run]) -> list[Run]:
-    """The runs of the last of the stages `pretrain`, `experts` and `sft`; without these, the last flow, if any."""
+    """Return the runs of the last of `pretrain`, `experts` and `sft`, or else of the last flow, if any."""
     flows = [run for run in runs if isinstance(run.config.stage, FlowStage)]
     flows = [run for run in flows if run.name.partition("/")[0] in _FLOW] or flows
     return [run for run in flows if run.name.partition("/")[0] == flows[-1].name.partition("/")[0]]
 
 
 def in_recipe(folder: Path, value: Any) -> Any:
-    """`value` with `@RUN/...` replaced by paths in the folder of the recipe."""
+    """Return `value` with each `@RUN/...` replaced by a path in the recipe's folder."""
     if isinstance(value, dict):
         return {key: in_recipe(folder, inner) for key, inner in value.items()}
     return str(folder / value[1:]) if isinstance(value, str) and value.startswith("@") else value
 
 
 def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[str, Any]:
-    """The settings of one run but for its folder; `expert`: which one it trains, where its stage has a run for each."""
+    """Return the settings of one run, without its folder; `expert` is None if the stage has only one run."""
     common, stages, folder = recipe.common, recipe.stages, recipe.run_dir
     merged = _merged(common, stages[stage])
     if stage not in _FLOW:
@@ -190,6 +193,7 @@ def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[s
     def knee(run: str, part: str) -> str:
         return str(folder / run / KNEE_FOLDER / part)
 
+    # settings of a flow stage in rising priority: codec and stem, `common`, earlier flow stages, its own
     flow: dict[str, Any] = {"kind": "flow"}
     if "codec" in stages:
         flow["codec"] = knee("codec", "codec")
@@ -202,10 +206,10 @@ def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[s
         for name in before:
             kept = stages[name].get("stage", {}).items()
             flow |= {key: value for key, value in kept if key not in _ONLY_AT_THE_START}
-        # a stem that was trained along belongs to the network from then on, and is frozen: the experts share it
+        # a stem that was trained jointly with the network is frozen from then on: the experts share it
         if flow.get("stem") is None:
             flow["stem"] = knee("pretrain", "lr_stem")
-        # so does guidance that was trained along
+        # so is guidance that was trained jointly
         guidance = flow.get("guidance")
         if guidance and guidance.get("part") is None:
             kept = {key: value for key, value in guidance.items() if key not in ("vocabulary", "features")}
@@ -222,7 +226,7 @@ def _settings_of(recipe: RecipeConfig, stage: str, expert: int | None) -> dict[s
 
 
 def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` over `defaults`, one level down too; what lies deeper, as a mix of folders, is taken as a whole."""
+    """Merge `settings` over `defaults`, two levels deep; a deeper mapping, e.g. `folders`, is replaced."""
     merged = dict(defaults)
     for key, value in settings.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

@@ -1,4 +1,4 @@
-"""The folder of a run: what it writes down for people, and whether what was trained still fits the config."""
+"""The folder of a run: its logs, pictures and knee, and whether what was trained still fits the config."""
 
 import json
 import math
@@ -29,24 +29,24 @@ KNEE_FOLDER = "knee"
 _VALIDATED_FOLDER = "validated"
 _FIXED = (
     *("seed", "batch_size", "mixed_precision", "ema_decay", "stage.*", "data.*", "degradation_files.*"),
-    # on other pictures it would be another curve, and other curves have another knee
+    # with other pictures or metrics the curves would change, and with them the knee
     *(f"validation.{name}" for name in ("folder", "degradations", "metrics", "max_pictures")),
     "optimizer.name",
 )
-"""Settings that a run keeps from its beginning to its end."""
+"""Patterns of settings that must not change during a run."""
 _FIXED_WHEN_FINISHED = ("optimizer.*", "guard.*", "knee.*")
 _FREE = ("data.workers", "data.cache_gib")
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]
-"""Called with every record that is also written down, e.g. to show progress."""
+"""A function called with every record that is logged, e.g. to show progress."""
 
 
 class RunLog:
-    """Writes to one run folder, on one process only; after a resume it goes on behind `images`.
+    """The log of a run folder, written by one process only; a resumed run continues after `images`.
 
-    Records have the key "images". Those of steps also have "grad_norm", those of validations metrics named
-    "degradation/setting/metric", those of the divergence guard "event".
+    Every record has the key "images". Records of steps also have "grad_norm", records of validations have
+    metrics named "degradation/setting/metric", and records of the divergence guard have "event".
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class RunLog:
 
     def _open(self, images: int) -> None:
         metrics = self.folder / METRICS_FILE
-        # what an interrupted run wrote beyond its checkpoint will be written again
+        # drop what an interrupted run wrote after its checkpoint: it will be written again
         kept = [f"{json.dumps(record)}\n" for record in records(metrics) if record["images"] <= images]
         with whole_file(metrics, "kept") as draft:
             draft.write_text("".join(kept), encoding="utf-8")
         self._trackers = [_tracker(name, self.folder, images) for name in self._names]
 
     def write(self, record: Record) -> None:
-        """Write a record down and report it; figures that are not finite become null."""
+        """Log a record and report it; figures that are not finite become null in the log."""
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in record.items()
@@ -79,7 +79,7 @@ class RunLog:
             self._report(record)
 
     def rewind(self, images: int) -> None:
-        """Forget what came after `images`, when the run goes back there."""
+        """Drop the records after `images`, when the run returns to that point."""
         self.close()
         self._open(images)
 
@@ -89,13 +89,13 @@ class RunLog:
 
 
 def _tracker(name: str, folder: Path, images: int) -> Any:
-    """A tracker of `accelerate`, of a run that has come to `images`."""
+    """Start a tracker of `accelerate` for a run that has reached `images`."""
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     if name == "tensorboard":
         tracker = TensorBoardTracker("tensorboard", str(folder), purge_step=images + 1)
     else:
-        # of one folder, one run, however often it is resumed
+        # one W&B run per folder, however often it is resumed
         number = blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
         tracker = WandBTracker("linearsr", name=str(folder), id=number, resume="allow", dir=str(folder))
     tracker.start()
@@ -112,7 +112,7 @@ def write_picture(folder: Path, images: int, name: str, columns: Mapping[str, Te
 
 
 def claim(run_dir: Path, lock: FileLock) -> None:
-    """Lock a run folder. Raises ConfigError if another process trains in it."""
+    """Create and lock a run folder. Raises ConfigError: when another process trains in it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire()
@@ -123,29 +123,29 @@ def claim(run_dir: Path, lock: FileLock) -> None:
 
 
 def begun_with(run_dir: Path) -> dict[str, Any]:
-    """The settings with which a run was last started; empty: it never was."""
+    """Return the settings with which a run was last started; empty if it never was."""
     return read_note(run_dir / CONFIG_FILE) or {}
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """The config of a run, with the contents of the degradation files that it names."""
+    """Return the config of a run, with the contents of the degradation files that it names."""
     names = sorted({*config.data.degradations, *config.validation.degradations} - set(PRESETS))
     files = {name: identity(name) for name in names}
     return {**config.model_dump(mode="json"), "degradation_files": files}
 
 
 def check_same_run(config: TrainConfig, finished: bool = False) -> None:
-    """Compare a config with the one that the run in its folder was begun with.
+    """Compare a config with the one that the run in its folder began with.
 
-    How long a run is, and the rates of its optimizer, may change: after a divergence they have to. Of one that is
-    finished, only what its weights do not depend on.
+    The length of a run and its learning rates may change; after a divergence they must. In a finished run,
+    only settings that its weights do not depend on may change.
 
     Raises:
-        ConfigError: something else was changed, as one line that names the key.
+        ConfigError: when another setting has changed; one line that names the key.
     """
     before = dict(_fixed(begun_with(config.run_dir), finished))
     for key, value in _fixed(settings_of(config), finished):
-        # a key that an older version did not know is no change
+        # a key that an older version did not know does not count as a change
         if key in before and before[key] != value:
             raise ConfigError(
                 f"{key}: was {before[key]} when this run began and is {value} now: "
@@ -163,20 +163,20 @@ def _fixed(settings: Mapping[str, Any], finished: bool) -> Iterator[tuple[str, A
 
 
 def knee_record(run_dir: Path) -> dict[str, Any] | None:
-    """What `knee.json` says; None: the run is not finished."""
+    """Return the content of `knee.json`; None if the run is not finished."""
     return read_note(run_dir / KNEE_FILE)
 
 
 def validated(run_dir: Path, images: int) -> Path:
-    """Where the weights of a validation are kept until the run ends."""
+    """Return the folder that keeps the weights of a validation until the run ends."""
     return run_dir / _VALIDATED_FOLDER / f"{images:010d}"
 
 
 def keep_knee(run_dir: Path, trained: int, wanted: int, figures: Mapping[str, Any]) -> None:
-    """Copy the validated weights nearest to `wanted` images to `knee/`, and finish the run as `note_knee` does.
+    """Copy the validated weights nearest to `wanted` images to `knee/`, and finish the run (`note_knee`).
 
-    Of a run that was finished before and went on, only that knee is left beside what came later; the last weights,
-    of `trained` images, are in `final/`.
+    The last weights, after `trained` images, are in `final/`. A run that went on after it was finished has of
+    its earlier weights only those at the old knee.
     """
     kept = {int(folder.name): folder for folder in (run_dir / _VALIDATED_FOLDER).glob("[0-9]*")}
     kept[trained] = run_dir / "final"
@@ -194,7 +194,7 @@ def note_knee(run_dir: Path, images: int, trained: int, figures: Mapping[str, An
 
 
 def reopen(run_dir: Path) -> None:
-    """Let a finished run go on; its knee becomes one of the validated weights again."""
+    """Reopen a finished run, so that it can go on; its knee becomes one of the validated weights again."""
     record = knee_record(run_dir)
     if record is not None:
         knee = validated(run_dir, record["images"])
@@ -204,5 +204,5 @@ def reopen(run_dir: Path) -> None:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """What a JSON file of a run says, if it is there."""
+    """Return the content of a JSON file of a run; None if the file does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

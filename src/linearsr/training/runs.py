@@ -1,7 +1,7 @@
-"""Training a recipe: its runs in order, from where each stands, and at last the model of their parts.
+"""Training of a recipe: its runs in order, each resumed where it stands, and then the model of their parts.
 
-Where every run stands is seen from its folder alone. So a recipe can be stopped and resumed anywhere, and the experts,
-which do not wait for each other, can be trained on several machines with a common folder.
+The folder of a run alone shows where it stands. So a recipe can be stopped and resumed anywhere, and the
+experts, which do not depend on each other, can be trained on several machines that share a folder.
 """
 
 import json
@@ -46,7 +46,7 @@ _STARTED_FROM_FILE = "started_from.json"
 
 
 def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
-    """Train one run unless it is finished; returns the folder of the weights at its knee."""
+    """Train one run unless it is finished, and return the folder of the weights at its knee."""
     if from_main(partial(_unfinished, [run])):
         if isinstance(run.config.stage, Computed):
             from_main(partial(_compute, run.config, report_for(run)))
@@ -60,13 +60,13 @@ def train_run(run: Run, report_for: Callable[[Run], Report]) -> Path:
 def train_recipe(
     recipe: RecipeConfig, runs: list[Run], report_for: Callable[[Run], Report], only: str | None = None
 ) -> Path | None:
-    """Train what is not finished yet, or only the run of that name, and put the model together once all are done.
+    """Train all unfinished runs, or `only` the named run or stage; assemble the model once all are finished.
 
     Returns:
-        The folder of the model, or None where other runs are still to be done, or the recipe makes no model.
+        The folder of the model, or None if other runs are unfinished or the recipe makes no model.
 
     Raises:
-        ConfigError: no run has the name `only`, a run before it is not finished, or `check_begun` finds something.
+        ConfigError: when no run is named `only`, a run that it needs is unfinished, or `check_begun` fails.
     """
     chosen = choose(runs, only)
     check_begun(runs)
@@ -84,9 +84,9 @@ def train_recipe(
 
 
 def check_begun(runs: Sequence[Run]) -> None:
-    """Compare what was trained with what the configs say now.
+    """Compare what was trained with the current configs.
 
-    Raises ConfigError: a run was begun with other settings, or from weights that are not those at the knee any more.
+    Raises ConfigError: when a run began with other settings, or from weights that are not at the knee now.
     """
     from_main(partial(_check_begun, runs))
 
@@ -101,7 +101,7 @@ def _check_begun(runs: Sequence[Run]) -> None:
         noted = read_note(run.config.run_dir / _STARTED_FROM_FILE) or {}
         for start in _needed(run, runs):
             now = _identity(start)
-            # what is trained on, or anew, will have another knee
+            # a run that is continued or repeated will have another knee
             if noted.get(start.name, now) != now or start.name in outdated or not start.finished:
                 outdated.setdefault(run.name, start.name)
     if outdated:
@@ -113,7 +113,7 @@ def _check_begun(runs: Sequence[Run]) -> None:
 
 
 def _note_start(run: Run, inputs: Sequence[Run]) -> None:
-    """Write down the knees that a run starts from."""
+    """Record the knees that a run starts from."""
     if not run.begun:
         run.config.run_dir.mkdir(parents=True, exist_ok=True)
         write_json(
@@ -122,7 +122,7 @@ def _note_start(run: Run, inputs: Sequence[Run]) -> None:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """What tells the knee of a run from another one."""
+    """Return the figures that identify the knee of a run."""
     record = knee_record(run.config.run_dir) or {}
     return {key: record.get(key) for key in ("images", "trained_images", "written")}
 
@@ -132,14 +132,14 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
 
 
 def _needed(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The runs that `run` takes parts from."""
-    # a setting that begins with the folder of a run names a part of it; the quote at the end is left out
+    """Return the runs that `run` takes parts from."""
+    # a setting that begins with the folder of a run refers to a part of it; [:-1] cuts the closing quote
     settings = json.dumps(run.config.stage.model_dump(mode="json"))
     return [other for other in runs if json.dumps(f"{other.config.run_dir}{os.sep}")[:-1] in settings]
 
 
 def _compute(config: TrainConfig, report: Report) -> None:
-    """Make the part of a stage that takes no steps, in a folder like that of a finished run."""
+    """Make the part of a stage without training steps, in a folder like that of a finished run."""
     assert isinstance(config.stage, Computed)
     made, figures = config.stage.compute(config.data, config.seed)
     for name, part in made.items():
@@ -152,7 +152,7 @@ def _compute(config: TrainConfig, report: Report) -> None:
 
 
 def _save_model(recipe: RecipeConfig, runs: list[Run]) -> Path:
-    """Assemble and write the model; returns its folder."""
+    """Assemble and write the model, and return its folder."""
     final, parts = last_flow(runs), recipe.parts
     stem = recipe.folder(parts.lr_stem)
     experts = [run.knee / "transformer" for run in final]
@@ -186,11 +186,11 @@ def assemble(
     tagger: Path | None = None,
     trunk: Path | None = None,
 ) -> LinearSRPipeline:
-    """A pipeline from the folders that training left behind; experts from noise to image, one more than boundaries.
+    """Assemble a pipeline from trained folders; experts go from noise to image, one more than boundaries.
 
     Raises:
-        CheckpointError: a folder that holds no such network.
-        ValueError: experts and boundaries that do not fit each other.
+        CheckpointError: when a folder does not hold the expected network.
+        ValueError: when the experts do not fit each other or the boundaries.
     """
     networks = [LinearSRTransformer.from_pretrained(folder) for folder in experts]
     return LinearSRPipeline(

@@ -1,4 +1,4 @@
-"""What every section of a training config is: frozen, closed to keys it does not know, and its mistakes one line."""
+"""The base of all sections of a training config: frozen, strict about unknown keys, with one-line errors."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -9,21 +9,24 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 _PACKAGES = {"diffusers": "'linearsr[full]'", "transformers": "'linearsr[full]'", "wandb": "wandb"}
-"""What to install for a module that the extra `train` does not bring."""
+"""Top-level module -> what to install, for modules that the extra `train` does not include."""
 
 
 class ConfigError(ValueError):
-    """A mistake in a training config, as one line that names the key."""
+    """A mistake in a training config; the message is one line that names the key."""
 
 
 class Section(BaseModel):
-    """Base of the config models; each lies beside the class that it configures."""
+    """Base of the config models; each is defined next to the class that it configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def check_fields(kind: Any, names: Iterable[str], key: str) -> None:
-    """Raises ValueError, naming the `key` that lists them, if one of the names is no field of the dataclass `kind`."""
+    """Check that all `names`, listed under `key`, are fields of the dataclass `kind`.
+
+    Raises ValueError: when one is not; the message names `key` and suggests a field.
+    """
     known = [field.name for field in fields(kind)]
     for name in names:
         if name not in known:
@@ -33,12 +36,12 @@ def check_fields(kind: Any, names: Iterable[str], key: str) -> None:
 
 
 def remedy(module: str) -> str:
-    """The command that installs `module`, with what else its extra holds."""
+    """Return the command that installs `module`, or the extra that includes it."""
     package = _PACKAGES.get(module.partition(".")[0], "'linearsr[train]'")
     return f"pip install {package}"
 
 
 def require(module: str, key: str) -> None:
-    """Raises ConfigError, naming the `key` that asks for it, if `module` is not installed."""
+    """Check that `module` is installed. Raises ConfigError: when it is not; names the `key` that needs it."""
     if find_spec(module) is None:
         raise ConfigError(f"{key}: needs {module}: {remedy(module)}")

@@ -1,7 +1,7 @@
-"""What a run carries from step to step: the averaged weights, and checkpoints from which it goes on unchanged.
+"""The state of a run: the averaged weights, its progress, and checkpoints from which it resumes unchanged.
 
-Checkpoints are safetensors and JSON, written by `torch.distributed.checkpoint`: each process writes its part of the
-tensors, and a run may go on with another number of processes.
+Checkpoints are safetensors and JSON, written by `torch.distributed.checkpoint`: each process writes its part
+of the tensors, and a run may resume with another number of processes.
 """
 
 import json
@@ -30,9 +30,9 @@ _PROGRESS = "progress.json"
 
 
 class ExponentialMovingAverage:
-    """Average of the parameters; buffers are copied. The decay grows from zero, so that the start is soon forgotten.
+    """The moving average of the parameters; buffers are copied. Its decay rises, so the start fades soon.
 
-    It is a state and no second network, so that it also holds the shards of a network that is split over devices.
+    It is a state dict, not a second network, so it also holds the shards of a network split over devices.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -45,7 +45,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Average in the weights after a step."""
+        """Add the weights after a step to the average."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         averaged, current = [], []
@@ -58,12 +58,12 @@ class ExponentialMovingAverage:
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def restore_buffers(self, network: nn.Module) -> None:
-        """Give `network` the buffers of its last good step back."""
+        """Restore the buffers of `network` to those of its last good step."""
         _copy({n: tensor for n, tensor in self.state.items() if n not in self._parameters}, network)
 
     @contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
-        """Inside, `network` has the averaged weights."""
+        """Give `network` the averaged weights inside the context, and its own weights back at the end."""
         own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         _copy(self.state, network)
         try:
@@ -81,16 +81,18 @@ def _copy(state: Mapping[str, Tensor], network: nn.Module) -> None:
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     images: int = 0
+    """Training images seen so far."""
     lr_scale: float = 1.0
-    """What the divergence guard has left of the learning rate."""
+    """Factor of the learning rate, which the divergence guard lowers."""
     rollbacks: int = 0
+    """Number of times that the divergence guard has returned to a checkpoint."""
 
 
 class Checkpoints:
-    """The checkpoints of a run under `root`, of the objects that they are put back into."""
+    """The checkpoints of a run under `root`; they hold the given network, average and optimizer."""
 
     def __init__(
         self, root: Path, network: nn.Module, ema: ExponentialMovingAverage, optimizer: Optimizer
@@ -98,13 +100,13 @@ class Checkpoints:
         self.root, self.network, self.ema, self.optimizer = root, network, ema, optimizer
 
     def newest(self) -> Path | None:
-        """The folder of the newest complete one, if any."""
+        """Return the folder of the newest complete checkpoint, if any."""
         return latest_checkpoint(self.root)
 
     def save(self, progress: Progress, keep: int, write: bool) -> None:
-        """Write `root/<images>` whole or not at all, then remove all but the newest `keep`.
+        """Write `root/<images>`, completely or not at all, then remove all but the newest `keep` checkpoints.
 
-        Every process must call it and writes its part of the tensors; the one with `write` does the rest.
+        Every process must call this and writes its part of the tensors; the one with `write` does the rest.
         """
         folder = self.root / f"{progress.images:010d}"
         draft = self.root / f".{folder.name}.tmp"
@@ -113,14 +115,14 @@ class Checkpoints:
             index: {name: torch.as_tensor(value).contiguous() for name, value in slot.items()}
             for index, slot in state["state"].items()
         }
-        # one after the other: what is written is in memory twice meanwhile
+        # one group after the other: tensors are in memory twice while they are written
         for name, tensors in self._tensors(slots):
             writer = HuggingFaceStorageWriter(str(draft / name), save_distributed=True)
             with _own_errors():
                 save({name: tensors}, storage_writer=writer)
         if not write:
             return
-        # what an optimizer counts per group; the rest is the config's, which may have changed
+        # save only the optimizer's step counts per group: other values come from the config, which may change
         groups = [{key: group[key] for key in ("step",) if key in group} for group in state["param_groups"]]
         rest = {"ema_steps": self.ema.steps, "optimizer_groups": groups, "parts": _parts(draft)}
         write_json(draft / _PROGRESS, {**asdict(progress), **rest})
@@ -131,7 +133,7 @@ class Checkpoints:
             _remove(old)
 
     def load(self, folder: Path) -> Progress:
-        """Put a checkpoint back; returns how far it was. Raises ConfigError if a part of it is missing."""
+        """Restore a checkpoint and return its progress. Raises ConfigError: when a part of it is missing."""
         progress = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
         if lost := sorted(set(progress.pop("parts", [])) - set(_parts(folder))):
             raise ConfigError(
@@ -142,7 +144,7 @@ class Checkpoints:
         slots = _empty_slots(folder / "optimizer", self.optimizer)
         for name, tensors in self._tensors(slots):
             reader = HuggingFaceStorageReader(str(folder / name))
-            reader.read_metadata()  # `load` would not say why it cannot be read
+            reader.read_metadata()  # raises the reason if it cannot be read, which `load` would hide
             with _own_errors():
                 load({name: tensors}, storage_reader=reader)
         current = self.optimizer.state_dict()["param_groups"]
@@ -167,12 +169,12 @@ class Checkpoints:
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """The newest complete checkpoint under `root`, or None."""
+    """Return the newest complete checkpoint under `root`, or None."""
     return max(_checkpoints(root), default=None)
 
 
 def _checkpoints(root: Path) -> list[Path]:
-    """The folders of checkpoints, the oldest first."""
+    """Return the folders of checkpoints, oldest first."""
     return sorted(path for path in root.glob("[0-9]*") if path.is_dir())
 
 
@@ -181,7 +183,7 @@ def _parts(folder: Path) -> list[str]:
 
 
 def _empty_slots(folder: Path, optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
-    """Empty tensors for the optimizer's state; those of a parameter's shape are split as it is."""
+    """Return empty tensors for the optimizer's state; those of a parameter's shape are split like it."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, saved in HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata.items():
@@ -195,7 +197,7 @@ def _empty_slots(folder: Path, optimizer: Optimizer) -> dict[int, dict[str, Tens
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """Raise the error of one process in the place of a `CheckpointException`, which is no `Exception`."""
+    """Raise the error of one process instead of a `CheckpointException`, which is not an `Exception`."""
     try:
         yield
     except CheckpointException as error:
@@ -203,14 +205,14 @@ def _own_errors() -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    # under another name first: a run that is killed meanwhile must not take what is left for a checkpoint
+    # rename it first, so that a run killed in the meantime does not mistake the remains for a checkpoint
     doomed = folder.with_name(f".{folder.name}.old")
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
 
 
 def whole(state: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
-    """Gather the tensors of a state on the CPU; every process must call this, and gets them if it `keep`s."""
+    """Gather the tensors of a state on the CPU; every process must call this, and gets them with `keep`."""
     gathered = {}
     for name, tensor in state.items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

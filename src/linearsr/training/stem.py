@@ -1,4 +1,4 @@
-"""The stage that trains the default model's base: a stem which predicts the HR image and its own error."""
+"""The stage that trains the base of the default model, a stem that predicts HR and its own error."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +17,17 @@ _LIKELIHOOD_WEIGHT = 0.01
 
 
 class StemStage(Trained):
-    """Train a `PredictiveStem` to predict the HR image and its own error."""
+    """A stage that trains a `PredictiveStem` to predict the HR image and its own error."""
 
     kind: Literal["stem"]
     stem: dict[str, Any] = Field({})
     """Fields of `PredictiveStemConfig` that differ from its defaults, or from the settings of `init`."""
     init: Path | None = None
-    """Start from this stem folder instead of from scratch; `stem` may give it more blocks and a summary. One that does
-    not grow keeps the scale of its features, for the flows that were trained on them."""
+    """Folder of the stem to start from; None: from scratch. `stem` may give it more blocks and a summary;
+    without these, the scale of its features stays, because flows were trained on them."""
     loss: Literal["l1", "mse"] = "l1"
-    """Of the prediction. L1 learns faster and ends at the median of what the HR pixel may be; MSE, to finish with, at
-    its mean, which is what fidelity 1 promises."""
+    """Loss of the prediction. L1 learns faster and predicts the median of the possible HR pixels. MSE, to
+    finish with, predicts their mean, which is what fidelity 1 promises."""
 
     @model_validator(mode="after")
     def _fits(self) -> "StemStage":
@@ -41,9 +41,10 @@ class StemStage(Trained):
 
 
 class StemObjective(Objective):
-    """L1 or MSE for the prediction; Laplace likelihood of its error, |r| / b + log b, for the deviation b.
+    """The loss of a stem: L1 or MSE for the prediction, and a Laplace likelihood for the deviation b.
 
-    log b is counted from the smallest b there is, so that no term is negative: the guard compares losses by ratio.
+    The likelihood of an error r is |r| / b + log b. log b is taken relative to the smallest possible b, so
+    that no term is negative: the divergence guard compares losses by ratio.
     """
 
     network: PredictiveStem
@@ -55,7 +56,7 @@ class StemObjective(Objective):
             with prefixed("stage.stem: ", ConfigError):
                 self.network = start.grown(**stage.stem)
             if not stage.stem:
-                # flows that were trained on its features go on with them: their scale stays
+                # freeze the scale of the features: flows trained on them will go on using them
                 self.network.feature_norm.momentum = 0.0
         else:
             self.network = PredictiveStem(PredictiveStemConfig(**stage.stem))
@@ -68,7 +69,7 @@ class StemObjective(Objective):
         distance = error.mean() if self.stage.loss == "l1" else error.square().mean()
         least = self.network.config.min_deviation
         likelihood = error.detach() / condition.deviation + (condition.deviation / least).log()
-        # the deviation head sees detached features, so its weight changes nothing but its own step
+        # the deviation head takes detached features, so this weight affects only its own updates
         return {self.stage.loss: distance, "likelihood": _LIKELIHOOD_WEIGHT * likelihood.mean()}
 
     def predict(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:

