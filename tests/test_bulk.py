@@ -265,9 +265,6 @@ def test_a_column_of_images(calls):
     class Pipeline(Enlarger):
         together = 0
 
-        def options(self, **options):
-            return options
-
         def upscale_together(self, pictures, seeds, options):
             self.together += len(pictures)
             return [enlarged(picture) for picture in pictures]

@@ -128,6 +128,8 @@ def test_a_dataset_of_images(tiny_model):
     made.sort(key=lambda row: row["number"])
     assert [row["image"].shape for row in made] == [(10 + 2 * (i % 2), 12, 3) for i in range(4)]
     alone = LinearSRUpscaler(str(tiny_model), device="cpu", scale=2)
+    with pytest.raises(ValueError, match="scale 99"):  # at once, not for each image
+        LinearSRUpscaler(str(tiny_model), device="cpu", scale=99)
     for row, array in zip(made, arrays, strict=True):
         expected = alone.upscale(array).quantised()
         assert np.abs(row["image"].astype(int) - expected).max() <= 1

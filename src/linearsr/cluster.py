@@ -54,7 +54,8 @@ class LinearSRUpscaler:
     An image is an array (H, W) or (H, W, C) of uint8, uint16, or float in [0, 1], and becomes an array
     (H, W, C) of uint8 or uint16; or it is the bytes of a file, and becomes the bytes of a file. Images of one
     size in a batch go through the network together, unless the model is guided. An image that cannot be
-    upscaled becomes None, and the column `error` says why. Raises ValueError: the model cannot be loaded.
+    upscaled becomes None, and the column `error` says why. Raises ValueError: the model
+    cannot be loaded, or cannot follow an option.
 
     Args:
         model: folder, hub id, or a function that returns the pipeline; None loads the built-in model.
@@ -84,8 +85,9 @@ class LinearSRUpscaler:
         self._column, self._output = column, output or column
         self._format, self._quality, self._max_pixels = format, quality, max_pixels
         self._pipeline = model() if callable(model) else load_pipeline(model, device, dtype)
-        self._pipeline.unknown_tags(options.get("tags"))
         self._options = {"seed": 0, **options}
+        # an option that this model cannot follow would fail every image
+        self._pipeline.options(**self._asked)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch with the results and a column `error`, which is "" for images that succeeded."""
@@ -113,16 +115,19 @@ class LinearSRUpscaler:
             picture = outcome(partial(self._read, image)).value
             if picture is not None:
                 alike[picture.size][place] = picture
-        asked = {name: value for name, value in self._options.items() if name != "seed"}
         results: dict[int, Picture] = {}
         for pictures in alike.values():
             seeds = [self._options["seed"]] * len(pictures)
             # guided images, and those that need too much memory together, are upscaled one by one later
             with suppress(ValueError, RuntimeError):
-                options = self._pipeline.options(**asked)
+                options = self._pipeline.options(**self._asked)
                 made = self._pipeline.upscale_together(list(pictures.values()), seeds, options)
                 results |= zip(pictures, made, strict=True)
         return results
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {name: value for name, value in self._options.items() if name != "seed"}
 
     def _made(self, image: NDArray[Any] | bytes, picture: Picture | None) -> NDArray[Any] | bytes:
         picture = picture or self.upscale(image)

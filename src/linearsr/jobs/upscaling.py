@@ -171,26 +171,27 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
     if fits:
         return Mode("whole", None, f"{sizes}: in one piece")
 
-    rows = strip_rows_for(width, pipeline.device)
-    if memory_limit is not None and limit is not None:
-        rows = min(rows, strip_rows_within(pipeline, width, limit))
-    strip = strip_bytes(pipeline, width, rows)
-    in_strips = f"in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip)}"
-    sizes += f": {in_strips}"
-    if limit is not None and strip > limit:
-        place = "is free" if memory_limit is None else "--memory-limit allows"
-        warn_of(path, f"it may take more memory than {place}: {in_strips}")
-    # from file to file needs libvips; without it, the result must fit in memory
-    held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
     from linearsr.images.rows.vips import vips
 
+    # from file to file needs libvips; without it, the result must fit in memory
+    held = height * width * scale**2 * _HELD_BYTES_PER_PIXEL
+    kind: Literal["held", "rows"] = "rows"
     try:
         vips()
     except ImportError:
         if limit is not None and held > limit:
             raise
-        return Mode("held", rows, f"{sizes}, and {_size(held)} for the result")
-    return Mode("rows", rows, sizes)
+        kind = "held"
+    rows = strip_rows_for(width, pipeline.device)
+    if kind == "rows" and memory_limit is not None and limit is not None:
+        rows = min(rows, strip_rows_within(pipeline, width, limit))
+    strip = strip_bytes(pipeline, width, rows)
+    in_strips = f"in strips of {rows} row{'s' * (rows > 1)}, about {_size(strip)}"
+    if limit is not None and strip > limit:
+        place = "is free" if memory_limit is None else "--memory-limit allows"
+        warn_of(path, f"it may take more memory than {place}: {in_strips}")
+    for_result = f", and {_size(held)} for the result" if kind == "held" else ""
+    return Mode(kind, rows, f"{sizes}: {in_strips}{for_result}")
 
 
 def _size(count: float) -> str:
