@@ -3,8 +3,8 @@
     python research/esgf_study.py configs/tiny.yaml -o runs/esgf --images 40000 --tune 2000
 
 Pre-trains far beyond the knee at a constant learning rate. Then fine-tunes on the best half of the photos,
-with the same settings for each seed, from the weights at the knee and from the last ones. Counts the steps that
-the divergence guard skipped. Finished runs are not trained again.
+with the same settings for each seed, from the weights at the knee and from the last ones. Counts the steps
+that the divergence guard skipped. Finished runs are not trained again.
 """
 
 import argparse

@@ -23,7 +23,7 @@ def main() -> None:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _leave)
     try:
-        import_module("linearsr.cli.app").main()  # which imports this file
+        import_module("linearsr.cli.app").main()  # imported late, because it imports this module
     except SystemExit as error:
         sys.exit(128 + _heard[-1] if _heard and error.code == _INTERRUPTED else error.code)
 

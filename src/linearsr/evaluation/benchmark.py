@@ -137,10 +137,7 @@ def evaluation_inputs(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Return random arguments of one evaluation for one image, with a latent of `height` x `width`.
-
-    `tokens` is the number of guidance tokens; None uses the network's null tokens.
-    """
+    """Return random arguments of an evaluation; `tokens`: of guidance, or None for the null tokens."""
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(1, *shape, device=device, dtype=dtype)

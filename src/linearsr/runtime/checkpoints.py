@@ -246,7 +246,7 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def class_in(folder: Path, classes: Mapping[str, _T], what: str) -> tuple[_T, dict[str, Any]]:
-    """Return the class in a folder's `config.json`, and the config. Raises CheckpointError if it is unknown."""
+    """Return the class in a folder's `config.json`, and the config. Raises CheckpointError if unknown."""
     raw = load_config(folder)
     name = str(raw.get("_class_name"))
     if name not in classes:

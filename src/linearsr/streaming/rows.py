@@ -163,7 +163,7 @@ class FileBuffer:
 
 
 Buffer = MemoryBuffer | FileBuffer
-"""Rows (B, C, n, w): `write` stores some at `top`, and `read` returns those from `top` to `bottom`. In memory,
+"""Rows (B, C, n, w): `write` stores some at `top`, `read` returns those from `top` to `bottom`. In memory,
 both may use the tensor itself instead of a copy."""
 
 
