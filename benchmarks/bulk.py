@@ -1,10 +1,10 @@
-"""What `linearsr batch` makes of several processes, beside as many plain `linearsr upscale` at the same time.
+"""Measure `linearsr batch` with several workers against as many `linearsr upscale` that run at the same time.
 
     python benchmarks/bulk.py [--images 500] [--side 48] [--workers 2]
 
-Both do the same images, cut from examples/photos, with one thread a process. A rate is in images a second: over the
-whole command, its start included, and from the first image on. Nothing else may run meanwhile; with 500 images of
-48x48 and 2 workers it takes about 3 minutes on two cores.
+Both process the same images, cut from examples/photos, with one thread per process. Rates are in images per
+second: over the whole command with its start, and from the first image on. Nothing else may run meanwhile.
+With 500 images of 48x48 and 2 workers it takes about 3 minutes on two cores.
 """
 
 import argparse
@@ -28,14 +28,14 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 class Rates(NamedTuple):
-    """Images a second."""
+    """Images per second: over the whole command, and from the first image on."""
 
     whole: float
     steady: float
 
 
 def cut_images(folder: Path, count: int, side: int, shares: int) -> list[Path]:
-    """`count` crops of photos, in `shares` folders of even size."""
+    """Write `count` crops of photos, spread evenly over `shares` folders."""
     photos = [Image.open(path).convert("RGB") for path in sorted(EXAMPLES.glob("*.jpg"))]
     rng = np.random.default_rng(0)
     folders = [folder / str(share) for share in range(shares)]
@@ -50,7 +50,7 @@ def cut_images(folder: Path, count: int, side: int, shares: int) -> list[Path]:
 
 
 def upscale_apart(folders: list[Path], output: Path) -> Rates:
-    """The sum over plain processes that run at the same time, one for each folder."""
+    """Return the summed rates of plain processes that run at the same time, one per folder."""
     started = time.monotonic()
     commands = [
         [*LINEARSR, "upscale", str(place), "-o", str(output / place.name), "--json"] for place in folders
@@ -67,7 +67,7 @@ def upscale_apart(folders: list[Path], output: Path) -> Rates:
 
 
 def upscale_in_bulk(source: Path, output: Path, workers: int, count: int) -> Rates:
-    """`linearsr batch` on the whole."""
+    """Return the rates of `linearsr batch` on all images."""
     command = [*LINEARSR, "batch", str(source), "-o", str(output), "--workers", str(workers)]
     command += ["--threads-per-worker", "1", "--json"]
     started = time.monotonic()

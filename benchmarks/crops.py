@@ -1,12 +1,12 @@
-"""Side-by-side crops as one picture: LR (nearest), any methods, HR.
+"""Draw crops side by side into one picture: LR (nearest neighbour), any methods, HR.
 
     python benchmarks/crops.py PHOTO[@X,Y][:PRESET] ... -o crops.png [--methods bicubic 1 0.5 0] [--model DIR]
     python benchmarks/crops.py FOLDER --draw 12 --seed 1 -o gallery.jpg --methods bicubic realesrgan-x4plus own
     python benchmarks/crops.py --pairs LR HR --draw 12 --seed 1 -o pairs.jpg --results OSEDiff=FOLDER
 
-X,Y is the upper left corner of the crop in HR pixels; the middle of the photo if left out. A method is "bicubic", one
-of the networks of peers.py, a number, which is a fidelity of ours, or "own", the fidelity of the model. `--draw` takes
-photos and places at random, so that nobody chooses the good ones.
+X,Y is the upper left corner of the crop in HR pixels; without it, the crop is the middle of the photo. A
+method is "bicubic", a network of peers.py, a number (a fidelity of our model), or "own" (our model at its own
+fidelity). `--draw` chooses photos and places at random, so that nobody picks the good ones.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def to_pil(array: np.ndarray | torch.Tensor) -> Image.Image:
 
 
 def open_method(name: str, pipe: LinearSRPipeline) -> tuple[str, Method]:
-    """The heading of a column, and what makes its pictures from LR (3, h, w) in [0, 1]."""
+    """Return the heading of a column, and what makes its pictures from LR (3, h, w) in [0, 1]."""
     if name == "bicubic":
         return name, lambda lr: to_pil(bicubic(lr))
     if name in PEERS:
@@ -50,22 +50,22 @@ def open_method(name: str, pipe: LinearSRPipeline) -> tuple[str, Method]:
 
 
 class Place(NamedTuple):
-    """What a row shows."""
+    """The images of one row."""
 
     kind: str
-    """Where the LR image comes from."""
+    """Origin of the LR image: a preset, or "camera"."""
     lr: np.ndarray
     """(h, w, 3) in [0, 1]."""
     hr: np.ndarray
     """(4h, 4w, 3) in [0, 1]."""
     corner: tuple[int, int] | None
-    """Left and top of the crop in HR pixels; None: its middle is that of the image."""
+    """Left and top of the crop in HR pixels; None centres it."""
     others: dict[str, Image.Image]
     """Results of other methods for the whole image."""
 
 
 def of_photo(photo: str, preset: str) -> Place:
-    """From `PHOTO[@X,Y][:PRESET]`."""
+    """Return the place that `PHOTO[@X,Y][:PRESET]` names."""
     photo, _, own_preset = photo.partition(":")
     path, _, corner = photo.partition("@")
     left, _, top = corner.partition(",")
@@ -83,7 +83,7 @@ def drawn_corner(hr: np.ndarray, size: int, rng: random.Random) -> tuple[int, in
 
 
 def drawn_photos(folder: Path, presets: Sequence[str], size: int, rng: random.Random) -> Iterator[Place]:
-    """Photos of a folder in random order, at random places, degraded by each preset in turn."""
+    """Yield photos of a folder in random order, cropped at random places, degraded by the presets in turn."""
     paths = list_images(folder)
     for number, path in enumerate(rng.sample(paths, len(paths))):
         hr = crop_to_multiple(read_rgb(path), 4)
@@ -93,7 +93,7 @@ def drawn_photos(folder: Path, presets: Sequence[str], size: int, rng: random.Ra
 def drawn_pairs(
     pairs: Sequence[Path], results: dict[str, Path], size: int, rng: random.Random
 ) -> Iterator[Place]:
-    """Pairs in random order at random places; only those that every other method has a result for."""
+    """Yield pairs that have a result of every other method, in random order, cropped at random places."""
     found = [{path.stem: path for path in list_images(folder)} for folder in [*pairs, *results.values()]]
     stems = sorted(set.intersection(*(set(paths) for paths in found)))
     for stem in rng.sample(stems, len(stems)):
@@ -121,7 +121,7 @@ def row(place: Place, methods: dict[str, Method], size: int, zoom: int) -> list[
 
 
 def sheet(rows: list[list[Crop]], side: int, columns: int) -> Image.Image:
-    """Rows of crops of `side` pixels, in so many columns of rows."""
+    """Draw rows of crops of `side` pixels, with `columns` rows beside each other."""
     across, down = len(rows[0]) * side, side + LABEL
     height = -(-len(rows) // columns) * down
     picture = Image.new("RGB", (columns * across + (columns - 1) * LABEL, height), "white")

@@ -1,9 +1,9 @@
-"""What shards save: training samples per CPU second, from photos and from the shards `linearsr shard` makes of them.
+"""Measure what shards save: training samples per CPU second, from photos and from shards of `linearsr shard`.
 
     python benchmarks/data.py [PHOTOS] [--lr-crop 128] [--samples 64]
 
-Nothing is kept in memory, as with more photos than fit in it. Without PHOTOS, it makes PNG photos of 2040x1356, the
-usual size in DIV2K, out of examples/photos. Takes about a minute on an idle core.
+Nothing is cached, as with more photos than fit in memory. Without PHOTOS, PNG photos of 2040x1356, the usual
+size in DIV2K, are made from examples/photos. Takes about a minute on an idle core.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WIDTH, HEIGHT, COUNT = 2040, 1356, 8
 
 
 def put_together(folder: Path) -> Path:
-    """Large photos made of rows of the examples."""
+    """Make large photos out of rows of the examples."""
     tiles = [Image.open(path).convert("RGB") for path in sorted(EXAMPLES.glob("*.jpg"))]
     rng = np.random.default_rng(0)
     folder.mkdir()
@@ -43,7 +43,7 @@ def put_together(folder: Path) -> Path:
 
 
 def samples_per_second(lr_crop: int, samples: int, degrade_on: str, **source: dict[str, float]) -> float:
-    """Of `CropPairs` on one core, in CPU time, so that other programs do not count."""
+    """Return the rate of `CropPairs` on one core, in CPU time, so that other programs do not count."""
     config = DataConfig.model_validate(
         {**source, "lr_crop": lr_crop, "workers": 0, "cache_gib": 0, "degrade_on": degrade_on}
     )

@@ -1,10 +1,11 @@
-"""Send bad requests to a real `linearsr serve`: every answer is a clear refusal, and server and worker live on.
+"""Send bad requests to a real `linearsr serve`. Each must be refused clearly; server and worker must survive.
 
     pip install schemathesis
     python benchmarks/fuzz_api.py --uploads 3000 --examples 200
 
-First damaged images with random options, as forms; then what schemathesis makes up from our own description of the API.
-Counts the answers; ends with status 1 after a status of 500 or more, a traceback, or a worker that had to be replaced.
+First come forms with damaged images and random options, then requests that schemathesis generates from our
+OpenAPI description. Counts the answers. Ends with status 1 after an answer of 500 or more, a traceback or a
+replaced worker.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def pictures() -> list[bytes]:
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Cut off, with bytes changed, repeated or left out, or of another beginning."""
+    """Damage a file at random: cut it off, change, repeat or remove bytes, or replace its beginning."""
     damage = rng.randrange(5)
     place = rng.randrange(len(data))
     if damage == 0:
@@ -93,7 +94,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def uploads(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Forms with a damaged image, every other with options of which some make no sense."""
+    """Yield forms with a damaged image; every other has options, some of them nonsense."""
     rng, files = random.Random(seed), pictures()
     for number in range(count):
         fields = {name: rng.choice(VALUES) for name in rng.sample(FIELDS, rng.randrange(4) * (number % 2))}
@@ -105,7 +106,7 @@ def uploads(count: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 async def send_uploads(server: Server, client: httpx.AsyncClient, count: int, seed: int) -> Counter[str]:
-    """How many answers of each kind there were."""
+    """Send the forms from four clients, and count the answers of each kind."""
     answers: Counter[str] = Counter()
     forms = uploads(count, seed)
 
@@ -125,10 +126,10 @@ async def send_uploads(server: Server, client: httpx.AsyncClient, count: int, se
 
 
 def run_schemathesis(url: str, examples: int, seed: int) -> dict[str, Any]:
-    """What schemathesis counted."""
+    """Run schemathesis; return its exit status and the number of requests."""
     command = ["run", f"{url}/openapi.json", "--checks", SAFE_CHECKS, "--max-examples", str(examples)]
     command += ["--seed", str(seed), "--continue-on-failure", "--request-timeout", "120"]
-    # it would wait for events of jobs that nobody ends
+    # it would wait forever for events of jobs that nobody ends
     command += ["--exclude-path", "/v1/jobs/{job_id}/events"]
     program = Path(sys.executable).with_name("schemathesis")
     process = subprocess.run([program, *command], capture_output=True, text=True, check=False)

@@ -1,9 +1,10 @@
-"""Feed the image reader bytes that a coverage-guided fuzzer makes up: a picture or an ImageError, nothing else.
+"""Feed the image reader bytes from a coverage-guided fuzzer. It must return a picture or raise ImageError.
 
     pip install atheris tifffile imagecodecs pillow-heif pillow-jxl-plugin
     python benchmarks/fuzz_images.py --runs 20000
 
-Begins with small files of every format that Pillow writes. What breaks the rule is kept as `crash-*`, with a traceback.
+Begins with small files of every format that Pillow writes. An input that breaks the rule is kept as
+`crash-*`, with a traceback.
 """
 
 import argparse
@@ -51,7 +52,7 @@ outcomes: Counter[str] = Counter()
 
 
 def read(data: bytes) -> None:
-    """The way of an upload: its bytes to a picture, within the limit."""
+    """Read bytes as an upload is read, within the limit of pixels."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -69,7 +70,7 @@ def read(data: bytes) -> None:
 
 
 def write_corpus(folder: Path) -> None:
-    """One small file of each format and mode that go together, and TIFF that Pillow does not know."""
+    """Write a small file of each format and mode that go together, and TIFF files that Pillow cannot read."""
     register_heif_opener()
     colours = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     for file_format in FORMATS:

@@ -1,8 +1,9 @@
-"""Pictures that are no photos (text, charts, sprites) beside Lanczos; alpha with hard edges beside bicubic.
+"""Compare pictures that are not photos (text, charts, sprites) with Lanczos, and alpha with bicubic.
 
     python benchmarks/graphics.py [-o FOLDER]
 
-They are those of `tests/graphics.py`. "Drawing" is how far each counts as none of a photo.
+The pictures, and alpha with hard edges, are those of `tests/graphics.py`. "Drawing" is how much the model
+takes a picture for a drawing instead of a photo, 0 to 1.
 """
 
 import argparse

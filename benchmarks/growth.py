@@ -1,11 +1,12 @@
-"""How the time of one evaluation of the transformer grows with the picture, beside quadratic attention.
+"""Measure how the time of one evaluation grows with the picture, for our transformer and quadratic attention.
 
     python benchmarks/growth.py --preset default --sizes 64 128 256 512 --figure growth.png
     python benchmarks/growth.py --preset 600m --device cuda --dtype bfloat16
 
-The weights are random, so that the sizes of the paper need none. `--sizes` are sides of the LR image, for x4. Times are
-medians after a warm-up. Quadratic attention is the same network with PyTorch's `scaled_dot_product_attention`; it is
-estimated (~) where it would take longer than `--max-seconds`, by its multiply-accumulates at the pace of ours.
+The weights are random, so that the sizes of the paper need no checkpoint. `--sizes` are sides of the LR
+image, for x4. Times are medians after a warm-up. Quadratic attention is the same network with PyTorch's
+`scaled_dot_product_attention`. If it would take longer than `--max-seconds`, its time is estimated (~) from
+its multiply-accumulates at our pace.
 """
 
 import argparse
@@ -31,15 +32,15 @@ from linearsr.models.transformer_config import PRESETS
 from linearsr.runtime.devices import named_device
 
 _COMPRESSION = {"tiny": 8, "default": 8, "600m": 32, "1600m": 32}
-"""HR pixels along one side of a latent position, by preset."""
+"""HR pixels per latent position along one side, by preset."""
 _SCALE = 4
 
 
 class SoftmaxSelfAttention(Attention):
-    """Attention of every token to every other one, by PyTorch's fused kernel: O(N^2) in the tokens."""
+    """Softmax attention of every token to all others by PyTorch's fused kernel: O(N^2) in the tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+        """Attend over tokens (B, N, C) -> (B, N, C)."""
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         if self.norm_q is not None and self.norm_k is not None:
             q, k = self.norm_q(q), self.norm_k(k)
@@ -48,7 +49,7 @@ class SoftmaxSelfAttention(Attention):
 
 
 def with_softmax_attention(network: LinearSRTransformer) -> LinearSRTransformer:
-    """A copy whose self-attention is quadratic, with the same weights."""
+    """Return a copy of the network with the same weights, whose self-attention is quadratic."""
     config, table = network.config, network.scale_shift_table
     plain = LinearSRTransformer.from_state(config, network.state_dict(), "the network").to(table.device)
     for block in plain.transformer_blocks:
@@ -57,18 +58,18 @@ def with_softmax_attention(network: LinearSRTransformer) -> LinearSRTransformer:
         quadratic = SoftmaxSelfAttention(width, heads, head_dim, config.attention_bias, config.qk_norm)
         quadratic.load_state_dict(ours.state_dict())
         block.attn1 = quadratic.to(table.device, table.dtype)
-        # bands are sums of linear attention
+        # bands work only with the sums of linear attention
         block.forward = cast(TransformerBlock, block).in_one
     return plain.eval()
 
 
 def exponent(tokens: list[int], seconds: list[float]) -> float:
-    """The p of seconds = c * tokens ** p, by least squares on logarithms of at least two sizes."""
+    """Fit p in seconds = c * tokens ** p by least squares on the logarithms of at least two sizes."""
     return float(np.polyfit(np.log(tokens), np.log(seconds), 1)[0])
 
 
 def growth(tokens: list[int], seconds: list[float]) -> str:
-    """The exponent over all sizes, and from each to the next: 1 is linear, 2 quadratic."""
+    """Return the exponents over all sizes and from each to the next, as text: 1 is linear, 2 quadratic."""
     steps = (exponent(list(n), list(s)) for n, s in zip(pairwise(tokens), pairwise(seconds), strict=True))
     return f"{exponent(tokens, seconds):.2f} ({', '.join(f'{step:.2f}' for step in steps)})"
 

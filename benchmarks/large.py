@@ -1,11 +1,11 @@
-"""Seconds per output megapixel and peak memory, in one piece and by strips of rows, on a photo tiled to any size.
+"""Measure seconds per output megapixel and peak memory, whole and by strips, on a photo tiled to any size.
 
     python benchmarks/large.py 256 512 --runs 3
     python benchmarks/large.py 4096 --ways strips --work large-work
     python benchmarks/large.py 4096 --rows 96 --ways strips --work large-work
 
-Each way and size is a process of its own, so its peak is its own; the ways take turns. Loading the model is not
-counted.
+Each way and size runs in its own process, so that peaks are separate; the ways take turns. Loading the model
+is not counted.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _PHOTO = Path(__file__).parents[1] / "examples/photos/train/tree-bare.jpg"
 
 
 class TiledPhoto:
-    """A reader of one photo, mirrored at its edges, repeated."""
+    """A row reader of one photo, repeated and mirrored at its edges."""
 
     def __init__(self, width: int, height: int) -> None:
         photo = read_image(_PHOTO).colour
@@ -37,25 +37,25 @@ class TiledPhoto:
         self.height, self.width = height, width
 
     def read(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Rows of the picture."""
+        """Return rows of the picture."""
         height, width = self._tile.shape[:2]
         rows = self._tile[np.arange(top, bottom) % height]
         return rows[:, np.arange(self.width) % width]
 
 
 class RawWriter:
-    """Writes 8-bit rows to a file: what a picture costs before it is encoded."""
+    """A writer of raw 8-bit rows to a file, so that encoding does not count."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
 
     def write(self, rows: NDArray[np.float32]) -> None:
-        """The next rows."""
+        """Write the next rows."""
         self._file.write(np.rint(rows * 255).astype(np.uint8).tobytes())
 
 
 def run(side: int, height: int, way: str, work: Path | None, strip_rows: int | None) -> dict[str, float]:
-    """One measurement in this process."""
+    """Run one measurement in this process."""
     from linearsr.pipeline import LinearSRPipeline
 
     pipe = LinearSRPipeline.from_pretrained()
@@ -69,7 +69,7 @@ def run(side: int, height: int, way: str, work: Path | None, strip_rows: int | N
             sys.stderr.write(f"{time.perf_counter() - start:8.0f} s  {line}\n")
         last = line
 
-    # named, so that no photo is taken for a clean one, which has fewer
+    # set the steps, because the model takes fewer for a photo that it finds clean
     steps = pipe.config.num_inference_steps
     start, processor = time.perf_counter(), time.process_time()
     if way == "whole":
@@ -95,7 +95,7 @@ def run(side: int, height: int, way: str, work: Path | None, strip_rows: int | N
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

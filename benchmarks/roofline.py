@@ -1,8 +1,9 @@
-"""How close each part of a model comes to what this machine can multiply, and what the rest of the time is.
+"""Compare the speed of each part of a model with the peak multiplication rate of this machine.
 
     python benchmarks/roofline.py [--model DIR] [--dtype bfloat16] [--side 256] [--threads 2]
 
-The peaks are the best of many runs of a product of 512x512 matrices, or of a 3x3 convolution in 8 bits, in the cache.
+A peak is the best of many runs of a product of 512x512 matrices, or of a 3x3 convolution in 8 bits, in the
+cache.
 """
 
 import argparse
@@ -27,7 +28,7 @@ _CPU = torch.device("cpu")
 
 
 class PartSpeed(NamedTuple):
-    """One part of a model at work on one image."""
+    """The speed of one part of a model on one image."""
 
     part: str
     macs: int
@@ -39,7 +40,7 @@ class PartSpeed(NamedTuple):
 
 
 def seconds_of(call: Callable[[], object], cpu_time: bool = False) -> float:
-    """Seconds of one call; as CPU time, over all threads, what other programs take is not counted."""
+    """Return the seconds of one call. CPU time per thread leaves out what other programs take."""
     clock = time.process_time if cpu_time else time.perf_counter
     start = clock()
     call()
@@ -53,7 +54,7 @@ def best_of(call: Callable[[], object], runs: int, cpu_time: bool) -> float:
 
 @torch.inference_mode()
 def peaks(cpu_time: bool) -> dict[str, float]:
-    """10^9 multiply-accumulates a second, by type."""
+    """Return the peaks by data type, in 10^9 multiply-accumulates per second."""
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(2, _SIDE, _SIDE, dtype=dtype)
@@ -71,11 +72,11 @@ def peaks(cpu_time: bool) -> dict[str, float]:
 def parts(
     pipe: LinearSRPipeline, counted: LinearSRPipeline, lr: torch.Tensor, runs: int, cpu_time: bool
 ) -> list[PartSpeed]:
-    """Stem, trunk, one evaluation of the transformer, and codec, on an LR image (1, 3, h, w) in [-1, 1].
+    """Time stem, trunk, one evaluation of the transformer, and codec on an LR image (1, 3, h, w) in [-1, 1].
 
     Args:
-        pipe: is timed.
-        counted: the same model in floating point, whose MACs can be counted.
+        pipe: the model to time.
+        counted: the same model in floating point, so that its MACs can be counted.
     """
     macs = {part.part: part.macs for part in count_parts(counted, *lr.shape[-2:])}
     calls: dict[str, Callable[[], object]] = {"lr_stem": lambda: pipe.lr_stem(lr)}
@@ -118,7 +119,7 @@ def main() -> None:
     dtype = getattr(torch, args.dtype) if args.dtype else None
     pipe = LinearSRPipeline.from_pretrained(args.model, torch_dtype=dtype, device="cpu")
     counted = LinearSRPipeline.from_pretrained(args.model, torch_dtype=torch.float32, device="cpu")
-    # smooth, as photos are
+    # a smooth image, as photos are
     lr = F.interpolate(torch.rand(1, 3, 8, 8) - 0.5, (args.side, args.side), mode="bicubic")
     peak = peaks(args.cpu_time)
     console = Console(width=100)

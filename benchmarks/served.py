@@ -1,4 +1,4 @@
-"""`linearsr serve` in a process of its own, for benchmarks that kill it and look at what it takes."""
+"""`linearsr serve` in its own process, for benchmarks that kill it and measure its memory."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,11 @@ MIB = 2**20
 
 
 class Server:
-    """`linearsr serve` in a process of its own, on one data folder and port over all restarts."""
+    """`linearsr serve` in its own process, with the same data folder and port over all restarts."""
 
     def __init__(self, data: Path, port: int, queue: int) -> None:
         command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", port, "--data", data]
-        # a damaged header must not become a picture of minutes
+        # limit the pixels, so that a damaged header does not make a picture that takes minutes
         limits = ["--max-queue", str(queue), "--keep", "86400", "--max-pixels", "4000"]
         self._command = [*map(str, command), *limits]
         self.up = False
@@ -32,7 +32,7 @@ class Server:
         self.starts, self.up = self.starts + 1, True
 
     async def kill(self) -> str:
-        """SIGKILL; what it had said until then."""
+        """Kill the server with SIGKILL, and return its stderr up to then."""
         self.up = False
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)
@@ -40,7 +40,7 @@ class Server:
         return (await self.said).decode()
 
     def memory(self) -> dict[str, float]:
-        """Resident MiB of the server and its worker."""
+        """Return the resident MiB of the server and its worker."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return {"server": resident(self.process.pid), "worker": sum(map(resident, map(int, children)))}
 

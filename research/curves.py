@@ -1,4 +1,4 @@
-"""Loss and validation curves of one or more training runs as a picture.
+"""Plot the loss and validation curves of training runs into one picture.
 
 python research/curves.py RUN_DIR ... -o curves.png
 """

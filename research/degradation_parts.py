@@ -1,4 +1,4 @@
-"""What each part of the `mild` degradation costs: the gain over bicubic at fidelity 1 with parts of it left out.
+"""Measure the parts of the `mild` degradation: the gain over bicubic at fidelity 1 with parts left out.
 
 python research/degradation_parts.py --hr PHOTOS
 """

@@ -1,9 +1,9 @@
-"""Does the stem know how bad an image is? Its summary of one image is given to the same photo, degraded in another way.
+"""Test if the stem knows how bad an image is: give it the summary of the same photo with other degradation.
 
     python research/degradation_sense.py --hr PHOTOS --degrade bicubic mild realesrgan extreme
 
-A row is how the LR image was made, a column how the one was made whose summary the blocks are told; each cell has the
-PSNR-Y and the sharpness of the stem's prediction. A stem that makes nothing of its summary has the same in all columns.
+Rows are degradations of the LR image, columns those of the image whose summary the blocks get. Each cell has
+the PSNR-Y and the sharpness of the stem's prediction. A stem that ignores its summary has equal columns.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from quality import degraded_pairs, eight_bit, sharpness
 
 
 def predicted(stem: PredictiveStem, lr: Tensor, summary: Tensor) -> Tensor:
-    """The prediction (1, 3, H, W) in [0, 1] for an LR image (1, 3, h, w) in [-1, 1] whose blocks are told `summary`."""
+    """Return the prediction (1, 3, H, W) in [0, 1] for LR (1, 3, h, w) in [-1, 1], with another `summary`."""
     assert stem.summary is not None
     hook = stem.summary.to_modulation.register_forward_pre_hook(lambda *_: (summary,))
     try:

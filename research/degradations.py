@@ -1,4 +1,4 @@
-"""What each degradation preset does: the LR images of a few crops, enlarged pixel by pixel, beside the HR crop.
+"""Draw the effect of each degradation preset: LR images of a few crops, with enlarged pixels, beside HR.
 
 python research/degradations.py PHOTO@X,Y PHOTO@X,Y -o docs/figures/degradations.png     # X,Y: the crop's corner
 """

@@ -1,10 +1,10 @@
-"""Early stopping at the knee, put to the test: fine-tune from the knee of a run and from its end, and compare.
+"""Test early stopping at the knee: fine-tune from the knee of a run and from its end, and compare.
 
     python research/esgf_study.py configs/tiny.yaml -o runs/esgf --images 40000 --tune 2000
 
-Pre-trains far beyond the knee (constant learning rate), then fine-tunes twice for each seed with the same settings on
-the best half of the photos: once from the weights at the knee, once from the last ones. Steps that the divergence guard
-found bad are counted. Finished runs are not trained again.
+Pre-trains far beyond the knee at a constant learning rate. Then fine-tunes on the best half of the photos,
+with the same settings for each seed, from the weights at the knee and from the last ones. Counts the steps
+that the divergence guard skipped. Finished runs are not trained again.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _rate(raw: dict[str, Any]) -> float:
-    """The learning rate of the pre-training."""
+    """Return the learning rate of the pre-training."""
     own = raw["stages"]["pretrain"].get("optimizer", {})
     return float({**raw["common"].get("optimizer", {}), **own}["lr"])
 
@@ -97,7 +97,7 @@ def _train(run: Run) -> None:
 def _fine_tune(
     recipe: dict[str, Any], folder: Path, start: str, rate: float, seed: int, images: int
 ) -> dict[tuple[str, str], float]:
-    """PSNR-Y of the mean and of samples at the first validation, at the worst and at the last."""
+    """Fine-tune, and return PSNR-Y at the first, worst and last validation, and the number of bad steps."""
     every = images // 10
     stage = {**recipe["stages"]["pretrain"]["stage"], "init": folder / "pretrain" / start / "transformer"}
     stage.pop("network", None)

@@ -1,4 +1,4 @@
-"""Figures of the method for the documentation, drawn from the code: log-SNR over time, and who takes which step.
+"""Draw figures of the method for the documentation: log-SNR over time, and the expert of each step.
 
 python research/figures.py -o docs/figures      # log_snr.png and routing.png
 """
@@ -21,7 +21,7 @@ COLOURS = ("#c9d7ea", "#dcefdc", "#fbeccb", "#fae0dc")
 LINE = "#1f4e79"
 DPI = 110
 LIMIT = 12
-"""Log-SNR is infinite at both ends; the picture ends here."""
+"""Largest log-SNR in the picture; it is infinite at both ends of time."""
 
 
 def draw_log_snr(file: Path) -> None:
@@ -66,7 +66,7 @@ def draw_route(axis: Axes, times: list[float], title: str) -> None:
 
 
 def draw_routing(file: Path) -> None:
-    """Walks of 4 steps, which start at 1 and at the boundaries, and of 8."""
+    """Draw walks of 4 steps, which start at t = 1 and at the boundaries, and of 8 steps."""
     config = PipelineConfig(sigmas=(1.0, *reversed(PUBLISHED.boundaries)))
     figure, axes = plt.subplots(2, 1, figsize=(7.2, 6.2), layout="constrained")
     for axis, steps in zip(axes, (4, 8), strict=True):

@@ -1,9 +1,10 @@
-"""What guidance is worth: one network guided by nothing, by tags of several kinds, or by visual features.
+"""Measure the effect of guidance: a network with none, with tags of several kinds, or with visual features.
 
     python research/guidance.py --hr PHOTOS --tags tags.json --model none=DIR tags=DIR features=DIR --tagger DIR
 
-A model that is guided by tags is measured with none, with the true ones of `tags.json`, with those that the tagger
-finds in the LR image, and with the true ones of another photo. Means over the photos; LR is made with seed 0.
+A model with tag guidance is measured without tags, with the true tags of `tags.json`, with those that the
+tagger finds in the LR image, and with the true tags of another photo. Figures are means over the photos; LR
+is made with seed 0.
 """
 
 import argparse
@@ -28,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from quality import Score, bicubic, degraded_pairs, eight_bit, mean, score
 
 Tags = list[list[str]]
-"""Of each photo."""
+"""The list of tags of each photo."""
 
 
 def of_another_photo(tags: Tags) -> Tags:
-    """The same lists of tags, each at another photo than its own."""
+    """Shuffle the lists of tags so that each belongs to another photo."""
     order = list(range(len(tags)))
     random.Random(0).shuffle(order)
     wrong = dict(zip(order, order[1:] + order[:1], strict=True))
@@ -42,7 +43,7 @@ def of_another_photo(tags: Tags) -> Tags:
 def kinds(
     pipe: LinearSRPipeline, true: Tags, lrs: list[Tensor], tagger: Tagger
 ) -> Iterator[tuple[str, Tags]]:
-    """The ways in which a model can be guided, with the tags of each photo."""
+    """Yield the kinds of tags that can guide a model, with the tags of each photo."""
     none: Tags = [[] for _ in true]
     if pipe.guidance is None or not pipe.guidance.uses_tags:
         yield "", none

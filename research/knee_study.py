@@ -1,11 +1,11 @@
-"""How well the knee is found, on the families of synthetic runs of `tests/knee_families.py`.
+"""Measure how well the knee is found, on the families of synthetic runs of `tests/knee_families.py`.
 
     python research/knee_study.py [--runs 100] [--seed 2026] [--family NAME] [--online 100]
 
-For each family, runs whose knee is known and as many that still improve. "Right" is a knee within one
-evaluation of where 90% to 99% of the gain is made, and before the oscillation; a false alarm is a knee of a
-run that still improves. Online, a run ends at the first evaluation where its knee is confirmed.
-The detector was developed on seeds below 100.
+Each family has runs with a known knee, and as many that still improve. A knee is right if it lies within one
+evaluation of where 90% to 99% of the gain is made, and before the oscillation. A knee in a run that still
+improves is a false alarm. Online, a run ends at the first evaluation where its knee is confirmed. The
+detector was developed on seeds below 100.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def answer(run: FamilyRun, evaluations: int | None = None) -> Knee:
 
 
 def stopped(run: FamilyRun) -> int | None:
-    """The knee at the first evaluation where it is confirmed."""
+    """Return the knee at the first evaluation where it is confirmed, or None."""
     answers = (answer(run, n) for n in range(5, len(run.steps) + 1))
     return next((knee.knee_step for knee in answers if knee.confirmed), None)
 

@@ -1,15 +1,15 @@
-"""Four ways of splitting the trajectory between four experts, at equal compute.
+"""Compare four ways to split the trajectory between four experts, at equal compute.
 
     python research/partitions.py --train PHOTOS --val PHOTOS --seeds 0 1
 
-A small network in the latents of a model (its stem and codec are used as they are) is trained for all times; with
---full-size it is the mean of the model's own experts. Then a copy of it is trained for each span of each partition: the
-same crops, noise and number of images for every expert, at times uniform in the span; and the network itself for as
-long as four experts together. The boundaries called "found" are those of `linearsr partition`, measured on the network
-that all experts start from. Errors and pictures are of photos that no training saw.
+First, a small network is trained for all times in the latents of a model, whose stem and codec are used as
+they are; with --full-size it is the mean of the model's own experts. Then a copy of it is trained for each
+span of each partition, with the same crops, noise and number of images, at times uniform in the span; and the
+network itself for as long as four experts together. The "found" boundaries are those of `linearsr partition`,
+measured on the shared network. Errors and pictures are of photos outside the training data.
 
-Printed are the error of the clean latent by ranges of log-SNR, and PSNR-Y, SSIM-Y and NIQE of samples along one grid of
-times for all (8 steps), and with a step for each expert, as the default model walks.
+Prints the error of the clean latent by ranges of log-SNR, and PSNR-Y, SSIM-Y and NIQE of samples: along a
+common grid of 8 steps, and with one step per expert, as the default model walks.
 """
 
 import argparse
@@ -72,27 +72,27 @@ NETWORK = TransformerConfig(
     prediction_type="sample",
     lr_skip=True,
 )
-"""Of 0.2 million parameters, so that experts get somewhere in minutes on one core."""
+"""A network of 0.2 million parameters, so that experts learn something in minutes on one core."""
 
 
 class Bank(NamedTuple):
-    """Crops, seen once by the stem and the codec."""
+    """Stem features and latents of crops, computed once."""
 
     features: Tensor
     latents: Tensor
 
 
 class Photo(NamedTuple):
-    """A photo that no training saw."""
+    """A photo outside the training data."""
 
     condition: LRCondition
     latent: Tensor
     hr: Tensor
-    """(1, 3, H, W) in [0, 1]"""
+    """HR image (1, 3, H, W) in [0, 1]."""
 
 
 class Result(NamedTuple):
-    """Of one partition, trained with one seed."""
+    """The figures of one partition, trained with one seed."""
 
     boundaries: tuple[float, ...]
     errors: list[float]
@@ -100,7 +100,7 @@ class Result(NamedTuple):
     common: list[float]
     """PSNR-Y, SSIM-Y, NIQE of samples along `WALK`."""
     own: list[float]
-    """The same, with one step for each expert."""
+    """The same with one step per expert."""
 
 
 def main() -> None:
@@ -155,7 +155,7 @@ def fill_bank(pipe: LinearSRPipeline, folders: Sequence[Path], degradation: str,
 
 
 def read_photos(pipe: LinearSRPipeline, folder: Path, degradation: str, count: int) -> list[Photo]:
-    """The upper left 256 x 256 pixels of `count` photos from all over the folder: enough for NIQE."""
+    """Read the upper left 256 x 256 pixels, enough for NIQE, of `count` photos spread over the folder."""
     paths = list_images(folder)
     photos = []
     for path in paths[:: max(1, len(paths) // count)][:count]:
@@ -173,7 +173,7 @@ def read_photos(pipe: LinearSRPipeline, folder: Path, degradation: str, count: i
 def train_all(
     start: LinearSRTransformer, bank: Bank, images: int, seed: int
 ) -> Iterator[tuple[str, SNRExperts]]:
-    """The shared network trained on for as long as all experts of a partition together, then each partition."""
+    """Yield the shared network, trained on for as long as four experts together, then each partition."""
     count = PUBLISHED.num_experts
     longer = train(deepcopy(start), bank, (0.0, 1.0), count * images, 5e-4, seed + 1)
     yield "one network", SNRExperts(Partition(), [longer])
@@ -192,7 +192,7 @@ def train_all(
 def train(
     network: LinearSRTransformer, bank: Bank, span: tuple[float, float], images: int, rate: float, seed: int
 ) -> LinearSRTransformer:
-    """By the loss of a flow stage, at times uniform in the span. Crops and noise follow from the seed, not the span."""
+    """Train as a flow stage does, at times uniform in the span. The seed alone determines crops and noise."""
     rng = torch.Generator().manual_seed(seed)
     config = OptimizerConfig(lr=rate, final_lr=rate / 50, warmup_images=20 * BATCH, max_grad_norm=0.5)
     optimizer = build_optimizer(config, network.train())
@@ -215,13 +215,13 @@ def train(
 def squared_error(
     network: torch.nn.Module, latent: Tensor, features: Tensor, noise: Tensor, times: Tensor
 ) -> Tensor:
-    """(B,): of the clean latent that the network makes out."""
+    """Return the mean squared error (B,) of the clean latent that the network predicts."""
     clean = network(add_noise(latent, noise, times), times * 1000, lr_features=features)
     return (clean - latent).square().mean(dim=(1, 2, 3))
 
 
 def gradients(network: LinearSRTransformer, bank: Bank, seed: int) -> TimeGradients:
-    """As `linearsr partition` measures them, on 32 crops."""
+    """Measure the gradients as `linearsr partition` does, on 32 crops."""
     log_snrs = log_snr_grid(16)
     products = [
         gradient_products(
@@ -262,7 +262,7 @@ def errors(experts: SNRExperts, photos: Sequence[Photo]) -> list[float]:
 def samples(
     pipe: LinearSRPipeline, experts: SNRExperts, photos: Sequence[Photo]
 ) -> tuple[list[float], list[float]]:
-    """Mean PSNR-Y, SSIM-Y and NIQE along the common walk, and with one step for each expert."""
+    """Return mean PSNR-Y, SSIM-Y and NIQE along the common walk, and with one step per expert."""
 
     def quality(walk: Sequence[float]) -> list[float]:
         scores = []
@@ -282,7 +282,7 @@ def samples(
 
 
 def show(results: dict[str, list[Result]], title: str) -> None:
-    """Differences from "one network" of the same seed: mean over the seeds, and their standard deviation."""
+    """Print differences from "one network" of the same seed: mean and standard deviation over the seeds."""
     names = [f"{low:+g} to {high:+g}" for low, high in pairwise(RANGES)]
     table = Table("partition", "boundaries t", *names, "all", box=SIMPLE_HEAD, title=f"error in %, {title}")
     base = results["one network"]
@@ -323,7 +323,7 @@ def show(results: dict[str, list[Result]], title: str) -> None:
 
 
 def spread(values: np.ndarray, form: str) -> str:
-    """Mean and standard deviation over the seeds."""
+    """Format the mean and standard deviation over the seeds."""
     deviation = f" ({values.std(ddof=1):{form[1:]}})" if len(values) > 1 else ""
     return f"{values.mean():{form}}{deviation}"
 

@@ -1,9 +1,10 @@
-"""Draw pictures of signs, labels and pages for training: photos have too little text to learn letters from.
+"""Draw pictures of signs, labels and pages for training, because photos have too little text.
 
     python research/text_photos.py OUT --photos PHOTOS --words docs/*.md --fonts '/usr/share/fonts/**/*.ttf'
 
-Each picture has lines of random words, some of Chinese characters, in one font on a plain ground or on a blurred photo,
-in a light that is not even, seen at a slant, drawn at twice its size. Its licence is that of the photos.
+Each picture has lines of random words, some with Chinese characters, in one font on a plain background or a
+blurred photo, with uneven light and seen at a slant. It is drawn at twice its size. Its licence is that of
+the photos.
 """
 
 import argparse
@@ -19,7 +20,7 @@ CHINESE = ("wqy", "noto-cjk")
 
 
 def ground(rng: np.random.Generator, photos: list[Path], size: int) -> tuple[Image.Image, tuple[int, ...]]:
-    """A picture to write on, and the colour of the writing: far from it in lightness."""
+    """Return a background, and a colour for the text that differs from it in lightness."""
     if photos and rng.random() < 0.25:
         with Image.open(photos[rng.integers(len(photos))]) as photo:
             image = photo.convert("RGB").resize((size, size)).filter(ImageFilter.GaussianBlur(size / 40))
@@ -28,14 +29,14 @@ def ground(rng: np.random.Generator, photos: list[Path], size: int) -> tuple[Ima
         dark = rng.random() < 0.45
         level, spread = (60, 50) if dark else (205, 45)
         colour = np.clip(rng.normal(level, spread, 3), 0, 255)
-        grey = rng.random() * (colour.mean() - colour)  # paper and walls more often than paint
+        grey = rng.random() * (colour.mean() - colour)  # rather the colours of paper and walls than of paint
         image = Image.new("RGB", (size, size), tuple(int(c) for c in colour + grey))
     level = 225 if dark else 35
     return image, tuple(int(c) for c in np.clip(rng.normal(level, 30, 3), 0, 255))
 
 
 def lit(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """In light that falls off to one side."""
+    """Apply light that falls off to one side."""
     ramp = np.linspace(rng.uniform(0.7, 1), rng.uniform(0.85, 1.08), image.width)
     light = np.add.outer(rng.permutation([ramp, ramp[::-1]])[0], ramp) / 2
     pixels = np.asarray(image, dtype=np.float32) * light[..., None]
@@ -43,7 +44,7 @@ def lit(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def slanted(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Seen at a slant; the corners of the quadrilateral lie within, so that no border shows."""
+    """Slant the picture. The corners of the quadrilateral lie inside it, so that no border shows."""
     size, reach = image.width, 0.1 * image.width
     corners = rng.uniform(0, reach, (4, 2)) * [[1, 1], [1, -1], [-1, -1], [-1, 1]]
     corners += np.array([[0, 0], [0, size], [size, size], [size, 0]])

@@ -1,9 +1,9 @@
-"""What steps and fidelity buy: PSNR-Y against NIQE along the fidelity control, and NIQE against seconds.
+"""Measure the effect of steps and fidelity: PSNR-Y against NIQE for each fidelity, and NIQE against seconds.
 
     python research/tradeoff.py --hr PHOTOS --degrade mild -o tradeoff.png
 
-A result between fidelity 0 and 1 is computed from those two: the residual codec is affine, so the straight line between
-latents is the one between images.
+Results between fidelity 0 and 1 are interpolated from those two: the residual codec is affine, so a straight
+line between latents is one between images.
 """
 
 import argparse
@@ -38,7 +38,7 @@ Figures = tuple[float, float, float]
 
 
 def timed(pipe: LinearSRPipeline, lr: Tensor, steps: int, fidelity: float) -> tuple[Tensor, float]:
-    """A result (3, H, W), and its seconds of the processor for a megapixel."""
+    """Return a result (3, H, W), and its CPU seconds per megapixel."""
     started = time.process_time()
     image: Tensor = pipe(lr, num_inference_steps=steps, fidelity=fidelity, output_type="pt").images[0]
     return image, (time.process_time() - started) / (image.shape[1] * image.shape[2] / 1e6)

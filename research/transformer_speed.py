@@ -1,8 +1,8 @@
-"""How much faster our transformer is than `diffusers.SanaTransformer2DModel`, same weights, on this CPU.
+"""Compare the speed of our transformer with `diffusers.SanaTransformer2DModel`, same weights, on this CPU.
 
     python research/transformer_speed.py --width 192 1152 --tokens 64 128 --dtype float32 bfloat16
 
-Both networks run in turn, within one process; the ratio is that of the median times.
+Both networks take turns in one process; the ratio is that of the median times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GUIDANCE_TOKENS = 8
 def pair_of_networks(
     width: int, dtype: torch.dtype, qk_norm: str | None
 ) -> tuple[LinearSRTransformer, SanaTransformer2DModel]:
-    """Ours (fused) and the class of diffusers, with the same random weights."""
+    """Create our network (fused) and that of diffusers, with the same random weights."""
     heads, head_dim = CROSS_HEADS[width]
     sizes = {
         "in_channels": CHANNELS,
@@ -49,7 +49,7 @@ def pair_of_networks(
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Wall time and CPU time of one call; the latter does not count what other programs take."""
+    """Return wall time and CPU time of one call; CPU time leaves out other programs."""
     wall, cpu = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - wall, time.process_time() - cpu
@@ -58,7 +58,7 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
 def compare(
     width: int, side: int, dtype: torch.dtype, batch: int, runs: int, qk_norm: str | None
 ) -> dict[str, object]:
-    """Median seconds of both networks, their ratio, and how far the outputs are apart."""
+    """Return median seconds of both networks, their ratio, and the relative difference of their outputs."""
     ours, theirs = pair_of_networks(width, dtype, qk_norm)
     latent = torch.randn(batch, CHANNELS, side, side, dtype=dtype)
     timestep = torch.full((batch,), 500.0)

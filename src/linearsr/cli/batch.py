@@ -1,4 +1,4 @@
-"""`linearsr batch`: any number of images, on all of this machine or on a Ray cluster."""
+"""`linearsr batch`: upscale many images, on all of this machine or on a Ray cluster."""
 
 import time
 from collections import Counter
@@ -87,7 +87,7 @@ def batch(
         from linearsr.bulk.report import Report
         from linearsr.bulk.run import Cluster, results
 
-    with told():  # each kind of store has errors of its own
+    with told():  # any exception: each storage backend raises its own kinds
         plan = make_plan(source, output, f".{format}", shards=shards, overwrite=overwrite)
         report = Report(plan.places.target)
     asked = {"model": model, "device": device, "dtype": dtype, "quality": quality, "max_pixels": max_pixels}
@@ -112,7 +112,7 @@ def batch(
 
 
 def _follow(rows: "Iterable[Result]", report: "Report", progress: "BulkProgress") -> None:
-    """Until all is done, or Ctrl-C: what is known by then stands in the report either way."""
+    """Add all results to the report and the progress. The report is written even after an error or Ctrl-C."""
     written = time.monotonic()
     try:
         with told():
@@ -130,7 +130,7 @@ def _follow(rows: "Iterable[Result]", report: "Report", progress: "BulkProgress"
 
 
 class BulkProgress(Bars):
-    """Counts the results of `total` images: a bar on a terminal, elsewhere a line now and then."""
+    """A count of the results of `total` images: a bar on a terminal, otherwise a line now and then."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class BulkProgress(Bars):
         self._task = self.bars.add_task("images", total=total)
 
     def add(self, row: "Result") -> None:
-        """One image more is done, skipped or failed."""
+        """Count one result: done, skipped or failed. Prints the first failures."""
         self.counts[row["status"]] += 1
         now = time.monotonic()
         if row["status"] != "skipped" and self._first is None:
@@ -154,12 +154,12 @@ class BulkProgress(Bars):
             say(f"{self.counts.total()} of {self._total} images done")
 
     def killed(self) -> None:
-        """A worker process was killed."""
+        """Count a worker process that was killed, and say so."""
         self._killed += 1
         say("a worker process was killed, possibly out of memory: its images are retried")
 
     def summary(self) -> str:
-        """What became of all, in words."""
+        """Return the counts, the time and the rate as one line."""
         parts = summary(self.counts, self._total)
         parts += f", {self._killed} worker{'s' * (self._killed != 1)} killed" if self._killed else ""
         found = self.record()
@@ -167,7 +167,8 @@ class BulkProgress(Bars):
         return f"{parts} in {found['seconds']:.0f} s" + (f" ({rate:.3g} images/s)" if rate else "")
 
     def record(self) -> dict[str, Any]:
-        """What became of all. The rate is that since the first image, as the workers take a while to start."""
+        """Return the counts, the time and the rate."""
+        # the rate counts from the first image, because workers take a while to start
         now, worked = time.monotonic(), self.counts["done"] + self.counts["failed"] - 1
         rate = None if self._first is None or worked < 1 else worked / max(now - self._first, 1e-3)
         return {

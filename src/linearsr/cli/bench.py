@@ -1,4 +1,4 @@
-"""`linearsr bench`: what a model costs on this machine."""
+"""`linearsr bench`: measure the speed and memory of a model on this machine."""
 
 import re
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +61,7 @@ def bench(
 
 
 def _parse_sizes(text: str) -> "list[Size]":
-    """(height, width) of each."""
+    """Parse sizes such as "256,320x240" (width x height) into (height, width) pairs, without duplicates."""
     found = []
     for word in text.split(","):
         match = _SIZE.fullmatch(word.strip())

@@ -1,4 +1,4 @@
-"""What the commands say: results on stdout, everything else on stderr, one line for each thing."""
+"""Output of the commands: results go to stdout, everything else to stderr, one line per message."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
-"""Exit status: some inputs failed; the command could not be carried out as given; Ctrl-C."""
+"""Exit statuses: some inputs failed; the command could not run as given; interrupted by Ctrl-C."""
 
 EPILOG = (
     "Exit status: 0 success, 1 some inputs failed (each is named, the rest are done), 2 wrong usage, 130 interrupted. "
@@ -31,21 +31,21 @@ EPILOG = (
 
 @cache
 def console() -> "Console":
-    """The console on stderr, made when something is first said: `rich` takes a while to import."""
+    """Return the console on stderr. It is created on first use, because `rich` takes a while to import."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
 def out() -> "Console":
-    """The console on stdout, for tables and lines as they are: no markup."""
+    """Return a console on stdout, for tables and lines without markup."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def table(*columns: str, numbers: int | None = None, ruled: bool = False) -> "Table":
-    """A table with these heads; `numbers`: the first column of those to the right edge; `ruled`: with a frame."""
+    """Return an empty table: columns from index `numbers` on align to the right, `ruled` adds a frame."""
     from rich.box import HEAVY_HEAD, SIMPLE_HEAD
     from rich.table import Table
 
@@ -56,42 +56,42 @@ def table(*columns: str, numbers: int | None = None, ruled: bool = False) -> "Ta
 
 
 def say(line: str) -> None:
-    """Write one line to stderr, as it is: no markup, no wrapping."""
+    """Write one line to stderr, without markup or wrapping."""
     console().print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say_unknown(tags: list[str]) -> None:
-    """Warn of words that are no tags of the model."""
+    """Warn about tags that the model does not know, or that exceed its maximum number."""
     if tags:
         say(f"warning: ignored tags, unknown to the model or too many: {shown_words(tags)}")
 
 
 @cache
 def say_warnings() -> None:
-    """From now on, say what the library warns of."""
+    """Print warnings of the library to stderr from now on."""
     logging.getLogger("linearsr").addHandler(_Saying())
 
 
 class _Saying(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it as one line."""
+        """Print the record as one line."""
         say(f"linearsr: {one_line(record.getMessage())}")
 
 
 def stop(message: object, status: int = WRONG_USE) -> NoReturn:
-    """Say one line and end the command with `status`."""
+    """Print one line and end the command with `status`."""
     say(f"linearsr: {one_line(message)}")
     raise typer.Exit(status)
 
 
 @contextmanager
 def told(*kinds: type[Exception], begin: str = "", status: int = WRONG_USE) -> Iterator[None]:
-    """End the command with one line for an error of these kinds (all, if none is given), which begins with `begin`."""
+    """End the command with one line, starting with `begin`, on an error of these kinds (by default any)."""
     kinds = kinds or (Exception,)
     try:
         yield
     except typer.Exit:
-        raise  # which is a RuntimeError, too
+        raise  # typer.Exit is a RuntimeError, too
     except kinds as error:
         if debugging():
             raise
@@ -100,7 +100,7 @@ def told(*kinds: type[Exception], begin: str = "", status: int = WRONG_USE) -> I
 
 @contextmanager
 def needing(what: str, extra: str) -> Iterator[None]:
-    """End the command with one line where `what` needs a package that is not there and comes with an extra."""
+    """End the command with one line if `what` needs a missing package, which the extra `extra` installs."""
     try:
         yield
     except ImportError as error:
@@ -110,7 +110,7 @@ def needing(what: str, extra: str) -> Iterator[None]:
 
 
 def summary(counts: Mapping[Any, int], total: int) -> str:
-    """How many of `total` images are done, skipped, failed and none of these."""
+    """Return a line with how many of `total` images are done, skipped, failed and not finished."""
     statuses = ("done", "skipped", "failed", "not finished")
     counts = {**counts, statuses[-1]: total - sum(counts.values())}
     return ", ".join(f"{counts[s]} {s}" for s in statuses if counts.get(s)) or "nothing done"
@@ -118,7 +118,7 @@ def summary(counts: Mapping[Any, int], total: int) -> str:
 
 @contextmanager
 def doing(what: str, logged: bool = False) -> Iterator[None]:
-    """Show on a terminal what takes a while; where there is none, it is a line of the log if it is `logged`."""
+    """Show `what` on a terminal while the block runs; without a terminal, print it as a line if `logged`."""
     if not console().is_terminal:
         if logged:
             say(what)
@@ -129,14 +129,15 @@ def doing(what: str, logged: bool = False) -> Iterator[None]:
 
 
 def lost_output(error: OSError) -> NoReturn:
-    """End the program after a failure of stdout, which Python would try to write to once more at its end."""
+    """End the program after a failed write to stdout."""
+    # Python flushes stdout once more at exit
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     say(f"linearsr: cannot write to stdout: {error.strerror}")
     sys.exit(FAILED)
 
 
 def write_json(record: dict[str, Any]) -> None:
-    """One JSON document on one line of stdout, at once, so that a script can follow."""
+    """Write one JSON document as a line to stdout and flush it, so that scripts can read along."""
     try:
         typer.echo(json.dumps(record, allow_nan=False))
     except OSError as error:
@@ -144,7 +145,7 @@ def write_json(record: dict[str, Any]) -> None:
 
 
 class Bars:
-    """Bars of progress for the time of a block; nothing where stderr is no terminal."""
+    """A context manager that shows progress bars on stderr, if that is a terminal."""
 
     def __init__(self, *, transient: bool = True) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -163,7 +164,7 @@ class Bars:
 
 
 class BatchProgress(Bars, Watcher):
-    """A bar for the images and one for the image in work."""
+    """Two progress bars: one counts the images, the other follows the current image."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -171,22 +172,22 @@ class BatchProgress(Bars, Watcher):
         self._steps = self.bars.add_task("", total=None, visible=False)
 
     def say(self, line: str) -> None:
-        """On stderr."""
+        """Print a line to stderr."""
         say(line)
 
     def start_image(self, path: Path, steps: int | None = None) -> None:
-        """Show that the next image is in work, and how many steps it takes if that is known."""
+        """Show that work on the next image begins; `steps` is its number of steps, None if unknown."""
         self.bars.reset(self._steps, total=steps, description=shown(path.name), visible=True)
 
     def finish_step(self, step: int, steps: int) -> None:
-        """So many steps of the image in work are done, of all that it takes."""
+        """Show that `step` of the `steps` steps of the current image are done."""
         self.bars.update(self._steps, completed=step, total=steps)
 
     def show_share(self, path: Path, doing: str, share: float) -> None:
-        """What is being done for the image in work, and the share of all its work that is done, 0 to 1."""
+        """Show what is being done for the current image, and the share of its work that is done, 0 to 1."""
         label = f"{shown(path.name)}: {doing}"
         self.bars.update(self._steps, total=100, completed=int(100 * share), description=label)
 
     def finish_image(self) -> None:
-        """One image is done, skipped or failed."""
+        """Count one image as finished: done, skipped or failed."""
         self.bars.advance(self._images)

@@ -1,4 +1,4 @@
-"""`linearsr convert`: a model in another form: started from SANA's weights, or in 8 bits."""
+"""`linearsr convert`: convert a model to 8 bits, or start one from SANA's weights."""
 
 from math import isfinite
 from pathlib import Path
@@ -13,7 +13,7 @@ from linearsr.jobs.messages import shown
 from linearsr.jobs.names import check_folder
 
 _LEAST_AGREEMENT = 30.0
-"""Median PSNR in dB against float32. Where a trunk invents detail, bfloat16 too may be no nearer."""
+"""Lowest accepted median PSNR in dB against float32. If a trunk invents detail, bfloat16 may do no better."""
 _MOST_PHOTOS = 32
 
 
@@ -129,7 +129,7 @@ def _to_int8(source: str, output: Path, photos: Path) -> dict[str, Any]:
             status=1,
         )
     write_with_ranges(folder, output, ranges)
-    # no difference at all is an infinite PSNR, which JSON has not
+    # identical images have an infinite PSNR, which JSON cannot hold
     return {
         "ranges": len(ranges),
         "psnr_db": {name: round(value, 2) if isfinite(value) else None for name, value in figures.items()},

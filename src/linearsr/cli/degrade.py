@@ -1,4 +1,4 @@
-"""`linearsr degrade`: HR photos to the LR photos a camera, an app and a website would have left of them."""
+"""`linearsr degrade`: make LR images from HR photos, as a camera, an app and a website would degrade them."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""`linearsr eval`: how good results are, measured."""
+"""`linearsr eval`: measure the quality of results."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from linearsr.evaluation.sources import Case, Source
 
 _OF_MODEL = ("degrade", "seed", "steps", "fidelity", "tags", "dtype")
-"""Options without a meaning for results that are there."""
+"""Options of a model, refused with PRED_DIR, whose results exist already."""
 
 
 def evaluate(
@@ -109,7 +109,7 @@ def evaluate(
     if output is not None:
         _check_output(output, filter(None, (pred_dir, hr, lr)))
     asked = [] if metrics is None else chosen
-    # before the work and not after it
+    # say so before the work, not after it
     if (downloads := [m.name for m in asked if m.pyiqa_name is not None]) and (remedy := missing()):
         say(f"linearsr: not available: {', '.join(downloads)}: {remedy}")
     with told(ValueError, OSError):
@@ -164,7 +164,10 @@ def _check_output(output: Path, measured: Iterable[Path]) -> None:
 
 
 def _tags_in(file: Path) -> Callable[[Path], list[str]]:
-    """What a file of tags says of a photo. Raises ValueError for one that it does not name."""
+    """Return a function that looks up the tags of a photo in `file`.
+
+    The function raises ValueError when the file does not name the photo.
+    """
     from linearsr.training.photo_tags import name_in, read_tags
 
     listed = read_tags(file, "--tags")
@@ -208,7 +211,7 @@ def _measure(
 
 
 def _show(document: dict[str, Any], files: list[str]) -> None:
-    """The summary of an evaluation, what is missing from it, and where its files are."""
+    """Print the summary of an evaluation, the remarks on it, and the paths of its files."""
     from linearsr.evaluation.evaluate import remarks
 
     screen = out()

@@ -67,7 +67,7 @@ def _model(name: str | None) -> dict[str, Any]:
     for encoders in (part.get("encoders", {}) for part in (guidance, tagger or {})):
         for part in encoders.values():
             if any((folder / part).glob("*.safetensors")):
-                # under the name that `transformers` wrote into its config
+                # the class name that `transformers` wrote into its config
                 architectures = load_config(folder / part).get("architectures") or [None]
                 parts.append(_part(folder / part, part, architectures[0]))
     return {
@@ -115,7 +115,7 @@ def _experts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _describe(part: str, folder: Path) -> dict[str, Any]:
-    """What a folder's "guidance" or "tagger" is and expects, from its config alone."""
+    """Describe a "guidance" or "tagger" part from the config in its folder; no weights are read."""
     from linearsr.guidance.encoders import EncoderPart
     from linearsr.model_folder import GUIDANCES, TAGGERS
     from linearsr.runtime.checkpoints import CONFIG_NAME, class_in

@@ -1,4 +1,4 @@
-"""`linearsr knee`: where a run should have stopped, from its validation curves."""
+"""`linearsr knee`: find where a run should have stopped, from its validation curves."""
 
 import math
 from pathlib import Path
@@ -99,7 +99,10 @@ def knee(
 def _draw(
     curves: "Curves", higher_is_better: dict[str, bool], found: "Knee", source: Path, output: Path | None
 ) -> Path | None:
-    """The picture's path; None where it could not be written, which only ends the command if it was asked for."""
+    """Draw the curves and return the path of the figure, or None after a warning if it cannot be written.
+
+    With `output`, which asks for the figure, a failure ends the command instead.
+    """
     from linearsr.training.curves import draw_knee
 
     place = output or (source / "knee.png" if source.is_dir() else source.with_suffix(".knee.png"))

@@ -1,4 +1,4 @@
-"""From options to a pipeline, a tagger, a degradation or a file, or one line that says why not."""
+"""Turns options into a pipeline, a tagger, a degradation or a file, or ends the command with one line."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ _RAM_VARIANTS = {"ram": "ram", "ram++": "ram_plus"}
 
 
 def choose_device(name: str) -> "torch.device":
-    """The device of that name, tried out. Ends the command if there is none."""
+    """Return the device called `name` after trying it out. Ends the command if it cannot be used."""
     from linearsr.runtime.devices import named_device
 
     with told(ValueError, begin="--device "):
@@ -27,7 +27,7 @@ def choose_device(name: str) -> "torch.device":
 
 
 def load_tagger(name: str, model: str | None, weights: str | None, device: str) -> "Tagger":
-    """The tagger, ready to work: the model's own, or another one by name. Ends the command if it cannot be had."""
+    """Load a tagger: the model's own ("own"), or another by name. Ends the command if it cannot be loaded."""
     from linearsr.guidance.encoders import EncoderPart
     from linearsr.model_folder import load_model_tagger
     from linearsr.runtime.devices import best_dtype
@@ -47,9 +47,9 @@ def load_tagger(name: str, model: str | None, weights: str | None, device: str) 
 
 
 def named_tagger(name: str, weights: str | None = None) -> "Tagger":
-    """The tagger that a user means: "ram" or "ram++", or the folder of one; encoders are read when first used.
+    """Return the tagger that a user names: "ram", "ram++" or a tagger's folder. Encoders load on first use.
 
-    Raises ValueError for no such folder, and for weights where none are used, or none where they are needed.
+    Raises ValueError when there is no such folder, or `weights` are given but unused, or needed but missing.
     """
     from linearsr.model_folder import load_tagger
 
@@ -65,7 +65,7 @@ def named_tagger(name: str, weights: str | None = None) -> "Tagger":
 
 
 def heard_tags(model: str | None, tags: str | None) -> str | None:
-    """The tags, or None, which is said in one line, where the model does not listen to tags.
+    """Return `tags`, or warn and return None if the model ignores tags.
 
     Ends the command if there is no such model.
     """
@@ -79,7 +79,7 @@ def heard_tags(model: str | None, tags: str | None) -> str | None:
 
 
 def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipeline":
-    """The model, ready to work. Ends the command if it cannot be loaded."""
+    """Load the pipeline of a model. Ends the command if it cannot be loaded."""
     from linearsr.jobs import upscaling
 
     with doing("loading the model"), told():
@@ -87,7 +87,7 @@ def load_pipeline(model: str | None, device: str, dtype: DType) -> "LinearSRPipe
 
 
 def check_degradation(option: str, name: str) -> "Degradation":
-    """The degradation of that name. Ends the command if there is none, or its file cannot be used."""
+    """Return the degradation called `name`. Ends the command if there is none, or its file cannot be used."""
     from linearsr.images.degradation_choice import named_degradation
 
     with told(ValueError, begin=f"{option}: "):
@@ -104,7 +104,10 @@ def check_new_file(
     overwrite: bool,
     what: str = "pictures are written as PNG",
 ) -> None:
-    """Stop with one line if `file` cannot be one of such a suffix, or exists and may not be replaced."""
+    """End the command if `file` cannot be written.
+
+    Its suffix must be in `suffixes`, its folder must exist, and without `overwrite` the file must not exist.
+    """
     if file.suffix.lower() not in suffixes:
         stop(f"{option} {shown(file)}: {what}: use a name that ends in {suffixes[0]}")
     if file.is_dir() or not file.parent.is_dir():
@@ -114,7 +117,7 @@ def check_new_file(
 
 
 def check_figure(option: str, file: Path, overwrite: bool) -> None:
-    """As `check_new_file`, for a PNG that matplotlib draws."""
+    """Check that a figure can be written: `check_new_file` for a PNG, and matplotlib is installed."""
     check_new_file(option, file, (".png",), overwrite)
     if find_spec("matplotlib") is None:
         stop(f"{option} needs matplotlib: pip install 'linearsr[train]'")

@@ -1,4 +1,4 @@
-"""Options that several commands share, with one meaning, one range and one help text each."""
+"""Options shared by several commands, each with one meaning, range and help text."""
 
 import inspect
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from linearsr.settings import SETTINGS, DType, Format
 
 
 def _asked(name: str) -> Any:
-    """The option of a setting, as Typer takes it; with open ends, its default is the model's own."""
+    """Return the Typer annotation of a setting's option. A default of None means the model's own value."""
     asked = SETTINGS[name]
     option = Option(min=asked.low, max=asked.high, help=asked.help)
     return Annotated[asked.type if asked.default is not None else asked.type | None, option]
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of all settings in the place of its parameter `settings`.
+    """Replace the parameter `settings` of a command by the options of all settings.
 
-    It gets them as a dict by the names of `LinearSRPipeline.upscale`.
+    The command receives them as a dict, with the keyword names of `LinearSRPipeline.upscale`.
     """
     signature = inspect.signature(command)
     parameters: list[inspect.Parameter] = []

@@ -1,4 +1,4 @@
-"""`linearsr partition`: where to split the trajectory between experts, found from data."""
+"""`linearsr partition`: find from photos where to split the trajectory between experts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,4 +1,4 @@
-"""Do jobs, show how far they are, report them, and end the command."""
+"""Runs the jobs of a command: shows their progress, reports them, and ends the command."""
 
 import os
 from collections import Counter
@@ -21,7 +21,7 @@ _HEAD: dict[str, Any] = dict.fromkeys(("input", "output", "status", "size", "sec
 def inputs_of(
     names: Sequence[str], folder: Path | None = None, suffix: str | None = None, *, by_name: bool = True
 ) -> list[Source]:
-    """What is to be done: all that is named but `folder` and results of earlier runs. Tells what is left out."""
+    """Return the named inputs without those in `folder` and results of earlier runs; say what is left out."""
     inputs, results = split_results(find_sources(names, folder), suffix, by_name=by_name)
     if results:
         say(f"skipped as results of earlier runs: {len(results)}, such as {shown(results[0].path.name)}")
@@ -38,10 +38,10 @@ def run_all(
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
-    """Do all jobs and end the command: with status 0, or 1 if some failed, or 130 on Ctrl-C.
+    """Run all jobs and end the command: status 0, 1 if some failed, 130 on Ctrl-C.
 
-    With `as_json` every job gives a line on stdout: input, output, status, size, seconds, warnings, the `settings` and
-    an error, null where there is none. Everything said to people goes to stderr.
+    With `as_json`, each job prints one line to stdout: input, output, status, size, seconds, warnings, the
+    `settings`, and error (null if there is none). Messages for people go to stderr.
     """
     counts: Counter[str] = Counter()
     try:

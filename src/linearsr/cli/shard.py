@@ -1,4 +1,4 @@
-"""`linearsr shard`: photos to WebDataset shards of crops, for training."""
+"""`linearsr shard`: cut photos into crops and pack them into WebDataset shards for training."""
 
 from pathlib import Path
 from typing import Annotated, Literal

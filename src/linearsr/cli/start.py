@@ -1,4 +1,4 @@
-"""The first thing that runs: Ctrl-C and SIGTERM end the program cleanly from here on, also while it imports modules."""
+"""The entry point. From here on Ctrl-C and SIGTERM end the program cleanly, even while it imports modules."""
 
 import os
 import signal
@@ -18,18 +18,21 @@ _heard: list[int] = []
 
 
 def main() -> None:
-    """The console entry point. A signal that is ignored, as SIGINT for a job in the background, stays so."""
+    """Run the command. Signals that are ignored, such as SIGINT for a background job, stay ignored."""
     for number in _SIGNALS:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _leave)
     try:
-        import_module("linearsr.cli.app").main()  # which imports this file
+        import_module("linearsr.cli.app").main()  # imported late, because it imports this module
     except SystemExit as error:
         sys.exit(128 + _heard[-1] if _heard and error.code == _INTERRUPTED else error.code)
 
 
 def hand_over() -> None:
-    """From now on, both are a KeyboardInterrupt, but during an import, where it may be swallowed or printed."""
+    """Turn both signals into KeyboardInterrupt from now on.
+
+    During an import they still end the process, because an exception there may be swallowed or printed.
+    """
     for number in _SIGNALS:
         if signal.getsignal(number) is _leave:
             signal.signal(number, _interrupt)

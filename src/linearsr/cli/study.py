@@ -1,4 +1,4 @@
-"""`linearsr study`: a page that asks people which result they prefer, and the figures from their answers."""
+"""`linearsr study`: make a page that asks people which result they prefer, and evaluate their answers."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,7 +97,7 @@ def study(
     if len(failed) == len(scenes):
         stop("no image is left to show", FAILED)
     with told(OSError, status=FAILED):
-        # the key first: a page without a key is worth nothing
+        # write the key first: a page without its key is useless
         for file, text in ((key_file, known.model_dump_json(indent=1)), (output, html)):
             with whole_file(file) as draft:
                 draft.write_text(text, encoding="utf-8")
@@ -123,7 +123,7 @@ def _methods(inputs: Sequence[str]) -> dict[str, Path]:
 
 
 def _cut(scenes: "Sequence[Scene[Path]]", crop: int, failed: list[str]) -> "Iterator[Scene[Any]]":
-    """Scenes as participants see them; those that cannot be shown are named on stderr and added to `failed`."""
+    """Yield the scenes as participants see them; say which cannot be shown, and add them to `failed`."""
     from linearsr.evaluation.study.page import cut_scene
 
     with BatchProgress(len(scenes)) as progress:

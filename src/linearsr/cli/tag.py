@@ -1,4 +1,4 @@
-"""`linearsr tag`: what is in photos."""
+"""`linearsr tag`: list what is in photos."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,8 +66,8 @@ def tag(
 ) -> None:
     """List what is in photos, most certain first, with scores from 0 to 1.
 
-    `linearsr upscale` is guided by these tags if the model uses them. Of tar files (or folders of them), as `linearsr
-    shard` makes them, each image is tagged.
+    `linearsr upscale` is guided by these tags if the model uses them. In tar files, or folders of them as
+    made by `linearsr shard`, every image is tagged.
 
         linearsr tag photo.jpg
         linearsr tag photos/ -o tags.json
@@ -124,7 +124,7 @@ def _is_shards(name: str) -> bool:
 
 
 def _in_shards(names: Sequence[str]) -> tuple[dict[Path, "Photo"], list[Job]]:
-    """The images in tar files by their names, and a job for each; what cannot be read is a failed job."""
+    """Return the images in tar files by name, and a job for each; unreadable images are failed jobs."""
     shards = [name for name in names if _is_shards(name)]
     if not shards:
         return {}, []

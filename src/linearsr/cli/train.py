@@ -1,4 +1,4 @@
-"""`linearsr train`: a config in, a folder of weights out."""
+"""`linearsr train`: train a model, or a stage of it, from a YAML config."""
 
 import math
 import os
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from linearsr.training.recipe import Run
 
 _LINE_EVERY = 60.0
-"""Seconds between two lines about the loss, where there is no terminal to show a bar."""
+"""Seconds between two lines about the loss when there is no terminal to show a bar."""
 
 _HEAD_START = 15.0
-"""Seconds that the main process gets to say an error first; its launcher then ends the other processes."""
+"""Seconds that other processes delay an error: the main one says it first, and the launcher ends the rest."""
 
 
 def train(
@@ -133,13 +133,13 @@ def train(
 
 
 def _is_main() -> bool:
-    """Whether this is the process, of those that a launcher started for one run, which speaks for all."""
+    """Return whether this is the main process (rank 0) of a run, the one that prints for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def _errors_told() -> Iterator[None]:
-    """End the command with one line for an error; what happens to all processes alike is said once."""
+    """End the command with one line for an error. If all processes fail alike, only the main one says it."""
     from safetensors import SafetensorError
 
     from linearsr.images.picture import ImageError
@@ -175,7 +175,10 @@ def _errors_told() -> Iterator[None]:
 
 
 def _warn_of_decay(runs: "list[Run]") -> None:
-    """Under a falling learning rate a plateau may be left again, and an early end misses the low rates."""
+    """Warn about runs that combine stop_at_knee with a falling learning rate.
+
+    Curves may leave a plateau again when the rate falls, and an early end misses the low rates.
+    """
     from linearsr.training.objective import Computed
 
     configs = {run.name: run.config for run in runs if not isinstance(run.config.stage, Computed)}
@@ -193,7 +196,7 @@ def _show_plan(plans: dict[str, dict[str, str]]) -> None:
 
 
 class TrainingProgress(Bars):
-    """A bar with pace, loss and the last validation; lines now and then where stderr is no terminal."""
+    """A progress bar with pace and losses; lines now and then when stderr is not a terminal."""
 
     def __init__(self) -> None:
         super().__init__(transient=False)
@@ -201,14 +204,14 @@ class TrainingProgress(Bars):
         self._last_line = -math.inf
 
     def for_run(self, run: "Run") -> Any:
-        """Where the records of the next run go."""
+        """Start the bar of the next run, and return the function that takes its records."""
         self._name, self._total = run.name, run.config.total_images
         self.bars.reset(self._task, total=self._total, description=self._name)
         say(f"{self._name}: training on up to {self._total:,} images in {shown(run.config.run_dir)}")
         return self.report
 
     def report(self, record: dict[str, Any]) -> None:
-        """Show one record of the trainer: losses of a step, or a validation, or what the guard did."""
+        """Show one record of the trainer: the losses of a step, a validation, or an event of the guard."""
         at = f"{self._name}: {record['images']:,}/{self._total:,} images: "
         if "event" in record:
             say(at + str(record["event"]))

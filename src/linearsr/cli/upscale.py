@@ -1,4 +1,4 @@
-"""`linearsr upscale`: photos in, better photos out."""
+"""`linearsr upscale`: upscale photos."""
 
 import sys
 from functools import partial
@@ -30,7 +30,7 @@ from linearsr.jobs.upscaling import Upscaling, load_pipeline, unknown_tags
 from linearsr.settings import Fit
 
 DEFAULT_SCALE = 4.0
-"""Of the built-in model."""
+"""The scale of the built-in model."""
 
 
 @takes_settings
@@ -124,7 +124,7 @@ def upscale(
             mark_results(place.folder, pipes.names)
         work: Work = no_work
         unknown: list[str] = []
-        if pending(jobs, overwrite):  # else nothing needs a model
+        if pending(jobs, overwrite):  # otherwise no model is needed
             with doing("loading the model"):
                 pipeline = load_pipeline(model, device, dtype, option="--device ")
                 unknown = unknown_tags(pipeline, settings)
@@ -137,7 +137,7 @@ def upscale(
 
 
 def _own_scale(model: str) -> float:
-    """The scale of the model's own results, which are named by it before it is loaded."""
+    """Return the scale in a model's config: results are named after it before the model is loaded."""
     from linearsr.model_folder import model_scale
 
     with told():

@@ -1,7 +1,8 @@
-"""What a model costs at a size: multiply-accumulates (MACs) and parameters by part, time, and memory.
+"""The cost of a model at a size: multiply-accumulates (MACs) and parameters of each part, time, and memory.
 
-Products and convolutions are counted, as `torch.utils.flop_counter` sees them; what works element by element is not.
-The networks around the transformer are run once; the transformer is counted without computing anything.
+Matrix products and convolutions count, as `torch.utils.flop_counter` sees them; elementwise operations do
+not. The networks around the transformer are run once; the transformer is counted with fake tensors, without
+computing anything.
 """
 
 import platform
@@ -31,21 +32,21 @@ from linearsr.pipeline import LinearSRPipeline
 _T = TypeVar("_T")
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 Size = tuple[int, int]
-"""Height and width of an LR image."""
+"""The (height, width) of an LR image."""
 
 
 def costs(pipe: LinearSRPipeline, sizes: Sequence[Size], runs: int) -> Iterator[dict[str, Any]]:
-    """Of a model at several LR sizes, the smallest first, as JSON can hold them.
+    """Measure a model at several LR sizes, the smallest first, and yield a record for JSON for each.
 
-    `input` and `output` are widths and heights; `tokens` those of the latent; `nfe_seconds` the median time of one
-    evaluation of the transformer (1 NFE), or of the trunk in a model without experts, whose tokens are LR pixels;
-    `image_seconds` that of a whole image.
+    `input` and `output` are [width, height]; `tokens` is the number of tokens of the latent; `nfe_seconds` is
+    the median time of one evaluation of the transformer (1 NFE), `image_seconds` that of a whole image. In a
+    model without experts, `nfe_seconds` is the time of the trunk and the tokens are LR pixels.
 
     Args:
-        runs: calls that count; one before them does not.
+        runs: timed calls; one more before them warms up.
 
     Raises:
-        ValueError: before all, for a size beyond the memory.
+        ValueError: a size needs more memory than there is; raised before any measurement.
     """
     drawing = pipe.transformer or pipe.trunk
     assert drawing is not None
@@ -79,16 +80,16 @@ def costs(pipe: LinearSRPipeline, sizes: Sequence[Size], runs: int) -> Iterator[
 
 @dataclass(frozen=True)
 class PartCost:
-    """What one part of a model costs for one image."""
+    """The cost of one part of a model for one image."""
 
     part: str
     parameters: int
     macs: int
-    """Of one pass; the transformer makes one for each step."""
+    """MACs of one pass; the transformer makes one pass per step."""
 
 
 def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCost]:
-    """The parts of a model in the order in which they work on an LR image of `height` x `width`."""
+    """Count the parts of a model for an LR image of `height` x `width`, in the order in which they run."""
     parts: list[PartCost] = []
 
     def counted(name: str, call: Callable[[], _T]) -> _T:
@@ -120,8 +121,8 @@ def count_parts(pipe: LinearSRPipeline, height: int, width: int) -> list[PartCos
 
 
 def transformer_macs(config: TransformerConfig, height: int, width: int, tokens: int | None = None) -> int:
-    """MACs of one evaluation (NFE) on a latent of `height` x `width` with so many guidance tokens (None: its own)."""
-    # fake tensors have shapes only; with gradients allowed, the network does not go band by band
+    """Return the MACs of one evaluation (NFE); arguments as for `evaluation_inputs`."""
+    # fake tensors have shapes only; with gradients enabled, the network does not go band by band
     with torch.inference_mode(False), FakeTensorMode(), torch.enable_grad():
         network = LinearSRTransformer(config).requires_grad_(False)
         inputs = evaluation_inputs(config, height, width, tokens, torch.device("cpu"), torch.float32)
@@ -136,7 +137,7 @@ def evaluation_inputs(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Random arguments of one evaluation for one image; see `transformer_macs`."""
+    """Return random arguments of an evaluation; `tokens`: of guidance, or None for the null tokens."""
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(1, *shape, device=device, dtype=dtype)
@@ -150,8 +151,8 @@ def evaluation_inputs(
 
 
 def _counted(call: Callable[[], object]) -> int:
-    """MACs of the products and convolutions in a call."""
-    # the counter does not know the fused kernel of the CPU, but the products it stands for
+    """Return the MACs of the products and convolutions in a call."""
+    # the counter does not know the fused attention kernel of the CPU, but it knows its matrix products
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops()) // 2
@@ -165,7 +166,7 @@ def _parameters(part: object) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """How the device calls itself."""
+    """Return the name of the device; on a CPU, also the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -178,7 +179,7 @@ def device_name(device: torch.device) -> str:
 
 
 def measure(call: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Median seconds of a call, after one that is not counted."""
+    """Return the median seconds of `runs` calls, after one that warms up."""
     seconds = []
     for _ in range(runs + 1):
         _wait(device)
@@ -190,10 +191,10 @@ def measure(call: Callable[[], object], device: torch.device, runs: int) -> floa
 
 
 def with_peak(call: Callable[[], _T], device: torch.device) -> tuple[_T, int]:
-    """What a call returns, and the most memory, in bytes, that was in use meanwhile.
+    """Run `call`; return its result and the peak memory in use meanwhile, in bytes.
 
-    Of the device's allocator on CUDA, else of the process with all it holds. Where the system cannot forget an earlier
-    peak (outside Linux), it is the most of the process so far.
+    On CUDA this is the peak of the device's allocator, elsewhere that of the whole process. Where the system
+    cannot reset an earlier peak (outside Linux), it is the peak of the process so far.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -202,7 +203,7 @@ def with_peak(call: Callable[[], _T], device: torch.device) -> tuple[_T, int]:
     try:
         _CLEAR.write_text("5", encoding="ascii")
     except OSError:
-        import resource  # which Windows has not
+        import resource  # not available on Windows
 
         unit = 1 if sys.platform == "darwin" else 1024
         return call(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""An evaluation from beginning to end: measure image by image, then sum up."""
+"""A whole evaluation: measure image by image, then summarise."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,15 +24,15 @@ def measure(
     begin: Callable[[Case], object] = lambda case: None,
     end: Callable[[Case, str | None], object] = lambda case, error: None,
 ) -> dict[str, Any]:
-    """Measure every image of `source` that `records` does not hold yet, one at a time, and sum up.
+    """Measure every image of `source` that `records` does not hold yet, one at a time, and summarise.
 
     Args:
-        border: pixels that are cut off at each side of an image and of its reference first.
-        device: where metrics with networks compute.
-        begin, end: called around each image; `end` with the reason if it could not be read or made.
+        border: pixels to cut off each side of an image and its reference before measuring.
+        device: device of metrics that are networks; None is the CPU.
+        begin, end: called before and after each image; `end` gets the reason if it could not be read or made.
 
     Returns:
-        The summary, ready for JSON: settings, metrics, what could not be had, what failed.
+        The summary, ready for JSON: settings, metrics, what is not available, and what failed.
     """
     scorers, unavailable = scorers_of(metrics, device or torch.device("cpu"))
     reused = 0
@@ -81,7 +81,7 @@ def measure(
 
 
 def settings_of(source: Source, metrics: Sequence[Metric], border: int) -> dict[str, Any]:
-    """What values depend on beside the files that are measured."""
+    """Return what the values depend on besides the measured files, ready for JSON."""
     return {
         "linearsr": __version__,
         "metrics": [metric.name for metric in metrics],
@@ -91,7 +91,7 @@ def settings_of(source: Source, metrics: Sequence[Metric], border: int) -> dict[
 
 
 def scorers_of(metrics: Sequence[Metric], device: torch.device) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """What computes each metric of single images, by name, and why others cannot be had."""
+    """Return the scorers by metric name, and the reasons by name of the metrics that are not available."""
     scorers: dict[str, Scorer] = {}
     unavailable: dict[str, str] = {}
     for metric in metrics:
@@ -105,7 +105,7 @@ def scorers_of(metrics: Sequence[Metric], device: torch.device) -> tuple[dict[st
 def _measure_one(
     images: Images, scorers: dict[str, Scorer], border: int
 ) -> tuple[dict[str, float | None], str]:
-    """The values by metric, and why those that are None could not be had, one line each."""
+    """Return the values by metric, and one line for each that is None with the reason."""
     image, reference = (None if pixels is None else _tensor(pixels, border) for pixels in images)
     assert image is not None
     values: dict[str, float | None] = {}
@@ -120,7 +120,7 @@ def _measure_one(
 
 
 def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
-    """Of the finite values; of those that are not (PSNR of equal images) the number."""
+    """Return statistics of the finite values, and the number of infinite ones (PSNR of equal images)."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return {
         "mean": fmean(finite) if finite else None,
@@ -134,7 +134,7 @@ def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:
-    """What is missing from a summary's figures, and why, one line each."""
+    """Return one line for each thing missing from a summary's figures, with the reason."""
     by_remedy: dict[str, list[str]] = {}
     for name, remedy in summary["not_available"].items():
         by_remedy.setdefault(remedy, []).append(name)
@@ -157,7 +157,7 @@ def _count(images: int) -> str:
 
 
 def _tensor(pixels: Pixels, border: int) -> Tensor:
-    """(H, W, 3) -> (1, 3, H - 2 border, W - 2 border) float64 in [0, 1]. Raises ValueError if nothing is left."""
+    """Cut the border off (H, W, 3) -> (1, 3, h, w) float64 in [0, 1]. Raises ValueError if none is left."""
     height, width = pixels.shape[:2]
     if min(height, width) <= 2 * border:
         raise ValueError(f"{width}x{height}: nothing is left within a border of {border} pixels")

@@ -1,4 +1,4 @@
-"""HaarPSI, similarity of the coefficients of a Haar wavelet.
+"""HaarPSI: the similarity of two images in the coefficients of a Haar wavelet.
 
 Reisenhofer, Bosse, Kutyniok and Wiegand, "A Haar wavelet-based perceptual similarity index for image quality
 assessment", Signal Processing: Image Communication 61, 2018.
@@ -14,21 +14,21 @@ from linearsr.images.colour import rgb_to_yiq
 _C, _ALPHA = 30.0, 4.2
 _SCALES = 3
 LEAST_SIDE = 2 ** (_SCALES + 1)
-"""Pixels: the image is halved, and the widest filter must fit into that."""
+"""Smallest side in pixels: the image is halved, and the widest filter must fit into the half."""
 
 
 def haarpsi(image: Tensor, reference: Tensor) -> float:
-    """HaarPSI for colour (eq. 15 and 16 of the paper): from 0 to 1 for equal images. Higher is better.
+    """Return HaarPSI for colour (eq. 15 and 16 of the paper), from 0 to 1 for equal images. Higher is better.
 
-    YIQ in [0, 255], averaged over two by two pixels first; no border crop.
+    Computed on YIQ in [0, 255], averaged over two by two pixels first; no border crop.
 
-    Arguments as `psnr_y`. Raises ValueError for shapes that differ or are others, or a side below 16.
+    Arguments as for `psnr_y`. Raises ValueError for shapes that differ or are wrong, or a side below 16.
     """
     check_images("HaarPSI", image, reference, LEAST_SIDE)
-    # of the averages over two by two pixels every second one
+    # halve the image: average over two by two pixels, keep every second average
     planes, planes_ref = (_averaged(rgb_to_yiq(x.double()) * 255)[..., ::2, ::2] for x in (image, reference))
     waves, waves_ref = _coefficients(planes[:, :1]), _coefficients(planes_ref[:, :1])
-    # the coarsest scale weighs, the two finer ones compare
+    # the coarsest scale gives the weights, the two finer ones are compared
     weights = torch.maximum(waves[-1], waves_ref[-1])
     finer = [_similarity(a, b) for a, b in zip(waves[:-1], waves_ref[:-1], strict=True)]
     similarity = (finer[0] + finer[1]) / 2
@@ -39,7 +39,7 @@ def haarpsi(image: Tensor, reference: Tensor) -> float:
     weights = torch.cat([weights, weights.mean(1, keepdim=True)], 1)
     total = weights.sum((1, 2, 3))
     mean = (torch.sigmoid(_ALPHA * maps) * weights).sum((1, 2, 3)) / total
-    # without weights, two flat images: all places count alike
+    # two flat images have no weights: all places count equally
     mean = torch.where(total > 0, mean, torch.sigmoid(_ALPHA * maps).mean((1, 2, 3)))
     return float((torch.logit(mean) / _ALPHA).square().mean())
 
@@ -49,7 +49,7 @@ def _similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _coefficients(luma: Tensor) -> list[Tensor]:
-    """Absolute Haar coefficients (B, 2, H, W) of each scale: of edges that lie, and of edges that stand."""
+    """Return the absolute Haar coefficients (B, 2, H, W) of each scale, for horizontal and vertical edges."""
     scales = []
     for scale in range(1, _SCALES + 1):
         side = 2**scale
@@ -65,7 +65,7 @@ def _averaged(image: Tensor) -> Tensor:
 
 
 def _convolved(image: Tensor, kernels: Tensor) -> Tensor:
-    """The same size; zeros outside, one more of them after the image than before, as MATLAB's `conv2(..., 'same')`."""
+    """Convolve as MATLAB's `conv2(..., 'same')`: the same size, zeros outside, one more after than before."""
     before = (kernels.shape[-1] - 1) // 2
     after = kernels.shape[-1] - 1 - before
     return F.conv2d(F.pad(image, [before, after, before, after]), kernels)

@@ -1,4 +1,4 @@
-"""Which result belongs to which HR image: by the stem of the file name, and never by guessing."""
+"""Matching of results and HR images by the stem of their file names, never by guessing."""
 
 import re
 from collections import defaultdict
@@ -15,7 +15,7 @@ _SHOWN = 20
 
 
 class MatchError(ValueError):
-    """What is wrong with the files: the problem in one line, then one line for each file, of many the first 20."""
+    """Raised when files do not match: a line with the problem, then one for each of the first 20 files."""
 
     def __init__(self, problem: str, files: Sequence[object]) -> None:
         rest = len(files) - _SHOWN
@@ -30,13 +30,14 @@ def match(
     of: str = "HR image",
     spare: bool = False,
 ) -> list[tuple[Path, Path]]:
-    """(result, reference) for each reference, in their order.
+    """Return (result, reference) for each reference, in their order.
 
-    Stems are compared as they are; with `_x4` at the end of a result's left out; and with endings as `_LR4`, `_HR`,
-    `_SR` and `_GT` left out on both sides too, so that `a_LR4_x4` belongs to `a_HR`. Of these three the one that finds
-    most partners is taken. With `spare` all endings are left out, and results that belong to no reference.
+    Stems are compared in three ways: as they are; without an ending `_x4` of results; and on both sides
+    without endings such as `_x4`, `_LR4`, `_HR`, `_SR` and `_GT`, so that `a_LR4_x4` belongs to `a_HR`. The
+    way that finds most partners is used. `spare` compares in the third way only, and leaves out results
+    without a reference.
 
-    Raises MatchError, in which they are called `kind` and `of`: two files of one stem, or files without a partner.
+    Raises MatchError, which calls the files `kind` and `of`, when two share a stem or one has no partner.
     """
     stems = [path.stem for path in references]
     ways = [([plain_stem(path) for path in results], [plain_stem(path) for path in references])]
@@ -55,19 +56,19 @@ def match(
 
 
 def plain_stem(path: Path) -> str:
-    """The stem without endings as `_x4`, `_LR4` and `_HR`."""
+    """Return the stem without endings such as `_x4`, `_LR4` and `_HR`."""
     return _ROLE.sub("", _SCALE.sub("", path.stem))
 
 
 def unique_stems(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by stem. Raises MatchError for two of one stem."""
+    """Return files by stem. Raises MatchError when two share a stem."""
     return _unique(paths, [path.stem for path in paths])
 
 
 def check_sizes(pairs: Sequence[tuple[Path, Path]], scale: int = 1) -> None:
-    """Raises MatchError if a second image is not `scale` times as large as the first one.
+    """Raise MatchError unless the second image of each pair is `scale` times as large as the first.
 
-    A file that cannot be read passes: it fails by itself when its turn comes.
+    Files that cannot be read pass the check: they fail when they are measured.
     """
     wrong = list(filter(None, (_size_problem(small, large, scale) for small, large in pairs)))
     if wrong:
@@ -77,7 +78,7 @@ def check_sizes(pairs: Sequence[tuple[Path, Path]], scale: int = 1) -> None:
 
 def _size_problem(small: Path, large: Path, scale: int) -> str | None:
     try:
-        # the header is quick to read, but does not know which way up the image is
+        # compare headers first, which are quick to read but ignore the EXIF orientation
         for header in (True, False):
             (height, width), (height_large, width_large) = (
                 read_size(path, str(path)) if header else read_rgb(path).shape[:2] for path in (small, large)

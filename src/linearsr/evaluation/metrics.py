@@ -1,6 +1,6 @@
-"""PSNR and SSIM, on the luma of studio-range YCbCr, as the super-resolution literature reports them, and on RGB.
+"""PSNR and SSIM on RGB, and on studio-range luma (YCbCr) as the super-resolution literature reports them.
 
-The arithmetic has the type of the images: pass float64 for figures to print.
+They compute in the type of the images: pass float64 for figures to publish.
 """
 
 import torch
@@ -10,55 +10,55 @@ from torch.nn import functional as F
 from linearsr.images.colour import rgb_to_y
 
 SSIM_LEAST_SIDE = 11
-"""Pixels: the side of its window."""
+"""Smallest side in pixels: the side of the window."""
 _C1, _C2 = 0.01**2, 0.03**2
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_LEAST_SIDE = 176
-"""Pixels: four times halved, the 11x11 window must still fit (176 to 11)."""
+"""Smallest side in pixels: halved four times (176 to 11), it must still hold the 11x11 window."""
 
 
 def psnr_y(image: Tensor, reference: Tensor) -> float:
-    """PSNR in dB on Y (BT.601, [16, 235] / 255), data range 1, no border crop.
+    """Return the PSNR in dB on Y (BT.601, [16, 235] / 255), data range 1, no border crop.
 
     Args:
-        image, reference: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's PSNR is returned.
+        image, reference: (B, 3, H, W) in [0, 1]; the result is the mean over the batch of each image's PSNR.
     """
     return _psnr(rgb_to_y(image), rgb_to_y(reference))
 
 
 def psnr_rgb(image: Tensor, reference: Tensor) -> float:
-    """PSNR in dB of the squared error averaged over R, G and B; otherwise as `psnr_y`."""
+    """Return the PSNR in dB of the squared error averaged over R, G and B; otherwise as `psnr_y`."""
     return _psnr(image, reference)
 
 
 def ssim_y(image: Tensor, reference: Tensor) -> float:
-    """SSIM on Y (Wang et al. 2004: 11x11 Gaussian window of sigma 1.5), data range 1; arguments as `psnr_y`.
+    """Return the SSIM on Y (Wang et al. 2004: 11x11 Gaussian window of sigma 1.5), data range 1.
 
-    Raises ValueError: a side below 11.
+    Arguments as for `psnr_y`. Raises ValueError for a side below 11.
     """
     return _ssim(rgb_to_y(image), rgb_to_y(reference))
 
 
 def ssim_rgb(image: Tensor, reference: Tensor) -> float:
-    """Mean of the SSIM of R, G and B; otherwise as `ssim_y`."""
+    """Return the mean SSIM of R, G and B; otherwise as `ssim_y`."""
     return _ssim(image, reference)
 
 
 def ms_ssim(image: Tensor, reference: Tensor) -> float:
-    """MS-SSIM on Y (Wang, Simoncelli and Bovik 2003: five scales, their weights); otherwise as `ssim_y`.
+    """Return the MS-SSIM on Y (Wang, Simoncelli and Bovik 2003, with their five scales and weights).
 
-    Raises ValueError: a side below 176.
+    Arguments as for `psnr_y`. Raises ValueError for a side below 176.
     """
     check_images("MS-SSIM", image, reference, MS_SSIM_LEAST_SIDE)
     return float(ms_ssim_values(image, reference).mean())
 
 
 def ms_ssim_values(image: Tensor, reference: Tensor, all_scales: bool = True) -> Tensor:
-    """MS-SSIM of each image of a batch, (B,), with gradients; arguments as `ms_ssim`.
+    """Return the MS-SSIM of each image of a batch, (B,), with gradients; arguments as for `ms_ssim`.
 
     Args:
-        all_scales: False leaves out the coarsest scales of images that are too small for them; the weights of the
-            others are enlarged to the same sum.
+        all_scales: False leaves out the coarsest scales of images that are too small for them, and scales up
+            the other weights to the same sum.
     """
     check_images("MS-SSIM", image, reference)
     x, y = rgb_to_y(image), rgb_to_y(reference)
@@ -70,7 +70,7 @@ def ms_ssim_values(image: Tensor, reference: Tensor, all_scales: bool = True) ->
     for scale, weight in enumerate(_MS_SSIM_WEIGHTS[:scales]):
         luminance, contrast = _ssim_maps(x, y)
         mean = (luminance * contrast if scale == scales - 1 else contrast).mean((1, 2, 3))
-        # images that are each other's negative: no root of a negative number
+        # contrast is negative for images that are negatives of each other, and a power of it would be NaN
         value = value * mean.clamp(min=0) ** (weight / share)
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     return value
@@ -89,7 +89,7 @@ def _ssim(image: Tensor, reference: Tensor) -> float:
 
 
 def _ssim_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The two factors of SSIM, (B, C, H - 10, W - 10): of the local means, and of contrast and structure."""
+    """Return the two factors of SSIM, (B, C, H - 10, W - 10): luminance, and contrast with structure."""
     mean_x, mean_y = _local_mean(x), _local_mean(y)
     variance_x = _local_mean(x * x) - mean_x * mean_x
     variance_y = _local_mean(y * y) - mean_y * mean_y
@@ -99,7 +99,7 @@ def _ssim_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _local_mean(image: Tensor) -> Tensor:
-    """In a Gaussian window that lies inside the image: one axis, then the other."""
+    """Average in a Gaussian window that lies inside the image, along one axis and then the other."""
     taps = torch.exp(-((torch.arange(SSIM_LEAST_SIDE).to(image) - SSIM_LEAST_SIDE // 2) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
     planes = image.flatten(0, 1)[:, None]
@@ -109,7 +109,7 @@ def _local_mean(image: Tensor) -> Tensor:
 
 
 def check_images(name: str, image: Tensor, reference: Tensor, least_side: int = 1) -> None:
-    """Raises ValueError for images (B, C, H, W) of two shapes, or with a side below `least_side`."""
+    """Check images (B, C, H, W). Raises ValueError if shapes differ or a side is below `least_side`."""
     if image.shape != reference.shape:
         raise ValueError(f"image {tuple(image.shape)} and reference {tuple(reference.shape)} must be alike")
     height, width = image.shape[-2:]

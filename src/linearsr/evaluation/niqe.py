@@ -1,7 +1,8 @@
-"""NIQE, a quality score that needs no reference: how far an image's statistics are from those of good photos.
+"""NIQE: a quality score without reference, the distance of an image's statistics to those of good photos.
 
-Mittal, Soundararajan and Bovik, "Making a completely blind image quality analyzer", IEEE Signal Processing Letters
-20(3), 2013. Settings and rounding are those behind the figures of the super-resolution literature (BasicSR).
+Mittal, Soundararajan and Bovik, "Making a completely blind image quality analyzer", IEEE Signal Processing
+Letters 20(3), 2013. Settings and rounding are those of BasicSR, whose figures the super-resolution literature
+reports.
 """
 
 from functools import cache
@@ -18,23 +19,23 @@ from linearsr.images.colour import rgb_to_y
 from linearsr.images.resize import resize
 
 BLOCK = 96
-"""Rows and columns of a block at full size; what is left over at the right and below is cut off."""
+"""Side of a block in pixels at full size; what does not fill a block at the right and below is cut off."""
 
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
 def niqe(image: Tensor) -> float:
-    """NIQE of the luma: about 2 to 5 for a good photo. Lower is better, but faint grain lowers it too.
+    """Return the NIQE of the luma: about 2 to 5 for a good photo. Lower is better; faint grain lowers it too.
 
     Each block of 96x96 pixels is described by 36 numbers, 18 at full and 18 at half size; the score is the distance
     between the Gaussian fitted to them and that of a set of pristine photos (eq. 10 of the paper). Y is BT.601 in
     studio range, rounded to 8 bits as MATLAB's `rgb2ycbcr` does; no border crop.
 
     Args:
-        image: (B, 3, H, W) in [0, 1]; the mean over the batch of each image's score is returned.
+        image: (B, 3, H, W) in [0, 1]; the result is the mean over the batch of each image's score.
 
     Raises:
-        ValueError: another shape; smaller than two by two blocks; or fewer than two blocks that are not flat.
+        ValueError: another shape, fewer than two by two blocks, or fewer than two blocks that are not flat.
     """
     luma = (rgb_to_y(image.double()) * 255).round()
     height, width = luma.shape[-2:]
@@ -44,7 +45,7 @@ def niqe(image: Tensor) -> float:
 
 
 def _distance(features: Tensor) -> float:
-    """Between the Gaussian of (blocks, 36) and the pristine one: a Mahalanobis distance, the covariances averaged."""
+    """Return the Mahalanobis distance, with averaged covariances, of (blocks, 36) to pristine photos."""
     whole = features[~features.isnan().any(dim=1)]
     if len(whole) < 2:
         raise ValueError("NIQE needs two blocks that are not flat")
@@ -56,12 +57,12 @@ def _distance(features: Tensor) -> float:
 
 @cache
 def _pristine() -> dict[str, Tensor]:
-    """The published model of pristine photos: `mean` (36), `covariance` (36, 36), float64."""
+    """Load the published model of pristine photos: `mean` (36), `covariance` (36, 36), float64."""
     return load(files(__package__).joinpath("niqe_pristine.safetensors").read_bytes())
 
 
 def _features(luma: Tensor) -> Tensor:
-    """(1, 1, H, W) in [0, 255], float64 -> (blocks, 36); NaN where a block is too flat to have a number."""
+    """Describe luma (1, 1, H, W), float64 in [0, 255], by (blocks, 36); NaN where a block is too flat."""
     height, width = (side // BLOCK * BLOCK for side in luma.shape[-2:])
     full = luma[..., :height, :width]
     scales = [(full, BLOCK), (_half(full), BLOCK // 2)]
@@ -69,16 +70,17 @@ def _features(luma: Tensor) -> Tensor:
 
 
 def _half(image: Tensor) -> Tensor:
-    """MATLAB's `imresize(image, 0.5)`: antialiased bicubic on an image mirrored at its edges; sides even."""
+    """Halve an image of even sides, as MATLAB's `imresize(image, 0.5)`: antialiased bicubic, mirrored."""
     mirrored = torch.from_numpy(np.pad(image[0, 0].cpu().numpy(), 4, mode="symmetric")).to(image)
     height, width = mirrored.shape
     return resize(mirrored[None, None], (height // 2, width // 2))[..., 2:-2, 2:-2]
 
 
 def _normalised(luma: Tensor) -> Tensor:
-    """Each pixel minus its local mean, over its local deviation + 1 (eq. 1), in a 7x7 Gaussian of sigma 7/6."""
-    # Sums in float64, kept in float32: a flat area gives exact zeros, whose sign is neither. The rounding error of
-    # a float64 difference has a sign, which the features count, and which moved the score of photos by up to 0.03.
+    """Subtract the local mean, divide by the local deviation + 1 (eq. 1), in a 7x7 Gaussian of sigma 7/6."""
+    # Sum in float64, then round to float32, so that flat areas give exact zeros, which have no sign. A
+    # float64 difference leaves rounding errors, whose signs the features count: they moved scores of photos
+    # by up to 0.03.
     mean, square = _blurred(luma).float(), _blurred(luma.square()).float()
     deviation = (square - mean.square()).abs().sqrt()
     return ((luma.float() - mean) / (deviation + 1)).double()
@@ -92,12 +94,12 @@ def _blurred(image: Tensor) -> Tensor:
 
 
 def _blocks(image: Tensor, side: int) -> Tensor:
-    """(1, 1, H, W) -> (blocks, side, side)."""
+    """Cut (1, 1, H, W) into (blocks, side, side)."""
     return image[0, 0].unfold(0, side, side).unfold(1, side, side).flatten(0, 1)
 
 
 def _block_features(blocks: Tensor) -> Tensor:
-    """(N, h, w) -> (N, 18): the shape of the pixels' distribution, and of their products with four neighbours."""
+    """Describe blocks (N, h, w) by (N, 18): fits of the pixels and of their products with four neighbours."""
     shape, left, right = _asymmetric_gaussian(blocks)
     columns = [shape, (left + right) / 2]
     for shift in _NEIGHBOURS:
@@ -110,8 +112,8 @@ def _block_features(blocks: Tensor) -> Tensor:
 def _asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Fit an asymmetric generalised Gaussian to each of N blocks by its moments (Lasmar et al. 2009).
 
-    Returns its shape, left and right scale, each (N,); the shape is one of 0.2, 0.201, ... 10, and 0.2 where a block
-    has no values of one sign: its scales are NaN.
+    Returns shape, left scale and right scale, each (N,). The shape is one of 0.2, 0.201, ... 10. For a block
+    without values of one sign it is 0.2, and a scale is NaN.
     """
     square = blocks.square()
     left, right = (

@@ -1,4 +1,4 @@
-"""The one way in which figures are drawn: without global state or a window system, and written whole or not at all."""
+"""Drawing of all figures: without global state or a window system, and written whole or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ _DPI = 110
 
 @contextmanager
 def drawn(file: Path, width: float, height: float) -> Iterator["Figure"]:
-    """Inside, an empty figure of `width` x `height` inches; at the end it is written to `file` as PNG.
+    """Give the block an empty figure of `width` x `height` inches, and write it to `file` as PNG at the end.
 
-    Needs matplotlib (the extra `train`). An existing file is replaced; a failure leaves none. OSError where the place
-    cannot be written to.
+    Needs matplotlib (the extra `train`). An existing file is replaced; an error in the block leaves it as it
+    was. Raises OSError when the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

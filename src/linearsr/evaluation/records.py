@@ -1,4 +1,4 @@
-"""Measurements on disk: a CSV file that grows line by line, so that a stopped evaluation goes on where it was."""
+"""Measurements on disk: a CSV file that grows line by line, so that a stopped evaluation can be resumed."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,31 +17,31 @@ _REMEDY = "choose another -o, or --overwrite"
 
 
 class RecordsError(ValueError):
-    """The folder holds measurements that cannot be gone on with; one line."""
+    """Raised when a folder holds measurements that cannot be continued; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one image."""
+    """The measurements of one image."""
 
     name: str
     values: dict[str, float | None]
-    """By metric; None: could not be measured, and a line of `note` says why."""
+    """Values by metric; None if it could not be measured, and a line of `note` says why."""
     note: str
     fingerprint: str
-    """Of the files that were measured."""
+    """Hash of the measured files, see `Case.fingerprint`."""
 
 
 @dataclass
 class Records:
-    """The rows of an evaluation by image name, in a folder or (`folder` None) in memory alone."""
+    """The rows of an evaluation by image name, in a folder, or in memory alone if `folder` is None."""
 
     folder: Path | None
     metrics: Sequence[str]
     rows: dict[str, Row] = field(default_factory=dict)
 
     def begin(self, settings: dict[str, Any], overwrite: bool) -> None:
-        """Take in what the folder holds, unless it is to be forgotten. Raises RecordsError as `open_records`."""
+        """Read the rows in the folder, unless `overwrite` is set. Raises RecordsError as `open_records`."""
         if self.folder is None:
             return
         table, summary = self.folder / PER_IMAGE, self.folder / SUMMARY
@@ -49,18 +49,18 @@ class Records:
             _check_settings(summary, settings)
             self.rows = self._read(table)
         write_json(summary, {"settings": settings, "complete": False})
-        # anew: the last line of a killed run may be half a line
+        # write the file anew, because the last line of a killed run may be incomplete
         self._write(table)
 
     def add(self, row: Row) -> None:
-        """Keep a row, at once on disk too."""
+        """Add a row, and append it to the file at once."""
         self.rows[row.name] = row
         if self.folder is not None:
             with _opened(self.folder / PER_IMAGE, "a") as file:
                 csv.writer(file).writerow(self._cells(row))
 
     def finish(self, names: Iterable[str], summary: dict[str, Any]) -> None:
-        """Leave the rows of these images, in this order, and write the summary."""
+        """Keep only the rows of these images, in this order, and write the summary."""
         self.rows = {name: self.rows[name] for name in names if name in self.rows}
         if self.folder is not None:
             self._write(self.folder / PER_IMAGE)
@@ -89,7 +89,7 @@ class Records:
                 name, *cells, note, fingerprint = line
                 values = [float(cell) if cell else None for cell in cells]
                 rows[name] = Row(name, dict(zip(self.metrics, values, strict=True)), note, fingerprint)
-            except ValueError:  # half a line
+            except ValueError:  # an incomplete line
                 continue
         return rows
 
@@ -98,17 +98,17 @@ class Records:
 def open_records(
     folder: Path | None, metrics: Sequence[str], settings: dict[str, Any], overwrite: bool = False
 ) -> Iterator[Records]:
-    """Begin, or go on with what is there unless it is to `overwrite`; at the end another process may use the folder.
+    """Open the records in `folder` and lock it for the block. Keeps existing rows unless `overwrite` is set.
 
-    Raises RecordsError: what is there was measured with other `settings`, or is not from here, or another process
-    writes there.
+    Raises RecordsError when they were measured with other `settings`, are damaged, or another process uses
+    the folder.
     """
     records = Records(folder, metrics)
     with ExitStack() as stack:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                # two processes would write over each other; the lock of a killed one is free
+                # two processes would overwrite each other; the lock of a killed process is released
                 stack.enter_context(FileLock(folder / ".lock", timeout=0))
             except Timeout:
                 raise RecordsError(

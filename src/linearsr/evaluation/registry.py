@@ -1,4 +1,4 @@
-"""All metrics by name: what each is measured on, which way is better, and who computes it."""
+"""All metrics by name: what each is measured on, which direction is better, and what computes it."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -25,43 +25,43 @@ from linearsr.evaluation.metrics import (
 from linearsr.evaluation.niqe import BLOCK, niqe
 
 Kind = Literal["full-reference", "no-reference"]
-"""Needs an image and its reference; an image alone."""
+"""What a metric needs: an image and its reference, or an image alone."""
 
 Scorer = Callable[[Tensor, Tensor | None], float]
-"""Of an image and its reference, (1, 3, H, W) float64 in [0, 1]; raises ValueError for one that it cannot judge."""
+"""Scores an image with its reference, (1, 3, H, W) float64 in [0, 1]; raises ValueError if it cannot."""
 
 _REMEDY = "pip install 'linearsr[iqa]' (pyiqa: not for commercial use; fetches weights when first used)"
 
 
 class NotAvailable(Exception):
-    """One line: why a metric cannot be had here, and how to get it."""
+    """Raised when a metric is not available here; one line with the reason and the remedy."""
 
 
 def missing() -> str | None:
-    """How to get `pyiqa`, or None if it is installed. Does not import it: its licence forbids commercial use."""
+    """Return how to get `pyiqa`, None if installed. Never imports it: its licence forbids commercial use."""
     return _REMEDY if find_spec("pyiqa") is None else None
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One line of the table of metrics."""
+    """A metric: one row of the table."""
 
     name: str
     kind: Kind
     higher_is_better: bool
     convention: str
-    """On what it is measured, in a few words; `Y 16-235` is the luma of studio-range YCbCr."""
+    """What it is measured on, in a few words; `Y 16-235` is the luma of studio-range YCbCr."""
     compute: Callable[[Tensor, Tensor], float] | Callable[[Tensor], float] | None = None
-    """(image) or (image, reference), each (1, 3, H, W) float64 in [0, 1]; None: `pyiqa_name` computes it."""
+    """(image) or (image, reference), (1, 3, H, W) float64 in [0, 1] -> value; None: `pyiqa` computes it."""
     least_side: int = 1
-    """Pixels: a smaller image cannot be judged. Of a metric that `pyiqa` computes, this is not known."""
+    """Smallest side of an image in pixels. It is not known for metrics that `pyiqa` computes."""
     pyiqa_name: str | None = None
-    """The name of `pyiqa.create_metric`: of several variants, the one of OSEDiff's published evaluation script."""
+    """Its name in `pyiqa.create_metric`: among variants, the one in OSEDiff's published evaluation script."""
 
     def scorer(self, device: torch.device) -> Scorer:
-        """What computes it for single images, a network on `device`, whose weights `pyiqa` may download.
+        """Return a function that scores single images on `device`; `pyiqa` may download weights.
 
-        Raises NotAvailable: `pyiqa` is not installed, or cannot be imported, or its weights cannot be had.
+        Raises NotAvailable when `pyiqa` is not installed, cannot be imported, or cannot get its weights.
         """
         compute: Callable[..., Any] | None = self.compute
         if compute is None:
@@ -69,7 +69,7 @@ class Metric:
                 raise NotAvailable(remedy)
             try:
                 compute = import_module("pyiqa").create_metric(self.pyiqa_name, device=device)
-            except Exception as error:  # whatever it is, no reason to lose the other metrics
+            except Exception as error:  # no failure here may stop the other metrics
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise NotAvailable(f"pyiqa cannot give {self.pyiqa_name!r} here: {reason}") from error
 
@@ -100,13 +100,13 @@ _METRICS = (
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 BUILT_IN = tuple(metric for metric in _METRICS if metric.pyiqa_name is None)
-"""Those that need nothing downloaded."""
+"""Metrics that need no download."""
 
 
 def known_metric(name: str, kinds: Collection[Kind], others: Collection[str] = ()) -> str:
-    """The name itself. Raises ValueError where no metric of these kinds has it, or it needs what is not installed.
+    """Return `name`. Raises ValueError when no metric of these kinds has it, or it needs a missing package.
 
-    `others` are further names that could have been chosen.
+    `others` are further names that are allowed.
     """
     known = [*others, *(metric.name for metric in _METRICS if metric.kind in kinds)]
     if name not in known:
@@ -117,12 +117,12 @@ def known_metric(name: str, kinds: Collection[Kind], others: Collection[str] = (
 
 
 def choose(names: Sequence[str] | None, has_reference: bool) -> list[Metric]:
-    """The metrics of these names in the order of the table; None: all that are built in; "all": all there are.
+    """Return the named metrics, in the order of the table. None selects the built-in ones, "all" every one.
 
-    Without references, what needs them is left out unless it was named.
+    Without references, None and "all" leave out the metrics that need them.
 
     Raises:
-        ValueError: an unknown name, or a named metric that needs references where there are none.
+        ValueError: an unknown name, a named metric that needs references without any, or no metric at all.
     """
     if names is not None:
         unknown = [name for name in names if name not in METRICS and name != "all"]

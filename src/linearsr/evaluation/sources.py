@@ -1,4 +1,4 @@
-"""Where the images to be measured come from: two folders, or a model and what it is given."""
+"""The sources of images to measure: two folders, or a model and its inputs."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _PARTS_OF_A_MODEL = (".json", ".safetensors")
 
 
 class Case(NamedTuple):
-    """One image to be measured, by its files; a model's source has no result file."""
+    """One image to measure, by its files. `result` is None if a model makes the result."""
 
     name: str
     result: Path | None = None
@@ -30,7 +30,7 @@ class Case(NamedTuple):
     lr: Path | None = None
 
     def fingerprint(self) -> str:
-        """Of the contents of all its files. Raises OSError."""
+        """Return a hash of the contents of all its files. Raises OSError."""
         digest = hashlib.blake2b(digest_size=8)
         for path in (self.result, self.reference, self.lr):
             digest.update(b"-" if path is None else hashlib.blake2b(path.read_bytes()).digest())
@@ -38,13 +38,14 @@ class Case(NamedTuple):
 
 
 Images = tuple[Pixels, Pixels | None]
-"""A result and its reference, (H, W, 3) each."""
+"""A result and its reference, each (H, W, 3)."""
 
 
 class Folders:
-    """Results beside HR images, or alone, in folders that are searched to the bottom; partners by their stem.
+    """Results in a folder and its subfolders, with or without HR images in another, matched by their stems.
 
-    Raises MatchError: files without a partner, of other sizes, or of one stem; ValueError: a folder without images.
+    Raises MatchError when files have no partner, other sizes or the same stem; ValueError for a folder
+    without images.
     """
 
     def __init__(self, results: Path, references: Path | None = None) -> None:
@@ -58,7 +59,7 @@ class Folders:
         self.settings: dict[str, Any] = {"results": _text(results), "references": _text(references)}
 
     def images(self, case: Case) -> Images:
-        """Read them. Raises ImageError or ValueError, as one line."""
+        """Read the images of a case. Raises ImageError or ValueError, as one line."""
         assert case.result is not None
         result = read_rgb(case.result)
         reference = None if case.reference is None else read_rgb(case.reference)
@@ -68,20 +69,20 @@ class Folders:
 
 
 class Results:
-    """A model's results on given LR images, with HR images or without, or on HR photos that are degraded.
+    """Results of a model: on given LR images, with or without HR images, or on degraded HR photos.
 
     Args:
-        pipeline, model: the model, and its name; None or "default": the one built in.
-        seed: of its noise and of the degradation.
-        steps, fidelity: of `LinearSRPipeline.__call__`.
-        keep: folder where the results are written as PNG.
-        references: HR images.
-        lr: their LR images; None: those that `linearsr degrade` makes with this seed.
-        degradation: how.
-        tags: gives those of the photo, or LR image, of a path; None: the model's own way.
+        pipeline, model: the model, and its name; None or "default" is the built-in model.
+        seed: seed of the noise and of the degradation.
+        steps, fidelity: as in `LinearSRPipeline.__call__`.
+        keep: folder for the results as PNG; None keeps none.
+        references: folder of HR images.
+        lr: folder of their LR images; None makes them as `linearsr degrade` does with this seed.
+        degradation: preset or YAML file, used without `lr`.
+        tags: returns the tags for the path of a photo or LR image; None leaves them to the model.
 
-    Raises as `Folders`, and ValueError: steps or fidelity that the model does not have, no sentences for one that wants
-    them, or what `tags` raises.
+    Raises the errors of `Folders`, and ValueError when the model does not support `steps` or `fidelity`, it
+    needs sentences and there are none, or `tags` raises one.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Results:
         tags: Callable[[Path], list[str]] | None = None,
     ) -> None:
         self.pipeline, self.results = pipeline, keep
-        pipeline.options(num_inference_steps=steps, fidelity=fidelity)  # refused here, not for each photo
+        pipeline.options(num_inference_steps=steps, fidelity=fidelity)  # refuse bad values once, here
         if tags is None and pipeline.guidance is not None and pipeline.guidance.wants_sentences:
             raise ValueError(
                 "sentences guide this model, which no tagger writes: give --tags FILE.json with one for each photo, "
@@ -136,7 +137,7 @@ class Results:
             self.settings["tags"] = hashlib.blake2b(repr(self._tags).encode(), digest_size=8).hexdigest()
 
     def images(self, case: Case) -> Images:
-        """Upscale the LR image. Raises ImageError or ValueError, as one line."""
+        """Read or make a case's LR image and upscale it. Raises ImageError or ValueError, as one line."""
         if case.lr is not None:
             lr = read_rgb(case.lr)
             reference = None if case.reference is None else read_rgb(case.reference)
@@ -156,11 +157,11 @@ class Results:
 
 
 Source = Folders | Results
-"""What is measured: `cases`, and as JSON can hold them the `settings` on which their `images` depend."""
+"""A source: its `cases`, their `images`, and the `settings` (ready for JSON) on which the images depend."""
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Raises ValueError if there are none."""
+    """Return the images in a folder and its subfolders. Raises ValueError if there are none."""
     found = list_images(folder)
     if not found:
         problem = ": no images in this folder" if folder.is_dir() else " is not a folder"
@@ -169,7 +170,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def digest(folder: Path) -> str:
-    """Of all weights and settings under `folder`, in JSON or safetensors: changes with any of them."""
+    """Return a hash of all weights and settings (safetensors and JSON files) under `folder`."""
     whole = hashlib.blake2b(digest_size=8)
     for path in sorted(p for p in folder.rglob("*") if p.suffix in _PARTS_OF_A_MODEL):
         whole.update(str(path.relative_to(folder)).encode())
@@ -180,7 +181,7 @@ def digest(folder: Path) -> str:
 
 
 def eight_bit(image: NDArray[np.float32]) -> Pixels:
-    """[0, 1] -> [0, 255], as a file holds it."""
+    """Convert an image from [0, 1] to 8 bits, as a file stores it."""
     rounded: Pixels = np.rint(image.clip(0, 1) * np.float32(255)).astype(np.uint8)
     return rounded
 

@@ -1,1 +1,1 @@
-"""What every room stands on: weights and files on disk, where to compute, memory."""
+"""Foundations of the other packages: weights and files on disk, devices and memory."""

@@ -1,19 +1,19 @@
-"""What the C library does with the memory of tensors that are no longer needed."""
+"""Settings of the C allocator for the memory of freed tensors."""
 
 import ctypes
 import os
 import sys
 
 _SETTINGS = {"MALLOC_TRIM_THRESHOLD_": (-1, 2**29), "MALLOC_MMAP_THRESHOLD_": (-3, 2**30)}
-"""What glibc reads from the environment -> the parameter of its mallopt(3), and bytes."""
+"""Environment variable of glibc -> parameter of mallopt(3) and value in bytes."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process, and those that it starts, use the memory of a freed tensor for the next one.
+    """Let this process and its children reuse the memory of freed tensors.
 
-    glibc gives blocks of more than 32 MiB back to the system, which then clears every page of the next one: three
-    tenths of the time of an output of four megapixels. Up to half a GiB stays with an idle process instead. Returns
-    whether this call has set it: not with another C library, nor where the environment says what to do already.
+    glibc returns blocks of more than 32 MiB to the system, which clears every page of the next one: three
+    tenths of the time of a result of four megapixels. In exchange, an idle process keeps up to half a GiB.
+    Returns whether this call set it: False with another C library, or if the environment sets it already.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _SETTINGS):
         return False

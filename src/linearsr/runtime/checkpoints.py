@@ -1,6 +1,6 @@
-"""A folder on disk and the weights in it: `config.json` beside safetensors, named as in `diffusers`.
+"""Checkpoints: folders with `config.json` and safetensors weights, named as in `diffusers`.
 
-A folder that holds only pickles is refused: they can run code when they are opened.
+A folder with only pickles is refused, because pickles can run code when they are opened.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from linearsr.runtime.files import from_json, prefixed, whole_file
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 WEIGHTS_AND_VOCABULARIES = ("*.json", "*.safetensors", "*.model", "*.txt")
-"""Of a network and its tokenizer."""
+"""Patterns of the files of a network and its tokenizer."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SCALE_SUFFIX = "_scale"
-"""Of the scales of a weight in 8 bits, see `quantised`."""
+"""Suffix of the name of an 8-bit weight's scales, see `quantised`."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 StrPath = str | os.PathLike[str]
@@ -36,15 +36,15 @@ _Self = TypeVar("_Self", bound="PretrainedModule")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, unsafe or made for another network; the message is one line."""
+    """Raised for a checkpoint that is missing, damaged, unsafe or for another network; one line."""
 
 
 def resolve_folder(name_or_path: StrPath, parts: Sequence[str] | None = None) -> Path:
-    """The folder that a user's `--model` means.
+    """Return the folder of a model, downloaded if necessary.
 
-    An existing folder is taken as it is; `owner/name` or `owner/name@revision` is downloaded from the
+    An existing folder is returned as it is; `owner/name` or `owner/name@revision` is downloaded from the
     Hugging Face hub (JSON, safetensors and vocabularies only; `parts` limits it to these sub-folders).
-    Raises CheckpointError if it is neither a folder nor a hub id, or the download failed.
+    Raises CheckpointError when it is neither a folder nor a hub id, or the download fails.
     """
     path, name = Path(name_or_path), os.fspath(name_or_path)
     if path.is_dir():
@@ -66,7 +66,7 @@ def resolve_folder(name_or_path: StrPath, parts: Sequence[str] | None = None) ->
 
 
 def save_weights(folder: StrPath, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write `diffusion_pytorch_model.safetensors`, then `config.json` into `folder`, each by rename."""
+    """Write `diffusion_pytorch_model.safetensors`, then `config.json`, into `folder`, each by rename."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS_NAME, state)
@@ -74,7 +74,7 @@ def save_weights(folder: StrPath, config: Mapping[str, Any], state: Mapping[str,
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file by rename. Tensors may lie on any device and share memory: each is written whole."""
+    """Write a safetensors file by rename. Tensors may be on any device, and may share memory."""
     stored = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -84,13 +84,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write a JSON object by rename, so that the file is whole or not there."""
+    """Write a JSON object by rename, so that the file is complete or missing."""
     with whole_file(path) as draft:
         draft.write_text(json.dumps(dict(contents), indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises CheckpointError if there is none."""
+    """Read the object in a JSON file. Raises CheckpointError if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -103,12 +103,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_config(folder: StrPath) -> dict[str, Any]:
-    """The contents of `folder/config.json`. Raises CheckpointError if it is missing or no JSON object."""
+    """Read `folder/config.json`. Raises CheckpointError if it is missing or not a JSON object."""
     return read_json(Path(folder) / CONFIG_NAME)
 
 
 def load_weights(folder: StrPath, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """All tensors of `folder`, from one file or its shards. Raises CheckpointError if it has no whole one."""
+    """Load all tensors of `folder`, from one file or shards. Raises CheckpointError if any is missing."""
     state: dict[str, Tensor] = {}
     for path in _weight_files(Path(folder)):
         if not path.is_file():
@@ -118,7 +118,7 @@ def load_weights(folder: StrPath, device: str | torch.device = "cpu") -> dict[st
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """All tensors of one safetensors file, those that are `quantised` in float32. Raises CheckpointError if damaged."""
+    """Load a safetensors file, `quantised` tensors as float32. Raises CheckpointError if it is damaged."""
     try:
         state = load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError) as error:
@@ -133,10 +133,10 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
 
 
 def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of convolutions in 8-bit integers, for a file of half the size; all else as it is.
+    """Convert weights of convolutions to 8-bit integers, for a file of half the size; keep other tensors.
 
-    Each kernel, of one input and one output channel, has a scale in float16, its largest magnitude over 127, in
-    `NAME_scale`; those of 1x1 share one scale for each output channel. `load_tensors` multiplies it back.
+    Each kernel (of one input and one output channel) has a float16 scale in `NAME_scale`: its largest
+    magnitude over 127. 1x1 kernels share one scale per output channel. `load_tensors` undoes the scaling.
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -155,7 +155,7 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def check_state(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor | torch.Size], where: StrPath
 ) -> None:
-    """Raises CheckpointError that names the tensors that are missing, unexpected or of another shape than expected."""
+    """Raise CheckpointError, which names them, if tensors are missing, unexpected or of another shape."""
     shapes = {name: tuple(getattr(value, "shape", value)) for name, value in expected.items()}
     found = {
         "missing": [name for name in shapes if name not in state],
@@ -172,17 +172,17 @@ def check_state(
 
 
 class PretrainedModule(nn.Module):
-    """A network that is one folder on disk.
+    """Base of networks that are saved as one folder.
 
-    A subclass sets `config_class` to a frozen dataclass of JSON-able fields, takes one such config as its only argument
-    and keeps it as `self.config`.
+    A subclass sets `config_class` to a frozen dataclass of JSON-able fields, takes one such config as its
+    only argument and keeps it as `self.config`.
     """
 
     config_class: ClassVar[type[Any]]
     config: Any
 
     def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
-        """Write the config and the weights, floating-point ones as `dtype` where given."""
+        """Write the config and the weights; `dtype`, if given, converts floating-point weights."""
         config = {"_class_name": type(self).__name__, **dataclasses.asdict(self.config)}
         save_weights(folder, config, _as_dtype(self.state_dict(), dtype))
 
@@ -193,9 +193,9 @@ class PretrainedModule(nn.Module):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> _Self:
-        """The network in `folder` (or hub id), in evaluation mode; `dtype` converts floating-point weights.
+        """Load a network from a folder or hub id in evaluation mode; `dtype` converts floating-point weights.
 
-        Raises CheckpointError for a config or weights that are missing, damaged or made for another class.
+        Raises CheckpointError when the config or weights are missing, damaged or made for another class.
         """
         path = resolve_folder(folder)
         config = cls.parse_config(load_config(path), path / CONFIG_NAME)
@@ -203,7 +203,7 @@ class PretrainedModule(nn.Module):
 
     @classmethod
     def parse_config(cls, raw: Mapping[str, Any], where: StrPath = CONFIG_NAME) -> Any:
-        """`config_class` from the contents of a `config.json`; keys that start with `_` are notes.
+        """Create a `config_class` from the contents of a `config.json`, without its keys that start with `_`.
 
         Raises CheckpointError for an unknown key, a value the config refuses, or the config of another class.
         """
@@ -220,7 +220,7 @@ class PretrainedModule(nn.Module):
 
     @classmethod
     def from_state(cls: type[_Self], config: Any, state: Mapping[str, Tensor], where: StrPath) -> _Self:
-        """A network of the tensors of `state` themselves. Raises CheckpointError where names or shapes differ."""
+        """Create a network on the tensors of `state`, not copies. Raises CheckpointError unless they fit."""
         with torch.device("meta"), _NoInitialisation():
             model = cls(config)
         check_state(state, model.state_dict(), where)
@@ -229,7 +229,7 @@ class PretrainedModule(nn.Module):
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Leaves out what writes into tensors: weights that are to be replaced need no first values.
+    """A mode that skips in-place writes to tensors, because weights that are replaced need no initial values.
 
     On the meta device such writes change nothing, but the first one imports torch's compiler, which takes seconds.
     """
@@ -246,7 +246,7 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def class_in(folder: Path, classes: Mapping[str, _T], what: str) -> tuple[_T, dict[str, Any]]:
-    """The class that a folder's `config.json` names, and what that holds. Raises CheckpointError for no such `what`."""
+    """Return the class in a folder's `config.json`, and the config. Raises CheckpointError if unknown."""
     raw = load_config(folder)
     name = str(raw.get("_class_name"))
     if name not in classes:

@@ -1,4 +1,4 @@
-"""Which device to compute on, in which type, and how much memory it has."""
+"""The choice of device and data type, and the memory of a device."""
 
 import contextlib
 import os
@@ -11,20 +11,20 @@ _CONTAINERS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Folder, files of limit and usage, and what of the usage the system gives back by itself; both versions of cgroups."""
+"""For both versions of cgroups: folder, files of limit and usage, and the entry for reclaimable usage."""
 _MEMORY_NOW = Path("/proc/meminfo")
 _computed_in: list[int] = []
-"""The process that computed first; those that are forked from it inherit this."""
+"""The id of the process that computed first. Processes forked from it inherit it."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def best_device() -> torch.device:
-    """CUDA where there is one, else the CPU; MPS only if asked for, as older versions lack operations there."""
+    """Return CUDA if available, else the CPU. MPS must be named, because older versions lack operations."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def named_device(name: str) -> torch.device:
-    """The device of that name, tried out; "auto" is the best one. Raises ValueError, one line, if it does not work."""
+    """Return the device called `name` after a trial; "auto" is the best. Raises ValueError when it fails."""
     if name == "auto":
         return best_device()
     reason = "no such device"
@@ -40,7 +40,10 @@ def named_device(name: str) -> torch.device:
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies in it, else float32. A trial would choose differently on a busy machine."""
+    """Return bfloat16 if the device multiplies in it, else float32.
+
+    This asks for features instead of timing a trial, which could choose differently on a busy machine.
+    """
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -49,25 +52,25 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the CPU multiplies in it, and neither torch nor oneDNN is told to do without."""
+    """Return whether the CPU multiplies in bfloat16, and neither torch nor oneDNN is set to avoid it."""
     return (
         torch.cpu._is_avx512_bf16_supported()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        # for which oneDNN counts AVX-512 without it, where it is many times slower than float32
+        # with these, oneDNN still reports support for bfloat16, but is many times slower than in float32
         and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ("AVX512_CORE", "AVX512_CORE_VNNI")
     )
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it: MPS has not."""
+    """Return float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def require_own_threads() -> None:
-    """Called before each computation. Raises RuntimeError in a process that was forked from one that had computed.
+    """Refuse to compute in a process forked from one that had computed; called before each computation.
 
-    It has not the other's threads, and would wait for them for ever.
+    The fork does not have the threads of its parent, and would wait for them forever. Raises RuntimeError.
     """
     if not _computed_in:
         _computed_in.append(os.getpid())
@@ -79,7 +82,7 @@ def require_own_threads() -> None:
 
 
 def physical_memory(device: torch.device) -> int | None:
-    """Bytes of memory that the device has in all, or the container may use; None where the system does not say."""
+    """Return the total memory of the device, or the container's limit, in bytes; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
@@ -89,7 +92,7 @@ def physical_memory(device: torch.device) -> int | None:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes of memory that can be had on the device now, or in all where the system does not say; None: unknown."""
+    """Return the free memory of the device in bytes, or the total if only that is known; None if unknown."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -102,9 +105,9 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def _containers() -> Iterator[tuple[int, int]]:
-    """(limit, usage) in bytes of the container, if this is one that has a limit."""
+    """Yield (limit, usage) in bytes of the container, if there is one with a limit."""
     for folder, limit, usage, cache in _CONTAINERS:
-        # absent outside a container, or "max"
+        # outside a container the files are missing, or say "max"
         with contextlib.suppress(OSError, ValueError):
             most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
             statistics = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
@@ -113,8 +116,8 @@ def _containers() -> Iterator[tuple[int, int]]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device, or the system, has no memory left to give."""
-    # those of the CPU, and of MPS, have no type of their own
+    """Return whether an error means that the device or the system is out of memory."""
+    # out-of-memory errors of the CPU and MPS have no type of their own
     said = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         words in said for words in _NO_MEMORY
@@ -122,7 +125,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def require_memory(needed: int, device: torch.device, what: str) -> None:
-    """Raises ValueError if `what` needs more bytes than the device has, which would only get the process killed."""
+    """Raise ValueError if `what` needs more bytes than the device has; the system would kill the process."""
     memory = physical_memory(device)
     if memory is not None and needed > memory:
         raise ValueError(

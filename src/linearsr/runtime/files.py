@@ -1,4 +1,4 @@
-"""Files that stand under their name only when they are complete, and dataclasses from JSON."""
+"""Files that get their name only when they are complete, and dataclasses from JSON."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 def prefixed(
     prefix: str, kind: type[ValueError], caught: type[Exception] | tuple[type[Exception], ...] = ValueError
 ) -> Iterator[None]:
-    """Raise what is `caught` in the block anew, as one of `kind`, with `prefix` before its message."""
+    """Convert errors `caught` in the block to `kind`, with `prefix` before the message."""
     try:
         yield
     except caught as error:
@@ -24,17 +24,17 @@ def prefixed(
 
 @contextmanager
 def whole_file(path: Path, tag: str | None = None, overwrite: bool = True) -> Iterator[Path]:
-    """An empty file beside `path` to write to, renamed to `path` at the end. After an error nothing is left of it.
+    """Give the block an empty file beside `path`, and rename it to `path` at the end. An error deletes it.
 
-    With a `tag` its name is always the same, so that what a killed process leaves is replaced by the next one.
+    With a `tag` its name is always the same, so that the next process replaces what a killed one has left.
     """
-    # without the file's own name, which may be as long as names can be
+    # without a tag, leave out the name of the file, which may already have the maximum length
     draft = path.with_name(f".{path.name}.{tag}.part" if tag else f".linearsr-{secrets.token_hex(8)}.part")
     draft.touch(exist_ok=tag is not None)
     try:
         mode = draft.stat().st_mode
         yield draft
-        # safetensors makes files that nobody else can read
+        # restore the permissions: safetensors makes files that other users cannot read
         if draft.stat().st_mode != mode:
             draft.chmod(mode)
         put(draft, path, overwrite)
@@ -43,22 +43,22 @@ def whole_file(path: Path, tag: str | None = None, overwrite: bool = True) -> It
 
 
 def put(draft: Path, path: Path, overwrite: bool) -> None:
-    """Give a whole file its name. Raises FileExistsError if a file has it that may not be replaced."""
+    """Rename a complete file to `path`. Raises FileExistsError when `path` exists and `overwrite` is off."""
     try:
         # unlike a rename, a link replaces nothing
         (os.replace if overwrite else os.link)(draft, path)
     except OSError:
         if overwrite or path.exists():
             raise
-        # a disk without links, such as FAT: for an instant, an empty file has the name
+        # a disk without links, such as FAT: an empty file reserves the name for an instant
         path.touch(exist_ok=False)
         os.replace(draft, path)
 
 
 def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
-    """A dataclass of fields that JSON can hold, each value of the type of its field.
+    """Create a dataclass from values of a JSON object, each strictly of the type of its field.
 
-    Raises ValueError, one line that names the field and what it must be, or what the dataclass itself complains of.
+    Raises ValueError with one line: the field and what it must be, or the error of the dataclass itself.
     """
     from pydantic import TypeAdapter, ValidationError
 

@@ -1,1 +1,1 @@
-"""An image's way in strips of rows, in bounded memory; one strip is the whole image."""
+"""Upscaling in strips of rows, in bounded memory; a whole image is a single strip."""

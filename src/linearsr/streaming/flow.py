@@ -1,7 +1,7 @@
-"""The walk from noise to a latent by rows: each step has the network layer by layer, each layer all rows.
+"""The walk from noise to a latent by rows: a step runs the network layer by layer, a layer over all rows.
 
-A step writes the network's prediction, and then, row by row, the state that the solver makes of it in the place of the
-one before. So no step is ever in memory whole, unless its rows are one strip.
+A step writes the network's prediction. Then the solver replaces the state by the next one, strip by strip. No
+step is ever whole in memory, unless a single strip holds all its rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,45 +22,45 @@ from linearsr.models.transformer import Conditions, LinearSRTransformer
 from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, fill, strips
 
 OnStep = Callable[[int, float, Tensor | None], Tensor | None]
-"""(step index, time reached, the latents there if they are whole) -> other latents to go on with, or None."""
+"""(step index, time reached, latents if they are whole) -> latents to continue with, or None to keep them."""
 _NOISE_AT_ONCE = 2**20
 _BLOCK = 16
-"""torch makes normal numbers in blocks of so many; a last part of a block is made from the end backwards."""
+"""torch draws normal numbers in blocks of 16; if the last is incomplete, it draws the last 16 anew."""
 
 
 @dataclass
 class Walk:
-    """The steps of a walk."""
+    """The walk from noise to latents, in one evaluation or two per step."""
 
     experts: SNRExperts
     features: ReadRows
-    """The stem's, by rows of the latent grid."""
+    """Reads the stem's features, by rows of the latent grid."""
     lr: LRRows
     work: Work
     shape: tuple[int, int, int, int]
-    """Of the latents, (B, C, h, w)."""
+    """Shape of the latents, (B, C, h, w)."""
     steps: list[Step]
-    """Those to walk, at least one."""
+    """The steps to walk, at least one."""
     seeds: Sequence[int]
-    """Of the noise, one for each image."""
+    """Seeds of the noise, one for each image."""
     guidance: GuidanceTokens | None
-    """What the network is told; None: its null tokens."""
+    """Guidance tokens for the network; None uses its null tokens."""
     guidance_scale: float
     fidelity: float
-    """By which share the latents are led to the mean."""
+    """Share by which the latents are moved to the mean: 0 keeps them, 1 gives the mean."""
     mean_is_zero: bool
-    """Else the mean is what the first step takes the data to be."""
+    """Whether the mean is zero; otherwise it is the first step's estimate of the data."""
     on_step: OnStep
 
     def __post_init__(self) -> None:
-        # classifier-free guidance: a second evaluation over the null tokens
+        # classifier-free guidance: a second evaluation, with the null tokens
         self._guidances: list[tuple[str, GuidanceTokens | None]] = [("prediction", self.guidance)]
         if self.guidance is not None and self.guidance_scale != 1:
             self._guidances.insert(0, ("null", None))
 
     @property
     def cost(self) -> float:
-        """Of all evaluations."""
+        """Approximate cost of all evaluations, in multiply-accumulates."""
         return len(self.steps) * len(self._guidances) * self._evaluation_cost
 
     @cached_property
@@ -85,16 +85,16 @@ class Walk:
         self.work.drop("tokens", "features", "null", "prediction", "data")
 
     def latent(self, top: int, bottom: int) -> Tensor:
-        """Rows of where the walk ended, led to the mean, (B, C, bottom - top, w)."""
+        """Read rows of the final latents, moved to the mean by `fidelity`: (B, C, bottom - top, w)."""
         walked = self._rows("state", top, bottom)
         if self.fidelity:
             mean = torch.zeros_like(walked) if self.mean_is_zero else self._rows("mean", top, bottom)
             walked = torch.lerp(walked, mean, self.fidelity)
-        # one layout for all that is computed with: another is rounded in another way
+        # always the same memory layout, because another layout rounds differently
         return walked.contiguous()
 
     def _draw_noise(self, report: Report) -> None:
-        """Number for number those of `initial_noise`, without holding all."""
+        """Draw the same numbers as `initial_noise`, without holding all of them in memory."""
         batch, channels, height, width = self.shape
         each = channels * height * width
         noise = self.work.buffer("noise", (1, 1, batch * each, 1), torch.float32)
@@ -103,7 +103,7 @@ class Walk:
             done = 0
             while done < each:
                 left = each - done
-                # whole blocks; the last piece takes the broken one with a whole one before it
+                # pieces of whole blocks; the last piece has the incomplete block, and a whole one before it
                 size = _NOISE_AT_ONCE if left >= _NOISE_AT_ONCE + _BLOCK else left
                 numbers = torch.empty(size).normal_(generator=generator)
                 noise.write(image * each + done, numbers.view(1, 1, -1, 1))
@@ -119,9 +119,9 @@ class Walk:
         self.work.drop("noise")
 
     def _evaluate(self, step: Step, output: str, guidance: GuidanceTokens | None, report: Report) -> None:
-        """What the network of the step's expert makes of the state, told one thing."""
+        """Evaluate the expert of a step on the state with one guidance, into the buffer called `output`."""
         timestep, device = 1000 * step.time, self.lr.device
-        # route to the expert: the log-SNR of the step, and so its time, decides which network takes it
+        # route to the expert: the time of the step, and so its log-SNR, decides which network evaluates it
         with self.experts.at(timestep) as expert:
             network = cast(LinearSRTransformer, expert)
             dtype = network.scale_shift_table.dtype
@@ -147,7 +147,7 @@ class Walk:
             )
 
     def _advance(self, i: int, report: Report) -> None:
-        """The flow step: the state at the time that step `i` reaches, in the place of the one before."""
+        """Take flow step `i`: replace the state by the one at the time that the step reaches."""
         step = self.steps[i]
         extrapolates_next = i + 1 < len(self.steps) and self.steps[i + 1].extrapolation != 1
         for top, bottom in self._strips():
@@ -163,7 +163,7 @@ class Walk:
             report(bottom / self.shape[2])
 
     def _estimate(self, step: Step, z: Tensor, top: int, bottom: int) -> Tensor:
-        """Rows of what a step, which begins at `z`, takes the data to be."""
+        """Return rows of the estimate of the data at a step that begins at `z`."""
         kind = self.experts.config.prediction_type
         first, *guided = (
             to_sample(self._rows(name, top, bottom).float(), z, step.time, kind)
@@ -192,17 +192,19 @@ def evaluate(
     strip: int,
     report: Report,
 ) -> None:
-    """One evaluation of a network into `output`, for one time and one guidance, exactly with all tokens' attention.
+    """Evaluate a network into `output`, for one time and one guidance; attention spans all tokens, exactly.
 
     Args:
-        latent: the state, in the network's type.
-        tokens: where they are between two layers.
-        grid: of the tokens, (B, C, h, w).
+        said: the embedded time and guidance.
+        latent: reads rows of the state, in the network's type.
+        features: reads rows of the stem's features; None if the network takes none.
+        tokens: buffer for the tokens between two layers.
+        grid: shape of the tokens, (B, C, h, w).
         strip: rows of tokens to work on at a time.
     """
     batch, _, height, width = grid
     patch, device = network.config.patch_size, said.modulation.device
-    # whole bands: they are those of the picture in one piece, and so are the sums, to the last bit
+    # strips of whole bands, so that sums are the same to the last bit as those of the picture in one piece
     strip = -(-strip // band_rows(width)) * band_rows(width)
 
     def given(top: int, bottom: int) -> Tensor | None:
@@ -217,17 +219,17 @@ def evaluate(
         for top, bottom in strips(height, strip):
             yield from bands(tokens.read(top, bottom)[image : image + 1].to(device))
 
-    # the blocks: linear attention needs a sum over the whole image, so all rows pass one before the next begins
+    # the blocks: linear attention sums over the whole image, so all rows pass a block before the next begins
     for i, block in enumerate(cast(list[TransformerBlock], network.transformer_blocks)):
         outputs = [
             block.by_rows(partial(one_by_one, image), said.context, said.bias, said.modulation[0])
             for image in range(batch)
         ]
-        # rows come out later than they went in, so nothing is overwritten that is still to be read
+        # rows come out later than they went in, so no row is overwritten before it is read
         fill(tokens, map(torch.cat, zip(*outputs, strict=True)))
         report((i + 1) / len(network.transformer_blocks))
 
-    # the way out: tokens become patches of the latent again, and see the LR features once more
+    # the output: tokens become patches of the latent again, joined with the LR features once more
     def unpatched() -> Iterator[Tensor]:
         for top, bottom in strips(height, strip):
             x = as_tokens(tokens.read(top, bottom).to(device))

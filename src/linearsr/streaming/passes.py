@@ -1,4 +1,4 @@
-"""The passes around the walk: what trunk and stem make of LR images, and from latents to HR pictures, all by rows."""
+"""The passes before and after the walk, by rows: trunk and stem on LR images, decoding, and finishing."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,13 +20,13 @@ from linearsr.streaming.memory import TRUNK_STRIP_PIXELS
 from linearsr.streaming.rows import Buffer, LRRows, ReadRows, Report, Work, fill, filling, strips
 
 _PIXEL_COST = 4000
-"""Of a pixel of the result, about, in multiply-accumulates."""
+"""Approximate cost of a pixel of the result, in multiply-accumulates."""
 _OUTPUT_STRIPS = 2
-"""Strips of the networks in one strip of pixels: the neighbours that resampling needs weigh less."""
+"""Strips of the networks in one strip of the result, so that the rows around it, read twice, cost less."""
 
 
 class TrunkRows:
-    """The trunk's picture, where no step is taken."""
+    """The picture drawn by the trunk, for 0 steps."""
 
     def __init__(self, trunk: RRDBNet, lr: LRRows, work: Work) -> None:
         self._trunk, self._lr, self._work = trunk, lr, work
@@ -35,11 +35,11 @@ class TrunkRows:
         self.cost = trunk.macs_per_pixel * lr.height * lr.width
 
     def run(self) -> None:
-        """The pass that draws all rows."""
+        """Draw all rows."""
         self._work.do("trunk", self.cost, self._draw)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """HR rows, (B, 3, bottom - top, W) in about [-1, 1], in float32."""
+        """Read HR rows (B, 3, bottom - top, W), float32 in about [-1, 1]."""
         return self._drawn.read(top, bottom).to(self._lr.device)
 
     def _draw(self, report: Report) -> None:
@@ -51,7 +51,7 @@ class TrunkRows:
 
 
 class StemRows:
-    """The stem's condition, by rows of the latent grid; its estimate of the picture is finished where it is read."""
+    """The stem's condition, by rows of the latent grid. Reading finishes its estimate of the picture."""
 
     def __init__(self, stem: LRStem, lr: LRRows, work: Work) -> None:
         self._stem, self._lr, self._work = stem, lr, work
@@ -64,16 +64,16 @@ class StemRows:
         self.cost = sum(p.numel() for p in stem.parameters()) * lr.height * lr.width
 
     def run(self) -> None:
-        """What every block must know of the whole image; then all layers."""
+        """Sum up what blocks need to know of the whole image, then run all layers."""
         total = self._work.do("stem", 0, self._survey)
         self._work.do("stem", self.cost, partial(self._keep, total))
 
     def features(self, top: int, bottom: int) -> Tensor:
-        """The features that condition every step, for rows of the latent grid, (B, C, bottom - top, w)."""
+        """Read the features that condition every step: rows of the latent grid, (B, C, bottom - top, w)."""
         return self._kept[0].read(top, bottom).to(self._lr.device)
 
     def condition(self, top: int, bottom: int) -> LRCondition:
-        """Prediction and deviation for rows of the latent grid, if the stem makes any."""
+        """Return prediction and deviation for rows of the latent grid, if the stem makes any."""
         if not self._stem.margin:
             return LRCondition(torch.empty(0))
         step = self._stem.multiple_of
@@ -100,13 +100,13 @@ class StemRows:
         for out in through(layers, self._strips(report)):
             kept = torch.split(out, list(self._stem.kept_channels), dim=1)
             for buffer, rows in zip(self._kept, kept, strict=True):
-                # each step reads the features: pixel by pixel, as tokens are, and without the estimate between them
+                # every step reads the features: channels-last as tokens are, and apart from the estimate
                 buffer.write(done, rows.contiguous(memory_format=torch.channels_last))
             done += out.shape[2]
 
 
 class ZeroLatents:
-    """Latents of the shape (B, C, h, w) where no step is taken."""
+    """Latents of zeros (B, C, h, w), for 0 steps."""
 
     cost = 0.0
 
@@ -114,21 +114,21 @@ class ZeroLatents:
         self.shape, self._device = shape, lr.device
 
     def run(self) -> None:
-        """There is nothing to do."""
+        """Do nothing."""
 
     def latent(self, top: int, bottom: int) -> Tensor:
-        """Rows of zeros, (B, C, bottom - top, w)."""
+        """Return rows of zeros, (B, C, bottom - top, w)."""
         batch, channels, _, width = self.shape
         return torch.zeros(batch, channels, bottom - top, width, device=self._device)
 
 
 class DecodedRows:
-    """Decoded pictures.
+    """The pictures that the codec decodes from latents.
 
     Args:
-        latent: rows of the latents.
-        condition: the stem's for rows of the latents.
-        shape: of the latents, (B, C, h, w).
+        latent: reads rows of the latents.
+        condition: returns the stem's condition for rows of the latents.
+        shape: shape of the latents, (B, C, h, w).
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class DecodedRows:
         self.cost = sum(stage.cost for stage in self._stages) * shape[2] * shape[3]
 
     def run(self) -> None:
-        """The passes before any row can be had."""
+        """Run the passes that come before any row can be read."""
         total: Tensor | None = None
         for i, stage in enumerate(self._stages):
             cost = stage.cost * self._shape[2] * self._shape[3]
@@ -154,7 +154,7 @@ class DecodedRows:
             self._work.drop(f"decoded {i - 1}")
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Rows of the pictures, (B, 3, bottom - top, W) in about [-1, 1], in float32."""
+        """Read rows of the pictures (B, 3, bottom - top, W), float32 in about [-1, 1]."""
         if self._stages:
             return self._buffer(len(self._stages) - 1).read(top, bottom).to(self._lr.device).float()
         scale = self._codec.compression
@@ -177,7 +177,7 @@ class DecodedRows:
             else:
                 scale = self._stages[i - 1].scale
                 rows = self._buffer(i - 1).read(top * scale, bottom * scale).to(self._lr.device)
-                # in one layout for a strip and for the whole: another is rounded in another way
+                # one memory layout for strips and whole images, because another rounds differently
                 yield rows.contiguous(memory_format=torch.channels_last)
             report(bottom / self._shape[2])
 
@@ -188,13 +188,13 @@ class DecodedRows:
 
 
 class FinishedRows:
-    """Rows of results in [0, 1]: cropped to the pictures, their colours put back, at the scale that was asked for.
+    """The results in [0, 1]: pictures without padding, with corrected colours, at the requested scale.
 
     Args:
-        decoded: rows of the decoded pictures, padding included.
-        scale: the model's own.
-        options: as settled for the pictures.
-        write: gets all rows (B, n, W, 3), one strip after the other.
+        decoded: reads rows of the decoded pictures, padding included.
+        scale: the model's own scale.
+        options: the final options for the pictures.
+        write: takes all rows (B, n, W, 3), one strip after the other.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class FinishedRows:
         self.cost = _PIXEL_COST * self._own_size[0] * self._own_size[1]
 
     def run(self) -> None:
-        """Write all rows from top to bottom. Raises ValueError where they are not finite."""
+        """Write all rows from top to bottom. Raises ValueError when they are not finite."""
         self._work.do("writing", self.cost, self._write_all)
 
     def _write_all(self, report: Report) -> None:
@@ -224,7 +224,7 @@ class FinishedRows:
             report(bottom / height)
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Rows of the results, (B, 3, bottom - top, W), clamped to [0, 1]."""
+        """Compute rows of the results (B, 3, bottom - top, W), clamped to [0, 1]."""
         if self._size == self._own_size:
             rows = self._at_own_size(top, bottom)
         else:
@@ -240,7 +240,7 @@ class FinishedRows:
     def _beside_lr(
         self, rows: ReadRows, change: Callable[[Tensor, Tensor], Tensor], reach: int, top: int, bottom: int
     ) -> Tensor:
-        """Rows `top` to `bottom` of what `change` makes of an image and its LR image, `reach` LR pixels around."""
+        """Apply `change` to rows of an image and its LR image; it needs `reach` LR rows above and below."""
         first = max(0, top // self._scale - reach)
         last = min(self._lr_size[0], -(-bottom // self._scale) + reach)
         start = first * self._scale

@@ -1,7 +1,7 @@
-"""Where rows of images come from and go to, where they wait between two passes, and how far the passes are.
+"""Sources and targets of rows of images, buffers between two passes, and the progress of passes.
 
-Files are read and written a strip at a time. Were they mapped instead, the pages touched would count as this
-process's memory; as it is, the system keeps what it has room for and gives it back when others need it.
+Files are read and written a strip at a time. If they were mapped, touched pages would count as this process's
+memory; this way the system caches what it has room for, and frees it when others need it.
 
 Shapes: B images, C channels, n of h rows, w columns.
 """
@@ -23,41 +23,41 @@ from torch import Tensor
 from linearsr.streaming.memory import fits_in_memory
 
 ReadRows = Callable[[int, int], Tensor]
-"""(top, bottom) -> rows (B, C, bottom - top, w)"""
+"""Reads rows: (top, bottom) -> (B, C, bottom - top, w)."""
 Progress = Callable[[str, float], None]
-"""(what is being done, share of the whole work that is done, 0 to 1)"""
+"""Called with what is being done, and the share of the whole work that is done, 0 to 1."""
 Report = Callable[[float], None]
-"""(share of this pass that is done)"""
+"""Called with the share of this pass that is done, 0 to 1."""
 _Made = TypeVar("_Made")
 
 
 class RowReader(Protocol):
-    """An LR picture of which any rows can be had."""
+    """An LR picture whose rows can be read in any order."""
 
     height: int
     width: int
 
     def read(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Rows (bottom - top, width, 3) in [0, 1]: RGB, grey as RGB, what is transparent filled in."""
+        """Read rows (bottom - top, width, 3) in [0, 1]: RGB, grey as RGB, transparency filled in."""
 
 
 class RowWriter(Protocol):
-    """Takes an HR picture from top to bottom."""
+    """A target that takes an HR picture from top to bottom."""
 
     def write(self, rows: NDArray[np.float32]) -> None:
-        """The next rows, (n, W, 3) in [0, 1]."""
+        """Write the next rows, (n, W, 3) in [0, 1]."""
 
 
 class LRRows:
-    """LR images as the networks see them: rows (B, 3, n, w) in [-1, 1], padded as `pad_to_multiple` does it.
+    """LR images as the networks see them: rows (B, 3, n, w) in [-1, 1], padded as by `pad_to_multiple`.
 
-    `own_size`: (height, width) of the images; `height` and `width` are padded.
+    `own_size` is the (height, width) of the images; `height` and `width` include the padding.
 
     Args:
-        read: rows of the images.
-        multiple: of which both padded sides are one.
-        device: where the networks are.
-        batch: B.
+        read: reads rows of the images.
+        multiple: both padded sides are multiples of this.
+        device: device of the networks.
+        batch: number of images, B.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class LRRows:
         self._mode = "reflect" if down < own_size[0] and self._right < own_size[1] else "replicate"
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Padded rows."""
+        """Read padded rows."""
         height = self.own_size[0]
         below = max(0, bottom - height)
-        # the rows that are mirrored below
+        # start early enough to include the rows that are mirrored at the bottom
         first = max(0, min(top, height - 1 - below)) if below else top
         rows = self.unpadded(first, min(bottom, height))
         if not below and not self._right:
@@ -80,18 +80,18 @@ class LRRows:
         return F.pad(rows, (0, self._right, 0, below), mode=self._mode)[:, :, top - first :]
 
     def unpadded(self, top: int, bottom: int) -> Tensor:
-        """Rows of the images themselves."""
+        """Read rows of the images without padding."""
         return self._read(top, bottom).to(self.device)
 
     def strips(self, rows: int, report: Report) -> Iterator[Tensor]:
-        """Padded rows, so many at a time; each strip is reported when the next is asked for."""
+        """Yield strips of `rows` padded rows. Each is reported as done when the next is requested."""
         for top, bottom in strips(self.height, rows):
             yield self.read(top, bottom)
             report(bottom / self.height)
 
 
 def rows_of(reader: RowReader) -> ReadRows:
-    """A reader's rows as (1, 3, n, w) in [-1, 1]."""
+    """Return a function that reads rows of `reader` as (1, 3, n, w) in [-1, 1]."""
 
     def read(top: int, bottom: int) -> Tensor:
         rows = np.ascontiguousarray(reader.read(top, bottom), dtype=np.float32)
@@ -101,19 +101,19 @@ def rows_of(reader: RowReader) -> ReadRows:
 
 
 def strips(height: int, rows: int) -> Iterator[tuple[int, int]]:
-    """(top, bottom) of strips of `rows` rows, the last one shorter."""
+    """Yield (top, bottom) of strips of `rows` rows; the last may be shorter."""
     for top in range(0, height, rows):
         yield top, min(height, top + rows)
 
 
 def fill(buffer: "Buffer", strips: Iterable[Tensor]) -> None:
-    """Write strips of rows, one below the other."""
+    """Write strips of rows to a buffer, one below the other."""
     for _ in filling(buffer, strips):
         pass
 
 
 def filling(buffer: "Buffer", strips: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The strips, each once it is written."""
+    """Write strips of rows to a buffer, and yield each once it is written."""
     done = 0
     for rows in strips:
         buffer.write(done, rows)
@@ -122,7 +122,7 @@ def filling(buffer: "Buffer", strips: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 class MemoryBuffer:
-    """A buffer in memory. Written in one go, rows stay where and as they are."""
+    """A buffer in memory. If all rows are written at once, it keeps their tensor without a copy."""
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
         self._shape, self._dtype = shape, dtype
@@ -163,27 +163,28 @@ class FileBuffer:
 
 
 Buffer = MemoryBuffer | FileBuffer
-"""Rows (B, C, n, w): `write` puts some at `top`, where they may be kept as they are, and `read` gives those between
-`top` and `bottom`, which may be those that are kept."""
+"""Rows (B, C, n, w): `write` stores some at `top`, `read` returns those from `top` to `bottom`. In memory,
+both may use the tensor itself instead of a copy."""
 
 
 class Pass(Protocol):
-    """One or several times over all rows, from top to bottom."""
+    """A step of the work that goes over all rows from top to bottom, once or several times."""
 
     @property
     def cost(self) -> float:
-        """In multiply-accumulates, about."""
+        """Approximate cost in multiply-accumulates."""
 
     def run(self) -> None:
-        """Make all rows."""
+        """Compute all rows."""
 
 
 class Work:
-    """Passes over images: how many rows they take at a time, their buffers, and their progress.
+    """The passes over images: how many rows they take at a time, their buffers and their progress.
 
     Args:
-        strip: padded LR rows to work on at a time; None: all, so that every pass sees its images whole.
-        folder: for buffers in files; None: they lie in memory.
+        strip: padded LR rows to work on at a time; None processes all at once, so every pass sees whole
+            images.
+        folder: folder for buffers in files; None keeps them in memory.
     """
 
     def __init__(
@@ -195,24 +196,24 @@ class Work:
         self._buffers: dict[str, Buffer] = {}
 
     def run(self, *passes: Pass) -> None:
-        """All passes, one after the other."""
+        """Run all passes, one after the other."""
         self._cost = max(1.0, sum(each.cost for each in passes))
         for each in passes:
             each.run()
 
     def rows(self, height: int, lr_height: int, times: int = 1) -> int:
-        """Of an image `height` rows high, of which the LR image has `lr_height`: as many as `times` strips of that."""
+        """Return the rows of an image of `height` that `times` strips of its `lr_height` LR rows cover."""
         return height if self.strip is None else max(1, times * self.strip * height // lr_height)
 
     def do(self, label: str, cost: float, body: Callable[[Report], _Made]) -> _Made:
-        """A pass of such a cost; what it makes."""
+        """Run a pass of this cost, and return its result."""
         made = body(lambda share: self._report(label, share * cost))
         self._spent += cost
         self._report(label, 0)
         return made
 
     def buffer(self, name: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Buffer:
-        """The buffer of that name."""
+        """Return the buffer called `name`, created on first use."""
         if name not in self._buffers:
             self._buffers[name] = (
                 MemoryBuffer(shape, dtype)
@@ -222,7 +223,7 @@ class Work:
         return self._buffers[name]
 
     def drop(self, *names: str) -> None:
-        """Free buffers that no pass reads any more."""
+        """Free buffers that no pass reads any longer."""
         for name in self._buffers.keys() & set(names):
             del self._buffers[name]
             if self._folder is not None:
@@ -236,10 +237,10 @@ class Work:
 def work_of(
     needed: int, strip: int | None, folder: Path | None = None, progress: Progress | None = None
 ) -> Iterator[Work]:
-    """Work whose buffers take so many bytes: in a folder, or in memory if there is room, else in a temporary folder.
+    """Provide `Work` with buffers of `needed` bytes, in `folder`, or else in memory or a temporary folder.
 
     Raises:
-        ValueError: too little room on the disk.
+        ValueError: the disk has too little room.
     """
     with ExitStack() as stack:
         place = None

@@ -1,4 +1,4 @@
-"""The page of a study: for each LR image one place of every method's result, and the key to their opaque ids."""
+"""The page of a study: a crop of every method's result for each LR image, and the key to their opaque ids."""
 
 import base64
 import hashlib
@@ -27,7 +27,7 @@ _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 @dataclass(frozen=True)
 class Scene(Generic[_T]):
-    """An LR image and the results by method: files, or (h, w, 3) as participants see them, all of one size."""
+    """An LR image and its results by method: files, or crops (h, w, 3) of one size that participants see."""
 
     name: str
     lr: _T
@@ -36,10 +36,10 @@ class Scene(Generic[_T]):
 
 
 def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -> list[Scene[Path]]:
-    """All LR images, sorted by name, each with its results; see `match`. Results without an LR image are left out.
+    """Find the results of each LR image by `match`, sorted by name. Results without an LR image are left out.
 
-    Raises ValueError: fewer than two methods, a folder used twice or without images, two files of one stem, or an LR
-    image without a partner.
+    Raises ValueError for fewer than two methods, a folder used twice or without images, two files of one
+    stem, or an LR image without a partner.
     """
     if len(methods) < 2:
         raise ValueError("a study compares at least two methods: give NAME=FOLDER for each")
@@ -64,12 +64,12 @@ def find_scenes(methods: Mapping[str, Path], lr: Path, hr: Path | None = None) -
 def cut_scene(scene: Scene[Path], crop: int) -> Scene[Pixels]:
     """Read a scene and cut `crop` x `crop` pixels, or less where the results are smaller.
 
-    The place is where the results differ most: the window with the largest mean distance between the highest and the
-    lowest result. The LR image is enlarged to the same size by bicubic interpolation.
+    The crop is where the results differ most: the window with the largest mean difference between the highest
+    and the lowest value. The LR image is enlarged to the same size by bicubic interpolation.
 
     Raises:
         ImageError: a file cannot be read.
-        ValueError: results (or HR image) of several sizes, or an LR image of another shape, as one line.
+        ValueError: results (or HR image) differ in size, or the LR image has another shape; one line.
     """
     results = {name: read_rgb(path) for name, path in scene.results.items()}
     lr, hr = read_rgb(scene.lr), None if scene.hr is None else read_rgb(scene.hr)
@@ -77,7 +77,7 @@ def cut_scene(scene: Scene[Path], crop: int) -> Scene[Pixels]:
     height, width = next(iter(results.values())).shape[:2]
     scale_y, scale_x = height / lr.shape[0], width / lr.shape[1]
     if hr is not None:
-        # `linearsr degrade` cuts an HR photo to whole LR pixels, at the right and lower border
+        # `linearsr degrade` crops HR photos to whole LR pixels at the right and lower border
         if 0 <= hr.shape[1] - width < scale_x and 0 <= hr.shape[0] - height < scale_y:
             hr = hr[:height, :width]
         compared["HR"] = hr
@@ -85,7 +85,7 @@ def cut_scene(scene: Scene[Path], crop: int) -> Scene[Pixels]:
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(f"{scene.name}: the results are not of one size: {listed}")
-    # each side may have been rounded by less than one LR pixel
+    # each side may have been rounded, by less than one LR pixel
     if min(scale_x, scale_y) < 1 or abs(scale_x - scale_y) * min(lr.shape[:2]) > max(scale_x, scale_y):
         raise ValueError(
             f"{scene.name}: results of {width}x{height} do not belong to an LR image of {lr.shape[1]}x{lr.shape[0]}"
@@ -112,15 +112,15 @@ def make_page(
     trials: int = 40,
     crop: int = 384,
 ) -> tuple[str, Key]:
-    """The HTML text of scenes, and what it does not tell. The same arguments give the same page.
+    """Return the HTML page of the scenes, and its key. The same arguments give the same page.
 
     Args:
-        trials: for each participant, each with all questions; at most one for each image and pair of methods. One of
-            ten, and at least two, come twice, mirrored.
-        crop: for the key.
+        trials: comparisons per participant, each with all questions; at most one for each image and pair of
+            methods. One of ten, and at least two, come a second time, mirrored.
+        crop: stored in the key.
 
     Raises:
-        ValueError: before the first scene, where a method's name can be read in the title, a question or the contact.
+        ValueError: a method's name appears in the title, a question or the contact; before the first scene.
     """
     for text, method in product((title, contact, *questions), methods):
         if re.search(rf"(?<!\w){re.escape(method)}(?!\w)", text, re.IGNORECASE):
@@ -146,7 +146,7 @@ def make_page(
     data = {
         **asked,
         "contact": contact,
-        # in an order that says nothing about the methods
+        # a random order, so that it says nothing about the methods
         "pools": [list(pools.values())[index] for index in random.permutation(len(pools))],
         "scenes": shown,
         "results": dict(sorted(results.items())),
@@ -161,7 +161,7 @@ def make_page(
 
 
 def data_url(pixels: Pixels) -> str:
-    """The image as lossless WebP in an address."""
+    """Return the image as a data URL of lossless WebP."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", method=4, lossless=True, quality=50)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""From participants' answers to preference shares, with an interval that knows that answers come from few people."""
+"""Preference shares from participants' answers, with intervals that allow for answers from few people."""
 
 import math
 from collections import Counter, defaultdict
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FEWEST_PARTICIPANTS = 4
 ONE_SIDED = 10
-"""So many answers, all for one side: by chance in one of 512 files, as sides are random."""
+"""A file with so many answers, all for one side, is left out. By chance that happens in one of 512 files."""
 _MAX_BYTES = 64 * 2**20
 _STUDENT_TERMS = (1.959964, 2.372271, 2.822498, 2.555850, 1.589530)
 _VALUES = {"left": 1.0, "right": 0.0, "none": 0.5}
@@ -24,20 +24,20 @@ _R = TypeVar("_R", bound="Record")
 
 
 class Record(BaseModel):
-    """A file of a study. Unknown fields are refused: a typing error would change the figures."""
+    """Base of the files of a study. Unknown fields are refused, because a typo would change the figures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Candidate(Record):
-    """What an opaque id stands for."""
+    """The image and method behind an opaque id."""
 
     image: str
     method: str
 
 
 class Key(Record):
-    """Everything that the page does not tell."""
+    """The key of a study: everything that the page hides."""
 
     format: Literal["preference-study-key"] = "preference-study-key"
     version: Literal[1] = 1
@@ -52,7 +52,7 @@ class Key(Record):
 
 
 class Answer(Record):
-    """One question of one trial. `repeats` is the number of the trial that is shown again, mirrored."""
+    """The answer to one question of one trial. `repeats` is the number of the trial shown again, mirrored."""
 
     trial: int = Field(ge=0)
     question: int = Field(ge=0)
@@ -65,7 +65,7 @@ class Answer(Record):
 
 
 class Answers(Record):
-    """One participant's file."""
+    """The file of one participant."""
 
     format: Literal["preference-study-answers"]
     version: Literal[1]
@@ -75,11 +75,11 @@ class Answers(Record):
     started: str | None
     finished: str | None
     screen: dict[Literal["width", "height", "pixel_ratio"], float] | None = None
-    """What the participant looked at, in CSS pixels."""
+    """Size of the browser window in CSS pixels, and its pixel ratio."""
     answers: list[Answer]
 
     def checked(self, key: Key) -> "Answers":
-        """These answers. Raises ValueError, one line, if they do not belong to the key."""
+        """Return these answers. Raises ValueError, one line, if they do not belong to the key."""
         if self.study != key.study:
             raise ValueError(f"answers another study ({self.study}; the key is for {key.study})")
         every = {(answer.trial, answer.question): answer for answer in reversed(self.answers)}
@@ -106,7 +106,7 @@ def _problems(answer: Answer, key: Key, every: Mapping[tuple[int, int], Answer])
 
 
 def read_record(kind: type[_R], path: Path) -> _R:
-    """Raises ValueError, one line with what is wrong with the file."""
+    """Read a file of a study. Raises ValueError with one line if something is wrong with it."""
     name = "a study's key" if kind is Key else "a participant's answers"
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -121,18 +121,19 @@ def read_record(kind: type[_R], path: Path) -> _R:
 
 
 def score(files: Mapping[str, Answers], key: Key) -> dict[str, Any]:
-    """Shares of all methods and pairs, for each question; repeats only count for the consistency.
+    """Compute the shares of all methods and pairs for each question. Repeats count only for the consistency.
 
-    Left out are: a second file of one participant, unfinished files, and files with at least ten decided answers that
-    are all for one side.
+    Left out are a participant's second file, unfinished files, and files with at least ten decided answers
+    that are all for one side.
 
     Args:
         files: answers by the name of their file, checked by `Answers.checked`.
 
     Returns:
-        As JSON can hold it: `participants`, how many count; `left_out`, why, by the name of the file; `repeats`, how
-        many questions they answered again, and `consistent`, how many of these as the first time; `seconds`, the median
-        for an answer; `questions`, each with the shares of its `methods`, the most preferred first, and `pairs`.
+        Ready for JSON: `participants`, the number that count; `left_out`, the reason by file name; `repeats`,
+        the number of questions answered again, and `consistent`, how many of these as the first time;
+        `seconds`, the median of an answer; `questions`, each with the shares of its `methods`, the most
+        preferred first, and `pairs`.
     """
     used: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -175,7 +176,7 @@ def score(files: Mapping[str, Answers], key: Key) -> dict[str, Any]:
 
 
 def _reason(answers: Answers, key: Key) -> str:
-    """Why a file does not count; "" where it does."""
+    """Return why a file does not count, or "" if it does."""
     wanted = (key.trials + key.repeats) * len(key.questions)
     if len(answers.answers) < wanted:
         return f"unfinished: {len(answers.answers)} of {wanted} answers"
@@ -186,7 +187,7 @@ def _reason(answers: Answers, key: Key) -> str:
 
 
 def _repeated_alike(answers: Answers) -> list[bool]:
-    """Of each repeat whether it was answered as the first time."""
+    """Return for each repeat whether it was answered as the first time."""
     chosen = {(a.trial, a.question): getattr(a, a.choice, None) for a in answers.answers}
     return [
         chosen[a.repeats, a.question] == chosen[a.trial, a.question]
@@ -196,7 +197,7 @@ def _repeated_alike(answers: Answers) -> list[bool]:
 
 
 def _share(votes: Sequence[Vote], method: str, over: str | None = None) -> dict[str, Any]:
-    """How often a method was preferred, to one other or to all; "can't decide" is one half. Empty without votes."""
+    """Return how often a method was preferred to `over`, or to all; ties count half. Empty without votes."""
     own: dict[str, list[float]] = defaultdict(list)
     for participant, left, right, value in votes:
         if method in (left, right) and over in (None, left, right):
@@ -215,16 +216,17 @@ def _share(votes: Sequence[Vote], method: str, over: str | None = None) -> dict[
 
 
 def clustered_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float] | None:
-    """95 % interval of `sum(sums) / sum(counts)`, None from fewer than four participants.
+    """Return the 95 % interval of `sum(sums) / sum(counts)`, or None for fewer than four participants.
 
-    Wilson's interval (1927) with the effective number of answers of Rao and Scott (1992, "A simple method for the
-    analysis of clustered binary data"): a participant's answers resemble each other, so they count as fewer, by the
-    variance between participants over that of independent answers. Student's t with one degree of freedom less than
-    participants stands for the normal quantile. It speaks of people, on these images.
+    Wilson's interval (1927) with the effective number of answers of Rao and Scott (1992, "A simple method for
+    the analysis of clustered binary data"): a participant's answers resemble each other, so they count as
+    fewer, by the variance between participants over that of independent answers. Student's t, with one degree
+    of freedom less than participants, replaces the normal quantile. The interval generalises to other people,
+    not to other images.
 
     Args:
-        sums: each participant's answers for a side, a tie as one half.
-        counts: each participant's answers, at least one.
+        sums: number of answers for a side, of each participant; a tie counts one half.
+        counts: number of answers of each participant, at least one.
     """
     participants, answers = len(counts), sum(counts)
     if participants < FEWEST_PARTICIPANTS:
@@ -242,5 +244,5 @@ def clustered_interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[fl
 
 
 def _student(degrees: int) -> float:
-    """97.5 % quantile of Student's t to 0.005, from 3 degrees of freedom on (Abramowitz and Stegun 26.7.5)."""
+    """Return Student's 97.5 % quantile, within 0.005 from 3 degrees on (Abramowitz and Stegun 26.7.5)."""
     return sum(term / float(degrees) ** power for power, term in enumerate(_STUDENT_TERMS))
