@@ -73,7 +73,9 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run], objectives: Mapping[s
             "parts.lr_stem: a model without experts needs a stem: give its folder, or @RUN/knee/lr_stem"
         )
     if unknown := [number for number in parts.experts if not 0 <= number < len(flows)]:
-        raise ConfigError(f"parts.experts: {unknown[0]}: the recipe trains {len(flows)} experts, counted from 0")
+        raise ConfigError(
+            f"parts.experts: {unknown[0]}: the recipe trains {len(flows)} experts, counted from 0"
+        )
     last = objectives[flows[-1].name] if flows else None
     if model.mean == "stem" and isinstance(last, FlowObjective) and not isinstance(last.codec, ResidualCodec):
         raise ConfigError(
