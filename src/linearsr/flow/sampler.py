@@ -1,4 +1,4 @@
-"""The sampler, a loop over pairs of times that solves dz/dt = v(z, t) from noise to data, and its two solvers.
+"""The sampler, a loop over pairs of times that solves dz/dt = v(z, t) from noise to data, and two solvers.
 
 On the straight path both solvers are one formula. With x0 = z - s v the estimate of the data at time s, a
 step from s to t < s is z_t = x + (t / s) (z_s - x), where x = x0 for Euler, and x = x0 extrapolated in
@@ -31,7 +31,7 @@ class Step(NamedTuple):
     """Weight of this step's estimate against the previous one; 1 uses this step's alone."""
 
     def advance(self, z: Tensor, x0: Tensor, before: Tensor | None) -> Tensor:
-        """Return z at `reached`, from `z` and the data estimate `x0` at `time` and the previous one, `before`."""
+        """Return z at `reached`, from `z` and data estimate `x0` at `time` and the previous estimate."""
         # flow step: move z on the straight line to the data; at second order, extrapolate the data first
         x = x0 if before is None else torch.lerp(before, x0, self.extrapolation)
         return torch.lerp(x, z, self.reached / self.time)

@@ -28,7 +28,7 @@ BAND_TOKENS = 1024
 
 
 def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
-    """Return float32 sinusoids (B, channels) of `timestep` (B,): cosines first, periods up to 2 pi * 10,000."""
+    """Return float32 sinusoids (B, channels) of `timestep` (B,): cosines first, periods to 2 pi * 10,000."""
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
     angles = timestep.float()[:, None] * torch.exp(-math.log(TIME_PERIOD) * exponents)

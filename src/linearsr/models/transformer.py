@@ -85,7 +85,7 @@ class LinearSRTransformer(PretrainedModule):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start as SANA does (Xavier; small time and caption embeddings), LR inputs and cross-attention at zero."""
+        """Start as SANA (Xavier; small time and caption embeddings), LR inputs and cross-attention at 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -179,7 +179,7 @@ class LinearSRTransformer(PretrainedModule):
         return image + skipped
 
     def unpatch(self, x: Tensor, embedded: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Turn the last block's tokens (B, h * w, C), on a `grid` or rows of it, into an image for `finish`."""
+        """Turn the last block's tokens (B, h * w, C), on a `grid` or rows of it, into an image to finish."""
         patch = self.config.patch_size
         shift, scale = (self.scale_shift_table + embedded).chunk(2, dim=1)
         out = self.proj_out(modulated_norm(x, self.norm_out, shift, scale))
@@ -188,7 +188,7 @@ class LinearSRTransformer(PretrainedModule):
         return image
 
     def embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
-        """Embed latent and LR features (B, C, h, w), or rows of them, joined on channels as tokens (B, N, C)."""
+        """Embed latent and LR features (B, C, h, w), or rows of both, on joined channels as (B, N, C)."""
         channels = self.config.lr_channels
         given = None if lr_features is None else tuple(lr_features.shape)
         needed = (latent.shape[0], channels, *latent.shape[2:]) if channels else None
