@@ -26,7 +26,7 @@ class RMSNorm(nn.RMSNorm):
     """Root-mean-square norm over the last axis with a learned scale; keeps the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C), computed in the wider dtype of input and weight."""
+        """Normalise (..., C) over its last axis, in the wider dtype of input and weight."""
         assert self.weight is not None
         wide = torch.promote_types(x.dtype, self.weight.dtype)
         return F.rms_norm(x.to(wide), [x.shape[-1]], self.weight.to(wide), self.eps).to(x.dtype)

@@ -41,7 +41,7 @@ def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) 
 
 
 class TwoLayerMLP(nn.Module):
-    """Linear, activation, Linear; (..., inputs) -> (..., width)."""
+    """Linear layer, activation and linear layer: (..., inputs) -> (..., width)."""
 
     def __init__(self, inputs: int, width: int, activation: nn.Module) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class TwoLayerMLP(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., width), computed in the dtype of the weights."""
+        """Map (..., inputs) to (..., width), in the dtype of the weights."""
         out: Tensor = self.linear_2(self.activation(self.linear_1(x.to(self.linear_1.weight.dtype))))
         return out
 

@@ -25,7 +25,7 @@ class Codec(Protocol):
 
     @property
     def latent_channels(self) -> int:
-        """C of the latent."""
+        """Channels C of the latent."""
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
         """Encode (B, 3, H, W) -> (B, C, H / compression, W / compression), of about unit deviation."""
@@ -114,14 +114,14 @@ class ResidualCodec(PretrainedModule):
         return int(3 * self.config.compression**2)
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
+        """Encode (B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
         prediction, deviation = _estimate(condition)
-        # the residual of the stem's prediction, in units of its expected deviation, in opponent colours
+        # residual of the stem's prediction, in units of its expected deviation, in opponent colours
         residual = _mix_channels((image.float() - prediction) / deviation, self._colours(image.device))
         return F.pixel_unshuffle(residual, self.compression)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
-        """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
+        """Decode (B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
         prediction, deviation = _estimate(condition)
         residual = F.pixel_shuffle(latent.float(), self.compression)
         return prediction + deviation * _mix_channels(residual, self._colours(latent.device).inverse())

@@ -53,12 +53,12 @@ class DeepCompressionCodec(nn.Module):
         return super().to(*args, **kwargs)
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
+        """Encode (B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
         latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
         return latent * float(self.autoencoder.config.scaling_factor)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
-        """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
+        """Decode (B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
         image: Tensor = self.autoencoder.decode(self._unscaled(latent)).sample
         return image
 
@@ -79,8 +79,7 @@ class DeepCompressionCodec(nn.Module):
         """Write the autoencoder as `diffusers` does."""
         autoencoder = self.autoencoder
         if dtype is not None:
-            # a copy, because the codec in use keeps its dtype; `to` of `diffusers` warns about modules that
-            # it lacks
+            # a copy, as the codec in use keeps its dtype; `to` of `diffusers` warns about modules it lacks
             autoencoder = copy.deepcopy(autoencoder)
             nn.Module.to(autoencoder, dtype)
         autoencoder.save_pretrained(folder)

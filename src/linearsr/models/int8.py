@@ -100,7 +100,7 @@ class Int8Block:
         self._per_step = 1 / steps[: dense[0].in_channels, None, None]
 
     def __reduce__(self) -> tuple[object, ...]:
-        # packed weights cannot be copied: a copy packs its own
+        # packed weights cannot be copied, so a copy packs its own
         return type(self), self._made_of
 
     def __call__(self, block: DenseBlock) -> Rows:
@@ -154,7 +154,7 @@ def _as_bytes(steps: Tensor) -> Tensor:
     """Convert numbers of steps (B, C, h, w), which may be overwritten, to bytes in the same memory order."""
     values = steps.float().add_(_ROUNDING + _ZERO).clamp_(_ROUNDING, _ROUNDING + _LEVELS)
     out = torch.empty_like(values, dtype=torch.int8)
-    # torch takes the last byte many times faster for a signed type than for an unsigned one
+    # torch extracts the last byte many times faster as a signed type than as an unsigned one
     return out.copy_(values.view(torch.int32)).view(torch.uint8)
 
 
@@ -173,7 +173,7 @@ def faster_than(dtype: torch.dtype) -> bool:
     It does with AVX2 compared with float32, and with AVX-512 VNNI compared with bfloat16, unless it has AMX.
     A timed trial would choose differently on a busy machine, and the same command would give other bytes.
     """
-    # the trunk takes 0.36 to 0.45 of its time in float32 with VNNI and 0.47 to 0.7 without, 0.63 to 0.67 of bfloat16's
+    # time of the trunk: 0.36 to 0.45 of float32's with VNNI, 0.47 to 0.7 without; 0.63 to 0.67 of bfloat16's
     faster = {
         torch.float32: torch.cpu._is_avx2_supported(),
         torch.bfloat16: _has_vnni() and not torch.cpu._is_amx_tile_supported(),

@@ -38,9 +38,9 @@ class KVSummary:
     """
 
     S: Tensor
-    """sum_j phi(k_j)^T v_j: (B, H, D, D)"""
+    """Sum of phi(k_j)^T v_j over tokens j, (B, H, D, D)."""
     z: Tensor
-    """sum_j phi(k_j): (B, H, D)"""
+    """Sum of phi(k_j) over tokens j, (B, H, D)."""
     tokens: int
     """Number of tokens summed."""
 

@@ -153,7 +153,7 @@ class Grouped(_Lagging):
 
 
 class Extended(_Lagging):
-    """Rows with a mirrored margin on every side, for layers that would see zeros there."""
+    """Rows with a mirrored margin on every side, for layers that would otherwise see zeros there."""
 
     def __init__(self, margin: int) -> None:
         self._margin, self._first = margin, True

@@ -135,7 +135,7 @@ class RRDBNet(PretrainedModule):
         return 3 * _CONVOLUTIONS * self.config.num_blocks + 1
 
     def forward(self, lr: Tensor) -> Tensor:
-        """LR image (B, 3, h, w) in [-1, 1] -> HR image (B, 3, 4 h, 4 w) in about [-1, 1], in float32."""
+        """Map LR (B, 3, h, w) in [-1, 1] to HR (B, 3, 4 h, 4 w) in about [-1, 1], in float32."""
         return whole(self.rows(), lr)
 
     def rows(self, most_pixels: int = _BODY_PIXELS) -> Rows:

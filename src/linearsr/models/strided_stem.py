@@ -67,7 +67,7 @@ class StridedStem(PretrainedModule):
         return self.config.channels, 0
 
     def forward(self, lr: Tensor) -> LRCondition:
-        """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
+        """Map LR (B, 3, h, w) to features (B, C, h / 2**num_layers, w / 2**num_layers)."""
         return LRCondition(whole(self.rows(), lr))
 
     def survey(self) -> Rows | None:

@@ -19,7 +19,7 @@ QK_NORMS = (None, "rms_norm_across_heads")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a `LinearSRTransformer`; the first fields mean what they mean in SANA's config."""
+    """Settings of a `LinearSRTransformer`; the first fields have the meaning that they have in SANA's config."""
 
     in_channels: int = 32
     """Channels of the noisy latent."""
@@ -28,13 +28,13 @@ class TransformerConfig:
     num_attention_heads: int = 36
     """Heads of the linear self-attention; heads times channels of a head is the inner width."""
     attention_head_dim: int = 32
-    """Channels of such a head."""
+    """Channels per head of the linear self-attention."""
     num_layers: int = 28
     """Transformer blocks."""
     num_cross_attention_heads: int = 16
     """Heads of the softmax attention to the guidance tokens."""
     cross_attention_head_dim: int = 72
-    """Channels of such a head."""
+    """Channels per head of the cross-attention."""
     caption_channels: int = 2304
     """Channels of a guidance token."""
     mlp_ratio: float = 2.5
@@ -50,19 +50,19 @@ class TransformerConfig:
     qk_norm: str | None = None
     """None, or "rms_norm_across_heads" as in SANA-1.5."""
     timestep_scale: float = 1.0
-    """The timestep (0..1000) is multiplied by this before it is embedded."""
+    """Factor on the timestep (0..1000) before it is embedded."""
     lr_channels: int = 0
     """Channels of the LR features, on the grid of the latent; 0: none."""
     num_null_tokens: int = 0
     """Number of learned guidance tokens, used when none are given; 0: guidance must be given."""
     prediction_type: str = "flow_prediction"
-    """The output: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
+    """What the network predicts: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
     lr_skip: bool = False
     """Whether a 1x1 convolution, zero at the start, adds the LR features straight to the output."""
     detail_blocks: int = 0
     """Residual blocks of a `DetailHead` for latents of unshuffled pixels; 0: a linear output layer."""
     detail_channels: int = 64
-    """Width of those blocks."""
+    """Channels of those blocks."""
 
     def __post_init__(self) -> None:
         for name in (
