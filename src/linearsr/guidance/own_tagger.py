@@ -1,8 +1,10 @@
 """The tagger of the default model: small enough to be part of it, and trained on degraded photos.
 
-Its network is based on EfficientNet-Lite0 (ImageNet, Apache-2.0), with batch norms folded into the
-convolutions: it can be used but not trained on. Shapes: B images, h w their size in pixels, S side of the
-square it sees, V tags, C channels, P pooled features.
+Its network is based on EfficientNet-Lite0 (ImageNet, Apache-2.0), whose batch norms are folded into the
+convolutions: it can be used but not trained on.
+
+Shapes: B images, h w their size in pixels, S side of the square it sees, V tags, C channels, P pooled
+features.
 """
 
 import math
@@ -111,7 +113,7 @@ class Lite0(nn.Module):
         return maps
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
-        """Load the weights of `efficientnet_lite_pytorch` and fold batch norms. Raises KeyError if others."""
+        """Load weights of `efficientnet_lite_pytorch`, folding batch norms. Raises KeyError for others."""
 
         def fold(module: SameConv, conv: str, norm: str) -> None:
             gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + _BATCH_NORM_EPS).sqrt()
@@ -140,7 +142,7 @@ def read_published(file: Path, network: Lite0) -> None:
 
 
 class TaggerNetwork(nn.Module):
-    """Linear layer on mean and deviation of the trunk's last maps in its last two stages.
+    """Linear layer on mean and deviation of the last maps of the trunk's last two stages.
 
     `num_blocks` must be at least 2.
     """
@@ -182,8 +184,8 @@ class OwnTaggerConfig:
     vocabulary: tuple[str, ...] = ()
     """Known tags, in the order of the network's outputs."""
     thresholds: tuple[float | None, ...] = ()
-    """Least score of each tag, 0 to 1; None: the tag is not offered, as the network does not know it well.
-    Empty: 0.5 for all."""
+    """Least score of each tag, 0 to 1; None: the tag is not offered, because the network does not know it
+    well enough. Empty: 0.5 for all."""
     max_tags: int = 10
     """Most tags per photo."""
     image_size: int = 192
@@ -221,7 +223,7 @@ class OwnTagger(PretrainedModule, Tagger):
         self._numbers = [config.vocabulary.index(tag) for tag in self.offered]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Return logits (B, V), float32, of all known tags for LR images (B, 3, h, w) in [-1, 1]."""
+        """Return logits (B, V), float32, of all known tags for LR (B, 3, h, w) in [-1, 1], of any size."""
         logits: Tensor = self.network(resized_to_square(lr, self.config.image_size))
         return logits
 

@@ -45,7 +45,7 @@ class TextGuidanceConfig:
     """Whether to encode each tag on its own and put the tokens in a row. A tag then always has the same
     tokens, which are kept: known tags need no pass of the encoder."""
     sentences: bool = False
-    """Whether a sentence per picture guides, with its commas, instead of tags or what a tagger finds."""
+    """Whether a sentence per picture, commas included, guides instead of tags; a tagger is never asked."""
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.max_tokens < 3:
@@ -145,7 +145,7 @@ class TextGuidance(EncoderPart, Guidance):
         return len(self._ids(_joined(tags), self.config.max_tokens + 1))
 
     def _ids(self, text: str, max_length: int) -> list[int]:
-        # a fast tokenizer keeps its truncation as a state, and several threads may be here
+        # a fast tokenizer keeps its truncation settings as state, and several threads may be here
         with _ONE_AT_A_TIME:
             ids: list[int] = self._tokenizer(text, truncation=True, max_length=max_length).input_ids
         return ids

@@ -35,7 +35,7 @@ _PATCH_SIZES = {"clip": 32, "dinov2": 14}
 
 
 def normalised_square(images: Tensor, size: int, statistics: Statistics) -> Tensor:
-    """Resize (B, 3, h, w) in [-1, 1] to a normalised square (B, 3, size, size) in float32, distorted to fit."""
+    """Resize (B, 3, h, w) in [-1, 1] to (B, 3, size, size), normalised, float32, at any aspect ratio."""
     mean, deviation = (torch.tensor(values, device=images.device)[:, None, None] for values in statistics)
     square = (resize(images.float(), (size, size), "bicubic").clamp(-1, 1) + 1) / 2
     return (square - mean) / deviation

@@ -76,7 +76,10 @@ class Vocabulary:
 
 @lru_cache(maxsize=1024)
 def _closest(name: str, known: tuple[str, ...]) -> str | None:
-    """Return the known name most like `name`; cached, as a batch repeats words and a search takes ms."""
+    """Return the known name most like `name`.
+
+    Cached, because every image of a batch has the same words and the search takes milliseconds.
+    """
     return next(iter(get_close_matches(name, known, n=1, cutoff=_LEAST_LIKENESS)), None)
 
 

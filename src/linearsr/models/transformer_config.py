@@ -19,7 +19,7 @@ QK_NORMS = (None, "rms_norm_across_heads")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Settings of a `LinearSRTransformer`; the first fields have the meaning that they have in SANA's config."""
+    """Settings of a `LinearSRTransformer`; the first fields mean the same as in SANA's config."""
 
     in_channels: int = 32
     """Channels of the noisy latent."""
