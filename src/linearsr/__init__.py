@@ -6,7 +6,7 @@ The names below are imported when they are first used, so that `import linearsr`
 from linearsr._version import __version__
 
 TYPE_CHECKING = False
-"""As in `typing`, which takes too long to import before Ctrl-C is handled."""
+"""As in `typing`, which is not imported because that would delay the handling of Ctrl-C."""
 if TYPE_CHECKING:
     from linearsr.pipeline import LinearSROutput, LinearSRPipeline
 

@@ -1,4 +1,4 @@
-"""A model in memory: its parts, where they lie, how they are loaded and saved, and the options of one call."""
+"""A model in memory: its parts and where they are, loading and saving, and the options of one call."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
 
 _Model = TypeVar("_Model", bound="LinearSRModel")
 _READING = Lock()
-"""Held while a tagger is read, which threads that share a model may ask for at once."""
+"""Lock held while a tagger loads, because threads that share a model may ask for it at the same time."""
 
 
 class LinearSRModel:
     """LR stem, experts, codec and guidance that belong together.
 
     Args:
-        lr_stem: tells the network about the LR image.
-        transformer: one or several experts; None: none, so that the trunk draws every picture.
-        codec: between latents and pixels.
-        config: the model's default settings.
-        guidance: what the network is told beside the LR image; None: nothing.
+        lr_stem: gives the network its features of the LR image.
+        transformer: one or several experts; None: there are none, and the trunk draws every picture.
+        codec: converts between latents and pixels.
+        config: default settings of the model.
+        guidance: makes the tokens that the network sees besides the LR image; None: no guidance.
         tagger: finds tags for a guidance that uses them.
-        trunk: draws the picture where no step is taken; the stem must predict one too, the mean.
+        trunk: draws the picture if no step is taken; the stem must predict a picture too, the mean.
 
     Raises:
-        ValueError: no steps by default without a trunk, or some without experts, a trunk of another scale, a stem and
-            a codec of other grids, guidance whose tokens are not as wide as the network takes them, a mean of the stem
-            with a codec that does not start from it, or `use_tags` without a tagger.
+        ValueError: 0 steps by default without a trunk, or more without experts; a trunk of another scale; a
+            stem and a codec with different grids; guidance tokens of another width than the network takes; a
+            mean from the stem with a codec that does not start from it; or `use_tags` without a tagger.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LinearSRModel:
 
     @property
     def _token_channels(self) -> int | None:
-        """Of guidance tokens; None where no network says."""
+        """Channels of guidance tokens; None if no network defines them."""
         return (
             None if self.transformer is None else getattr(self.transformer.config, "caption_channels", None)
         )
@@ -117,16 +117,17 @@ class LinearSRModel:
         """Load a model.
 
         Args:
-            model: a folder, or a hub id such as "owner/name"; None is the default model inside the package.
-            torch_dtype: type of the weights; None takes bfloat16 where the device computes in it, else float32, and
-                8 bits for the trunk, if its ranges are known, where the processor is clearly faster in them.
-            device: "auto" takes CUDA where there is one, else the CPU.
-            residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU; "lazy"
-                reads each from disk when its span begins. The encoders of guidance and taggers likewise.
+            model: a folder, or a hub id such as "owner/name"; None: the default model inside the package.
+            torch_dtype: dtype of the weights. None: bfloat16 if the device computes in it, else float32; the
+                trunk uses 8 bits if its ranges are known and the processor is clearly faster in them.
+            device: "auto" takes CUDA if there is one, else the CPU.
+            residency: which experts are kept on the device: "all"; "active" keeps the others on the CPU;
+                "lazy" reads each from disk when its span begins. The same holds for the encoders of guidance
+                and taggers.
 
         Raises:
             CheckpointError: the folder is no LinearSR model, or its weights are damaged or pickled.
-            ValueError: parts that do not fit each other, or a device that is not there.
+            ValueError: the parts do not fit each other, or the device does not exist.
             RuntimeError: this process was forked from one that had loaded a model.
         """
         require_own_threads()
@@ -152,13 +153,13 @@ class LinearSRModel:
         return loaded
 
     def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
-        """Write `model_index.json` and one folder a part; `from_pretrained` reads it back."""
+        """Write `model_index.json` and one folder per part; `from_pretrained` reads them back."""
         settings = {"_class_name": type(self).__name__, **asdict(self.config)}
         save_parts(Path(folder), self.parts, settings, dtype)
         save_ranges(Path(folder), self.int8_ranges)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload the model to the hub; returns the address of the commit."""
+        """Upload the model to the hub and return the address of the commit."""
         return upload(self.save_pretrained, repo_id, private, token)
 
     def to(self: _Model, *args: Any, **kwargs: Any) -> _Model:
@@ -170,7 +171,7 @@ class LinearSRModel:
 
     @property
     def tagger(self) -> "Tagger | None":
-        """Finds tags. One whose tags do not guide the model is read when it is first asked for."""
+        """The tagger, if any. One whose tags do not guide the model is loaded on first access."""
         with _READING:
             if self._tagger is None and self._read_tagger is not None:
                 self._tagger = self._read_tagger(self.dtype, self.device)
@@ -182,22 +183,22 @@ class LinearSRModel:
 
     @property
     def parts(self) -> ModelParts:
-        """All of them, as they are now."""
+        """Return all parts in their current state."""
         return ModelParts(self.lr_stem, self.transformer, self.codec, self.guidance, self.tagger, self.trunk)
 
     @property
     def device(self) -> torch.device:
-        """Where the LR stem lies."""
+        """The device of the LR stem."""
         return next(self.lr_stem.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type in which the stem's weights are kept."""
+        """The dtype of the stem's weights."""
         return next(self.lr_stem.parameters()).dtype
 
     @property
     def arithmetic(self) -> str:
-        """In what it computes, as results depend on it: "bfloat16", "int8, bfloat16", ..."""
+        """The arithmetic in use, such as "bfloat16" or "int8, bfloat16"; results depend on it."""
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{self._in_place_of_torch}, {dtype}" if self._in_place_of_torch else dtype
 
@@ -224,13 +225,13 @@ class LinearSRModel:
         callback_on_step_end: StepCallback | None = None,
         own_guidance: bool = True,
     ) -> Options:
-        """What one call asks for, by its arguments: what is left open is taken from the model's own settings.
+        """Return the options of one call; arguments that are None take the model's own settings.
 
         Args:
-            own_guidance: whether the guidance, if any, is the model's, and not tokens of the caller's.
+            own_guidance: whether the guidance, if any, is the model's own and not tokens from the caller.
 
         Raises:
-            ValueError: a setting of another type or out of its range, or that this model cannot follow.
+            ValueError: a setting of the wrong type or out of range, or one that this model cannot follow.
             RuntimeError: this process was forked from one that had loaded a model.
         """
         require_own_threads()
@@ -255,7 +256,7 @@ class LinearSRModel:
         )
 
     def unknown_tags(self, tags: str | Sequence[str] | None) -> list[str]:
-        """The words among a caller's tags that mean none that the model knows, or are too many for it."""
+        """Return the words among a caller's tags that match no tag of the model, or are too many for it."""
         return self._unknown(self._tag_request(tags).words)
 
     def _unknown(self, words: Sequence[str]) -> list[str]:

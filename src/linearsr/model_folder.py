@@ -1,4 +1,4 @@
-"""A model as a folder: `model_index.json` beside one sub-folder a part, as `diffusers` lays them out."""
+"""A model as a folder: `model_index.json` and one sub-folder per part, laid out as in `diffusers`."""
 
 from collections import UserDict
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ _INT8_RANGES = "int8_ranges.safetensors"
 
 
 class _Kinds(UserDict[str, Any]):
-    """Classes by name, each imported when it is looked up; given as NAME=MODULE, or NAME=MODULE:CLASS."""
+    """Classes by name, each imported when it is looked up; given as NAME=MODULE or NAME=MODULE:CLASS."""
 
     def __getitem__(self, name: str) -> type[Any]:
         module, _, own_name = super().__getitem__(name).partition(":")
@@ -69,12 +69,12 @@ PARTS: dict[str, Mapping[str, type[Any]]] = {
     "tagger": TAGGERS,
     "trunk": _Kinds(RRDBNet="models.rrdb"),
 }
-"""By the names of their folders."""
+"""The known classes of each part, by the name of its folder."""
 _OPTIONAL = ("transformer", "guidance", "tagger", "trunk")
 
 
 class ModelParts(NamedTuple):
-    """What a pipeline is made of."""
+    """The parts of a pipeline."""
 
     lr_stem: "LRStem"
     transformer: "SNRExperts | None"
@@ -85,41 +85,41 @@ class ModelParts(NamedTuple):
 
 
 def default_model_folder() -> Path:
-    """Where the package keeps the default model."""
+    """Return the folder of the default model inside the package."""
     return Path(str(files("linearsr") / "weights" / "default"))
 
 
 def find_model(model: str | PathLike[str] | None) -> Path:
-    """The folder of a model: of the one built in for None and "default", else of a folder or hub id.
+    """Return the folder of a model: the built-in one for None and "default", else a folder or hub id.
 
     Raises:
-        CheckpointError: no such model.
+        CheckpointError: there is no such model.
     """
     return default_model_folder() if model in {None, "default"} else resolve_folder(model)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The contents of `model_index.json`. Raises CheckpointError where there is none."""
+    """Read `model_index.json`. Raises CheckpointError if there is none."""
     if not (folder / MODEL_INDEX).is_file():
         raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is no LinearSR model folder")
     return read_json(folder / MODEL_INDEX)
 
 
 def part_classes(folder: Path, index: dict[str, Any]) -> dict[str, str]:
-    """The class of each part of a model, by the part's name; those that are optional only where there is one.
+    """Return the class name of each part of a model; optional parts only if the model has them.
 
     Raises:
-        CheckpointError: `index` names a class that is unknown, or none where one is needed.
+        CheckpointError: `index` names an unknown class, or none for a part that is needed.
     """
     parts = [part for part in PARTS if part not in _OPTIONAL or index.get(part) is not None]
     return {part: _class_name(index, part, folder) for part in parts}
 
 
 def model_scale(model: str | PathLike[str]) -> int:
-    """The scale of a model's own results, HR size over LR size, from its files alone.
+    """Return the scale of a model's own results, HR size over LR size, from its files alone.
 
     Raises:
-        CheckpointError: no such model, or none that this version knows.
+        CheckpointError: there is no such model, or this version does not know its parts.
     """
     folder = resolve_folder(model)
     stem = STEMS[part_classes(folder, read_index(folder))["lr_stem"]]
@@ -127,10 +127,10 @@ def model_scale(model: str | PathLike[str]) -> int:
 
 
 def listens_to_tags(model: str | PathLike[str] | None) -> bool:
-    """Whether a model (None: the default one) is guided by tags, from its index alone.
+    """Return whether a model (None: the default one) is guided by tags, from its index alone.
 
     Raises:
-        CheckpointError: no such model, or none that this version knows.
+        CheckpointError: there is no such model, or this version does not know its parts.
     """
     folder = find_model(model)
     guidance = part_classes(folder, read_index(folder)).get("guidance")
@@ -145,10 +145,12 @@ def _load(
     device: str | torch.device = "cpu",
     residency: Residency = "all",
 ) -> Any:
-    """A part of any of these kinds from its folder, its encoders waiting as `residency` says (see `WaitingEncoder`).
+    """Load a part of one of `kinds` from its folder.
+
+    `residency` says where its encoders are kept between uses (see `WaitingEncoder`).
 
     Raises:
-        CheckpointError: none of these kinds, or a config or weights that are missing or damaged.
+        CheckpointError: the part is of another kind, or its config or weights are missing or damaged.
     """
     path = resolve_folder(folder)
     kind, _ = class_in(path, kinds, what)
@@ -169,10 +171,10 @@ load_tagger: Callable[..., "Tagger"] = partial(_load, TAGGERS, "a tagger")
 def load_parts(
     folder: Path, index: dict[str, Any], dtype: torch.dtype, device: torch.device, residency: Residency
 ) -> ModelParts:
-    """Load the parts that `index` names, but for a tagger whose tags guide nothing.
+    """Load the parts that `index` names, except for a tagger whose tags guide nothing.
 
     Raises:
-        CheckpointError: a part that is unknown, missing or damaged.
+        CheckpointError: a part is unknown, missing or damaged.
     """
     classes = part_classes(folder, index)
     transformer = guidance = tagger = trunk = None
@@ -200,10 +202,10 @@ def load_parts(
 
 
 def load_ranges(folder: Path) -> "Ranges":
-    """The ranges of the trunk for 8 bits in `int8_ranges.safetensors`, if it is there, by the names of its blocks.
+    """Read the trunk's ranges for 8 bits from `int8_ranges.safetensors`, by block; none if there is no file.
 
     Raises:
-        CheckpointError: a damaged file, or ranges that are not above 0.
+        CheckpointError: the file is damaged, or a range is not above 0.
     """
     path = folder / _INT8_RANGES
     ranges = load_tensors(path) if path.is_file() else {}
@@ -213,7 +215,7 @@ def load_ranges(folder: Path) -> "Ranges":
 
 
 def save_ranges(folder: Path, ranges: "Ranges") -> None:
-    """Write `int8_ranges.safetensors`; without any ranges, remove it."""
+    """Write `int8_ranges.safetensors`, or remove it if there are no ranges."""
     if ranges:
         save_tensors(folder / _INT8_RANGES, ranges)
     else:
@@ -221,10 +223,10 @@ def save_ranges(folder: Path, ranges: "Ranges") -> None:
 
 
 def load_model_tagger(model: str | PathLike[str] | None = None) -> "Tagger":
-    """The tagger of a model (folder or hub id; None: the one built in), on the CPU.
+    """Load the tagger of a model (folder or hub id; None: the built-in one) on the CPU.
 
     Raises:
-        CheckpointError: no such model, or it has no tagger.
+        CheckpointError: there is no such model, or it has no tagger.
     """
     folder = find_model(model)
     index = read_index(folder)
@@ -237,7 +239,7 @@ def load_model_tagger(model: str | PathLike[str] | None = None) -> "Tagger":
 
 
 def save_parts(folder: Path, parts: ModelParts, settings: dict[str, Any], dtype: torch.dtype | None) -> None:
-    """Write the parts, then the index that names them and holds `settings`."""
+    """Write the parts, then the index with their class names and `settings`."""
     folder.mkdir(parents=True, exist_ok=True)
     index = {**settings, "_linearsr_version": __version__}
     for name, part in parts._asdict().items():
@@ -250,7 +252,7 @@ def save_parts(folder: Path, parts: ModelParts, settings: dict[str, Any], dtype:
 
 
 def upload(save: Callable[[Path], object], repo_id: str, private: bool, token: str | None) -> str:
-    """Upload what `save` writes into a folder to the hub; returns the address of the commit."""
+    """Upload the files that `save` writes into a folder to the hub; return the address of the commit."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)

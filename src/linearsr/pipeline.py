@@ -1,4 +1,4 @@
-"""LinearSR for those who call it: pictures of any kind in, pictures out. Between them lies the way in `way.py`."""
+"""The user-facing pipeline: images of any kind in, upscaled images out. The steps between are in `way.py`."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ class LinearSROutput:
     tags: list[tuple[str, ...]] = field(default_factory=list)
     """The tags that guided each image."""
     unknown_tags: list[str] = field(default_factory=list)
-    """Words of the caller's that were not used: they mean no tag that the model knows, or there were too many."""
+    """The caller's words that were not used: they match no tag of the model, or there were too many."""
 
 
 class LinearSRPipeline(ImageWay):
     """LinearSR super-resolution: LR stem, guidance, experts by log-SNR, flow sampler, codec.
 
-    Calls share nothing that they change, so one pipeline may serve several threads.
+    Each call keeps its own state, so several threads may use one pipeline.
     """
 
     def __call__(
@@ -63,41 +63,47 @@ class LinearSRPipeline(ImageWay):
         stream: bool | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> LinearSROutput:
-        """Upscale one image or several of any sizes.
+        """Upscale one image or several, of any sizes.
 
         Args:
-            image: see `ImageInput`; or a tensor (B, C, h, w), or a list of images.
-            scale: 1 to 8; the model's own result is resized where it differs. Default: the model's own.
-            num_inference_steps: evaluations of the experts; 0 takes the trunk's picture, where the model has a trunk;
-                None: the model's setting.
-            fidelity: from 0, a full sample or the trunk's picture, with the most detail, to 1, the posterior mean with
-                the least distortion.
-                In between, the point on the straight line from the mean to the sample, the optimal tradeoff between
-                distortion and perception (Freirich et al. 2021, theorem 3). None: the model's setting, and more the
-                less an image is a photo: text, charts and pixel art come out clean.
-            tags: what is in the images, "brick wall, ivy" or a list, for all of them, in the place of what the model's
-                tagger finds; with a plus before the first, beside it. Empty: no tags. None: the model's own way. A
-                model that does not listen to tags warns of them.
-            guidance_scale: classifier-free guidance v0 + g (v - v0) over the null tokens; 1 costs no second pass; 0 is
-                not guided.
-            seed: of the noise; one for all images, or one for each; None: 0. A result does not depend on its
-                neighbours.
-            generator: in the place of `seed`: one for all images, or one for each.
-            color_fix: "wavelet" takes low frequencies from the LR image; "none".
-            guidance_embeds, guidance_mask: tokens (B, L, C) and mask (B, L) for the cross-attention, in the place of
-                the model's guidance; B is one, or the number of images.
-            output_type: "pil" (16 bits for grey alone, as Pillow has no 16-bit colour: that becomes 8-bit, with a
-                warning), "np" (float32), "pt" (float32) or "latent".
-            return_dict: whether to return a `LinearSROutput`, or, as in `diffusers`, a tuple with its `images` alone.
-            stream: whether to go through the image in strips of rows, which gives the same result to rounding in little
-                memory. None: where the image in one piece would not fit, or did not.
-            callback_on_step_end: called after every step; may replace the latents. Those of a streamed image are never
-                whole, and it gets none.
+            image: an `ImageInput`, a tensor (B, C, h, w), or a list of images.
+            scale: 1 to 8. If it differs from the model's own scale, the model's result is resized. None: the
+                model's own.
+            num_inference_steps: number of expert evaluations; 0 takes the trunk's picture, if the model has a
+                trunk. None: the model's setting.
+            fidelity: 0 to 1. 0 is a full sample, or the trunk's picture, with the most detail; 1 is the
+                posterior mean, with the least distortion. Values between lie on the straight line from the
+                sample to the mean, the optimal tradeoff between distortion and perception (Freirich et al.
+                2021, theorem 3). None: the model's setting, raised the less an image is a photo, so that
+                text, charts and pixel art come out clean.
+            tags: what is in the images, as "brick wall, ivy" or a list; the same for all of them. They
+                replace the tags that the model's tagger finds; with a plus before the first, they are added
+                to those. Empty: no tags. None: the model's setting. A model that is not guided by tags
+                ignores them with a warning.
+            guidance_scale: g in classifier-free guidance v0 + g (v - v0), where v0 uses the null tokens. 1
+                needs no second pass; 0 is unguided. None: the model's setting.
+            seed: seed of the noise: one for all images, or one per image; None: 0. The result of an image
+                does not depend on the other images.
+            generator: used instead of `seed`: one for all images, or one per image.
+            color_fix: "wavelet" takes low frequencies from the LR image; "none" does not. None: the model's
+                setting.
+            guidance_embeds, guidance_mask: tokens (B, L, C) and mask (B, L) for the cross-attention, used
+                instead of the model's guidance; B is 1 or the number of images.
+            output_type: "pil", "np" (float32), "pt" (float32) or "latent". Pillow has 16 bits for grey alone,
+                so 16-bit colour becomes 8-bit, with a warning.
+            return_dict: True returns a `LinearSROutput`; False a tuple with its `images` alone, as in
+                `diffusers`.
+            stream: True processes the image in strips of rows, which gives the same result up to rounding in
+                little memory. None: only if the whole image does not fit. A whole image that runs out of
+                memory is repeated in strips.
+            callback_on_step_end: called after every step; it may replace the latents. For a streamed image it
+                gets no latents, because they are never whole in memory.
 
         Raises:
-            ImageError: an input that cannot be read.
-            ValueError: a setting of another type or out of its range, or both seed and generator.
-            RuntimeError: this process was forked from one that had loaded a model: use "spawn".
+            ImageError: an input cannot be read.
+            ValueError: a setting is of the wrong type or out of range, or both seed and generator are given.
+            TypeError: a seed is not a whole number.
+            RuntimeError: this process was forked from one that had loaded a model; use "spawn" instead.
         """
         if output_type not in get_args(OutputType):
             raise ValueError(
@@ -133,7 +139,7 @@ class LinearSRPipeline(ImageWay):
                 made, used = from_picture(result, output_type), result.tags
             output.images.append(made)
             output.tags.append(used)
-        # as in diffusers, where the type is that of the default
+        # the return type names only the default, as in diffusers
         return output if return_dict else cast(LinearSROutput, (output.images,))
 
     def upscale(
@@ -144,14 +150,15 @@ class LinearSRPipeline(ImageWay):
         stream: bool | None = None,
         **settings: "Unpack[Asked]",
     ) -> Picture:
-        """Upscale a `Picture` with its alpha, bit depth and metadata; arguments, and `settings` too, as for the call.
+        """Upscale a `Picture` with its alpha, bit depth and metadata.
 
-        The result has the tags that guided it. `unknown_tags` says which of the caller's did not.
+        The arguments, `settings` included, are those of `__call__`. The result holds the tags that guided it;
+        `unknown_tags` returns the caller's words that are not used.
         """
         return self._upscale(picture, seed, self.options(**settings), stream)
 
     def _upscale(self, picture: Picture, seed: int, options: Options, stream: bool | None = None) -> Picture:
-        """In one piece where that fits the memory, else in strips of rows."""
+        """Upscale in one piece if that fits in memory, else in strips of rows."""
         lr = self._rows(lr_tensor(picture))
         options = self._settled(options, lr)
         if stream is None:
@@ -164,7 +171,7 @@ class LinearSRPipeline(ImageWay):
                 if not is_out_of_memory(error):
                     raise
         if colours is None:
-            # behind the handler, where the error no longer holds on to what was in memory
+            # after the handler: inside it, the exception still holds the tensors of the failed attempt
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             colours, tags = self._colours(lr, [seed], options, strip_rows_for(lr.own_size[1], self.device))
@@ -173,17 +180,17 @@ class LinearSRPipeline(ImageWay):
     def upscale_together(
         self, pictures: Sequence[Picture], seeds: Sequence[int], options: Options
     ) -> list[Picture]:
-        """Upscale pictures of one size in one go, in the whole: where they are small, a GPU does that faster.
+        """Upscale pictures of one size as a batch, in one piece; for small pictures this is faster on a GPU.
 
-        Each result is that of the picture alone but for rounding, which may depend on how many there are.
+        Each result equals that of the picture alone, up to rounding, which may depend on how many there are.
 
         Args:
-            seeds: of the noise, one for each.
-            options: what is asked for all of them, as `self.options` gives it. The callback gets the latents of those
-                that take the same steps.
+            seeds: seeds of the noise, one per picture.
+            options: the settings for all of them, from `self.options`. Pictures that end up with the same
+                fidelity form a batch, and the callback gets the latents of one batch at a time.
 
         Raises:
-            ValueError: pictures of several sizes, guidance, which is each picture's own, or too little memory.
+            ValueError: pictures of several sizes, guidance (each picture has its own), or too little memory.
         """
         (width, height), *others = {picture.size for picture in pictures}
         if others:
@@ -215,13 +222,14 @@ class LinearSRPipeline(ImageWay):
         progress: Progress | None = None,
         **settings: "Unpack[Asked]",
     ) -> tuple[str, ...]:
-        """Upscale rows into rows, in the memory of a strip; the result is that of `upscale` to float rounding.
+        """Upscale rows into rows in the memory of a strip, with the result of `upscale` to float rounding.
 
         Args:
-            reader: the LR picture; all of it is read from top to bottom a few times.
-            writer: gets the result from top to bottom, once.
-            work_folder: for what waits between passes; None: in memory if there is room, else in a temporary folder.
-            strip_rows: LR rows to work on at a time; None: by the width.
+            reader: the LR picture, which is read from top to bottom a few times.
+            writer: takes the result from top to bottom, once.
+            work_folder: where data waits between passes. None: in memory if there is room, else a temporary
+                folder.
+            strip_rows: LR rows per strip; None: chosen by the width.
             progress: called after every strip.
             settings: as for `upscale`.
 
@@ -229,7 +237,7 @@ class LinearSRPipeline(ImageWay):
             The tags that guided the picture.
 
         Raises:
-            ValueError: a setting out of its range, or too little room on the disk.
+            ValueError: a setting is out of range, or there is too little room on the disk.
         """
         lr = LRRows(rows_of(reader), (reader.height, reader.width), self.multiple_of, self.device)
         options = self._settled(self.options(**settings), lr)
@@ -239,21 +247,21 @@ class LinearSRPipeline(ImageWay):
             return self._run(lr, [seed], options, work, lambda rows: writer.write(rows[0]))
 
     def estimate_memory(self, height: int, width: int, *, scale: float | None = None) -> int:
-        """Peak bytes for an LR image of that size in one piece, without the weights; None: at the model's own scale."""
+        """Estimate the peak bytes for a whole LR image, without weights; `scale` None: the model's own."""
         return whole_bytes(self, height, width, scale)
 
     def fits(self, height: int, width: int, scale: float | None = None) -> bool:
-        """Whether the device has the memory now for an LR image of that size in one piece; `scale` as above."""
+        """Return whether the free memory of the device holds an LR image of this size in one piece."""
         return fits_whole(self.estimate_memory(height, width, scale=scale), self.device)
 
     def require_memory(self, height: int, width: int) -> None:
-        """Raises ValueError for an LR image of a size for which the device has not the memory in one piece."""
+        """Raises ValueError if the device lacks the memory for an LR image of this size in one piece."""
         require_memory(self.estimate_memory(height, width), self.device, f"an image of {width}x{height}")
 
     def _result(
         self, picture: Picture, colour: FloatArray, tags: tuple[str, ...], options: Options
     ) -> Picture:
-        """The result: new colour (H, W, 3) for a picture, grey where it was grey, and its alpha at that size."""
+        """Put new colour (H, W, 3) into a picture, grey if it was grey, with its alpha at that size."""
         if picture.colour.shape[2] == 1:
             colour = colour.mean(axis=2, keepdims=True)
         alpha = picture.alpha
@@ -262,7 +270,7 @@ class LinearSRPipeline(ImageWay):
         return replace(picture, colour=np.ascontiguousarray(colour), alpha=alpha, tags=tags)
 
     def _upscaled_alpha(self, alpha: FloatArray, size: tuple[int, int], options: Options) -> FloatArray:
-        """Alpha (h, w) as a grey image, at `size` (height, width)."""
+        """Upscale alpha (h, w), as a grey image, to `size` (height, width)."""
         if alpha.min() == alpha.max():
             return np.full(size, alpha[0, 0])
         own = replace(options, scale=float(self.scale), fidelity=1.0, drawing=0.0, callback=None)

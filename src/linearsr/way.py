@@ -1,6 +1,6 @@
-"""An image's way through the model, from top to bottom: read `_run` and you have read the paper.
+"""The way of an image through the model, from top to bottom: `_run` holds the steps of the paper in order.
 
-Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside, images have values in [-1, 1].
+Shape legend: B batch, h w LR size, H W HR size at the model's own scale. Inside, image values are in [-1, 1].
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ImageWay(LinearSRModel):
-    """A model that takes LR images of one size to HR images, in strips of rows or in one."""
+    """A model that turns LR images of one size into HR images, in strips of rows or all rows at once."""
 
     @torch.inference_mode()
     def _run(
@@ -38,29 +38,29 @@ class ImageWay(LinearSRModel):
         work: Work,
         write: Callable[[NDArray[np.float32]], None],
     ) -> tuple[str, ...]:
-        """LR images' way, in passes from top to bottom by strips of rows, or all rows at once.
+        """Run LR images through all passes, from top to bottom, in strips of rows or all rows at once.
 
         Args:
-            options: as settled for the images.
-            write: gets rows (B, n, W, 3) of the results in [0, 1], one strip after the other.
+            options: settled for these images (see `_settled`).
+            write: takes rows (B, n, W, 3) of the results in [0, 1], one strip after the other.
 
         Returns:
             The tags that guided them.
         """
         stem, walk, tags = self._to_latents(lr, seeds, options, work)
 
-        # Codec: latents become pixels; for the residual codec they are what the stem's prediction lacks.
+        # Codec: latents become pixels. With the residual codec they are the error of the stem's prediction.
         decoded = DecodedRows(self.codec, walk.latent, stem.condition, lr, work, walk.shape)
         picture: ReadRows = decoded.read
         passes: list[Pass] = [stem, walk, decoded]
 
-        # No step: the trunk draws the picture at once; the more fidelity, the nearer it comes to the stem's prediction.
+        # No step: the trunk draws the picture; more fidelity brings it closer to the stem's prediction.
         if self.trunk is not None and options.steps == 0 and options.fidelity < 1:
             drawn = TrunkRows(self.trunk, lr, work)
             picture = _between(drawn.read, decoded.read, options.fidelity)
             passes = [drawn, *(passes if options.fidelity else [])]
 
-        # Colours of the LR image, and the scale that was asked for.
+        # Finish: the colours of the LR image, and the requested scale.
         finished = FinishedRows(picture, lr, work, self.scale, options, write)
         work.run(*passes, finished)
         return tags
@@ -68,7 +68,7 @@ class ImageWay(LinearSRModel):
     def _to_latents(
         self, lr: LRRows, seeds: Sequence[int], options: Options, work: Work
     ) -> "tuple[StemRows, Walk | ZeroLatents, tuple[str, ...]]":
-        """The passes from LR images to their latents, and the tags that guide them."""
+        """Return the passes from LR images to their latents, and the tags that guide them."""
         # Guidance: what is in the picture, as tokens for the cross-attention.
         tokens, tags = self.guide(lambda: lr.unpadded(0, lr.own_size[0]), options)
 
@@ -101,7 +101,7 @@ class ImageWay(LinearSRModel):
 
     @torch.inference_mode()
     def _settled(self, options: Options, lr: LRRows) -> Options:
-        """The options with the fidelity that suits an LR image, where the call leaves it to the model."""
+        """Return the options with a fidelity that suits the LR image, if the call leaves it to the model."""
         if options.drawing is not None:
             return options
         drawing = likeness_to_drawing(lr.unpadded, lr.own_size)
@@ -110,10 +110,10 @@ class ImageWay(LinearSRModel):
     def guide(
         self, lr: Callable[[], Tensor], options: Options
     ) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
-        """What steers the network for one LR image, None for its null tokens; the tags behind it.
+        """Return guidance tokens for one LR image, None for the null tokens, and the tags behind them.
 
         Args:
-            lr: gives the image (1, 3, h, w) in [-1, 1] where it must be seen.
+            lr: returns the image (1, 3, h, w) in [-1, 1]; called only if the model's own guidance is used.
         """
         tokens: GuidanceTokens | None = None
         tags: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class ImageWay(LinearSRModel):
         return tokens, tags
 
     def steps(self, options: Options) -> "list[Step]":
-        """The steps to walk: none where none is asked for, or the stem's prediction is all that is."""
+        """Return the steps to take; none for 0 steps, or if the stem's prediction is the whole result."""
         if options.steps == 0 or (options.fidelity == 1 and self.config.mean == "stem"):
             return []
         from linearsr.flow.sampler import plan
@@ -141,10 +141,10 @@ class ImageWay(LinearSRModel):
     def _colours(
         self, lr: LRRows, seeds: Sequence[int], options: Options, strip: int | None = None
     ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        """The results (B, H, W, 3) in [0, 1] for LR images, and the tags that guided them.
+        """Return the results (B, H, W, 3) in [0, 1] for LR images, and the tags that guided them.
 
         Args:
-            strip: LR rows to work on at a time; None: all.
+            strip: LR rows per strip; None: all.
         """
         colours = np.empty((lr.batch, *scaled_size(*lr.own_size, options.scale), 3), dtype=np.float32)
         done = 0
@@ -160,23 +160,23 @@ class ImageWay(LinearSRModel):
 
     @torch.inference_mode()
     def _latents(self, lr: LRRows, seeds: Sequence[int], options: Options) -> tuple[Tensor, tuple[str, ...]]:
-        """The latents (B, C, h', w') of LR images, and the tags that guided them."""
+        """Return the latents (B, C, h', w') of LR images, and the tags that guided them."""
         work = Work()
         stem, walk, tags = self._to_latents(lr, seeds, options, work)
         work.run(stem, walk)
         return walk.latent(0, walk.shape[2]), tags
 
     def _rows(self, lr: Tensor) -> LRRows:
-        """LR images (B, 3, h, w)."""
+        """Wrap LR images (B, 3, h, w) as rows."""
         size = lr.shape[-2], lr.shape[-1]
         return LRRows(lambda top, bottom: lr[:, :, top:bottom], size, self.multiple_of, self.device, len(lr))
 
     def _strip(self, rows: int | None) -> int | None:
-        """So many LR rows, or a few less or more, as whole rows of tokens."""
+        """Round a number of LR rows down to whole rows of tokens, at least one; None stays None."""
         return rows and max(1, rows // self.multiple_of) * self.multiple_of
 
     def _on_step(self, options: Options) -> "OnStep":
-        """Calls the caller's callback, with the latents where they are whole."""
+        """Return a function that calls the caller's callback, with the latents if they are whole."""
 
         def on_step(step: int, time: float, latents: Tensor | None) -> Tensor | None:
             if options.callback is None:
@@ -189,7 +189,7 @@ class ImageWay(LinearSRModel):
 
 
 def _between(drawn: ReadRows, mean: ReadRows, fidelity: float) -> ReadRows:
-    """Rows on the line from the trunk's picture to the mean."""
+    """Interpolate from rows of the trunk's picture (fidelity 0) to rows of the mean (1)."""
     if fidelity == 0:
         return drawn
     return lambda top, bottom: torch.lerp(drawn(top, bottom), mean(top, bottom), fidelity)

@@ -1,1 +1,1 @@
-"""Other forms of a model: started from SANA's weights, in 8 bits."""
+"""Conversions of a model: from SANA's weights, and to 8 bits."""

@@ -1,4 +1,4 @@
-"""Which ranges a trunk's dense blocks see on photos, so that it can compute in 8 bits, and how close it then is."""
+"""The ranges of a trunk's dense blocks on photos, needed to compute in 8 bits, and the resulting accuracy."""
 
 import shutil
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ from linearsr.models.int8 import Ranges
 from linearsr.pipeline import LinearSRPipeline
 
 LR_SIDE = 96
-"""Pixels on a side of the LR images that are looked at."""
+"""Side in pixels of the LR images that are used."""
 _SCALE = 4
 
 
 def lr_images(photos: Iterable[Path]) -> list[NDArray[np.float32]]:
-    """A part of each photo twice, degraded by two of the presets in turn: (h, w, 3) in [0, 1]."""
+    """Degrade a part of each photo twice, by two of the presets in turn: (h, w, 3) in [0, 1]."""
     images, presets = [], cycle(PRESETS.values())
     for path in photos:
         photo = crop_to_multiple(read_rgb(path), _SCALE)[: _SCALE * LR_SIDE, : _SCALE * LR_SIDE]
@@ -34,7 +34,7 @@ def lr_images(photos: Iterable[Path]) -> list[NDArray[np.float32]]:
 
 
 def observed_ranges(pipeline: LinearSRPipeline, images: Iterable[ImageInput]) -> Ranges:
-    """The ranges of the trunk over the images. The pipeline must have one, and compute in floating point."""
+    """Return the ranges of the trunk over the images. The pipeline must have one, in floating point."""
     assert pipeline.trunk is not None
     with int8.find_ranges(pipeline.trunk) as ranges:
         drawn(pipeline, images)
@@ -42,20 +42,20 @@ def observed_ranges(pipeline: LinearSRPipeline, images: Iterable[ImageInput]) ->
 
 
 def drawn(pipeline: LinearSRPipeline, images: Iterable[ImageInput]) -> list[Tensor]:
-    """The trunk's pictures (C, H, W)."""
+    """Return the trunk's pictures (C, H, W) of the images."""
     return [
         pipeline(image, num_inference_steps=0, fidelity=0.0, output_type="pt").images[0] for image in images
     ]
 
 
 def agreement(pictures: Iterable[Tensor], exact: Iterable[Tensor]) -> list[float]:
-    """PSNR in dB of pictures (C, H, W) against exact ones, for each."""
+    """Return the PSNR in dB of each picture (C, H, W) against the exact one."""
     pairs = zip(pictures, exact, strict=True)
     return [float(-10 * torch.log10((a - b).square().mean())) for a, b in pairs]
 
 
 def write_with_ranges(source: Path, folder: Path, ranges: Ranges) -> None:
-    """The model of `source` in `folder`, which may be the same, with these ranges."""
+    """Write the model of `source` with these ranges into `folder`, which may be the same folder."""
     if folder.resolve() != source.resolve():
         shutil.copytree(source, folder, dirs_exist_ok=True)
     save_ranges(folder, ranges)

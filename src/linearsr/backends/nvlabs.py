@@ -1,6 +1,6 @@
-"""Pickled checkpoints as safetensors: SANA as NVlabs publishes it, under the names of `diffusers`, and RAM.
+"""Converts pickled checkpoints to safetensors: SANA by NVlabs, under the names of `diffusers`, and RAM.
 
-The names are those that `scripts/convert_sana_to_diffusers.py` of `diffusers` maps to each other.
+The names correspond as in `scripts/convert_sana_to_diffusers.py` of `diffusers`.
 """
 
 import re
@@ -17,12 +17,12 @@ from linearsr.models.transformer_config import TransformerConfig
 from linearsr.runtime.checkpoints import CheckpointError, save_tensors, save_weights, write_json
 
 CROSS_ATTENTION_HEADS = {1152: 16, 2240: 20}
-"""By the inner width of the published networks; the weights do not tell."""
+"""Heads by inner width of the published networks; the weights do not tell."""
 _HEAD_DIM = 32
-"""Of the self-attention, in all published networks."""
+"""Channels of a head of the self-attention, in all published networks."""
 _FLOW_SHIFT = 3.0
 _MOST_PLACES = 1024
-"""Latent pixels of an image of 1024x1024; the networks for larger ones add a positional embedding."""
+"""Latent pixels of a 1024x1024 image; the networks for larger ones add a positional embedding."""
 _NAMES = {
     r"^x_embedder\.": "patch_embed.",
     r"^y_embedder\.y_proj\.fc": "caption_projection.linear_",
@@ -41,21 +41,21 @@ _NAMES = {
     r"\.mlp\.(inverted|depth|point)_conv\.conv\.": r".ff.conv_\1.",
 }
 _JOINED = {"qkv": ("to_q", "to_k", "to_v"), "kv_linear": ("to_k", "to_v")}
-"""Layers that are one there, their outputs one after the other."""
+"""Layers that are one in NVlabs' checkpoints, with the outputs one after the other."""
 _RAM_WEIGHT = "visual_encoder.patch_embed.proj.weight"
 _UNUSED = ("y_embedder.y_embedding", "pos_embed")
 
 
 def convert_pickle(checkpoint: Path, folder: Path) -> tuple[str, int]:
-    """Write a SANA of NVlabs into `folder` as `diffusers` does, transformer and scheduler, or RAM's weights.
+    """Write NVlabs' SANA into `folder` as `diffusers` does, transformer and scheduler, or RAM's weights.
 
-    Of the pickle only tensors are read (`weights_only`); they keep their types.
+    Only tensors are read from the pickle (`weights_only`); they keep their dtypes.
 
     Returns:
-        "sana" or "ram", and how many weights it has.
+        "sana" or "ram", and the number of its weights.
 
     Raises:
-        CheckpointError: no such checkpoint, or a variant with parts that `LinearSRTransformer` does not have.
+        CheckpointError: no such checkpoint, or a variant with parts that `LinearSRTransformer` lacks.
     """
     theirs = _read(checkpoint)
     if _RAM_WEIGHT in theirs:
@@ -93,7 +93,7 @@ def convert_pickle(checkpoint: Path, folder: Path) -> tuple[str, int]:
 def _read(checkpoint: Path) -> dict[str, Tensor]:
     try:
         found: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    # the unpickler stumbles over other files in ways of its own, and advises to run what they hold
+    # for other files the unpickler raises errors of any kind, and advises to execute what they hold
     except Exception as error:
         raise CheckpointError(
             f"{checkpoint}: cannot be read as weights alone; take a .pth file as its authors publish it"
@@ -131,7 +131,10 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config(state: Mapping[str, Tensor]) -> TransformerConfig:
-    """From the shapes of the weights. Raises KeyError for one that is missing, ValueError for an unknown width."""
+    """Infer the config from the weights' shapes.
+
+    Raises KeyError for a weight that is missing, ValueError for an unknown width.
+    """
     width, in_channels, patch_size, _ = state["patch_embed.proj.weight"].shape
     if width not in CROSS_ATTENTION_HEADS:
         known = " and ".join(map(str, CROSS_ATTENTION_HEADS))

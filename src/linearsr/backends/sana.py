@@ -1,4 +1,4 @@
-"""From a SANA in `diffusers` format to a LinearSR folder of the full size, to be trained on."""
+"""Turns a SANA in `diffusers` format into a LinearSR folder of full size, as a start for training."""
 
 import json
 from pathlib import Path
@@ -20,25 +20,26 @@ LR_CHANNELS = 32
 NULL_TOKENS = 8
 _SCALE = 4
 _STEPS = 20
-"""As SANA is sampled; distillation brings it down."""
+"""Steps with which SANA is sampled; distillation reduces them."""
 
 
 def is_sana(folder: Path) -> bool:
-    """Whether a folder holds a SANA pipeline, or its transformer and autoencoder at least."""
+    """Return whether a folder holds a SANA pipeline, or at least its transformer and autoencoder."""
     if (folder / MODEL_INDEX).is_file():
         return str(read_index(folder).get("_class_name", "")).startswith("Sana")
     return (folder / "transformer").is_dir() and (folder / "vae").is_dir()
 
 
 def start_from_sana(folder: Path, dtype: torch.dtype | None = None) -> LinearSRPipeline:
-    """A pipeline with SANA's transformer as its one expert, its autoencoder, and its text encoder where that is there.
+    """Return a pipeline with SANA's transformer as its one expert, its autoencoder and its text encoder.
 
-    The LR stem and the null tokens are new, and the network's LR inputs start at zero: until it is trained it paints
-    what SANA would, whatever the LR image.
+    The text encoder may be missing. The LR stem and the null tokens are new, and the network's LR inputs
+    start at zero: until it is trained, it paints what SANA would, whatever the LR image.
 
     Args:
-        folder: `transformer`, `vae` and, if guided by text, `text_encoder` and `tokenizer`, as `diffusers` writes them.
-        dtype: of the weights; None keeps what they are stored in.
+        folder: `transformer`, `vae` and, if guided by text, `text_encoder` and `tokenizer`, as `diffusers`
+            writes them.
+        dtype: dtype of the weights; None: as stored.
 
     Raises:
         CheckpointError: a part is missing, damaged, or of a variant that this network cannot hold.
@@ -50,7 +51,7 @@ def start_from_sana(folder: Path, dtype: torch.dtype | None = None) -> LinearSRP
             f"{folder}: the autoencoder has {codec.latent_channels} channels, the transformer takes "
             f"{network.config.in_channels}"
         )
-    # between the LR image and the latent
+    # halvings of the resolution between the LR image and the latent
     halvings = (codec.compression // _SCALE).bit_length() - 1
     config = PipelineConfig(
         name=f"LinearSR from {folder.name}",

@@ -4,4 +4,4 @@ from typing import Literal
 
 Solver = Literal["dpmsolver++", "euler"]
 Residency = Literal["all", "active", "lazy"]
-"""Where experts wait: "all" on the device; "active" in CPU memory; "lazy" on disk."""
+"""Where experts are kept while not in use: "all" on the device; "active" in CPU memory; "lazy" on disk."""

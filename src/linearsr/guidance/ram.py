@@ -24,7 +24,7 @@ _OLD_NAME, _NAME = "vision_multi", "tagging_head"
 
 @dataclass(frozen=True)
 class RAMTaggerConfig:
-    """`RAMTagger`."""
+    """Settings of a `RAMTagger`."""
 
     weights: str = "ram"
     """Folder or hub id of the published weights, converted to safetensors."""
@@ -35,7 +35,7 @@ class RAMTaggerConfig:
     image_size: int = 384
     """Side of the square that the image is resized to, in pixels."""
     max_tags: int = 20
-    """At most so many tags an image."""
+    """Most tags per image."""
 
     def __post_init__(self) -> None:
         if self.variant not in _VARIANTS:
@@ -43,17 +43,17 @@ class RAMTaggerConfig:
 
 
 class RAMTagger(EncoderPart, Tagger):
-    """4,585 tags, each with the threshold that RAM's authors chose for it. Needs the package `recognize-anything`."""
+    """Tagger of 4,585 tags with the thresholds of RAM's authors. Needs the package `recognize-anything`."""
 
     config_class: ClassVar[type[RAMTaggerConfig]] = RAMTaggerConfig
     config: RAMTaggerConfig
     folder_fields = ("weights",)
 
     def scores(self, lr: Tensor) -> Scores:
-        """What RAM makes of one LR image (3, h, w) in [-1, 1]."""
+        """Return RAM's scores for one LR image (3, h, w) in [-1, 1]."""
         with self.encoder() as network:
             logits: list[Tensor] = []
-            # generate_tag gives names alone: the scores come from the layer that it asks last
+            # generate_tag returns names only, so the scores are taken from its last layer
             hook = network.fc.register_forward_hook(lambda module, inputs, output: logits.append(output))
             try:
                 size = self.config.image_size
@@ -66,11 +66,15 @@ class RAMTagger(EncoderPart, Tagger):
 
     @property
     def encoder_dtype(self) -> torch.dtype:
-        """RAM mixes its weights with tables of float32."""
+        """Always float32, because RAM mixes its weights with float32 tables."""
         return torch.float32
 
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
-        """RAM. Raises ImportError without its package, CheckpointError for weights missing, pickled or of another."""
+        """Load RAM.
+
+        Raises ImportError without its package, CheckpointError if weights are missing, pickled or of another
+        model.
+        """
         try:
             from ram import models  # type: ignore[import-not-found]
         except ImportError as error:
@@ -79,7 +83,7 @@ class RAMTagger(EncoderPart, Tagger):
             ) from error
         config, folder = self.config, self.folder("weights")
         state = {name.replace(_OLD_NAME, _NAME): tensor for name, tensor in load_weights(folder).items()}
-        # it prints as it is built, and standard output is for results
+        # RAM prints while it is built, but standard output is for results
         with contextlib.redirect_stdout(io.StringIO()):
             network: nn.Module = getattr(models, config.variant)(
                 pretrained="", image_size=config.image_size, vit=config.backbone

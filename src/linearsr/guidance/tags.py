@@ -1,4 +1,4 @@
-"""Tags as guidance for small models: one learned token for each known tag.
+"""Tags as guidance for small models: one learned token per known tag.
 
 Shapes: B images, V known tags, L tokens of C channels.
 """
@@ -17,7 +17,7 @@ from linearsr.runtime.checkpoints import PretrainedModule
 
 @dataclass(frozen=True)
 class TagGuidanceConfig:
-    """`TagGuidance`."""
+    """Settings of `TagGuidance`."""
 
     vocabulary: tuple[str, ...] = ()
     """Known tags, in the order of the table."""
@@ -30,7 +30,7 @@ class TagGuidanceConfig:
 
 
 class TagGuidance(PretrainedModule, Guidance):
-    """A bag of tags: their tokens have no places, so their order does not matter."""
+    """Guidance by a bag of tags: their tokens have no positions, so their order does not matter."""
 
     config_class: ClassVar[type[TagGuidanceConfig]] = TagGuidanceConfig
     config: TagGuidanceConfig
@@ -44,25 +44,25 @@ class TagGuidance(PretrainedModule, Guidance):
         self.table = nn.Embedding(len(config.vocabulary), config.channels)
 
     def understand(self, words: Sequence[str]) -> Understood:
-        """Which known tags the words mean, by the rules of `Vocabulary.number`, and which words mean none."""
+        """Return the known tags that words mean (see `Vocabulary.number`), and the words that mean none."""
         return self.vocabulary.understand(words)
 
     def forward(self, lr: Tensor, tags: Tensor) -> GuidanceTokens:
-        """Tokens for bags of tags (B, V), 1 for a tag that is in the bag and 0 for one that is not."""
+        """Return tokens for bags of tags (B, V), 1 for a tag in the bag and 0 for one that is not."""
         counts = tags.bool().sum(dim=1)
         length = max(1, int(counts.max()))
-        # the tags of a bag come first when sorted by absence
+        # sorting by absence puts the tags of a bag first
         numbers = (1 - tags.bool().int()).argsort(dim=1, stable=True)[:, :length]
         mask = torch.arange(length, device=tags.device) < counts[:, None]
         return GuidanceTokens(self.table(numbers), mask)
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
-        """Tokens for the tags of B images; words that mean no known tag are passed over."""
+        """Return tokens for the tags of B images; words that mean no known tag are skipped."""
         tokens: GuidanceTokens = self(lr, self.bags(tags).to(self.table.weight.device))
         return tokens
 
     def bags(self, tags: Sequence[Sequence[str]]) -> Tensor:
-        """Lists of B images' tags as (B, V) of 0 and 1."""
+        """Convert the lists of tags of B images to bags (B, V) of 0 and 1."""
         bags = torch.zeros(len(tags), len(self.vocabulary.tags))
         for bag, words in zip(bags, tags, strict=True):
             for word in words:
@@ -73,7 +73,7 @@ class TagGuidance(PretrainedModule, Guidance):
 
 
 def start_near_null_(guidance: TagGuidance, null_tokens: Tensor, spread: float = 0.5) -> None:
-    """Begin tags in the midst of a network's null tokens (L, C), so that what it has learned without tags still holds.
+    """Start tags near a network's null tokens (L, C), so that what it learned without tags still holds.
 
     `spread` is the deviation of the tags around the mean, in units of that of the null tokens.
     """

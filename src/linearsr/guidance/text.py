@@ -1,4 +1,4 @@
-"""Text as guidance: tags, or a sentence, through a text encoder, as SANA is told what to paint.
+"""Text as guidance: tags or a sentence, passed through a text encoder like the prompts of SANA.
 
 Shapes: B images, L tokens of C channels.
 """
@@ -26,12 +26,12 @@ _ONE_AT_A_TIME = Lock()
 _SEPARATOR = ", "
 _TEXTS_AT_ONCE = 64
 _MOST_SEPARATE = 8192
-"""Tags whose tokens are kept: 4 tokens each of Gemma 2 are 18 KiB in bfloat16."""
+"""Tags whose tokens are kept. With Gemma 2, the 4 tokens of a tag take 18 KiB in bfloat16."""
 
 
 @dataclass(frozen=True)
 class TextGuidanceConfig:
-    """`TextGuidance`; what is not said here is as in SANA."""
+    """Settings of `TextGuidance`; everything else is as in SANA."""
 
     text_encoder: str = "text_encoder"
     """Folder or hub id of a decoder such as Gemma 2, or of the encoder of a T5."""
@@ -40,12 +40,12 @@ class TextGuidanceConfig:
     channels: int = 2304
     """Width of the encoder: the `caption_channels` of the network."""
     max_tokens: int = 300
-    """Longer texts are cut."""
+    """Most tokens of a text; longer ones are cut."""
     separate: bool = False
-    """Encode each tag on its own and put their tokens in a row. A tag then always has the same tokens, which are kept:
-    lists of known tags cost no pass of the encoder."""
+    """Whether to encode each tag on its own and put the tokens in a row. A tag then always has the same
+    tokens, which are kept: known tags need no pass of the encoder."""
     sentences: bool = False
-    """A sentence of each picture guides, in the place of tags: one text with its commas, never what a tagger finds."""
+    """Whether a sentence per picture, commas included, guides instead of tags; a tagger is never asked."""
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.max_tokens < 3:
@@ -53,7 +53,7 @@ class TextGuidanceConfig:
 
 
 class TextGuidance(EncoderPart, Guidance):
-    """The last hidden states of a text encoder for any tags, joined by commas or each on its own."""
+    """Guidance by the last hidden states of a text encoder for tags, joined by commas or each on its own."""
 
     config_class: ClassVar[type[TextGuidanceConfig]] = TextGuidanceConfig
     config: TextGuidanceConfig
@@ -71,10 +71,11 @@ class TextGuidance(EncoderPart, Guidance):
         return self.config.sentences
 
     def keep(self, tags: Sequence[str], beside: Path | None = None) -> None:
-        """Encode each of these tags once, and let go of the encoder until one comes that is new.
+        """Encode each of these tags once, and release the encoder until a new tag comes.
 
-        The tokens are also kept in a file in the folder of `beside`, if it can be written, and taken from there by the
-        next one with this encoder and these tags. Does nothing where the tokens of all could not be kept in memory.
+        The tokens are also stored in a file in the folder of `beside`, if it can be written, and read from
+        there the next time this encoder and these tags are used. Does nothing unless tags are encoded
+        separately and the tokens of all can be kept in memory.
         """
         texts = list(dict.fromkeys(_joined([tag]) for tag in tags))
         if not self.config.separate or len(texts) > self.most_remembered:
@@ -95,7 +96,7 @@ class TextGuidance(EncoderPart, Guidance):
         self.remembered(texts, lambda missing: rows)
 
     def understand(self, words: Sequence[str]) -> Understood:
-        """Every word is understood; those after which the text would be too long are not used."""
+        """Return all words as understood, except those after which the text would be too long."""
         if self.config.sentences:
             return Understood([_SEPARATOR.join(words)] if words else [], [])
         unique: dict[str, str] = {}
@@ -109,7 +110,7 @@ class TextGuidance(EncoderPart, Guidance):
         return Understood(tags[:fit], tags[fit:] + empty)
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
-        """Tokens for the tags of B images. A list without tags has no tokens; a sentence is a list of one tag."""
+        """Return tokens for the tags of B images; an empty list has none, a sentence is a list of one tag."""
         texts = [self._texts(words) for words in tags]
         all_texts = [text for row in texts for text in row]
         known = dict(zip(all_texts, self.remembered(all_texts, self._encode), strict=True))
@@ -120,12 +121,12 @@ class TextGuidance(EncoderPart, Guidance):
         return GuidanceTokens(embeds, torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None])
 
     def _texts(self, words: Sequence[str]) -> list[str]:
-        """What the encoder reads for the tags of one image."""
+        """Return the texts that the encoder reads for the tags of one image."""
         texts = [_joined([word]) for word in words] if self.config.separate else [_joined(words)]
         return [text for text in texts if text]
 
     def _encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """(L, C) for each text. Those of one length go together: padding would change the figures a little."""
+        """Encode texts, each as (L, C), in batches of one length: padding would change results a little."""
         ids = [self._ids(text, self.config.max_tokens) for text in texts]
         rows: dict[int, Tensor] = {}
         with self.encoder() as encoder:
@@ -144,7 +145,7 @@ class TextGuidance(EncoderPart, Guidance):
         return len(self._ids(_joined(tags), self.config.max_tokens + 1))
 
     def _ids(self, text: str, max_length: int) -> list[int]:
-        # a fast tokenizer keeps how it truncates as a state of its own, and several threads may be here
+        # a fast tokenizer keeps its truncation settings as state, and several threads may be here
         with _ONE_AT_A_TIME:
             ids: list[int] = self._tokenizer(text, truncation=True, max_length=max_length).input_ids
         return ids
@@ -154,7 +155,10 @@ class TextGuidance(EncoderPart, Guidance):
         return read_tokenizer(self.folder("tokenizer" if self.config.tokenizer else "text_encoder"))
 
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
-        """The text encoder; of a T5, its encoder alone. Raises CheckpointError if it is missing or of another width."""
+        """Load the text encoder; of a T5, its encoder alone.
+
+        Raises CheckpointError if it is missing or of another width.
+        """
         folder = self.folder("text_encoder")
         whole = load_config(folder).get("is_encoder_decoder", False)
         name = "AutoModelForTextEncoding" if whole else "AutoModel"
@@ -162,5 +166,5 @@ class TextGuidance(EncoderPart, Guidance):
 
 
 def _joined(tags: Sequence[str]) -> str:
-    """One text in the form in which SANA gets captions."""
+    """Join tags into one text, in the form in which SANA gets captions."""
     return _SEPARATOR.join(tag.strip() for tag in tags).lower()

@@ -1,4 +1,4 @@
-"""Features of the LR image as guidance: the patches of CLIP, DINOv2 or DINOv3.
+"""Features of the LR image as guidance: the patch tokens of CLIP, DINOv2 or DINOv3.
 
 Shapes: B images, h w LR size, L tokens of C channels.
 """
@@ -18,7 +18,7 @@ from linearsr.images.resize import resize
 from linearsr.runtime.checkpoints import CheckpointError, load_config
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and deviation that pixels are normalised with, for values in [0, 1], per channel."""
+"""Mean and deviation per channel with which pixels in [0, 1] are normalised."""
 
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -29,13 +29,13 @@ _TOWERS = {
     "dinov2_with_registers": ("Dinov2WithRegistersModel", IMAGENET),
     "dinov3_vit": ("DINOv3ViTModel", IMAGENET),
 }
-"""The class in `transformers` of each kind, and how its pixels are normalised."""
+"""For each kind, its class in `transformers` and the statistics that normalise its pixels."""
 _PATCH_SIZES = {"clip": 32, "dinov2": 14}
-"""What a config of `transformers` leaves out has the default of its class: 16 in the others."""
+"""Defaults of the classes in `transformers`, for configs that leave the patch size out; 16 for the others."""
 
 
 def normalised_square(images: Tensor, size: int, statistics: Statistics) -> Tensor:
-    """(B, 3, h, w) in [-1, 1] -> normalised (B, 3, size, size), float32; the aspect ratio is not kept."""
+    """Resize (B, 3, h, w) in [-1, 1] to (B, 3, size, size), normalised, float32, at any aspect ratio."""
     mean, deviation = (torch.tensor(values, device=images.device)[:, None, None] for values in statistics)
     square = (resize(images.float(), (size, size), "bicubic").clamp(-1, 1) + 1) / 2
     return (square - mean) / deviation
@@ -43,14 +43,14 @@ def normalised_square(images: Tensor, size: int, statistics: Statistics) -> Tens
 
 @dataclass(frozen=True)
 class VisionGuidanceConfig:
-    """`CLIPGuidance` and `DINOGuidance`."""
+    """Settings of `CLIPGuidance` and `DINOGuidance`."""
 
     image_encoder: str = "image_encoder"
     """Folder or hub id of the encoder."""
     channels: int = 768
     """Width of the encoder: the `caption_channels` of the network."""
     image_size: int = 224
-    """Side to which the LR image is resized, as a square, in pixels: a multiple of the encoder's patches."""
+    """Side of the square to which the LR image is resized, in pixels; a multiple of the encoder's patches."""
 
     def __post_init__(self) -> None:
         if min(self.channels, self.image_size) < 1:
@@ -58,17 +58,17 @@ class VisionGuidanceConfig:
 
 
 class VisionGuidance(EncoderPart, Guidance):
-    """The last hidden states of a vision tower at the patches of the whole image, resized to a square."""
+    """Guidance by the last hidden states of a vision tower for the patches of an image, made square."""
 
     config_class: ClassVar[type[VisionGuidanceConfig]] = VisionGuidanceConfig
     config: VisionGuidanceConfig
     folder_fields = ("image_encoder",)
     model_types: ClassVar[tuple[str, ...]]
-    """What encoders of this kind call themselves in their config."""
+    """The `model_type` in the configs of encoders of this kind."""
     kind: GuidanceKind
 
     def encode(self, lr: Tensor, tags: Sequence[Sequence[str]]) -> GuidanceTokens:
-        """Tokens for LR images (B, 3, h, w) in [-1, 1], one for each patch. The tags are not looked at."""
+        """Return tokens for LR images (B, 3, h, w) in [-1, 1], one per patch. The tags are ignored."""
         images = self.pixels(lr.to(self.device))
         keys = [blake2b(image.cpu().numpy().tobytes()).digest() for image in images]
         named = dict(zip(keys, images, strict=True))
@@ -78,11 +78,11 @@ class VisionGuidance(EncoderPart, Guidance):
         return GuidanceTokens(torch.stack(made))
 
     def pixels(self, lr: Tensor) -> Tensor:
-        """What the tower sees of LR images: normalised squares (B, 3, S, S), float32."""
+        """Return what the tower sees of LR images: normalised squares (B, 3, S, S), float32."""
         return normalised_square(lr, self.config.image_size, _TOWERS[self._tower[0]][1])
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, L, C)"""
+        """Encode (B, 3, S, S) -> (B, L, C)."""
         kind, patch_size = self._tower
         options = {"interpolate_pos_encoding": True} if kind == "clip" else {}
         with self.encoder() as encoder:
@@ -92,7 +92,10 @@ class VisionGuidance(EncoderPart, Guidance):
 
     @cached_property
     def _tower(self) -> tuple[str, int]:
-        """The kind of its tower, alone or beside a text tower, and the side of its patches. Raises CheckpointError."""
+        """The kind of its vision tower, and the side of its patches.
+
+        Raises CheckpointError for another kind, or if the patches do not divide `image_size`.
+        """
         folder, size = self.folder("image_encoder"), self.config.image_size
         config = load_config(folder)
         name = str(config.get("model_type"))
@@ -105,20 +108,20 @@ class VisionGuidance(EncoderPart, Guidance):
         return kind, int(patches)
 
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:
-        """The vision tower. Raises CheckpointError if it is missing, of another kind or of another width."""
+        """Load the vision tower. Raises CheckpointError if it is missing, or of another kind or width."""
         folder, (class_name, _) = self.folder("image_encoder"), _TOWERS[self._tower[0]]
         return read_network("the image encoder", folder, class_name, dtype, self.channels)
 
 
 class CLIPGuidance(VisionGuidance):
-    """Guidance by a tower that was trained with texts, that of CLIP."""
+    """Guidance by the vision tower of CLIP, which was trained with texts."""
 
     kind: GuidanceKind = "clip"
     model_types = ("clip",)
 
 
 class DINOGuidance(VisionGuidance):
-    """Guidance by a tower that was trained on images alone: DINOv2, with or without registers, or DINOv3."""
+    """Guidance by a vision tower trained on images alone: DINOv2, with or without registers, or DINOv3."""
 
     kind: GuidanceKind = "dino"
     model_types = ("dinov2", "dinov2_with_registers", "dinov3_vit")

@@ -1,4 +1,4 @@
-"""The tags a model knows, and which of them a user's word means."""
+"""The tags that a model knows, and the rules by which a user's word means one of them."""
 
 import re
 import unicodedata
@@ -15,27 +15,27 @@ _MAX_TAG_LENGTH = 100
 
 
 class Understood(NamedTuple):
-    """What a vocabulary makes of a user's words."""
+    """A user's words, as a vocabulary understands them."""
 
     tags: list[str]
     """Known tags, each once, in the order of the words."""
     unknown: list[str]
-    """Words that mean none of them."""
+    """Words that mean no known tag."""
 
 
 def normalised(word: str) -> str:
-    """In compatible letters (NFKC), without case; hyphens, underscores and runs of blanks are one blank."""
+    """Normalise a word: NFKC, no case; hyphens, underscores and runs of blanks become one blank."""
     folded = unicodedata.normalize("NFKC", word).casefold()
     return re.sub(r"[\s_-]+", " ", folded).strip()
 
 
 def split_tags(text: str) -> list[str]:
-    """The words of a list as users write it, "brick wall, ivy"; empty ones are left out."""
+    """Split a list as users write it, "brick wall, ivy", into words; empty ones are left out."""
     return [word.strip() for word in re.split(r"[,;\n|]", text) if word.strip()]
 
 
 class Vocabulary:
-    """Known tags, in the order of a model's table. Raises ValueError for a tag that is empty or there twice."""
+    """Known tags, in the order of a model's table. Raises ValueError for an empty or repeated tag."""
 
     def __init__(self, tags: Iterable[str]) -> None:
         self.tags = tuple(tags)
@@ -47,14 +47,14 @@ class Vocabulary:
             raise ValueError(f"tag {twice!r} is in the vocabulary twice")
 
     def number(self, word: str) -> int | None:
-        """The place of the tag that `word` means, by the first rule that finds one.
+        """Return the index of the tag that `word` means, by the first rule that finds one, or None.
 
         1. The tag itself, `normalised`.
         2. Its plural: "trees", "churches" and "leaves" mean "tree", "church" and "leaf".
-        3. Its last words, which name the thing that those before describe: "old brick wall" means "wall".
-        4. The tag with the most similar spelling, at least 80% alike (`difflib`), for slips: "moutain".
+        3. Its last words, which name the thing that the words before describe: "old brick wall" means "wall".
+        4. The tag with the most similar spelling, at least 80% alike (`difflib`), for typos: "moutain".
         """
-        # of a very long word its end, where the thing is named
+        # of a very long word keep the end, which names the thing
         name = normalised(word)[-_MAX_TAG_LENGTH:].lstrip()
         words = name.split(" ")
         for start in range(len(words)):
@@ -65,7 +65,7 @@ class Vocabulary:
         return None if close is None else self._index[close]
 
     def understand(self, words: Iterable[str]) -> Understood:
-        """Which known tags the words mean, and which words mean none."""
+        """Return the known tags that the words mean, and the words that mean none."""
         tags: dict[str, None] = {}
         unknown: dict[str, None] = {}
         for word in words:
@@ -76,12 +76,15 @@ class Vocabulary:
 
 @lru_cache(maxsize=1024)
 def _closest(name: str, known: tuple[str, ...]) -> str | None:
-    """Kept, as the same words come with every image of a batch, and the search takes milliseconds."""
+    """Return the known name most like `name`.
+
+    Cached, because every image of a batch has the same words and the search takes milliseconds.
+    """
     return next(iter(get_close_matches(name, known, n=1, cutoff=_LEAST_LIKENESS)), None)
 
 
 def _singulars(name: str) -> list[str]:
-    """The word itself, and what it would be the plural of."""
+    """Return the word itself, and the words of which it may be the plural."""
     forms = [name]
     if name.endswith("ves"):
         forms += [name[:-3] + "f", name[:-3] + "fe"]
@@ -95,7 +98,7 @@ def _singulars(name: str) -> list[str]:
 
 
 def read_tag_list(path: str | Path) -> tuple[str, ...]:
-    """The tags in a file in UTF-8, one a line. Raises ValueError, one line, if it cannot be read or used."""
+    """Read a UTF-8 file with one tag a line. Raises ValueError, one line, if it cannot be read or used."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:

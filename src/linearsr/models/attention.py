@@ -1,9 +1,11 @@
 """Attention of the transformer, with the parameter names of `diffusers.SanaTransformer2DModel`.
 
-Both kinds attend in one call, or band by band of tokens (`attend_to`) to what was summed up or projected before. Then
-products are joined: x (W_q k) in the place of (x W_q) k, and likewise for values and the output projection.
+Both kinds work in one call, or for one band of tokens at a time (`attend_to`), with keys and values summed or
+projected beforehand. In bands, products are merged: x (W_q k) instead of (x W_q) k, and likewise for values
+and the output projection.
 
-Shapes: B batch, N tokens and n of them in a band, C inner width, L guidance tokens, H heads, D channels of a head.
+Shapes: B batch, N tokens and n of them in a band, C inner width, L guidance tokens, H heads, D channels of a
+head.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ class RMSNorm(nn.RMSNorm):
     """Root-mean-square norm over the last axis with a learned scale; keeps the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C), computed in the wider dtype of input and weight."""
+        """Normalise (..., C) over its last axis, in the wider dtype of input and weight."""
         assert self.weight is not None
         wide = torch.promote_types(x.dtype, self.weight.dtype)
         return F.rms_norm(x.to(wide), [x.shape[-1]], self.weight.to(wide), self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Projections to queries, keys and values and back, with optional norms; subclasses attend."""
+    """Projections to queries, keys and values and back, with optional norms; subclasses add the attention."""
 
     def __init__(self, width: int, heads: int, head_dim: int, bias: bool, qk_norm: str | None) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class Attention(nn.Module):
         self.norm_k = RMSNorm(inner, eps=QK_NORM_EPS) if qk_norm else None
 
     def project_out(self, attended: Tensor) -> Tensor:
-        """Attended values (B, H, N, D) -> tokens (B, N, C)."""
+        """Project attended values (B, H, N, D) to tokens (B, N, C)."""
         out: Tensor = self.to_out[0](attended.transpose(1, 2).flatten(2))
         return out
 
@@ -59,16 +61,16 @@ class LinearSelfAttention(Attention):
     to_qkv: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+        """Attend among tokens (B, N, C); return the same shape."""
         return self.project_out(relu_linear_attention(self.queries(x), *self.keys_values(x)))
 
     def queries(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) -> queries (B, H, N, D)."""
+        """Project tokens (B, N, C) to queries (B, H, N, D)."""
         q = _linear_rows(x, self.to_qkv, 0, 1) if self.fused else self.to_q(x)
         return self._split_heads(q if self.norm_q is None else self.norm_q(q))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) -> keys and values, each (B, H, N, D)."""
+        """Project tokens (B, N, C) to keys and values, each (B, H, N, D)."""
         if self.fused:
             k, v = _linear_rows(x, self.to_qkv, 1, 3).chunk(2, dim=-1)
         else:
@@ -77,11 +79,11 @@ class LinearSelfAttention(Attention):
 
     @property
     def fused(self) -> bool:
-        """Whether one product makes queries, keys and values."""
+        """Whether one product computes queries, keys and values."""
         return "to_qkv" in self._modules
 
     def fuse_(self) -> None:
-        """Make queries, keys and values in one product; `state_dict` goes on naming the three parts."""
+        """Compute queries, keys and values in one product; `state_dict` still names the three parts."""
         if self.fused:
             return
         parts = [self.to_q, self.to_k, self.to_v]
@@ -102,14 +104,14 @@ class LinearSelfAttention(Attention):
         self.register_state_dict_post_hook(_name_the_three_parts)  # type: ignore[no-untyped-call]
 
     def summary(self, x: Tensor) -> KVSummary:
-        """What tokens (B, n, C) add to the keys and values."""
+        """Sum up the keys and values of tokens (B, n, C)."""
         return kv_summary(*self.keys_values(x))
 
     def attend_to(self, summary: KVSummary) -> Callable[[Tensor], Tensor]:
-        """Attention of tokens (1, n, C) to all tokens of their image, which are summed up.
+        """Return the attention of tokens (1, n, C) to all tokens of their image, given by their `summary`.
 
-        With p = phi(q) z / (phi(q) . z), which sums to one over a head, a head's output is p (S / z). So all heads'
-        outputs and their projection are one product of p with the matrix of (S / z) W_out.
+        With p = phi(q) z / (phi(q) . z), which sums to one over a head, a head's output is p (S / z). So the
+        outputs of all heads and their projection are one product of p with the matrix (S / z) W_out.
         """
         out = cast(nn.Linear, self.to_out[0])
         with torch.autocast(out.weight.device.type, enabled=False):
@@ -117,7 +119,7 @@ class LinearSelfAttention(Attention):
             averages = summary.S[0] / summary.z[0].clamp(min=torch.finfo(summary.z.dtype).tiny)[..., None]
             projection = out.weight.to(averages.dtype).t().reshape(heads, head_dim, -1)
             values = (averages @ projection).flatten(0, 1).t().to(out.weight.dtype)
-            # their mean, for a sum may be beyond float16
+            # the mean, because a sum may exceed float16; the scale of z cancels
             z = (summary.z[0] / summary.tokens).to(out.weight.dtype)
 
         def attend(x: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ def _name_the_three_parts(
 
 
 def _linear_rows(x: Tensor, linear: nn.Linear, first: int, last: int) -> Tensor:
-    """The outputs of the thirds `first` to `last` of a fused projection."""
+    """Return the outputs of the thirds `first` to `last` of a fused projection."""
     third = linear.out_features // 3
     rows = slice(first * third, last * third)
     return F.linear(x, linear.weight[rows], None if linear.bias is None else linear.bias[rows])
@@ -149,7 +151,7 @@ class CrossAttention(Attention):
     """Softmax attention of image tokens to the few guidance tokens."""
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None) -> Tensor:
-        """(B, N, C), (B, L, C), and a score bias (B, 1, 1, L) -> (B, N, C)."""
+        """Attend from (B, N, C) to guidance (B, L, C) with score bias (B, 1, 1, L); return (B, N, C)."""
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         if self.norm_q is not None and self.norm_k is not None:
             q, k = self.norm_q(q), self.norm_k(k)
@@ -157,9 +159,10 @@ class CrossAttention(Attention):
         return self.project_out(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
 
     def attend_to(self, context: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """Attention of tokens (1, n, C) to guidance (1, L, C), whose scores have a bias (1, 1, 1, L)."""
+        """Return the attention of tokens (1, n, C) to guidance (1, L, C) with score bias (1, 1, 1, L)."""
         tokens, heads = context.shape[1], self.heads
         inner = self.to_q.out_features
+        # merged products save work for few tokens only, and leave no room for a norm of the queries
         if self.norm_q is not None or tokens * heads >= inner:
             return lambda x: self.forward(x, context, bias)
 

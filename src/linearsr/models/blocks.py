@@ -24,11 +24,11 @@ from linearsr.models.transformer_config import TransformerConfig
 TIME_CHANNELS = 256
 TIME_PERIOD = 10_000.0
 BAND_TOKENS = 1024
-"""Tokens of a band, give or take a row; at width 192 a tenth faster than 512, and no slower than 2048."""
+"""Tokens per band, rounded to whole rows; at width 192 a tenth faster than 512, and no slower than 2048."""
 
 
 def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
-    """Sinusoids of `timestep` (B,): (B, channels) in float32, cosines first, periods up to 2 pi * 10,000."""
+    """Return float32 sinusoids (B, channels) of `timestep` (B,): cosines first, periods to 2 pi * 10,000."""
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
     angles = timestep.float()[:, None] * torch.exp(-math.log(TIME_PERIOD) * exponents)
@@ -36,12 +36,12 @@ def time_features(timestep: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
 
 
 def modulated_norm(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
-    """adaLN (PixArt, arXiv 2310.00426): norm(x) * (1 + scale) + shift, with shift and scale (B, 1, C)."""
+    """Apply adaLN (PixArt, arXiv 2310.00426): norm(x) (1 + scale) + shift, with shift and scale (B, 1, C)."""
     return torch.addcmul(shift, norm(x), 1 + scale).to(x.dtype)
 
 
 class TwoLayerMLP(nn.Module):
-    """Linear, activation, Linear; (..., inputs) -> (..., width)."""
+    """Linear layer, activation and linear layer: (..., inputs) -> (..., width)."""
 
     def __init__(self, inputs: int, width: int, activation: nn.Module) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ class TwoLayerMLP(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., width), computed in the dtype of the weights."""
+        """Map (..., inputs) to (..., width), in the dtype of the weights."""
         out: Tensor = self.linear_2(self.activation(self.linear_1(x.to(self.linear_1.weight.dtype))))
         return out
 
 
 class TimeEmbedding(nn.Module):
-    """adaLN-single: one embedding of the time, and from it six modulation vectors for all blocks."""
+    """adaLN-single: one embedding of the time, and six modulation vectors made from it for all blocks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ class TimeEmbedding(nn.Module):
         self.linear = nn.Linear(width, 6 * width)
 
     def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) in 0..1000 -> modulation (B, 6, C) and embedding (B, 1, C)."""
+        """Map timesteps (B,) in 0..1000 to modulation (B, 6, C) and embedding (B, 1, C)."""
         embedded: Tensor = self.emb["timestep_embedder"](time_features(timestep))
         return self.linear(F.silu(embedded)).view(len(embedded), 6, -1), embedded.unsqueeze(1)
 
 
 class MixFFN(nn.Module):
-    """Gated feed-forward layer with a 3x3 depthwise convolution: all that knows where a token lies."""
+    """Gated feed-forward layer with a 3x3 depthwise convolution, a block's only source of position."""
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -80,11 +80,11 @@ class MixFFN(nn.Module):
         self.conv_point = nn.Conv2d(hidden, width, 1, bias=False)
 
     def forward(self, x: Tensor, width: int) -> Tensor:
-        """Tokens (B, N, C) in rows of `width` -> the same shape."""
+        """Map tokens (B, N, C) in rows of `width` to tokens of the same shape."""
         return as_tokens(whole(self.rows(), as_image(x, width)))
 
     def rows(self) -> Rows:
-        """The layer for rows of tokens, (B, C, n, w) in channels-last memory."""
+        """Return the layer for rows of tokens, (B, C, n, w) in channels-last memory."""
         return Chain(per_token(self._widened), Convolution(self.conv_depth), per_token(self._gated))
 
     def _widened(self, x: Tensor) -> Tensor:
@@ -113,14 +113,14 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor, context_bias: Tensor | None, modulation: Tensor, width: int
     ) -> Tensor:
-        """As `in_one`; on the CPU, without gradients, by rows that are written into the tokens."""
+        """Apply the block as `in_one` does; on the CPU without gradients, by rows, overwriting `x`."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return self.in_one(x, context, context_bias, modulation, width)
         for i, tokens in enumerate(x):
             image, done = as_image(tokens[None], width), 0
             bias = None if context_bias is None else context_bias[i : i + 1]
             outputs = self.by_rows(partial(bands, image), context[i : i + 1], bias, modulation[i])
-            # rows come out later than they went in, so nothing is overwritten that is still to be read
+            # output rows lag behind input rows, so no row is overwritten before it is read
             for out in outputs:
                 image[:, :, done : done + out.shape[2]] = out
                 done += out.shape[2]
@@ -129,16 +129,20 @@ class TransformerBlock(nn.Module):
     def in_one(
         self, x: Tensor, context: Tensor, context_bias: Tensor | None, modulation: Tensor, width: int
     ) -> Tensor:
-        """Tokens (B, N, C) in rows of `width`, guidance (B, L, C), its score bias, modulation (B, 6, C) -> tokens."""
-        # modulation (adaLN-single): the time shifts, scales and gates what goes through
+        """Apply the block to tokens (B, N, C) in rows of `width`, all at once.
+
+        `context` is guidance (B, L, C), `context_bias` its score bias, `modulation` (B, 6, C) stands for the
+        time.
+        """
+        # modulation (adaLN-single): shift, scale and gate of self-attention and Mix-FFN, from the time
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = (
             self.scale_shift_table + modulation
         ).chunk(6, dim=1)
-        # linear attention: every token to every other, in time that grows with their number
+        # linear self-attention: every token attends to every other, at a cost linear in their number
         x = torch.addcmul(x, gate_attn, self.attn1(modulated_norm(x, self.norm1, shift_attn, scale_attn)))
         # cross-attention to the guidance tokens
         x = x + self.attn2(x, context, context_bias)
-        # Mix-FFN: the gated layer that also sees the neighbours
+        # Mix-FFN: the gated feed-forward layer, which also sees the neighbours
         return torch.addcmul(x, gate_ff, self.ff(modulated_norm(x, self.norm2, shift_ff, scale_ff), width))
 
     def by_rows(
@@ -148,19 +152,20 @@ class TransformerBlock(nn.Module):
         context_bias: Tensor | None,
         modulation: Tensor,
     ) -> Iterator[Tensor]:
-        """What `in_one` makes of one image, by rows (1, C, n, w) in channels-last memory; it comes a row later.
+        """Compute `in_one` for one image by rows (1, C, n, w) in channels-last memory; output lags by a row.
 
-        The hidden layer of the Mix-FFN is five times as wide as the tokens. Written out for a whole image it falls out
-        of the caches, and fresh memory for it costs as much as computing it.
+        The hidden layer of the Mix-FFN is five times as wide as the tokens. For a whole image it does not fit
+        in the caches, and allocating memory for it takes as long as computing it.
 
         Args:
-            rows: gives the rows, which are gone through twice: for the sums of linear attention, then for the rest.
+            rows: returns the rows; called twice, first for the sums of linear attention, then for the rest.
             context, context_bias: guidance (1, L, C) and its score bias.
-            modulation: (6, C), by the time.
+            modulation: modulation by the time, (6, C).
         """
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self.scale_shift_table + modulation
         self_norm = _modulated(self.norm1, shift_attn, scale_attn)
         ff_norm = _modulated(self.norm2, shift_ff, scale_ff)
+        # first pass: the sums of linear attention over all rows
         attend = self.attn1.attend_to(
             sum_of(self.attn1.summary(self_norm(as_tokens(part))) for part in rows())
         )
@@ -173,41 +178,42 @@ class TransformerBlock(nn.Module):
         def added(x: Tensor, mixed: Tensor) -> Tensor:
             return torch.addcmul(x, gate_ff[:, None, None], mixed.to(x.dtype))
 
+        # second pass: self-attention, cross-attention and Mix-FFN, row by row
         return through(Chain(per_token(attended), beside(added, per_token(ff_norm), self.ff.rows())), rows())
 
 
 def bands(image: Tensor) -> tuple[Tensor, ...]:
-    """An image of tokens (B, C, h, w) in bands of rows that fit a CPU's cache; elsewhere than on a CPU all are one."""
+    """Split an image of tokens (B, C, h, w) into bands of rows that fit a CPU's cache; elsewhere into one."""
     return torch.split(image, band_rows(image.shape[3]), dim=2) if image.device.type == "cpu" else (image,)
 
 
 def band_rows(width: int) -> int:
-    """Rows of a band, of so many tokens each."""
+    """Return the number of rows in a band, for rows of `width` tokens."""
     return max(1, BAND_TOKENS // width)
 
 
 def as_tokens(image: Tensor) -> Tensor:
-    """(B, C, h, w) in channels-last memory -> (B, N, C), no copy."""
+    """View an image (B, C, h, w) in channels-last memory as tokens (B, N, C), without a copy."""
     return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def as_image(tokens: Tensor, width: int) -> Tensor:
-    """(B, N, C) -> (B, C, h, w) in channels-last memory, no copy."""
+    """View tokens (B, N, C) as an image (B, C, h, w) in channels-last memory, without a copy."""
     return tokens.view(len(tokens), -1, width, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
 def per_token(function: Callable[[Tensor], Tensor]) -> PerPixel:
-    """A function of tokens (..., C), for rows of an image of tokens."""
+    """Apply a function of tokens (..., C) to rows of an image of tokens."""
     return PerPixel(lambda x: as_image(function(as_tokens(x)), x.shape[3]))
 
 
 def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution of tokens (..., C): one product, without leaving the token layout."""
+    """Apply a 1x1 convolution to tokens (..., C) as one product, without leaving the token layout."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 def _modulated(norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
-    """adaLN as one layer norm whose own scale and shift are the modulation."""
+    """Return adaLN as one layer norm whose own scale and shift are the modulation."""
     weight, bias = 1 + scale, shift
     if norm.elementwise_affine:
         weight, bias = weight * norm.weight, weight * norm.bias + bias

@@ -1,7 +1,8 @@
-"""The codec of SANA: `diffusers.AutoencoderDC`, and its decoder over strips of rows.
+"""The codec of SANA, `diffusers.AutoencoderDC`, and its decoder over strips of rows.
 
-Its convolutions pass rows on; before each linear attention, whose sum is over the whole image, rows have to wait.
-So the decoder falls into stages, and each is one pass over the rows that the stage before it left.
+Its convolutions pass rows on, but each linear attention sums over the whole image, so rows have to wait
+before it. The decoder is therefore split into stages; each is one pass over the rows that the previous stage
+left.
 
 Shape legend: B images, C channels, n rows of images of the width w, which are a tensor (B, C, n, w).
 """
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class DeepCompressionCodec(nn.Module):
-    """`diffusers.AutoencoderDC` (DC-AE, Chen et al. 2025) behind the `Codec` interface.
+    """`diffusers.AutoencoderDC` (DC-AE, Chen et al. 2025) with the `Codec` interface.
 
     The latent is scaled by the autoencoder's own `scaling_factor`. The stem's condition is not used.
     """
@@ -46,39 +47,39 @@ class DeepCompressionCodec(nn.Module):
         return int(self.autoencoder.config.latent_channels)
 
     def to(self, *args: Any, **kwargs: Any) -> "DeepCompressionCodec":
-        """As `torch.nn.Module.to`. Raises ValueError for float16, in which the autoencoder's sums overflow."""
+        """Move or convert. Raises ValueError for float16, in which the autoencoder's sums overflow."""
         for value in (*args, *kwargs.values()):
             _refuse_float16(value)
         return super().to(*args, **kwargs)
 
     def encode(self, image: Tensor, condition: LRCondition) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
+        """Encode (B, 3, H, W) in [-1, 1] -> (B, C, H / compression, W / compression)."""
         latent: Tensor = self.autoencoder.encode(image.to(self.autoencoder.dtype)).latent
         return latent * float(self.autoencoder.config.scaling_factor)
 
     def decode(self, latent: Tensor, condition: LRCondition) -> Tensor:
-        """(B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
+        """Decode (B, C, h', w') -> (B, 3, h' * compression, w' * compression) in about [-1, 1]."""
         image: Tensor = self.autoencoder.decode(self._unscaled(latent)).sample
         return image
 
     def stages(self) -> list[Stage]:
-        """The decoder by rows, as passes from one linear attention to the next."""
+        """Return the decoder by rows, as passes from one linear attention to the next."""
         return _decoder_stages(self.autoencoder, self._unscaled)
 
     @property
     def decoder_bytes(self) -> int:
-        """Of the decoder's widest layer at the size of the picture, per pixel."""
+        """Bytes per pixel of the decoder's widest layer at the size of the picture."""
         return int(self.autoencoder.config.decoder_block_out_channels[0] * self.autoencoder.dtype.itemsize)
 
     def _unscaled(self, latent: Tensor) -> Tensor:
-        """What the autoencoder itself takes a latent to be."""
+        """Undo the scaling of a latent, in the autoencoder's dtype."""
         return latent.to(self.autoencoder.dtype) / float(self.autoencoder.config.scaling_factor)
 
     def save_pretrained(self, folder: StrPath, dtype: torch.dtype | None = None) -> None:
         """Write the autoencoder as `diffusers` does."""
         autoencoder = self.autoencoder
         if dtype is not None:
-            # a copy: the codec in use keeps its type; `to` of `diffusers` warns of modules that it has not
+            # a copy, as the codec in use keeps its dtype; `to` of `diffusers` warns about modules it lacks
             autoencoder = copy.deepcopy(autoencoder)
             nn.Module.to(autoencoder, dtype)
         autoencoder.save_pretrained(folder)
@@ -90,7 +91,7 @@ class DeepCompressionCodec(nn.Module):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
     ) -> "DeepCompressionCodec":
-        """Read a folder that `diffusers.AutoencoderDC.save_pretrained` wrote; pickled weights are refused.
+        """Load a folder that `diffusers.AutoencoderDC.save_pretrained` wrote; pickled weights are refused.
 
         Raises:
             ImportError: `diffusers` is not installed.
@@ -113,7 +114,7 @@ def _refuse_float16(dtype: object) -> None:
 
 
 def _decoder_stages(autoencoder: "AutoencoderDC", unscaled: Callable[[Tensor], Tensor]) -> list[Stage]:
-    """The stages from latent rows to rows of the image."""
+    """Split the decoder into stages, from latent rows to rows of the image."""
     from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, EfficientViTBlock
 
     decoder, dtype = autoencoder.decoder, autoencoder.dtype
@@ -122,7 +123,7 @@ def _decoder_stages(autoencoder: "AutoencoderDC", unscaled: Callable[[Tensor], T
     for block in [*(block for level in reversed(decoder.up_blocks) for block in level), decoder.conv_out]:
         stage, part = stages[-1], partial(_part, block)
         if isinstance(block, EfficientViTBlock):
-            # its linear attention sums over all rows, which wait for that
+            # linear attention sums over all rows, so a new stage begins with it
             stage.survey = partial(_survey, block.attn)
             channels = block.attn.to_out.out_features
             stage = Stage([partial(_attention, block.attn)], channels, stage.scale, dtype)
@@ -141,7 +142,7 @@ def _decoder_stages(autoencoder: "AutoencoderDC", unscaled: Callable[[Tensor], T
 
 
 def _part(block: Any, _: Tensor | None) -> Rows:
-    """A block of the decoder that needs no sums."""
+    """Return the part for a block of the decoder that needs no sums."""
     from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, ResBlock
 
     if isinstance(block, nn.Conv2d):
@@ -194,7 +195,7 @@ def _feed_forward(block: Any) -> Rows:
 
 
 def _attention(attention: Any, total: Tensor | None) -> Rows:
-    """Attention of all rows' queries to the keys and values that were summed by `_survey`."""
+    """Return the part that attends with each row's queries to the keys and values summed by `_survey`."""
     assert total is not None
     channels = attention.attention_head_dim
     weight = attention.to_out.weight

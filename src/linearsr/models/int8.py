@@ -1,11 +1,11 @@
-"""The trunk's dense blocks in 8-bit integers, on processors that multiply them fast (AVX2, VNNI) and have no AMX.
+"""The trunk's dense blocks in 8-bit integers, for processors that are fast at them (AVX2, VNNI) without AMX.
 
-A convolution of bytes takes a quarter to a half of the time of one in float32 there. Every channel has its own step,
-found beforehand on photos (`find_ranges`), so a strip of an image gives the same numbers as the whole. Steps cost
-nothing: those of the input go into the weights, those of the output into the weights' scales. The image itself, to
-which each block adds, stays in floating point.
+There a convolution of bytes takes a quarter to a half of the time of one in float32. Every channel has its
+own step, found beforehand on photos (`find_ranges`), so a strip of an image gives the same numbers as the
+whole. Steps cost nothing: those of the input go into the weights, those of the output into the weights'
+scales. The image itself, to which each block adds, stays in floating point.
 
-The convolutions are oneDNN's, through the operators that torch's own quantisation uses.
+The convolutions are oneDNN's, called through the operators that torch's own quantisation uses.
 """
 
 from collections.abc import Iterator
@@ -20,27 +20,27 @@ from linearsr.models.rows import Convolution, PerPixel, Rows, beside, on_channel
 from linearsr.models.rrdb import BRANCH, SLOPE, DenseBlock
 
 Ranges = dict[str, Tensor]
-"""Name of a dense block -> the largest magnitude in each channel of what goes into its last convolution, (C,)."""
+"""Name of a dense block -> largest magnitude in each input channel of its last convolution, (C,)."""
 
 _ZERO, _LEVELS, _STEPS = 128, 255, 127
-"""The byte that stands for 0, the largest byte, and how many steps a range has."""
+"""The byte that stands for 0, the largest byte, and the number of steps in a range."""
 _STEPS_WITHOUT_VNNI = 96
-"""Of a weight, where two products are added in 16 bits: with 127 steps large sums would be cut off."""
+"""Steps of a weight without VNNI: two products are added in 16 bits, which would clip large sums at 127."""
 _MARGIN = 0.9
-"""Ranges are so many times what was seen: the rare larger value is clipped, and all others are rounded less."""
+"""Ranges are this share of the observed maximum: rare larger values are clipped, all others rounded less."""
 _NARROWEST = 1 / 16
-"""The range of a channel is at least this share of the widest one: one that was silent on all photos may wake up."""
+"""Least range of a channel, as a share of the widest: a channel silent on all photos may become active."""
 _ROUNDING = 1.5 * 2**23
-"""A float32 of about this size has no digits behind the point, and its last byte counts in ones."""
+"""A float32 of about this size has no fractional digits, and its last byte counts in ones."""
 _MOST_ERROR = 0.1
-"""Of what a block adds to its input."""
+"""Largest accepted error, as a share of what a block adds to its input."""
 
 
 def use_int8_(trunk: nn.Module, ranges: Ranges) -> None:
-    """Let the dense blocks of known ranges compute in 8 bits, where no gradient is needed, on the CPU.
+    """Make dense blocks with known ranges compute in 8 bits, on the CPU and where no gradient is needed.
 
     Raises:
-        ValueError: ranges of other channels than a block's.
+        ValueError: ranges have other channels than their block.
     """
     for name, block in _dense_blocks(trunk):
         if name in ranges:
@@ -55,7 +55,7 @@ def use_int8_(trunk: nn.Module, ranges: Ranges) -> None:
 
 @contextmanager
 def find_ranges(trunk: nn.Module) -> Iterator[Ranges]:
-    """Within the context, images that the trunk draws widen the ranges that are given."""
+    """Yield ranges, filled in at the end of the context from the images that the trunk draws in it."""
     seen: Ranges = {}
 
     def watched(name: str, block: DenseBlock) -> Rows:
@@ -80,18 +80,18 @@ def find_ranges(trunk: nn.Module) -> Iterator[Ranges]:
 
 
 class Int8Block:
-    """Computes a `DenseBlock` with 8-bit convolutions.
+    """A `DenseBlock` computed with 8-bit convolutions.
 
     Args:
-        convolutions: of the block, whose weights are copied as integers.
-        ranges: largest magnitude in each channel of what goes into its last convolution, (C,).
+        convolutions: those of the block; their weights are copied as integers.
+        ranges: largest magnitude in each input channel of the last convolution, (C,).
     """
 
     def __init__(self, convolutions: list[nn.Conv2d], ranges: Tensor) -> None:
         self._made_of = convolutions, ranges
         *dense, last = convolutions
         steps = ranges / _STEPS
-        # each convolution makes the channels that follow those it sees
+        # the output channels of each convolution follow those that it sees
         self._dense = [
             Int8Convolution(conv, steps[: conv.in_channels], steps[conv.in_channels :][: conv.out_channels])
             for conv in dense
@@ -100,11 +100,11 @@ class Int8Block:
         self._per_step = 1 / steps[: dense[0].in_channels, None, None]
 
     def __reduce__(self) -> tuple[object, ...]:
-        # packed weights cannot be copied: a copy packs its own
+        # packed weights cannot be copied, so a copy packs its own
         return type(self), self._made_of
 
     def __call__(self, block: DenseBlock) -> Rows:
-        """`block` for rows."""
+        """Return `block` for rows; in floating point off the CPU, in float16, or if gradients are on."""
         weight = block.convolutions[0].weight
         if torch.is_grad_enabled() or weight.device.type != "cpu" or weight.dtype == torch.float16:
             return block.layers()
@@ -119,8 +119,8 @@ class Int8Convolution:
     """A convolution of bytes, each of which stands for (byte - 128) steps of its channel.
 
     Args:
-        steps: of the input channels, (C,).
-        made: steps in which the output is counted, one for each channel; None: ones.
+        steps: step of each input channel, (C,).
+        made: step in which each output channel is counted; None: 1 for all.
     """
 
     def __init__(self, conv: nn.Conv2d, steps: Tensor, made: Tensor | None = None) -> None:
@@ -129,7 +129,7 @@ class Int8Convolution:
         weight = conv.weight.detach().float() * steps[:, None, None] / made[:, None, None, None]
         bias = conv.bias
         self._bias = torch.zeros(len(weight)) if bias is None else bias.detach().float() / made
-        # what one step is worth for each output channel
+        # value of one step of the weights, for each output channel
         most = _STEPS if _has_vnni() else _STEPS_WITHOUT_VNNI
         self._scales = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / most
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
@@ -138,7 +138,7 @@ class Int8Convolution:
         self._packed = torch.ops.onednn.qconv_prepack(integers, self._scales, 1.0, _ZERO, *layout, None)
 
     def rows(self) -> Rows:
-        """The convolution for rows of bytes, with results in float32."""
+        """Return the convolution for rows of bytes, with results in float32."""
         return Convolution(self._conv, self, beyond=_ZERO)
 
     def __call__(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
@@ -151,10 +151,10 @@ class Int8Convolution:
 
 
 def _as_bytes(steps: Tensor) -> Tensor:
-    """Numbers of steps (B, C, h, w), which are used up -> bytes in the same memory order."""
+    """Convert numbers of steps (B, C, h, w), which may be overwritten, to bytes in the same memory order."""
     values = steps.float().add_(_ROUNDING + _ZERO).clamp_(_ROUNDING, _ROUNDING + _LEVELS)
     out = torch.empty_like(values, dtype=torch.int8)
-    # torch takes the last byte many times faster for a signed type than for an unsigned one
+    # torch extracts the last byte many times faster as a signed type than as an unsigned one
     return out.copy_(values.view(torch.int32)).view(torch.uint8)
 
 
@@ -163,17 +163,17 @@ def _dense_blocks(trunk: nn.Module) -> list[tuple[str, DenseBlock]]:
 
 
 def are_used(have_ranges: bool, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a trunk computes in 8 bits by itself, in the place of `dtype`, where there are ranges for it."""
+    """Return whether a trunk computes in 8 bits by default instead of `dtype`, given ranges for it."""
     return have_ranges and device.type == "cpu" and faster_than(dtype)
 
 
 def faster_than(dtype: torch.dtype) -> bool:
-    """Whether this processor computes clearly faster in 8 bits than in `dtype`.
+    """Return whether this processor computes clearly faster in 8 bits than in `dtype`.
 
-    It does with AVX2 than in float32, and with AVX-512 VNNI than in bfloat16, unless it has AMX. A trial would choose
-    differently on a busy machine, and the same command would give other bytes.
+    It does with AVX2 compared with float32, and with AVX-512 VNNI compared with bfloat16, unless it has AMX.
+    A timed trial would choose differently on a busy machine, and the same command would give other bytes.
     """
-    # the trunk takes 0.36 to 0.45 of its time in float32 with VNNI and 0.47 to 0.7 without, 0.63 to 0.67 of bfloat16's
+    # time of the trunk: 0.36 to 0.45 of float32's with VNNI, 0.47 to 0.7 without; 0.63 to 0.67 of bfloat16's
     faster = {
         torch.float32: torch.cpu._is_avx2_supported(),
         torch.bfloat16: _has_vnni() and not torch.cpu._is_amx_tile_supported(),
@@ -182,13 +182,13 @@ def faster_than(dtype: torch.dtype) -> bool:
 
 
 def _has_vnni() -> bool:
-    """Whether the processor has AVX-512 VNNI, and is not told to do without (ATEN_CPU_CAPABILITY=avx2)."""
+    """Return whether the processor has AVX-512 VNNI, not disabled by ATEN_CPU_CAPABILITY=avx2."""
     return torch.cpu._is_vnni_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @cache
 def supported() -> bool:
-    """Whether this torch has 8-bit convolutions, and a block comes out of them as it does in float32."""
+    """Return whether this torch has 8-bit convolutions and a block computed with them agrees with float32."""
     # no inference mode: without AVX-512, bfloat16 convolutions refuse weights that were made in it
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)

@@ -26,45 +26,45 @@ EPS = 1e-15
 
 
 CHUNK = 16_384
-"""Tokens summed in one product. One float32 product over 4 million tokens was off by 1e-3; sums of chunks are not."""
+"""Tokens per product. One float32 product over 4 million tokens was off by 1e-3; sums of chunks are not."""
 
 
 @dataclass(frozen=True)
 class KVSummary:
-    """What linear attention needs to know of keys and values.
+    """The sums over keys and values that linear attention needs.
 
-    The sums are float32 whatever the inputs were (float64 for float64): after 16 thousand tokens they are
-    beyond the range of float16, after a few hundred beyond the precision of bfloat16.
+    They are float32 whatever the dtype of the inputs (float64 for float64): after 16 thousand tokens they
+    exceed the range of float16, and after a few hundred the precision of bfloat16.
     """
 
     S: Tensor
-    """sum_j phi(k_j)^T v_j: (B, H, D, D)"""
+    """Sum of phi(k_j)^T v_j over tokens j, (B, H, D, D)."""
     z: Tensor
-    """sum_j phi(k_j): (B, H, D)"""
+    """Sum of phi(k_j) over tokens j, (B, H, D)."""
     tokens: int
-    """How many tokens were summed."""
+    """Number of tokens summed."""
 
     def __add__(self, other: KVSummary) -> KVSummary:
-        """The summary of both sets of tokens together."""
+        """Return the summary of both sets of tokens together."""
         return KVSummary(self.S + other.S, self.z + other.z, self.tokens + other.tokens)
 
     def to(self, dtype: torch.dtype) -> KVSummary:
-        """The sums in another precision."""
+        """Return the sums in another precision."""
         return KVSummary(self.S.to(dtype), self.z.to(dtype), self.tokens)
 
 
 def kv_summary(k: Tensor, v: Tensor) -> KVSummary:
     """Sum keys and values, (B, H, N, D) of any floating-point dtype, over their tokens."""
-    # first pass of linear attention: one sum over all keys and values, whatever the queries
+    # first pass of linear attention: sum over all keys and values, independently of the queries
     chunks = zip(torch.split(k, CHUNK, dim=-2), torch.split(v, CHUNK, dim=-2), strict=True)
     return sum_of(_chunk_summary(*chunk) for chunk in chunks)
 
 
 def sum_of(summaries: Iterable[KVSummary]) -> KVSummary:
-    """The summary of all tokens together, in the precision of the first; ValueError for none.
+    """Add up summaries, in the precision of the first. Raises ValueError if there are none.
 
-    The running sum is float64: a float32 one loses a digit for every hundred parts it is made of, and a picture of a
-    billion pixels has ten thousands of them.
+    The running sum is float64 where the device has it: a float32 sum loses a digit for every hundred terms,
+    and a picture of a billion pixels has tens of thousands of terms.
     """
     iterator = iter(summaries)
     first = next(iterator, None)
@@ -77,19 +77,19 @@ def sum_of(summaries: Iterable[KVSummary]) -> KVSummary:
 
 
 def apply_summary(q: Tensor, summary: KVSummary, eps: float = EPS) -> Tensor:
-    """Attend with queries (B, H, N, D) to all tokens of `summary`; (B, H, N, D) in the dtype of `q`.
+    """Attend with queries (B, H, N, D) to all tokens of `summary`; return (B, H, N, D) in the dtype of `q`.
 
-    Each output is an average of values with weights >= 0, so it is never larger than they are.
+    Each output is an average of values with weights >= 0, so it is never larger than the values.
     """
     with torch.autocast(q.device.type, enabled=False):
-        # second pass: each query reads the sum, and is divided by the sum of its weights
+        # second pass: each query reads the sums and is divided by the sum of its weights
         phi_q = _accurate(F.relu(q))
         normaliser = phi_q @ summary.z.unsqueeze(-1) + eps
         return (phi_q @ summary.S / normaliser).to(q.dtype)
 
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = EPS) -> Tensor:
-    """Linear attention of queries to keys and values, each (B, H, N, D); the result has the dtype of `q`."""
+    """Apply linear attention to queries, keys and values, each (B, H, N, D), in the dtype of `q`."""
     return apply_summary(q, kv_summary(k, v), eps)
 
 

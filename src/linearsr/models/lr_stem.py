@@ -1,4 +1,4 @@
-"""The LR condition: what the network is told about the low-resolution image.
+"""The LR condition: what the network sees of the low-resolution image.
 
 Shape legend: B batch, h w LR size in pixels, C channels. Images have values in [-1, 1].
 """
@@ -33,26 +33,26 @@ from linearsr.runtime.devices import widest_dtype
 __all__ = ["LRCondition", "PredictiveStem", "StridedStem", "StridedStemConfig"]
 
 DETAIL_GAIN = 16.0
-"""Brings local detail, which is all that super-resolution is about, to the deviation of the image itself."""
+"""Factor that brings local detail, the subject of super-resolution, to the deviation of the image itself."""
 _DETAIL_REACH, _RESAMPLING_REACH = 2, 4
 
 
 @dataclass(frozen=True)
 class PredictiveStemConfig:
-    """`PredictiveStem`: the small model's convolutional base."""
+    """Settings of a `PredictiveStem`, the small model's convolutional base."""
 
     scale: int = 4
     """HR size over LR size."""
     channels: int = 64
-    """Width of the residual blocks."""
+    """Channels of the residual blocks."""
     num_blocks: int = 12
     """Residual blocks on the LR grid."""
     summary_channels: int = 0
-    """Width of a summary of the whole image, by which blocks can know its degradation; 0: there is none."""
+    """Channels of a summary of the whole image, which tells blocks its degradation; 0: no summary."""
     patch: int = 2
     """LR pixels per side of one latent token: features are unshuffled by it."""
     max_deviation: float = 0.15
-    """Largest expected error: beyond it the head only errs, and what noise a sampler leaves over would glare."""
+    """Largest expected error: a larger one is an error of the head, and would make leftover noise visible."""
     min_deviation: float = 0.01
     """Smallest expected error, in units of the [-1, 1] range; keeps the residual's scale away from zero."""
 
@@ -70,8 +70,8 @@ class PredictiveStemConfig:
 class ImageSummary(nn.Module):
     """One vector for the whole image, from which every block gets a scale and a shift for its channels.
 
-    Blur, noise and compression are much the same all over an image, but hard to tell from a few pixels. The scales
-    and shifts start at zero, so a stem without a summary can be given one.
+    Blur, noise and compression are much the same all over an image, but hard to recognise from a few pixels.
+    The scales and shifts start at zero, so a summary can be added to a trained stem.
     """
 
     def __init__(self, channels: int, summary_channels: int, num_blocks: int) -> None:
@@ -87,15 +87,15 @@ class ImageSummary(nn.Module):
         nn.init.zeros_(self.to_modulation.bias)
 
     def modulation(self, mean: Tensor) -> Tensor:
-        """(B, summary_channels) -> (B, num_blocks * 2 * C) in [-1, 1].
+        """Map means (B, summary_channels) to scales and shifts (B, num_blocks * 2 * C) in [-1, 1].
 
-        Beyond that only images lead that no training saw, and there each block would multiply what the one before did.
+        Only images unlike any in training exceed that range; each block would then amplify the one before.
         """
         modulation: Tensor = self.to_modulation(mean)
         return modulation.clamp(-1, 1)
 
     def mean(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, summary_channels): the vector itself."""
+        """Compute the vector itself: (B, C, h, w) -> (B, summary_channels)."""
         mean: Tensor = self.layers(x).mean((2, 3), dtype=torch.float32).to(x.dtype)
         return mean
 
@@ -103,13 +103,14 @@ class ImageSummary(nn.Module):
 class PredictiveStem(PretrainedModule):
     """A convolutional super-resolver on the LR grid whose features condition the flow.
 
-    It predicts the HR image as bicubic upscaling plus a learned residual, and beside it the deviation of that
-    prediction, so that the flow can model the error in units of what is expected at each place: nothing to add in
-    a clear sky, much in foliage.
+    It predicts the HR image as bicubic upscaling plus a learned residual, and also the expected deviation of
+    that prediction, so that the flow can model the error in units of what is expected at each place: nothing
+    to add in a clear sky, much in foliage.
 
-    By rows: `survey` is summed over the image, and `rows` make of that sum and of the LR rows what is kept on the
-    latent grid: the features' channels, then those of which `estimate` makes the prediction (`kept_channels`). An
-    estimate is right but for `margin` LR rows at either end, where neighbours are missing.
+    By rows: the output of `survey` is summed over the image. From that sum and the LR rows, `rows` makes what
+    is kept on the latent grid: the channels of the features, then those from which `estimate` makes the
+    prediction (`kept_channels`). An estimate is right except for `margin` LR rows at either end, where
+    neighbours are missing.
     """
 
     config_class = PredictiveStemConfig
@@ -128,7 +129,7 @@ class PredictiveStem(PretrainedModule):
         self.deviation_head = nn.Sequential(
             nn.Conv2d(width, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
         )
-        # the flow wants its condition at unit deviation per channel; the statistics are learned with the stem
+        # the flow needs its condition at unit deviation per channel; the statistics are learned with the stem
         self.feature_norm = nn.BatchNorm2d(width, affine=False, momentum=0.01)
         nn.init.kaiming_normal_(self.conv_in.weight)
         nn.init.zeros_(self.conv_out.weight)
@@ -144,29 +145,29 @@ class PredictiveStem(PretrainedModule):
 
     @property
     def kept_channels(self) -> tuple[int, int]:
-        """How many of the kept channels are the features', and how many the estimate's."""
+        """Numbers of kept channels: those of the features, and those of the estimate."""
         return self.config.channels * self.config.patch**2, (
             3 * self.config.scale**2 + 1
         ) * self.config.patch**2
 
     def forward(self, lr: Tensor) -> LRCondition:
-        """LR image (B, 3, h, w) -> features (B, channels * patch**2, h / patch, w / patch), prediction, deviation."""
+        """Map LR (B, 3, h, w) to features (B, channels * patch**2, h / patch, w / patch) and estimate."""
         x = whole(self._entry(), lr)
         x = whole(self._body(None if self.summary is None else self.summary.mean(x)), x)
-        # apart, so that no gradient goes where none belongs
+        # one by one: joined on channels, the detached features would require gradients
         features, learned, log_deviation = (whole(head, x) for head in self._heads())
         features = F.pixel_unshuffle(features, self.config.patch)
         return self._estimate(lr, learned, log_deviation)._replace(features=features)
 
     def survey(self) -> Rows | None:
-        """LR rows -> what must be summed over all of the image before `rows` can begin; None: nothing."""
+        """Return the part whose output is summed over the whole image before `rows` can begin; None: none."""
         return None if self.summary is None else Chain(self._entry(), *layers_of(self.summary.layers))
 
     def rows(self, total: Tensor | None = None, size: tuple[int, int] = (0, 0)) -> Rows:
-        """LR rows in [-1, 1] -> kept rows.
+        """Return the part from LR rows in [-1, 1] to kept rows.
 
         Args:
-            total: sums (B, .) of what `survey` made of the image; None: it makes nothing.
+            total: sum (B, .) of the output of `survey` over the image; None: there is no survey.
             size: height and width of the LR image.
         """
         mean = None
@@ -178,14 +179,14 @@ class PredictiveStem(PretrainedModule):
         return Chain(self._entry(), self._body(mean), heads, *kept)
 
     def seen(self, lr: Tensor) -> Tensor:
-        """What the first convolution sees of an LR image: (B, 3, h, w) -> (B, 6, h, w)."""
-        # what the image has beyond its 5x5 mean; at the border the mean is of the pixels that are there
+        """Return the input of the first convolution for an LR image: (B, 3, h, w) -> (B, 6, h, w)."""
+        # detail is the difference from the 5x5 mean, which at the border is over the existing pixels only
         detail = lr - F.avg_pool2d(lr, 5, stride=1, padding=2, count_include_pad=False)
         x = torch.cat([lr, DETAIL_GAIN * detail], dim=1)
         return x.to(self.conv_in.weight.dtype, memory_format=torch.channels_last)
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
-        """LR rows and kept rows of the estimate's channels -> prediction and deviation, without features."""
+        """Compute prediction and deviation, without features, from LR rows and kept rows of the estimate."""
         kept = F.pixel_shuffle(kept, self.config.patch)
         return self._estimate(lr, kept[:, :-1], kept[:, -1:])
 
@@ -193,8 +194,8 @@ class PredictiveStem(PretrainedModule):
         scale = self.config.scale
         bicubic = F.interpolate(lr.float(), scale_factor=scale, mode="bicubic", antialias=True)
         prediction = bicubic + F.pixel_shuffle(learned.float(), scale)
-        # what fills no whole vector of the processor is rounded in another way, but not once it was float64: so a strip
-        # gets what the whole image does
+        # values that fill no whole vector of the processor are rounded differently, which float64 hides: so a
+        # strip gives the same result as the whole image
         deviation = F.softplus(log_deviation.to(widest_dtype(log_deviation.device))).float()
         deviation = F.interpolate(deviation, scale_factor=scale, mode="bilinear")
         deviation = (deviation + self.config.min_deviation).clamp(max=self.config.max_deviation)
@@ -204,7 +205,7 @@ class PredictiveStem(PretrainedModule):
         return Chain(Window(self.seen, _DETAIL_REACH), Convolution(self.conv_in))
 
     def _body(self, mean: Tensor | None) -> Rows:
-        """The residual blocks; `mean` (B, summary_channels) of the image's summary, if there is one."""
+        """Return the residual blocks, modulated by `mean` (B, summary_channels) of the summary, if any."""
         blocks = list(cast(Iterable[ResidualBlock], self.blocks))
         modulations: list[Tensor | None] = [None] * len(blocks)
         if mean is not None and self.summary is not None and blocks:
@@ -212,16 +213,16 @@ class PredictiveStem(PretrainedModule):
         return residual(*(block.rows(m) for block, m in zip(blocks, modulations, strict=True)))
 
     def _heads(self) -> list[Rows]:
-        """Features, and what the estimate is made of: learned detail and log-deviation."""
-        # features and deviation must not pull on the blocks, which belong to the prediction
+        """Return the heads: features, and learned detail and log-deviation for the estimate."""
+        # features and deviation must not train the blocks, which belong to the prediction
         features = PerPixel(lambda x: self.feature_norm(x.detach()))
         deviation = Chain(PerPixel(Tensor.detach), *layers_of(self.deviation_head))
         return [features, Convolution(self.conv_out), deviation]
 
     def grown(self, **changes: Any) -> "PredictiveStem":
-        """A larger stem that computes what this one does until it is trained further.
+        """Return a larger stem that computes the same as this one until it is trained further.
 
-        `changes`: more `num_blocks`, or `summary_channels` where there are none.
+        `changes`: more `num_blocks`, or `summary_channels` if there are none.
 
         Raises:
             ValueError: changes after which the weights would not fit.

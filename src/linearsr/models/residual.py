@@ -1,9 +1,10 @@
-"""Residual blocks, and the way out of a transformer that is made of them, where neighbouring patches meet.
+"""Residual blocks, and an output head for transformers that is made of them and joins neighbouring patches.
 
-A linear way out makes each token's patch by itself, and what is invented there breaks off at its border, as a grid. A
-`DetailHead` spreads tokens over a finer grid, joins them with the LR features on it, and sends them through blocks.
+A linear output layer makes each token's patch by itself, so generated detail breaks off at its border and
+shows as a grid. A `DetailHead` spreads tokens over a finer grid, joins them with the LR features on it, and
+applies residual blocks.
 
-Shapes: B batch, h w tokens' grid, C channels of a latent (3 * (8 HR pixels)**2 for the residual codec).
+Shapes: B batch, h w grid of the tokens, C channels of a latent (3 * (8 HR pixels)**2 for the residual codec).
 """
 
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from linearsr.models.rows import Chain, Convolution, Grouped, PerPixel, Rows, joined, residual, whole
 
 FINE = 2
-"""Cells of the finer grid on a token's side: for the default model's patches the grid of the LR image."""
+"""Cells of the finer grid per side of a token; for the default model's patches, the grid of the LR image."""
 _COLOURS = 3
 
 
@@ -35,17 +36,20 @@ class ResidualBlock(nn.Module):
                 conv.weight.mul_(gain)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) -> the same shape. `modulation` (B, 2 * C): scale and shift between the convolutions."""
+        """Map (B, C, h, w) to the same shape.
+
+        `modulation` (B, 2 * C) holds scale and shift between the convolutions.
+        """
         return whole(self.rows(modulation), x)
 
     def rows(self, modulation: Tensor | None = None) -> Rows:
-        """The block for rows."""
+        """Return the block for rows."""
         between = PerPixel(lambda x: F.silu(modulated(x, modulation)))
         return residual(Convolution(self.conv_1), between, Convolution(self.conv_2))
 
 
 def modulated(hidden: Tensor, modulation: Tensor | None) -> Tensor:
-    """Hidden values (B, C, h, w) with a scale and a shift, `modulation` (B, 2 * C), if there are any."""
+    """Apply scale and shift, `modulation` (B, 2 * C), to hidden values (B, C, h, w); None: no change."""
     if modulation is None:
         return hidden
     scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
@@ -53,9 +57,9 @@ def modulated(hidden: Tensor, modulation: Tensor | None) -> Tensor:
 
 
 class DetailHead(nn.Module):
-    """Tokens and LR features to a latent of pixel-unshuffled patches.
+    """Head from tokens and LR features to a latent of pixel-unshuffled patches.
 
-    The last layer starts at zero: nothing is added to the stem's prediction until it is trained.
+    The last layer starts at zero: nothing is added to the stem's prediction until the head is trained.
     """
 
     def __init__(self, channels: int, lr_channels: int, num_blocks: int, out_channels: int) -> None:
@@ -69,15 +73,15 @@ class DetailHead(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Rows of the tokens' grid, above and below, that a row of the result depends on."""
+        """Rows of the token grid, above and below, on which a row of the result depends."""
         return -(-(2 + 2 * len(self.blocks)) // FINE)
 
     def forward(self, tokens: Tensor, lr_features: Tensor) -> Tensor:
-        """(B, channels * FINE**2, h, w) and (B, lr_channels, h, w) -> latent (B, C, h, w)."""
+        """Map (B, channels * FINE**2, h, w) and (B, lr_channels, h, w) to a latent (B, C, h, w)."""
         return whole(self.rows(), joined(tokens, lr_features.to(tokens.dtype)))
 
     def rows(self) -> Rows:
-        """Tokens and LR features, joined on channels -> latent."""
+        """Return the head for rows: tokens and LR features, joined on channels -> latent."""
         blocks = cast(Iterable[ResidualBlock], self.blocks)
         return Chain(
             PerPixel(lambda x: F.pixel_shuffle(x, FINE).contiguous(memory_format=torch.channels_last)),

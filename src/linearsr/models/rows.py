@@ -1,8 +1,8 @@
 """Convolutional networks that images flow through a few rows at a time, or all rows at once.
 
-Each part keeps the rows that its next output needs and no more, so that an image of any height goes through in the
-memory of a strip, and what comes out is what the same layers make of the whole image: nothing is computed twice, no
-border is made up, there are no tiles. What comes out lags behind what went in, until the last rows go in.
+Each part keeps only the rows that its next output needs, so an image of any height goes through in the memory
+of a strip, and the result is that of the same layers on the whole image: nothing is computed twice, no border
+is invented, and there are no tiles. The output lags behind the input until the last rows go in.
 
 Shape legend: B images, C channels, n rows of images of the width w, which are a tensor (B, C, n, w).
 """
@@ -19,17 +19,18 @@ from torch import Tensor, nn
 
 
 class Rows(Protocol):
-    """A part that rows flow through, once from top to bottom."""
+    """A part of a network that rows flow through, once from top to bottom."""
 
     def push(self, x: Tensor | None, last: bool = False) -> Tensor | None:
-        """The next rows -> the output rows that are complete by them; None: none yet.
+        """Take the next rows and return the output rows that are now complete; None: none yet.
 
-        `last` says that no more follow, so all that waits comes out; then `x` may be None.
+        `last` says that no more rows follow, so everything that waits comes out; then `x` may be None.
         """
 
 
 def through(part: Rows, strips: Iterable[Tensor]) -> Iterator[Tensor]:
-    """All that comes out of `part` for an image in strips."""
+    """Yield everything that comes out of `part` for an image in strips."""
+    # one strip behind, because the last one is pushed with `last`
     before: Tensor | None = None
     for strip in strips:
         out = None if before is None else part.push(before)
@@ -42,23 +43,23 @@ def through(part: Rows, strips: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def total_of(part: Rows, strips: Iterable[Tensor]) -> Tensor:
-    """The sum of all that comes out of `part`, for each image and channel: (B, C) in float64 on the CPU."""
+    """Sum the output of `part` for each image and channel: (B, C) in float64 on the CPU."""
     total = torch.zeros((), dtype=torch.float64)
     for out in through(part, strips):
-        # in float32 on the device, for not every one has float64
+        # float32 on the device, because not every device has float64
         total = total + out.float().sum((2, 3)).cpu().double()
     return total
 
 
 def whole(part: Rows, image: Tensor) -> Tensor:
-    """What comes out of `part` for whole images (B, C, h, w)."""
+    """Return the output of `part` for whole images (B, C, h, w)."""
     out = part.push(image, last=True)
     assert out is not None
     return out
 
 
 class PerPixel:
-    """A function that looks at no neighbours; it may change the channels, and the size by a whole factor."""
+    """A function that sees no neighbours; it may change the channels, and the size by a whole factor."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
@@ -68,7 +69,7 @@ class PerPixel:
 
 
 class _Lagging:
-    """A part that keeps rows until those below them come."""
+    """A part that keeps rows until the rows below them arrive."""
 
     _rest: Tensor | None = None
 
@@ -77,18 +78,21 @@ class _Lagging:
         if x is None:
             return None
         out, rest = self._take(x, last)
-        # a copy, or the strip would be kept for its last rows
+        # a copy, because a view would keep the whole strip in memory
         self._rest = rest.clone() if rest.shape[2] and not last else None
         return out
 
     def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
-        """Of the rows that are there: the output that is complete, and the rows that are needed again."""
+        """Return the output that is complete for the rows at hand, and the rows that are needed again."""
         raise NotImplementedError
 
 
 class Convolution(_Lagging):
-    """A convolution with zero padding, of any stride; `function` computes it from rows and padding in the place of its
-    weights, and `beyond` is what stands for zero."""
+    """A convolution with zero padding, of any stride.
+
+    `function` computes it from rows and padding instead of its weights; `beyond` is the value of padded
+    pixels.
+    """
 
     def __init__(
         self,
@@ -104,7 +108,7 @@ class Convolution(_Lagging):
     def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
         first = self._rest is None
         if first and last:
-            # the whole image at once: no copy of it for the sake of its borders
+            # the whole image at once: the convolution pads it, which saves a copy
             return self._convolved(x, (self._margin, self._side)), x
         if first or last:
             x = F.pad(x, (0, 0, self._margin * first, self._margin * last), value=self._beyond)
@@ -112,17 +116,17 @@ class Convolution(_Lagging):
         return self._convolved(x, (0, self._side)) if count else None, x[:, :, count * self._stride :]
 
     def _by_weights(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
-        """In the type of the rows, which may have more digits than the weights."""
+        """Convolve in the dtype of the rows, which may have more digits than the weights."""
         conv, weight = self._conv, self._conv.weight.to(x.dtype)
         bias = None if conv.bias is None else conv.bias.to(x.dtype)
         return convolve(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class Window(_Lagging):
-    """A function that sees `reach` rows up and down, and makes a row of each row.
+    """A function that sees `reach` rows above and below, and makes one row of each row.
 
-    It gets strips with their neighbours; at the image's own borders the neighbours are missing, as they are for the
-    whole image, so whatever it does at a border it does there and only there.
+    It gets strips with their neighbours. At the image's own borders neighbours are missing, as they are for
+    the whole image, so border effects occur there and only there.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], reach: int) -> None:
@@ -138,7 +142,7 @@ class Window(_Lagging):
 
 
 class Grouped(_Lagging):
-    """Rows as they are, in whole groups of `size`."""
+    """Unchanged rows, in whole groups of `size`."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -149,13 +153,13 @@ class Grouped(_Lagging):
 
 
 class Extended(_Lagging):
-    """Rows with a mirrored margin on every side, for layers that would see zeros there."""
+    """Rows with a mirrored margin on every side, for layers that would otherwise see zeros there."""
 
     def __init__(self, margin: int) -> None:
         self._margin, self._first = margin, True
 
     def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
-        # the rows below may be the last ones, which are mirrored
+        # hold these rows back: if they are the last ones, they are mirrored
         end = x.shape[2] if last else max(0, x.shape[2] - self._margin - 1)
         if not end:
             return None, x
@@ -174,14 +178,14 @@ class Cropped(_Lagging):
     def _take(self, x: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
         done = min(self._above, x.shape[2])
         self._above -= done
-        # the last rows that came are the margin below, unless more follow
+        # the last rows at hand are the margin below, unless more follow
         end = max(done, x.shape[2] - self._margin)
         out = x[:, :, done:end, self._margin : x.shape[3] - self._margin] if end > done else None
         return out, x[:, :, end:]
 
 
 class InPieces:
-    """A part that never gets more than so many pixels at once, though all that lags behind comes with the last rows."""
+    """A part that gets at most so many pixels at once, even when all lagging rows come with the last ones."""
 
     def __init__(self, pixels: int, part: Rows) -> None:
         self._pixels, self._part = pixels, part
@@ -196,7 +200,7 @@ class InPieces:
 
 
 class Chain:
-    """One part behind the other."""
+    """Parts in sequence."""
 
     def __init__(self, *parts: Rows) -> None:
         self._parts = parts
@@ -210,7 +214,7 @@ class Chain:
 
 
 class Joined:
-    """Parts beside each other on the same rows; `join` makes one of their outputs, row by row."""
+    """Parts in parallel on the same rows; `join` merges their outputs row by row."""
 
     def __init__(self, join: Callable[..., Tensor], *parts: Rows) -> None:
         self._join = join
@@ -228,27 +232,27 @@ class Joined:
 
 
 def beside(join: Callable[[Tensor, Tensor], Tensor], *parts: Rows) -> Joined:
-    """join(x, parts(x))."""
+    """Return a part that computes join(x, parts(x))."""
     return Joined(join, PerPixel(lambda x: x), Chain(*parts))
 
 
 def residual(*parts: Rows, scale: float = 1) -> Joined:
-    """x + scale * parts(x)."""
+    """Return a part that computes x + scale * parts(x)."""
     return beside(partial(torch.add, alpha=scale), *parts)
 
 
 def on_channels(*images: Tensor) -> Tensor:
-    """Images (B, C_i, h, w) -> (B, sum of C_i, h, w)."""
+    """Join images (B, C_i, h, w) on channels: (B, sum of C_i, h, w)."""
     return torch.cat(images, dim=1)
 
 
 def layers_of(modules: Iterable[nn.Module]) -> list[Rows]:
-    """Convolutions and layers that look at no neighbours."""
+    """Wrap convolutions, and layers that see no neighbours, as parts."""
     return [Convolution(m) if isinstance(m, nn.Conv2d) else PerPixel(m) for m in modules]
 
 
 def _mirrored(x: Tensor, sides: tuple[int, ...]) -> Tensor:
-    """Mirror at the outermost pixels, without repeating them; repeat the last one where the image is too small."""
+    """Mirror at the outermost pixels without repeating them; a side too short for that repeats its last."""
     most = (x.shape[3] - 1,) * 2 + (x.shape[2] - 1,) * 2
     there = [min(pair) for pair in zip(sides, most, strict=True)]
     return F.pad(
@@ -273,10 +277,10 @@ def convolve(
     dilation: tuple[int, ...] = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`, right for results of one column too.
+    """Compute `torch.nn.functional.conv2d`, correctly for results of one column too.
 
-    With a stride in bfloat16, oneDNN's kernels for AMX read memory there that nobody wrote, which may hold NaN: such
-    a result is computed in float32.
+    With a stride in bfloat16, oneDNN's kernels for AMX read uninitialised memory there, which may hold NaN:
+    such a result is computed in float32.
     """
     narrow = not isinstance(padding, str) and (x.shape[3] + 2 * padding[1] - weight.shape[3]) < stride[1]
     if narrow and stride[1] > 1 and x.dtype == torch.bfloat16:
@@ -287,14 +291,14 @@ def convolve(
 
 
 class StridedConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` by `convolve`; what is beyond the border counts as zero."""
+    """`torch.nn.Conv2d` computed by `convolve`; pixels beyond the border count as zero."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return convolve(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 def joined(*images: Tensor) -> Tensor:
-    """Images (B, C_i, h, w) of one type, joined on channels, in channels-last memory: (B, sum of C_i, h, w)."""
+    """Join images (B, C_i, h, w) of one dtype on channels, in channels-last memory: (B, sum of C_i, h, w)."""
     pixels = [image.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) for image in images]
-    # told by its strides, an image alone in its batch may be of either layout, and `cat` on channels takes the other
+    # in a batch of one, strides fit either layout, and `cat` on channels takes the wrong one
     return torch.cat(pixels, dim=-1).permute(0, 3, 1, 2)

@@ -1,7 +1,8 @@
-"""The trunk: residual-in-residual dense blocks that draw the HR image at once, on the LR grid.
+"""The trunk: residual-in-residual dense blocks on the LR grid that draw the HR image without any step.
 
 RRDBNet (ESRGAN, Wang et al. 2018; Real-ESRGAN, Wang et al. 2021), with the layout and the names of its public
-checkpoints, so that their weights load. It is written once, for rows that flow through it: a whole image is one strip.
+checkpoints, so that their weights load. It is written only for rows that flow through it: a whole image is
+one strip.
 
 Shape legend: B batch, C channels, h w LR size in pixels. Images have values in [-1, 1].
 """
@@ -30,25 +31,25 @@ from linearsr.models.rows import (
 from linearsr.runtime.checkpoints import PretrainedModule
 
 SLOPE = 0.2
-"""Of the leaky ReLUs."""
+"""Negative slope of the leaky ReLUs."""
 BRANCH = 0.2
-"""What a dense block, and a group of three, adds to its input is scaled by this."""
+"""Scale of what a dense block, or a group of three, adds to its input."""
 _BORDER = 4
-"""LR pixels that are mirrored on every side: with zeros there, rims would be dark and crooked."""
+"""LR pixels that are mirrored on every side: with zeros there, edges would be dark and crooked."""
 _BODY_PIXELS, ENLARGED_PIXELS = 2**18, 2**14
-"""LR pixels that go through a block, and through all that is behind the blocks, at a time."""
+"""LR pixels processed at a time by a block, and by everything after the blocks."""
 _CONVOLUTIONS = 5
-"""Of a dense block."""
+"""Number of convolutions in a dense block."""
 
 
 @dataclass(frozen=True)
 class RRDBNetConfig:
-    """`RRDBNet`."""
+    """Settings of an `RRDBNet`."""
 
     channels: int = 64
-    """Width between the blocks."""
+    """Channels between the blocks."""
     growth_channels: int = 32
-    """What each convolution of a dense block adds."""
+    """Channels that each convolution of a dense block adds."""
     num_blocks: int = 6
     """Residual-in-residual dense blocks, of three dense blocks each."""
 
@@ -60,10 +61,10 @@ class RRDBNetConfig:
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees what all before it made; x + 0.2 times the last one's output."""
+    """Five convolutions, each of which sees the outputs of all before it; x + 0.2 times the last output."""
 
     processor: Callable[["DenseBlock"], Rows] | None = None
-    """Makes the block for rows, in the place of `layers`."""
+    """Makes the block for rows instead of `layers`; None: `layers` does."""
 
     def __init__(self, channels: int, growth_channels: int) -> None:
         super().__init__()
@@ -73,22 +74,22 @@ class DenseBlock(nn.Module):
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
-        """All of them, in order."""
+        """The convolutions of the block, in order."""
         return [conv for conv in self.children() if isinstance(conv, nn.Conv2d)]
 
     def rows(self) -> Rows:
-        """(B, C, n, w) -> the same shape, by the processor if there is one."""
+        """Return the block for rows, (B, C, n, w) -> the same shape, made by `processor` if it is set."""
         return self.layers() if self.processor is None else self.processor(self)
 
     def layers(self, *before_last: Rows) -> Rows:
-        """The block in floating point; `before_last` are parts between the last two convolutions."""
+        """Return the block in floating point, with the parts `before_last` before its last convolution."""
         *dense, last = self.convolutions
         seen = [beside(on_channels, Convolution(conv), PerPixel(_act)) for conv in dense]
         return residual(*seen, *before_last, Convolution(last), scale=BRANCH)
 
 
 class RRDB(nn.Module):
-    """Three dense blocks; x + 0.2 times what they make of it."""
+    """Three dense blocks in sequence; x + 0.2 times their output."""
 
     def __init__(self, channels: int, growth_channels: int) -> None:
         super().__init__()
@@ -96,13 +97,13 @@ class RRDB(nn.Module):
             self.add_module(f"rdb{i + 1}", DenseBlock(channels, growth_channels))
 
     def rows(self) -> Rows:
-        """(B, C, n, w) -> the same shape."""
+        """Return the blocks for rows, (B, C, n, w) -> the same shape."""
         blocks = [block.rows() for block in self.children() if isinstance(block, DenseBlock)]
         return residual(*blocks, scale=BRANCH)
 
 
 class RRDBNet(PretrainedModule):
-    """Residual-in-residual dense blocks, then two enlargements by 2 with a convolution behind each."""
+    """Residual-in-residual dense blocks, then two enlargements by 2, each followed by a convolution."""
 
     config_class = RRDBNetConfig
     config: RRDBNetConfig
@@ -123,29 +124,31 @@ class RRDBNet(PretrainedModule):
 
     @property
     def macs_per_pixel(self) -> int:
-        """Multiply-accumulates for one LR pixel."""
+        """Multiply-accumulates per LR pixel."""
         weights = {name: parameter.numel() for name, parameter in self.named_parameters()}
         enlarged = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}
         return sum(enlarged.get(name.split(".")[0], 1) * count for name, count in weights.items())
 
     @property
     def lag(self) -> int:
-        """LR rows that the output of the blocks is behind their input."""
+        """LR rows by which the output of the blocks lags behind their input."""
         return 3 * _CONVOLUTIONS * self.config.num_blocks + 1
 
     def forward(self, lr: Tensor) -> Tensor:
-        """LR image (B, 3, h, w) in [-1, 1] -> HR image (B, 3, 4 h, 4 w) in about [-1, 1], in float32."""
+        """Map LR (B, 3, h, w) in [-1, 1] to HR (B, 3, 4 h, 4 w) in about [-1, 1], in float32."""
         return whole(self.rows(), lr)
 
     def rows(self, most_pixels: int = _BODY_PIXELS) -> Rows:
-        """LR rows (B, 3, n, w) in [-1, 1] -> the HR rows (B, 3, 4 n, 4 w) that are complete, in float32.
+        """Return the network for rows: LR (B, 3, n, w) in [-1, 1] -> HR (B, 3, 4 n, 4 w), in float32.
+
+        Only HR rows that are complete come out.
 
         Args:
             most_pixels: LR pixels that go through a block at a time. More are faster, fewer take less memory.
         """
         body = [InPieces(most_pixels, block.rows()) for block in self.body if isinstance(block, RRDB)]
         enlargements = (part for conv in (self.conv_up1, self.conv_up2) for part in _enlargement(conv))
-        # pixels have more digits than bfloat16
+        # the last layers compute in float32, because pixels have more digits than bfloat16
         end: list[Rows] = [
             Convolution(self.conv_hr),
             PerPixel(_act),

@@ -1,4 +1,4 @@
-"""The paper's LR stem, and what any stem says of an LR image.
+"""The paper's LR stem, and the condition that every stem returns for an LR image.
 
 Shape legend: B batch, h w LR size in pixels, C channels. Images have values in [-1, 1].
 """
@@ -15,19 +15,19 @@ from linearsr.runtime.checkpoints import PretrainedModule
 
 
 class LRCondition(NamedTuple):
-    """What a stem says about an LR image."""
+    """The output of a stem for an LR image."""
 
     features: Tensor
-    """(B, C, h', w') on the latent grid; concatenated with the noisy latent on channels."""
+    """Features (B, C, h', w') on the latent grid; concatenated with the noisy latent on channels."""
     prediction: Tensor | None = None
-    """(B, 3, H, W) in about [-1, 1]: the stem's own estimate of the HR image, if it makes one."""
+    """The stem's own estimate of the HR image, (B, 3, H, W) in about [-1, 1]; None: it makes none."""
     deviation: Tensor | None = None
-    """(B, 1, H, W), positive: how far that estimate is expected to be from the truth, per pixel."""
+    """Expected error of that estimate per pixel, (B, 1, H, W), positive."""
 
 
 @dataclass(frozen=True)
 class StridedStemConfig:
-    """`StridedStem`: the paper's E_conv."""
+    """Settings of a `StridedStem`, the paper's E_conv."""
 
     scale: int = 4
     """HR size over LR size."""
@@ -67,7 +67,7 @@ class StridedStem(PretrainedModule):
         return self.config.channels, 0
 
     def forward(self, lr: Tensor) -> LRCondition:
-        """LR image (B, 3, h, w) -> features (B, C, h / 2**num_layers, w / 2**num_layers)."""
+        """Map LR (B, 3, h, w) to features (B, C, h / 2**num_layers, w / 2**num_layers)."""
         return LRCondition(whole(self.rows(), lr))
 
     def survey(self) -> Rows | None:
@@ -81,5 +81,5 @@ class StridedStem(PretrainedModule):
         return Chain(PerPixel(lambda lr: lr.to(dtype)), *pairs)
 
     def estimate(self, lr: Tensor, kept: Tensor) -> LRCondition:
-        """See `PredictiveStem`: there is none."""
+        """Return an empty condition: this stem makes no estimate."""
         return LRCondition(lr.new_empty(0))

@@ -1,9 +1,9 @@
 """The network of LinearSR: a SANA-family diffusion transformer that also sees features of the LR image.
 
-Names and shapes of all parameters are those of `diffusers.SanaTransformer2DModel`. There are four
-differences, all in the config: `lr_channels` further inputs of `patch_embed.proj` (behind the latent's),
-`null_tokens` that stand in for missing guidance, the way out (`lr_skip` from the LR features straight to the output, or
-a convolutional `detail_head`), and what the output means (`prediction_type`).
+All parameters have the names and shapes of `diffusers.SanaTransformer2DModel`, with four differences, all set
+in the config: `lr_channels` more inputs of `patch_embed.proj` (after those of the latent); `null_tokens` that
+replace missing guidance; the output layers (`lr_skip` from the LR features straight to the output, or a
+convolutional `detail_head`); and the meaning of the output (`prediction_type`).
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _CAPTION_WEIGHT = "caption_projection.linear_1.weight"
 
 
 class Conditions(NamedTuple):
-    """What every block is told beside the image."""
+    """The conditioning that every block receives besides the image."""
 
     context: Tensor
     """Guidance tokens (B, L, C) at the inner width."""
     bias: Tensor | None
-    """Added to the scores of the cross-attention, (B, 1, 1, L)."""
+    """Bias added to the scores of the cross-attention, (B, 1, 1, L); None: all tokens are used."""
     modulation: Tensor
-    """By the time, (B, 6, C)."""
+    """Shifts, scales and gates for the blocks, computed from the time, (B, 6, C)."""
     embedded: Tensor
-    """The time's embedding, (B, 1, C)."""
+    """Embedding of the time, (B, 1, C)."""
 
 
 class LinearSRTransformer(PretrainedModule):
-    """Predicts velocity or clean latent from the noisy latent, the time, LR features and guidance tokens."""
+    """Network from noisy latent, time, LR features and guidance tokens to velocity or clean latent."""
 
     config_class: ClassVar[type[TransformerConfig]] = TransformerConfig
     config: TransformerConfig
@@ -85,7 +85,7 @@ class LinearSRTransformer(PretrainedModule):
         self._initialise()
 
     def _initialise(self) -> None:
-        """SANA's start (Xavier; small time and caption embeddings); what is new or cross starts at zero."""
+        """Start as SANA (Xavier; small time and caption embeddings), LR inputs and cross-attention at 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -119,21 +119,21 @@ class LinearSRTransformer(PretrainedModule):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Predict velocity or clean latent, as `config.prediction_type` says.
+        """Predict the velocity or the clean latent, as set by `config.prediction_type`.
 
         Args:
             hidden_states: noisy latent (B, in_channels, h, w); h and w are multiples of the patch size.
-            timestep: (B,) or one for all, 0 (clean) to 1000 (noise).
-            lr_features: (B, lr_channels, h, w), needed where the config has such channels.
+            timestep: (B,), or one value for all images, from 0 (clean) to 1000 (noise).
+            lr_features: (B, lr_channels, h, w); needed if `config.lr_channels` is above 0.
             encoder_hidden_states: guidance tokens (B, L, caption_channels); None: the learned null tokens.
-            encoder_attention_mask: (B, L), 1 for tokens to use and 0 for padding; images without any token get the null
-                tokens, where the network has some.
+            encoder_attention_mask: (B, L), 1 for tokens to use and 0 for padding. Images without any token to
+                use get the null tokens, if the network has them.
 
         Returns:
             (B, out_channels, h, w)
 
         Raises:
-            ValueError: inputs that do not fit the config or each other.
+            ValueError: inputs do not fit the config or each other.
         """
         batch, _, height, width = hidden_states.shape
         patch = self.config.patch_size
@@ -141,11 +141,12 @@ class LinearSRTransformer(PretrainedModule):
             raise ValueError(f"a latent of {height}x{width} cannot be cut into patches of {patch}x{patch}")
         grid = height // patch, width // patch
 
-        # conditioning: the time's modulation and the guidance tokens, the same for every block
+        # conditioning: modulation by the time and guidance tokens, the same for every block
         said = self.conditions(timestep, encoder_hidden_states, encoder_attention_mask, batch)
-        # patch embedding: noisy latent and LR features, joined on channels, as tokens
+        # patch embedding: noisy latent and LR features, joined on channels, become tokens
         x = self.embed(hidden_states, lr_features)
         for block in self.transformer_blocks:
+            # transformer blocks; a checkpointed block is recomputed in the backward pass
             run = partial(checkpoint, block, use_reentrant=False) if self.gradient_checkpointing else block
             x = run(x, said.context, said.bias, said.modulation, grid[1])
         return self.finish(self.unpatch(x, said.embedded, grid), lr_features)
@@ -153,21 +154,21 @@ class LinearSRTransformer(PretrainedModule):
     def conditions(
         self, timestep: Tensor, tokens: Tensor | None, mask: Tensor | None, batch: int = 1
     ) -> Conditions:
-        """What the blocks are told beside the image; arguments as for the call."""
+        """Compute the conditioning that all blocks share; arguments are as in `forward`."""
         modulation, embedded = self.time_embed(timestep.expand(batch) * self.config.timestep_scale)
         given, given_mask = self._with_null_tokens(tokens, mask, batch)
         context: Tensor = self.caption_norm(self.caption_projection(given))
         return Conditions(context, _mask_bias(given_mask, context.dtype), modulation, embedded)
 
     def last_rows(self) -> Rows:
-        """The last layers by rows: images before them, joined with LR features -> (1, out_channels, n, w)."""
+        """Return the output layers for rows: images joined with LR features -> (1, out_channels, n, w)."""
         if self.detail_head is not None:
             return self.detail_head.rows()
         channels = self.config.out_channels
         return PerPixel(lambda x: self.finish(x[:, :channels], x[:, channels:]))
 
     def finish(self, image: Tensor, lr_features: Tensor | None) -> Tensor:
-        """The last layers, which see the LR features (B, lr_channels, h, w) again, if they see any."""
+        """Apply the output layers, which may see the LR features (B, lr_channels, h, w) again."""
         if self.detail_head is not None and lr_features is not None:
             detailed: Tensor = self.detail_head(image, lr_features)
             return detailed
@@ -178,7 +179,7 @@ class LinearSRTransformer(PretrainedModule):
         return image + skipped
 
     def unpatch(self, x: Tensor, embedded: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The last block's tokens (B, h * w, C) on a `grid`, or on rows of it, as an image before its last layers."""
+        """Turn the last block's tokens (B, h * w, C), on a `grid` or rows of it, into an image to finish."""
         patch = self.config.patch_size
         shift, scale = (self.scale_shift_table + embedded).chunk(2, dim=1)
         out = self.proj_out(modulated_norm(x, self.norm_out, shift, scale))
@@ -187,13 +188,13 @@ class LinearSRTransformer(PretrainedModule):
         return image
 
     def embed(self, latent: Tensor, lr_features: Tensor | None) -> Tensor:
-        """The latent and the LR features (B, C, h, w), or rows of both, joined on channels, as tokens (B, N, C)."""
+        """Embed latent and LR features (B, C, h, w), or rows of both, on joined channels as (B, N, C)."""
         channels = self.config.lr_channels
         given = None if lr_features is None else tuple(lr_features.shape)
         needed = (latent.shape[0], channels, *latent.shape[2:]) if channels else None
         if given != needed:
             raise ValueError(f"this network needs lr_features of shape {needed}, not {given}")
-        # the layout of tokens, in which the sums are the same for rows of an image as for all of it
+        # channels-last, like tokens: in this layout rows of an image give the same sums as all of it
         image = joined(latent) if lr_features is None else joined(latent, lr_features.to(latent.dtype))
         tokens: Tensor = self.patch_embed.get_submodule("proj")(image).flatten(2).transpose(1, 2)
         return tokens.to(self.scale_shift_table.dtype).contiguous()
@@ -201,7 +202,7 @@ class LinearSRTransformer(PretrainedModule):
     def _with_null_tokens(
         self, tokens: Tensor | None, mask: Tensor | None, batch: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Guidance tokens (B, L, caption_channels) and their mask, with the null tokens where there is no guidance."""
+        """Replace missing guidance by null tokens; return tokens (B, L, caption_channels) and mask."""
         count = self.config.num_null_tokens
         if tokens is None:
             if not count or mask is not None:
@@ -224,17 +225,17 @@ class LinearSRTransformer(PretrainedModule):
         self.gradient_checkpointing = True
 
     def fuse_projections_(self) -> LinearSRTransformer:
-        """Make queries, keys and values of the self-attention in one product; returns the network.
+        """Compute queries, keys and values of the self-attention in one product, and return the network.
 
-        `save_pretrained` goes on writing the separate names, but the parameters are other objects: do
-        this after loading, before an optimiser sees them.
+        `save_pretrained` still writes the separate names, but the parameters are new objects: call this after
+        loading and before creating an optimiser.
         """
         for block in cast(Iterable[TransformerBlock], self.transformer_blocks):
             block.attn1.fuse_()
         return self
 
     def with_detail(self, blocks: int) -> LinearSRTransformer:
-        """A network with the weights of this one, but with a new `DetailHead`, whose output is 0, as its way out."""
+        """Return a copy that ends in a new `DetailHead`, whose output is 0 until it is trained."""
         network = LinearSRTransformer(self.config.with_detail(blocks))
         kept = {
             name: weight
@@ -254,13 +255,15 @@ class LinearSRTransformer(PretrainedModule):
         device: str | torch.device = "cpu",
         caption_channels: int | None = None,
     ) -> LinearSRTransformer:
-        """Start from a SANA transformer in `diffusers` format; the LR inputs are added with zero weights.
+        """Create a network from a SANA transformer in `diffusers` format.
 
-        Null tokens, to be learned, start small and at random. So does the first layer that guidance tokens pass, where
-        these have other `caption_channels` than SANA's text (None: the same).
+        The LR inputs are added with zero weights. New null tokens start small and random, to be learned. So
+        does the first layer for guidance tokens if `caption_channels` differs from the width of SANA's text
+        (None: the same).
 
         Raises:
-            CheckpointError: not such a folder, or a variant with parts that this network does not have.
+            CheckpointError: no SANA transformer in the folder, or a variant with parts that this network
+                lacks.
         """
         path = resolve_folder(folder)
         config = config_from_sana(load_config(path), lr_channels, num_null_tokens, path, caption_channels)
@@ -282,5 +285,5 @@ def _fresh_tokens(count: int, channels: int) -> Tensor:
 
 
 def _mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """(B, L) of ones and zeros -> what is added to attention scores, (B, 1, 1, L)."""
+    """Turn a mask (B, L) of ones and zeros into a bias for attention scores, (B, 1, 1, L)."""
     return None if mask is None else ((1 - mask.to(dtype)) * MASKED)[:, None, None]

@@ -1,4 +1,4 @@
-"""The settings of the transformer, the sizes it comes in, and what SANA's own settings come to."""
+"""The settings of the transformer, its preset sizes, and their derivation from SANA's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QK_NORMS = (None, "rms_norm_across_heads")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a `LinearSRTransformer`; the first fields mean what they mean in SANA's config."""
+    """Settings of a `LinearSRTransformer`; the first fields mean the same as in SANA's config."""
 
     in_channels: int = 32
     """Channels of the noisy latent."""
@@ -28,41 +28,41 @@ class TransformerConfig:
     num_attention_heads: int = 36
     """Heads of the linear self-attention; heads times channels of a head is the inner width."""
     attention_head_dim: int = 32
-    """Channels of such a head."""
+    """Channels per head of the linear self-attention."""
     num_layers: int = 28
     """Transformer blocks."""
     num_cross_attention_heads: int = 16
     """Heads of the softmax attention to the guidance tokens."""
     cross_attention_head_dim: int = 72
-    """Channels of such a head."""
+    """Channels per head of the cross-attention."""
     caption_channels: int = 2304
     """Channels of a guidance token."""
     mlp_ratio: float = 2.5
     """Hidden width of the Mix-FFN over the inner width."""
     attention_bias: bool = False
-    """Biases in the projections of the self-attention."""
+    """Whether the projections of the self-attention have biases."""
     patch_size: int = 1
     """Latent pixels along one side of a token."""
     norm_elementwise_affine: bool = False
-    """Learned scale and shift in the norm before the Mix-FFN."""
+    """Whether the norm before the Mix-FFN has a learned scale and shift."""
     norm_eps: float = 1e-6
     """Epsilon of the block norms."""
     qk_norm: str | None = None
     """None, or "rms_norm_across_heads" as in SANA-1.5."""
     timestep_scale: float = 1.0
-    """The timestep (0..1000) is multiplied by this before it is embedded."""
+    """Factor on the timestep (0..1000) before it is embedded."""
     lr_channels: int = 0
     """Channels of the LR features, on the grid of the latent; 0: none."""
     num_null_tokens: int = 0
-    """Learned guidance tokens, used when none are given; 0: guidance must be given."""
+    """Number of learned guidance tokens, used when none are given; 0: guidance must be given."""
     prediction_type: str = "flow_prediction"
-    """The output: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
+    """What the network predicts: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
     lr_skip: bool = False
-    """A 1x1 convolution, zero at the start, from the LR features straight to the output."""
+    """Whether a 1x1 convolution, zero at the start, adds the LR features straight to the output."""
     detail_blocks: int = 0
-    """Residual blocks of a `DetailHead`, which makes the output, a latent of unshuffled pixels; 0: a linear layer."""
+    """Residual blocks of a `DetailHead` for latents of unshuffled pixels; 0: a linear output layer."""
     detail_channels: int = 64
-    """Width of those blocks."""
+    """Channels of those blocks."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -92,7 +92,7 @@ class TransformerConfig:
             self._check_detail()
 
     def with_detail(self, blocks: int) -> TransformerConfig:
-        """The same network but with a `DetailHead` as its way out."""
+        """Return the config of the same network with a `DetailHead` as its output."""
         return dataclasses.replace(self, detail_blocks=blocks, lr_skip=False)
 
     def _check_detail(self) -> None:
@@ -106,7 +106,7 @@ class TransformerConfig:
 
     @property
     def width(self) -> int:
-        """Inner width C, channels of a token inside the network."""
+        """Inner width C: channels of a token inside the network."""
         return self.num_attention_heads * self.attention_head_dim
 
 
@@ -117,15 +117,15 @@ def config_from_sana(
     folder: StrPath,
     caption_channels: int | None = None,
 ) -> TransformerConfig:
-    """The settings of a network that starts from a SANA transformer.
+    """Return the config of a network that starts from a SANA transformer.
 
     Args:
         raw: the `config.json` in its `folder`, as `diffusers` writes it.
         lr_channels, num_null_tokens: of the new network; SANA has neither.
-        caption_channels: of the new network; None: SANA's.
+        caption_channels: of the new network; None: as in SANA.
 
     Raises:
-        CheckpointError: not such a config, or a variant with parts that this network does not have.
+        CheckpointError: no such config, or a variant with parts that this network lacks.
     """
     place = os.fspath(folder)
     if raw.get("_class_name") != "SanaTransformer2DModel":
