@@ -59,7 +59,7 @@ def resize_rows(
     """
     enlargement = new[0] // old[0]
     if mode == "bicubic" and new == (enlargement * old[0], enlargement * old[1]):
-        # `resize` is 20 times faster by torch, and exact for whole rows with the kernel's reach around them
+        # torch's resize is 20 times faster, and exact for whole rows with the kernel's reach around them
         reach = _SUPPORT[mode] + 1
         first = max(0, top // enlargement - reach)
         last = min(old[0], -(-bottom // enlargement) + reach)
