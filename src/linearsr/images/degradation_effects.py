@@ -56,7 +56,7 @@ class Shake(Effect):
     prob: float = 0.5
     """Probability of motion blur: half of all handheld shots are lucky."""
     length: Range = (1.0, 6.0)
-    """Length of the path in LR pixels. Below one, nothing is visible; above six, little is left to restore."""
+    """Length of the path in LR pixels. Below one, nothing is visible; above six, little can be restored."""
     turn: float = 1.0
     """Largest change of direction in radians, to either side: shakes are arcs, seldom loops."""
 

@@ -19,7 +19,7 @@ class Halftone(Effect):
     prob: float = 0.35
     """Probability of dots: photographs have none; pictures from books, cards and newspapers have."""
     pitch: Range = (1.3, 2.8)
-    """Distance of dots in LR pixels: 150 lines per inch (a magazine) scanned at 200 per inch, to 110 at 300."""
+    """Dot pitch in LR pixels: 150 lines per inch (a magazine) scanned at 200 dpi, to 110 at 300 dpi."""
     strength: Range = (0.05, 0.35)
     """Contrast of the dots, most of which ink and scanner have blurred away."""
 
