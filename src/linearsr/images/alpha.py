@@ -1,4 +1,4 @@
-"""Upscaling pictures with transparency: no fringes from invisible colours, and alpha beside the colour."""
+"""Transparency in upscaling: invisible colours are replaced, and alpha is enlarged separately."""
 
 import numpy as np
 import torch
@@ -10,15 +10,16 @@ from linearsr.images.picture import FloatArray
 from linearsr.images.resize import resize
 
 ALPHA_REACH = 3
-"""Pixels of alpha in each direction that `checked_alpha` looks at."""
+"""Number of pixels of alpha in each direction that `checked_alpha` looks at."""
 
 
 def fill_transparent(colour: FloatArray, alpha: FloatArray) -> FloatArray:
-    """Replace the colour of pixels with alpha 0 by that of their visible surroundings: (H, W, C), (H, W) -> (H, W, C).
+    """Replace the colour (H, W, C) of pixels with alpha 0 by that of the visible pixels around them.
 
     Editors leave black or white under transparent pixels, and every filter or network would smear it over the
-    visible edge. Visible pixels are returned unchanged; without any, so is everything. From near to far: a step of
-    3x3 means, then the same on the image of half the size ("pull-push", Gortler et al. 1996, sec. 3.4).
+    visible edge. `alpha` is (H, W). Visible pixels are returned unchanged; if none is visible, all are. The
+    colours spread from near to far: a step of 3x3 means, then the same on the image at half size
+    ("pull-push", Gortler et al. 1996, sec. 3.4).
     """
     visible = alpha > 0
     if visible.all() or not visible.any():
@@ -27,16 +28,17 @@ def fill_transparent(colour: FloatArray, alpha: FloatArray) -> FloatArray:
 
 
 def resize_alpha(alpha: FloatArray, size: tuple[int, int]) -> FloatArray:
-    """Resample alpha (H, W) to `size` (height, width), bicubic, clamped to [0, 1]."""
+    """Resample alpha (H, W) to `size` (height, width): bicubic, clamped to [0, 1]."""
     clamped: FloatArray = resize(_as_image(alpha), size)[0, 0].clamp(0, 1).numpy()
     return clamped
 
 
 def checked_alpha(drawn: FloatArray, alpha: FloatArray) -> FloatArray:
-    """What a network makes of alpha as a grey image, as far as it can be right: (s h, s w), (h, w) -> (s h, s w).
+    """Correct `drawn`, the alpha that a network has made of `alpha` as a grey image.
 
-    Each value stays within those of the 3x3 pixels of `alpha` around it, so what is opaque stays so. Where the network
-    has lost them altogether, alpha is resized.
+    `drawn` and the result are (s h, s w), `alpha` is (h, w). Each value is clamped to the range of the 3x3
+    pixels of `alpha` around it, so opaque areas stay opaque. Where the network has lost them, alpha is
+    resized instead.
     """
     image, lr = _as_image(drawn), _as_image(alpha)
     image = torch.lerp(image, resize(lr, drawn.shape), as_squares(lost(image, lr), image))
@@ -50,7 +52,7 @@ def _as_image(alpha: FloatArray) -> Tensor:
 
 
 def fill_unknown(colour: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
-    """The steps of `fill_transparent`, for colour (H, W, C) that is known somewhere."""
+    """Fill in unknown pixels by the steps of `fill_transparent`; colour (H, W, C) must be known somewhere."""
     colour, known = grow_known(colour, known)
     if known.all():
         return colour
@@ -61,7 +63,7 @@ def fill_unknown(colour: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
 
 
 def grow_known(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Give unknown pixels the mean of their known neighbours of 3x3."""
+    """Give unknown pixels the mean of their known 3x3 neighbours; return colour and the known pixels."""
     height, width = known.shape
     weight = np.pad(known.astype(np.float32)[..., None], ((1, 1), (1, 1), (0, 0)))
     weighted = np.pad(colour * known[..., None], ((1, 1), (1, 1), (0, 0)))
@@ -73,7 +75,7 @@ def grow_known(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray
 
 
 def halve_known(colour: FloatArray, known: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Mean of the known pixels in blocks of 2x2."""
+    """Average the known pixels in blocks of 2x2; return colour and the known pixels, at half size."""
     height, width = known.shape
     margin = ((0, height % 2), (0, width % 2), (0, 0))
     weight = _block_sums(np.pad(known.astype(np.float32)[..., None], margin))

@@ -1,4 +1,4 @@
-"""Luma for metrics, and putting the colours of the low-resolution image back onto the result.
+"""Luma for metrics, and correction of a result's colours by those of the LR image.
 
 Shapes: B images, 3 channels (RGB), H rows, W columns; values in [0, 1] unless stated.
 """
@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ITU-R BT.601: luma weights, and the studio range in which 8-bit Y runs from 16 to 235.
+# ITU-R BT.601: luma weights, and the studio range, in which 8-bit Y is from 16 to 235.
 _LUMA = (0.299, 0.587, 0.114)
 _STUDIO_BLACK = 16 / 255
 _STUDIO_SPAN = 219 / 255
 
 _WAVELET_LEVELS = 4
 WAVELET_REACH = 2**_WAVELET_LEVELS
-"""LR pixels in each direction that `wavelet_colour_fix` and `clamp_keeping_means` each look at."""
+"""Number of LR pixels in each direction that `wavelet_colour_fix` and `clamp_keeping_means` each look at."""
 
 
 def to_unit(image: Tensor) -> Tensor:
-    """Clamp a result to [0, 1]. Raises ValueError where a value is NaN or infinite, which no pixel can show."""
+    """Clamp a result to [0, 1]. Raises ValueError if a value is NaN or infinite."""
     if not image.isfinite().all():
         raise ValueError(
             "the result has values that are not finite (NaN or infinite): compute in float32 (--dtype float32), "
@@ -30,8 +30,8 @@ def to_unit(image: Tensor) -> Tensor:
 def rgb_to_y(x: Tensor) -> Tensor:
     """Return the studio-range luma of BT.601: (B, 3, H, W) in [0, 1] -> (B, 1, H, W) in [16/255, 235/255].
 
-    This is the Y on which super-resolution papers report PSNR-Y and SSIM-Y (the `ycbcr` of MATLAB). The
-    full-range Y of YIQ gives a PSNR that is 20 log10(255/219) = 1.32 dB lower.
+    Super-resolution papers report PSNR-Y and SSIM-Y on this Y (the `ycbcr` of MATLAB). The full-range Y of
+    YIQ gives a PSNR that is 20 log10(255/219) = 1.32 dB lower.
     """
     _require_rgb(x, "image")
     weights = x.new_tensor(_LUMA).view(1, 3, 1, 1)
@@ -41,7 +41,7 @@ def rgb_to_y(x: Tensor) -> Tensor:
 def rgb_to_yiq(x: Tensor) -> Tensor:
     """Return YIQ, full range: (B, 3, H, W) in [0, 1] -> (B, 3, H, W), Y in [0, 1], I and Q around 0.
 
-    The matrix of NTSC to three digits, as the authors of HaarPSI have it. Not for PSNR-Y: see `rgb_to_y`.
+    Uses the NTSC matrix to three digits, like the authors of HaarPSI. For PSNR-Y, use `rgb_to_y` instead.
     """
     _require_rgb(x, "image")
     matrix = x.new_tensor([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
@@ -49,12 +49,13 @@ def rgb_to_yiq(x: Tensor) -> Tensor:
 
 
 def wavelet_colour_fix(image: Tensor, lr: Tensor) -> Tensor:
-    """Give `image` (B, 3, H, W) the low frequencies of `lr` (B, 3, h, w) but keep its detail -> the shape of `image`.
+    """Replace the low frequencies of `image` (B, 3, H, W) by those of `lr` (B, 3, h, w) and keep its detail.
 
-    The a trous wavelet of StableSR (Wang et al. 2024) on the LR grid: blurs with the kernel [1 2 1]/4 in each
-    direction, dilated by 1, 2, 4, 8, take the low frequencies of the difference between `lr` and the shrunken image.
-    A level less would bring back the blotches that JPEG and sensors leave. A strip gives the same result as the whole
-    where it has `WAVELET_REACH` more LR pixels around it. The result may leave [0, 1]; `clamp_keeping_means` ends it.
+    This is the a trous wavelet of StableSR (Wang et al. 2024) on the LR grid: blurs with [1 2 1]/4 in each
+    direction, dilated by 1, 2, 4 and 8, select the low frequencies of the difference between `lr` and the
+    shrunken image. One level less would bring back the blotches of JPEG and sensors. A strip gives the same
+    result as the whole image if it has `WAVELET_REACH` more LR pixels around it. The result has the shape of
+    `image` and may leave [0, 1], which `clamp_keeping_means` corrects.
 
     Raises:
         ValueError: H and W are not the same whole multiple of h and w.
@@ -69,17 +70,18 @@ def wavelet_colour_fix(image: Tensor, lr: Tensor) -> Tensor:
 
 
 def low_frequencies(x: Tensor) -> Tensor:
-    """What is left of (B, C, h, w) on the LR grid after the blurs of `wavelet_colour_fix`."""
+    """Return the low frequencies of (B, C, h, w) on the LR grid, by the blurs of `wavelet_colour_fix`."""
     for level in range(_WAVELET_LEVELS):
         x = _blur(_blur(x, 2**level, dim=-1), 2**level, dim=-2)
     return x
 
 
 def clamp_keeping_means(image: Tensor, lr: Tensor) -> Tensor:
-    """Clamp `image` (B, 3, H, W) to [0, 1] without a change of brightness: means over 32x32 pixels follow `lr`.
+    """Clamp `image` (B, 3, H, W) to [0, 1] and keep its brightness: means over 32x32 pixels follow `lr`.
 
-    What clamping takes from the low frequencies of `lr` (B, 3, h, w) is put back as in `wavelet_colour_fix`. Higher
-    ones would be closer still to the means of an LR image full of noise, but bring back blotches of that noise.
+    The low frequencies of `lr` (B, 3, h, w) that clamping changes are put back as in `wavelet_colour_fix`. To
+    put back higher ones, too, would follow the means of a noisy LR image more closely, but bring back
+    blotches of its noise.
 
     Raises:
         ValueError: as `wavelet_colour_fix`, or a value is NaN or infinite.
@@ -88,7 +90,7 @@ def clamp_keeping_means(image: Tensor, lr: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor, dilation: int, dim: int) -> Tensor:
-    """Convolve one axis with [1 2 1]/4, `dilation` apart, mirrored at its ends: that keeps the mean."""
+    """Convolve one axis with [1 2 1]/4, taps `dilation` apart, mirrored at its ends, which keeps the mean."""
     length = x.shape[dim]
     places = torch.arange(-dilation, length + dilation, device=x.device) % (2 * length)
     padded = x.index_select(dim, places.minimum(2 * length - 1 - places))

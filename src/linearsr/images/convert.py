@@ -1,4 +1,4 @@
-"""Between the kinds of image a caller has and `Picture`."""
+"""Conversion between the image types that callers use and `Picture`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,15 +20,16 @@ from linearsr.runtime.files import prefixed
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 ImageInput = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Tensor
-"""A path; the bytes of a file, or a file opened in binary mode; a PIL image; an array (h, w) or (h, w, C), uint8,
-uint16, bool or float in [0, 1]; a tensor (C, h, w) likewise."""
+"""An image as callers may pass it: a path; the bytes of a file, or a file opened in binary mode; a PIL image;
+an array (h, w) or (h, w, C) of uint8, uint16, bool or float in [0, 1]; a tensor (C, h, w) of the same
+types."""
 
 
 def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-    """One image, a batch (B, C, h, w) or (B, h, w, C), or a list of these, as a list of single images.
+    """Return one image, a batch (B, C, h, w) or (B, h, w, C), or a list of these as a list of single images.
 
     Raises:
-        TypeError: something else.
+        TypeError: `image` is something else.
     """
     if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4:
         return list(image)
@@ -47,7 +48,7 @@ def as_list(image: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
 
 
 def as_picture(image: ImageInput) -> Picture:
-    """Raises ImageError for a file that cannot be read, or an array of another shape or type."""
+    """Convert any `ImageInput`. Raises ImageError for an unreadable file, ValueError for an unfit array."""
     if isinstance(image, Image.Image):
         return picture_from_pil(image)
     if isinstance(image, Tensor):
@@ -63,7 +64,7 @@ def as_picture(image: ImageInput) -> Picture:
 
 
 def lr_tensor(picture: Picture) -> Tensor:
-    """(1, 3, h, w) in [-1, 1], what a network sees of it: grey as RGB, what is transparent filled in."""
+    """Return the network's input (1, 3, h, w) in [-1, 1]: grey as RGB, transparent pixels filled in."""
     colour = picture.colour
     if picture.alpha is not None:
         colour = fill_transparent(colour, picture.alpha)
@@ -72,10 +73,12 @@ def lr_tensor(picture: Picture) -> Tensor:
 
 
 def picture_from_array(array: NDArray[Any]) -> Picture:
-    """Array (h, w) or (h, w, C), C from 1 to 4 with alpha last in 2 and 4: uint8, uint16, bool, or float in [0, 1].
+    """Convert an array (h, w) or (h, w, C) of uint8, uint16, bool, or float in [0, 1].
+
+    C is from 1 to 4; with 2 or 4 channels the last one is alpha.
 
     Raises:
-        ValueError: another shape or type, or values that are no numbers.
+        ValueError: another shape or type, or values that are NaN, infinite or far outside [0, 1].
     """
     samples = array[..., None] if array.ndim == 2 else array
     if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or 0 in samples.shape:
@@ -95,7 +98,7 @@ def picture_from_array(array: NDArray[Any]) -> Picture:
 
 
 def from_picture(picture: Picture, output_type: OutputType) -> Any:
-    """A PIL image, or an array (H, W, C) or tensor (C, H, W) of float32 in [0, 1] with alpha as the last channel."""
+    """Return a PIL image, or a float32 array (H, W, C) or tensor (C, H, W) in [0, 1] with alpha last."""
     if output_type == "pil":
         if picture.bits == 16 and (picture.colour.shape[2] > 1 or picture.alpha is not None):
             warn_of(

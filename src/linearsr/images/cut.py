@@ -1,4 +1,4 @@
-"""What is there of a file that ends too early, or is damaged in its pixels: what a browser would show."""
+"""Reading of truncated files, or those with damaged pixels, as far as a browser would show them."""
 
 import re
 from collections.abc import Callable
@@ -17,37 +17,39 @@ _JPEG_END, _JPEG_GREY = b"\xff\xd9", np.float32(128 / 255)
 _JPEG_HEADER = re.compile(b"\xff[\xc4\xda\xdb\xdd]")
 _J2K_START, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
 _DROPPED, _LONGEST_FILL = 16, 16
-# in bytes, it makes numbers from 0 to 1 in floats of 16 and 32 bits
+# repeated as bytes, it makes floats of 16 and 32 bits that are within [0, 1]
 _LEVEL = 59
-# levels of the bytes that stand for the missing ones, twice
+# pairs of levels for the missing bytes, one for each of two decodings
 _FILLINGS = ((0, 255), (0, 0), (255, 255))
-# bytes at the end that are left out where no filling behind them can be decoded
+# numbers of last bytes to give up, one after the other, if no filling after them can be decoded
 _GIVEN_UP = (0, 32, 256)
 Decode = Callable[[bytes, int | None], tuple[Image.Image, Samples]]
-"""(file, level that pixels have where the decoder wrote nothing; None: that is an error) -> image and samples."""
+"""(file, level of pixels that the decoder does not write, or None to raise an error) -> image, samples."""
 
 
 def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Samples, str]:
-    """Read a file that cannot be read whole.
+    """Read as much as possible of a truncated or damaged file.
 
     Returns:
-        Its image, the samples, 0 where pixels are missing, and what is missing, in words.
+        The image, its samples, which are 0 where pixels are missing, and what is missing, in words.
 
     Raises:
-        ValueError: nothing is there; else what `decode` raises.
+        ValueError: no pixels are there; also whatever `decode` raises.
     """
     if kind_of(data) == "jpeg":
         try:
             im, samples = decode(data + _JPEG_END, None)
         except OSError:
-            # it ends within the header of a scan: up to there
+            # the file ends within the header of a scan: decode what precedes it
             *_, header = _JPEG_HEADER.finditer(data)
             im, samples = decode(data[: header.start()] + _JPEG_END, None)
+        # missing rows are grey, so the last row of another colour is the last that is there
         there = np.abs(samples.colour - _JPEG_GREY).max(axis=(1, 2)) >= 0.5 / 255
         there[: np.flatnonzero(there)[-1] + 1 if there.any() else 0] = True
         return im, samples, _missing(there[:, None])
     if (whole := _whole_jpeg2000(data)) is not None:
         return *decode(whole, None), "is truncated: its end is missing, and fine detail with it"
+    # others: decode twice with different fillings; pixels that differ are missing
     if kind_of(data) in {"webp", "boxed"}:
         im, samples, other = _decoded_twice(data, decode)
         same = np.logical_and.accumulate((samples.colour == other.colour).all(axis=(1, 2)))
@@ -60,9 +62,9 @@ def read_what_is_there(data: bytes, decode: Decode) -> tuple[Image.Image, Sample
 
 
 def _decoded_twice(data: bytes, decode: Decode) -> tuple[Image.Image, Samples, Samples]:
-    """The image and samples of a WebP, HEIC or AVIF file, and its samples without its last bytes.
+    """Return image and samples of a WebP, HEIC or AVIF file, and its samples without its last bytes.
 
-    Rows that depend on these are the last that are there; what follows is made of the filling.
+    Missing bytes are filled in. Rows from the first that differs on depend on the last bytes or the filling.
     """
     problem: Exception = ValueError()
     tries = product(_GIVEN_UP, _FILLINGS) if kind_of(data) == "boxed" else [(0, (0, 0))]
@@ -71,16 +73,16 @@ def _decoded_twice(data: bytes, decode: Decode) -> tuple[Image.Image, Samples, S
         try:
             im, samples = decode(filled_up(there, level), None)
             return im, samples, decode(filled_up(there[:-_DROPPED], other_level), None)[1]
-        except Exception as error:  # no end of a file to this decoder
+        except Exception as error:  # the decoder refuses this filling
             problem = error
     raise problem
 
 
 def keep_what_is_read(im: Image.Image, level: int) -> None:
-    """Have `im.load` leave pixels at a level, without an error, where its decoder stops before them."""
+    """Make `im.load` leave pixels that the decoder does not reach at a level, instead of raising an error."""
     load = im.load
     if im.format == "GIF":
-        # else it begins with transparent pixels
+        # otherwise its missing pixels would be transparent
         im._frame_transparency = None  # type: ignore[attr-defined]
     filling = _other_index(im) if level and im.mode == "P" else level / 255 if im.mode == "F" else level
     im.im = Image.new(im.mode, im.size, filling).im
@@ -89,7 +91,7 @@ def keep_what_is_read(im: Image.Image, level: int) -> None:
         try:
             return load()
         except Exception:
-            # what there is to decode is decoded
+            # all that can be decoded has been decoded
             im.tile = []  # type: ignore[attr-defined]
             return load()
 
@@ -97,7 +99,7 @@ def keep_what_is_read(im: Image.Image, level: int) -> None:
 
 
 def _missing(there: NDArray[np.bool_]) -> str:
-    """What is wrong with a file whose pixels (H, W) are there or not. Raises ValueError where none is: no picture."""
+    """Describe what is missing, given which pixels (H, W) are there. Raises ValueError if none is there."""
     if not there.any():
         raise ValueError("none of its pixels is there")
     rows = np.asarray(there.all(axis=1))
@@ -111,7 +113,7 @@ def _missing(there: NDArray[np.bool_]) -> str:
 
 
 def is_cut(data: bytes) -> bool:
-    """Whether a JPEG 2000, HEIC or AVIF file ends too early, which its decoder does not always tell."""
+    """Return whether a JPEG 2000, HEIC or AVIF file is truncated, which decoders do not always report."""
     return (kind_of(data) == "boxed" and boxed_length(data) > len(data)) or _whole_jpeg2000(data) not in {
         None,
         data,
@@ -119,7 +121,7 @@ def is_cut(data: bytes) -> bool:
 
 
 def _other_index(im: Image.Image) -> int:
-    """A colour of the palette that is not the first one."""
+    """Return the index of a colour in the palette that differs from the first one."""
     assert im.palette is not None
     colours = np.frombuffer(bytes(im.palette.palette), np.uint8)
     colours = colours.reshape(-1, len(im.palette.rawmode or im.palette.mode))
@@ -127,7 +129,7 @@ def _other_index(im: Image.Image) -> int:
 
 
 def _whole_jpeg2000(data: bytes) -> bytes | None:
-    """The file, with empty packets for what is missing (ISO 15444-1, A.4.2); None for another type."""
+    """Return a JPEG 2000 file with empty packets for missing ones (ISO 15444-1, A.4.2); None for others."""
     if kind_of(data) != "jpeg2000":
         return None
     begin = data.find(_J2K_START)
@@ -136,20 +138,20 @@ def _whole_jpeg2000(data: bytes) -> bytes | None:
         raise ValueError("its pixels are missing")
     while data[at : at + 4] == _J2K_TILE:
         length = int.from_bytes(data[at + 6 : at + 10], "big")
-        # 0: up to the end of the file
+        # a length of 0 means: up to the end of the file
         at += length if length >= len(_J2K_TILE) else len(data)
     if data[at : at + 2] == _JPEG_END or (at >= len(data) and data.endswith(_JPEG_END)):
         return data
     box = max(0, data.rfind(b"jp2c", 0, begin) - 4)
-    # a box of length 0 goes to the end of the file
+    # a box of length 0 extends to the end of the file
     head = data[:box] + bytes(4) + data[box + 4 : begin] if box else data[:begin]
     return head + _filled(data[begin:at], at - begin) + _JPEG_END
 
 
 def filled_up(data: bytes, level: int = 0) -> bytes:
-    """A WebP, HEIC or AVIF file with bytes of a level for what is missing.
+    """Append bytes of value `level` to a WebP, HEIC or AVIF file for what is missing.
 
-    Raises ValueError if not even what all rows depend on is there.
+    Raises ValueError if so much is missing that no row can be decoded.
     """
     if kind_of(data) == "boxed":
         return _filled(data, boxed_length(data), level)

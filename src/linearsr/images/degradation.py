@@ -1,8 +1,8 @@
-"""Real-world degradation: from an HR image to the LR image a camera, an app and a website would have left of it.
+"""Real-world degradation: from an HR image to the LR image that a camera, an app and a website would leave.
 
-First what happens to a photo in the camera (`degradation_effects.py`) or on paper (`degradation_print.py`), then
-rounds of blur, resize, noise and JPEG (`degradation_rounds.py`). Every random choice is drawn per image from one
-generator, so a seed fixes the result.
+First come the effects of a camera (`degradation_effects.py`) or of paper (`degradation_print.py`), then
+rounds of blur, resize, noise and JPEG (`degradation_rounds.py`). All random choices for an image are drawn
+from one generator, so a seed fixes the result.
 """
 
 from collections.abc import Sequence
@@ -31,20 +31,21 @@ from linearsr.images.degradation_print import Dust, Fading, Halftone, Paper
 from linearsr.images.degradation_rounds import Order, last_round, one_round
 
 ImageArray = NDArray[np.float32]
-"""(H, W, 3), values in [0, 1]."""
+"""An RGB image (H, W, 3) with values in [0, 1]."""
 ResizeMode = Literal["box", "bilinear", "bicubic", "lanczos"]
-"""A filter of Pillow."""
+"""A resampling filter of Pillow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """Effects, then rounds, each in order; the last round ends on the LR grid. No rounds: a clean resize alone."""
+    """Effects, then rounds, each in order, down to the LR grid; without rounds, a clean resize alone."""
 
     effects: tuple[Effect, ...] = ()
     orders: tuple[Order, ...] = ()
     filters: tuple[ResizeMode, ...] = ("bicubic",)
-    """Of the clean resize, which does not alias; one of them is drawn."""
+    """Filters for the clean resize, which does not alias; one is drawn per image."""
     final_sinc_prob: float = 0.0
+    """Probability that the last round applies a sinc filter, which causes ringing."""
 
 
 _FIRST = Order()
@@ -74,9 +75,9 @@ _LAST_SHARE = replace(
     poisson_scale=(0.05, 1.0),
     jpeg_range=(25, 85),
 )
-"""Of a picture that is in a bad state already: about as large as its LR image, so with small kernels."""
+"""For a picture in a bad state already: it is about as large as its LR image, so kernels are small."""
 _RAW = replace(_MILD, blur_prob=0.5, noise_range=(5.0, 80.0), poisson_scale=(0.5, 8.0), jpeg_prob=0.0)
-"""Much noise in every pixel for itself, which compression would have smoothed, its colours above all."""
+"""Strong noise, independent in each pixel. JPEG would smooth it, above all its colours, so there is none."""
 _SCANNER = replace(
     _MILD,
     blur_prob=0.9,
@@ -85,7 +86,7 @@ _SCANNER = replace(
     noise_range=(1.0, 8.0),
     jpeg_range=(60, 95),
 )
-"""A lens not quite in focus, little noise, and a JPEG of a good quality: what is worn is the print."""
+"""A lens not quite in focus, little noise, and a JPEG of good quality: the damage is on the print itself."""
 _SOFT = replace(
     _MILD,
     kernel_sizes=(9, 19),
@@ -95,9 +96,9 @@ _SOFT = replace(
     jpeg_range=(70, 97),
     jpeg_prob=0.6,
 )
-"""What a good camera's picture looks like pixel by pixel: blurred, with hardly any noise."""
+"""A good camera's picture seen pixel by pixel: blurred, with hardly any noise."""
 _PHONE_FILE = replace(_MILD, blur_prob=0.0, noise_range=(0.5, 3.0), jpeg_range=(35, 90))
-"""The file of a small memory; noise and blur came before."""
+"""A file saved in little memory; the effects before it make noise and blur."""
 
 PRESETS: dict[str, Degradation] = {
     "bicubic": Degradation(),
@@ -148,13 +149,14 @@ PRESETS: dict[str, Degradation] = {
         orders=(_PHONE_FILE,),
     ),
 }
-"""By name: plain bicubic; a clean resize as one program or another does it; one light round on the LR grid; a lens
-out of focus or a digital zoom; strong noise that was never compressed; SeeSR's published light ranges; Real-ESRGAN's
-own; a night shot by hand that was passed around; an old print and its scan; a phone of the first years, zoomed in."""
+"""The presets by name, in this order: plain bicubic; a clean resize as various programs do it; one light
+round on the LR grid; a lens out of focus or a digital zoom; strong noise that was never compressed; SeeSR's
+published light ranges; Real-ESRGAN's own; a handheld night shot that was passed around; the scan of an old
+print; an early camera phone, zoomed in."""
 
 
 def degrade(hr: ImageArray, degradation: Degradation, rng: np.random.Generator, scale: int = 4) -> ImageArray:
-    """Degrade one HR image, float32 (H, W, 3), as `degrade_batch` does several; gives (H / scale, W / scale, 3)."""
+    """Degrade one HR image, float32 (H, W, 3), like `degrade_batch`; return (H / scale, W / scale, 3)."""
     lr = degrade_batch(torch.from_numpy(hr).permute(2, 0, 1)[None], degradation, [rng], scale)
     return lr[0].permute(1, 2, 0).contiguous().numpy()
 
@@ -165,26 +167,27 @@ def degrade_batch(
 ) -> Tensor:
     """Degrade HR images of one size.
 
-    An image differs in size from its neighbours after the first resize, so they go one by one. On the CPU noise comes
-    from the generators and JPEG from Pillow; other devices draw their own noise and compute JPEG on tensors.
+    The images are processed one by one, because their sizes differ after the first resize. On the CPU, noise
+    comes from the generators and JPEG from Pillow; other devices draw their own noise and compute JPEG on
+    tensors.
 
     Args:
         hr: (B, 3, H, W) float32 in [0, 1]; H and W multiples of `scale`.
-        degradation: what to do to them, e.g. `PRESETS["mild"]`.
-        rngs: B generators, one for each image, which does not depend on its neighbours.
+        degradation: what to apply, e.g. `PRESETS["mild"]`.
+        rngs: B generators, one per image, so that no result depends on the other images.
         scale: ratio of the HR to the LR size.
 
     Returns:
         (B, 3, H / scale, W / scale) float32 in [0, 1], on the 8-bit grid, on the device of `hr`.
 
     Raises:
-        ValueError: if H or W is no multiple of `scale`.
+        ValueError: H or W is not a multiple of `scale`.
     """
     height, width = hr.shape[-2:]
     if height % scale or width % scale:
         raise ValueError(f"HR size {width}x{height} is no multiple of {scale}: crop the image first")
     lr_size = (height // scale, width // scale)
-    # training may run this inside its own autocast, and bfloat16 has fewer levels than an 8-bit image
+    # training may call this under autocast, but bfloat16 has fewer levels than an 8-bit image
     with torch.autocast(hr.device.type, enabled=False):
         images = zip(hr.float().chunk(len(rngs)), rngs, strict=True)
         return torch.cat([_degraded(image, degradation, lr_size, rng) for image, rng in images])

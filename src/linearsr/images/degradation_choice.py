@@ -1,7 +1,8 @@
-"""A degradation by its name: a preset, or a file of one's own.
+"""Lookup of a degradation by name: a preset, or your own YAML file.
 
-A file is a YAML mapping of the fields of `Degradation`: `effects`, a list in which each has the `kind` of effect beside
-its fields, and `orders`, a list of the fields of `Order`. What is left out is as in the classes.
+A file is a YAML mapping of the fields of `Degradation`. `effects` is a list in which each item has the `kind`
+of effect beside its fields; `orders` is a list of the fields of `Order`. Omitted fields have the defaults of
+the classes.
 """
 
 import math
@@ -26,7 +27,7 @@ EFFECTS = {
     re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower(): kind
     for kind in sorted(Effect.__subclasses__(), key=lambda kind: kind.__name__)
 }
-"""By the `kind` that a file names them by, such as "sensor-noise"."""
+"""Classes of effects by the `kind` that names them in a file, such as "sensor-noise"."""
 
 _LARGEST_KERNEL = 21
 _Part = TypeVar("_Part")
@@ -34,7 +35,7 @@ _Part = TypeVar("_Part")
 
 @dataclass(frozen=True)
 class _File:
-    """What a file may hold: `Degradation`, its effects and orders as they were read."""
+    """The content of a file: the fields of `Degradation`, with effects and orders as plain mappings."""
 
     effects: list[dict[str, Any]] = field(default_factory=list)
     orders: list[dict[str, Any]] = field(default_factory=list)
@@ -43,11 +44,11 @@ class _File:
 
 
 def named_degradation(name: str) -> Degradation:
-    """The preset of that name, or what the YAML file of that name describes.
+    """Look up a degradation by name: a preset, or your own YAML file.
 
     Raises:
-        ImportError: a file, and PyYAML is not installed.
-        ValueError: neither a preset nor a file, or a file that cannot be read or used; one line that says where.
+        ImportError: the name is that of a file, and PyYAML is not installed.
+        ValueError: neither a preset nor a file, or an unreadable or unusable file; one line that says where.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -60,12 +61,12 @@ def named_degradation(name: str) -> Degradation:
 
 
 def label(name: str) -> str:
-    """What a degradation is called in results: a preset's name, or a file's without folder and suffix."""
+    """Return the name of a degradation in results: a preset's, or a file's without folder and suffix."""
     return Path(name).stem if name.endswith(FILE_SUFFIXES) else name
 
 
 def identity(name: str) -> str:
-    """A preset's name; a file's with a checksum of what it describes. Raises as `named_degradation`."""
+    """Return a preset's name, or a file's with a checksum of its settings. Raises as `named_degradation`."""
     degradation = named_degradation(name)
     return name if name in PRESETS else f"{name} ({zlib.crc32(repr(degradation).encode()):08x})"
 
@@ -128,7 +129,7 @@ def _order(values: Mapping[str, Any], place: str) -> Order:
 
 
 def _check(place: str, key: str, value: Any) -> None:
-    """Numbers must be such as can be drawn: finite, not negative, ranges that rise, probabilities up to 1."""
+    """Check that numbers are finite and not negative, ranges rise, and probabilities are at most 1."""
     numbers = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(number, int | float) for number in numbers):
         return
@@ -150,9 +151,10 @@ def _check(place: str, key: str, value: Any) -> None:
 
 @cache
 def _tried(degradation: Degradation) -> Degradation:
-    """The degradation itself, if it can be done: some values only show then that they mean nothing.
+    """Return the degradation if it works on test images: some meaningless values show only then.
 
-    A file is read wherever it is named, as its contents may have changed, but what it says is tried once.
+    A file is read whenever it is named, because it may have changed, but the same settings are tried only
+    once.
     """
     hr = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
     always = replace(

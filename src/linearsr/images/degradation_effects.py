@@ -1,8 +1,8 @@
-"""What happens to a photo before it is shared: a shaking hand, a small sensor, its software, and those who pass it on.
+"""Effects of a camera and of sharing on a photo: a shaking hand, a small sensor, its software, and reposts.
 
-An effect is called with an image (1, 3, H, W) in [0, 1], the size of the LR image that will be made of it, and the
-generator of every draw; it returns an image in [0, 1], of another size where it says so. Lengths are in LR pixels,
-since those are the pixels that the user sees; `Effect` has the call.
+An effect is called with an image (1, 3, H, W) in [0, 1], the size (height, width) of the LR image to be made
+of it, and a generator for all random choices. It returns an image in [0, 1], of another size if its class
+says so. Lengths are in LR pixels, because those are the pixels that the user sees, unless stated otherwise.
 """
 
 import io
@@ -20,30 +20,30 @@ Size = tuple[int, int]
 Range = tuple[float, float]
 
 GAMMA = 2.2
-"""Of a display: light = value ** GAMMA, closely enough for noise and shadows."""
+"""Gamma of a display: light = value ** GAMMA, which is close enough for noise and shadows."""
 
 
 class Effect(ABC):
-    """Something that happens to an image."""
+    """The base class of everything that may happen to an image before the rounds."""
 
     @abstractmethod
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor: ...
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """(1, 3, H, W) in [0, 1], rounded to 8 bits."""
+    """Convert a tensor (1, 3, H, W) in [0, 1] to a Pillow image, rounded to 8 bits."""
     pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(pixels.contiguous().cpu().numpy())
 
 
 def from_pillow(image: Image.Image) -> Tensor:
-    """(1, 3, H, W) in [0, 1]."""
+    """Convert an 8-bit RGB image of Pillow to a tensor (1, 3, H, W) in [0, 1]."""
     unit = np.asarray(image, dtype=np.float32) / np.float32(255)
     return torch.from_numpy(unit).permute(2, 0, 1)[None]
 
 
 def compress(image: Tensor, quality: int) -> Tensor:
-    """(1, 3, H, W) in [0, 1] as it comes back from a JPEG file with halved colour resolution."""
+    """Encode (1, 3, H, W) in [0, 1] as JPEG with halved colour resolution, and decode it again."""
     file = io.BytesIO()
     to_pillow(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return from_pillow(Image.open(file))
@@ -51,14 +51,14 @@ def compress(image: Tensor, quality: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Shake(Effect):
-    """Motion blur: the mean of the image along the path of a hand that moves and turns while the shutter is open."""
+    """Motion blur: the mean of the image along the path of a moving hand while the shutter is open."""
 
     prob: float = 0.5
-    """Half of the pictures of a moving hand are lucky."""
+    """Probability of motion blur: half of all handheld shots are lucky."""
     length: Range = (1.0, 6.0)
-    """Of the path. Below one pixel nothing is seen; beyond six little is left to restore."""
+    """Length of the path in LR pixels. Below one, nothing is visible; above six, little can be restored."""
     turn: float = 1.0
-    """Largest change of direction, in radians either way: shakes are arcs, seldom loops."""
+    """Largest change of direction in radians, to either side: shakes are arcs, seldom loops."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         if rng.random() >= self.prob:
@@ -79,7 +79,7 @@ class Shake(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Resample(Effect):
-    """To the LR size times a factor: a camera with fewer pixels, a digital zoom, the size of a screen."""
+    """A resize to the LR size times a factor: a camera with fewer pixels, a digital zoom, a screen's size."""
 
     factor: Range
 
@@ -89,36 +89,36 @@ class Resample(Effect):
         if (height, width) == tuple(image.shape[-2:]):
             return image
         if height < image.shape[-2]:
-            # each pixel of a sensor gathers the light of its area
+            # each pixel of a sensor gathers the light on its area
             return F.interpolate(image, size=(height, width), mode="area")
         return F.interpolate(image, size=(height, width), mode="bicubic").clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensorNoise(Effect):
-    """Noise of a sensor: its variance grows with the light (Foi et al. 2008), its colours are coarser than its
-    brightness, since a pixel sees one colour and borrows the others from its neighbours."""
+    """Noise of a sensor. Its variance grows with the light (Foi et al. 2008). Its colours are coarser than
+    its brightness, because a pixel sees one colour and takes the others from its neighbours."""
 
     photons: Range
-    """That make a white pixel, drawn on a logarithmic scale. A good camera in the sun counts more than 10,000; a
-    phone at night some tens."""
+    """Number of photons in a white pixel, drawn on a logarithmic scale: over 10,000 in a good camera in the
+    sun, some tens in a phone at night."""
     read: Range = (0.001, 0.008)
-    """Noise of the electronics, a share of white: what stays in the shadows."""
+    """Noise of the electronics, as a share of white; it remains in the shadows."""
     chroma: Range = (0.2, 1.2)
-    """Coarse colour noise, as a multiple of the fine one: blotches, which survive denoising."""
+    """Coarse colour noise as a multiple of the fine noise: blotches that survive denoising."""
     darker: Range = (1.0, 1.0)
-    """Exponent on the values: how much darker than the scene the picture stays. Kept low, for an enlarger should not
-    relight a photo."""
+    """Exponent on the values, which makes the picture darker than the scene; 1: not at all. It is kept low,
+    because an upscaler should not relight a photo."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         values = image.clamp(0, 1).numpy() ** np.float32(rng.uniform(*self.darker))
         photons = math.exp(rng.uniform(*np.log(self.photons)))
         light = values**GAMMA
         deviation = np.sqrt(light / photons + rng.uniform(*self.read) ** 2)
-        # the display's curve lifts the noise of the shadows; its slope at black is bounded by that at 2% light
+        # the display's curve amplifies noise in shadows; its slope at black is limited to that at 2% light
         slope = np.maximum(light, 0.02) ** (1 / GAMMA - 1) / GAMMA
         height, width = values.shape[-2:]
-        # the colours' noise is alike for the most part: each pixel's brightness comes from one reading
+        # most noise is common to the three colours, because each pixel's brightness comes from one reading
         fine = 0.6 * rng.standard_normal((1, 3, height, width), dtype=np.float32)
         fine += 0.8 * rng.standard_normal((1, 1, height, width), dtype=np.float32)
         coarse = rng.standard_normal((1, 3, height // 3 + 1, width // 3 + 1), dtype=np.float32)
@@ -130,15 +130,15 @@ class SensorNoise(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Smear(Effect):
-    """Strong denoising of a phone: a guided filter (He et al. 2010) that keeps edges and wipes texture away, and
-    colours blurred wider than brightness."""
+    """Strong denoising by a phone: a guided filter (He et al. 2010) keeps edges but removes texture, and
+    colours are blurred more widely than brightness."""
 
     prob: float = 0.7
-    """The others show their noise."""
+    """Probability of denoising; the other pictures show their noise."""
     radius: tuple[int, int] = (1, 3)
-    """Of the window, in pixels of the sensor; small processors had time for small windows."""
+    """Radius of the window, in pixels of the sensor; slow processors had time only for small windows."""
     strength: Range = (0.02, 0.12)
-    """Contrast, as a deviation, below which texture is taken for noise; 0.1 leaves the look of a painting."""
+    """Standard deviation below which texture is removed as noise; 0.1 gives the look of a painting."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         if rng.random() >= self.prob:
@@ -160,9 +160,9 @@ class Sharpen(Effect):
 
     prob: float = 0.8
     amount: Range = (0.3, 1.8)
-    """Of the detail that is added again: 0.5 is seen as crisp, 1.5 as halos."""
+    """Factor of the detail that is added: 0.5 looks crisp, 1.5 shows halos."""
     radius: Range = (0.6, 1.6)
-    """Deviation of the mask's blur, in pixels of the image as it is by then: the width of the halos."""
+    """Standard deviation of the mask's blur, in pixels of the image at this point: the width of the halos."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         if rng.random() >= self.prob:
@@ -173,15 +173,15 @@ class Sharpen(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Reposts(Effect):
-    """Sent on, saved again, taken as a screenshot of a screenshot: each time another size and another JPEG."""
+    """Repeated sharing: sent on, saved again, captured from a screen, each time in another size and JPEG."""
 
     times: tuple[int, int] = (1, 4)
     factor: Range = (0.75, 1.3)
-    """Size, compared with the first one: screens differ, and shrinking for good would leave nothing."""
+    """Size relative to the first one: screens differ, and shrinking each time would leave nothing."""
     quality: tuple[int, int] = (25, 85)
-    """What messengers and social networks save with, and somewhat below."""
+    """JPEG quality: that of messengers and social networks, and somewhat less."""
     sharpen: Sharpen = Sharpen(prob=0.3, amount=(0.3, 1.0), radius=(0.6, 1.0))
-    """Some apps sharpen what they made smaller."""
+    """Sharpening, which some apps apply after a resize."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         start = image.shape[-2:]
@@ -196,12 +196,12 @@ class Reposts(Effect):
 
 
 def lr_pixel(image: Tensor, lr_size: Size) -> float:
-    """The side of an LR pixel in pixels of the image."""
+    """Return the side of an LR pixel in pixels of the image."""
     return image.shape[-2] / lr_size[0]
 
 
 def _box(image: Tensor, radius: int) -> Tensor:
-    """Mean over a window, of fewer pixels at the border."""
+    """Return the mean over a window, which holds fewer pixels at the border."""
     return F.avg_pool2d(image, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 

@@ -1,4 +1,4 @@
-"""What happens to a photo on paper: old dyes, the dots of a press, dust and scratches, and the light of its scan."""
+"""Effects on a photo on paper: old dyes, the dots of a press, dust, scratches, and the light of its scan."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from linearsr.images.degradation_effects import Effect, Range, Size, lr_pixel
 
 @dataclass(frozen=True, kw_only=True)
 class Halftone(Effect):
-    """The dots of a printed picture: a screen for each colour, turned by the printer's angles, blurred by its ink.
-    Made small again without a filter they leave a slight moire, as a scanner does."""
+    """The dots of a printed picture: a screen for each colour, turned by the printer's angles, blurred by the
+    ink. A later resize without antialiasing leaves a slight moire, as a scanner does."""
 
     prob: float = 0.35
-    """Photographs have no dots; pictures from books, cards and newspapers have."""
+    """Probability of dots: photographs have none; pictures from books, cards and newspapers have."""
     pitch: Range = (1.3, 2.8)
-    """From dot to dot: 150 lines an inch (a magazine) scanned at 200 dots an inch to 110 at 300."""
+    """Dot pitch in LR pixels: 150 lines per inch (a magazine) scanned at 200 dpi, to 110 at 300 dpi."""
     strength: Range = (0.05, 0.35)
-    """Contrast of the dots; ink and scanner have blurred most of it."""
+    """Contrast of the dots, most of which ink and scanner have blurred away."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         if rng.random() >= self.prob:
@@ -33,7 +33,7 @@ class Halftone(Effect):
         for angle in first + np.radians((15.0, 75.0, 45.0)):
             across, down = wave * math.cos(angle), wave * math.sin(angle)
             phase = rng.uniform(0, 2 * np.pi, 2)
-            # the cosine of a sum of a row and a column, as products: no cosine for each pixel
+            # the cosine of a sum of row and column by products, which saves a cosine for each pixel
             screens.append(_wave(y * down, x * across, phase[0]) + _wave(y * across, -x * down, phase[1]))
         threshold = 0.5 + torch.stack(screens)[None] / 4
         dots = ((image - threshold) * 4 + 0.5).clamp(0, 1)
@@ -45,12 +45,12 @@ class Fading(Effect):
     """Old dyes and old paper: blacks turn grey, whites yellow, colours pale."""
 
     black: Range = (0.0, 0.12)
-    """Added to the blacks of each colour."""
+    """Value added to the blacks of each colour."""
     white: Range = (0.82, 1.0)
-    """What is left of the whites of each colour; the smallest of three goes to blue, since paper yellows."""
+    """Value to which white fades in each colour; the lowest of the three is for blue, since paper yellows."""
     pale: Range = (0.0, 0.35)
-    """Share of the colour that is lost. All three are kept low: an enlarger should not recolour a photo, only cope
-    with faded ones."""
+    """Share of the colour that is lost. All three ranges are kept small: an upscaler should cope with faded
+    photos, but not recolour them."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         black = rng.uniform(self.black[0], rng.uniform(*self.black), 3)
@@ -62,14 +62,14 @@ class Fading(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Paper(Effect):
-    """The paper in the light of a scanner or a window: a grain, and brightness that falls off to one side."""
+    """Paper in the light of a scanner or a window: grain, and brightness that falls off to one side."""
 
     grain: Range = (0.0, 0.035)
-    """Deviation of the paper's brightness: glossy to silk."""
+    """Standard deviation of the paper's brightness, from glossy to silk."""
     size: Range = (1.0, 3.0)
-    """Of a grain."""
+    """Size of a grain in LR pixels."""
     falloff: Range = (0.0, 0.2)
-    """Share of light that one end of the picture has less than the other."""
+    """Share of the light that is missing at one end of the picture compared with the other."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         height, width = image.shape[-2:]
@@ -89,13 +89,13 @@ class Dust(Effect):
     """Specks, hairs and scratches on a print or on the glass, bright or dark, soft at their border."""
 
     density: Range = (0.0, 8e-4)
-    """Specks on each LR pixel: up to three on a crop of 64x64."""
+    """Specks per LR pixel: up to three on a crop of 64x64."""
     radius: Range = (0.3, 1.2)
-    """Of a speck."""
+    """Radius of a speck in LR pixels."""
     scratch_share: float = 0.15
-    """Specks that are long and thin: hairs and scratches."""
+    """Share of specks that are long and thin: hairs and scratches."""
     length: Range = (6.0, 40.0)
-    """Of a scratch."""
+    """Length of a scratch in LR pixels."""
 
     def __call__(self, image: Tensor, lr_size: Size, rng: np.random.Generator) -> Tensor:
         pixel = lr_pixel(image, lr_size)
@@ -129,5 +129,5 @@ class Dust(Effect):
 
 
 def _wave(down: Tensor, across: Tensor, phase: float) -> Tensor:
-    """cos(down + across + phase) for each row and column: (H,) and (W,) -> (H, W)."""
+    """Return cos(down + across + phase) for each row and column: (H,) and (W,) -> (H, W)."""
     return (down + phase).cos()[:, None] * across.cos() - (down + phase).sin()[:, None] * across.sin()

@@ -1,4 +1,4 @@
-"""The rounds of Real-ESRGAN (Wang et al. 2021, section 3): blur, resize, noise and JPEG, sinc filters for ringing."""
+"""The rounds of Real-ESRGAN (Wang et al. 2021, section 3): blur, resize, noise, JPEG, sinc filters."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from linearsr.images.resize import scaled_size
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One round of blur, resize, noise and JPEG. Probabilities in [0, 1]; noise in units of 1/255."""
+    """One round of blur, resize, noise and JPEG. Probabilities are in [0, 1], noise in units of 1/255."""
 
     blur_prob: float = 1.0
     kernel_sizes: tuple[int, int] = (7, 21)
@@ -26,10 +26,10 @@ class Order:
     beta_gaussian: tuple[float, float] = (0.5, 4.0)
     beta_plateau: tuple[float, float] = (1.0, 2.0)
     resize_probs: tuple[float, float, float] = (0.2, 0.7, 0.1)
-    """Up, down, keep."""
+    """Probabilities of making the image larger, making it smaller, and keeping its size."""
     resize_range: tuple[float, float] = (0.15, 1.5)
     gaussian_noise_prob: float = 0.5
-    """Otherwise the noise is Poisson."""
+    """Probability of Gaussian noise; otherwise the noise is Poisson."""
     noise_range: tuple[float, float] = (1.0, 30.0)
     poisson_scale: tuple[float, float] = (0.05, 3.0)
     gray_noise_prob: float = 0.4
@@ -38,7 +38,7 @@ class Order:
 
 
 def one_round(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
-    """(1, 3, H, W) in [0, 1] after a round, in the size that it draws."""
+    """Apply a round to an image (1, 3, H, W) in [0, 1]; the result has a size drawn at random."""
     size = (image.shape[-2], image.shape[-1])
     return _jpeg(_blur_resize_noise(image, size, order, rng), order, rng)
 
@@ -46,7 +46,10 @@ def one_round(image: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
 def last_round(
     image: Tensor, lr_size: Size, order: Order, sinc_prob: float, rng: np.random.Generator
 ) -> Tensor:
-    """(1, 3, h, w) of an image (1, 3, H, W) in [0, 1]: a round, the LR grid, and a sinc filter before or after JPEG."""
+    """Apply a round to an image (1, 3, H, W) in [0, 1] and bring it to the LR grid (1, 3, h, w).
+
+    A sinc filter follows with probability `sinc_prob`; JPEG is before the resize to the LR grid, or last.
+    """
     image = _blur_resize_noise(image, lr_size, order, rng)
     jpeg_is_last = rng.random() < 0.5
     if not jpeg_is_last:
@@ -58,7 +61,7 @@ def last_round(
 
 
 def _blur_resize_noise(image: Tensor, size: Size, order: Order, rng: np.random.Generator) -> Tensor:
-    """A round but for its JPEG, to `size` times the factor that is drawn."""
+    """Apply a round except for JPEG, with a resize to `size` times a random factor."""
     if rng.random() < order.blur_prob:
         image = _filter(image, _draw_blur(order, rng))
     low, high = order.resize_range
@@ -83,7 +86,7 @@ def _odd_size(bounds: tuple[int, int], rng: np.random.Generator) -> int:
 
 def _filter(image: Tensor, kernel: kernels.Kernel) -> Tensor:
     pad = kernel.shape[0] // 2
-    # reflection needs more pixels than the padding; a thinner image repeats its border instead
+    # reflection needs more pixels than the padding, so a thinner image repeats its border instead
     mode = "reflect" if min(image.shape[-2:]) > pad else "replicate"
     weight = torch.from_numpy(kernel).to(image.device).expand(3, 1, -1, -1)
     return F.conv2d(F.pad(image, (pad,) * 4, mode=mode), weight, groups=3)
@@ -113,21 +116,21 @@ def _normal(like: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _poisson(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Shot noise with the photon count of an image that has just as many grey levels as this one.
+    """Draw shot noise; white has as many photons as the image has grey levels, up to the next power of two.
 
-    Grey noise is that of the mean of the colours; the code of Real-ESRGAN weighs them by their lightness.
+    Grey noise is that of the mean of the colours; the code of Real-ESRGAN weighs them by luma instead.
     """
     levels = len(torch.unique((image * 255).round().to(torch.uint8)))
     photons = 2.0 ** math.ceil(math.log2(max(levels, 2)))
     if not _draws_itself(image):
         return (torch.from_numpy(rng.poisson((image * photons).numpy()) / photons) - image).float()
-    if image.device.type == "mps":  # which cannot draw it
+    if image.device.type == "mps":  # MPS cannot draw Poisson noise
         return _poisson(image.cpu(), rng).to(image.device)
     return torch.poisson(image * photons, generator=_on_device(image, rng)) / photons - image
 
 
 def _draws_itself(image: Tensor) -> bool:
-    """Whether noise and JPEG are made on the image's device."""
+    """Return whether noise and JPEG are computed on the image's device."""
     return image.device.type != "cpu"
 
 

@@ -1,4 +1,4 @@
-"""Which files are taken for images in folders, and the types that the first bytes of a file tell."""
+"""Recognition of image files: by name in folders, by the first bytes of a file."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 _COMMON = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _RARE = {".apng", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".mpo", ".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
 IMAGE_SUFFIXES = frozenset(_COMMON | _RARE)
-"""What counts as an image where a folder is searched, also where an extra reads it; a file that is named is read
-whatever its name."""
+"""Suffixes that mark an image when a folder is searched, including types that need an extra to be read. A
+file that the user names is read whatever its suffix."""
 
 RESULTS_MARK = ".linearsr-results"
-"""A file of this name marks a folder of results that lies among the inputs: a search leaves it out."""
+"""The name of a file that marks a folder of results, so that a search for inputs skips the folder."""
 
 _KINDS = {
     b"\x89PNG\r\n\x1a\n": "png",
@@ -36,13 +36,13 @@ URL_PROBLEM = "is a URL: download it first, then name the file"
 
 
 def is_url(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is meant for a page of the web, not a file."""
+    """Return whether a name is a URL rather than the name of a file."""
     return _URL.match(os.fspath(name)) is not None
 
 
 def kind_of(begin: bytes) -> str:
-    """What a file is by its first bytes: "png", "jpeg", "tiff", "webp", "boxed" (HEIC and AVIF), "jpeg2000", "jxl",
-    "raw" (of a camera; others are TIFF, and `full_size_page` tells), or "" for anything else."""
+    """Return the kind of a file by its first bytes: "png", "jpeg", "tiff", "webp", "boxed" (HEIC and AVIF),
+    "jpeg2000", "jxl", "raw" (camera RAW, except that in TIFF: see `full_size_page`), or "" for others."""
     kind = next((kind for start, kind in _KINDS.items() if begin.startswith(start)), "")
     if begin.startswith(_RAW) or begin[4:12] == b"ftypcrx " or (kind == "tiff" and begin[8:10] == b"CR"):
         return "raw"
@@ -54,25 +54,25 @@ def kind_of(begin: bytes) -> str:
 
 
 def suffix_for(begin: bytes) -> str:
-    """The suffix of a file that begins so, if a result can be written in its format; else that of PNG."""
+    """Return the suffix for a file with these first bytes, or ".png" if its format cannot be written."""
     if begin[4:12] == b"ftypavif":
         return ".avif"
-    # of TIFF the small one, which every program reads
+    # BigTIFF becomes PNG, because not every program reads it
     return ".png" if b"+" in begin[2:4] else _SUFFIXES.get(kind_of(begin), ".png")
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file found in a folder is taken for an image: by its suffix, and if it is not hidden."""
+    """Return whether a file found in a folder counts as an image: it has a known suffix and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def is_marked(folder: str | Path) -> bool:
-    """Whether an earlier run filled a folder with results."""
+    """Return whether a folder is marked as the results of an earlier run."""
     return os.path.exists(os.path.join(folder, RESULTS_MARK))
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Image files under `folder`, to the bottom but for hidden folders, sorted."""
+    """Return the image files in `folder` and its subfolders, sorted; hidden folders are skipped."""
     top = Path(folder)
     return sorted(
         path
@@ -84,7 +84,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def tell_others(folders: Iterable[Path], left_out: Path | None = None) -> str | None:
-    """One line on the files under `folders`, but for those under `left_out`, that are not taken for images; or None."""
+    """Return one line that counts the files under `folders` that are not images, or None if there are none.
+
+    Hidden subfolders, subfolders of results and `left_out` are not searched.
+    """
     kinds = Counter[str]()
     away = left_out and os.path.realpath(left_out)
     for root, inside, names in (entry for folder in folders for entry in os.walk(folder)):

@@ -1,7 +1,7 @@
-"""What JPEG leaves of images, computed on tensors on any device, without an entropy coder.
+"""The losses of JPEG, computed on tensors on any device, without an entropy coder.
 
-It repeats the lossy steps of libjpeg at 4:2:0 (ITU-T T.81; the averaging of chroma with alternating bias and the
-"fancy" triangle upsampling are libjpeg's), so that the result is Pillow's up to rounding.
+The lossy steps are those of libjpeg at 4:2:0 (ITU-T T.81; the averaging of chroma with an alternating bias
+and the "fancy" triangle upsampling are libjpeg's own), so that the result matches Pillow's up to rounding.
 """
 
 import math
@@ -32,7 +32,7 @@ _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
-    """Encode and decode images.
+    """Encode images as JPEG and decode them again.
 
     Args:
         images: (B, 3, H, W) in [0, 1], float32.
@@ -55,7 +55,7 @@ def jpeg(images: Tensor, quality: int) -> Tensor:
 
 
 def _extended(images: Tensor, height: int, width: int) -> Tensor:
-    """To a larger size with the last row and column."""
+    """Extend images to a larger size by repeating the last row and column."""
     return F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]), mode="replicate")
 
 
@@ -73,18 +73,18 @@ def _halved(chroma: Tensor) -> Tensor:
 
 
 def _table(base: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """(8, 8) quantisation steps."""
+    """Return the (8, 8) quantisation steps for a quality."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return ((torch.tensor(base) * percent + 50) // 100).clamp(1, 255).float()
 
 
 def _coded(planes: Tensor, table: Tensor) -> Tensor:
-    """Planes (B, C, H, W) in [0, 255] through the quantised DCT of their 8x8 blocks."""
+    """Quantise the DCT of the 8x8 blocks of planes (B, C, H, W) in [0, 255], and decode them again."""
     batch, channels, height, width = planes.shape
     dct, table = _dct_matrix(planes.device), table.to(planes.device)
     blocks = planes.view(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4) - 128
-    # libjpeg ends its DCT on eighths, so halves are frequent and their rounding must not be left to float error:
-    # coefficients go away from zero, pixels go up
+    # libjpeg's DCT gives multiples of 1/8, so halves are frequent, and float error must not decide their
+    # rounding: coefficients are rounded away from zero, pixels up
     eighths = (dct @ blocks @ dct.T * 8).round()
     levels = eighths.sign() * ((eighths.abs() + 4 * table) / (8 * table)).floor()
     decoded = (dct.T @ (levels * table) @ dct + 128.501).floor().clamp(0, 255)
@@ -92,7 +92,7 @@ def _coded(planes: Tensor, table: Tensor) -> Tensor:
 
 
 def _dct_matrix(device: torch.device) -> Tensor:
-    """(8, 8), orthonormal: row k is the k-th cosine."""
+    """Return the orthonormal DCT matrix (8, 8), whose row k is the k-th cosine."""
     k = torch.arange(8, dtype=torch.float32, device=device)
     matrix = torch.cos((2 * k + 1) * k[:, None] * (math.pi / 16)) / 2
     matrix[0] /= math.sqrt(2)

@@ -1,6 +1,6 @@
 """Blur kernels of the Real-ESRGAN degradation (Wang et al. 2021, sections 3.1 and 3.4), drawn at random.
 
-Every function returns a float32 array (size, size) that sums to one; `size` is odd.
+Every public function returns a float32 array (size, size) that sums to one; `size` is odd.
 """
 
 import math
@@ -21,7 +21,7 @@ def _normalised(kernel: NDArray[np.float64]) -> Kernel:
 
 
 def _squared_distance(size: int, sigma_x: float, sigma_y: float, rotation: float) -> NDArray[np.float64]:
-    """Mahalanobis distance squared of each tap from the centre, for a rotated axis-aligned covariance."""
+    """Return the squared Mahalanobis distance of each tap from the centre, for a rotated covariance."""
     axis = np.arange(size) - size // 2
     x, y = np.meshgrid(axis, axis)
     cos, sin = math.cos(rotation), math.sin(rotation)
@@ -29,17 +29,17 @@ def _squared_distance(size: int, sigma_x: float, sigma_y: float, rotation: float
 
 
 def gaussian(size: int, sigma_x: float, sigma_y: float, rotation: float = 0.0, beta: float = 1.0) -> Kernel:
-    """Generalised Gaussian exp(-d^(2 beta) / 2); beta = 1 is the ordinary Gaussian. Sigmas in pixels."""
+    """Return a generalised Gaussian exp(-d^(2 beta) / 2); beta = 1 is the ordinary one. Sigmas in pixels."""
     return _normalised(np.exp(-0.5 * _squared_distance(size, sigma_x, sigma_y, rotation) ** beta))
 
 
 def plateau(size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float) -> Kernel:
-    """Plateau-shaped 1 / (1 + d^(2 beta)): flat in the middle, as a lens out of focus."""
+    """Return a plateau 1 / (1 + d^(2 beta)): flat in the middle, like the blur of a lens out of focus."""
     return _normalised(1 / (1 + _squared_distance(size, sigma_x, sigma_y, rotation) ** beta))
 
 
 def sinc(size: int, cutoff: float) -> Kernel:
-    """Circular low-pass with ringing: k(r) = w J1(w r) / (2 pi r), w = `cutoff` in radians per pixel (0, pi]."""
+    """Return a low-pass with ringing, w J1(w r) / (2 pi r), where w = `cutoff`, (0, pi] radians per pixel."""
     axis = np.arange(size) - size // 2
     radius = np.hypot(*np.meshgrid(axis, axis))
     bessel = torch.special.bessel_j1(torch.from_numpy(cutoff * radius)).numpy()
@@ -50,7 +50,7 @@ def sinc(size: int, cutoff: float) -> Kernel:
 
 
 def random_sinc(rng: np.random.Generator, size: int, lowest_cutoff: float | None = None) -> Kernel:
-    """Sinc kernel with a cutoff drawn from [pi/3, pi], or from [pi/5, pi] for kernels of 13 taps and more."""
+    """Draw a sinc kernel, its cutoff from [`lowest_cutoff`, pi]; by default pi/3, from 13 taps on pi/5."""
     low = lowest_cutoff if lowest_cutoff is not None else np.pi / (3 if size < 13 else 5)
     return sinc(size, float(rng.uniform(low, np.pi)))
 
@@ -63,7 +63,7 @@ def random_blur(
     beta_gaussian: tuple[float, float],
     beta_plateau: tuple[float, float],
 ) -> Kernel:
-    """One of the six `KINDS`, chosen by `kind_probs`, with sigmas, rotation and shape drawn from the ranges."""
+    """Draw one of the six `KINDS` by `kind_probs`, and its sigmas, rotation and shape from their ranges."""
     kind = str(rng.choice(KINDS, p=np.asarray(kind_probs) / np.sum(kind_probs)))
     sigma_x = sigma_y = float(rng.uniform(*sigma))
     rotation = 0.0
@@ -78,10 +78,10 @@ def random_blur(
 
 
 def _beta(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    """Half of the draws lie below one and half above, however far the range reaches on either side.
+    """Draw beta, half of the time below one and half of the time above, however far the range reaches there.
 
-    All of them lie where the range does if that is one side only; the code of Real-ESRGAN gives half of its plateaus,
-    whose range begins at one, a beta of exactly one.
+    If the range is on one side of one, so are all draws. The code of Real-ESRGAN instead gives half of its
+    plateaus, whose range begins at one, a beta of exactly one.
     """
     low, high = bounds
     if high <= 1 or (low < 1 and rng.random() < 0.5):

@@ -1,4 +1,4 @@
-"""What a file says about its pixels: orientation, EXIF, ICC profile, resolution, XMP, IPTC and PNG text."""
+"""The metadata of image files: orientation, EXIF, ICC profile, resolution, XMP, IPTC and PNG text."""
 
 import copy
 import math
@@ -18,7 +18,7 @@ from linearsr.images.texts import RECORDS, packet_for_upright, packet_without_pl
 
 _NO_UNIT = 1
 _TIFF_RECORDS, _TIFF_RESOURCES = 33723, 34377
-# Tags of a TIFF that describe how its own pixels are stored; in the EXIF block of another file they would be lies.
+# Tags that describe how a TIFF stores its own pixels; in the EXIF block of another file they would be wrong.
 _STORAGE_TAGS = frozenset({
     254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290,
     291, 292, 293, 297, 301, 317, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 337, 338, 339, 340,
@@ -38,11 +38,14 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
 
 
 Keep = Literal["all", "no places", "nothing"]
-"""Which metadata comes along: all, all but where a photo was taken (GPS), or nothing but colours and resolution."""
+"""The metadata to keep: all, all except where a photo was taken (GPS), or only colours and resolution."""
 
 
 class _Verbatim(str):
-    """Text of EXIF, which Pillow reads as Latin-1 and would write as ASCII, with question marks: written as it was."""
+    """EXIF text that is written byte for byte as it was read.
+
+    Pillow reads it as Latin-1, but would write it as ASCII with question marks.
+    """
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
         try:
@@ -52,9 +55,9 @@ class _Verbatim(str):
 
 
 class Metadata(TypedDict, total=False):
-    """The metadata that a file is to carry; all but the last two are keywords of Pillow's `save`.
+    """The metadata to write to a file; all but the last two are keyword arguments of Pillow's `save`.
 
-    `chunks`: kind and data of chunks that go into a PNG as they are.
+    `chunks`: (kind, data) of the chunks that go into a PNG unchanged.
     """
 
     icc_profile: bytes
@@ -68,11 +71,10 @@ class Metadata(TypedDict, total=False):
 def read_notes(
     name: str, im: Image.Image, shape: tuple[int, int, int], *, managed: bool, keep: Keep = "all"
 ) -> tuple[int, Notes]:
-    """The orientation of an opened image, stored as (H, W, channels of colour), and its notes.
+    """Return the EXIF orientation and the notes of an opened image.
 
-    `managed`: its colours are sRGB already.
-
-    What is broken or does not fit is left out, with a warning.
+    `shape`: (H, W, colour channels) as stored; `managed`: whether its colours have been converted to sRGB.
+    Metadata that is broken or does not fit the image is dropped, with a warning.
     """
     try:
         exif = read_exif(im)
@@ -99,7 +101,7 @@ def read_notes(
 
 
 def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -> dict[str, Any]:
-    """XMP true for `size`, IPTC and PNG text of an opened image."""
+    """Return XMP corrected for `size` (width, height), IPTC and PNG text of an opened image."""
     packet = im.info.get("xmp") or im.info.get("XML:com.adobe.xmp")
     if isinstance(packet, str):
         packet = packet.encode("utf-8", "replace")
@@ -113,12 +115,12 @@ def _read_texts(name: str, im: Image.Image, size: tuple[int, int], keep: Keep) -
 
 
 def _records_of(info: Mapping[Any, Any], tiff_tags: Mapping[int, Any]) -> bytes | None:
-    """The records of an image by Pillow's `info` or its TIFF tags; None if it has none."""
+    """Return the IPTC records of an image from Pillow's `info` or its TIFF tags; None if it has none."""
     resources = info.get("photoshop")
     found: Any = resources.get(RECORDS) if isinstance(resources, dict) else None
     found = found or tiff_tags.get(_TIFF_RECORDS)
     if isinstance(found, (tuple, int)):
-        # some programs call them numbers of four bytes
+        # some programs store them as integers of four bytes
         numbers = (found,) if isinstance(found, int) else found
         found = b"".join(struct.pack("<I", number) for number in numbers if isinstance(number, int))
     if not found and isinstance(packed := tiff_tags.get(_TIFF_RESOURCES), bytes):
@@ -127,7 +129,7 @@ def _records_of(info: Mapping[Any, Any], tiff_tags: Mapping[int, Any]) -> bytes 
 
 
 def inherit_notes(im: Image.Image, first: Image.Image) -> None:
-    """Give the full-size page of a TIFF the EXIF, XMP and IPTC of its first page, where it has none itself."""
+    """Copy EXIF, XMP and IPTC from the first page of a TIFF to its full-size page where that has none."""
     exif = im.getexif()
     for tag, value in first.getexif().items():
         exif.setdefault(tag, value)
@@ -143,13 +145,13 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def read_orientation(exif: Image.Exif) -> int:
-    """Return the EXIF orientation, 1 (upright) if there is none or it makes no sense."""
+    """Return the EXIF orientation; 1 (upright) if it is missing or invalid."""
     orientation = exif.get(Base.Orientation, 1)
     return int(orientation) if orientation in _UPRIGHT else 1
 
 
 def parse_exif(block: bytes | None) -> Image.Exif:
-    """Parse a raw EXIF block; empty for None. Raises what Pillow raises for a broken one."""
+    """Parse a raw EXIF block; None gives empty EXIF. Raises what Pillow raises for a broken block."""
     exif = Image.Exif()
     if block:
         exif.load(block)
@@ -157,16 +159,16 @@ def parse_exif(block: bytes | None) -> Image.Exif:
 
 
 def read_exif(im: Image.Image) -> Image.Exif:
-    """Return the EXIF data of an image, empty if it has none. Raises what Pillow raises for a broken block."""
-    # Pillow meets a broken block while opening, ignores that and then reports an empty one; hence the second look.
+    """Return the EXIF data of an image, empty if there is none. Raises what Pillow raises if it is broken."""
+    # Pillow ignores a broken block when it opens a file and then reports an empty one, so parse it once more
     block = im.info.get("exif")
     if isinstance(block, bytes):
         parse_exif(block)
     exif = im.getexif()
-    # a copy: what is changed for the result must not change the caller's image; of an open file there is none
+    # copy it, as changes for the result must not affect the caller's image; an open file cannot be copied
     file = getattr(exif, "fp", None)
     exif = copy.deepcopy(exif, {id(file): file})
-    # the block is no file of its own, and Pillow reads none with the header of BigTIFF
+    # a block written with the header of BigTIFF could not be read by Pillow
     exif.bigtiff = False
     return exif
 
@@ -174,14 +176,14 @@ def read_exif(im: Image.Image) -> Image.Exif:
 def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
     """Return EXIF as a raw block for an upright image of `size` (width, height); None if nothing is left.
 
-    The orientation becomes 1, the pixel dimensions become `size`, the thumbnail and tags on the storage of the old
-    pixels go. Raises what Pillow raises if the tags cannot be written.
+    The orientation becomes 1 and the pixel dimensions become `size`; the thumbnail, and tags about the
+    storage of the old pixels, are removed. Raises what Pillow raises if the tags cannot be written.
     """
     for tag in _STORAGE_TAGS.intersection(exif):
         del exif[tag]
     if Base.Orientation in exif:
         exif[Base.Orientation] = 1
-    # Asking for a directory that is not there would create it.
+    # get_ifd would create a directory that is missing
     photo = exif.get_ifd(IFD.Exif) if IFD.Exif in exif else {}
     for tag, length in zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True):
         if tag in photo:
@@ -193,14 +195,14 @@ def exif_for_upright(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
 
 
 def keep_text(tags: MutableMapping[int, Any]) -> None:
-    """Have the text among tags written byte by byte as it was read."""
+    """Mark the text among `tags`, so that it is written byte for byte as it was read."""
     for tag, value in list(tags.items()):
         if isinstance(value, str):
             tags[tag] = _Verbatim(value)
 
 
 def to_srgb(im: Image.Image, icc_profile: bytes) -> Image.Image:
-    """Convert an image to sRGB through its profile. Raises ImageCms.PyCMSError if the profile does not fit."""
+    """Convert an image to sRGB through its profile. Raises ImageCms.PyCMSError if the profile is unfit."""
     source = ImageCms.ImageCmsProfile(BytesIO(icc_profile))
     converted = ImageCms.profileToProfile(im, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     assert converted is not None
@@ -208,20 +210,21 @@ def to_srgb(im: Image.Image, icc_profile: bytes) -> Image.Image:
 
 
 def read_dpi(im: Image.Image) -> tuple[float, float] | None:
-    """Return the resolution in pixels per inch (x, y), None if unknown or nonsense."""
+    """Return the resolution in pixels per inch (x, y); None if it is unknown or implausible."""
     tiff = getattr(im, "tag_v2", None)
     if tiff is not None and (Base.XResolution not in tiff or tiff.get(Base.ResolutionUnit) == _NO_UNIT):
-        return None  # where Pillow says 1
+        return None  # Pillow would report 1
     try:
         x, y = (float(value) for value in im.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    # JPEG stores it in 16 bits.
+    # at most what JPEG can store in 16 bits
     plausible = all(math.isfinite(value) and 1 <= value <= 65535 for value in (x, y))
     return (x, y) if plausible else None
 
 
 def _fitting_profile(name: str, im: Image.Image, channels: int) -> bytes | None:
+    """Return the ICC profile; None if there is none or, with a warning, if it is broken or does not fit."""
     icc_profile = im.info.get("icc_profile")
     if not icc_profile:
         return None

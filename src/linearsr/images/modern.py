@@ -1,4 +1,4 @@
-"""HEIC, AVIF, JPEG XL and JPEG 2000: what their files say, and what Pillow's plugins leave out: bits, first frames."""
+"""HEIC, AVIF, JPEG XL, JPEG 2000: headers, and the metadata, bits and frames that Pillow's plugins lose."""
 
 import re
 import struct
@@ -33,7 +33,10 @@ _AV1_DEPTH = re.compile(rb"av1C\x81.(.)", re.DOTALL)
 
 @dataclass(frozen=True)
 class JxlHeader:
-    """`size`: (width, height) as stored; `orientation`: as in EXIF, which decoders have applied."""
+    """The header of a JPEG XL file.
+
+    `size`: (width, height) as stored; `orientation`: as in EXIF, but already applied by decoders.
+    """
 
     size: tuple[int, int]
     orientation: int = 1
@@ -42,7 +45,7 @@ class JxlHeader:
 
 
 class _Bits:
-    """The fields of a JPEG XL header (ISO 18181-1, annexes B and D), lowest bit first."""
+    """A reader of the fields of a JPEG XL header (ISO 18181-1, annexes B and D), lowest bit first."""
 
     def __init__(self, data: bytes) -> None:
         self._bits = int.from_bytes(data, "little")
@@ -53,12 +56,12 @@ class _Bits:
         return value
 
     def choose(self, forms: tuple[tuple[int, int], ...]) -> int:
-        """A number in one of four forms (bits, offset)."""
+        """Read a number that is stored in one of four forms (bits, offset)."""
         count, offset = forms[self.take(2)]
         return offset + self.take(count)
 
     def size(self, eighths: tuple[tuple[int, int], ...] | None, sides: tuple[tuple[int, int], ...]) -> Any:
-        """(width, height), also in units of 8; `eighths`: the forms of those, None for 5 bits."""
+        """Read (width, height). Small ones are in units of 8; `eighths`: their forms, None for 5 bits."""
         is_small = self.take()
 
         def side() -> int:
@@ -72,7 +75,7 @@ class _Bits:
 
 
 def jxl_header(data: bytes) -> JxlHeader:
-    """What the first MiB of a JPEG XL file says, whose plugin decodes it before it tells."""
+    """Read the header in the first MiB of a JPEG XL file, because the plugin decodes the whole file first."""
     at = next((data.find(box) + gap for box, gap in ((b"jxlc", 4), (b"jxlp", 8)) if box in data), 0)
     bits = _Bits(data[at + 2 : at + 80])
     size = bits.size(None, _SIDE)
@@ -94,7 +97,7 @@ def jxl_header(data: bytes) -> JxlHeader:
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, begin, end) of the boxes in a file (ISO 14496-12, section 4.2); the end may lie behind it."""
+    """Yield (kind, begin, end) of the boxes in a file (ISO 14496-12, 4.2); the last end may be beyond it."""
     at = 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -109,12 +112,12 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def boxed_length(data: bytes) -> int:
-    """Bytes that such a file has when it is whole; what follows its boxes does not count."""
+    """Return the length of a complete file with these boxes; what follows the large ones does not count."""
     return max((end for kind, _, end in boxes(data) if kind in _LARGE_BOXES), default=0)
 
 
 def complete_notes(name: str, im: Image.Image, data: bytes) -> None:
-    """Give an opened file what its plugin spoils or leaves out: colours and EXIF, XMP and packed EXIF of JPEG XL."""
+    """Add to an opened file what its plugin loses: colours and EXIF; XMP and packed EXIF of JPEG XL."""
     if im.format in {"AVIF", "HEIF"} and not im.info.get("icc_profile"):
         im.info["png_colours"] = chunks_of_nclx(data)
     if im.format == "AVIF":
@@ -134,16 +137,16 @@ def _complete_jxl(name: str, im: Image.Image, data: bytes) -> None:
                 warn_of(name, f"its {words} is packed and is dropped; pip install 'linearsr[large]' keeps it")
                 continue
             block = codecs.brotli_decode(content[4:], out=_LONGEST_UNPACKED)
-            # EXIF lies behind the length of what precedes it, which some programs leave out
+            # four bytes, the offset of EXIF, come before it; some programs omit them
             im.info[key] = block[4:] if key == "exif" and block[:2] not in {b"II", b"MM"} else block
-    # which the decoder has applied
+    # the decoder has already applied the orientation
     if jxl_header(data).orientation != 1:
-        with suppress(Exception):  # broken EXIF is told of where it is read
+        with suppress(Exception):  # broken EXIF is reported where it is read
             im.getexif().pop(Base.Orientation, None)
 
 
 def _restore_exif(im: Image.Image) -> None:
-    """Give an opened AVIF its EXIF as the file has it, with the orientation of its pixels: Pillow spoils the text."""
+    """Restore the EXIF of an opened AVIF, whose text Pillow spoils; keep the orientation of the pixels."""
     block = im._decoder.get_info()[4]  # type: ignore[attr-defined]
     if block and block != im.info["exif"]:
         orientation = im.getexif()[Base.Orientation]
@@ -153,9 +156,9 @@ def _restore_exif(im: Image.Image) -> None:
 
 
 def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
-    """The samples of an opened file with more than 8 bits, or of the first frame of an animated JPEG XL.
+    """Return the samples of a file with more than 8 bits, or of the first frame of an animated JPEG XL.
 
-    None for all others, and with a warning where bits or frames are lost.
+    Returns None for other files and, with a warning, if bits or frames are lost without the extra `large`.
     """
     if im.format == "HEIF":
         return _deep_heif(im, data) if im.info.get("bit_depth", 8) > 8 else None
@@ -163,7 +166,7 @@ def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
     if im.format == "JXL":
         depth = jxl_header(data).bits
     else:
-        # by a byte of the configuration of AV1 (AV1 in ISO media, section 2.3)
+        # from a byte of the AV1 configuration (AV1 in ISO media, section 2.3)
         flags = (found[0] & 0x60 for found in _AV1_DEPTH.findall(data))
         depth = max((_AV1_BITS.get(flag, 8) for flag in flags), default=8)
     if depth <= 8 and not is_animated:
@@ -181,11 +184,11 @@ def deep_modern(name: str, im: Image.Image, data: bytes) -> Samples | None:
 
 
 def deep_jpeg2000(im: Image.Image, data: bytes) -> Samples | None:
-    """The samples of an opened file with more than 8 bits, whose white Pillow makes black; None for others.
+    """Return the samples of a file with more than 8 bits, whose white Pillow makes black; None for others.
 
-    Raises ForeignPixels without the library, and for other colours than RGB.
+    Raises ForeignPixels if the colours are not RGB, or if colour needs the extra `large` and it is missing.
     """
-    # by the size marker (ISO 15444-1, A.5.1)
+    # from the size marker (ISO 15444-1, A.5.1)
     depth = (data[data.find(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1
     if depth <= 8 or im.mode not in {"I;16", "LA", "RGB", "RGBA"}:
         return None
@@ -205,7 +208,7 @@ def deep_jpeg2000(im: Image.Image, data: bytes) -> Samples | None:
 def _deep_heif(im: Image.Image, data: bytes) -> Samples:
     file = import_module("pillow_heif").open_heif(BytesIO(data), convert_hdr_to_8bit=False)
     image = file[file.primary_index]
-    # the decoder fills up to 16 bits with zeros, which white must not keep
+    # the decoder fills up to 16 bits with zeros; without them white is the largest value
     depth = im.info["bit_depth"]
     array = np.asarray(image) >> (16 - depth)
     unit = _unit(np.atleast_3d(array), depth)

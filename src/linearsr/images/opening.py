@@ -1,4 +1,4 @@
-"""From a file to an opened image: recognised by content, within the limits, the full-size page of several."""
+"""Opening of image files: recognition by content, size limits, and choice of the full-size page of a TIFF."""
 
 import struct
 from contextlib import nullcontext, suppress
@@ -16,9 +16,9 @@ from linearsr.images.png import header_only
 
 MAX_ASPECT = 1000
 _BEGIN = 40
-# EPS and WMF run other programs; the rest has no still image or only a stub in Pillow.
+# EPS and WMF run other programs; the others hold no still image, or Pillow has only a stub for them.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "FITS", "MCIDAS", "IPTC"})
-# Their signatures are long enough to name a file by.
+# Formats with signatures long enough to recognise even a broken file by.
 _NAMED_FORMATS = {kind: f"{kind} file" for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "AVIF", "PSD")} | {
     "WEBP": "WebP file",
     "JPEG2000": "JPEG 2000 file",
@@ -30,9 +30,10 @@ _JXL_BOXES = 2**20
 
 
 def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
-    """The image of a file, its pixels not read yet.
+    """Open an image file without reading its pixels.
 
-    Raises ImageError if it is none, or needs a library that is missing; else what Pillow raises for a broken one.
+    Raises ImageError if it is not an image or needs a library that is missing; for a broken file, what Pillow
+    raises.
     """
     file = BytesIO(source) if isinstance(source, bytes) else source
     file.seek(0)
@@ -55,7 +56,7 @@ def open_image(name: str, source: bytes | BinaryIO) -> Image.Image:
 
 
 def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
-    """(width, height) of a file as stored, from its header: of PNG and JPEG XL nothing else is looked at."""
+    """Return (width, height) of a file as stored; for PNG and JPEG XL only the header is parsed."""
     with open(source, "rb") if isinstance(source, (str, Path)) else nullcontext(source) as file:
         begin = file.read(_BEGIN)
         kind = kind_of(begin)
@@ -69,13 +70,13 @@ def size_of(name: str, source: str | Path | BinaryIO) -> tuple[int, int]:
         if kind in {"webp", "boxed"}:
             from linearsr.images.cut import filled_up
 
-            # whose decoders want all of it
+            # these decoders do not open an incomplete file, so fill up what is missing
             return open_image(name, filled_up(begin + file.read())).size
         return open_image(name, file).size
 
 
 def check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
-    """Raises ImageError for a size (width, height) with nothing in it, more than `max_pixels`, or much too long."""
+    """Check (width, height). Raises ImageError if it is empty, over `max_pixels` or beyond `MAX_ASPECT`."""
     width, height = size
     if min(size) < 1:
         raise ImageError(name, f"has no pixels ({width}x{height}); get a new copy")
@@ -112,7 +113,7 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
         return image
     for kind, words in _NAMED_FORMATS.items():
         if kind in Image.OPEN and _accepts(kind, begin):
-            # of JPEG XL all is decoded here, or nothing
+            # the plugin for JPEG XL decodes the whole file when it opens it
             part = "it" if kind == "JXL" else "its header"
             raise ImageError(name, f"is a broken {words}: {part} is damaged or truncated; get a new copy")
     for start, words in _NOT_READ.items():
@@ -125,7 +126,7 @@ def _opened(name: str, file: BinaryIO, begin: bytes) -> Image.Image:
 
 
 def _by_pillow(file: BinaryIO, begin: bytes) -> Image.Image | None:
-    """As `Image.open`, which has a limit of pixels of its own."""
+    """Open a file like `Image.open`, but without Pillow's limit of pixels; None if no decoder accepts it."""
     for kind in Image.ID:
         if kind not in _REFUSED_FORMATS and _accepts(kind, begin):
             file.seek(0)
@@ -138,7 +139,7 @@ def _accepts(kind: str, begin: bytes) -> bool:
     accept = Image.OPEN[kind][1]
     with suppress(IndexError, TypeError, struct.error):
         answer = accept is None or accept(begin[:16])
-        # words say that the format is known and not supported
+        # a decoder answers with a string if it knows the format but does not support it
         return bool(answer) and not isinstance(answer, str)
     return False
 

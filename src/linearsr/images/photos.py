@@ -1,4 +1,4 @@
-"""HR photos as training, validation and `linearsr degrade` take them: 8-bit RGB, cut, with a generator each."""
+"""HR photos for training, validation and `linearsr degrade`: 8-bit RGB, cropped, each with a generator."""
 
 import zlib
 from pathlib import Path
@@ -20,17 +20,17 @@ _BLOCK = 16
 def read_rgb(
     source: Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS, strict: bool = True
 ) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8, upright; alpha is dropped. Damage that `read_image` repairs is an error, if `strict`.
+    """Read an upright photo as uint8 (H, W, 3) without its alpha.
 
     Raises:
-        ImageError: it cannot be read as an image.
+        ImageError: it cannot be read as an image or, if `strict`, has damage that `read_image` repairs.
     """
     samples = read_8_bit(source, max_pixels, strict)
     return np.ascontiguousarray(np.broadcast_to(samples, (*samples.shape[:2], 3)))
 
 
 def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> NDArray[np.float32]:
-    """Cut the right and lower border of (H, W, 3) so that both sides are multiples; values to [0, 1].
+    """Crop (H, W, 3) at the right and bottom so that both sides are multiples, and scale it to [0, 1].
 
     Raises:
         ValueError: a side is shorter than `multiple`.
@@ -42,7 +42,7 @@ def crop_to_multiple(photo: NDArray[np.uint8], multiple: int) -> NDArray[np.floa
 
 
 def file_generator(seed: int, name: str) -> np.random.Generator:
-    """The generator of one file: its draws do not depend on which other files there are."""
+    """Return the random generator of one file, whose draws do not depend on the other files."""
     return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
 
 
@@ -54,10 +54,10 @@ def degraded_pair(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     source: Path | BinaryIO | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A photo's (LR, HR): (h, w, 3) and (h scale, w scale, 3), in [0, 1] on the 8-bit grid.
+    """Return a photo's (LR, HR): (h, w, 3) and (h scale, w scale, 3), in [0, 1] on the 8-bit grid.
 
-    The HR image is cut to a multiple of the scale; the LR image follows from it, the seed and the file's stem.
-    `source` has the bytes of a photo that is no file of its own.
+    The HR image is cropped to a multiple of the scale. The LR image depends only on it, the degradation, the
+    seed and the stem of `path`. `source` provides the bytes of a photo that is not a file of its own.
 
     Raises:
         ImageError: the photo cannot be read.
@@ -70,15 +70,16 @@ def degraded_pair(
 
 
 def detail_score(photo: NDArray[np.uint8]) -> float:
-    """Mean over blocks of log(1 + d), d the detail of a block in grey levels.
+    """Return the mean over blocks of log(1 + d), where d is the detail of a block in grey levels.
 
-    f and c are the RMS of the luma's Laplacian in a block, at full and at half size. Crisp texture has f about as
-    large as c; blur takes f away first, so where f <= c the detail is d = f. White noise has f = 2c, for halving
-    averages four pixels: what f^2 has more than c^2 speaks for noise and is held against the block, which gives
-    d^2 = max(0, 2 c^2 - f^2). The logarithm lets detail everywhere count for more than a few hard edges.
+    f and c are the RMS of the luma's Laplacian in a block, at full and at half size. In crisp texture f is
+    about equal to c. Blur reduces f first, so where f <= c the detail is d = f. White noise has f = 2c,
+    because halving averages four pixels: the excess of f^2 over c^2 indicates noise and is subtracted, which
+    gives d^2 = max(0, 2 c^2 - f^2). The logarithm makes detail everywhere count for more than a few hard
+    edges.
 
     Args:
-        photo: (H, W, 3) RGB. If it does not hold one block at half size, the score is 0.
+        photo: (H, W, 3) RGB. If it is too small for one block at half size, the score is 0.
     """
     if min(photo.shape[:2]) < _BLOCK + 4:
         return 0.0
@@ -93,7 +94,7 @@ def detail_score(photo: NDArray[np.uint8]) -> float:
 
 
 def _block_energy(luma: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Mean square of the Laplacian in blocks of `size`."""
+    """Return the mean square of the Laplacian in blocks of `size` pixels a side."""
     centre = luma[1:-1, 1:-1]
     laplacian = 4 * centre - luma[:-2, 1:-1] - luma[2:, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]
     rows, columns = (side // size for side in laplacian.shape)

@@ -1,4 +1,4 @@
-"""An image in memory as the project passes it around, and the error of everything that reads or writes one."""
+"""`Picture`, an image in memory with its metadata, and `ImageError`, raised if it cannot be handled."""
 
 import sys
 import warnings
@@ -13,7 +13,7 @@ FloatArray = NDArray[np.float32]
 
 
 class ImageError(ValueError):
-    """One line: which image, what is wrong with it and what to do."""
+    """An error about an image, told in one line: which image, what is wrong with it and what to do."""
 
     def __init__(self, source: str | PathLike[str], problem: str) -> None:
         self._told = fspath(source), problem
@@ -22,12 +22,12 @@ class ImageError(ValueError):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        """How it comes out of another process."""
+        """Pickle the arguments of the constructor, so that the error can be passed between processes."""
         return type(self), self._told
 
 
 def warn_of(source: str | PathLike[str], problem: str) -> None:
-    """Warn of something about an image, in the name of whoever called into this package."""
+    """Warn about an image; the warning names the line outside this package that called into it."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("linearsr."):
         frame, level = frame.f_back, level + 1
@@ -36,11 +36,12 @@ def warn_of(source: str | PathLike[str], problem: str) -> None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Notes:
-    """What a file says about its picture beside the pixels, true for the upright one, as raw blocks.
+    """The metadata of a picture as raw blocks, correct for the upright picture; None or () if there is none.
 
-    `icc_profile`: of its channels; `dpi`: pixels per inch (x, y); `xmp`: a packet, in UTF-8; `iptc`: IPTC-IIM records;
-    `png_texts`: kind and data of text chunks, which PNG alone can hold; `colour_chunks`: of the PNG chunks that say
-    what its colours are (cICP, gAMA, cHRM, sRGB), in PNG written as they are, elsewhere as an ICC profile.
+    `icc_profile`: the colour profile of the channels; `exif`: an EXIF block; `dpi`: pixels per inch (x, y);
+    `xmp`: a packet in UTF-8; `iptc`: IPTC-IIM records; `png_texts`: (kind, data) of text chunks, which only
+    PNG can hold; `colour_chunks`: (kind, data) of the PNG chunks that define the colours (such as cICP, gAMA,
+    cHRM and sRGB), which are written to PNG unchanged and to other formats as an ICC profile.
     """
 
     icc_profile: bytes | None = None
@@ -54,12 +55,13 @@ class Notes:
 
 @dataclass(frozen=True, eq=False)
 class Picture(Notes):
-    """A still image: H rows, W columns, upright, with its metadata.
+    """An upright still image of H rows and W columns, with its metadata.
 
-    `colour`: float32 (H, W, 3) RGB or (H, W, 1) grey, in [0, 1], in the colour space of `icc_profile` (sRGB if None).
+    `colour`: float32 (H, W, 3) RGB or (H, W, 1) grey, in [0, 1], in the colour space of `icc_profile` or
+    `colour_chunks` (sRGB without both).
     `alpha`: float32 (H, W) in [0, 1], not premultiplied, or None if the image is opaque.
-    `bits`: depth of a channel of the file it came from and, in PNG and TIFF, of the file it is written to.
-    `tags`: what is in it, written as keywords. Raises ValueError if the arrays do not fit this description.
+    `bits`: bits per channel of the file it came from and, in PNG and TIFF, of the file it is written to.
+    `tags`: words for what it shows, written as keywords. Raises ValueError if an array has another type.
     """
 
     colour: FloatArray
@@ -81,16 +83,16 @@ class Picture(Notes):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, the order of Pillow."""
+        """The (width, height) in pixels, in Pillow's order."""
         return self.colour.shape[1], self.colour.shape[0]
 
     @property
     def notes(self) -> Notes:
-        """Its notes, without the pixels."""
+        """The metadata alone, without the pixels."""
         return Notes(**{note.name: getattr(self, note.name) for note in fields(Notes)})
 
     def quantised(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Return colour and alpha as one array (H, W, 1 to 4) of integers of `bits` bits, rounded and clamped."""
+        """Return colour and alpha as one array (H, W, 1 to 4) of `bits`-bit integers, rounded and clamped."""
         return quantise(self.colour, self.alpha, self.bits)
 
 
@@ -99,7 +101,7 @@ def quantise(
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Round (H, W, C) colour and (H, W) alpha in [0, 1] to integers (H, W, C or C + 1) of `bits` bits.
 
-    Raises ValueError for NaN and infinity.
+    Raises ValueError if a sample is NaN or infinite.
     """
     samples = colour if alpha is None else np.concatenate([colour, alpha[..., None]], axis=-1)
     if not np.isfinite(samples).all():

@@ -1,7 +1,8 @@
-"""PNG chunk by chunk (W3C PNG specification, third edition): what a file says beside its pixels, and 16-bit files.
+"""PNG chunk by chunk (W3C PNG specification, third edition): reading of metadata, writing of 16-bit files.
 
-Decoders refuse a file for a wrong checksum in its text, for much text or for a long ICC profile, so they get the chunks
-that make the pixels alone, and the others are read here. Pillow cannot write 16 bits per channel in colour.
+Decoders refuse a file with a wrong checksum in its text, much text or a long ICC profile. They therefore get
+only the chunks that the pixels need, and the others are read here. Pillow cannot write 16 bits per channel in
+colour.
 """
 
 import os
@@ -34,10 +35,11 @@ _LONGEST_UNPACKED, _COPIED_AT_ONCE = 2**26, 2**20
 
 @dataclass
 class PngFile:
-    """The chunks of a file.
+    """The chunks of a PNG file.
 
-    `pixels`: (kind, offset, bytes) of whole chunks that a decoder needs; `aside`: kind and data of the others;
-    `damaged`: kinds of chunks beside the pixels whose checksum is wrong; `is_cut`: it has no end.
+    `pixels`: (kind, offset, bytes) of the whole chunks that a decoder needs; `aside`: (kind, data) of the
+    metadata chunks; `damaged`: kinds of the ancillary chunks with a wrong checksum; `is_cut`: whether the end
+    is missing.
     """
 
     pixels: list[tuple[bytes, int, int]] = field(default_factory=list)
@@ -47,7 +49,7 @@ class PngFile:
 
 
 def scan(file: BinaryIO) -> PngFile:
-    """Look through a PNG file, in the memory of its longest chunk beside the pixels."""
+    """List the chunks of a PNG file; this needs only the memory of its longest chunk of metadata."""
     found = PngFile()
     size = file.seek(0, os.SEEK_END)
     at = file.seek(len(SIGNATURE))
@@ -70,14 +72,14 @@ def scan(file: BinaryIO) -> PngFile:
 
 
 def without_asides(file: BinaryIO, found: PngFile) -> bytes:
-    """The file as a decoder takes it: what makes the pixels."""
+    """Return the file without metadata, with only the chunks that a decoder needs for the pixels."""
     target = BytesIO()
     copy_without_asides(file, found, target)
     return target.getvalue()
 
 
 def copy_without_asides(file: BinaryIO, found: PngFile, target: BinaryIO) -> None:
-    """Write that file, in little memory."""
+    """Write the file of `without_asides` to `target`, using little memory."""
     target.write(SIGNATURE)
     for _, at, length in found.pixels:
         file.seek(at)
@@ -86,19 +88,19 @@ def copy_without_asides(file: BinaryIO, found: PngFile, target: BinaryIO) -> Non
 
 
 def all_but_image_data(file: BinaryIO, found: PngFile) -> BytesIO:
-    """A file of all that says how its pixels are, wherever it stood, and nothing of them."""
+    """Return a file of all chunks that describe the pixels, wherever they stood, without the pixels."""
     kept = [chunk for chunk in found.pixels if chunk[0] not in {b"IDAT", b"fcTL", b"fdAT", b"IEND"}]
     head = without_asides(file, PngFile(kept))
     return BytesIO(head + struct.pack(">I4s", 0, b"IDAT"))
 
 
 def header_only(data: bytes) -> BytesIO:
-    """A file of its signature, header and nothing that could stop a decoder before its pixels."""
+    """Return a file of signature and header only, in which nothing can stop a decoder before the pixels."""
     return BytesIO(data[:33] + struct.pack(">I4s", 0, b"IDAT"))
 
 
 def described(found: PngFile) -> dict[Any, Any]:
-    """What the chunks aside say, by the keys of Pillow's `info`, and "iptc", "png_texts" and "png_colours"."""
+    """Return the metadata by the keys of Pillow's `info`, and by "iptc", "png_texts" and "png_colours"."""
     info: dict[Any, Any] = {}
     texts = []
     for kind, data in found.aside:
@@ -127,9 +129,9 @@ def _take(found: PngFile, kind: bytes, at: int, data_and_checksum: bytes) -> Non
 
 
 def _unpacked(packed: bytes) -> bytes:
-    """As much as can be unpacked, up to 64 MiB."""
+    """Decompress as much as possible, up to 64 MiB."""
     unpacker, parts = zlib.decompressobj(), []
-    # in small pieces: an error takes only its own away
+    # in small pieces, so that an error does not cost what was decompressed before it
     with suppress(zlib.error):
         left = _LONGEST_UNPACKED
         for at in range(0, len(packed), 256):
@@ -141,7 +143,7 @@ def _unpacked(packed: bytes) -> bytes:
 
 
 def _text(kind: bytes, data: bytes) -> bytes:
-    """The text of a chunk (section 11.3.3); what is packed up to 64 MiB."""
+    """Return the text of a chunk (section 11.3.3), decompressed if need be, up to 64 MiB."""
     rest = data.partition(b"\0")[2]
     if kind == b"tEXt":
         return rest
@@ -172,11 +174,11 @@ _KNOWN: dict[bytes, tuple[str, Callable[[bytes], bytes | None]]] = {
     b"Raw profile type iptc": ("iptc", _records),
     b"Raw profile type 8bim": ("iptc", _records),
 }
-"""Texts that stand for blocks of other formats, by keyword."""
+"""Text chunks that hold blocks of other formats: keyword -> (key in `info`, function that decodes it)."""
 
 
 def encode_png16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:
-    """Encode (H, W, 1 to 4) 16-bit samples, alpha last."""
+    """Encode 16-bit samples (H, W, 1 to 4), alpha last, as a PNG file."""
     height, width, channels = samples.shape
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[channels], 0, 0, 0)
     parts = [SIGNATURE, chunk(b"IHDR", header), *_metadata_chunks(metadata)]
@@ -187,7 +189,7 @@ def encode_png16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:
 
 
 def png_head(file: BinaryIO, metadata: Metadata) -> bytes:
-    """All that is to come before the first chunk of pixels of an encoded PNG, at which `file` is left."""
+    """Return a new head with metadata for an encoded PNG, and leave `file` at its first chunk of pixels."""
     file.seek(len(SIGNATURE))
     parts = [SIGNATURE]
     while True:
@@ -220,12 +222,12 @@ def _metadata_chunks(metadata: Metadata) -> list[bytes]:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """Length, kind, data and checksum (section 5.3)."""
+    """Return a chunk: length, kind, data and checksum (section 5.3)."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _filtered(samples: NDArray[np.uint16]) -> Iterator[bytes]:
-    """Yield rows as filter byte and bytes: their difference from what their neighbours foretell (section 9.4)."""
+    """Yield rows, each as a filter byte and the differences from Paeth's prediction (section 9.4)."""
     height, width, channels = samples.shape
     step = 2 * channels
     above = np.zeros(width * step, np.uint8)
@@ -240,7 +242,7 @@ def _filtered(samples: NDArray[np.uint16]) -> Iterator[bytes]:
 
 
 def _paeth(left: NDArray[np.uint8], up: NDArray[np.uint8], corner: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The neighbour closest to left + up - corner, ties in the order left, up, corner (section 9.4)."""
+    """Return the neighbour closest to left + up - corner; ties go to left, then up (section 9.4)."""
     a, b, c = (x.astype(np.int16) for x in (left, up, corner))
     to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
     return np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, up, corner))

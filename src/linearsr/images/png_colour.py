@@ -1,4 +1,4 @@
-"""Colours as PNG names them without an ICC profile, made one for other formats (cICP, gAMA and cHRM; ITU-T H.273)."""
+"""ICC profiles for colours that PNG defines by chunks (cICP, gAMA, cHRM; ITU-T H.273), for other formats."""
 
 import re
 import struct
@@ -11,7 +11,7 @@ _HDR = {16: "PQ", 18: "HLG"}
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _D65 = (0.3127, 0.3290)
-# x and y of white, red, green and blue, by the number of the primaries
+# Code of the primaries -> (x, y) of white, red, green and blue.
 _PRIMARIES = {
     1: (_D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06)),
     5: (_D65, (0.64, 0.33), (0.29, 0.60), (0.15, 0.06)),
@@ -22,7 +22,7 @@ _PRIMARIES = {
 }
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 _VIDEO_CURVE = (1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
-# by the number of the transfer characteristics; an exponent alone, or with the linear piece below it
+# Code of the transfer characteristics -> the exponent alone, or with the linear piece below it.
 _CURVES: dict[int, tuple[float, ...]] = {
     1: _VIDEO_CURVE,
     4: (2.2,),
@@ -36,14 +36,14 @@ _CURVES: dict[int, tuple[float, ...]] = {
 _Chromaticities = tuple[tuple[float, float], ...]
 _NCLX = re.compile(rb"colrnclx\0(.)\0(.)", re.DOTALL)
 _CICP_TAG = re.compile(rb"cicp\0{4}(.{4})", re.DOTALL)
-# (primaries, transfer) that viewers show as sRGB: BT.709 or not specified
+# Codes (primaries, transfer) that viewers show as sRGB: BT.709 or not specified.
 _LIKE_SRGB = frozenset((p, t) for p in (1, 2) for t in (1, 2, 6, 13))
 
 
 def chunks_of_nclx(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """The colours of an AVIF or HEIC file (ISO 14496-12, section 12.1.5) as a cICP chunk; none for sRGB.
+    """Return the colours of an AVIF or HEIC file (ISO 14496-12, section 12.1.5) as a cICP chunk; () for sRGB.
 
-    None, too, where the images of the file (as a gain map) differ.
+    Also returns () if the images in the file differ, as with a gain map.
     """
     codes = {(primaries[0], transfer[0]) for primaries, transfer in _NCLX.findall(data)}
     if len(codes) != 1 or codes <= _LIKE_SRGB:
@@ -52,7 +52,7 @@ def chunks_of_nclx(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def hdr_curve(chunks: Mapping[bytes, bytes], icc_profile: bytes | None = None) -> str | None:
-    """The name of the HDR transfer curve that cICP, or its tag in a profile (ICC.1:2022, section 9.2.17), asks for."""
+    """Return "PQ" or "HLG" if cICP, or its tag in the profile (ICC.1:2022, 9.2.17), says so; else None."""
     code = chunks.get(b"cICP", b"")
     if len(code) != 4 and (found := _CICP_TAG.search(icc_profile or b"")):
         code = found[1]
@@ -60,9 +60,9 @@ def hdr_curve(chunks: Mapping[bytes, bytes], icc_profile: bytes | None = None) -
 
 
 def profile_of(chunks: Mapping[bytes, bytes], channels: int) -> bytes | None:
-    """An ICC profile for what the chunks say; None if that is sRGB, nothing, HDR, or a code without a profile.
+    """Return an ICC profile for the colours of the chunks; None for sRGB, HDR, no chunks and unknown codes.
 
-    Of several chunks the first of cICP, sRGB, gAMA with cHRM decides.
+    If there are several chunks, the first of these decides: cICP, sRGB, gAMA with cHRM.
     """
     primaries: _Chromaticities = _PRIMARIES[1]
     curve: tuple[float, ...] = _SRGB_CURVE
@@ -75,7 +75,7 @@ def profile_of(chunks: Mapping[bytes, bytes], channels: int) -> bytes | None:
             values = [value / 100000 for value in struct.unpack(">8I", data)]
             primaries = tuple(zip(values[::2], values[1::2], strict=True))
         gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
-        # 0.45455 stands for sRGB (section 11.3.2.2)
+        # 0.45455 stands for sRGB (PNG, section 11.3.2.2)
         if gamma > 0 and abs(gamma - 45455) > 50:
             curve = (100000 / gamma,)
     if np.allclose(primaries, _PRIMARIES[1], atol=0.002) and curve == _SRGB_CURVE:
@@ -84,7 +84,10 @@ def profile_of(chunks: Mapping[bytes, bytes], channels: int) -> bytes | None:
 
 
 def _profile(primaries: _Chromaticities, curve: tuple[float, ...], channels: int) -> bytes | None:
-    """A display profile of version 4 (ICC.1:2022): a matrix and one parametric curve, or the curve alone for grey."""
+    """Build a display profile (ICC.1:2022): a matrix and one parametric curve; for grey, the curve alone.
+
+    Returns None if the primaries give no valid matrix.
+    """
     try:
         columns = _to_d50(primaries).T
     except np.linalg.LinAlgError:
@@ -111,7 +114,7 @@ def _profile(primaries: _Chromaticities, curve: tuple[float, ...], channels: int
 
 
 def _to_d50(primaries: _Chromaticities) -> NDArray[np.float64]:
-    """(3, 3): linear RGB to XYZ under D50, by Bradford's adaptation."""
+    """Return the (3, 3) matrix from linear RGB to XYZ under D50, by Bradford's adaptation."""
     xyz = np.array([(x / y if y else np.inf, 1.0, (1 - x - y) / y if y else np.inf) for x, y in primaries])
     if not np.isfinite(xyz).all():
         raise np.linalg.LinAlgError

@@ -1,4 +1,4 @@
-"""Reading an image that may be anything: one still, upright picture comes out, or one ImageError."""
+"""Safe reading of image files of any kind: the result is one still, upright picture, or one ImageError."""
 
 import errno
 import os
@@ -23,9 +23,9 @@ from linearsr.images.samples import ForeignPixels, Samples, deep_colour, deep_pp
 Result = TypeVar("Result")
 
 DEFAULT_MAX_PIXELS = 64_000_000
-# Cameras append previews to a JPEG (MPO) and Photoshop counts layers: one picture all the same.
+# What Pillow counts as frames are previews that cameras append (MPO) or layers (PSD): there is one picture.
 _STILL_FORMATS = frozenset({"MPO", "PSD"})
-# Pillow's count
+# a count that Pillow adds to its messages, which means nothing to the user
 _ASIDE = re.compile(r" \(\d+ bytes not processed\)")
 _MODERN_FORMATS = frozenset({"AVIF", "HEIF", "JXL"})
 _PHOTO_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
@@ -40,17 +40,18 @@ def read_image(
 ) -> Picture:
     """Read a still image from a path, the bytes of a file or a binary file object.
 
-    The picture is upright (EXIF orientation applied), grey stays one channel, 16-bit grey and colour in PNG and TIFF
-    stay 16-bit, CMYK becomes sRGB (through its ICC profile if it has one), palettes become RGB, every kind of
-    transparency becomes alpha. Of an animation the first frame is taken, with a warning; a broken EXIF block or ICC
-    profile is dropped, with a warning. The format is recognised by content, not by extension.
+    The picture is upright (EXIF orientation applied). Grey stays one channel; 16-bit grey and colour in PNG
+    and TIFF stay 16-bit; CMYK becomes sRGB (through its ICC profile if it has one); palettes become RGB;
+    every kind of transparency becomes alpha. Only the first frame of an animation is read, with a warning. A
+    broken EXIF block or ICC profile is dropped, with a warning. The format is recognised by content, not by
+    extension.
 
-    A PNG with damage beside its pixels is read, and a file that ends too early as far as it goes, with a warning that
-    says what is missing; with `strict` that is an error. `keep` says which metadata comes along.
+    A PNG that is damaged outside its pixel data is read, and a truncated file is read as far as it goes, with
+    a warning that says what is missing; with `strict` this is an error. `keep` selects the metadata to keep.
 
-    Raises ImageError, one line with the name and the remedy, if the source is missing, unreadable, empty, truncated,
-    corrupt, no image, has more than `max_pixels` pixels (decided from the header,
-    before anything is decompressed), or is longer than 1000 times its width.
+    Raises ImageError, one line with the name and the remedy, if the source is missing, unreadable, empty, not
+    an image, corrupt, or truncated before its pixels; if it has more than `max_pixels` pixels (checked in the
+    header, before anything is decompressed); or if one side is more than 1000 times the other.
     """
     name, data = _load(source)
     return guarded(name, lambda: _decode(name, data, max_pixels, keep, strict))
@@ -59,7 +60,7 @@ def read_image(
 def read_8_bit(
     source: str | Path | BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS, strict: bool = True
 ) -> NDArray[np.uint8]:
-    """(H, W, 3 or 1): the colour of `read_image`, to 8 bits. A JPEG or WebP photo needs no floats.
+    """Read the colour of an image as uint8 (H, W, 3 or 1); an RGB JPEG or WebP is not converted to floats.
 
     Raises ImageError as `read_image` does.
     """
@@ -83,9 +84,9 @@ def read_8_bit(
 def read_size(
     source: str | Path | BinaryIO, name: str, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> tuple[int, int]:
-    """(height, width) as stored, from the header alone: fast, and blind to anything broken behind the header.
+    """Return (height, width) as stored, from the header alone: fast, but blind to damage after the header.
 
-    Raises ImageError, calling the image `name`, as `read_image` does, as far as a header can tell.
+    Raises ImageError, with `name` for the image, for every fault of `read_image` that shows in the header.
     """
 
     def look() -> tuple[int, int]:
@@ -97,7 +98,7 @@ def read_size(
 
 
 def picture_from_pil(image: Image.Image) -> Picture:
-    """Take over a Pillow image of any mode, with the rules and errors of `read_image`, except the pixel limit."""
+    """Convert a Pillow image of any mode, with the rules and errors of `read_image` but no pixel limit."""
 
     def take() -> Picture:
         image.load()
@@ -108,7 +109,7 @@ def picture_from_pil(image: Image.Image) -> Picture:
 
 
 def guarded(name: str, action: Callable[[], Result]) -> Result:
-    """What `action` returns; whatever a decoder raises in it becomes an ImageError that calls the image `name`."""
+    """Return the result of `action`; raise what a decoder raises in it as an ImageError about `name`."""
     try:
         return action()
     except ImageError:
@@ -132,7 +133,7 @@ def _load(source: str | Path | bytes | BinaryIO) -> tuple[str, bytes]:
         name = str(getattr(source, "name", "<stream>"))
         try:
             if getattr(source, "seekable", bool)():
-                source.seek(0)  # as Pillow does: it may just have been written
+                source.seek(0)  # as Pillow does, because the stream may just have been written
             data = source.read()
         except (OSError, ValueError) as error:
             raise ImageError(name, f"cannot be read ({error}); open it for reading in binary mode") from error
@@ -164,7 +165,7 @@ def _load_path(path: str | Path) -> bytes:
 def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict: bool = False) -> Picture:
     kind, said = kind_of(data), dict[Any, Any]()
     if kind in {"png", "jxl"}:
-        # before anything else is looked at: of a file with too many pixels nothing is
+        # check the size first, so that nothing else of a file with too many pixels is parsed
         check_size(name, size_of(name, BytesIO(data)), max_pixels)
     ends_early = False
     if kind in {"boxed", "jpeg2000"}:
@@ -181,7 +182,7 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
             )
         ends_early, data, said = found.is_cut, without_asides(file, found), described(found)
         if not ends_early:
-            # Decoding skips the checksums of the pixel data.
+            # decoding alone would skip the checksums of the pixel data
             open_image(name, data).verify()
 
     def decode(data: bytes, level: int | None = None) -> tuple[Image.Image, Samples]:
@@ -205,6 +206,7 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
     except Exception as error:
         if kind == "png" and not ends_early:
             raise
+        # damaged or truncated: read the part that is there
         from linearsr.images.cut import read_what_is_there
 
         try:
@@ -224,20 +226,20 @@ def _decode(name: str, data: bytes, max_pixels: int, keep: Keep = "all", strict:
 
 
 def _tell_repair(name: str, problem: str, strict: bool) -> None:
-    """Warn of damage that a picture can be read in spite of. Raises ImageError instead if `strict`."""
+    """Warn about damage that did not prevent reading the picture. Raises ImageError instead if `strict`."""
     if strict:
         raise ImageError(name, f"{problem}; get a new copy, or read it without strict mode")
     warn_of(name, problem)
 
 
 def _decode_photo(name: str, data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
-    """(H, W, 3) if it is an RGB JPEG or WebP with nothing special about it."""
+    """Decode a plain RGB JPEG or WebP to uint8 (H, W, 3); return None for an image that needs `_decode`."""
     im = open_image(name, data)
     if im.format not in _PHOTO_FORMATS or im.mode != "RGB":
         return None
     try:
         orientation = read_orientation(read_exif(im))
-    except Exception:  # broken EXIF: the long way warns about it
+    except Exception:  # broken EXIF: `_decode` warns about it
         return None
     check_size(name, im.size, max_pixels)
     im.load()

@@ -1,4 +1,4 @@
-"""Antialiased resampling with the results of Pillow's `Image.resize`, in floating point and on any device."""
+"""Antialiased resampling that matches Pillow's `Image.resize`, in floating point and on any device."""
 
 import math
 from collections.abc import Callable
@@ -13,16 +13,17 @@ _SUPPORT = {"bicubic": 2, "lanczos": 3}
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Height and width of an image enlarged by `scale`."""
+    """Return (height, width) of an image enlarged by `scale`, each at least 1."""
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resize(image: Tensor, size: tuple[int, int], mode: ResizeMode = "bicubic") -> Tensor:
     """Resample (B, C, H, W) to (B, C, *size), `size` being (height, width), with the dtype of `image`.
 
-    As in Pillow, a reduction widens the kernel by its factor, so that nothing aliases; `bicubic` is Keys' cubic (1981)
-    with a = -0.5, `lanczos` has three lobes. Sums run in float32 at least. Nothing is rounded or clamped: near edges
-    the result may overshoot. Raises ValueError for a size below 1, another shape or an unknown mode.
+    As in Pillow, a reduction widens the kernel by its factor to avoid aliasing; `bicubic` is Keys' cubic
+    (1981) with a = -0.5, `lanczos` has three lobes. Sums are computed in float32 at least. The result is not
+    rounded or clamped, so it may overshoot near edges. Raises ValueError for a size below 1, another shape or
+    an unknown mode.
     """
     if image.ndim != 4:
         raise ValueError(f"image must have the shape (B, C, H, W), not {tuple(image.shape)}")
@@ -31,7 +32,7 @@ def resize(image: Tensor, size: tuple[int, int], mode: ResizeMode = "bicubic") -
     if mode not in _SUPPORT:
         raise ValueError(f"mode must be one of {', '.join(_SUPPORT)}, not {mode!r}")
     work = image if image.dtype == torch.float64 else image.float()
-    # Twenty times faster than the taps below, but torch 2.13 fills all rows alike when the new width is 1.
+    # 20 times faster than the taps below, but wrong in torch 2.13 for a new width of 1: all rows become equal
     if mode == "bicubic" and size[1] > 1:
         work = F.interpolate(work, size=list(size), mode="bicubic", antialias=True)
     else:
@@ -47,18 +48,18 @@ def resize_rows(
     bottom: int,
     mode: ResizeMode = "bicubic",
 ) -> Tensor:
-    """Rows `top` to `bottom` of what `resize` makes of an image that is not there whole.
+    """Compute rows `top` to `bottom` of a resized image without the whole image in memory.
 
     Args:
         read: (first, last) -> those rows of the image, (B, C, last - first, w).
         old, new: (height, width) of the image and of the result.
 
     Returns:
-        (B, C, bottom - top, new width), to the rounding of float32 as `resize` has it.
+        (B, C, bottom - top, new width), equal to the rows of `resize` up to float32 rounding.
     """
     enlargement = new[0] // old[0]
     if mode == "bicubic" and new == (enlargement * old[0], enlargement * old[1]):
-        # torch's own is twenty times faster, and exact in strips of whole rows with the kernel's reach around them
+        # torch's resize is 20 times faster, and exact for whole rows with the kernel's reach around them
         reach = _SUPPORT[mode] + 1
         first = max(0, top // enlargement - reach)
         last = min(old[0], -(-bottom // enlargement) + reach)
@@ -75,7 +76,7 @@ def resize_rows(
 
 
 def _resample(image: Tensor, length: int, dim: int, mode: ResizeMode) -> Tensor:
-    """Resample one axis; a sum over taps needs no more memory than two results, whatever the sizes."""
+    """Resample one axis. The sum over taps needs the memory of two results at most, whatever the sizes."""
     if image.shape[dim] == length:
         return image
     return _weighted(image, *_taps(image.shape[dim], length, mode), dim)
@@ -107,7 +108,7 @@ def _taps(old: int, new: int, mode: ResizeMode) -> tuple[Tensor, Tensor]:
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel with a = -0.5."""
+    """Evaluate Keys' cubic convolution kernel with a = -0.5."""
     x = x.abs()
     inner = 1.5 * x**3 - 2.5 * x**2 + 1
     outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
@@ -115,5 +116,5 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _lanczos(x: Tensor) -> Tensor:
-    """sinc(x) sinc(x / 3) within three lobes, 0 outside."""
+    """Evaluate sinc(x) sinc(x / 3) within three lobes, 0 outside."""
     return torch.where(x.abs() < 3, torch.sinc(x) * torch.sinc(x / 3), 0.0)

@@ -1,4 +1,4 @@
-"""Between Pillow's image modes and arrays of colour and alpha in [0, 1]; 16 bits where Pillow keeps 8."""
+"""Conversion of Pillow images to arrays of colour and alpha in [0, 1], with 16 bits where Pillow keeps 8."""
 
 import re
 import sys
@@ -13,23 +13,24 @@ from PIL import Image, ImageCms, ImageFile
 from linearsr.images.metadata import to_srgb
 from linearsr.images.picture import FloatArray
 
-# Float files are nominally 0 to 1; filters may overshoot a little, other ranges are somebody's physical units.
+# Float files should be within [0, 1]. Filters overshoot a little; any other range is some physical unit.
 _FLOAT_TOLERANCE = 0.1
 _PPM_HEAD = re.compile(rb"P([36])" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")
-# libtiff swaps to the byte order of the machine, for which Pillow's name is N
+# Byte order in a raw mode -> the other one. libtiff swaps to the machine's order, which Pillow calls N.
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 _DEEP_LAYOUTS = frozenset({"RGB", "RGBX", "RGBA", "RGBa"})
 
 
 class ForeignPixels(ValueError):
-    """Pixels of a kind, or in a range, that are no picture: in words for the user, with the remedy."""
+    """An error about pixels of an unsupported kind or range; its message tells the user what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """`colour` float32 (H, W, 3 or 1) and `alpha` float32 (H, W) or None, in [0, 1]; `bits` per channel.
+    """Decoded pixels: `colour` float32 (H, W, 3 or 1) and `alpha` float32 (H, W) or None, in [0, 1].
 
-    `managed`: the colours are sRGB now, whatever profile the file has.
+    `bits`: bits per channel; `managed`: the colours have been converted to sRGB, so its profile no longer
+    applies.
     """
 
     colour: FloatArray
@@ -39,9 +40,9 @@ class Samples:
 
 
 def samples_of(im: Image.Image) -> Samples:
-    """Take the pixels out of a loaded Pillow image of any mode.
+    """Return the samples of a loaded Pillow image of any mode.
 
-    Raises ForeignPixels, with words for the user, for NaN, infinity and integers or floats of unknown range.
+    Raises ForeignPixels for NaN, infinity, and integers or floats of unknown range.
     """
     if im.mode == "F":
         return Samples(checked_float(np.asarray(im))[..., None], None, 16)
@@ -58,20 +59,20 @@ def samples_of(im: Image.Image) -> Samples:
 
 
 def split_alpha(array: FloatArray, bits: Literal[8, 16], has_alpha: bool, managed: bool = False) -> Samples:
-    """Split (H, W, C) in [0, 1] into colour and, if the last channel is one, alpha."""
+    """Split (H, W, C) in [0, 1] into colour and, if `has_alpha`, the last channel as alpha."""
     colour = np.ascontiguousarray(array[..., :-1] if has_alpha else array)
     return Samples(colour, np.ascontiguousarray(array[..., -1]) if has_alpha else None, bits, managed)
 
 
 def unmultiplied(samples: FloatArray) -> FloatArray:
-    """(H, W, C) with alpha last, by which the colours are multiplied: the colours themselves, and alpha."""
+    """Undo premultiplication: divide the colours of (H, W, C) by alpha, the last channel."""
     colour, alpha = samples[..., :-1], samples[..., -1:]
     straight = np.divide(colour, alpha, out=np.zeros_like(colour), where=alpha > 0)
     return np.concatenate([np.clip(straight, 0, 1), alpha], axis=-1)
 
 
 def deep_samples(array: NDArray[np.uint16], transparent: Any = None) -> Samples:
-    """Scale 16-bit (H, W, 1 to 4) to [0, 1]; pixels of the colour key `transparent` (a PNG tRNS) get alpha 0."""
+    """Scale 16-bit (H, W, 1 to 4) to [0, 1]; pixels of colour `transparent` (tRNS of a PNG) get alpha 0."""
     unit = array.astype(np.float32) / np.float32(65535)
     if transparent is None or array.shape[2] in {2, 4}:
         return split_alpha(unit, 16, has_alpha=array.shape[2] in {2, 4})
@@ -80,11 +81,12 @@ def deep_samples(array: NDArray[np.uint16], transparent: Any = None) -> Samples:
 
 
 def deep_colour(im: Image.Image, opens: Callable[[], Image.Image]) -> Samples | None:
-    """The samples of an opened, not yet loaded image with 16-bit colour channels; None for any other.
+    """Return the samples of an opened, not yet loaded image with 16-bit colour channels; None for any other.
 
-    Pillow has no such mode. Its decoders unpack "the high byte" of a little- or big-endian pair, named by the raw mode
-    of a tile; naming the other byte order makes them return the low byte. So two passes give all bits, for every
-    filter, interlacing and compression that Pillow knows. `opens` opens the image afresh for each.
+    Pillow has no such mode: its decoders unpack the high byte of a little- or big-endian pair, as the raw
+    mode of a tile says. If the raw mode names the other byte order, they return the low byte. Two passes thus
+    give all bits, for every filter, interlacing and compression that Pillow knows. `opens` opens the image
+    again for each.
     """
     if not isinstance(im, ImageFile.ImageFile) or im.mode not in {"RGB", "RGBA"} or not im.tile:
         return None
@@ -92,7 +94,7 @@ def deep_colour(im: Image.Image, opens: Callable[[], Image.Image]) -> Samples | 
     raw_mode = str(args if isinstance(args, str) else args[0] if args else "")
     layout, _, depth = raw_mode.partition(";16")
     if raw_mode == "LA;16B":
-        # a pixel is four bytes, as in 8-bit RGBA: high and low of L, high and low of A
+        # a pixel has four bytes, as in 8-bit RGBA: high and low byte of L, high and low byte of A
         pairs = _decoded_as(opens(), "RGBA").astype(np.uint16)
         return deep_samples(pairs[..., 0::2] * np.uint16(256) + pairs[..., 1::2])
     if layout not in _DEEP_LAYOUTS or depth not in _OTHER_ORDER:
@@ -118,7 +120,7 @@ def _decoded_as(im: Image.Image, raw_mode: str) -> NDArray[np.uint8]:
 
 
 def deep_ppm(data: bytes) -> Samples | None:
-    """The samples of a PPM of more than 8 bits (Netpbm's P6 or P3), of which Pillow keeps 8; None for another file."""
+    """Return the samples of a PPM (Netpbm's P6, P3) with over 8 bits, of which Pillow keeps 8; else None."""
     head = _PPM_HEAD.match(data)
     if head is None:
         return None
@@ -144,7 +146,7 @@ def to_pil(quantised: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image:
 
 
 def _plain_mode(im: Image.Image) -> str:
-    """The mode of grey, RGB or either with alpha that holds everything in `im`."""
+    """Return the mode, L, LA, RGB or RGBA, that holds everything in `im`."""
     grey = im.mode in {"1", "L", "LA", "La"}
     alpha = im.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in im.info
     return ("L" if grey else "RGB") + ("A" if alpha else "")
@@ -172,7 +174,7 @@ def _deep_grey(im: Image.Image) -> Samples:
 
 
 def checked_float(array: NDArray[np.floating[Any]]) -> FloatArray:
-    """Float samples as float32 in [0, 1]. Raises ForeignPixels for values that are no numbers or out of that range."""
+    """Clip float samples to float32 in [0, 1]. Raises ForeignPixels for NaN, infinity or another range."""
     if not np.isfinite(array).all():
         raise ForeignPixels("has pixels that are NaN or infinite; replace them with finite values")
     low, high = float(array.min()), float(array.max())
@@ -188,7 +190,7 @@ def _to_rgb(im: Image.Image) -> Image.Image:
         try:
             return to_srgb(im, profile)
         except ImageCms.PyCMSError:
-            pass  # A profile for another colour space: the usual formulas are the best guess.
+            pass  # the profile is for another colour space: the usual formulas are the best guess
     if im.mode == "LAB":
         return to_srgb(im, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())
     return im.convert("RGB")

@@ -1,4 +1,4 @@
-"""Blocks of text in files: XMP packets (ISO 16684-1) and IPTC-IIM records in the places that Adobe gave them."""
+"""Text blocks in image files: XMP packets (ISO 16684-1), and IPTC-IIM records in Adobe's image resources."""
 
 import re
 import struct
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 XMP_KEYWORD = "XML:com.adobe.xmp"
-"""The keyword of the text chunk that holds a packet in PNG."""
+"""The keyword of the text chunk that holds an XMP packet in PNG."""
 
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -26,17 +26,17 @@ _WIDTH_AND_HEIGHT = (
     ("http://ns.adobe.com/exif/1.0/", "PixelXDimension", "PixelYDimension"),
 )
 _TIFF = _WIDTH_AND_HEIGHT[0][0]
-# where the rest of a packet for JPEG lies, which is not carried; what is said of a place
+# Properties that refer to the rest of a long packet in JPEG, which is not kept, or that describe a place.
 _EXTENSION, _PLACES = r"xmpNote:HasExtendedXMP", r"[\w.-]+:[Gg][Pp][Ss]\w*"
 
 IPTC_KEYWORD = "Raw profile type iptc"
-RECORDS = 0x0404  # the number of their image resource
+RECORDS = 0x0404  # number of the image resource that holds IPTC records
 _RESOURCE = b"8BIM"
 _JPEG_NAME = b"Photoshop 3.0\0"
 
 
 def keyword_packet(keywords: Sequence[str], packet: bytes | None = None) -> bytes:
-    """The packet in UTF-8 with the keywords, beside what it says already; what XML cannot hold is left out."""
+    """Add keywords to a packet, or to a new one, in UTF-8; characters that XML cannot hold are left out."""
     items = "".join(f"<rdf:li>{escape(_NO_XML.sub('', keyword))}</rdf:li>" for keyword in keywords)
     text = packet.decode("utf-8", "replace") if packet else _PACKET.format(description="")
     if found := _SUBJECTS.search(text):
@@ -49,7 +49,7 @@ def keyword_packet(keywords: Sequence[str], packet: bytes | None = None) -> byte
 
 
 def packet_for_upright(packet: bytes, size: tuple[int, int]) -> bytes | None:
-    """The packet of an upright image of `size` (width, height), its orientation and dimensions true; None if broken."""
+    """Set orientation 1 and dimensions `size` (width, height) in a packet; return None if it is broken."""
     try:
         text = packet.rstrip(b"\0").decode("utf-8")
     except UnicodeDecodeError:
@@ -64,12 +64,12 @@ def packet_for_upright(packet: bytes, size: tuple[int, int]) -> bytes | None:
 
 
 def packet_without_places(packet: bytes) -> bytes:
-    """The packet without properties of GPS, as a camera, a drone or a phone writes them."""
+    """Return the packet without GPS properties, such as cameras, drones and phones write."""
     return _without(packet.decode("utf-8", "replace"), _PLACES).encode("utf-8")
 
 
 def _set(text: str, namespace: str, name: str, value: int) -> str:
-    """Give a property another value where the text has it, as an attribute or an element."""
+    """Change the value of a property wherever the text has it, as an attribute or an element."""
     for prefix in set(re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(namespace)}[\"']", text)):
         full = rf"{re.escape(prefix)}:{name}"
         text = re.sub(rf"(\s{full}\s*=\s*[\"'])[^\"']*", rf"\g<1>{value}", text)
@@ -78,14 +78,14 @@ def _set(text: str, namespace: str, name: str, value: int) -> str:
 
 
 def _without(text: str, name: str) -> str:
-    """The text without properties of such a name, attributes and elements."""
+    """Return the text without the properties, attributes and elements, that match the pattern `name`."""
     text = re.sub(rf"\s({name})\s*=\s*(\"[^\"]*\"|'[^']*')", "", text)
     text = re.sub(rf"<({name})\b[^>]*/>", "", text)
     return re.sub(rf"<({name})(\s[^>]*)?>.*?</\1\s*>", "", text, flags=re.DOTALL)
 
 
 def records_in(resources: bytes) -> bytes | None:
-    """The records in a run of image resources, or the bytes themselves where they are records."""
+    """Return the records among image resources, or the bytes themselves if they are records; else None."""
     if not resources.startswith(_RESOURCE):
         return resources if resources[:1] == b"\x1c" else None
     at = 0
@@ -100,26 +100,26 @@ def records_in(resources: bytes) -> bytes | None:
 
 
 def as_resources(records: bytes) -> bytes:
-    """The records as one image resource."""
+    """Return the records as one image resource."""
     padding = bytes(len(records) % 2)
     return _RESOURCE + struct.pack(">HHI", RECORDS, 0, len(records)) + records + padding
 
 
 def as_jpeg_segment(records: bytes) -> bytes:
-    """The segment APP13 of a JPEG. At most 65,505 bytes fit."""
+    """Return the records, of which at most 65,506 bytes fit, as the segment APP13 of a JPEG."""
     data = _JPEG_NAME + as_resources(records)
     return b"\xff\xed" + struct.pack(">H", 2 + len(data)) + data
 
 
 def as_raw_profile(records: bytes) -> str:
-    """The text of a PNG's "raw profile", a custom of ImageMagick that ExifTool shares."""
+    """Return the records as the text of a PNG "raw profile", a convention of ImageMagick and ExifTool."""
     data = as_resources(records)
     rows = [data[at : at + 36].hex() for at in range(0, len(data), 36)]
     return "\n".join(["", "iptc", f"{len(data):8}", *rows, ""])
 
 
 def raw_profile(text: str) -> bytes | None:
-    """The bytes of a PNG's "raw profile"; None if it is broken."""
+    """Return the bytes in the text of a PNG "raw profile"; None if it is broken."""
     found = re.fullmatch(r"\s*\w+\s+(\d+)\s+([0-9a-fA-F\s]*)", text)
     try:
         return bytes.fromhex(found[2]) if found else None

@@ -1,4 +1,4 @@
-"""TIFF with 8 or 16 bits per channel and full EXIF: Pillow writes neither 16-bit colour nor compressed EXIF."""
+"""Writing of TIFF with 8 or 16 bits and full EXIF; Pillow writes no 16-bit colour, nor EXIF if compressed."""
 
 import shutil
 import zlib
@@ -37,17 +37,17 @@ def write_tiff(
 ) -> None:
     """Write samples of 8 or 16 bits, alpha last, losslessly compressed (TIFF 6.0, Deflate, predictor 2).
 
-    What does not fit the 4 GB that TIFF can address becomes BigTIFF.
+    A file over the 4 GB that TIFF can address becomes BigTIFF.
 
     Args:
-        scratch: an empty file for what is compressed, as the head of the file says where each strip begins.
+        scratch: an empty file for the compressed strips, because the head must say where each one begins.
         read: (top, bottom) -> those rows of the samples.
         shape: of the samples, (H, W, 1 to 4).
     """
     height, width, channels = shape
     spread = list(range(channels))
     if channels == 2 and dtype.itemsize == 2:
-        # Pillow and what is built on it cannot read 16-bit grey with alpha from TIFF
+        # as RGBA, because Pillow and programs built on it cannot read 16-bit grey with alpha from TIFF
         spread = [0, 0, 0, 1]
         metadata.pop("icc_profile", None)
     rows = max(1, _STRIP_BYTES // (width * len(spread) * dtype.itemsize))
@@ -61,7 +61,7 @@ def write_tiff(
 
 
 def _compressed(rows: NDArray[Any]) -> bytes:
-    """A strip of rows (n, W, C)."""
+    """Compress a strip of rows (n, W, C)."""
     differences = rows.copy()
     differences[:, 1:] -= rows[:, :-1]
     return zlib.compress(differences.astype(differences.dtype.newbyteorder("<")).tobytes())
@@ -70,7 +70,7 @@ def _compressed(rows: NDArray[Any]) -> bytes:
 def _head(
     shape: tuple[int, int, int], itemsize: int, rows: int, sizes: Sequence[int], metadata: Metadata
 ) -> bytes:
-    """All of a file but its strips of so many `rows`, which follow in order: `sizes` in bytes."""
+    """Return all of a file before its strips of `rows` rows and `sizes` bytes, which follow in order."""
     height, width, channels = shape
     big = sum(sizes) > _LARGEST_FILE
     directory: Any = ImageFileDirectory_v2(_BIG_HEADER if big else _HEADER)
@@ -92,7 +92,7 @@ def _head(
         if key in metadata:
             directory.tagtype[tag] = kind
             directory[tag] = metadata[key]
-    # Offsets from the end of the directory; Pillow adds where that is.
+    # offsets count from the end of the directory; Pillow adds its position
     directory.tagtype[Base.StripOffsets] = directory.tagtype[Base.StripByteCounts] = _LONG8 if big else _LONG
     directory[Base.StripOffsets] = tuple(accumulate(sizes[:-1], initial=0))
     directory[Base.StripByteCounts] = tuple(sizes)

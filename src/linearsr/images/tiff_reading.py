@@ -1,4 +1,4 @@
-"""Reading TIFF: the full-size page of several, and pixels that Pillow does not know or misreads, by tifffile."""
+"""Reading of TIFF: choice of the full-size page, and pixels that Pillow cannot read, by tifffile."""
 
 import logging
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8
 _WHITE_IS_ZERO, _RGB, _CMYK, _CIELAB, _ICCLAB, _FLOAT_PREDICTOR = 0, 2, 5, 8, 9, 3
 _COLOURS = {0: 1, 1: 1, _RGB: 3, _CIELAB: 3, _ICCLAB: 3}
 _WEBP = 50001
-"""A compression that Pillow takes for one of its own, and cannot decode."""
+"""A compression that Pillow takes for one of its own, but cannot decode."""
 _PREMULTIPLIED, _ALPHA = 1, (1, 2)
 _MOST_CHANNELS, _LONGEST_FILL = 32, 16
 _D50 = np.array([0.9642, 1, 0.8249], np.float32)
@@ -36,7 +36,7 @@ _TO_LINEAR_SRGB = np.array(
 
 
 class ForeignTiff(TiffImageFile):
-    """A TIFF whose pixels Pillow does not know: its size, tags and notes."""
+    """A TIFF with pixels unknown to Pillow: only its size, tags and notes are read."""
 
     def _setup(self) -> None:
         tags: Any = self.tag_v2
@@ -53,9 +53,9 @@ class ForeignTiff(TiffImageFile):
 
 
 def full_size_page(name: str, file: BinaryIO) -> int | None:
-    """Where the directory of the full-size picture is, if the first is a reduced one; None for the first.
+    """Return the offset of the full-size picture's directory if the first page is a reduced copy, else None.
 
-    Raises ImageError if it holds what a camera's sensor saw, not a picture.
+    Raises ImageError if the file holds raw sensor data of a camera, not a picture.
     """
     try:
         pages = list(_pages(file))
@@ -70,14 +70,14 @@ def full_size_page(name: str, file: BinaryIO) -> int | None:
 
 
 def with_first_page(data: bytes, offset: int) -> bytes:
-    """A TIFF file whose first directory is another one."""
+    """Return a TIFF file changed so that its first directory is the one at `offset`."""
     order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
     size = 8 if b"+" in data[2:4] else 4
     return data[:size] + offset.to_bytes(size, order) + data[2 * size :]
 
 
 def _pages(file: BinaryIO) -> Iterator[tuple[int, Any]]:
-    """(offset, tags) of the pages and of what hangs on them."""
+    """Yield (offset, tags) of the pages and of their child directories."""
     file.seek(0)
     head = file.read(8)
     if b"+" in head[2:4]:
@@ -100,7 +100,7 @@ def _pages(file: BinaryIO) -> Iterator[tuple[int, Any]]:
 
 
 def _is_reduced(tags: Any) -> bool:
-    """Marked as a smaller copy or a mask."""
+    """Return whether the tags mark a page as a smaller copy or a mask."""
     return bool(int(tags.get(_SUBFILE, 0) or 0) & 5) or tags.get(_OLD_SUBFILE) == 2
 
 
@@ -109,14 +109,14 @@ def _area(tags: Any) -> int:
 
 
 def is_foreign(im: Image.Image) -> TypeGuard[TiffImageFile]:
-    """Whether an opened image is a TIFF of such pixels."""
+    """Return whether an opened image is a TIFF with pixels that Pillow does not know or misreads."""
     if isinstance(im, ForeignTiff) or not isinstance(im, TiffImageFile):
         return isinstance(im, ForeignTiff)
     tags: Any = im.tag_v2
     if tags.get(259) == _WEBP or (im.mode == "L" and tags.get(339) in {2, (2,)}):
         return True
     samples, photometric = tags.get(277, 1), tags.get(262)
-    # as noise, or shifted, without an error
+    # Pillow reads such separate planes as noise, or shifted, without an error
     planes = (
         tags.get(284) == 2
         and samples > 1
@@ -127,7 +127,7 @@ def is_foreign(im: Image.Image) -> TypeGuard[TiffImageFile]:
 
 
 def kind_of(im: TiffImageFile) -> str:
-    """The kind of its pixels in words, as "32-bit float RGB in separate planes"."""
+    """Describe the pixels in words, such as "32-bit float RGB of 3 channels in separate planes"."""
     tags: Any = im.tag_v2
     forms = tags.get(339, 1)
     form = {2: " signed", 3: " float"}.get(forms[0] if isinstance(forms, tuple) else forms, "")
@@ -137,10 +137,10 @@ def kind_of(im: TiffImageFile) -> str:
 
 
 def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
-    """Grey, RGB or Lab of up to 16 bits or float, with or without alpha; other channels are left out.
+    """Read grey, RGB or Lab of up to 16 bits or float, with or without alpha; other channels are left out.
 
-    `level`: of the bytes that a cut file lacks. Raises ForeignPixels for other kinds of pixels and without the extra
-    `large`.
+    `level`: value of the bytes that a truncated file lacks; None: it must be complete. Raises ForeignPixels
+    for other kinds of pixels, or if the extra `large` is not installed.
     """
     kind = f"has pixels of {kind_of(im)}"
     try:
@@ -148,7 +148,7 @@ def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
     except ImportError as error:
         remedy = "pip install 'linearsr[large]' reads it, or save it as RGB of 8 or 16 bits"
         raise ForeignPixels(f"{kind}; {remedy}") from error
-    # it would tell stderr of all that is unusual
+    # tifffile would report everything unusual on stderr
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     assert im.fp is not None
     im.fp.seek(0)
@@ -181,7 +181,7 @@ def foreign_samples(im: TiffImageFile, level: int | None = None) -> Samples:
 
 
 def depth_of(im: TiffImageFile) -> int:
-    """Bits of the deepest channel."""
+    """Return the bits of the deepest channel."""
     tags: Any = im.tag_v2
     bits = tags.get(258, 1)
     return int(max(bits) if isinstance(bits, tuple) else bits)
@@ -196,7 +196,7 @@ def _end_of_pixels(im: TiffImageFile) -> int:
 
 
 def _lab_to_srgb(lab: NDArray[Any], is_signed: bool) -> FloatArray:
-    """(H, W, 3) of 8 or 16 bits under D50, with signed a and b (CIE) or not (ICC), to sRGB in [0, 1]."""
+    """Convert Lab (H, W, 3), 8 or 16 bits, D50, to sRGB in [0, 1]; a and b are signed (CIE) or not (ICC)."""
     size = lab.dtype.itemsize
     white = 65280 if size == 2 and not is_signed else np.iinfo(lab.dtype).max
     lightness = lab[..., :1].astype(np.float32) / np.float32(white)

@@ -1,4 +1,4 @@
-"""Writing a picture as PNG, JPEG, WebP, AVIF or TIFF, whole or not at all."""
+"""Writing of pictures as PNG, JPEG, WebP, AVIF or TIFF; a file appears complete or not at all."""
 
 import errno
 import stat
@@ -55,12 +55,12 @@ _REMEDIES = {
 
 
 def write_image(picture: Picture, path: str | Path, overwrite: bool = False, quality: int = 95) -> None:
-    """Write a picture in the format of the extension, as `encode_image` makes it.
+    """Write a picture in the format of the file's extension, encoded by `encode_image`.
 
     The file appears under its name only when it is complete.
 
-    Raises ImageError as `encode_image` does, and if the file exists and `overwrite` is False, or cannot be written
-    (nothing is left behind then); ValueError for the quality.
+    Raises ImageError as `encode_image` does, if the file exists and `overwrite` is False, or if it cannot be
+    written (nothing is left behind then); ValueError if `quality` is out of range.
     """
     path = Path(path)
     check_target(path, overwrite)
@@ -73,15 +73,16 @@ def write_image(picture: Picture, path: str | Path, overwrite: bool = False, qua
 
 
 def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes:
-    """The bytes of an image file of this name: .png, .jpg, .jpeg, .webp, .avif, .tif or .tiff.
+    """Return the bytes of an image file in the format of the extension of `name` (see `FORMATS`).
 
-    PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG, AVIF (both 4:4:4) and WebP have 8 bits and
-    `quality` (1 to 100). ICC profile, EXIF and XMP (orientation 1, true dimensions), IPTC, resolution and tags (as XMP
-    keywords) go along; PNG text does in PNG alone, and IPTC not in WebP and AVIF, with a warning. JPEG has no alpha:
-    the picture is flattened on white, with a warning.
+    PNG and TIFF are lossless with `picture.bits` bits per channel; JPEG, AVIF (both 4:4:4) and WebP have 8
+    bits and `quality` (1 to 100). The file holds ICC profile, EXIF and XMP (orientation 1, true dimensions),
+    IPTC, resolution, and tags (as XMP keywords). Text of PNG can only be kept in PNG, and IPTC not in WebP
+    and AVIF; a warning says what is left out. JPEG has no alpha: the picture is flattened on white, with a
+    warning.
 
-    Raises ImageError if the extension is unknown, or the picture is not finite, or too large for the format or the
-    memory; ValueError for the quality.
+    Raises ImageError if the extension is unknown, or if the picture has values that are not finite or is too
+    large for the format or the memory; ValueError if `quality` is out of range.
     """
     path = Path(name)
     file_format = check_format(path)
@@ -96,10 +97,11 @@ def encode_image(picture: Picture, name: str | Path, quality: int = 95) -> bytes
 
 
 def picture_to_pil(picture: Picture) -> Image.Image:
-    """Make a Pillow image: L, LA, RGB or RGBA, and I;16 for opaque 16-bit grey.
+    """Convert a picture to a Pillow image: L, LA, RGB or RGBA, and I;16 for opaque 16-bit grey.
 
-    Pillow has no mode for 16-bit colour: it becomes 8-bit; use `write_image` to keep all bits. The metadata is in
-    `info`, where Pillow's `save` finds the profile; pass `exif=image.info["exif"]` to keep EXIF.
+    Pillow has no mode for 16-bit colour, so it becomes 8-bit; use `write_image` to keep all bits. The
+    metadata is in `info`, where Pillow's `save` finds the profile; pass `exif=image.info["exif"]` to keep
+    EXIF.
     """
     channels = picture.colour.shape[2] + (picture.alpha is not None)
     image = to_pil(quantise(picture.colour, picture.alpha, 16 if picture.bits == 16 and channels == 1 else 8))
@@ -132,12 +134,12 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
 
 
 def encode_lossy(samples: NDArray[Any], file_format: str, quality: int, metadata: Metadata) -> bytes:
-    """Encode (H, W, 1 to 4) of 8 bits as JPEG, WebP or AVIF."""
+    """Encode 8-bit samples (H, W, 1 to 4) as JPEG, WebP or AVIF; may remove used blocks from `metadata`."""
     options = dict(_OPTIONS[file_format], quality=quality)
     if "iptc" in metadata:
         options["extra"] = as_jpeg_segment(metadata.pop("iptc"))
     if file_format != "JPEG" and samples.shape[2] < 3:
-        # they are always RGB, where a profile for grey means nothing
+        # WebP and AVIF are always RGB, for which a profile for grey is meaningless
         metadata.pop("icc_profile", None)
     file = BytesIO()
     to_pil(samples).save(file, file_format, **options, **metadata)
@@ -156,14 +158,14 @@ def file_metadata(
     tags: Sequence[str],
     channels: int,
 ) -> Metadata:
-    """What a picture of `size` (width, height) and so many channels of colour is to carry in a format.
+    """Return the metadata to write with a picture of `size` (width, height) and `channels` of colour.
 
-    What the format, or a Pillow image for "", cannot hold is left out, text with a warning.
+    `file_format` "" stands for a Pillow image. What the format cannot hold is left out, text with a warning.
     """
     try:
         tags_of_exif = parse_exif(notes.exif)
         if file_format == "AVIF":
-            # which says nothing more, and for which Pillow would write all text anew, as ASCII
+            # an upright picture needs none, and to remove it Pillow would rewrite all text as ASCII
             tags_of_exif.pop(Base.Orientation, None)
         exif = exif_for_upright(tags_of_exif, size)
     except Exception:
@@ -198,7 +200,7 @@ def _tell_lost_text(notes: Notes, name: str | Path, file_format: str) -> None:
 
 
 def _fit_jpeg(metadata: Metadata, notes: Notes, path: str | Path) -> None:
-    """Drop what does not fit the segments of a JPEG file, with a warning."""
+    """Drop the blocks that are too long for the segments of a JPEG file, with a warning."""
     names = {
         "exif": "EXIF data is",
         "xmp": "XMP data is" if notes.xmp else "tags are",
@@ -211,13 +213,13 @@ def _fit_jpeg(metadata: Metadata, notes: Notes, path: str | Path) -> None:
 
 
 def on_white(colour: FloatArray, alpha: FloatArray) -> FloatArray:
-    """Colour (H, W, C) on a white ground, as alpha (H, W) covers it."""
+    """Flatten colour (H, W, C) with alpha (H, W) on a white background."""
     weight = np.clip(alpha, 0, 1)[..., None]
     return colour * weight + (1 - weight)
 
 
 def check_format(path: Path) -> str:
-    """The format that a name stands for. Raises ImageError if there is none, or none that can be written."""
+    """Return the format of a name's extension. Raises ImageError if it is unknown or cannot be written."""
     file_format = FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise ImageError(path, f"has no extension of a known format; use one of {', '.join(FORMATS)}")
@@ -227,7 +229,7 @@ def check_format(path: Path) -> str:
 
 
 def check_sides(path: Path, file_format: str, size: tuple[int, int]) -> None:
-    """Raises ImageError if a format cannot hold a picture of `size` (width, height)."""
+    """Check the size (width, height) of a picture. Raises ImageError if it is too large for the format."""
     longest = _LONGEST_SIDE.get(file_format)
     if longest and max(size) > longest:
         sides = f"{size[0]}x{size[1]}"
@@ -235,13 +237,13 @@ def check_sides(path: Path, file_format: str, size: tuple[int, int]) -> None:
 
 
 def check_quality(quality: int) -> None:
-    """Raises ValueError for a quality that is none."""
+    """Check the quality. Raises ValueError if it is not from 1 to 100."""
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be from 1 to 100, not {quality}")
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Raises ImageError if no file can be written there, or there is one that must not be replaced."""
+    """Check a path. Raises ImageError if it cannot be written, or exists and must not be replaced."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -257,9 +259,9 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def write_error(path: Path, error: OSError | ValueError) -> ImageError:
-    """One line: why a file cannot be written, and what to do."""
+    """Return an ImageError that says in one line why a file cannot be written, and what to do."""
     code = error.errno if isinstance(error, OSError) else None
-    if code == errno.ENOENT and path.parent.is_dir():  # as /proc says it
+    if code == errno.ENOENT and path.parent.is_dir():  # /proc answers so where it allows no new files
         code = errno.EACCES
     reason = _REMEDIES.get(code or 0) or f"{error}; choose another name or folder"
     return ImageError(path, f"cannot be written: {reason}")

@@ -1,1 +1,1 @@
-"""Pictures too large to be held: rows of a file in, rows out, with all that the whole-picture way keeps."""
+"""Pictures too large for memory, read and written by rows, with all that is kept of pictures read whole."""

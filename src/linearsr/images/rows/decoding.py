@@ -1,4 +1,4 @@
-"""An image file, decoded once into a file of rows: upright, grey or RGB, with its alpha."""
+"""Decoding of an image file, once, into a file of rows: upright, grey or RGB, with its alpha."""
 
 import os
 from dataclasses import replace
@@ -23,29 +23,29 @@ from linearsr.images.tiff_reading import full_size_page, is_foreign
 from linearsr.runtime.devices import require_memory
 
 _SPACES = {"b-w", "grey16", "srgb", "rgb16", "cmyk"}
-# libvips takes the samples of other modes for RGB
+# libvips would read the samples of other modes as RGB
 _TIFF_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"})
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, (1,)
-# of others libvips may make noise
+# other compressions may be decoded to noise by libvips
 _COMPRESSION, _COMPRESSIONS = 259, frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 _HELD_BYTES_PER_PIXEL = 32
-"""Of a picture that is decoded in one piece."""
+"""Memory for a picture that is decoded in one piece."""
 
 
 def decode(
     path: Path, folder: Path, max_pixels: int, keep: Keep = "all", strict: bool = False
 ) -> tuple[RowFile, Notes]:
-    """Decode an image file into `folder`.
+    """Decode an image file to a file of rows in `folder`.
 
     Returns:
-        Upright samples with alpha, if any, in the last of 2 or 4 channels; what the file says about them.
+        The upright samples, with alpha, if any, in the last of 2 or 4 channels; the metadata of the file.
 
-    Memory grows with the width alone for PNG (not interlaced), JPEG (not progressive) and TIFF of 8 or 16 bits without
-    damage; all else that `read_image` reads is decoded in one piece.
+    Memory grows only with the width for PNG (not interlaced), JPEG (not progressive) and TIFF, if they have 8
+    or 16 bits and no damage. All else that `read_image` reads is decoded in one piece.
 
     Raises:
         ImageError: one line, as for `read_image`.
-        ValueError: it would have to be decoded in one piece, which does not fit the memory.
+        ValueError: the file must be decoded in one piece, which does not fit in memory.
         ImportError: the extra `large` is not installed.
     """
     vips()
@@ -53,6 +53,7 @@ def decode(
     in_strips = guarded(name, partial(_decode_in_strips, path, folder, max_pixels, keep))
     if in_strips is not None:
         return in_strips
+    # not possible in strips: decode it in one piece
     height, width = read_size(path, name, max_pixels)
     require_memory(
         height * width * _HELD_BYTES_PER_PIXEL, torch.device("cpu"), f"{name}: an image decoded in one piece"
@@ -69,7 +70,7 @@ def decode(
 
 
 def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> tuple[RowFile, Notes] | None:
-    """None for a file that cannot be decoded so: then it shows in one piece what there is, or what is wrong with it."""
+    """Decode by strips; None if that fails, because decoding in one piece shows what is there or wrong."""
     name = os.fspath(path)
     with open(path, "rb") as file:
         header = _header(name, file)
@@ -101,7 +102,7 @@ def _decode_in_strips(path: Path, folder: Path, max_pixels: int, keep: Keep) -> 
 
 
 def _header(name: str, file: BinaryIO) -> Image.Image | None:
-    """The image opened by Pillow, for all that it says before its pixels; None if they cannot be read in strips."""
+    """Return the image opened by Pillow, for its metadata; None if its pixels cannot be read in strips."""
     begin = file.read(16)
     if kind_of(begin) == "png":
         found = scan(file)
@@ -109,7 +110,7 @@ def _header(name: str, file: BinaryIO) -> Image.Image | None:
             return None
         header = open_image(name, all_but_image_data(file, found))
         header.info.update(described(found))
-        # Pillow would decode all pixels to see whether EXIF follows them
+        # without this, Pillow would decode all pixels to see whether EXIF follows them
         header.info.setdefault("exif", b"")
         return header
     if kind_of(begin) == "jpeg":
@@ -127,13 +128,13 @@ def _header(name: str, file: BinaryIO) -> Image.Image | None:
 
 
 def _opened(path: Path, folder: Path, header: Image.Image) -> Any:
-    """The file opened by libvips, to be read once from top to bottom; None if it would read other pixels."""
+    """Open the file with libvips, to be read once from top to bottom; None if its pixels would differ."""
     pixels = path
     if header.format == "PNG":
         with open(path, "rb") as file:
             found = scan(file)
             if found.aside:
-                # which could stop the decoder
+                # leave out metadata, which could stop the decoder
                 pixels = folder / "pixels.png"
                 with open(pixels, "wb") as target:
                     copy_without_asides(file, found, target)
@@ -152,7 +153,7 @@ def _opened(path: Path, folder: Path, header: Image.Image) -> Any:
 
 
 def _to_srgb(stored: RowFile, path: Path, icc_profile: bytes | None) -> RowFile:
-    """CMYK in sRGB, by Pillow, as for pictures that are read whole."""
+    """Convert CMYK rows to sRGB with Pillow, as for pictures that are read whole."""
     srgb = RowFile(path, stored.height, stored.width, 3, stored.dtype)
     srgb.clear()
     for top, bottom in stored.strips():

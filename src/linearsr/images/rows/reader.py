@@ -1,4 +1,4 @@
-"""Rows of an image file as a network wants them, and its alpha beside them."""
+"""Reading of an image file by rows, as RGB for a network and alpha separately."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,20 +20,20 @@ Read = Callable[[int, int], FloatArray]
 
 
 class RowReader:
-    """A still image, upright, read by rows as often as one likes; the file is decoded once, into `folder`.
+    """An upright still image that can be read by rows any number of times; it is decoded once, into `folder`.
 
-    `height`, `width`: of the upright image. `is_grey`, `has_alpha`, `bits` (8 or 16) and `notes`: as in the file.
-    `alpha_varies`: it has alpha, and not the same everywhere.
+    `height`, `width`: of the upright image. `is_grey`, `has_alpha`, `bits` (8 or 16) and `notes`: as in the
+    file. `alpha_varies`: whether it has alpha that is not the same everywhere.
 
     Args:
         path: an image file of any kind that `read_image` reads.
-        folder: for decoded rows.
-        max_pixels: more are refused.
+        folder: folder for the decoded rows.
+        max_pixels: the most pixels an image may have.
         keep, strict: as for `read_image`.
 
     Raises:
         ImageError: one line that says what is wrong with the file.
-        ValueError: it is decoded in one piece, which does not fit the memory.
+        ValueError: the file must be decoded in one piece, which does not fit in memory.
         ImportError: the extra `large` is not installed.
     """
 
@@ -54,7 +54,7 @@ class RowReader:
         self._filled = self._fill(folder / "filled.rows") if lowest == 0 < highest else None
 
     def read(self, top: int, bottom: int) -> FloatArray:
-        """(bottom - top, width, 3) RGB in [0, 1]: grey three times; colours under no alpha at all are filled in."""
+        """Return RGB (bottom - top, width, 3) in [0, 1]: grey repeated, colours under alpha 0 filled in."""
         if self._filled is not None:
             colour = self._filled.read(top, bottom)
         else:
@@ -62,7 +62,7 @@ class RowReader:
         return np.array(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
     def read_alpha(self, top: int, bottom: int) -> FloatArray:
-        """(bottom - top, width) in [0, 1]. Only for images with alpha."""
+        """Return rows of alpha (bottom - top, width) in [0, 1]. Only for images with alpha."""
         alpha: FloatArray = self._samples(top, bottom)[..., -1]
         return alpha
 
@@ -85,7 +85,7 @@ class RowReader:
 
 
 def _fill_rows(read: Read, shape: tuple[int, int, int], path: Path) -> RowFile:
-    """`fill_transparent` by strips, for a picture (H, W, C) that is known somewhere: float32 rows at `path`."""
+    """Apply `fill_transparent` by strips to (H, W, C), known somewhere; write float32 rows to `path`."""
     height, width, channels = shape
     filled = RowFile(path, height, width, channels, np.dtype(np.float32))
     filled.clear()
@@ -113,7 +113,7 @@ def _split(rows: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
 
 
 def _grown(read: Read, top: int, bottom: int, height: int) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Rows `top` to `bottom` after a step of 3x3 means, which looks at one row more on each side."""
+    """Return rows `top` to `bottom` after a step of 3x3 means, which needs one more row on each side."""
     first = max(0, top - 1)
     colour, known = grow_known(*_split(read(first, min(height, bottom + 1))))
     return colour[top - first : bottom - first], known[top - first : bottom - first]

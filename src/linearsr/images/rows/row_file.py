@@ -14,9 +14,9 @@ _STRIP_SAMPLES = 2**22
 
 @dataclass(frozen=True)
 class RowFile:
-    """A picture (height, width, channels) of `dtype`, row after row, nothing else.
+    """A file with a picture (height, width, channels) of `dtype`, row after row, without a header.
 
-    Rows are read with plain reads: a memory map would count as memory of the process as far as it was touched.
+    Rows are read with plain reads, because the touched part of a memory map counts as memory of the process.
     """
 
     path: Path
@@ -27,16 +27,16 @@ class RowFile:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row."""
+        """The size of a row in bytes."""
         return self.width * self.channels * self.dtype.itemsize
 
     @property
     def is_whole(self) -> bool:
-        """Whether all rows are there."""
+        """Whether all rows have been written."""
         return self.path.is_file() and self.path.stat().st_size == self.height * self.row_bytes
 
     def read(self, top: int, bottom: int) -> NDArray[Any]:
-        """Rows `top` to `bottom`, (bottom - top, width, channels)."""
+        """Read rows `top` to `bottom`, (bottom - top, width, channels). Raises OSError if one is missing."""
         shape = (bottom - top, self.width, self.channels)
         samples = np.fromfile(self.path, self.dtype, math.prod(shape), offset=top * self.row_bytes)
         if samples.size < math.prod(shape):
@@ -44,21 +44,21 @@ class RowFile:
         return samples.reshape(shape)
 
     def strips(self, multiple: int = 1) -> Iterator[tuple[int, int]]:
-        """(top, bottom) of strips of some million samples, from top to bottom; each top is a multiple of that."""
+        """Return (top, bottom) of strips of about 4 million samples; each top is a multiple of `multiple`."""
         rows = max(1, _STRIP_SAMPLES // (self.width * self.channels * multiple)) * multiple
         return ((top, min(top + rows, self.height)) for top in range(0, self.height, rows))
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Write rows (n, width, channels) behind those that are there."""
+        """Append rows (n, width, channels)."""
         with open(self.path, "ab") as file:
             file.write(np.ascontiguousarray(rows, self.dtype).data)
 
     def write(self, top: int, rows: NDArray[Any]) -> None:
-        """Write rows at `top`."""
+        """Overwrite rows from `top` on."""
         with open(self.path, "r+b") as file:
             file.seek(top * self.row_bytes)
             file.write(np.ascontiguousarray(rows, self.dtype).data)
 
     def clear(self) -> None:
-        """Begin at row 0 again."""
+        """Empty the file, or create it."""
         self.path.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""libvips, which decodes and encodes pictures by rows; it comes with the extra `large`."""
+"""Access to libvips, which decodes and encodes pictures by rows; the extra `large` installs it."""
 
 import errno
 import os
@@ -20,20 +20,20 @@ _SPACES = {(1, 1): "b-w", (3, 1): "srgb", (1, 2): "grey16", (3, 2): "rgb16"}
 
 @cache
 def vips() -> Any:
-    """The module `pyvips`. Raises ImportError with the remedy if it is missing."""
-    # else decoders write their warnings to stderr, past everything that Python says
+    """Return the module `pyvips`. Raises ImportError, with the remedy, if it is missing."""
+    # otherwise decoders write their warnings directly to stderr
     os.environ.setdefault("VIPS_WARNING", "0")
     try:
         import pyvips
     except (ImportError, OSError) as error:
         raise ImportError(f"large pictures are read and written in strips by pyvips: {REMEDY}") from error
-    # a cached operation would read a file that has been replaced since
+    # a cached operation could return the content of a file that has been replaced since
     pyvips.cache_set_max(0)
     return pyvips
 
 
 def as_image(rows: RowFile) -> Any:
-    """A row file of 8 or 16 bits, grey or RGB, with alpha or not, as a pyvips image."""
+    """Open a row file of 8 or 16 bits, grey or RGB, with or without alpha, as a pyvips image."""
     size = rows.dtype.itemsize
     space = _SPACES[rows.channels - (rows.channels in {2, 4}), size]
     shape = rows.width, rows.height, rows.channels
@@ -41,20 +41,20 @@ def as_image(rows: RowFile) -> Any:
 
 
 def depth_of(image: Any) -> np.dtype[Any] | None:
-    """The type of a pyvips image's samples, None if it is not of 8 or 16 bits."""
+    """Return the dtype of a pyvips image; None if it does not have 8 or 16 bits."""
     return next((np.dtype(f"u{size}") for size, name in _FORMATS.items() if name == image.format), None)
 
 
 def save(
     image: Any, kind: str, path: Path, on_progress: Callable[[float], None] | None = None, **options: Any
 ) -> None:
-    """Write a pyvips image by its method `kind` ("rawsave", "pngsave"): everything lazy about it is done here.
+    """Write a pyvips image by its method `kind` ("rawsave", "pngsave"); its lazy operations are computed now.
 
-    It runs in another thread, so that Ctrl-C is heard. `on_progress` gets shares from 0 to 1.
+    This runs in another thread, so that Ctrl-C takes effect. `on_progress` gets fractions from 0 to 1.
 
     Raises:
         ImageError: the disk is full.
-        OSError: the decoder's words.
+        OSError: libvips fails; its message is passed on.
     """
     if on_progress is not None:
         image.set_progress(True)

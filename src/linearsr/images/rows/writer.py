@@ -1,4 +1,4 @@
-"""Rows of a result, gathered in a file of rows and then encoded."""
+"""Writing of a result by rows, which are gathered in a file of rows and then encoded."""
 
 import shutil
 import struct
@@ -33,7 +33,7 @@ from linearsr.images.writing import (
 from linearsr.runtime.files import put
 
 _KEEP_XMP, _KEEP_PROFILE = 2, 8
-# a third of the seconds of zlib's default, for files that are 3% larger
+# takes a third of the time of zlib's defaults; files are 3% larger
 _PNG_OPTIONS = {"compression": 4, "filter": "paeth"}
 _JPEG_OPTIONS = {"subsample_mode": "off", "optimize_coding": True, "keep": _KEEP_XMP | _KEEP_PROFILE}
 _COPIED_AT_ONCE = 2**20
@@ -43,22 +43,23 @@ Read = Callable[[int, int], FloatArray]
 
 
 class RowWriter:
-    """Writes a result by rows, with the alpha and the notes of the image it was made from.
+    """A writer that takes a result by rows and adds the alpha and metadata of its source image.
 
-    PNG and TIFF have the bits of that image; what does not fit the 4 GB of TIFF becomes BigTIFF. In JPEG, transparent
-    pictures are flattened on white, with a warning. Grey stays grey. WebP and AVIF are encoded in one piece.
+    PNG and TIFF have the bits per channel of the source; a TIFF over 4 GB becomes BigTIFF. For JPEG,
+    transparent pictures are flattened on white, with a warning. Grey stays grey. WebP and AVIF are encoded in
+    one piece.
 
     Args:
-        path: of one of the types that `encode_image` writes.
+        path: a file of one of the types that `encode_image` writes.
         size: (height, width) of the result.
-        source: the image it is made from.
-        folder: for rows on their way, on the disk of `path`.
+        source: the image that the result is made from.
+        folder: folder for intermediate rows, on the same disk as `path`.
         overwrite: whether a file at `path` may be replaced.
-        quality: of JPEG, 1 to 100.
+        quality: quality of JPEG, WebP and AVIF, 1 to 100.
 
     Raises:
         ImageError: one line: the file exists, or its format cannot hold such a picture.
-        ValueError: the quality.
+        ValueError: the quality is out of range.
     """
 
     def __init__(
@@ -85,21 +86,21 @@ class RowWriter:
         self._done = 0
 
     def use_alpha(self, read: Read, size: tuple[int, int]) -> None:
-        """Take alpha from elsewhere than from the source: (top, bottom) -> rows of alpha of that (height, width)."""
+        """Replace the source's alpha: `read` (top, bottom) gives rows of alpha of `size` (height, width)."""
         self._alpha_source = read, size
 
     @property
     def rows_bytes(self) -> int:
-        """Bytes of disk that all rows take until they are encoded."""
+        """Disk space in bytes that all rows take until they are encoded."""
         return self._rows.height * self._rows.row_bytes
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of disk that encoding takes, at the most: the file, and its pixels by themselves."""
+        """Disk space in bytes that encoding takes at most: for the file, and for a copy of its pixels."""
         return 2 * self.rows_bytes
 
     def write(self, rows: FloatArray) -> None:
-        """The next rows (n, W, 3), in [0, 1], from top to bottom. Raises ImageError if the disk is full."""
+        """Write the next rows (n, W, 3) in [0, 1], in order. Raises ImageError if the disk is full."""
         top, bottom = self._done, self._done + len(rows)
         colour = rows.mean(axis=2, keepdims=True) if self._source.is_grey else rows
         alpha = self._alpha(top, bottom) if self._source.has_alpha else None
@@ -114,12 +115,12 @@ class RowWriter:
         self._done = bottom
 
     def close(self, tags: Sequence[str] = (), on_progress: Progress = lambda share: None) -> None:
-        """Encode the rows under the picture's name, all of it or nothing; `on_progress` gets shares from 0 to 1.
+        """Encode the rows to the file, all of it or nothing; `on_progress` gets fractions from 0 to 1.
 
-        Rows that lie whole in the folder need not be written again before.
+        If the folder already holds all rows, from an earlier run, they need not be written again.
 
         Raises:
-            ImageError: it cannot be written.
+            ImageError: the file cannot be written.
             ValueError: rows are missing.
         """
         if not self._rows.is_whole:
@@ -157,7 +158,7 @@ class RowWriter:
         return alpha
 
     def _encode(self, target: Path, metadata: Metadata, on_progress: Progress) -> None:
-        """As PNG or JPEG."""
+        """Encode the rows as PNG or JPEG."""
         image = as_image(self._rows).copy()
         pixels = target.with_name("pixels")
         if self._format == "PNG":
@@ -175,9 +176,9 @@ class RowWriter:
 
 
 def _jpeg_head(file: BinaryIO, metadata: Metadata) -> bytes:
-    """Start, JFIF and EXIF of a JPEG; `file`, an encoded one, is left behind its start and JFIF, if it has one.
+    """Return start, JFIF, EXIF and IPTC for an encoded JPEG; `file` is left after its own start and JFIF.
 
-    libvips would add EXIF tags and a resolution of its own.
+    libvips would write EXIF tags and a resolution of its own.
     """
     file.seek(len(_START))
     marker, length = struct.unpack(">2sH", file.read(4))
