@@ -47,7 +47,7 @@ def calls(tmp_path):
 
 @pytest.fixture
 def bucket():
-    """An URL of a store that is no folder of this machine."""
+    """An URL of a store that is not a folder of this machine."""
     yield "memory://bucket"
     fsspec.filesystem("memory").store.clear()
 

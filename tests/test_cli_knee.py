@@ -190,7 +190,7 @@ def test_missing_values(tmp_path):
         (b"", "no column step or images"),
         (b"step,psnr\n", "no values"),
         (b"epoch,psnr\n1,2\n", "no column step or images"),
-        (b"step,psnr\n8000,good\n", "line 2, column psnr: 'good' is no number"),
+        (b"step,psnr\n8000,good\n", "line 2, column psnr: 'good' is not a number"),
         (b"step,psnr\n16000,1\n8000,2\n", "line 3 has step 8000 after 16000"),
         (b"step,psnr\n1.5,1\n", "a step is a whole number from 0, not 1.5"),
         (b"step,psnr\n,1\n", "a step is a whole number"),
@@ -202,8 +202,8 @@ def test_missing_values(tmp_path):
         ("not json\n{}", "line 1 is not JSON"),
         ("[1]\n{}", "line 1 is no record"),
         ('{"psnr": 1}\n', "a step is a whole number"),
-        ('{"images": 8, "psnr": "high"}\n', "psnr: 'high' is no number"),
-        ('{"images": 8, "psnr": true}\n', "psnr: 'True' is no number"),
+        ('{"images": 8, "psnr": "high"}\n', "psnr: 'high' is not a number"),
+        ('{"images": 8, "psnr": true}\n', "psnr: 'True' is not a number"),
     ],
 )
 def test_bad_files(tmp_path, content, says):

@@ -175,7 +175,7 @@ def test_the_cache_keeps_its_limit(photos: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folders": {"{tmp}/none": 1}}, "data.folders: .*none: is no folder"),
+        ({"folders": {"{tmp}/none": 1}}, "data.folders: .*none: is not a folder"),
         ({"folders": {"{tmp}/empty": 1}}, "data.folders: .*empty: no images found"),
         (
             {"folders": {"{tmp}/tars": 1}},

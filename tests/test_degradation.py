@@ -133,7 +133,7 @@ def test_soft_takes_detail_and_adds_hardly_any_noise(photo: np.ndarray) -> None:
 
 
 def test_an_odd_size_is_refused_with_its_size() -> None:
-    with pytest.raises(ValueError, match="10x9 is no multiple of 4"):
+    with pytest.raises(ValueError, match="10x9 is not a multiple of 4"):
         degrade(np.zeros((9, 10, 3), np.float32), PRESETS["mild"], np.random.default_rng(0))
 
 

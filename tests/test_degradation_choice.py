@@ -45,7 +45,7 @@ def test_what_is_left_out_is_as_in_the_class(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "must hold settings by name"),
+        ("", "must be a mapping of settings"),
         ("a: [", "cannot be read as YAML"),
         ("rounds: []", "unknown setting 'rounds': choose from effects, orders"),
         ("orders: 3", "orders: "),

@@ -188,7 +188,7 @@ def test_a_mistake_is_said_once(photos: Path, tmp_path: Path) -> None:
     both = launch([*TORCHRUN, *TRAIN, path])
     assert both.returncode != 0
     ours = [line for line in both.stderr.splitlines() if line.startswith("linearsr:")]
-    assert ours == ["linearsr: batch_size: 5 is no multiple of the 2 processes"]
+    assert ours == ["linearsr: batch_size: 5 is not a multiple of the 2 processes"]
     assert not (tmp_path / "run").exists()
 
 

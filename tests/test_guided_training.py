@@ -176,7 +176,7 @@ def test_a_finished_part_of_another_kind_guides(photos: Path, tags: Path, tmp_pa
         ),
         (
             {"guidance": {"vocabulary": None, "part": "nowhere"}},
-            r"^stage\.guidance\.part: nowhere is no folder",
+            r"^stage\.guidance\.part: nowhere is not a folder",
         ),
         ({"tags": "[1]"}, r"^data\.tags: .*must hold"),
         ({"tags": '{"a.png": "sky"}'}, r"^data\.tags: .*must hold .*'a\.png'"),

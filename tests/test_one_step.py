@@ -153,7 +153,7 @@ def test_teacher_and_first_step_see_the_tokens_of_the_student(model: Path) -> No
             {"teacher": "MODEL/transformer", "guidance": {"vocabulary": "words"}},
             r"guidance: .* guidance\.part",
         ),
-        ({"judged_crop": 3}, r"^stage\.judged_crop: 3 is no multiple of 2"),
+        ({"judged_crop": 3}, r"^stage\.judged_crop: 3 is not a multiple of 2"),
         ({"judged_crop": 10}, r"^stage\.judged_crop: 10 is more than data\.lr_crop 8"),
         ({"detail_blocks": 2}, r"^stage\.detail_blocks: "),
         ({"teacher": "MODEL/guidance"}, r"^stage\.teacher: .*TagGuidance"),

@@ -100,11 +100,11 @@ def test_stem_and_codec_need_one_grid(photos: Path, tmp_path: Path) -> None:
 
 def test_a_crop_off_the_grid_is_refused(photos: Path) -> None:
     data = {"folders": {str(photos): 1.0}, "lr_crop": 9, "workers": 0}
-    refused(single(photos, data=data), r"^data\.lr_crop: 9 is no multiple of 2")
-    refused(recipe(photos, {"data": data}), r"^stem: data\.lr_crop: 9 is no multiple of 2")
+    refused(single(photos, data=data), r"^data\.lr_crop: 9 is not a multiple of 2")
+    refused(recipe(photos, {"data": data}), r"^stem: data\.lr_crop: 9 is not a multiple of 2")
     data = {**data, "lr_crop": 12}
     check(recipe(photos, {"data": data}))
-    refused(single(photos, data=data, stage={"kind": "codec"}), r"^data\.lr_crop: 12 is no multiple of 8")
+    refused(single(photos, data=data, stage={"kind": "codec"}), r"^data\.lr_crop: 12 is not a multiple of 8")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_parts_that_are_not_there_are_named(
     }
     stage = {**stages.get(kind, {}), "kind": kind, key: name}
     hint = "give a" if kind == "codec" or key in ("codec", "sana") else "give one that was"
-    refused(single(photos, stage=stage), rf"^stage\.{key}: {name} is no folder: {hint}")
+    refused(single(photos, stage=stage), rf"^stage\.{key}: {name} is not a folder: {hint}")
 
 
 def test_a_sana_whose_parts_do_not_fit_is_refused(photos: Path, tmp_path: Path) -> None:

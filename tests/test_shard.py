@@ -178,5 +178,5 @@ def test_wrong_use_is_one_line(photos, tmp_path):
         assert message in refused(shard(*arguments))
     assert contents(out) == before
     (out / "index.json").write_text('{"shards": []}')
-    assert "is no index of shards" in shard(photos, "-o", out).stderr
+    assert "is not an index of shards" in shard(photos, "-o", out).stderr
     assert not (tmp_path / "new").exists()

@@ -16,7 +16,7 @@ from training_tools import load_config, parse, recipe_settings, write_config
     ("changes", "overrides", "message"),
     [
         ({"batch": 3}, [], r"batch: is unknown: did you mean batch_size\?"),
-        ({"lr": 3}, [], r"lr: is no setting of this section: it belongs in optimizer\.lr"),
+        ({"lr": 3}, [], r"lr: is not a setting of this section: it belongs in optimizer\.lr"),
         ({"total_imags": 8, "total_images": None}, [], r"did you mean total_images\?"),
         ({"stage": {"kind": "stem", "formulas": {}}}, [], r"stage\.formulas \(kind distill\)"),
         (

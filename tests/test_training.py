@@ -127,7 +127,7 @@ def test_a_batch_in_parts_gives_the_losses_of_the_whole(
         found, expected = ([record[name] for record in run if name in record] for run in (split, whole))
         assert len(expected) == 2
         assert found == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match="batch_size 4 is no multiple of accumulation 3"):
+    with pytest.raises(ValueError, match="batch_size 4 is not a multiple of accumulation 3"):
         trainer(photos, tmp_path / "3", batch_size=4, accumulation=3)
 
 

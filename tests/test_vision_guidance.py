@@ -71,7 +71,7 @@ def test_pixels_are_those_of_the_librarys_own_processor(tmp_path):
         ("clip", "dinov2", {}, "holds a dinov2; one of clip"),
         ("dinov2", "clip", {}, "holds a clip; one of dinov2"),
         ("clip", "clip", {"channels": 768}, "16 channels and the model's 768"),
-        ("clip", "clip", {"image_size": 30}, "image_size 30 is no multiple of its patches, 8"),
+        ("clip", "clip", {"image_size": 30}, "image_size 30 is not a multiple of its patches, 8"),
     ],
 )
 def test_what_does_not_fit_is_one_line(kind, write, config, message, tmp_path):

@@ -83,7 +83,7 @@ class LinearSRModel:
                 f"{codec.compression}: they need one grid"
             )
         if trunk is None and (transformer is None or self.config.num_inference_steps == 0):
-            raise ValueError("num_inference_steps 0: there is no trunk that makes a picture without a step")
+            raise ValueError("num_inference_steps 0: the model has no trunk, so it needs at least one step")
         if transformer is None and self.config.num_inference_steps:
             raise ValueError(
                 f"num_inference_steps {self.config.num_inference_steps}: there are no experts: set 0"

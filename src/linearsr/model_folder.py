@@ -57,9 +57,6 @@ GUIDANCES = _Kinds(
     DINOGuidance="guidance.vision",
     FeatureGuidance="guidance.features",
 )
-TAGGERS = _Kinds(
-    OwnTagger="guidance.own_tagger", ZeroShotTagger="guidance.zero_shot", RAMTagger="guidance.ram"
-)
 TAGGERS = _Kinds(OwnTagger="guidance.own_tagger", RAMTagger="guidance.ram")
 PARTS: dict[str, Mapping[str, type[Any]]] = {
     "lr_stem": STEMS,
@@ -101,7 +98,7 @@ def find_model(model: str | PathLike[str] | None) -> Path:
 def read_index(folder: Path) -> dict[str, Any]:
     """Read `model_index.json`. Raises CheckpointError if there is none."""
     if not (folder / MODEL_INDEX).is_file():
-        raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is no LinearSR model folder")
+        raise CheckpointError(f"{folder}: no {MODEL_INDEX}, so this is not a LinearSR model folder")
     return read_json(folder / MODEL_INDEX)
 
 

@@ -68,7 +68,7 @@ def convert_pickle(checkpoint: Path, folder: Path) -> tuple[str, int]:
         config = _config(state)
     except KeyError as error:
         raise CheckpointError(
-            f"{checkpoint}: no SANA checkpoint of NVlabs: missing {error.args[0]}"
+            f"{checkpoint}: not an NVlabs SANA checkpoint: missing {error.args[0]}"
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
@@ -96,7 +96,7 @@ def _read(checkpoint: Path) -> dict[str, Tensor]:
     # for other files the unpickler raises errors of any kind, and advises to execute what they hold
     except Exception as error:
         raise CheckpointError(
-            f"{checkpoint}: cannot be read as weights alone; take a .pth file as its authors publish it"
+            f"{checkpoint}: cannot be read as plain weights; use the .pth file that its authors published"
         ) from error
     state = found.get("state_dict", found.get("model", found)) if isinstance(found, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -107,10 +107,10 @@ def _read(checkpoint: Path) -> dict[str, Tensor]:
 def _check_variant(state: Mapping[str, Tensor], checkpoint: Path) -> None:
     if any(name.startswith("cfg_embedder.") for name in state):
         raise CheckpointError(
-            f"{checkpoint}: distilled with a guidance embedding (Sprint); take a SANA without one"
+            f"{checkpoint}: distilled with a guidance embedding (Sprint); use a SANA without one"
         )
     if "pos_embed" in state and state["pos_embed"].shape[1] > _MOST_PLACES:
-        raise CheckpointError(f"{checkpoint}: has a positional embedding; take a SANA for 512 or 1024 pixels")
+        raise CheckpointError(f"{checkpoint}: has a positional embedding; use a SANA for 512 or 1024 pixels")
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -83,9 +83,9 @@ def make_plan(source: str, target: str, suffix: str, *, shards: bool, overwrite:
     files = [name for name in names if is_image_name(Path(name))]
     tars = [name for name in names if _TAR.search(name)]
     if not files and not tars:
-        raise BulkError(f"{source}: no images and no tar files there")
+        raise BulkError(f"{source}: contains no images or tar files")
     if shards and files:
-        raise BulkError(f"{source}: {files[0]} is no tar file, and --shards makes tar files from tar files")
+        raise BulkError(f"{source}: {files[0]} is not a tar file; --shards reads and writes tar files")
     items = [Item(name, name, name) for name in files]
     problems: dict[str, str] = {}
     with ThreadPoolExecutor(_INDEX_THREADS) as pool:
@@ -121,7 +121,7 @@ def _index(store: Store, tar: str) -> tuple[list[Item], str | None]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError) as error:
-        problem = f"is no whole tar file ({error}): make a new one, uncompressed"
+        problem = f"is not a complete tar file ({error}): make a new one, uncompressed"
     return list(items.values()), problem or (None if items else "no images in this tar file")
 
 

@@ -70,4 +70,4 @@ def _read(store: Store) -> pa.Table:
         table = pq.read_table(BytesIO(store.read(REPORT_NAME)))
         return table.select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise BulkError(f"{store.url}/{REPORT_NAME} is no report of ours: move it elsewhere") from error
+        raise BulkError(f"{store.url}/{REPORT_NAME} is not a LinearSR report: move it elsewhere") from error

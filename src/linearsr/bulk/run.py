@@ -100,7 +100,7 @@ def results(
         yield from (result(item.name, "done", output=item.output) for item in finished)
         raise
     for name in missing:
-        yield result(name, "failed", error="was lost on the way: run the command again")
+        yield result(name, "failed", error="was lost during the run: run the command again")
 
 
 def _images(name: str, missing: dict[str, Item]) -> list[str]:
@@ -223,4 +223,4 @@ def _run(rows: Sequence[Item], size: int, arguments: dict[str, Any], pool: Pool)
         for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from table.to_pylist()
     except ray.exceptions.RayError as error:
-        raise BulkError(f"the workers cannot work: {str(error).strip().splitlines()[-1]}") from error
+        raise BulkError(f"the workers failed: {str(error).strip().splitlines()[-1]}") from error

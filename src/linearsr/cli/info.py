@@ -146,7 +146,7 @@ def _count_parameters(file: Path) -> int:
             names = [name for name in weights.keys() if not name.endswith(others)]  # noqa: SIM118
             return sum(prod(weights.get_slice(name).get_shape()) for name in names)
     except SafetensorError:
-        raise CheckpointError(f"{file}: damaged or no safetensors file; get a new copy") from None
+        raise CheckpointError(f"{file}: damaged, or not a safetensors file; get a new copy") from None
 
 
 def _show(report: dict[str, Any]) -> None:

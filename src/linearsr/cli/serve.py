@@ -31,23 +31,27 @@ def serve(
         Option(help="Folder for jobs, inputs and results. Default: the user's application data folder."),
     ] = None,
     keep: Annotated[float, Option(min=1, help="Seconds to keep results.")] = 3600,
-    max_queue: Annotated[int, Option(min=1, help="Most jobs waiting; others are refused (429).")] = 32,
-    max_streams: Annotated[int, Option(min=1, help="Most event streams open per client.")] = 1000,
+    max_queue: Annotated[
+        int, Option(min=1, help="Maximum number of waiting jobs; more are refused (429).")
+    ] = 32,
+    max_streams: Annotated[
+        int, Option(min=1, help="Maximum number of open event streams per client.")
+    ] = 1000,
     max_mib: Annotated[float, Option(min=0.01, help="Largest upload, in MiB.")] = 64,
-    max_uploads_mib: Annotated[
-        float, Option(min=0.01, help="Most MiB of uploads in progress, all together.")
-    ] = 256,
+    max_uploads_mib: Annotated[float, Option(min=0.01, help="Maximum MiB of all uploads in progress.")] = 256,
     max_storage: Annotated[
         float | None,
-        Option(min=0.001, help="Most GiB of stored results. Default: what the disk holds."),
+        Option(min=0.001, help="Maximum GiB of stored results. Default: limited by the disk."),
     ] = None,
     max_pixels: Annotated[
         int,
-        Option(min=1, max=64_000_000, help="Most pixels of an input; results may have 16 times as many."),
+        Option(min=1, max=64_000_000, help="Maximum pixels of an input; results may have 16 times as many."),
     ] = 64_000_000,
     max_seconds: Annotated[
         float,
-        Option(min=1, help="Longest computation per megapixel of an image (at least one), in seconds."),
+        Option(
+            min=1, help="Time limit in seconds per megapixel of an image (at least one megapixel is counted)."
+        ),
     ] = 600,
     api_keys: Annotated[
         Path | None,

@@ -40,7 +40,7 @@ def study(
     ] = Path("study.html"),
     title: Annotated[str, Option(help="Heading of the page.")] = "Which image looks better?",
     question: Annotated[list[str], Option(help="Question about each pair; repeat for several.")] = _QUESTIONS,
-    trials: Annotated[int, Option(min=1, help="Comparisons per participant, at most.")] = 40,
+    trials: Annotated[int, Option(min=1, help="Maximum number of comparisons per participant.")] = 40,
     images: Annotated[int, Option(min=1, help="Images to show; drawn at random if there are more.")] = 24,
     crop: Annotated[int, Option(min=64, max=1024, help="Side of the parts shown, in pixels.")] = 384,
     contact: Annotated[

@@ -112,7 +112,7 @@ def open_records(
                 stack.enter_context(FileLock(folder / ".lock", timeout=0))
             except Timeout:
                 raise RecordsError(
-                    f"{folder}: another evaluation writes there: wait for its end, or choose another -o"
+                    f"{folder}: another evaluation writes there: wait until it ends, or choose another -o"
                 ) from None
         records.begin(settings, overwrite)
         yield records

@@ -225,7 +225,7 @@ def read_network(
     if width is not None and (found := read.config.hidden_size) != width:
         raise CheckpointError(
             f"{folder}: this encoder's tokens have {found} channels and the model's {width}: "
-            "take the encoder that the model was trained with"
+            "use the encoder that the model was trained with"
         )
     return network
 

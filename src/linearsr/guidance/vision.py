@@ -104,7 +104,7 @@ class VisionGuidance(EncoderPart, Guidance):
             raise CheckpointError(f"{folder}: holds a {name}; one of {', '.join(self.model_types)} is needed")
         patches = config.get("vision_config", config).get("patch_size", _PATCH_SIZES.get(kind, 16))
         if size % patches:
-            raise CheckpointError(f"{folder}: image_size {size} is no multiple of its patches, {patches}")
+            raise CheckpointError(f"{folder}: image_size {size} is not a multiple of its patches, {patches}")
         return kind, int(patches)
 
     def read_encoder(self, dtype: torch.dtype) -> nn.Module:

@@ -106,7 +106,7 @@ def read_tag_list(path: str | Path) -> tuple[str, ...]:
             f"{path}: cannot be read ({error.strerror}); name a file with one tag a line"
         ) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: is no text in UTF-8; name a file with one tag a line") from None
+        raise ValueError(f"{path}: is not UTF-8 text; name a file with one tag a line") from None
     tags = tuple(line.strip() for line in lines if line.strip())
     if not tags:
         raise ValueError(f"{path}: holds no tags; name a file with one tag a line")

@@ -22,7 +22,7 @@ def to_unit(image: Tensor) -> Tensor:
     if not image.isfinite().all():
         raise ValueError(
             "the result has values that are not finite (NaN or infinite): compute in float32 (--dtype float32), "
-            "or load the model anew"
+            "or load the model again"
         )
     return image.clamp(0, 1)
 

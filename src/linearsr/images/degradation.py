@@ -185,7 +185,7 @@ def degrade_batch(
     """
     height, width = hr.shape[-2:]
     if height % scale or width % scale:
-        raise ValueError(f"HR size {width}x{height} is no multiple of {scale}: crop the image first")
+        raise ValueError(f"HR size {width}x{height} is not a multiple of {scale}: crop the image first")
     lr_size = (height // scale, width // scale)
     # training may call this under autocast, but bfloat16 has fewer levels than an 8-bit image
     with torch.autocast(hr.device.type, enabled=False):

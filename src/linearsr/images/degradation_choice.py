@@ -83,7 +83,7 @@ def _read(file: Path) -> Degradation:
     if file.stem in PRESETS:
         raise ValueError(f"{file.stem} is the name of a preset: choose another name")
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ValueError("must hold settings by name")
+        raise ValueError("must be a mapping of settings")
     whole = _part(_File, raw, "")
     effects = [_effect(values, f"effects, number {n}: ") for n, values in enumerate(whole.effects, 1)]
     orders = [_order(values, f"orders, number {n}: ") for n, values in enumerate(whole.orders, 1)]
@@ -169,5 +169,7 @@ def _tried(degradation: Degradation) -> Degradation:
             except (ValueError, ArithmeticError, RuntimeError) as error:
                 raise ValueError(f"cannot be done ({' '.join(str(error).split())})") from None
             if not np.isfinite(lr).all():
-                raise ValueError("gives values that are no numbers: are there zeros where none can be?")
+                raise ValueError(
+                    "gives values that are not numbers (NaN or infinite): check the settings that are 0"
+                )
     return degradation

@@ -201,7 +201,7 @@ def deep_jpeg2000(im: Image.Image, data: bytes) -> Samples | None:
     known = np.atleast_3d(np.asarray(im))
     known = known / np.float32(np.iinfo(known.dtype).max)
     if unit.shape != known.shape or ((np.abs(unit - known) > 2 / 255) & (known > 0)).any():
-        raise ForeignPixels(f"has {depth} bits per channel that are no RGB; save it as PNG or TIFF")
+        raise ForeignPixels(f"has {depth} bits per channel that are not RGB; save it as PNG or TIFF")
     return split_alpha(unit, 16, has_alpha=unit.shape[2] in {2, 4})
 
 

@@ -117,7 +117,7 @@ def _work_folder(target: Path) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"{target}: another process has it in work: wait for its end") from None
+        raise ValueError(f"{target}: another process is writing it: wait until it has finished") from None
     try:
         # remove what a killed run has left
         for path in folder.iterdir():

@@ -161,7 +161,7 @@ def choose_mode(pipeline: "LinearSRPipeline", path: Path, scale: float, memory_l
     try:
         height, width = read_size(path, str(path), max_pixels=sys.maxsize)
     except ImageError:
-        return Mode("whole", None, "what is wrong with it shows when it is read")
+        return Mode("whole", None, "its fault is reported when it is read")
     whole = pipeline.estimate_memory(height, width, scale=scale)
     limit = available_memory(pipeline.device) if memory_limit is None else int(memory_limit * 2**30)
     fits = pipeline.fits(height, width, scale) if memory_limit is None else limit is None or whole <= limit

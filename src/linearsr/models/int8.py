@@ -47,7 +47,7 @@ def use_int8_(trunk: nn.Module, ranges: Ranges) -> None:
             channels = block.convolutions[-1].in_channels
             if ranges[name].shape != (channels,):
                 raise ValueError(
-                    f"8-bit ranges: {name}: has {channels} channels, not {tuple(ranges[name].shape)}: find them anew "
+                    f"8-bit ranges: {name}: has {channels} channels, not {tuple(ranges[name].shape)}: compute them "
                     "with linearsr convert --to int8"
                 )
             block.processor = Int8Block(block.convolutions, ranges[name].float())

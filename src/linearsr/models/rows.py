@@ -88,11 +88,7 @@ class _Lagging:
 
 
 class Convolution(_Lagging):
-    """A convolution with zero padding, of any stride.
-
-    `function` computes it from rows and padding instead of its weights; `beyond` is the value of padded
-    pixels.
-    """
+    """A convolution of any stride; `function` computes it instead of its weights, `beyond` is the padded value."""
 
     def __init__(
         self,

@@ -133,10 +133,10 @@ def config_from_sana(
             f"{place}: written for {raw.get('_class_name')}, not for SanaTransformer2DModel"
         )
     if raw.get("interpolation_scale") is not None:
-        raise CheckpointError(f"{place}: has a positional embedding; take a SANA for 512 or 1024 pixels")
+        raise CheckpointError(f"{place}: has a positional embedding; use a SANA for 512 or 1024 pixels")
     if raw.get("guidance_embeds"):
         raise CheckpointError(
-            f"{place}: distilled with a guidance embedding (Sprint); take a SANA without one"
+            f"{place}: distilled with a guidance embedding (Sprint); use a SANA without one"
         )
     known = {field.name for field in dataclasses.fields(TransformerConfig)}
     values = {key: value for key, value in raw.items() if key in known and value is not None}

@@ -62,7 +62,7 @@ def resolve_folder(name_or_path: StrPath, parts: Sequence[str] | None = None) ->
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{name}: no such folder, and not to be had from the hub: {reason}") from error
+        raise CheckpointError(f"{name}: no such folder, and not available from the hub: {reason}") from error
 
 
 def save_weights(folder: StrPath, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -123,7 +123,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
         state = load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: damaged or no safetensors file ({error}); download it again"
+            f"{path}: damaged, or not a safetensors file ({error}); download it again"
         ) from error
     for name in [name for name in state if name.endswith(SCALE_SUFFIX)]:
         weight = name.removesuffix(SCALE_SUFFIX)
@@ -288,7 +288,7 @@ def _shards(index: Path) -> list[Path]:
     names = sorted({str(name) for name in weight_map.values()})
     outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
     if outside:
-        raise CheckpointError(f"{index}: {_some(outside)} is no safetensors file of this folder")
+        raise CheckpointError(f"{index}: {_some(outside)} is not a safetensors file of this folder")
     return [index.parent / name for name in names]
 
 

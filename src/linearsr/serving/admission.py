@@ -97,7 +97,7 @@ class Admission:
         headers, host = Headers(scope=scope), Headers(scope=scope).get("host", "")
         # DNS rebinding: a site that points its own name at this server would pass for our page
         if self._settings.allowed_hosts and host_name(host) not in self._settings.allowed_hosts:
-            message = "this server is not asked by that name: ask by 127.0.0.1, or start it with --allowed-host NAME"
+            message = "this server does not answer to that name: use 127.0.0.1, or start it with --allowed-host NAME"
             raise Problem(403, "forbidden", message, {"Connection": "close"})
         # a page of another site cannot read our answers, but it could send us work
         origin = None if scope["method"] in ("GET", "HEAD", "OPTIONS") else headers.get("origin")

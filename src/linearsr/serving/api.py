@@ -186,7 +186,7 @@ def _add_tags(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
         await dispatcher.accept(job, form.image.file, request.state.place)
         try:
             if not await results.awaited(job, request, _MAX_TAGGING_SECONDS):
-                raise Problem(429, "busy", "the server is busy: come back later", {"Retry-After": "10"})
+                raise Problem(429, "busy", "the server is busy: try again later", {"Retry-After": "10"})
             if job.output is None:
                 raise Problem(422, "bad_image", job.error or "cancelled")
             return TagsView(width=job.width, height=job.height, tags=job.output["tags"])
@@ -210,7 +210,7 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
     async def jobs(
         request: Request,
         limit: Annotated[int, Query(ge=1, le=100)] = 50,
-        before: Annotated[str | None, Query(description="A job's id: those that are older.")] = None,
+        before: Annotated[str | None, Query(description="Id of a job: list the jobs older than it.")] = None,
     ) -> JobsView:
         """List the jobs of this key, newest first. A server without keys cannot tell whose they are: 403."""
         owner = request.state.owner
@@ -243,7 +243,7 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
     async def result(
         job: Annotated[Job, Depends(of_this_owner)],
         format: ResultFormat | None = None,
-        stripped: Annotated[bool, Query(description="Without camera data, places and texts.")] = False,
+        stripped: Annotated[bool, Query(description="Leave out camera data, location and texts.")] = False,
     ) -> Response:
         """Return the result of a job, in the format that the job was asked for or in another one."""
         return await results.converted(job, format, stripped)
@@ -252,7 +252,11 @@ def _add_jobs(app: FastAPI, settings: ServeSettings, dispatcher: Dispatcher, res
     async def preview(
         job: Annotated[Job, Depends(of_this_owner)],
         region: Annotated[
-            str, Query(json_schema_extra={"pattern": _REGION}, description="A part: left,top,width,height.")
+            str,
+            Query(
+                json_schema_extra={"pattern": _REGION},
+                description="Only this part of the result: left,top,width,height in pixels.",
+            ),
         ] = "",
     ) -> Response:
         """Return the result of a job, or a part of it, for display: a JPEG of at most 4096 pixels a side."""

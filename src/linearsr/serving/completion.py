@@ -50,7 +50,9 @@ class Completion:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for job in list(self.unwritten.values()):
             if not await self.save(job):
-                _log.error("the end of job %s could not be written: it is done again after a restart", job.id)
+                _log.error(
+                    "the end of job %s could not be written: the job runs again after a restart", job.id
+                )
 
     async def save(self, job: Job) -> bool:
         """Store the state of a job, and return whether that worked. If not, the job in memory still holds."""

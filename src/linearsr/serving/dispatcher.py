@@ -38,8 +38,10 @@ class Dispatcher:
         self.running: dict[str, tuple[Job, WorkerHandle]] = {}
         self.queue = JobQueue(settings)
         own: dict[str, Any] = {"namespace": "linearsr", "registry": None}
-        self.ended = Counter("jobs", "Jobs that ended.", ("kind", "status"), **own)
-        self.seconds = Histogram("job_seconds", "A job in a worker.", buckets=_BUCKETS, **own)
+        self.ended = Counter("jobs", "Jobs that have ended.", ("kind", "status"), **own)
+        self.seconds = Histogram(
+            "job_seconds", "Seconds that a job took in a worker.", buckets=_BUCKETS, **own
+        )
         self.closing = False
         """Whether the server is stopping."""
         self.card: ModelCard
@@ -133,14 +135,14 @@ class Dispatcher:
         for found in await to_thread(self.store.find, *asked):
             if found.fingerprint == job.fingerprint:
                 return self._in_memory(found.id) or found
-        message = "Idempotency-Key: it was given with another image or other options: make a new one"
+        message = "Idempotency-Key: it was used with another image or other options: use a new one"
         raise Problem(422, "idempotency_mismatch", message)
 
     async def find(self, job_id: str, owner: str) -> Job:
         """Return an owner's upscale job. Raises Problem: there is none."""
         job = self._in_memory(job_id) or await to_thread(self.store.get, job_id)
         if job is None or job.owner != owner or job.do != "upscale":
-            raise Problem(404, "not_found", "there is no such job, or it has expired")
+            raise Problem(404, "not_found", "no such job, or it has expired")
         return job
 
     async def jobs_of(self, owner: str, limit: int, before: Job | None) -> list[Job]:
@@ -202,7 +204,7 @@ class Dispatcher:
             try:
                 await worker.start()
             except (UnusableModel, OSError) as error:
-                _log.error("a worker does not start (%s): trying again in %g s", error, pause)
+                _log.error("a worker failed to start (%s): trying again in %g s", error, pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
 
@@ -225,7 +227,7 @@ class Dispatcher:
             if job.live:  # else the worker was stopped because the job was cancelled
                 _log.error("a worker died on job %s (%s), attempt %d", job.id, death, job.attempts)
             if job.attempts >= _MAX_ATTEMPTS:
-                lost = "the server could not work on this image: make it smaller"
+                lost = "the server could not process this image: make it smaller"
                 await self._finish(job, "failed", lost)
         finally:
             took = time.monotonic() - begun

@@ -25,7 +25,7 @@ class JobQueue:
         """Bytes received of each upload in progress, by its place."""
         self.seconds: deque[float] = deque(maxlen=20)
         """Recent times from one job's end to the next one's."""
-        text = "Requests refused as the queue was full."
+        text = "Requests refused because the queue was full."
         self.refused = Counter("refused", text, namespace="linearsr", registry=None)
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class JobQueue:
             mean = sum(self.seconds) / len(self.seconds) if self.seconds else 1.0
             seconds = min(max(1, math.ceil(mean * len(self) / 2)), _MAX_RETRY_SECONDS)
             self.refused.inc()
-            message = f"{len(self)} jobs are waiting already: come back later"
+            message = f"{len(self)} jobs are waiting already: try again later"
             raise Problem(429, "busy", message, {"Retry-After": str(seconds)})
         place = object()
         self.uploads[place] = 0
@@ -51,7 +51,7 @@ class JobQueue:
     def grow(self, place: object, size: int) -> None:
         """Count `size` more bytes of an upload. Raises Problem: all uploads together have too many."""
         if self.upload_bytes + size > self._max_bytes:
-            limit = f"{self._max_bytes / MIB:g} MiB are being sent already: come back later"
+            limit = f"{self._max_bytes / MIB:g} MiB are being sent already: try again later"
             raise Problem(503, "busy", limit, {"Retry-After": "5", "Connection": "close"})
         self.uploads[place] += size
 

@@ -217,7 +217,7 @@ class JobStore:
         """Check the room for `size` more bytes. Raises Problem, with the time to come back: there is none."""
         if self.taken + size > self._max_bytes:
             raise storage_full(
-                f"results take {self.taken / MIB:.4g} of the {self._max_bytes / MIB:.4g} MiB allowed: come back later"
+                f"results take {self.taken / MIB:.4g} of the {self._max_bytes / MIB:.4g} MiB allowed: try again later"
             )
         if self.free < size + _SPARE:
             raise storage_full()

@@ -19,7 +19,9 @@ class Metrics:
         own: dict[str, Any] = {"registry": self.registry, "namespace": "linearsr"}
         timed = {"buckets": _REQUEST_BUCKETS, **own}
         self.requests = Counter("requests", "Requests answered.", ("method", "route", "status"), **own)
-        self.request_seconds = Histogram("request_seconds", "From request to answer.", ("route",), **timed)
+        self.request_seconds = Histogram(
+            "request_seconds", "Seconds from request to answer.", ("route",), **timed
+        )
         ProcessCollector(**own)
         queue, store = of.queue, of.store
         for counted in (of.ended, of.seconds, queue.refused):
@@ -28,22 +30,26 @@ class Metrics:
             ("jobs_waiting", "Jobs in the queue.", lambda: len(queue)),
             (
                 "jobs_waiting_seconds",
-                "Age of the next job.",
+                "Age of the next job in the queue, in seconds.",
                 lambda: now() - queue.jobs[0].created if queue.jobs else 0,
             ),
-            ("jobs_running", "Jobs in work.", lambda: len(of.running)),
-            ("uploads_bytes", "Of uploads on their way.", lambda: queue.upload_bytes),
-            ("ends_unwritten", "Jobs whose end is not on disk yet.", lambda: len(of.completion.unwritten)),
-            ("results_bytes", "Of results, and of those to come.", lambda: store.taken),
-            ("disk_free_bytes", "Of the disk of results.", lambda: store.free),
-            ("worker_restarts", "Worker processes that were replaced.", lambda: of.restarts),
-            ("ready", "1 if a worker could work.", lambda: of.ready),
+            ("jobs_running", "Jobs that a worker is processing.", lambda: len(of.running)),
+            ("uploads_bytes", "Bytes of uploads in progress.", lambda: queue.upload_bytes),
+            (
+                "ends_unwritten",
+                "Finished jobs that are not on disk yet.",
+                lambda: len(of.completion.unwritten),
+            ),
+            ("results_bytes", "Bytes of stored results and of results in progress.", lambda: store.taken),
+            ("disk_free_bytes", "Free bytes on the disk of the results.", lambda: store.free),
+            ("worker_restarts", "Worker processes that had to be replaced.", lambda: of.restarts),
+            ("ready", "1 if at least one worker is ready.", lambda: of.ready),
         ):
             Gauge(name, text, **own).set_function(value)
         for name, text, attribute in (
-            ("worker_up", "1 if it could work.", "ready"),
-            ("worker_starts", "Processes there have been.", "starts"),
-            ("worker_jobs_ended", "Jobs that it ended.", "jobs"),
+            ("worker_up", "1 if the worker is ready.", "ready"),
+            ("worker_starts", "Processes started for this worker.", "starts"),
+            ("worker_jobs_ended", "Jobs that the worker has finished.", "jobs"),
         ):
             gauge = Gauge(name, text, ("worker", "device"), **own)
             for number, worker in enumerate(of.workers):

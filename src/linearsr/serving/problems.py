@@ -105,7 +105,7 @@ def _of_storage(error: Exception) -> Problem | None:
     _log.warning("the table of jobs: %s", getattr(error, "orig", error))
     if "full" in str(error):
         return storage_full()
-    return Problem(503, "busy", "the table of jobs cannot be used now: come back later", {"Retry-After": "5"})
+    return Problem(503, "busy", "the table of jobs cannot be used now: try again later", {"Retry-After": "5"})
 
 
 def _first_line(error: RequestValidationError) -> str:

@@ -65,16 +65,16 @@ class UpscaleForm(_Settings):
 
     format: Literal["png", "jpg", "webp", "tiff", "same"] = Field(
         "png",
-        description="Of the result; 'same' is that of the image sent where it can be written, else png.",
+        description="File type of the result; 'same' keeps that of the image sent, or png if it cannot be written.",
     )
-    quality: int = Field(95, ge=1, le=100, description="Of jpg and webp.")
+    quality: int = Field(95, ge=1, le=100, description="Quality of jpg and webp.")
     webhook: Annotated[str, Field(max_length=2000)] | None = Field(
-        None, description="Address to be told of the job's end, at an origin that the server allows."
+        None, description="URL to notify when the job ends; its origin must be allowed by the server."
     )
     wait: bool | None = Field(
         None,
-        description="true: answer with the image, however long it takes; false: answer with a job at once. "
-        "Left out: with the image if it is ready within seconds, else with a job.",
+        description="true: wait and answer with the image; false: answer at once with a job. "
+        "Left out: answer with the image if it is ready within seconds, otherwise with a job.",
     )
 
 
@@ -83,10 +83,10 @@ class TagsForm(_Form):
 
     image: UploadFile = Field(description="A still image in any format that Pillow reads.")
     threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="The least score. Default: the tagger's, for each tag."
+        None, description="Minimum score. Default: set by the tagger for each tag."
     )
     max_tags: Annotated[int, Field(ge=0, le=100)] | None = Field(
-        None, description="At most so many tags. Default: the tagger's number."
+        None, description="Maximum number of tags. Default: set by the tagger."
     )
 
 
@@ -109,21 +109,25 @@ class JobView(BaseModel):
 
     id: str = Field(examples=["kX3vPq0aY1mZ8bWcR5tLuA"])
     status: Status = Field(examples=["running"])
-    position: int | None = Field(description="Jobs before it; null unless it is queued.", examples=[None])
-    step: int = Field(description="Evaluations of the network that are done.")
-    steps: int = Field(
-        description="As many as there may be; after the first, as many as there are, at least 1 in the end."
+    position: int | None = Field(
+        description="Number of jobs ahead in the queue; null unless queued.", examples=[None]
     )
-    progress: float = Field(description="From 0 to 1; 1 only when it is done.")
+    step: int = Field(description="Network evaluations done so far.")
+    steps: int = Field(
+        description="Network evaluations in all: an upper bound until the first is done; at least 1 at the end."
+    )
+    progress: float = Field(description="From 0 to 1; 1 only when the job is done.")
     created: datetime = Field(examples=["2026-01-31T12:00:00Z"])
     started: datetime | None
     finished: datetime | None
-    expires: datetime | None = Field(description="When the finished job and its result are removed.")
+    expires: datetime | None = Field(description="When the finished job and its result will be removed.")
     input: Size
     output: ResultInfo | None
     options: dict[str, Any] = Field(examples=[{"scale": 4.0, "seed": 0, "format": "png", "quality": 95}])
-    tags: list[str] = Field(description="That guided it.")
-    unknown_tags: list[str] = Field(description="Words that mean no tag the model knows, or are too many.")
+    tags: list[str] = Field(description="Tags that guided the model.")
+    unknown_tags: list[str] = Field(
+        description="Requested tags that the model does not know, or beyond its maximum."
+    )
     warnings: list[str]
     error: str | None
 
@@ -137,7 +141,7 @@ class JobsView(BaseModel):
     """The answer of `GET /v1/jobs`."""
 
     jobs: list[JobView] = Field(description="Newest first.")
-    next: str | None = Field(description="Give it as `before` to get those that come after; null: no more.")
+    next: str | None = Field(description="Value of `before` for the next page; null on the last page.")
 
 
 class FoundTag(BaseModel):
@@ -161,16 +165,20 @@ class ModelCard(BaseModel):
     min_scale: float = 1
     max_scale: float = 8
     steps: int
-    min_steps: int = Field(description="0 where the model has a trunk, which makes a picture by itself.")
+    min_steps: int = Field(description="0 if the model has a trunk, which needs no step.")
     max_steps: int
     fidelity: float
     guidance_scale: float
     color_fix: ColourFix
-    guided: bool = Field(description="Whether it has guidance to scale.")
-    guided_by_tags: bool = Field(description="Whether `tags` are taken.")
-    uses_tags: bool = Field(description="Whether found tags guide it where the caller says nothing of tags.")
+    guided: bool = Field(description="Whether guidance_scale has an effect.")
+    guided_by_tags: bool = Field(description="Whether `tags` have an effect.")
+    uses_tags: bool = Field(
+        description="Whether the tagger's tags guide the model when the request names none."
+    )
     tagger: bool = Field(description="Whether `POST /v1/tags` works.")
-    vocabulary: list[str] | None = Field(description="The tags it knows; null if it takes any, or none.")
+    vocabulary: list[str] | None = Field(
+        description="Tags the model knows; null if it takes any tag, or none."
+    )
     formats: list[ResultFormat] = list(MEDIA_TYPES)
     devices: list[str] = Field(examples=[["cpu"]])
     dtype: str = Field(examples=["bfloat16"])
@@ -183,7 +191,9 @@ class Limits(BaseModel):
     max_pixels: int
     max_output_pixels: int
     max_queue: int
-    max_seconds: float = Field(description="For each megapixel of an image, and for one that has less.")
+    max_seconds: float = Field(
+        description="Time limit per megapixel of an image; less than one megapixel counts as one."
+    )
     keep_seconds: float
 
 

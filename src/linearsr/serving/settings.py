@@ -7,7 +7,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 MIB = 2**20
-DISK_FULL = "the server's disk is full: come back later"
+DISK_FULL = "the server's disk is full: try again later"
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -65,7 +65,9 @@ def check_origin(origin: str) -> str:
 
     Raises ValueError: it is not an origin, for example because it has a path, a wildcard or no scheme.
     """
-    wrong = ValueError(f"{origin!r} is no origin: write it as https://example.org or http://example.org:8080")
+    wrong = ValueError(
+        f"{origin!r} is not an origin: write it as https://example.org or http://example.org:8080"
+    )
     try:
         parts = urlsplit(origin.strip().lower())
         host, _ = parts.hostname or "", parts.port
@@ -84,9 +86,7 @@ def check_host(host: str) -> str:
     if name.count(":") > 1 and not name.startswith("["):
         name = f"[{name}]"
     if not name or host_name(name) != name or not set(name).isdisjoint("*/, @\\"):
-        raise ValueError(
-            f"{host!r} is no name of a host: write it as sr.example.org, without scheme and port"
-        )
+        raise ValueError(f"{host!r} is not a host name: write it as sr.example.org, without scheme and port")
     return name
 
 

@@ -146,7 +146,7 @@ def reason(error: Exception, task: Message) -> str:
         return text
     # the message may reveal details of this machine, so it goes to the log and not to the client
     _log.error("job %s: %s: %s", task["id"], type(error).__name__, text)
-    return f"the server could not work on this image ({type(error).__name__})"
+    return f"the server could not process this image ({type(error).__name__})"
 
 
 def plain(message: str, task: Message | None = None) -> str:

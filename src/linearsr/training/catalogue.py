@@ -188,7 +188,7 @@ def find_photos(folder: Path, key: str) -> list[Path]:
     """Return the image files under `folder`, sorted. Raises ConfigError: when there are none; names `key`."""
     found = list_images(folder)
     if not found:
-        problem = "no images found" if folder.is_dir() else "is no folder"
+        problem = "no images found" if folder.is_dir() else "is not a folder"
         shards = " (tar files belong in data.shards)" if any(folder.glob("*.tar")) else ""
         raise ConfigError(f"{key}: {folder}: {problem}: give a folder with HR photos{shards}")
     return found
@@ -235,7 +235,7 @@ def _look_into_shard(path: Path, weight: float) -> list[Photo | Skipped]:
                     place = {"latent_offset": member.offset_data, "latent_length": member.size}
                     findings[-1] = replace(findings[-1], **place)  # type: ignore[arg-type]
     except (tarfile.TarError, OSError) as error:
-        hint = "make it an uncompressed tar file anew"
+        hint = "make the tar file again, uncompressed"
         findings.append(Skipped(str(path), f"{path}: is a broken shard from here on ({error}): {hint}"))
     return findings
 

@@ -64,7 +64,7 @@ def check_model(recipe: RecipeConfig, runs: Sequence[Run], objectives: Mapping[s
     for key, name in [*named.items(), *(("experts", name) for name in parts.experts.values())]:
         folder = recipe.folder(name)
         if folder and not folder.is_dir() and not any(run.config.run_dir in folder.parents for run in runs):
-            raise ConfigError(f"parts.{key}: {folder} is no folder: give one, or @RUN/knee/PART")
+            raise ConfigError(f"parts.{key}: {folder} is not a folder: give one, or @RUN/knee/PART")
     if recipe.makes_model and model.use_tags and parts.tagger is None:
         raise ConfigError("model.use_tags: the model has no tagger: set parts.tagger to the folder of one")
     flows = last_flow(runs)
@@ -87,7 +87,7 @@ def _check_training(config: TrainConfig, objective: Objective) -> None:
     stage, data = config.stage, config.data
     crop, multiple = data.lr_crop, objective.multiple_of
     if crop % multiple:
-        raise ConfigError(f"data.lr_crop: {crop} is no multiple of {multiple}, as this model needs")
+        raise ConfigError(f"data.lr_crop: {crop} is not a multiple of {multiple}, as this model needs")
     key = getattr(stage, "codec_key", "stage.autoencoder")
     check_round_trip(key, getattr(objective, "codec", objective.network), crop * objective.scale)
     if isinstance(stage, DistillStage) and stage.judged_crop > crop:

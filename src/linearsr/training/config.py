@@ -93,7 +93,7 @@ class TrainConfig(Section):
             raise ValueError(f"total_images {self.total_images} is less than one batch of {self.batch_size}")
         if self.batch_size % self.accumulation:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}"
+                f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
             )
         return self
 
@@ -110,14 +110,14 @@ def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, A
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}): name a YAML config") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must hold a mapping of settings")
     for override in overrides or []:
         try:
             _apply(raw, override, yaml.safe_load)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {override}: the value is no valid YAML") from None
+            raise ConfigError(f"--set {override}: the value is not valid YAML") from None
     return raw
 
 
@@ -164,7 +164,7 @@ def _unknown(section: type[Section], key: str) -> str:
     inside, _, leaf = key.rpartition(".")
     elsewhere = [_as_written(other) for other in known if other.rpartition(".")[2] == leaf]
     if elsewhere:
-        return f"is no setting of this section: it belongs in {' or '.join(elsewhere)}"
+        return f"is not a setting of this section: it belongs in {' or '.join(elsewhere)}"
     beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == inside}
     near = beside if inside and beside else {other.rpartition(".")[2]: other for other in known} | beside
     close = [near[name] for name in get_close_matches(leaf, near, n=1)]

@@ -60,7 +60,7 @@ def records(file: Path) -> Iterator[dict[str, Any]]:
                 return
             raise CurvesError(f"{file}, line {number} is not JSON: remove it") from None
         if not isinstance(record, dict):
-            raise CurvesError(f"{file}, line {number} is no record: remove it")
+            raise CurvesError(f"{file}, line {number} is not a record: remove it")
         if record:
             yield record
 
@@ -82,7 +82,7 @@ def read_curves(path: Path, patterns: Sequence[str] = ("*",)) -> Curves:
     try:
         rows = list(_validations(source) if source.suffix == ".jsonl" else _table(source))
     except UnicodeDecodeError:
-        raise CurvesError(f"{source} is no text: give the folder of a run, or a CSV file") from None
+        raise CurvesError(f"{source} is not a text file: give the folder of a run, or a CSV file") from None
     except OSError as error:
         raise CurvesError(f"{source} cannot be read: {error.strerror}") from None
     before, kept, rates = -1, dict[int, dict[str, float | None]](), dict[int, float]()
@@ -120,7 +120,7 @@ def _validations(path: Path) -> Iterator[_Row]:
 def _table(path: Path) -> Iterator[_Row]:
     text = path.read_text(encoding="utf-8-sig")
     if "\0" in text:
-        raise CurvesError(f"{path} is no text: give the folder of a run, or a CSV file")
+        raise CurvesError(f"{path} is not a text file: give the folder of a run, or a CSV file")
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True, strict=True)
     try:
         header = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
@@ -147,7 +147,7 @@ def _number(value: Any, where: str) -> float | None:
             raise TypeError
         return None if value in (None, "") else float(value)
     except (TypeError, ValueError):
-        raise CurvesError(f"{where}: {str(value)[:40]!r} is no number") from None
+        raise CurvesError(f"{where}: {str(value)[:40]!r} is not a number") from None
 
 
 def knee_config(path: Path, patterns: Sequence[str] = ()) -> KneeConfig:

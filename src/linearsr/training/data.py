@@ -223,7 +223,7 @@ class CropPairs(Dataset[Sample]):
                 self._broken[number] = True
                 logger.warning("skipped: %s", error)
         key = "data.folders" if self.config.folders else "data.shards"
-        raise ConfigError(f"{key}: {_MAX_ATTEMPTS} photos drawn in a row are broken: get the photos anew")
+        raise ConfigError(f"{key}: {_MAX_ATTEMPTS} photos drawn in a row are broken: get new copies of them")
 
 
 def batches(pairs: CropPairs, first: int, size: int) -> DataLoader[Sample]:

@@ -135,7 +135,9 @@ class DistillObjective(FlowObjective):
         self.teacher = self._helper("teacher", stage.teacher, parts)
         self.first = self._helper("rollout", stage.rollout, parts)
         if stage.judged_crop % self.multiple_of:
-            raise ConfigError(f"stage.judged_crop: {stage.judged_crop} is no multiple of {self.multiple_of}")
+            raise ConfigError(
+                f"stage.judged_crop: {stage.judged_crop} is not a multiple of {self.multiple_of}"
+            )
 
     def _helper(self, key: str, folder: Path | None, parts: Parts) -> SNRExperts | None:
         """Read the frozen networks of `teacher` or `rollout`; they must take the trained network's inputs."""

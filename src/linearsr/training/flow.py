@@ -223,7 +223,7 @@ class FlowObjective(Objective):
         )
         if not same:
             raise ConfigError(
-                "data.shards: their latents are of another codec than the stage's: make them anew"
+                "data.shards: their latents are of another codec than the stage's: make them again"
             )
         self._same_codec = True
         return condition, given

@@ -188,7 +188,7 @@ class Blueprint(Parts):
 def _check_there(key: str, name: str, from_hub: bool = False) -> None:
     if not Path(name).is_dir() and not (from_hub and HUB_ID.fullmatch(name)):
         hint = "a folder, or a hub id as owner/name" if from_hub else "one that was trained before"
-        raise ConfigError(f"{key}: {name} is no folder: give {hint}")
+        raise ConfigError(f"{key}: {name} is not a folder: give {hint}")
 
 
 def _built(folder: Path, kinds: Kinds, what: str) -> Any:

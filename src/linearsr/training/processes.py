@@ -58,7 +58,7 @@ def start(config: TrainConfig) -> Accelerator:
     if config.batch_size % (processes * config.accumulation):
         times = f" times accumulation {config.accumulation}" if config.accumulation > 1 else ""
         raise ConfigError(
-            f"batch_size: {config.batch_size} is no multiple of the {processes} processes{times}"
+            f"batch_size: {config.batch_size} is not a multiple of the {processes} processes{times}"
         )
     return accelerator
 

@@ -118,7 +118,7 @@ def claim(run_dir: Path, lock: FileLock) -> None:
         lock.acquire()
     except Timeout:
         raise ConfigError(
-            f"run_dir: {run_dir} is in use by a run of another process: wait for its end, or set another folder"
+            f"run_dir: {run_dir} is in use by another run: wait until it ends, or set another folder"
         ) from None
 
 

@@ -218,7 +218,7 @@ class Sharder:
         try:
             index = from_json(Index, json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise ShardError(f"{path} is no index of shards ({error}): choose another folder") from None
+            raise ShardError(f"{path} is not an index of shards ({error}): choose another folder") from None
         keys = {**made_of, **index.made_of}
         other = [key.replace("_", " ") for key in keys if index.made_of.get(key) != made_of.get(key)]
         if other:

@@ -142,7 +142,7 @@ class TaggerStage(Computed):
             features.append(tagger.network.pooled(torch.cat(views)))
             labels.append(tags.bag(photo).expand(len(views), -1))
         if not features:
-            raise ConfigError("data.folders: all photos with tags are broken: get them anew")
+            raise ConfigError("data.folders: all photos with tags are broken: get new copies of them")
         return torch.cat(features), torch.cat(labels)
 
     def _views(
