@@ -1,6 +1,6 @@
 """Helpers of `paper_in_miniature.sh`; tiny random checkpoints come from the libraries of the real ones.
 
-python paper_in_miniature.py checkpoints FOLDER      # SANA, Gemma 2, CLIP, DINOv2, a tagger
+python paper_in_miniature.py checkpoints FOLDER      # SANA, Gemma 2, CLIP, DINOv2, a .pth of NVlabs, a tagger
 python paper_in_miniature.py sentences tags.json     # {"photo": ["one sentence"]} for each photo, in sentences.json
 python paper_in_miniature.py table RESULT.json...    # results of `linearsr eval --json`, as one table
 """
@@ -26,6 +26,7 @@ def write_checkpoints(folder: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     write_sana(folder / "sana")
+    write_nvlabs(folder / "sana.pth")
     write_vision(folder)
     tagger = OwnTagger(OwnTaggerConfig(TAGS, (0.0,) * len(TAGS), 3, image_size=32, num_blocks=2))
     tagger.save_pretrained(folder / "tagger")
@@ -119,6 +120,35 @@ def write_vision(folder: Path) -> None:
     tf.CLIPModel(clip).save_pretrained(folder / "clip_encoder")
     tf.Dinov2Model(tf.Dinov2Config(**sight)).save_pretrained(folder / "dino_encoder")
     write_tokenizer(folder / "clip_encoder")
+
+
+def write_nvlabs(file: Path) -> None:
+    """A checkpoint as NVlabs names and joins its tensors, of the published width but with one block."""
+    width, channels = 1152, 8
+    layers = {
+        "x_embedder.proj": (width, channels, 1, 1),
+        "y_embedder.y_proj.fc1": (width, CHANNELS),
+        "y_embedder.y_proj.fc2": (width, width),
+        "t_embedder.mlp.0": (width, 256),
+        "t_embedder.mlp.2": (width, width),
+        "t_block.1": (6 * width, width),
+        "final_layer.linear": (channels, width),
+        "blocks.0.attn.proj": (width, width),
+        "blocks.0.cross_attn.q_linear": (width, width),
+        "blocks.0.cross_attn.kv_linear": (2 * width, width),
+        "blocks.0.cross_attn.proj": (width, width),
+        "blocks.0.mlp.inverted_conv.conv": (2 * width, width, 1, 1),
+        "blocks.0.mlp.depth_conv.conv": (2 * width, 1, 3, 3),
+    }
+    state = {f"{name}.weight": torch.randn(shape) / 100 for name, shape in layers.items()}
+    state |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in layers.items()}
+    state["blocks.0.attn.qkv.weight"] = torch.randn(3 * width, width) / 100
+    state["blocks.0.mlp.point_conv.conv.weight"] = torch.randn(width, width, 1, 1) / 100
+    state["blocks.0.scale_shift_table"] = torch.randn(6, width) / 100
+    state["final_layer.scale_shift_table"] = torch.randn(2, width) / 100
+    state["attention_y_norm.weight"] = torch.ones(width)
+    state["y_embedder.y_embedding"] = torch.zeros(300, CHANNELS)
+    torch.save({"state_dict": state}, file)
 
 
 def write_sentences(tags: Path) -> None:

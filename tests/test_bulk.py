@@ -190,7 +190,7 @@ def test_a_compressed_tar_is_reported(tmp_path, name):
 
 def test_tar_to_tar_needs_tars(tmp_path):
     source = fill(tmp_path / "in", {"a.png": png(0), "set.tar": tar_of({"a.png": png(0)})})
-    with pytest.raises(BulkError, match=r"a\.png is no tar file"):
+    with pytest.raises(BulkError, match=r"a\.png is not a tar file"):
         planned(source, tmp_path / "out", shards=True)
 
 
@@ -228,7 +228,7 @@ def test_the_report_has_one_row_for_each_input(tmp_path):
 
 def test_a_foreign_report_is_kept(tmp_path):
     fill(tmp_path, {"in/a.png": png(0), "out/report.parquet": b"mine"})
-    assert "is no report of ours" in refused(linearsr("batch", tmp_path / "in", "-o", tmp_path / "out"))
+    assert "is not a LinearSR report" in refused(linearsr("batch", tmp_path / "in", "-o", tmp_path / "out"))
     assert (tmp_path / "out/report.parquet").read_bytes() == b"mine"
 
 

@@ -158,7 +158,7 @@ class Malice:
         ({"x_embedder.proj.weight": torch.zeros(48, 8, 1, 1)}, "a width of 48"),
         ({"final_layer.linear.weight": None}, "missing proj_out.weight"),
         ({"epoch": 3}, "no tensors by name"),
-        ({"state_dict": Malice()}, "cannot be read as weights alone"),
+        ({"state_dict": Malice()}, "cannot be read as plain weights"),
     ],
 )
 def test_other_checkpoints_are_refused_in_one_line(original, tmp_path, capfd, contents, message) -> None:
@@ -173,7 +173,7 @@ def test_other_checkpoints_are_refused_in_one_line(original, tmp_path, capfd, co
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, contents: bytes) -> None:
     (tmp_path / "junk.pth").write_bytes(contents)
     said = refused(convert(tmp_path / "junk.pth", "-o", tmp_path / "out"))
-    assert "junk.pth: cannot be read as weights alone" in said
+    assert "junk.pth: cannot be read as plain weights" in said
     assert "weights_only" not in said
 
 

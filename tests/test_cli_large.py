@@ -146,7 +146,7 @@ def test_two_processes_do_not_work_on_one_result(upscale, tmp_path, photo):
     folder.mkdir()
     with FileLock(folder / "lock"):
         said = refused(upscale(photo, *TINY), 1)
-    assert "another process has it in work" in said
+    assert "another process is writing it" in said
     assert folder.is_dir()
 
 

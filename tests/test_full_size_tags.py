@@ -162,7 +162,7 @@ def test_info_says_what_the_model_expects(folder):
     }
     assert model["tagger"] == {"class": "OwnTagger", "known_tags": 5}
     parts = {part["name"]: part for part in model["parts"]}
-    assert list(parts)[3:] == ["guidance", "tagger", "text_encoder", "tagger_encoder"]
+    assert list(parts)[3:] == ["guidance", "tagger", "text_encoder"]
     assert parts["text_encoder"]["class"] == "Gemma2Model"
     assert parts["text_encoder"]["parameters"] > 1000
     text = linearsr("info", folder).stdout

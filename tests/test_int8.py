@@ -115,7 +115,7 @@ def test_a_trunk() -> None:
     assert 0 < relative_error(trunk(lr), expected) < 0.05
     assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
     with pytest.raises(
-        ValueError, match=r"8-bit ranges: body.1.rdb2: has 48 channels, not \(47,\): find them"
+        ValueError, match=r"8-bit ranges: body.1.rdb2: has 48 channels, not \(47,\): compute them"
     ):
         use_int8_(trunk, {"body.1.rdb2": left_out[1:]})
 

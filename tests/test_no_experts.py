@@ -91,7 +91,7 @@ def test_steps_and_parts_that_do_not_fit(pipe: LinearSRPipeline, photo: np.ndarr
         ValueError, match="steps 2: the model tiny has no experts, only a trunk: ask for 0 steps"
     ):
         pipe(photo, num_inference_steps=2)
-    with pytest.raises(ValueError, match="num_inference_steps 0: there is no trunk"):
+    with pytest.raises(ValueError, match="num_inference_steps 0: the model has no trunk"):
         LinearSRPipeline(pipe.lr_stem, None, pipe.codec, pipe.config)
     with pytest.raises(ValueError, match="num_inference_steps 4: there are no experts"):
         LinearSRPipeline(pipe.lr_stem, None, pipe.codec, trunk=pipe.trunk)

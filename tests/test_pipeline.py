@@ -213,7 +213,7 @@ def test_threads_do_not_disturb_each_other(tiny_model: Path, photo: np.ndarray) 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "model_index.json").unlink(), "no LinearSR model folder"),
+        (lambda f: (f / "model_index.json").unlink(), "not a LinearSR model folder"),
         (lambda f: (f / "model_index.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "model_index.json").write_text('{"lr_stem": ["x", "Evil"]}'), "Evil"),
         (lambda f: (f / "lr_stem/diffusion_pytorch_model.safetensors").write_bytes(b"x"), "damaged"),

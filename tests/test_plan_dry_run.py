@@ -29,7 +29,7 @@ def test_hub_ids_are_left_to_the_hub(photos: Path) -> None:
         stage = {"kind": "flow", key: "owner/name", **changes}
         check(single(photos, stage=stage))
         data = {"folders": {str(photos): 1.0}, "lr_crop": 9}
-        refused(single(photos, data=data, stage=stage), "no multiple of 8")
+        refused(single(photos, data=data, stage=stage), "not a multiple of 8")
 
 
 def test_an_impossible_autoencoder_is_one_line(photos: Path) -> None:

@@ -160,7 +160,7 @@ def test_what_cannot_be_done_without_a_step() -> None:
     with pytest.raises(ValueError, match="no trunk, so at least 1 is needed"):
         model(image, num_inference_steps=0)
     config = replace(model.config, num_inference_steps=0)
-    with pytest.raises(ValueError, match="num_inference_steps 0: there is no trunk"):
+    with pytest.raises(ValueError, match="num_inference_steps 0: the model has no trunk"):
         LinearSRPipeline(model.lr_stem, model.transformer, model.codec, config)
     with pytest.raises(ValueError, match="ask for at least one step"):
         with_trunk()(image, output_type="latent")

@@ -72,4 +72,6 @@ def test_an_evaluation_wants_a_sentence_for_each_photo(model: Path, photos: Path
 
 
 def test_tags_are_for_a_model(photos: Path) -> None:
-    assert "--tags are for a model" in refused(linearsr("eval", photos, photos, "--tags", "tags.json"))
+    assert "--tags: results in PRED_DIR are made already" in refused(
+        linearsr("eval", photos, photos, "--tags", "tags.json")
+    )

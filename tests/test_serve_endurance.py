@@ -74,7 +74,7 @@ def test_killed_worker_is_replaced_and_its_job_done(served_model, tmp_path, monk
             wait_until(partial(has_started, client, starts))
             wait_for(client, job, "running")
             os.kill(worker_of(client), signal.SIGKILL)
-        assert "could not work on this image" in wait_for(client, job, "failed")["error"]
+        assert "could not process this image" in wait_for(client, job, "failed")["error"]
         assert send(client, wait="true").status_code == 200
         assert "linearsr_worker_restarts 3.0" in client.get("/metrics").text
 

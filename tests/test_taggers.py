@@ -64,7 +64,7 @@ def test_a_list_of_tags(tmp_path):
     ("content", "message"),
     [
         (b"", "holds no tags"),
-        (b"\xff\xfe", "no text in UTF-8"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         (b"sky\nSky", "twice"),
         (None, "cannot be read"),
     ],

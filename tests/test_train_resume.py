@@ -144,7 +144,7 @@ def test_a_folder_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
     run.mkdir()
     with FileLock(run / ".lock"):
         for begin in (trainer(photos, run).resume, trainer(photos, run).run):
-            with pytest.raises(ConfigError, match=r"^run_dir: .*run is in use by a run of another process"):
+            with pytest.raises(ConfigError, match=r"^run_dir: .*run is in use by another run"):
                 begin()
     trainer(photos, run).run()
     assert trainer(photos, run).resume() == 12

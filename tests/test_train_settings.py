@@ -46,7 +46,7 @@ from training_tools import load_config, parse, recipe_settings, write_config
             "num_layers is SANA's own",
         ),
         ({"total_images": 1}, [], "total_images 1 is less than one batch of 2"),
-        ({}, ["optimizer.lr=["], "no valid YAML"),
+        ({}, ["optimizer.lr=["], "is not valid YAML"),
     ],
 )
 def test_config_mistakes_name_the_key(
