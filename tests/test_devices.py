@@ -18,7 +18,7 @@ from linearsr.runtime.devices import (
 
 GIB = 2**30
 CPU = torch.device("cpu")
-HELD_BACK = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+HELD_BACK = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 @pytest.fixture
@@ -74,6 +74,7 @@ def test_an_unknown_device_is_one_short_line() -> None:
         ("ONEDNN_MAX_CPU_ISA", "AVX2", "float32"),
         ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE", "float32"),
         ("ONEDNN_MAX_CPU_ISA", "avx512_core_vnni", "float32"),
+        ("DNNL_MAX_CPU_ISA", "AVX512_CORE", "float32"),
         ("ATEN_CPU_CAPABILITY", "avx2", "float32"),
         ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16", "bfloat16"),
         ("ONEDNN_MAX_CPU_ISA", "DEFAULT", "bfloat16"),

@@ -1,5 +1,6 @@
 """Writing: what was put in comes out again, all of it or no file at all."""
 
+import errno
 import os
 import zlib
 from pathlib import Path
@@ -172,6 +173,27 @@ def test_an_existing_file_is_kept_unless_asked(tmp_path):
     write_image(picture, path, overwrite=True)
     assert read_image(path).size == picture.size
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_link_to_nothing_is_replaced_on_request_only(tmp_path):
+    path = tmp_path / "a.png"
+    path.symlink_to(tmp_path / "nothing")
+    with pytest.raises(ImageError, match="already exists"):
+        write_image(random_picture()[0], path)
+    assert path.is_symlink()
+    write_image(random_picture()[0], path, overwrite=True)
+    assert [(p.name, p.is_symlink()) for p in tmp_path.iterdir()] == [("a.png", False)]
+
+
+def test_without_links_a_failed_rename_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*names):
+        raise PermissionError(errno.EPERM, "")
+
+    for name in ("link", "replace"):
+        monkeypatch.setattr(f"linearsr.runtime.files.os.{name}", refuse)
+    with pytest.raises(ImageError, match="no permission"):
+        write_image(random_picture()[0], tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_another_program_makes_meanwhile_is_kept(tmp_path, monkeypatch):

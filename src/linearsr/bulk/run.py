@@ -94,8 +94,9 @@ def results(
                     del missing[name]
                     yield {**row, "input": name}
     except KeyboardInterrupt:
-        # report the results that were written, but whose rows have not arrived yet
-        there = set() if plan.places.overwrite else set(plan.places.target.names())
+        # report the results that were written, but whose rows have not arrived yet; a tar file may lack some images
+        known = not (plan.places.overwrite or plan.places.shards)
+        there = set(plan.places.target.names()) if known else set()
         finished = [item for item in missing.values() if item.output in there]
         yield from (result(item.name, "done", output=item.output) for item in finished)
         raise

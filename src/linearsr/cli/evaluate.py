@@ -145,7 +145,7 @@ def _check_use(
         stop("give either PRED_DIR or a model (--model, --data, --lr), not both")
     if pred_dir and of_model:
         stop(
-            f"{' and '.join(of_model)}: results in PRED_DIR are made already: give --data HR_DIR in its place"
+            f"{' and '.join(of_model)}: results in PRED_DIR are made already: leave that out, or give --data HR_DIR"
         )
     if lr and "--degrade" in of_model:
         stop("--degrade makes LR images, and --lr gives them: leave out one of them")

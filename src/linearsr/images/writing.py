@@ -247,7 +247,9 @@ def check_target(path: Path, overwrite: bool) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return
+        if overwrite or not path.is_symlink():
+            return
+        mode = stat.S_IFREG  # a link to nothing has the name
     except (OSError, ValueError) as error:
         raise write_error(path, error) from error
     if stat.S_ISDIR(mode):

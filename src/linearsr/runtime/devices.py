@@ -58,8 +58,14 @@ def _has_bfloat16() -> bool:
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         # with these, oneDNN still reports support for bfloat16, but is many times slower than in float32
-        and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ("AVX512_CORE", "AVX512_CORE_VNNI")
+        and _most_instructions() not in ("AVX512_CORE", "AVX512_CORE_VNNI")
     )
+
+
+def _most_instructions() -> str:
+    """Return the limit set on oneDNN's instruction set, by its present or its older variable; "": none."""
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    return next((os.environ[name] for name in names if name in os.environ), "").upper()
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:

@@ -52,7 +52,11 @@ def put(draft: Path, path: Path, overwrite: bool) -> None:
             raise
         # a disk without links, such as FAT: an empty file reserves the name for an instant
         path.touch(exist_ok=False)
-        os.replace(draft, path)
+        try:
+            os.replace(draft, path)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def from_json(kind: type[_T], values: Mapping[str, Any]) -> _T:
