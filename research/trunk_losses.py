@@ -110,7 +110,7 @@ def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
     off = lr - clean
     blurred = (off * fine).sum((1, 2, 3)) / fine.square().sum((1, 2, 3)).clamp(min=1e-6)
     noise = (off - blurred.clamp(-1.2, 0.5)[:, None, None, None] * fine).abs().mean((1, 2, 3))
-    damaged = 0.95 + 0.4 * ((noise - 0.012) / 0.035).clamp(0, 1)
+    damaged = 0.95 + 0.6 * ((noise - 0.012) / 0.035).clamp(0, 1)
     lacking = 1 - (edges(picture) + 0.004) / (edges(hr) + 0.004)
     return (damaged * (1 + 2 * lacking).clamp(0.2, 1.6))[:, None, None, None]
 

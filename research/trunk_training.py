@@ -79,7 +79,7 @@ SAVE_SECONDS = 600
 class Trained:
     """A network in bfloat16, with its weights in float32 for Adam, and their running mean."""
 
-    def __init__(self, network: nn.Module, rate: float, beta: float, decay: float = 0.995) -> None:
+    def __init__(self, network: nn.Module, rate: float, beta: float, decay: float = 0.998) -> None:
         self.network = network.to(torch.bfloat16).requires_grad_(True)
         self._decay = decay
         self.exact = [p.detach().float().requires_grad_(True) for p in network.parameters()]
@@ -109,7 +109,10 @@ class Trained:
             torch._foreach_copy_(self.exact, state["exact"])
             torch._foreach_copy_(self.mean, state["mean"])
             self._copy(self.exact)
+        rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        # the saved state has its own learning rate; the one asked for now counts
+        self.optimizer.param_groups[0]["lr"] = rate
 
     def _copy(self, values: Sequence[Tensor]) -> None:
         torch._foreach_copy_(list(self.network.parameters()), list(values))
@@ -253,7 +256,7 @@ def main() -> None:
     parser.add_argument(
         "--alone", type=float, default=0.07, help="hours that the discriminator learns alone at first"
     )
-    parser.add_argument("--rate", type=float, default=1.6e-5)
+    parser.add_argument("--rate", type=float, default=1e-5)
     parser.add_argument(
         "--share", type=float, default=0.7, help="norm of the adversarial gradient over the others'"
     )
