@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -28,10 +27,8 @@ from bulk_tools import (
     worker_of,
 )
 from commands import document, linearsr, refused
-from linearsr.bulk import run
 from linearsr.bulk.plan import Item, _named
 from linearsr.bulk.report import Report, result
-from linearsr.bulk.run import Pool
 from linearsr.bulk.store import BulkError, Store, locate
 from linearsr.bulk.worker import Attempts
 from linearsr.cluster import LinearSRUpscaler
@@ -230,24 +227,6 @@ def test_a_foreign_report_is_kept(tmp_path):
     fill(tmp_path, {"in/a.png": png(0), "out/report.parquet": b"mine"})
     assert "is not a LinearSR report" in refused(linearsr("batch", tmp_path / "in", "-o", tmp_path / "out"))
     assert (tmp_path / "out/report.parquet").read_bytes() == b"mine"
-
-
-def test_ctrl_c_counts_what_is_finished_and_not_yet_reported(tmp_path, monkeypatch):
-    source = fill(tmp_path / "in", {f"{name}.png": png(0) for name in "abc"})
-
-    def interrupted(rows, *rest):
-        yield result("a.png", "done", output="a.png")
-        fill(tmp_path / "out", {"b.png": b"finished"})
-        raise KeyboardInterrupt
-
-    for name, stand_in in (("_ray_pool", lambda _: nullcontext(Pool(1, 1, 0))), ("SharedAttempts", Attempts)):
-        monkeypatch.setattr(run, name, stand_in)
-    monkeypatch.setattr(run, "_run", interrupted)
-    answer = linearsr("batch", source, "-o", tmp_path / "out")
-    assert answer.exit_code == 130
-    assert answer.stderr.splitlines()[-1].startswith("linearsr: interrupted; 2 done, 1 not finished in ")
-    report = pq.read_table(io.BytesIO((tmp_path / "out/report.parquet").read_bytes()))
-    assert report["input"].to_pylist() == ["a.png", "b.png"]
 
 
 def test_nothing_to_do_starts_nothing(tmp_path):
