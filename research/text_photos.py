@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from linearsr.images.files import is_image_name
+
 SIDE = 512
 CHINESE = ("wqy", "noto-cjk")
 
@@ -86,9 +88,7 @@ def main() -> None:
     text = " ".join(file.read_text(encoding="utf-8") for file in args.words)
     words = re.findall(r"[A-Za-z][a-z]+|\d+", text)
     fonts = sorted(f for f in glob.glob(args.fonts, recursive=True) if "Math" not in f)
-    photos = sorted(
-        p for folder in args.photos for p in folder.iterdir() if p.suffix in (".jpg", ".png", ".webp")
-    )
+    photos = sorted(p for folder in args.photos for p in folder.iterdir() if is_image_name(p))
     args.output.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(args.seed)
     for i in range(args.count):

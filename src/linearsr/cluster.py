@@ -85,9 +85,9 @@ class LinearSRUpscaler:
         self._column, self._output = column, output or column
         self._format, self._quality, self._max_pixels = format, quality, max_pixels
         self._pipeline = model() if callable(model) else load_pipeline(model, device, dtype)
-        self._options = {"seed": 0, **options}
+        self._seed, self._settings = options.pop("seed", 0), options
         # an option that this model cannot follow would fail every image
-        self._pipeline.options(**self._asked)
+        self._checked = self._pipeline.options(**options)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch with the results and a column `error`, which is "" for images that succeeded."""
@@ -99,7 +99,7 @@ class LinearSRUpscaler:
 
     def upscale(self, image: NDArray[Any] | bytes) -> Picture:
         """Upscale one image. Raises ValueError: it cannot be read or upscaled."""
-        return self._pipeline.upscale(self._read(image), **self._options)
+        return self._pipeline.upscale(self._read(image), seed=self._seed, **self._settings)
 
     def encode(self, picture: Picture, name: str) -> bytes:
         """Encode a result as a file of that name. Raises ValueError: the format cannot hold it."""
@@ -117,17 +117,12 @@ class LinearSRUpscaler:
                 alike[picture.size][place] = picture
         results: dict[int, Picture] = {}
         for pictures in alike.values():
-            seeds = [self._options["seed"]] * len(pictures)
+            seeds = [self._seed] * len(pictures)
             # guided images, and those that need too much memory together, are upscaled one by one later
             with suppress(ValueError, RuntimeError):
-                options = self._pipeline.options(**self._asked)
-                made = self._pipeline.upscale_together(list(pictures.values()), seeds, options)
+                made = self._pipeline.upscale_together(list(pictures.values()), seeds, self._checked)
                 results |= zip(pictures, made, strict=True)
         return results
-
-    @property
-    def _asked(self) -> dict[str, Any]:
-        return {name: value for name, value in self._options.items() if name != "seed"}
 
     def _made(self, image: NDArray[Any] | bytes, picture: Picture | None) -> NDArray[Any] | bytes:
         picture = picture or self.upscale(image)
