@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from linearsr.models.lr_stem import LRCondition
 from linearsr.training.guard import Diverged, DivergenceGuard, GuardConfig
@@ -163,6 +164,8 @@ def test_a_lower_learning_rate_is_a_new_chance(
 
     TensorBoard shows what the metrics say, after a return to a checkpoint and up to the last step.
     """
+    # TensorBoard reads files of one second in the order of their names, and file 10 before file 9
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     spoil(monkeypatch, {5, 6, 7, 12, 13, 14}, math.nan)
     guard = {**FEW, "max_rollbacks": 1, "lr_factor": 0.25}
     path = write_config(tmp_path / "a.yaml", photos, tmp_path / "run", total_images=40, guard=guard)
