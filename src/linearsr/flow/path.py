@@ -5,12 +5,11 @@ sample, (B,); tensors are (B, ...).
 """
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
-PredictionType = Literal["flow_prediction", "sample"]
-"""What a network predicts: the velocity v = noise - data, or the clean data."""
+from linearsr.models.transformer_config import PredictionType
 
 
 def log_snr(t: float) -> float:

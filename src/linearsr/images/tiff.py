@@ -49,6 +49,7 @@ def write_tiff(
     if channels == 2 and dtype.itemsize == 2:
         # as RGBA, because Pillow and programs built on it cannot read 16-bit grey with alpha from TIFF
         spread = [0, 0, 0, 1]
+        metadata = metadata.copy()
         metadata.pop("icc_profile", None)
     rows = max(1, _STRIP_BYTES // (width * len(spread) * dtype.itemsize))
     sizes = []

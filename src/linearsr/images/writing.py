@@ -134,8 +134,9 @@ def _encode(picture: Picture, path: Path, file_format: str, quality: int) -> byt
 
 
 def encode_lossy(samples: NDArray[Any], file_format: str, quality: int, metadata: Metadata) -> bytes:
-    """Encode 8-bit samples (H, W, 1 to 4) as JPEG, WebP or AVIF; may remove used blocks from `metadata`."""
+    """Encode 8-bit samples (H, W, 1 to 4) as JPEG, WebP or AVIF."""
     options = dict(_OPTIONS[file_format], quality=quality)
+    metadata = metadata.copy()
     if "iptc" in metadata:
         options["extra"] = as_jpeg_segment(metadata.pop("iptc"))
     if file_format != "JPEG" and samples.shape[2] < 3:

@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any
+from typing import Any, Literal, get_args
 
 from linearsr.models.residual import FINE
 from linearsr.runtime.checkpoints import CONFIG_NAME, CheckpointError, StrPath
 from linearsr.runtime.files import prefixed
 
-PREDICTION_TYPES = ("flow_prediction", "sample")
+PredictionType = Literal["flow_prediction", "sample"]
+"""What a network predicts: the velocity v = noise - data, or the clean data."""
 QK_NORMS = (None, "rms_norm_across_heads")
 
 
@@ -55,7 +56,7 @@ class TransformerConfig:
     """Channels of the LR features, on the grid of the latent; 0: none."""
     num_null_tokens: int = 0
     """Number of learned guidance tokens, used when none are given; 0: guidance must be given."""
-    prediction_type: str = "flow_prediction"
+    prediction_type: PredictionType = "flow_prediction"
     """What the network predicts: "flow_prediction", the velocity noise - data; "sample", the clean latent."""
     lr_skip: bool = False
     """Whether a 1x1 convolution, zero at the start, adds the LR features straight to the output."""
@@ -82,9 +83,9 @@ class TransformerConfig:
             raise ValueError("lr_channels and num_null_tokens must be at least 0")
         if self.qk_norm not in QK_NORMS:
             raise ValueError(f"qk_norm must be null or {QK_NORMS[1]}, not {self.qk_norm}")
-        if self.prediction_type not in PREDICTION_TYPES:
+        if self.prediction_type not in get_args(PredictionType):
             raise ValueError(
-                f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, not {self.prediction_type}"
+                f"prediction_type must be one of {', '.join(get_args(PredictionType))}, not {self.prediction_type}"
             )
         if (self.lr_skip or self.detail_blocks) and not self.lr_channels:
             raise ValueError("lr_skip and detail_blocks need lr_channels > 0")

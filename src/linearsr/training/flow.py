@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from linearsr.flow.partition import Partition
-from linearsr.flow.path import PredictionType, add_noise, to_sample, to_velocity
+from linearsr.flow.path import add_noise, to_sample, to_velocity
 from linearsr.flow.sampler import initial_noise, sample, timesteps
 from linearsr.guidance.features import FeatureGuidance
 from linearsr.guidance.tags import TagGuidance
@@ -151,7 +151,7 @@ class FlowObjective(Objective):
         self.guidance = frozen_guidance(stage.guidance, parts)
         transformer = parts.transformer(stage, None if self.guidance is None else self.guidance.channels)
         self.config: TransformerConfig = transformer.config
-        self.prediction_type = cast(PredictionType, self.config.prediction_type)
+        self.prediction_type = self.config.prediction_type
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         new_stem = None

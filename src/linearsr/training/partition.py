@@ -18,7 +18,7 @@ from torch import Tensor
 from linearsr.evaluation.plotting import BLUE, RED, drawn
 from linearsr.flow.experts import SNRExperts
 from linearsr.flow.partition import Partition, best_parts, common_direction, edges_of, partition_at
-from linearsr.flow.path import PredictionType, add_noise, log_snr, time_from_log_snr, to_sample
+from linearsr.flow.path import add_noise, log_snr, time_from_log_snr, to_sample
 from linearsr.flow.sampler import initial_noise
 from linearsr.models.transformer import LinearSRTransformer
 from linearsr.pipeline import LinearSRPipeline
@@ -164,14 +164,13 @@ def gradient_products(
     log-SNRs get the same noise, from the B `seeds`. All n gradients are in memory at once.
     """
     noise = initial_noise(tuple(latent.shape), seeds, device=latent.device)
-    kind = cast(PredictionType, network.config.prediction_type)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = torch.empty(len(log_snrs), sum(p.numel() for p in parameters), device=latent.device)
     for row, lam in enumerate(log_snrs):
         times = torch.full((len(latent),), time_from_log_snr(lam), device=latent.device)
         noisy = add_noise(latent, noise, times)
         prediction = network(noisy, times * 1000, lr_features=features)
-        clean = to_sample(prediction.float(), noisy, times, kind)
+        clean = to_sample(prediction.float(), noisy, times, network.config.prediction_type)
         loss = (clean - latent).square().mean()
         found = torch.autograd.grad(loss, parameters, materialize_grads=True)
         gradients[row] = torch.cat([gradient.flatten() for gradient in found])
