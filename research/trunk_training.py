@@ -48,6 +48,7 @@ from linearsr.evaluation.lpips import lpips_values
 from linearsr.evaluation.metrics import psnr_y
 from linearsr.images.colour import wavelet_colour_fix
 from linearsr.images.degradation_choice import label
+from linearsr.models.rows import whole
 from linearsr.models.rrdb import RRDBNet
 from linearsr.runtime.checkpoints import quantised, save_weights
 from linearsr.training.blend import interpolate
@@ -73,7 +74,7 @@ FIRST_BLOCK, WHOLE_EVERY, TEACHER_EVERY = 14, 4, 3
 """One step in four trains the whole trunk, the others block 14 and all behind it. One in three has a teacher.
 
 Together this takes 0.65 of the time of whole steps."""
-SAVE_SECONDS = 600
+SAVE_SECONDS, VALIDATE_SECONDS = 600, 1800
 
 
 class Trained:
@@ -118,9 +119,10 @@ class Trained:
         torch._foreach_copy_(list(self.network.parameters()), list(values))
 
 
-def drawn(network: nn.Module, lr: Tensor) -> Tensor:
-    """Draw the trunk's picture, in training as in use: (B, 3, h, w) -> (B, 3, H, W)."""
-    return wavelet_colour_fix((network(2 * lr - 1) + 1) / 2, lr)
+def drawn(network: nn.Module, lr: Tensor, border: int = 4) -> Tensor:
+    """Draw the trunk's picture: (B, 3, h, w) -> (B, 3, H, W). `border` 4 as in use; 0 takes 0.7 of the time."""
+    rows = cast(RRDBNet, network).rows(border=border)
+    return wavelet_colour_fix((whole(rows, 2 * lr - 1) + 1) / 2, lr)
 
 
 class Training:
@@ -139,8 +141,8 @@ class Training:
         self._train_from(0 if self._steps % WHOLE_EVERY == 0 else FIRST_BLOCK)
         has_teacher = not trains_trunk or self._steps % TEACHER_EVERY == 0
         with torch.no_grad():
-            taught = drawn(self.teacher, lr) if has_teacher else hr
-        out = drawn(self.trunk.network, lr) if trains_trunk else taught
+            taught = drawn(self.teacher, lr, border=0) if has_teacher else hr
+        out = drawn(self.trunk.network, lr, border=0) if trains_trunk else taught
         leaf = out.detach().requires_grad_(trains_trunk)
         parts, needless = adversarial_parts(lr, hr, leaf), needless_detail(leaf, hr)
         up, hr, taught, window = one_window(
@@ -269,7 +271,7 @@ def main() -> None:
     training = Training(args)
     done = training.load(args.output) if (args.output / "state.pt").exists() else 0.0
     pairs = {name: validation_pairs(args.val, name, 4, 12) for name in VALIDATED} if args.val else {}
-    started = saved = time.monotonic()
+    started = saved = validated = time.monotonic()
     for count, (lr, hr) in enumerate(batches(args.photos, args.crop, args.batch), 1):
         if training.features.deviations is None:
             training.features.calibrate(hr)
@@ -280,6 +282,8 @@ def main() -> None:
         if time.monotonic() - saved > SAVE_SECONDS or hours >= args.hours:
             saved = time.monotonic()
             training.save(args.output, hours)
+        if time.monotonic() - validated > VALIDATE_SECONDS or hours >= args.hours:
+            validated = time.monotonic()
             for name, of_preset in pairs.items():
                 say(hours, training.validate(of_preset), label(name))
         if hours >= args.hours:

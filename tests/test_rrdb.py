@@ -85,6 +85,15 @@ def test_strips_of_any_height_are_the_whole(dtype: torch.dtype, height: int, wid
         torch.testing.assert_close(strips, whole, atol=2e-5 if dtype == torch.float32 else 0.02, rtol=0)
 
 
+@torch.inference_mode()
+def test_without_a_border_the_rest_is_the_same() -> None:
+    net, lr = tiny_trunk(), torch.rand(1, 3, 9, 13) * 2 - 1
+    mirrored = F.pad(lr, (4,) * 4, mode="reflect")
+    (made,) = through(net.rows(border=0), [mirrored])
+    torch.testing.assert_close(made[..., 16:-16, 16:-16], net(lr))
+    assert made.shape == (1, 3, 68, 84)
+
+
 class Watched:
     """Rows as they are; notes how many pixels come at once."""
 
