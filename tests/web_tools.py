@@ -163,6 +163,7 @@ def give(page: Any, *files: dict[str, Any]) -> None:
 
 def fill(page: Any, selector: str, text: str) -> None:
     """Write over what stands in a field, by keys: playwright's own `fill` adds to a number in Firefox."""
+    page.wait_for_selector(selector)  # a hidden field would let the keys pass by
     page.focus(selector)
     page.keyboard.press("Control+A")
     page.keyboard.press("Delete")
