@@ -91,28 +91,37 @@ def local_mean(x: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
 
 
+def local_detail(picture: Tensor) -> Tensor:
+    """Return the deviation from the local mean, (B, 1, H, W)."""
+    off = picture - local_mean(picture, 9)
+    return local_mean(off.square().sum(1, keepdim=True), 9).add(1e-6).sqrt()
+
+
+def plainness(true: Tensor) -> Tensor:
+    """Return 1 where the original has hardly any detail, falling to 0 above four grey levels."""
+    return 1 / (1 + (true / 0.014) ** 4)
+
+
 def needless_detail(picture: Tensor, hr: Tensor) -> Tensor:
-    """Return how much more detail a picture has than the original, where that has too little to hide it."""
-
-    def detail(x: Tensor) -> Tensor:
-        return local_mean((x - local_mean(x, 9)).square().sum(1, keepdim=True), 9).add(1e-6).sqrt()
-
-    true = detail(hr)
-    return (F.relu(detail(picture) - 1.1 * true - 0.004) / (true + 0.02) / (1 + (true / 0.025) ** 2)).mean()
+    """Return how much more detail than the original, or than 0.7 of it on plain surfaces, a picture has."""
+    true = local_detail(hr)
+    wanted = (1 - 0.3 * plainness(true)) * true
+    return (F.relu(local_detail(picture) - wanted) / (true + 0.02) / (1 + (true / 0.04) ** 2)).mean()
 
 
 @torch.no_grad()
 def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
-    """Return each crop's factor (B, 1, 1, 1) on the adversarial gradient: by LR damage and lacking detail."""
+    """Return the factor (B, 1, H, W) on the adversarial gradient: by LR damage and lacking detail; 0 if plain."""
     clean = F.avg_pool2d(hr, 4)
     fine = clean - local_mean(clean, 5)
     # the difference from the clean LR picture, apart from blur and sharpening
     off = lr - clean
     blurred = (off * fine).sum((1, 2, 3)) / fine.square().sum((1, 2, 3)).clamp(min=1e-6)
     noise = (off - blurred.clamp(-1.2, 0.5)[:, None, None, None] * fine).abs().mean((1, 2, 3))
-    damaged = 0.95 + 0.6 * ((noise - 0.012) / 0.035).clamp(0, 1)
+    damaged = 0.75 + 1.1 * ((noise - 0.01) / 0.03).clamp(0, 1)
     lacking = 1 - (edges(picture) + 0.004) / (edges(hr) + 0.004)
-    return (damaged * (1 + 2 * lacking).clamp(0.2, 1.6))[:, None, None, None]
+    crops = damaged * (1 + 2 * lacking).clamp(0.2, 1.6)
+    return crops[:, None, None, None] * (1 - plainness(local_detail(hr)))
 
 
 def edges(picture: Tensor) -> Tensor:
