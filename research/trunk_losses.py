@@ -102,16 +102,18 @@ def plainness(true: Tensor) -> Tensor:
     return 1 / (1 + (true / 0.014) ** 4)
 
 
-def needless_detail(picture: Tensor, hr: Tensor) -> Tensor:
-    """Return how much more detail than the original, or than 0.7 of it on plain surfaces, a picture has."""
-    true = local_detail(hr)
+def needless_detail(picture: Tensor, true: Tensor) -> Tensor:
+    """Return how much more detail than the original's `true`, on plain surfaces than 0.7 of it, a picture has."""
     wanted = (1 - 0.3 * plainness(true)) * true
     return (F.relu(local_detail(picture) - wanted) / (true + 0.02) / (1 + (true / 0.04) ** 2)).mean()
 
 
 @torch.no_grad()
-def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
-    """Return the factor (B, 1, H, W) on the adversarial gradient: by LR damage and lacking detail; 0 if plain."""
+def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor, true: Tensor) -> Tensor:
+    """Return the factor (B, 1, H, W) on the adversarial gradient, given the original's `local_detail`.
+
+    It grows with the damage of the LR picture and with lacking detail, and is 0 on plain surfaces.
+    """
     clean = F.avg_pool2d(hr, 4)
     fine = clean - local_mean(clean, 5)
     # the difference from the clean LR picture, apart from blur and sharpening
@@ -121,7 +123,7 @@ def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor) -> Tensor:
     damaged = 0.75 + 1.1 * ((noise - 0.01) / 0.03).clamp(0, 1)
     lacking = 1 - (edges(picture) + 0.004) / (edges(hr) + 0.004)
     crops = damaged * (1 + 2 * lacking).clamp(0.2, 1.6)
-    return crops[:, None, None, None] * (1 - plainness(local_detail(hr)))
+    return crops[:, None, None, None] * (1 - plainness(true))
 
 
 def edges(picture: Tensor) -> Tensor:

