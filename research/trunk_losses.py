@@ -105,7 +105,15 @@ def plainness(true: Tensor) -> Tensor:
 def needless_detail(picture: Tensor, true: Tensor) -> Tensor:
     """Return how much more detail than the original's `true`, on plain surfaces than 0.7 of it, a picture has."""
     wanted = (1 - 0.3 * plainness(true)) * true
-    return (F.relu(local_detail(picture) - wanted) / (true + 0.02) / (1 + (true / 0.04) ** 2)).mean()
+    return (F.relu(local_detail(picture) - wanted) / (true + 0.02) / (1 + (true / 0.02) ** 2)).mean()
+
+
+def strong_edges(picture: Tensor) -> Tensor:
+    """Return 1 at outlines and in strong texture, 0 on plain surfaces and in fine texture, (B, 1, H, W)."""
+    off = picture - local_mean(picture, 9)
+    strength = local_mean(off.square().sum(1, keepdim=True), 5).sqrt()
+    near = F.max_pool2d(strength, 9, 1, 4)
+    return local_mean(((near - 0.06) / 0.06).clamp(0, 1), 5)
 
 
 @torch.no_grad()

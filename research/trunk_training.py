@@ -11,6 +11,9 @@ gradient is a set share of that of the other losses. Crops with a noisy LR pictu
 of it, plain surfaces none. Low frequencies are those of the LR picture, in training as in use. The network
 computes in bfloat16, with float32 weights for the optimizer.
 
+Two crops a batch have a camera's own pixels. At their strong edges the target is x4plus's picture, elsewhere
+the truth: raters prefer x4plus's outlines there, and the trained trunk's texture.
+
 Training begins with the weights of `--start`. The saved weights are interpolated between those of `--trunk`
 and the trained ones. Everything is saved every ten minutes; the same command resumes from there.
 
@@ -42,6 +45,7 @@ from trunk_losses import (
     needless_detail,
     one_window,
     seen_pixels,
+    strong_edges,
     told_apart,
 )
 
@@ -58,11 +62,10 @@ from linearsr.training.validation import validation_pairs
 
 CAMERA, SHARPENED = (str(Path(__file__).with_name(f"{name}.yaml")) for name in ("camera", "camera-sharpened"))
 """Degradations with light blur and hardly any noise, as a camera's own pixels have; no preset has them."""
+CAMERAS = {CAMERA: 0.3, SHARPENED: 0.7}
 MIX = {
     "bicubic": 0.04,
     "resized": 0.03,
-    CAMERA: 0.07,
-    SHARPENED: 0.14,
     "soft": 0.1,
     "mild": 0.16,
     "noisy": 0.09,
@@ -74,6 +77,8 @@ MIX = {
 VALIDATED = ("bicubic", "mild", "realesrgan", "soft", SHARPENED)
 FIRST_BLOCK, WHOLE_EVERY = 14, 4
 """One step in four trains the whole trunk, the others block 14 and all behind it, in 0.6 of the time."""
+CAMERA_CROPS = 2
+"""The last crops of each batch, degraded as `CAMERAS` says."""
 SAVE_SECONDS, VALIDATE_SECONDS = 600, 1800
 
 
@@ -143,8 +148,9 @@ class Training:
         with torch.set_grad_enabled(trains_trunk):
             out = drawn(self.trunk.network if trains_trunk else self.teacher, lr, mirrored=False)
         leaf = out.detach().requires_grad_(trains_trunk)
-        true = local_detail(hr)
-        parts, needless = adversarial_parts(lr, hr, leaf, true), needless_detail(leaf, true)
+        parts = adversarial_parts(lr, hr, leaf, local_detail(hr))
+        hr = self._with_taught_edges(lr, hr)
+        needless = needless_detail(leaf, local_detail(hr))
         up, hr, window = one_window(F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, leaf)
         with torch.no_grad():
             of_up, of_hr = self.features(up), self.features(hr)
@@ -154,8 +160,8 @@ class Training:
         if not trains_trunk:
             return told
 
-        # towards the truth, but without its grain
-        loss = 1.5 * F.l1_loss(window, hr) + 8 * needless + 1.5 * lpips_values(window, hr).mean()
+        # towards the target, but without its grain
+        loss = 1.5 * F.l1_loss(window, hr) + 3 * needless + 1.5 * lpips_values(window, hr).mean()
         loss = loss + 0.6 * distance(of_window, of_hr)
         adversarial = deceived(self.discriminator.network, of_window, of_hr, of_up, seen, seen_hr)
         self.balance.backward(out, leaf, loss, adversarial, parts)
@@ -166,6 +172,13 @@ class Training:
             "weight": self.balance.weight,
             **told,
         }
+
+    @torch.no_grad()
+    def _with_taught_edges(self, lr: Tensor, hr: Tensor) -> Tensor:
+        """Return `hr` with the teacher's strong edges in the camera crops."""
+        taught = drawn(self.teacher, lr[-CAMERA_CROPS:], mirrored=False)
+        at = strong_edges(taught)
+        return torch.cat([hr[:-CAMERA_CROPS], at * taught + (1 - at) * hr[-CAMERA_CROPS:]])
 
     def _train_from(self, first: int) -> None:
         """Let the blocks from `first` on learn, and all layers behind them; 0 trains the whole trunk."""
@@ -223,8 +236,10 @@ class Training:
         return float(state["hours"])
 
 
-def batches(photos: Sequence[Path], crop: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    config = DataConfig(folders={str(p): 1.0 for p in photos}, degradations=MIX, best_share=0.8, lr_crop=crop)
+def batches(
+    photos: Sequence[Path], mix: dict[str, float], crop: int, batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    config = DataConfig(folders={str(p): 1.0 for p in photos}, degradations=mix, best_share=0.8, lr_crop=crop)
     samples = CropPairs(config, 4, seed=int(time.time()), length=10**7)
     for sample in cycle(DataLoader(samples, batch, num_workers=1)):  # type: ignore[arg-type]
         yield (sample.lr + 1) / 2, (sample.hr + 1) / 2
@@ -260,13 +275,16 @@ def main() -> None:
         "--blend", type=float, default=0.65, help="how far on the way to what was trained is written"
     )
     parser.add_argument("--crop", type=int, default=40, help="LR pixels")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=3, help="crops beside those of a camera")
     args = parser.parse_args()
     training = Training(args)
     done = training.load(args.output) if (args.output / "state.pt").exists() else 0.0
     pairs = {name: validation_pairs(args.val, name, 4, 12) for name in VALIDATED} if args.val else {}
     started = saved = validated = time.monotonic()
-    for count, (lr, hr) in enumerate(batches(args.photos, args.crop, args.batch), 1):
+    mixed = batches(args.photos, MIX, args.crop, args.batch)
+    camera = batches(args.photos, CAMERAS, args.crop, CAMERA_CROPS)
+    for count, pairs_of_batch in enumerate(zip(mixed, camera, strict=True), 1):
+        lr, hr = (torch.cat(x) for x in zip(*pairs_of_batch, strict=True))
         if training.features.deviations is None:
             training.features.calibrate(hr)
         hours = done + (time.monotonic() - started) / 3600
