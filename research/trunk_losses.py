@@ -136,7 +136,7 @@ def adversarial_parts(lr: Tensor, hr: Tensor, picture: Tensor, true: Tensor) -> 
     noise = (off - blurred.clamp(-1.2, 0.5)[:, None, None, None] * fine).abs().mean((1, 2, 3))
     damage = ((noise - 0.01) / 0.03).clamp(0, 1)
     lacking = 1 - (edges(picture) + 0.004) / (edges(hr) + 0.004)
-    crops = (0.75 + 1.1 * damage) * (1 + 2 * lacking).clamp(0.2, 1.6)
+    crops = (0.75 + 1.6 * damage) * (1 + 2 * lacking).clamp(0.2, 1.6)
     straight = (1 - damage)[:, None, None, None] * strong_edges(hr)
     return crops[:, None, None, None] * (1 - plainness(true)) * (1 - straight)
 

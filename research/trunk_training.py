@@ -150,22 +150,25 @@ class Training:
         with torch.set_grad_enabled(trains_trunk):
             out = drawn(self.trunk.network if trains_trunk else self.teacher, lr, mirrored=False)
         leaf = out.detach().requires_grad_(trains_trunk)
-        parts = adversarial_parts(lr, hr, leaf, local_detail(hr))
-        hr = self._with_taught_edges(lr, hr)
-        needless = needless_detail(leaf, local_detail(hr))
-        up, hr, window = one_window(F.interpolate(lr, scale_factor=4, mode="bicubic"), hr, leaf)
+        target = self._with_taught_edges(lr, hr)
+        large = F.interpolate(lr, scale_factor=4, mode="bicubic")
+        up, truth, window = one_window(large, target, leaf)
         with torch.no_grad():
-            of_up, of_hr = self.features(up), self.features(hr)
+            of_up, of_truth = self.features(up), self.features(truth)
         of_window = self.features(window)
-        seen_hr, seen = seen_pixels(hr, up), seen_pixels(window, up)
-        told = self._learn_to_judge(of_hr, [f.detach() for f in of_window], of_up, seen_hr, seen.detach())
+        seen_truth, seen = seen_pixels(truth, up), seen_pixels(window, up)
+        told = self._learn_to_judge(
+            of_truth, [f.detach() for f in of_window], of_up, seen_truth, seen.detach()
+        )
         if not trains_trunk:
             return told
 
         # towards the target, but without its grain
-        loss = 1.5 * F.l1_loss(window, hr) + 3 * needless + 1.5 * lpips_values(window, hr).mean()
-        loss = loss + 0.6 * distance(of_window, of_hr) + 2 * chroma_error(window, hr)
-        adversarial = deceived(self.discriminator.network, of_window, of_hr, of_up, seen, seen_hr)
+        loss = 1.5 * F.l1_loss(window, truth) + 1.5 * lpips_values(window, truth).mean()
+        loss = loss + 0.6 * distance(of_window, of_truth) + 2 * chroma_error(window, truth)
+        loss = loss + 3 * needless_detail(leaf, local_detail(target))
+        adversarial = deceived(self.discriminator.network, of_window, of_truth, of_up, seen, seen_truth)
+        parts = adversarial_parts(lr, hr, leaf, local_detail(hr))
         self.balance.backward(out, leaf, loss, adversarial, parts)
         self.trunk.step(most=1.0)
         return {
@@ -269,9 +272,9 @@ def main() -> None:
     parser.add_argument(
         "--alone", type=float, default=0.07, help="hours that the discriminator learns alone at first"
     )
-    parser.add_argument("--rate", type=float, default=1e-5)
+    parser.add_argument("--rate", type=float, default=2.4e-5)
     parser.add_argument(
-        "--share", type=float, default=0.7, help="norm of the adversarial gradient over the others'"
+        "--share", type=float, default=0.9, help="norm of the adversarial gradient over the others'"
     )
     parser.add_argument(
         "--blend", type=float, default=0.65, help="how far on the way to what was trained is written"
