@@ -33,6 +33,25 @@ def test_the_last_result_is_shown_after_a_reload(visit):
     assert page.evaluate("after.naturalWidth") == 96
 
 
+def test_nobody_is_disturbed_while_a_photo_is_read(visit):
+    page = visit()
+    page.evaluate("""() => {
+        const decode = HTMLImageElement.prototype.decode;
+        const read = new Promise((resolve) => { window.goOn = resolve; });
+        HTMLImageElement.prototype.decode = async function () { await read; return decode.call(this); };
+    }""")
+    give(page, photo("one.png"), photo("two.png"))
+    enlarge(page, steps=1)
+    page.wait_for_selector("#result:visible")
+    page.evaluate("for (const part of document.querySelectorAll('#panel details')) part.open = true")
+    page.focus("#steps")
+    page.evaluate("goOn()")
+    result_seen(page)
+    until(page, "document.querySelectorAll('#photos img[src]').length === 2")
+    assert page.evaluate("document.activeElement.id") == "steps"
+    assert page.is_visible("#result")
+
+
 def test_a_photo_that_is_too_large_stays_and_can_be_made_smaller(visit):
     page = visit()
     give(page, photo("large.jpg", 400, 250, quality=5))

@@ -82,10 +82,16 @@ async function take(files, left = []) {
   for (const photo of added) photos.update(photo, await look(photo.file));
   await ready;
   if (!server) return;
-  added.forEach(judge);
+  // the person may have started some of them meanwhile
+  added.filter(({ state }) => state === "ready").forEach(judge);
   preview();
-  $("start").focus({ preventScroll: true });
+  offerStart();
   if (photos.selected) findTags(photos.selected);
+}
+
+/** Enter starts, unless the person is in a field. */
+function offerStart() {
+  if (!document.activeElement.matches("#panel :is(input, select)")) $("start").focus({ preventScroll: true });
 }
 
 function judge(photo) {
@@ -99,7 +105,7 @@ async function replace(photo, box, pixels) {
   const smaller = await redraw(photo, box, { pixels, bytes });
   photos.update(photo, { ...smaller, ...(await look(smaller.file)) });
   judge(photo);
-  $("start").focus({ preventScroll: true });
+  offerStart();
   preview();
 }
 
