@@ -1,5 +1,6 @@
 """Trains single runs one after another with FSDP2: torchrun --nproc-per-node 2 sharded_run.py CONFIG..."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def main() -> None:
         trainer.resume()
         trainer.run()
     leave()
+    # FSDP2's caches keep gloo's threads alive: Python, when it ends, would abort at one that is still at work
+    os._exit(0)
 
 
 if __name__ == "__main__":
