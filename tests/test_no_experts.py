@@ -73,7 +73,8 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
     assert "has no experts, only a trunk: ask for 0 steps" in refused(stepped, 1)
     (measured,) = document(linearsr("bench", folder, "--sizes", "9x7", "--runs", 1, "--json"))["sizes"]
     assert (measured["tokens"], measured["output"]) == (9 * 7, [36, 28])
-    assert measured["image_seconds"] > measured["nfe_seconds"] > 0
+    # not which is longer: a network this small takes a few milliseconds, and so does whatever else runs
+    assert min(measured["image_seconds"], measured["nfe_seconds"]) > 0
     done(linearsr("bench", folder, "--sizes", 8, "--runs", 1))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from linearsr import LinearSRPipeline
 from linearsr.images.convert import lr_tensor, picture_from_array
+from linearsr.images.mixing import towards_mean
 from linearsr.model_folder import default_model_folder
 from linearsr.models.rows import Chain, Convolution, InPieces, through
 from linearsr.models.rrdb import RRDBNet, RRDBNetConfig
@@ -138,9 +139,8 @@ def test_without_a_step_the_result_lies_between_trunk_and_mean() -> None:
         drawn, mean = ((x + 1) / 2 for x in (pipe.trunk(lr), pipe.lr_stem(lr).prediction))
     for fidelity in (0.0, 0.3, 1.0):
         result = pipe(photo, fidelity=fidelity, output_type="pt").images[0]
-        torch.testing.assert_close(
-            result[None], torch.lerp(drawn, mean, fidelity).clamp(0, 1), atol=1e-5, rtol=0
-        )
+        expected = towards_mean(2 * drawn - 1, 2 * mean - 1, fidelity) if fidelity else 2 * drawn - 1
+        torch.testing.assert_close(result[None], (expected / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
     one_step = pipe(photo, num_inference_steps=1, fidelity=0.0, output_type="pt").images[0]
     assert not torch.allclose(one_step[None], drawn.clamp(0, 1), atol=0.01)
 

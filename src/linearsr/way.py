@@ -18,7 +18,7 @@ from linearsr.images.resize import scaled_size
 from linearsr.model import LinearSRModel
 from linearsr.settings import Options
 from linearsr.streaming.memory import buffer_bytes
-from linearsr.streaming.passes import DecodedRows, FinishedRows, StemRows, TrunkRows, ZeroLatents
+from linearsr.streaming.passes import DecodedRows, FinishedRows, StemRows, TrunkRows, ZeroLatents, mixed
 from linearsr.streaming.rows import LRRows, Pass, ReadRows, Work, work_of
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class ImageWay(LinearSRModel):
         picture: ReadRows = decoded.read
         passes: list[Pass] = [stem, walk, decoded]
 
-        # No step: the trunk draws the picture; more fidelity brings it closer to the stem's prediction.
+        # No step: the trunk draws the picture; more fidelity takes more of the stem's prediction, edges first.
         if self.trunk is not None and options.steps == 0 and options.fidelity < 1:
             drawn = TrunkRows(self.trunk, lr, work)
-            picture = _between(drawn.read, decoded.read, options.fidelity)
+            picture = mixed(drawn.read, decoded.read, options.fidelity, self.scale * lr.height)
             passes = [drawn, *(passes if options.fidelity else [])]
 
         # Finish: the colours of the LR image, and the requested scale.
@@ -186,10 +186,3 @@ class ImageWay(LinearSRModel):
             return (told or {}).get("latents")
 
         return on_step
-
-
-def _between(drawn: ReadRows, mean: ReadRows, fidelity: float) -> ReadRows:
-    """Interpolate from rows of the trunk's picture (fidelity 0) to rows of the mean (1)."""
-    if fidelity == 0:
-        return drawn
-    return lambda top, bottom: torch.lerp(drawn(top, bottom), mean(top, bottom), fidelity)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from linearsr.images.colour import WAVELET_REACH, clamp_keeping_means, to_unit, wavelet_colour_fix
 from linearsr.images.graphics import SQUARES_REACH, squares_where_lost
+from linearsr.images.mixing import MIXING_REACH, towards_mean
 from linearsr.images.resize import resize_rows, scaled_size
 from linearsr.models.codec import Codec
 from linearsr.models.lr_stem import LRCondition, LRStem
@@ -185,6 +186,19 @@ class DecodedRows:
         stage, (batch, _, height, width) = self._stages[i], self._shape
         shape = batch, stage.channels, height * stage.scale, width * stage.scale
         return self._work.buffer(f"decoded {i}", shape, stage.dtype)
+
+
+def mixed(drawn: ReadRows, mean: ReadRows, fidelity: float, height: int) -> ReadRows:
+    """Mix rows of the drawn picture with rows of the mean; both have `height` rows."""
+    if fidelity == 0:
+        return drawn
+
+    def read(top: int, bottom: int) -> Tensor:
+        first, last = max(0, top - MIXING_REACH), min(height, bottom + MIXING_REACH)
+        rows = towards_mean(drawn(first, last), mean(first, last), fidelity)
+        return rows[:, :, top - first : bottom - first]
+
+    return read
 
 
 class FinishedRows:
